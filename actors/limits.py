@@ -1,0 +1,78 @@
+"""Every bound in one place. What happens at a bound is said beside it and in docs/PROTOCOL.md.
+
+Sizes are bytes and times are milliseconds unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+# --- names and ids (InvalidName / TooLarge, before anything is numbered) -------------------------
+NAME_BYTES_MAX = 128
+MESSAGE_ID_BYTES_MAX = 128
+KEY_BYTES_MAX = 1024
+HEADERS_BYTES_MAX = 8 * 1024
+
+# --- messages and batches (TooLarge) -------------------------------------------------------------
+MESSAGE_BYTES_MAX = 1024 * 1024
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+BATCH_MESSAGES_MAX = 16 * 1024
+
+# --- wire (counted drop or typed error) ----------------------------------------------------------
+FRAME_BYTES_MAX = 5 * 1024 * 1024
+REQUEST_FRAMES_MAX = 3
+REQUEST_BYTES_MAX = FRAME_BYTES_MAX + 64 * 1024
+HEADER_FRAME_BYTES_MAX = 64 * 1024
+ROUTING_ID_BYTES = 16
+
+# --- broker tables (Busy) ------------------------------------------------------------------------
+TOPICS_MAX = 10_000
+PARTITIONS_MAX = 1_000
+PRODUCERS_MAX = 100_000
+PRODUCER_NONCES_KEPT = 16
+SESSIONS_MAX = 10_000  # least recently used is forgotten: its client gets UnknownSession
+PEERS_MAX = 10_000  # least recently used is forgotten: its client gets HelloRequired
+GROUPS_MAX = 10_000
+WAITING_FETCHES_MAX = 10_000
+TURN_EVENTS_MAX = 512  # what one turn takes from the transport
+TURN_BYTES_MAX = 16 * 1024 * 1024
+
+# --- fetch ---------------------------------------------------------------------------------------
+FETCH_BYTES_DEFAULT = 1024 * 1024
+FETCH_BYTES_MAX = 4 * 1024 * 1024
+FETCH_WAIT_MS_DEFAULT = 500
+FETCH_WAIT_MS_MAX = 30_000
+
+# --- log -----------------------------------------------------------------------------------------
+SEGMENT_BYTES = 32 * 1024 * 1024
+RECORD_BYTES_MAX = 16 * 1024 * 1024
+RECORD_META_BYTES_MAX = 64 * 1024 - 1
+RESERVE_STEP_BYTES = 4 * 1024 * 1024
+RESERVE_MARGIN_BYTES = 64 * 1024
+ATTEST_IDLE_MS = 50
+FENCE_CHECK_IDLE_MS = 1_000
+SNAPSHOT_EVERY_BYTES = 64 * 1024 * 1024
+LEDGER_SNAPSHOT_EVERY_BYTES = 16 * 1024 * 1024
+SNAPSHOTS_KEPT = 2
+
+# --- producer ------------------------------------------------------------------------------------
+IN_FLIGHT_BYTES_DEFAULT = 16 * 1024 * 1024
+IN_FLIGHT_BATCHES_MAX = 16
+LINGER_MS = 2  # how long a lone send waits for company while others are in flight
+SEND_TIMEOUT_MS = 30_000
+NO_BROKER_WARNING_MS = 2_000
+
+# --- liveness ------------------------------------------------------------------------------------
+PING_MS = 500
+SILENCE_MS = 3_000  # no word for so long while one is owed: say hello again
+RESEND_MS = 1_000
+LEASE_MS = 10_000
+LEASE_RENEW_MS = 2_000
+JOIN_RETRY_MS = 250
+
+# --- consumer ------------------------------------------------------------------------------------
+RETRIES_DEFAULT = 5
+BACKOFF_FIRST_MS = 100
+BACKOFF_MAX_MS = 5_000
+STATE_BYTES_MAX = 64 * 1024 * 1024
+STATE_KEY_BYTES_MAX = 1024
+OUTPUTS_UNACKED_MAX = 100_000
+DRAIN_S_DEFAULT = 4.0
