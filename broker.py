@@ -1,0 +1,8 @@
+"""The broker: owns the log. `python broker.py --help` tells its options."""
+
+import sys
+
+from actors.cli.main import run
+
+if __name__ == "__main__":
+    sys.exit(run("broker"))

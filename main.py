@@ -1,0 +1,8 @@
+"""One process that speaks JSON lines on stdin and stdout, with the same cores inside."""
+
+import sys
+
+from actors.cli.main import run
+
+if __name__ == "__main__":
+    sys.exit(run("node"))

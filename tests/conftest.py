@@ -1,0 +1,40 @@
+"""Shared by all tests: one seed, printed first, and Hypothesis profiles that follow it."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from hypothesis import settings
+
+SEED = int(os.environ.get("ONCEMQ_TEST_SEED", "1"))
+
+settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_report_header() -> str:
+    """Name the seed on the first lines, so that any run can be repeated."""
+    return f"oncemq: seed {SEED} (ONCEMQ_TEST_SEED)"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the developer's shell reaches a test."""
+    for name in [name for name in os.environ if name.startswith("ONCEMQ_")]:
+        if name not in {"ONCEMQ_TEST_SEED", "ONCEMQ_CRASH_ALL"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def seed() -> int:
+    """The seed of this run."""
+    return SEED
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    """A random source that starts the same in every test."""
+    return random.Random(seed)

@@ -1,0 +1,224 @@
+"""The house rules that no linter knows, as tests. Each failure names file and line."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("broker.py", "producer.py", "consumer.py", "main.py")
+FILE_LINES_MAX = 400  # for actors/; aim at 300
+FUNCTION_LINES_MAX = 70
+SCRIPT_LINES_MAX = 40
+# Written in two halves, so that this file does not find itself.
+BANNED = re.compile(
+    r"\b(TO"
+    r"DO|FIX"
+    r"ME|X"
+    r"XX|HA"
+    r"CK|NotImplemented"
+    r"Error)\b"
+    r"|\bpic"
+    r"kle\b|yaml\.lo"
+    r"ad\b|shared/des"
+    r"ign"
+)
+ASSERTING = re.compile(r"^(assert|check|expect|verify|prove|raises|warns|fail|must)")
+
+
+@cache
+def sources(*folders: str) -> tuple[Path, ...]:
+    """All Python files below `folders` of the repository."""
+    return tuple(path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """The parsed file."""
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+def all_sources() -> tuple[Path, ...]:
+    """Every Python file of the project."""
+    scripts = tuple(sorted(ROOT.glob("*.py")))
+    return scripts + sources("actors", "bench", "examples", "tests")
+
+
+def place(path: Path, line: int) -> str:
+    """`file:line` as editors understand it."""
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def functions(module: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Every function and method, also nested ones."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_files_of_actors_are_short() -> None:
+    """A file that cannot be read in one sitting is two files."""
+    long = [
+        f"{place(path, 1)} has {count} lines"
+        for path in sources("actors")
+        if (count := len(path.read_text("utf-8").splitlines())) > FILE_LINES_MAX
+    ]
+    assert long == []
+
+
+def test_functions_are_short() -> None:
+    """A function fits on one screen."""
+    long = [
+        f"{place(path, node.lineno)} {node.name} has {count} lines"
+        for path in all_sources()
+        for node in functions(tree(path))
+        if (count := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
+    ]
+    assert long == []
+
+
+def test_scripts_are_thin() -> None:
+    """The four scripts only start what lives in actors/."""
+    long = [
+        name
+        for name in SCRIPTS
+        if len((ROOT / name).read_text("utf-8").splitlines()) > SCRIPT_LINES_MAX
+    ]
+    assert long == []
+
+
+def test_imports_inside_actors_are_relative() -> None:
+    """The package can be moved or vendored: nothing inside names it from outside."""
+    absolute = []
+    for path in sources("actors"):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            else:
+                continue
+            absolute += [
+                f"{place(path, node.lineno)} imports {name}"
+                for name in names
+                if name.split(".")[0] in {"actors", "oncemq"}
+            ]
+    assert absolute == []
+
+
+def test_no_banned_words() -> None:
+    """Nothing is left for later, and no format that executes what it reads."""
+    documents = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    others = [ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / ".ci" / "run"]
+    found = [
+        f"{place(path, number)} {match.group(0)}"
+        for path in [*all_sources(), *documents, *others]
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if (match := BANNED.search(line))
+    ]
+    assert found == []
+
+
+def module_name(path: Path) -> str:
+    """`actors/core/broker.py` is `actors.core.broker`; a package is its folder."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def named_modules(path: Path) -> Iterator[str]:
+    """Every dotted name that `path` imports, or names in a text such as a table of commands."""
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            yield stem
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(r"\bactors(?:\.\w+)+", node.value)
+            # a lazy table inside a package names its neighbours: ".app" or "app"
+            if re.fullmatch(r"\.?[a-z_][a-z_0-9.]*(:\w+)?", node.value):
+                yield ".".join([*package, node.value.lstrip(".").split(":")[0]])
+
+
+def test_every_file_of_actors_is_used() -> None:
+    """A module that nobody imports and no entry table names is dead."""
+    used = set(re.findall(r"\bactors(?:\.\w+)+", (ROOT / "pyproject.toml").read_text("utf-8")))
+    for path in all_sources():
+        me = module_name(path)
+        used.update(name for name in named_modules(path) if name != me)
+    dead = [
+        place(path, 1)
+        for path in sources("actors")
+        if path.name not in {"__init__.py", "__main__.py"} and module_name(path) not in used
+    ]
+    assert dead == []
+
+
+def asserts(node: ast.AST) -> bool:
+    """Whether a test can fail for a reason of its own."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.Assert):
+            return True
+        if isinstance(child, ast.Call):
+            called = child.func
+            name = (
+                called.attr
+                if isinstance(called, ast.Attribute)
+                else called.id
+                if isinstance(called, ast.Name)
+                else ""
+            )
+            if ASSERTING.match(name.lstrip("_")):
+                return True
+    return False
+
+
+def test_each_test_asserts_something() -> None:
+    """A test that only runs code promises nothing. Helpers that assert say so in their name."""
+    idle = [
+        f"{place(path, node.lineno)} {node.name}"
+        for path in sources("tests")
+        if path.name.startswith("test_")
+        for node in functions(tree(path))
+        if node.name.startswith("test_") and not asserts(node)
+    ]
+    assert idle == []
+
+
+def test_no_error_is_swallowed() -> None:
+    """`except: pass` hides what nobody has thought of; a narrow `suppress` says what it expects."""
+    swallowed = []
+    for path in all_sources():
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            bare = node.type is None
+            broad = isinstance(node.type, ast.Name) and node.type.id in {
+                "Exception",
+                "BaseException",
+            }
+            silent = all(
+                isinstance(line, ast.Pass)
+                or (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+                for line in node.body
+            )
+            if bare or (broad and silent):
+                swallowed.append(place(path, node.lineno))
+    assert swallowed == []
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_readme_names_the_two_make_targets(target: str) -> None:
+    """What the README tells to type exists."""
+    assert f"make {target}" in (ROOT / "README.md").read_text("utf-8")
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
