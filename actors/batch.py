@@ -1,0 +1,43 @@
+"""The batch: the unit that flows. One header, columns, and one payload, kept as it arrived.
+
+A `Batch` is a view on bytes that `codec.batch` made or checked; docs/PROTOCOL.md has the byte
+table. Per-message work on it is done by bulk calls only, because Python's cost is per call.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+BODY_PREFIX_BYTES = 3  # encoding u8, key length + 1 as u16 (0: no key)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Some messages under one header. `raw` is what is sent, stored and fetched."""
+
+    raw: bytes | memoryview
+    crc: int  # crc32 of `raw`, made once by the sender
+    count: int
+    lengths: Sequence[int]  # of key and value together, without the three-byte prefix
+    payload_start: int
+    ids: list[bytes] | None = None  # tagged; None for a batch with sequence ids
+    hashes: array[int] | None = None  # 64-bit body hashes; always there with ids
+    created_at_ms: array[int] | None = None
+    headers: list[bytes] | None = None  # one encoded map a message, b"" for none
+    _ends: list[int] | None = field(default=None, repr=False)
+
+    @property
+    def ends(self) -> list[int]:
+        """Where each message's body ends in `raw`."""
+        if self._ends is None:
+            sizes = [length + BODY_PREFIX_BYTES for length in self.lengths]
+            self._ends = list(accumulate(sizes, initial=self.payload_start))[1:]
+        return self._ends
+
+    def body(self, index: int) -> bytes:
+        """Return encoding, key and value of one message: what decides whether two are the same."""
+        end = self.ends[index]
+        return bytes(self.raw[end - self.lengths[index] - BODY_PREFIX_BYTES : end])

@@ -1,0 +1,248 @@
+"""The turn: the one loop body that runs every actor, in production, simulation and in-process.
+
+    events that wait -> core.step -> appends -> core.apply -> ... -> one sync -> promises leave
+
+One turn takes every event that waits, so one fsync serves all that came in while the last one
+ran (group commit). What a peer may rely on is held back until that fsync has returned and the
+fence has been looked at; the Synced event opens the next turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .codec import records as record_codec
+from .codec import wire
+from .errors import DiskFull, OnceMQError
+from .limits import ATTEST_IDLE_MS, FENCE_CHECK_IDLE_MS
+from .outcome import Core, DiskSpace, Event, Outcome, Read, ReadDone, Recovered, Send, Synced, Tick
+from .ports import Clock, Events, Log, Transport
+from .protocol import Failure
+from .records import BatchStored
+
+IDLE_MS = 1_000
+DISK_FULL_RETRY_MS = 500
+_EVENT_BYTES = 1024  # what a record adds to the bytes of the request that caused it
+
+
+class Driver:
+    """Drives one core. Not thread-safe: one thread calls `turn`."""
+
+    def __init__(
+        self,
+        core: Core,
+        transport: Transport,
+        clock: Clock,
+        events: Events,
+        *,
+        perform: Callable[[Any], None],
+        snapshot_every_bytes: int | None = None,
+        compacts: bool = False,
+    ) -> None:
+        """`perform` does the work items of outcomes; `compacts` discards log below snapshots."""
+        self.core = core
+        self._transport = transport
+        self._clock = clock
+        self._events = events
+        self._perform = perform
+        self._snapshot_every = snapshot_every_bytes
+        self._compacts = compacts
+        self._log: Log | None = None
+        self._posted: list[Event] = []
+        self._held = Outcome()
+        self._snapshot_at = 0
+        self._synced_at_ms = 0
+        self._fence_seen_ms = 0
+        self._disk_full = False
+
+    @property
+    def log(self) -> Log | None:
+        """The log, once opened."""
+        return self._log
+
+    def open_log(self, log: Log) -> None:
+        """Recover the core from `log` and go on writing to it.
+
+        Raises CorruptLog. The core must be fresh; its Recovered event is due in the next turn.
+        """
+        self._log = log
+        start = 0
+        for info in log.snapshots():
+            parts = {n: wire.unpack_plain(p) for n, p in log.read_snapshot(info).items()}
+            self.core.restore(parts)
+            start = info.position
+            break
+        count = 0
+        for stored in log.replay(start):
+            record = record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)
+            self.core.apply(record, stored.position)
+            count += 1
+        self._snapshot_at = start
+        now = self._clock.now_ms()
+        self._synced_at_ms = self._fence_seen_ms = now
+        self._events.emit("log.opened", generation=log.generation, end=log.end, replayed=count)
+        self.post(Recovered(log.generation, log.durable_end))
+
+    def post(self, event: Event) -> None:
+        """Queue an event for the next turn."""
+        self._posted.append(event)
+
+    def time_left_ms(self) -> int:
+        """Return how long the next poll may wait."""
+        if self._posted:
+            return 0
+        now = self._clock.now_ms()
+        left = IDLE_MS
+        if self.core.wake_at_ms is not None:
+            left = min(left, self.core.wake_at_ms - now)
+        if self._log is not None and self._log.attested < self._log.durable_end:
+            left = min(left, self._synced_at_ms + ATTEST_IDLE_MS - now)
+        if self._disk_full:
+            left = min(left, DISK_FULL_RETRY_MS)
+        return max(0, left)
+
+    def turn(self, timeout_ms: int | None = None) -> bool:
+        """Run one turn; wait for input at most `timeout_ms`. Returns whether anything happened.
+
+        Raises Fenced, CorruptLog, OSError: the actor must end and never call again.
+        """
+        wait = self.time_left_ms()
+        envelopes = self._transport.poll(wait if timeout_ms is None else min(wait, timeout_ms))
+        now = self._clock.now_ms()
+        events, self._posted = self._posted, []
+        for peer, frames in envelopes:
+            event = self._decode(peer, frames)
+            if event is not None:
+                events.append(event)
+        self._make_room(envelopes, events, now)
+        if self.core.wake_at_ms is not None and self.core.wake_at_ms <= now:
+            events.append(Tick())
+        for event in events:
+            self._step(event, now)
+        self._finish(now, idle=not events)
+        return bool(events)
+
+    def _decode(self, peer: bytes, frames: list[bytes]) -> Event | None:
+        try:
+            return wire.decode(peer, frames)
+        except OnceMQError as error:
+            self._events.emit("wire.malformed", code=error.code, reason=error.reason)
+            request = wire.request_number(frames)
+            if request is not None:
+                failure = Failure(request, error.code, error.reason, error.hint, -1)
+                self._transport.send(peer, wire.encode(failure, None))
+            return None
+
+    def _make_room(
+        self, envelopes: list[tuple[bytes, list[bytes]]], events: list[Event], now: int
+    ) -> None:
+        """Decide about a full disk before anything is judged."""
+        if self._log is None or not events:
+            if not self._disk_full:
+                return
+        need = sum(len(f) for _, frames in envelopes for f in frames)
+        need += sum(getattr(e, "size", 0) + _EVENT_BYTES for e in events)
+        assert self._log is not None
+        try:
+            self._log.reserve(need)
+        except DiskFull:
+            if not self._disk_full:
+                self._disk_full = True
+                self._events.emit("log.disk_full", need=need)
+                self._step(DiskSpace(full=True), now)
+            return
+        if self._disk_full:
+            self._disk_full = False
+            self._events.emit("log.disk_ok")
+            self._step(DiskSpace(full=False), now)
+
+    def _step(self, event: Event, now: int) -> None:
+        outcome = self.core.step(event, now)
+        for record in outcome.appends:
+            self._append(record)
+        for send in outcome.sends:
+            self._send(send)
+        for item in outcome.work:
+            self._perform(item)
+        held = self._held
+        held.sends_after_sync += outcome.sends_after_sync
+        held.work_after_sync += outcome.work_after_sync
+        held.events += outcome.events
+        for read in outcome.reads:
+            self._step(self._read(read), now)
+
+    def _append(self, record: Any) -> None:
+        assert self._log is not None, "a core without a log cannot append"
+        type_number, meta, body, crc = record_codec.encode(record)
+        position = self._log.append(type_number, meta, body, crc)
+        self.core.apply(record, position)
+
+    def _read(self, read: Read) -> ReadDone:
+        assert self._log is not None
+        found: list[tuple[int, BatchStored]] = []
+        next_position = read.position
+        for stored in self._log.read(read.position, read.max_bytes):
+            next_position = stored.end
+            if stored.type == record_codec.BATCH_STORED:
+                record = record_codec.decode(
+                    stored.type, stored.meta, stored.body, stored.body_crc, columns=read.columns
+                )
+                assert isinstance(record, BatchStored)
+                found.append((stored.position, record))
+        return ReadDone(read.token, found, next_position)
+
+    def _finish(self, now: int, *, idle: bool) -> None:
+        held, self._held = self._held, Outcome()
+        log = self._log
+        if log is not None:
+            if log.end > log.durable_end:
+                end = log.sync()
+                self._synced_at_ms = self._fence_seen_ms = now
+                self.post(Synced(end))
+            elif idle:
+                self._rest(log, now)
+        for send in held.sends_after_sync:
+            self._send(send)
+        for name, fields in held.events:
+            self._events.emit(name, **fields)
+        for item in held.work_after_sync:
+            self._perform(item)
+        if log is not None and self._snapshot_every is not None:
+            if log.durable_end - self._snapshot_at >= self._snapshot_every:
+                self.write_snapshot()
+
+    def _rest(self, log: Log, now: int) -> None:
+        """Use an idle moment: vouch for the last group, look at the fence."""
+        if log.attested < log.durable_end and now - self._synced_at_ms >= ATTEST_IDLE_MS:
+            log.attest()
+            self._fence_seen_ms = now
+        elif now - self._fence_seen_ms >= FENCE_CHECK_IDLE_MS:
+            log.check_fence()
+            self._fence_seen_ms = now
+
+    def write_snapshot(self) -> None:
+        """Write a snapshot of the state at the durable end; a full disk only postpones it."""
+        log = self._log
+        assert log is not None and log.end == log.durable_end
+        snapshot = self.core.snapshot()
+        parts = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}
+        position = log.durable_end
+        self._snapshot_at = position
+        try:
+            log.write_snapshot(position, parts, snapshot.keep)
+        except DiskFull as error:
+            self._events.emit("log.disk_full", need=sum(map(len, parts.values())), for_=str(error))
+            return
+        self._events.emit("snapshot.written", position=position, parts=len(parts))
+        if self._compacts:
+            log.discard(position)
+
+    def _send(self, send: Send) -> None:
+        if not self._transport.send(send.peer, wire.encode(send.message, send.body)):
+            self._events.emit("wire.dropped", kind=type(send.message).__name__)
+
+    def close(self, *, clean: bool = True) -> None:
+        """Close the log. A clean end attests what was synced."""
+        if self._log is not None:
+            self._log.close(clean)

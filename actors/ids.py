@@ -1,0 +1,97 @@
+"""Names, message ids and the choice of a partition.
+
+An explicit id is text or bytes given by the sender; inside the system it is *tagged*: one byte
+that tells the type, then the bytes. A sequence id is (topic, producer, partition, number) and is
+written `topic/producer:partition:number`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+from .errors import InvalidName, TooLarge
+from .limits import MESSAGE_ID_BYTES_MAX, NAME_BYTES_MAX
+
+TEXT_TAG = b"s"
+BYTES_TAG = b"b"
+DEAD_SUFFIX = ".dead"
+INTERNAL_MARK = "@"  # in front of names that OnceMQ itself gives: users cannot use it
+
+_FORBIDDEN = frozenset(":/@\x7f")
+
+
+def check_name(name: object, what: str = "name") -> str:
+    """Return `name` if it may name a topic, producer or group; raise InvalidName otherwise."""
+    if not isinstance(name, str) or not name:
+        raise InvalidName(f"{what} must be text that is not empty")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise InvalidName(f"{what} holds a lone surrogate") from None
+    if size > NAME_BYTES_MAX:
+        raise InvalidName(f"{what} is {size} bytes long, the limit is {NAME_BYTES_MAX}")
+    if any(char in _FORBIDDEN or ord(char) < 32 for char in name):
+        raise InvalidName(f"{what} {name!r} holds a character that names may not hold")
+    if name in {".", ".."}:
+        raise InvalidName(f"{what} {name!r} would name a directory")
+    if name.endswith(DEAD_SUFFIX):
+        raise InvalidName(f"{what} {name!r} ends in {DEAD_SUFFIX}, which is reserved")
+    return name
+
+
+def output_producer(group: str, topic: str, partition: int) -> str:
+    """Return the name under which a consumer's outputs are numbered: `@group/topic/partition`."""
+    return f"{INTERNAL_MARK}{group}/{topic}/{partition}"
+
+
+def tagged_id(message_id: str | bytes) -> bytes:
+    """Return an explicit id as tagged bytes. Raises TooLarge, InvalidName (empty or wrong type)."""
+    if isinstance(message_id, str):
+        try:
+            tagged = TEXT_TAG + message_id.encode()
+        except UnicodeEncodeError:
+            raise InvalidName("a message id holds a lone surrogate") from None
+    elif isinstance(message_id, bytes):
+        tagged = BYTES_TAG + message_id
+    else:
+        raise InvalidName(f"a message id is text or bytes, not {type(message_id).__name__}")
+    if len(tagged) == 1:
+        raise InvalidName("a message id must not be empty")
+    if len(tagged) > MESSAGE_ID_BYTES_MAX + 1:
+        raise TooLarge(
+            f"a message id is {len(tagged) - 1} bytes long, the limit is {MESSAGE_ID_BYTES_MAX}"
+        )
+    return tagged
+
+
+def untagged_id(tagged: bytes) -> str | bytes:
+    """Return the id that the user gave: the inverse of `tagged_id`."""
+    return tagged[1:].decode() if tagged[:1] == TEXT_TAG else tagged[1:]
+
+
+def sequence_id(topic: str, producer: str, partition: int, number: int) -> str:
+    """Return how a sequence id is written."""
+    return f"{topic}/{producer}:{partition}:{number}"
+
+
+def compound_id(fields: Sequence[str]) -> str:
+    """Join the fields of a compound id so that different fields never give the same text."""
+    if len(fields) == 1:
+        return fields[0]
+    return ",".join(field.replace("\\", "\\\\").replace(",", "\\,") for field in fields)
+
+
+def partition_of(key: bytes | None, explicit_id: bytes | None, count: int, partitions: int) -> int:
+    """Return the partition of a message.
+
+    By its key; without one by its tagged id; without either by `count`, how many such messages
+    went to the topic before it.
+    """
+    if partitions == 1:
+        return 0
+    if key is not None:
+        return zlib.crc32(key) % partitions
+    if explicit_id is not None:
+        return zlib.crc32(explicit_id[1:]) % partitions
+    return count % partitions

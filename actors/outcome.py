@@ -1,0 +1,142 @@
+"""What goes into a core (events) and what comes out of it (an Outcome): work to do, as data.
+
+A core is `step(event, now_ms) -> Outcome`, `apply(record, position)`, `snapshot()`, `restore()`.
+`step` decides and touches only what may be lost; `apply` alone changes what must survive. The
+driver appends and applies every record of an outcome before it gives the core its next event, so
+the next decision already sees it; nothing that a peer could rely on leaves before the sync at the
+end of the turn (etcd raft's `Ready`, Kafka's validate-append-update).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .batch import Batch
+from .protocol import Message
+from .records import BatchStored, Plain, Record
+
+# --- events that every core may meet -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A well-formed message from a peer. A client's peer is b""."""
+
+    peer: bytes
+    message: Message
+    batch: Batch | None = None  # of a Produce: body CRC and columns already checked
+    stored: list[BatchStored] | None = None  # of a Fetched: body CRCs already checked
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """Snapshot and log have been applied; `end` is the durable end."""
+
+    generation: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """An fsync that covers everything below `end` has returned, and we are not fenced."""
+
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed `wake_at_ms`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpace:
+    """The log could not reserve space for this turn (`full`), or can again."""
+
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDone:
+    """The answer to a `Read`: stored batches in log order, and where to read on."""
+
+    token: int
+    found: list[tuple[int, BatchStored]]  # (position, record)
+    next_position: int
+
+
+Event = Any  # the events above, and those that one core alone understands
+
+# --- outcome -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A message for a peer. `body` is a batch, or stored batches to be packed behind a Fetched."""
+
+    peer: bytes
+    message: Message
+    body: bytes | memoryview | list[BatchStored] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Stored batches wanted, from a record boundary on; answered by ReadDone in the same turn."""
+
+    token: int
+    position: int
+    max_bytes: int
+    columns: bool = False  # parse ids, hashes and lengths, not only the record's own fields
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Work to do, each list in execution order."""
+
+    # Only what follows from the request alone and reads no state of the core; lease renewals.
+    sends: list[Send] = field(default_factory=list)
+    appends: list[Record] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    # Everything that a peer may rely on. Invariant: leaves after a sync that covers all appends
+    # of this turn and of all turns before, and after the fence check that follows it.
+    sends_after_sync: list[Send] = field(default_factory=list)
+    # For the shell around the core (run a handler, open a ledger, complete a Pending, stop).
+    work: list[Any] = field(default_factory=list)
+    work_after_sync: list[Any] = field(default_factory=list)
+    # Structured events (name, fields), written after the sync.
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Work for any shell: end this actor. `error` None is a clean end."""
+
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Parts of a core's state: new ones, and names of parts of the last snapshot still true."""
+
+    parts: dict[str, Plain]
+    keep: frozenset[str] = frozenset()
+
+
+class Core(Protocol):
+    """A pure actor: no clock, no randomness, no input or output, no logging."""
+
+    @property
+    def wake_at_ms(self) -> int | None:
+        """When a Tick is wanted; None for never."""
+
+    def step(self, event: Event, now_ms: int) -> Outcome:
+        """Decide what follows from `event`."""
+
+    def apply(self, record: Record, position: int) -> None:
+        """Change what must survive: live right after the append, and on replay."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the state that all applied records have made."""
+
+    def restore(self, parts: dict[str, Plain]) -> None:
+        """Become the state that `snapshot` returned (new and kept parts together)."""

@@ -1,0 +1,92 @@
+"""The doors through which a driver meets the world; runtime, simulator and tests implement them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from .storage.log import SnapshotInfo, StoredRecord
+
+Frames = Sequence[bytes | memoryview]
+
+
+class Transport(Protocol):
+    """Messages as lists of frames. It may drop, duplicate and reorder: cores count on nothing."""
+
+    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
+        """Wait up to `timeout_ms` and return all that waits, bounded, as (peer, frames)."""
+
+    def send(self, peer: bytes, frames: Frames) -> bool:
+        """Hand over a message; False if the peer is gone or its queue is full (it is dropped)."""
+
+
+class Clock(Protocol):
+    """Time in milliseconds."""
+
+    def now_ms(self) -> int:
+        """Return milliseconds since 1970, never decreasing, not moved by clock jumps."""
+
+
+class Events(Protocol):
+    """Where structured events go."""
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Write one event of the registry in runtime/event_names.py."""
+
+
+class Log(Protocol):
+    """What a driver needs of a fenced log (storage/log.py)."""
+
+    log_id: bytes
+    lineage: bytes
+    generation: int
+
+    @property
+    def end(self) -> int:
+        """The position the next record will get."""
+
+    @property
+    def durable_end(self) -> int:
+        """The end covered by an fsync that has returned."""
+
+    @property
+    def attested(self) -> int:
+        """The end that a later frame on disk vouches for."""
+
+    def reserve(self, nbytes: int) -> None:
+        """Make room. Raises DiskFull."""
+
+    def append(
+        self, type: int, meta: bytes, body: bytes | memoryview, body_crc: int | None = None
+    ) -> int:
+        """Add a record to the group of this turn; return its position."""
+
+    def sync(self) -> int:
+        """Make the group durable, check the fence, return the durable end. Raises Fenced."""
+
+    def attest(self) -> None:
+        """Vouch for the last group by a frame of its own."""
+
+    def check_fence(self) -> None:
+        """Raise Fenced if a higher generation exists."""
+
+    def read(self, position: int, max_bytes: int) -> list[StoredRecord]:
+        """Return records from a boundary on, below the durable end."""
+
+    def replay(self, position: int) -> Iterator[StoredRecord]:
+        """Yield all records from a boundary on."""
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        """Return the usable snapshots, newest first."""
+
+    def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
+        """Return the parts of a snapshot."""
+
+    def write_snapshot(self, position: int, parts: dict[str, bytes], keep: Any) -> None:
+        """Write a snapshot of the state at `position`. Raises DiskFull."""
+
+    def discard(self, below: int) -> int:
+        """Forget whole segments below `below`."""
+
+    def close(self, clean: bool = True) -> None:
+        """Attest (when clean) and let go."""

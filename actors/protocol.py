@@ -1,0 +1,356 @@
+"""What is said on the wire: one frozen value a message; docs/PROTOCOL.md is the contract.
+
+A request carries a number that its answer repeats. The order of the fields is the order on the
+wire. A message with a body (a batch, or fetched records) carries it in a frame of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VERSION_MIN = 1
+VERSION_MAX = 1
+
+# Verdicts of messages in `Produced.runs`.
+STORED = 0
+DUPLICATE = 1
+CONFLICT = 2
+
+UNKNOWN_OFFSET = -1
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Opens a connection. Everything else is refused with HelloRequired before it."""
+
+    request: int
+    version_min: int
+    version_max: int
+    role: str
+    incarnation: bytes
+    log_id_seen: bytes  # b"" when this incarnation has not spoken to a broker before
+    epoch_seen: int  # highest broker epoch seen; a broker that meets a higher one is a zombie
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Asks for a sign of life."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeTopic:
+    """Asks for one topic; `create` makes it with one partition where it does not exist."""
+
+    request: int
+    topic: str
+    create: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTopic:
+    """Makes a topic. The same name with the same count again is no error."""
+
+    request: int
+    topic: str
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListTopics:
+    """Asks for all topics."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListGroups:
+    """Asks for all grants."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class InitProducer:
+    """Asks for an epoch. The same nonce gets the same epoch; a superseded one is Fenced."""
+
+    request: int
+    producer: str
+    nonce: bytes
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Produce:
+    """A batch (the body). With sequence ids: producer, epoch, first_sequence, session b"".
+
+    With explicit ids: session and counter, first_sequence -1; a named producer adds its epoch.
+    """
+
+    request: int
+    topic: str
+    partition: int
+    producer: str
+    epoch: int
+    first_sequence: int
+    session: bytes  # 16 random bytes of this session of this incarnation
+    counter: int
+    digest: bytes
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Asks for records from the stored batch that contains `offset`. group "" reads freely."""
+
+    request: int
+    group: str
+    topic: str
+    partition: int
+    epoch: int
+    offset: int
+    max_bytes: int
+    max_wait_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Asks for the grant of one partition, showing the ledger that would carry it on."""
+
+    request: int
+    group: str
+    topic: str
+    partition: int
+    incarnation: bytes
+    ledger_id: bytes
+    topic_id_seen: bytes  # from the ledger's first record; b"" for a new ledger
+    log_id_seen: bytes
+    next_offset: int
+    highest_generation: int
+    lock_held: bool  # the joiner holds the lock of that generation: its owner is dead
+    host: str
+    path: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Keeps a lease while handlers run."""
+
+    request: int
+    group: str
+    topic: str
+    partition: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Gives a grant back: the next joiner need not wait for the lease."""
+
+    request: int
+    group: str
+    topic: str
+    partition: int
+    epoch: int
+    next_offset: int
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The connection is open."""
+
+    request: int
+    version: int
+    log_id: bytes
+    lineage: bytes
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """A sign of life."""
+
+    request: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicDescribed:
+    """A topic as it is. `end_offsets` has one durable end for each partition."""
+
+    request: int
+    topic: str
+    topic_id: bytes
+    partitions: int
+    end_offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicsListed:
+    """All topics: (topic, topic_id, partitions, messages)."""
+
+    request: int
+    topics: tuple[tuple[str, bytes, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsListed:
+    """All grants: (group, topic, partition, epoch, label, host, path, live)."""
+
+    request: int
+    groups: tuple[tuple[str, str, int, int, str, str, str, bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerReady:
+    """The epoch, and for each partition written before: (topic, partition, next, digest)."""
+
+    request: int
+    epoch: int
+    partitions: tuple[tuple[str, int, int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """The verdicts of a batch in order, as runs of (count, verdict, first offset).
+
+    The offset of a run is UNKNOWN_OFFSET after trimming; duplicates whose originals are not
+    adjacent make runs of their own.
+    """
+
+    request: int
+    at_ms: int
+    runs: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Stored batches (the body: codec.wire.unpack_stored) and how far the log goes.
+
+    The body starts with the batch that contains the asked offset. An empty body means that
+    nothing came within the time asked for.
+    """
+
+    request: int
+    epoch: int  # of the grant asked under
+    log_id: bytes
+    topic_id: bytes
+    next_offset: int  # the offset after the last message in the body; the asked one if empty
+    end_offset: int  # durable end of the partition
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The partition is yours under `epoch`; open that generation of the ledger."""
+
+    request: int
+    epoch: int
+    topic_id: bytes
+    log_id: bytes
+    lineage: bytes
+    end_offset: int
+    lease_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """Somebody else has the grant. Ask again; `owner` says who it is."""
+
+    request: int
+    owner: str
+    lease_left_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The lease runs anew."""
+
+    request: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The grant is free."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request was refused. `expected` is the number a Gap asks for, else -1."""
+
+    request: int
+    code: str
+    reason: str
+    hint: str
+    expected: int
+
+
+Request = (
+    Hello
+    | Ping
+    | DescribeTopic
+    | CreateTopic
+    | ListTopics
+    | ListGroups
+    | InitProducer
+    | Produce
+    | Fetch
+    | Join
+    | Renew
+    | Leave
+)
+Answer = (
+    Welcome
+    | Pong
+    | TopicDescribed
+    | TopicsListed
+    | GroupsListed
+    | ProducerReady
+    | Produced
+    | Fetched
+    | Granted
+    | Standby
+    | Renewed
+    | Left
+    | Failure
+)
+Message = Request | Answer
+
+# The first number of a message on the wire. Numbers are never used twice.
+KINDS: dict[int, type[Message]] = {
+    1: Hello,
+    2: Ping,
+    3: DescribeTopic,
+    4: CreateTopic,
+    5: ListTopics,
+    6: ListGroups,
+    7: InitProducer,
+    8: Produce,
+    9: Fetch,
+    10: Join,
+    11: Renew,
+    12: Leave,
+    33: Welcome,
+    34: Pong,
+    35: TopicDescribed,
+    36: TopicsListed,
+    37: GroupsListed,
+    38: ProducerReady,
+    39: Produced,
+    40: Fetched,
+    41: Granted,
+    42: Standby,
+    43: Renewed,
+    44: Left,
+    45: Failure,
+}

@@ -1,0 +1,121 @@
+"""What is written to a log: the broker's records and the ledger's.
+
+Only these change what must survive. `apply(record, position)` of a core is called with the same
+values live and on replay; everything that must be equal then (times, ids, epochs) is inside.
+Positions are byte positions in the fenced log; times are milliseconds since 1970 of broker time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .batch import Batch
+
+# --- the broker's log ----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class TopicCreated:
+    """A topic with a fixed partition count. Its number is the count of topics before it."""
+
+    topic: str
+    topic_id: bytes  # 16 random bytes
+    partitions: int
+    at_ms: int
+
+
+@dataclass(slots=True)
+class ProducerGranted:
+    """A producer name got a new epoch: older incarnations of it are zombies from here on."""
+
+    producer: str
+    epoch: int
+    nonce: bytes  # 16 random bytes of the incarnation: asking twice gets the same epoch
+    label: str  # who it is, for messages to people: host, pid
+    at_ms: int
+
+
+@dataclass(slots=True)
+class BatchStored:
+    """The messages of one batch that were new, at dense offsets of one partition."""
+
+    topic_number: int
+    partition: int
+    first_offset: int
+    kept: int  # how many messages got an offset
+    at_ms: int
+    producer: str  # "" for an anonymous producer
+    epoch: int
+    first_sequence: int  # of the first message of the batch; -1 with explicit ids
+    mask: bytes  # bit i (little endian in each byte) set: message i is kept; b"": all kept
+    digest: bytes  # running digest of a file producer after this batch; b"": none
+    raw: bytes | memoryview  # the batch as it arrived
+    crc: int  # crc32 of `raw`
+    count: int  # messages in the batch, kept or not
+    batch: Batch | None = None  # parsed columns, where somebody needs them
+
+
+@dataclass(slots=True)
+class GroupGranted:
+    """(group, topic, partition) belongs to one consumer incarnation under a new epoch."""
+
+    group: str
+    topic: str
+    partition: int
+    epoch: int  # also the ledger's next generation and the output producer's epoch
+    incarnation: bytes
+    ledger_id: bytes
+    next_offset: int  # what the ledger reported: it must never report less again
+    host: str
+    path: str
+    label: str
+    at_ms: int
+
+
+# --- the ledger ----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class LedgerStarted:
+    """The first record of a ledger: which log and topic it belongs to and where it began."""
+
+    group: str
+    topic: str
+    partition: int
+    topic_id: bytes
+    log_id: bytes
+    lineage: bytes
+    start_offset: int
+
+
+@dataclass(slots=True)
+class Output:
+    """Outgoing messages of one commit to one partition, numbered and ready to be sent."""
+
+    topic: str
+    partition: int
+    first_sequence: int
+    count: int
+    raw: bytes
+    crc: int
+
+
+@dataclass(slots=True)
+class Committed:
+    """The one commit: all of it becomes durable together or not at all."""
+
+    epoch: int
+    commit_no: int
+    inputs: list[tuple[bytes, int]]  # (topic_id, next offset)
+    ranges: list[tuple[str, int, int]]  # processed sequence ids: (producer, first, count)
+    fingerprints: bytes  # processed explicit ids: 16 bytes each
+    state: dict[str, bytes | None]  # encoded values; None removes the key
+    outputs: list[Output] = field(default_factory=list)
+    acked: list[tuple[str, int, int]] = field(default_factory=list)
+    # (topic, partition, next sequence): outputs below it are acknowledged and may be forgotten
+
+
+Record = TopicCreated | ProducerGranted | BatchStored | GroupGranted | LedgerStarted | Committed
+
+Plain = Any  # what a snapshot part is made of: None, bool, int, text, bytes, lists, dicts of these
