@@ -75,7 +75,9 @@ class Driver:
             break
         count = 0
         for stored in log.replay(start):
-            record = record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)
+            record = record_codec.decode(
+                stored.type, stored.meta, stored.body, stored.body_crc, columns=True
+            )
             self.core.apply(record, stored.position)
             count += 1
         self._snapshot_at = start
@@ -138,9 +140,8 @@ class Driver:
         self, envelopes: list[tuple[bytes, list[bytes]]], events: list[Event], now: int
     ) -> None:
         """Decide about a full disk before anything is judged."""
-        if self._log is None or not events:
-            if not self._disk_full:
-                return
+        if (self._log is None or not events) and not self._disk_full:
+            return
         need = sum(len(f) for _, frames in envelopes for f in frames)
         need += sum(getattr(e, "size", 0) + _EVENT_BYTES for e in events)
         assert self._log is not None
@@ -208,9 +209,7 @@ class Driver:
             self._events.emit(name, **fields)
         for item in held.work_after_sync:
             self._perform(item)
-        if log is not None and self._snapshot_every is not None:
-            if log.durable_end - self._snapshot_at >= self._snapshot_every:
-                self.write_snapshot()
+        self._snapshot_when_due()
 
     def _rest(self, log: Log, now: int) -> None:
         """Use an idle moment: vouch for the last group, look at the fence."""
@@ -221,10 +220,17 @@ class Driver:
             log.check_fence()
             self._fence_seen_ms = now
 
+    def _snapshot_when_due(self) -> None:
+        if self._log is None or self._snapshot_every is None:
+            return
+        if self._log.durable_end - self._snapshot_at >= self._snapshot_every:
+            self.write_snapshot()
+
     def write_snapshot(self) -> None:
         """Write a snapshot of the state at the durable end; a full disk only postpones it."""
         log = self._log
-        assert log is not None and log.end == log.durable_end
+        assert log is not None
+        assert log.end == log.durable_end
         snapshot = self.core.snapshot()
         parts = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}
         position = log.durable_end
@@ -245,4 +251,4 @@ class Driver:
     def close(self, *, clean: bool = True) -> None:
         """Close the log. A clean end attests what was synced."""
         if self._log is not None:
-            self._log.close(clean)
+            self._log.close(clean=clean)

@@ -57,7 +57,7 @@ class Log(Protocol):
         """Make room. Raises DiskFull."""
 
     def append(
-        self, type: int, meta: bytes, body: bytes | memoryview, body_crc: int | None = None
+        self, kind: int, meta: bytes, body: bytes | memoryview, body_crc: int | None = None, /
     ) -> int:
         """Add a record to the group of this turn; return its position."""
 
@@ -88,5 +88,5 @@ class Log(Protocol):
     def discard(self, below: int) -> int:
         """Forget whole segments below `below`."""
 
-    def close(self, clean: bool = True) -> None:
+    def close(self, *, clean: bool = True) -> None:
         """Attest (when clean) and let go."""

@@ -1,0 +1,1 @@
+"""Bytes to values and back: user values, batches, log records, wire frames."""

@@ -1,0 +1,230 @@
+"""The bytes of a batch: header, columns, payload. docs/PROTOCOL.md has the byte table.
+
+Every per-message step here is a bulk call in C (join, map, array, accumulate): a Python statement
+a message would cost more than all the rest.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+from array import array
+from itertools import accumulate
+from operator import itemgetter
+from typing import Any
+
+import xxhash
+
+from ..batch import BODY_PREFIX_BYTES, Batch
+from ..errors import Malformed, TooLarge
+from ..limits import (
+    BATCH_BYTES_MAX,
+    BATCH_MESSAGES_MAX,
+    HEADERS_BYTES_MAX,
+    KEY_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+    MESSAGE_ID_BYTES_MAX,
+)
+
+MAGIC = 0xB7
+VERSION = 1
+HAS_IDS = 1  # comes with HAS_HASHES
+HAS_HASHES = 2
+HAS_HEADERS = 4
+HAS_CREATED_AT = 8
+_KNOWN_FLAGS = 15
+
+# magic, version, flags, messages, payload bytes, id bytes, header bytes, reserved
+HEADER = struct.Struct("<BBHIIIII")
+_PREFIX = struct.Struct("<BH")  # encoding, key length + 1 (0: no key)
+_ID_TAGS = frozenset(b"sb")
+
+body_hash = xxhash.xxh3_64_intdigest
+
+
+def build(
+    values: list[bytes],
+    *,
+    encodings: int | list[int],
+    keys: list[bytes | None] | None = None,
+    ids: list[bytes] | None = None,
+    headers: list[bytes] | None = None,
+    created_at_ms: list[int] | None = None,
+) -> Batch:
+    """Make a batch of encoded values; the other columns have one entry a message.
+
+    `ids` are tagged (see ids.tagged_id). Raises TooLarge before anything is numbered.
+    """
+    count = len(values)
+    if not 0 < count <= BATCH_MESSAGES_MAX:
+        raise TooLarge(f"a batch has {count} messages, the limit is {BATCH_MESSAGES_MAX}")
+    hashes: array[int] | None = None
+    if keys is None and ids is None and isinstance(encodings, int):
+        prefix = _PREFIX.pack(encodings, 0)
+        lengths = array("I", map(len, values))
+        payload = prefix + prefix.join(values)
+    else:
+        bodies = _bodies(values, encodings, keys)
+        lengths = array("I", [len(body) - BODY_PREFIX_BYTES for body in bodies])
+        payload = b"".join(bodies)
+        if ids is not None:
+            hashes = array("Q", map(body_hash, bodies))
+    if max(lengths) > MESSAGE_BYTES_MAX:
+        raise TooLarge(f"a message is {max(lengths)} bytes long, the limit is {MESSAGE_BYTES_MAX}")
+    flags = 0
+    columns = [_to_bytes(lengths)]
+    id_bytes = header_bytes = 0
+    if ids is not None and hashes is not None:
+        flags |= HAS_IDS | HAS_HASHES
+        joined = b"".join(ids)
+        id_bytes = len(joined)
+        columns += [bytes(map(len, ids)), joined, _to_bytes(hashes)]
+    created = None if created_at_ms is None else array("q", created_at_ms)
+    if created is not None:
+        flags |= HAS_CREATED_AT
+        columns.append(_to_bytes(created))
+    if headers is not None and any(headers):
+        flags |= HAS_HEADERS
+        joined = b"".join(headers)
+        header_bytes = len(joined)
+        columns += [_to_bytes(array("H", map(len, headers))), joined]
+    head = HEADER.pack(MAGIC, VERSION, flags, count, len(payload), id_bytes, header_bytes, 0)
+    raw = b"".join((head, *columns, payload))
+    if len(raw) > BATCH_BYTES_MAX:
+        raise TooLarge(f"a batch is {len(raw)} bytes long, the limit is {BATCH_BYTES_MAX}")
+    start = len(raw) - len(payload)
+    return Batch(
+        raw,
+        zlib.crc32(raw),
+        count,
+        lengths,
+        start,
+        ids,
+        hashes,
+        created,
+        headers if header_bytes else None,
+    )
+
+
+def _bodies(
+    values: list[bytes], encodings: int | list[int], keys: list[bytes | None] | None
+) -> list[bytes]:
+    if keys is None and isinstance(encodings, int):
+        prefix = _PREFIX.pack(encodings, 0)
+        return [prefix + value for value in values]
+    kinds = [encodings] * len(values) if isinstance(encodings, int) else encodings
+    if keys is None:
+        return [_PREFIX.pack(kind, 0) + value for kind, value in zip(kinds, values, strict=True)]
+    return [
+        _PREFIX.pack(kind, 0) + value
+        if key is None
+        else _PREFIX.pack(kind, len(key) + 1) + key + value
+        for kind, key, value in zip(kinds, keys, values, strict=True)
+    ]
+
+
+def split_body(body: bytes) -> tuple[int, bytes | None, bytes]:
+    """Return (encoding, key, value) of one message. Raises Malformed."""
+    if len(body) < BODY_PREFIX_BYTES:
+        raise Malformed("a message is shorter than its prefix")
+    encoding, key_mark = _PREFIX.unpack_from(body)
+    if key_mark == 0:
+        return encoding, None, body[BODY_PREFIX_BYTES:]
+    end = BODY_PREFIX_BYTES + key_mark - 1
+    if end > len(body) or key_mark - 1 > KEY_BYTES_MAX:
+        raise Malformed("a message's key is longer than the message")
+    return encoding, body[BODY_PREFIX_BYTES:end], body[end:]
+
+
+def parse(raw: bytes | memoryview, crc: int, *, check: bool) -> Batch:
+    """Return the view of a batch that somebody else made.
+
+    `check` compares the CRC (on receipt; bytes that this process checked before need it not).
+    Raises Malformed; after it has returned, every length and column is consistent.
+    """
+    if check and zlib.crc32(raw) != crc:
+        raise Malformed("a batch does not match its CRC")
+    if len(raw) < HEADER.size or len(raw) > BATCH_BYTES_MAX:
+        raise Malformed(f"a batch of {len(raw)} bytes")
+    magic, version, flags, count, payload_bytes, id_bytes, header_bytes, zero = HEADER.unpack_from(
+        raw
+    )
+    if magic != MAGIC or version != VERSION or flags & ~_KNOWN_FLAGS or zero:
+        raise Malformed("not a batch header of a known version")
+    if not 0 < count <= BATCH_MESSAGES_MAX or bool(flags & HAS_IDS) != bool(flags & HAS_HASHES):
+        raise Malformed("an impossible batch header")
+    cursor = _Cursor(raw, HEADER.size)
+    lengths = cursor.numbers("I", count)
+    batch = Batch(raw, crc, count, lengths, 0)
+    if flags & HAS_IDS:
+        batch.ids = _parse_ids(cursor.take(count), cursor.take(id_bytes))
+        batch.hashes = cursor.numbers("Q", count)
+    if flags & HAS_CREATED_AT:
+        batch.created_at_ms = cursor.numbers("q", count)
+    if flags & HAS_HEADERS:
+        sizes = cursor.numbers("H", count)
+        batch.headers = _cut(cursor.take(header_bytes), sizes)
+        if max(sizes) > HEADERS_BYTES_MAX:
+            raise Malformed("headers above their limit")
+    batch.payload_start = cursor.at
+    if cursor.at + payload_bytes != len(raw):
+        raise Malformed("a batch's columns and payload do not fill it")
+    if sum(lengths) + BODY_PREFIX_BYTES * count != payload_bytes:
+        raise Malformed("a batch's lengths do not add up to its payload")
+    if max(lengths) > MESSAGE_BYTES_MAX:
+        raise Malformed(f"a message above {MESSAGE_BYTES_MAX} bytes")
+    return batch
+
+
+def _parse_ids(sizes: bytes, block: bytes) -> list[bytes]:
+    if min(sizes) < 2 or max(sizes) > MESSAGE_ID_BYTES_MAX + 1:
+        raise Malformed("an id that is empty or above its limit")
+    ids = _cut(block, sizes)
+    if not _ID_TAGS.issuperset(map(itemgetter(0), ids)):
+        raise Malformed("an id of an unknown type")
+    if not block.isascii():
+        for tagged in ids:
+            if tagged[:1] == b"s":
+                try:
+                    tagged.decode()
+                except UnicodeDecodeError:
+                    raise Malformed("a text id that is not UTF-8") from None
+    return ids
+
+
+def _cut(block: bytes, sizes: Any) -> list[bytes]:
+    ends = list(accumulate(sizes))
+    if ends[-1] != len(block):
+        raise Malformed("a column's lengths do not add up")
+    return [block[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _to_bytes(column: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        column = column[:]
+        column.byteswap()
+    return column.tobytes()
+
+
+class _Cursor:
+    """Takes columns off the front of a batch, never beyond its end."""
+
+    def __init__(self, raw: bytes | memoryview, at: int) -> None:
+        self._raw = raw
+        self.at = at
+
+    def take(self, size: int) -> bytes:
+        end = self.at + size
+        if end > len(self._raw):
+            raise Malformed("a batch ends inside a column")
+        data = bytes(self._raw[self.at : end])
+        self.at = end
+        return data
+
+    def numbers(self, typecode: str, count: int) -> array[int]:
+        column: array[int] = array(typecode)
+        column.frombytes(self.take(count * column.itemsize))
+        if sys.byteorder == "big":
+            column.byteswap()
+        return column

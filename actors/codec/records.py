@@ -1,0 +1,192 @@
+"""Log records as (type, meta, body): what storage frames and chains.
+
+A stored batch keeps the bytes in which it arrived as the body, with the sender's CRC; what the
+broker decided about it is the meta, a packed struct. All other records are one msgpack array.
+docs/STORAGE.md lists the types; a type's number and layout never change, only new ones come.
+"""
+
+from __future__ import annotations
+
+import struct
+from operator import attrgetter
+from typing import Any
+
+import msgpack
+
+from ..errors import Malformed
+from ..records import (
+    BatchStored,
+    Committed,
+    GroupGranted,
+    LedgerStarted,
+    Output,
+    ProducerGranted,
+    Record,
+    TopicCreated,
+)
+from . import batch as batch_codec
+
+TOPIC_CREATED = 1
+PRODUCER_GRANTED = 2
+BATCH_STORED = 3
+GROUP_GRANTED = 4
+LEDGER_STARTED = 10
+COMMITTED = 11
+
+# topic number, partition, first offset, kept, count, at_ms, epoch, first sequence,
+# bytes of producer name, of digest, of mask; then those bytes
+_STORED = struct.Struct("<IIQIIQIqHBH")
+
+_SIMPLE: dict[int, tuple[type[Any], tuple[str, ...]]] = {
+    TOPIC_CREATED: (TopicCreated, ("topic", "topic_id", "partitions", "at_ms")),
+    PRODUCER_GRANTED: (ProducerGranted, ("producer", "epoch", "nonce", "label", "at_ms")),
+    GROUP_GRANTED: (
+        GroupGranted,
+        (
+            "group",
+            "topic",
+            "partition",
+            "epoch",
+            "incarnation",
+            "ledger_id",
+            "next_offset",
+            "host",
+            "path",
+            "label",
+            "at_ms",
+        ),
+    ),
+    LEDGER_STARTED: (
+        LedgerStarted,
+        ("group", "topic", "partition", "topic_id", "log_id", "lineage", "start_offset"),
+    ),
+}
+_NUMBER_OF = {kind: number for number, (kind, _) in _SIMPLE.items()}
+_FIELDS_OF = {kind: attrgetter(*fields) for kind, fields in _SIMPLE.values()}
+_OUTPUT = attrgetter("topic", "partition", "first_sequence", "count", "raw", "crc")
+
+
+def encode(record: Record) -> tuple[int, bytes, bytes | memoryview, int | None]:
+    """Return (type, meta, body, body CRC if it is known already)."""
+    if isinstance(record, BatchStored):
+        return BATCH_STORED, encode_stored_meta(record), record.raw, record.crc
+    if isinstance(record, Committed):
+        outputs = [_OUTPUT(output) for output in record.outputs]
+        fields = (
+            record.epoch,
+            record.commit_no,
+            record.inputs,
+            record.ranges,
+            record.fingerprints,
+            record.state,
+            outputs,
+            record.acked,
+        )
+        return COMMITTED, b"", msgpack.packb(fields), None
+    kind = type(record)
+    return _NUMBER_OF[kind], b"", msgpack.packb(_FIELDS_OF[kind](record)), None
+
+
+def decode(
+    type_number: int,
+    meta: bytes | memoryview,
+    body: bytes | memoryview,
+    crc: int,
+    *,
+    columns: bool = False,
+) -> Record:
+    """Return the record; `columns` also parses the columns of a stored batch.
+
+    Raises Malformed: the bytes passed their CRC, so a newer OnceMQ or a bug wrote them.
+    """
+    if type_number == BATCH_STORED:
+        stored = decode_stored(meta, body, crc)
+        if columns:
+            stored.batch = batch_codec.parse(body, crc, check=False)
+        return stored
+    try:
+        fields = msgpack.unpackb(body, use_list=False, strict_map_key=True)
+        if type_number == COMMITTED:
+            return _decode_committed(fields)
+        kind, names = _SIMPLE[type_number]
+        return kind(**dict(zip(names, fields, strict=True)))  # type: ignore[no-any-return]
+    except KeyError:
+        raise Malformed(f"unknown record type {type_number}") from None
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise Malformed(f"record of type {type_number} cannot be decoded: {error}") from None
+
+
+def _decode_committed(fields: tuple[Any, ...]) -> Committed:
+    epoch, commit_no, inputs, ranges, fingerprints, state, outputs, acked = fields
+    return Committed(
+        epoch,
+        commit_no,
+        list(inputs),
+        list(ranges),
+        fingerprints,
+        state,
+        [Output(*output) for output in outputs],
+        list(acked),
+    )
+
+
+def encode_stored_meta(record: BatchStored) -> bytes:
+    """Return what the broker decided about a batch as bytes."""
+    producer = record.producer.encode()
+    return (
+        _STORED.pack(
+            record.topic_number,
+            record.partition,
+            record.first_offset,
+            record.kept,
+            record.count,
+            record.at_ms,
+            record.epoch,
+            record.first_sequence,
+            len(producer),
+            len(record.digest),
+            len(record.mask),
+        )
+        + producer
+        + record.digest
+        + record.mask
+    )
+
+
+def decode_stored(meta: bytes | memoryview, body: bytes | memoryview, crc: int) -> BatchStored:
+    """Return a stored batch without parsing its columns. Raises Malformed."""
+    meta = bytes(meta)
+    if len(meta) < _STORED.size:
+        raise Malformed("the meta of a stored batch is too short")
+    (
+        topic_number,
+        partition,
+        first_offset,
+        kept,
+        count,
+        at_ms,
+        epoch,
+        first_sequence,
+        producer_bytes,
+        digest_bytes,
+        mask_bytes,
+    ) = _STORED.unpack_from(meta)
+    digest_at = _STORED.size + producer_bytes
+    mask_at = digest_at + digest_bytes
+    if mask_at + mask_bytes != len(meta):
+        raise Malformed("the meta of a stored batch has another length than it says")
+    return BatchStored(
+        topic_number,
+        partition,
+        first_offset,
+        kept,
+        at_ms,
+        meta[_STORED.size : digest_at].decode(errors="strict"),
+        epoch,
+        first_sequence,
+        meta[mask_at:],
+        meta[digest_at:mask_at],
+        body,
+        crc,
+        count,
+    )

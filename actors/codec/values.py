@@ -1,0 +1,141 @@
+"""User values and headers as bytes.
+
+A value is bytes, text, or what msgpack carries. Map keys are text, datetimes are aware (they
+travel as msgpack timestamps and come back in UTC), tuples come back as lists. What cannot be
+carried is refused when it is sent, with its path, not when it is read.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+
+from ..errors import Malformed, TooLarge, ValueNotEncodable
+from ..limits import HEADERS_BYTES_MAX, KEY_BYTES_MAX
+
+BYTES = 0
+TEXT = 1
+MSGPACK = 2
+
+RESERVED_HEADER = "oncemq-"
+_NESTING_MAX = 100
+_BASES: tuple[Any, ...] = (str, bytes, bool, int, float)
+_PLAIN = frozenset({int, str, float, bool, bytes, type(None)})
+
+
+def encode_value(value: Any, *, canonical: bool = False) -> tuple[int, bytes]:
+    """Return (encoding, bytes) of a value.
+
+    `canonical` sorts the keys of maps, so that equal maps give equal bytes: wanted under explicit
+    ids, where two bodies are compared. Raises ValueNotEncodable with the path inside the value.
+    """
+    kind = type(value)
+    if kind is bytes:
+        return BYTES, value
+    if kind is str:
+        return TEXT, _encode_text(value, "value")
+    if isinstance(value, bytearray | memoryview):
+        return BYTES, bytes(value)
+    if kind not in _PLAIN:
+        value = _checked(value, "value", canonical=canonical, depth=0)
+    try:
+        return MSGPACK, msgpack.packb(value, datetime=True)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueNotEncodable(f"value: {error}") from None
+
+
+def decode_value(encoding: int, data: bytes) -> Any:
+    """Return the value that `encode_value` was given. Raises Malformed."""
+    if encoding == BYTES:
+        return bytes(data)
+    try:
+        if encoding == TEXT:
+            return str(data, "utf-8")
+        if encoding == MSGPACK:
+            return msgpack.unpackb(data, timestamp=3)
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        raise Malformed(f"a stored value cannot be decoded: {error}") from None
+    raise Malformed(f"unknown encoding of a value: {encoding}")
+
+
+def encode_key(key: str | bytes) -> bytes:
+    """Return a message key as bytes. Raises ValueNotEncodable, TooLarge."""
+    if isinstance(key, str):
+        data = _encode_text(key, "key")
+    elif isinstance(key, bytes):
+        data = key
+    else:
+        raise ValueNotEncodable(f"key: text or bytes wanted, not {type(key).__name__}")
+    if len(data) > KEY_BYTES_MAX:
+        raise TooLarge(f"a key is {len(data)} bytes long, the limit is {KEY_BYTES_MAX}")
+    return data
+
+
+def encode_headers(headers: Mapping[str, bytes]) -> bytes:
+    """Return headers as bytes; none give b"". Raises ValueNotEncodable, TooLarge."""
+    if not headers:
+        return b""
+    for name, value in headers.items():
+        if type(name) is not str or type(value) is not bytes:
+            raise ValueNotEncodable(f"headers[{name!r}]: headers map text to bytes")
+        _encode_text(name, "headers")
+        if name.startswith(RESERVED_HEADER):
+            raise ValueNotEncodable(f"headers[{name!r}]: names with {RESERVED_HEADER} are reserved")
+    data: bytes = msgpack.packb(dict(headers))
+    if len(data) > HEADERS_BYTES_MAX:
+        raise TooLarge(f"headers are {len(data)} bytes long, the limit is {HEADERS_BYTES_MAX}")
+    return data
+
+
+def decode_headers(data: bytes) -> dict[str, bytes]:
+    """Return headers as they were given. Raises Malformed."""
+    if not data:
+        return {}
+    headers = decode_value(MSGPACK, data)
+    if not isinstance(headers, dict) or not all(isinstance(v, bytes) for v in headers.values()):
+        raise Malformed("stored headers are not a map of text to bytes")
+    return headers
+
+
+def _encode_text(text: str, path: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ValueNotEncodable(f"{path}: text holds a lone surrogate") from None
+
+
+def _checked(value: Any, path: str, *, canonical: bool, depth: int) -> Any:
+    """Return `value` in a form that msgpack carries faithfully, or raise with the path."""
+    if depth > _NESTING_MAX:
+        raise ValueNotEncodable(f"{path}: nested deeper than {_NESTING_MAX}")
+    if isinstance(value, dict):
+        for key in value:
+            if type(key) is not str:
+                raise ValueNotEncodable(f"{path}: map key {key!r} is not text")
+        items = sorted(value.items()) if canonical else value.items()
+        return {
+            key: item
+            if type(item) in _PLAIN
+            else _checked(item, f"{path}[{key!r}]", canonical=canonical, depth=depth + 1)
+            for key, item in items
+        }
+    if isinstance(value, list | tuple):
+        return [
+            item
+            if type(item) in _PLAIN
+            else _checked(item, f"{path}[{index}]", canonical=canonical, depth=depth + 1)
+            for index, item in enumerate(value)
+        ]
+    if isinstance(value, dt.datetime):
+        if value.tzinfo is None:
+            raise ValueNotEncodable(f"{path}: a datetime without a time zone")
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    for plain in _BASES:  # subclasses, enums among them
+        if isinstance(value, plain):
+            return plain(value)
+    raise ValueNotEncodable(f"{path}: {type(value).__name__} cannot be carried")

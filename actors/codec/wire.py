@@ -1,0 +1,195 @@
+"""Wire messages as ZeroMQ frames: a msgpack header and, for some, one body frame.
+
+docs/PROTOCOL.md is the contract. Everything that arrives is bounded before it is decoded and
+checked before it is believed: only `msgpack.unpackb` on one bounded frame, never a stream.
+"""
+
+from __future__ import annotations
+
+import struct
+import typing
+from operator import attrgetter
+from typing import Any
+
+import msgpack
+
+from ..errors import Malformed, TooLarge
+from ..limits import FRAME_BYTES_MAX, HEADER_FRAME_BYTES_MAX
+from ..outcome import Received
+from ..protocol import KINDS, Fetched, Message, Produce
+from ..records import BatchStored
+from . import batch as batch_codec
+from .records import decode_stored, encode_stored_meta
+
+_INT_MAX = 2**63 - 1
+_SIGNED = frozenset({"first_sequence", "expected"})
+_BYTES_FIELD_MAX = 64
+_TEXT_FIELD_MAX = 4096
+_STORED_HEAD = struct.Struct("<III")  # meta bytes, body bytes, body CRC
+
+
+def _check_int(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _INT_MAX
+
+
+def _check_signed(value: Any) -> bool:
+    return type(value) is int and -1 <= value <= _INT_MAX
+
+
+def _check_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _check_text(value: Any) -> bool:
+    return type(value) is str and len(value) <= _TEXT_FIELD_MAX
+
+
+def _check_bytes(value: Any) -> bool:
+    return type(value) is bytes and len(value) <= _BYTES_FIELD_MAX
+
+
+def _check_tuple(value: Any) -> bool:
+    return type(value) is tuple
+
+
+_CHECKS = {int: _check_int, bool: _check_bool, str: _check_text, bytes: _check_bytes}
+
+
+class _Shape:
+    """How one kind of message looks: its fields in order and a check for each."""
+
+    def __init__(self, number: int, kind: type[Message]) -> None:
+        hints = typing.get_type_hints(kind)
+        self.kind: Any = kind
+        self.number = number
+        self.names = tuple(hints)
+        self.values = attrgetter(*hints) if len(hints) > 1 else None
+        self.checks = tuple(
+            _check_signed if name in _SIGNED else _CHECKS.get(hint, _check_tuple)
+            for name, hint in hints.items()
+        )
+
+    def pack(self, message: Message) -> bytes:
+        fields = self.values(message) if self.values else (message.request,)
+        packed: bytes = msgpack.packb((self.number, *fields))
+        return packed
+
+
+_SHAPES = {number: _Shape(number, kind) for number, kind in KINDS.items()}
+_SHAPE_OF = {shape.kind: shape for shape in _SHAPES.values()}
+
+
+def encode(
+    message: Message, body: bytes | memoryview | list[BatchStored] | None
+) -> list[bytes | memoryview]:
+    """Return the frames of a message."""
+    header = _SHAPE_OF[type(message)].pack(message)
+    if body is None:
+        return [header]
+    return [header, pack_stored(body) if isinstance(body, list) else body]
+
+
+def decode(peer: bytes, frames: list[bytes]) -> Received:
+    """Return what a peer said, checked. Raises Malformed, TooLarge."""
+    if not 1 <= len(frames) <= 2:
+        raise Malformed(f"a message of {len(frames)} frames")
+    if len(frames[0]) > HEADER_FRAME_BYTES_MAX and len(frames) == 2:
+        raise TooLarge("a header frame above its limit")
+    if max(map(len, frames)) > FRAME_BYTES_MAX:
+        raise TooLarge("a frame above its limit")
+    message = _decode_header(frames[0])
+    body = frames[1] if len(frames) == 2 else None
+    if isinstance(message, Produce):
+        if body is None:
+            raise Malformed("a batch without its body")
+        return Received(peer, message, batch=batch_codec.parse(body, message.crc, check=True))
+    if isinstance(message, Fetched):
+        return Received(peer, message, stored=unpack_stored(body or b""))
+    if body is not None:
+        raise Malformed(f"{type(message).__name__} has no body")
+    return Received(peer, message)
+
+
+def _decode_header(frame: bytes) -> Message:
+    try:
+        fields = msgpack.unpackb(frame, use_list=False, strict_map_key=True)
+    except Exception as error:  # noqa: BLE001 - hostile bytes: whatever the parser raises
+        raise Malformed(f"a header that is not msgpack: {type(error).__name__}") from None
+    if type(fields) is not tuple or not fields or type(fields[0]) is not int:
+        raise Malformed("a header that is not an array with a kind in front")
+    shape = _SHAPES.get(fields[0])
+    if shape is None:
+        raise Malformed(f"unknown kind of message {fields[0]}")
+    values = fields[1:]
+    if len(values) != len(shape.names):
+        raise Malformed(f"{shape.kind.__name__} with {len(values)} fields")
+    for name, check, value in zip(shape.names, shape.checks, values, strict=True):
+        if not check(value):
+            raise Malformed(f"{shape.kind.__name__}.{name} has an impossible value")
+    message: Message = shape.kind(*values)
+    return message
+
+
+def request_number(frames: list[bytes]) -> int | None:
+    """Return the request number of a message that could not be decoded, if it can be told."""
+    if not frames or len(frames[0]) > HEADER_FRAME_BYTES_MAX:
+        return None
+    try:
+        fields = msgpack.unpackb(frames[0], use_list=False)
+    except Exception:  # noqa: BLE001 - hostile bytes: whatever the parser raises
+        return None
+    if type(fields) is tuple and len(fields) > 1 and _check_int(fields[1]):
+        return int(fields[1])
+    return None
+
+
+def pack_stored(records: list[BatchStored]) -> bytes:
+    """Return stored batches as the body of a Fetched."""
+    parts: list[bytes | memoryview] = []
+    for record in records:
+        meta = encode_stored_meta(record)
+        parts += (_STORED_HEAD.pack(len(meta), len(record.raw), record.crc), meta, record.raw)
+    return b"".join(parts)
+
+
+def unpack_stored(body: bytes) -> list[BatchStored]:
+    """Return the stored batches of a Fetched, CRCs and columns checked. Raises Malformed."""
+    records: list[BatchStored] = []
+    view = memoryview(body)
+    at = 0
+    while at < len(body):
+        if at + _STORED_HEAD.size > len(body):
+            raise Malformed("fetched records end inside a header")
+        meta_bytes, body_bytes, crc = _STORED_HEAD.unpack_from(body, at)
+        meta_at = at + _STORED_HEAD.size
+        raw_at = meta_at + meta_bytes
+        at = raw_at + body_bytes
+        if at > len(body):
+            raise Malformed("fetched records end inside a batch")
+        record = decode_stored(view[meta_at:raw_at], view[raw_at:at], crc)
+        record.batch = batch_codec.parse(record.raw, crc, check=True)
+        if record.batch.count != record.count:
+            raise Malformed("a stored batch has another count than its record says")
+        records.append(record)
+    return records
+
+
+def pack_plain(value: Any) -> bytes:
+    """Return a part of a snapshot as bytes."""
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
+def unpack_plain(data: bytes) -> Any:
+    """Return a part of a snapshot: lists for arrays. Raises Malformed."""
+    try:
+        return msgpack.unpackb(
+            data,
+            strict_map_key=False,
+            max_bin_len=len(data),
+            max_str_len=len(data),
+            max_array_len=len(data),
+            max_map_len=len(data),
+        )
+    except (ValueError, msgpack.UnpackException) as error:
+        raise Malformed(f"a snapshot part cannot be decoded: {error}") from None
