@@ -91,6 +91,8 @@ class SimFile:
         if self._node.sync_failed:
             self._machine.sync_retries += 1
         self._machine.changes += 1
+        if fault is not None and fault.code == 0:
+            return
         if fault is not None:
             self._node.lose_pending()
             raise failure(fault.code, self._path)
@@ -99,9 +101,11 @@ class SimFile:
     def close(self) -> None:
         """See `File.close`."""
         if not self._closed:
-            self._process.enter("close", self._path)
+            fault = self._process.enter("close", self._path)
             self._closed = True
             self._node.opens -= 1
+            if fault is not None:
+                raise failure(fault.code, self._path)
 
 
 class SimLock:
@@ -169,8 +173,10 @@ class SimProcess:
 
     def sync_directory(self, path: str) -> None:
         """See `Disk.sync_directory`."""
-        self.enter("sync_directory", path)
+        fault = self.enter("sync_directory", path)
         node = self.machine.directory(path)
+        if fault is not None:
+            return
         self.machine.changes += 1
         node.make_durable()
         self.machine.forget_nameless()

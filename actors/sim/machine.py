@@ -26,6 +26,8 @@ from .disk_image import (
 )
 
 SECTOR_BYTES = 512
+LIES = ("sync", "sync_directory")
+RETURNED = ("write", "sync", "close")  # faults that do not leave everything as it was
 
 
 class SimulatedCrash(BaseException):
@@ -35,7 +37,10 @@ class SimulatedCrash(BaseException):
 
 @dataclass(slots=True)
 class Fault:
-    """One planned failure: calls number `nth` to `nth + times - 1` of `kind` fail with `code`."""
+    """One planned failure: calls number `nth` to `nth + times - 1` of `kind` fail with `code`.
+
+    With code 0 the call returns as if it had worked and does nothing: a lie.
+    """
 
     kind: str
     code: int
@@ -102,8 +107,17 @@ class Machine:
         self.faults.append(fault)
         return fault
 
+    def lie(self, kind: str, *, nth: int = 1, times: int = 1_000_000, path: str = "") -> Fault:
+        """Make a `sync` or `sync_directory` return without doing anything.
+
+        For proofs that a test would notice: code that forgets the call behaves like this.
+        """
+        if kind not in LIES:
+            raise ValueError(f"{kind} cannot lie")
+        return self.inject(kind, 0, nth=nth, times=times, path=path)
+
     def count_call(self, kind: str, path: str) -> Fault | None:
-        """Count a call. Raises what is planned for it; a write's and a sync's fault is returned."""
+        """Count a call. Raises what is planned for it, or returns it where part of it is done."""
         if self.down:
             raise SimulatedCrash(f"{kind} {path}: the power is off")
         if self.observer is not None:
@@ -113,7 +127,7 @@ class Machine:
             self.crash(kind, path)
         for fault in self.faults:
             if fault.strikes(kind, path):
-                if kind in ("write", "sync"):
+                if fault.code == 0 or kind in RETURNED:
                     return fault
                 raise failure(fault.code, path)
         return None
