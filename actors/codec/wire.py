@@ -90,10 +90,10 @@ def encode(
 
 
 def decode(peer: bytes, frames: list[bytes]) -> Received:
-    """Return what a peer said, checked. Raises Malformed, TooLarge."""
+    """Return what a peer said, checked; the broker is the peer b"". Raises Malformed, TooLarge."""
     if not 1 <= len(frames) <= 2:
         raise Malformed(f"a message of {len(frames)} frames")
-    if len(frames[0]) > HEADER_FRAME_BYTES_MAX and len(frames) == 2:
+    if peer and len(frames[0]) > HEADER_FRAME_BYTES_MAX:  # a broker's lists may be longer
         raise TooLarge("a header frame above its limit")
     if max(map(len, frames)) > FRAME_BYTES_MAX:
         raise TooLarge("a frame above its limit")

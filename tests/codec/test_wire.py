@@ -1,0 +1,142 @@
+"""Wire messages, and bytes that only look like them."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.codec import batch, wire
+from actors.errors import Malformed, TooLarge
+from actors.limits import FRAME_BYTES_MAX
+from actors.protocol import KINDS, Failure, Fetched, Hello, Ping, Produce, Produced
+from actors.records import BatchStored
+
+HELLO = Hello(1, 1, 1, "producer", b"i" * 16, b"", 0)
+
+
+def stored(raw_batch, **changes):
+    """A stored batch around some bytes."""
+    fields = {
+        "topic_number": 0,
+        "partition": 2,
+        "first_offset": 7,
+        "kept": 2,
+        "at_ms": 5,
+        "producer": "p",
+        "epoch": 3,
+        "first_sequence": 9,
+        "mask": b"\x05",
+        "digest": b"d" * 16,
+        "raw": raw_batch.raw,
+        "crc": raw_batch.crc,
+        "count": raw_batch.count,
+    }
+    return BatchStored(**{**fields, **changes})
+
+
+def test_every_kind_has_a_number_of_its_own():
+    """Kinds of the protocol are told apart on the wire."""
+    assert len(set(KINDS.values())) == len(KINDS)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        HELLO,
+        Ping(5),
+        Produced(2, 10, ((3, 0, 0), (1, 1, -1))),
+        Failure(1, "gap", "reason", "hint", -1),
+    ],
+)
+def test_a_message_comes_back_as_it_was(message):
+    """Encoding and decoding are inverse."""
+    assert wire.decode(b"x", wire.encode(message, None)).message == message
+
+
+def test_produce_brings_its_batch_checked():
+    """The broker gets columns, not bytes, and nothing whose CRC is wrong."""
+    built = batch.build([b"a", b"b"], encodings=0, ids=[b"s1", b"s2"])
+    message = Produce(1, "t", 0, "", 0, -1, b"s" * 16, 0, b"", built.crc)
+    received = wire.decode(b"x", wire.encode(message, built.raw))
+
+    assert received.batch is not None
+    assert received.batch.ids == [b"s1", b"s2"]
+    with pytest.raises(Malformed):
+        wire.decode(b"x", [wire.encode(message, None)[0]])
+    with pytest.raises(Malformed):
+        wire.decode(b"x", [wire.encode(message, None)[0], built.raw[:-1]])
+
+
+def test_fetched_brings_stored_batches_checked():
+    """What the broker stored arrives whole, with its verdict, or not at all."""
+    built = batch.build([b"a", b"b", b"c"], encodings=0)
+    record = stored(built)
+    frames = [bytes(f) for f in wire.encode(Fetched(1, 1, b"", b"", 9, 9), [record, record])]
+    received = wire.decode(b"", frames)
+
+    assert received.stored is not None
+    assert len(received.stored) == 2
+    assert received.stored[1].mask == b"\x05"
+    assert received.stored[1].batch is not None
+    assert received.stored[1].batch.body(2) == built.body(2)
+    for cut in range(1, len(frames[1])):
+        if cut != len(frames[1]) // 2:
+            with pytest.raises(Malformed):
+                wire.unpack_stored(frames[1][:cut])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        ["1", 2],
+        [99, 1],
+        [2],
+        [2, 1, 1],
+        [2, -1],
+        [2, True],
+        [2, 2**63],
+        [1, 1, 1, 1, 5, b"", b"", 0],
+        [1, 1, 1, 1, "r" * 5000, b"", b"", 0],
+        [1, 1, 1, 1, "r", b"x" * 65, b"", 0],
+        {"a": 1},
+        None,
+    ],
+)
+def test_impossible_fields_are_malformed(fields):
+    """A valid msgpack header with impossible content is refused by type, range and length."""
+    with pytest.raises(Malformed):
+        wire.decode(b"x", [msgpack.packb(fields)])
+
+
+@given(st.lists(st.binary(max_size=300), max_size=4))
+def test_random_frames_end_in_a_typed_error(frames):
+    """No bytes from a socket raise anything but our own error, nor hang."""
+    caught = None
+    try:
+        wire.request_number(frames)
+        wire.decode(b"x", frames)
+    except Exception as error:
+        caught = error
+    assert caught is None or isinstance(caught, Malformed | TooLarge)
+
+
+def test_bombs_are_refused():
+    """Deep nesting, huge claims and oversize frames cost nothing."""
+    with pytest.raises(Malformed):
+        wire.decode(b"x", [b"\x91" * 5000])
+    with pytest.raises(Malformed):
+        wire.decode(b"x", [b"\xdd\xff\xff\xff\xff"])
+    with pytest.raises(TooLarge):
+        wire.decode(b"x", [b"", bytes(FRAME_BYTES_MAX + 1)])
+    with pytest.raises(TooLarge):
+        wire.decode(b"x", [bytes(70_000)])
+
+
+def test_a_malformed_request_still_gets_its_number_in_the_answer():
+    """The sender can match the refusal to its request."""
+    assert wire.request_number([msgpack.packb([8, 77, "wrong"])]) == 77
+    assert wire.request_number([b"\xc1"]) is None
+    assert wire.request_number([]) is None
