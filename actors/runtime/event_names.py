@@ -1,0 +1,186 @@
+"""Every structured event: its level, what it means, and its fields. docs/EVENTS.md is made from it.
+
+`python -m actors.runtime.event_names` prints that page. Emitters may leave out a field that does
+not apply; they never add one that is not listed here (tests/test_tidy.py reads the calls).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Level = Literal["debug", "info"]
+
+
+class EventKind(NamedTuple):
+    """What one event name stands for."""
+
+    level: Level
+    meaning: str
+    fields: tuple[str, ...]
+
+
+def _info(meaning: str, fields: str = "") -> EventKind:
+    return EventKind("info", meaning, tuple(fields.split()))
+
+
+def _debug(meaning: str, fields: str = "") -> EventKind:
+    return EventKind("debug", meaning, tuple(fields.split()))
+
+
+EVENTS: dict[str, EventKind] = {
+    # --- process ---------------------------------------------------------------------------------
+    "process.start": _info("A process begins", "version argv settings"),
+    "process.stop": _info("A process ends, with its exit code", "exit_code reason code hint"),
+    # --- log (broker log and ledger alike) -------------------------------------------------------
+    "log.opened": _info(
+        "A log was recovered and is open for writing",
+        "directory generation durable_end end replayed",
+    ),
+    "log.tail_cut": _info(
+        "A torn tail that nothing attests was left behind", "directory from to bytes reason"
+    ),
+    "log.rolled": _info("A segment was sealed and its successor begun", "segment position"),
+    "log.synced": _debug("An fsync returned", "durable_end bytes records took_us"),
+    "log.attested": _debug("A frame on disk vouches for all below", "attested"),
+    "log.disk_full": _info("No room for the next turn: writes are refused", "need for"),
+    "log.disk_ok": _info("There is room again: writes go on", ""),
+    "snapshot.written": _info("A snapshot is durable", "position parts bytes"),
+    "snapshot.fallback": _info("A damaged snapshot was passed over", "position reason"),
+    # --- broker ----------------------------------------------------------------------------------
+    "broker.ready": _info(
+        "The broker answers requests", "endpoint epoch log_id durable_end directory"
+    ),
+    "topic.created": _info("A topic exists from here on", "topic topic_id partitions position"),
+    "producer.granted": _info("A producer name has a new owner", "producer epoch position"),
+    "producer.fenced": _info(
+        "A superseded owner of a producer name was refused", "producer epoch current_epoch"
+    ),
+    "session.opened": _debug("A session for explicit ids began", "incarnation session"),
+    "batch.appended": _info(
+        "New messages are durable in the log",
+        "topic partition first_offset count duplicates producer epoch first_sequence position",
+    ),
+    "batch.duplicate": _info(
+        "A batch held nothing new; no record was written",
+        "topic partition count producer first_sequence first_offset",
+    ),
+    "batch.refused": _info(
+        "A batch was refused as a whole",
+        "topic partition count producer first_sequence code reason",
+    ),
+    "message.appended": _debug("A new message has its offset", "topic partition id offset"),
+    "message.duplicate": _debug(
+        "A message was there before: answered with that offset", "topic partition id offset"
+    ),
+    "id.conflict": _info("An id came with another body", "topic partition id offset"),
+    "fetch.served": _debug("Stored batches were sent", "topic partition offset count bytes group"),
+    "group.join": _info(
+        "A consumer asks for a partition", "group topic partition consumer ledger_id next_offset"
+    ),
+    "group.granted": _info(
+        "A partition is granted under an epoch",
+        "group topic partition consumer epoch next_offset position",
+    ),
+    "group.refused": _info("A join was refused", "group topic partition consumer code reason"),
+    "group.released": _info(
+        "A consumer gave a partition back", "group topic partition consumer epoch"
+    ),
+    "group.lease_expired": _info(
+        "A lease ran out: the next joiner gets the partition",
+        "group topic partition consumer epoch",
+    ),
+    # --- clients ---------------------------------------------------------------------------------
+    "client.connected": _info("The broker answered the hello", "endpoint epoch log_id"),
+    "client.waiting": _info("No broker answers; it is tried on", "endpoint waited_ms"),
+    "client.reconnected": _info("The broker answers again", "endpoint epoch log_id"),
+    "producer.acked": _debug(
+        "A batch is acknowledged", "topic partition count duplicates first_offset producer"
+    ),
+    "producer.resent": _info("Unacknowledged batches were sent again", "batches messages reason"),
+    # --- consumer --------------------------------------------------------------------------------
+    "consumer.standby": _info(
+        "Another member holds the partition; this one waits", "group topic partition"
+    ),
+    "consumer.granted": _info(
+        "This process owns a partition", "group topic partition epoch next_offset ledger_id"
+    ),
+    "consumer.handled": _info(
+        "Handlers of a batch have returned; the commit follows",
+        "group topic partition epoch count first_offset next_offset took_us",
+    ),
+    "consumer.skipped": _info(
+        "Messages processed before were passed over", "group topic partition count first_offset"
+    ),
+    "commit.synced": _info(
+        "Offset, ids, state and outputs are durable together",
+        "group topic partition epoch first_offset next_offset count outputs commit_no position",
+    ),
+    "output.sent": _info(
+        "Committed outputs were handed to the broker", "group topic partition first_sequence count"
+    ),
+    "output.acked": _info(
+        "The broker holds these outputs", "group topic partition first_sequence count"
+    ),
+    "handler.raised": _info(
+        "A handler raised; nothing of this attempt was kept",
+        "group topic partition offset id attempt error",
+    ),
+    "handler.retry": _info(
+        "The message will be tried again", "group topic partition offset id attempt delay_ms"
+    ),
+    "handler.failed": _info(
+        "A handler raised on every attempt", "group topic partition offset id attempts error"
+    ),
+    "consumer.fenced": _info(
+        "Another owner took the partition; nothing more of this one counts",
+        "group topic partition epoch reason",
+    ),
+    # --- wire ------------------------------------------------------------------------------------
+    "wire.malformed": _info("A message could not be understood", "code reason peer count"),
+    "wire.dropped": _info("A message was dropped at a bound or for want of a peer", "kind count"),
+    # --- supervisor ------------------------------------------------------------------------------
+    "supervise.started": _info("The child runs", "child_pid command attempt"),
+    "supervise.exited": _info("The child ended", "child_pid exit_code signal ran_s"),
+    "supervise.restarting": _info("The child is started again after a pause", "delay_s failures"),
+    "supervise.gave_up": _info("The child is not started again", "exit_code reason failures"),
+}
+
+
+def page() -> str:
+    """Return docs/EVENTS.md."""
+    lines = [
+        "# Structured events",
+        "",
+        "Every process writes one JSON object a line: to stderr, or with `--log-dir DIR`",
+        "(`ONCEMQ_LOG_DIR`) to `role-pid.jsonl` in that directory. On a terminal the same events",
+        "appear as coloured text. `info` events come once a batch or less; `debug` ones (with",
+        "`--log-level debug`) once a message or turn, so normal speed does not pay for them.",
+        "",
+        "Every line has these fields:",
+        "",
+        "| field | meaning |",
+        "|---|---|",
+        "| `event` | one of the names below; a name never changes its meaning |",
+        "| `ts` | wall time, ISO 8601, UTC |",
+        "| `mono_ns` | monotonic clock of this machine, nanoseconds: orders events of all processes |",
+        "| `role` | broker, producer, consumer, supervise, ... |",
+        "| `pid` | process id |",
+        "| `incarnation` | random, new at every start: tells apart two processes with one pid |",
+        "| `n` | counter from 0 without holes: a missing number is a lost line |",
+        "",
+        "The other fields depend on the event. One that does not apply is left out. Bytes are",
+        "written as text where they are UTF-8, else in hexadecimal with a leading `0x`.",
+        "",
+        "This page is made by `python -m actors.runtime.event_names`; a test compares them.",
+        "",
+        "| event | level | meaning | fields |",
+        "|---|---|---|---|",
+    ]
+    for name, kind in EVENTS.items():
+        fields = " ".join(f"`{field}`" for field in kind.fields)
+        lines.append(f"| `{name}` | {kind.level} | {kind.meaning} | {fields} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")  # noqa: T201
