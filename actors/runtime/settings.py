@@ -1,0 +1,219 @@
+"""Settings: flag > environment > argument > default, and each one knows where it came from.
+
+A flag is what this start of the process was told; the environment is what this machine was told;
+an argument is what the program's author wrote (`App(broker=...)`); the default is ours. An empty
+environment variable counts as absent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..errors import OnceMQError
+from ..limits import DRAIN_S_DEFAULT
+
+Value = str | float | None
+
+
+class BadSetting(OnceMQError):
+    """A setting that cannot be used. The reason names the setting, its value and its source."""
+
+    code = "bad_setting"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A resolved setting."""
+
+    name: str
+    value: Value
+    source: str  # "flag --broker", "environment ONCEMQ_BROKER", "argument" or "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What may be set: its flag is `--name`, its variable ONCEMQ_NAME."""
+
+    name: str
+    default: Value
+    meaning: str
+    parse: Callable[[str], Value]
+    metavar: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "ONCEMQ_" + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """The command line option."""
+        return "--" + self.name.replace("_", "-")
+
+
+def _endpoint(text: str) -> str:
+    """Accept `tcp://host:port` and `ipc://path`."""
+    match = re.fullmatch(r"tcp://(?:[^\s/:*\[\]]+|\[[0-9A-Fa-f:.%]+\]):(\d{1,5})", text)
+    if match is not None and 1 <= int(match.group(1)) <= 65535:
+        return text
+    if re.fullmatch(r"ipc://\S+", text):
+        return text
+    raise ValueError("expected tcp://HOST:PORT with a port from 1 to 65535, or ipc://PATH")
+
+
+def _bind(text: str) -> str:
+    """Accept an endpoint, and the forms that leave host or port to the system."""
+    if re.fullmatch(r"tcp://(?:\*|[^\s/:*\[\]]+|\[[0-9A-Fa-f:.%]+\]):(?:\*|0)", text):
+        return text
+    return _endpoint(text.replace("tcp://*:", "tcp://0.0.0.0:", 1)) and text
+
+
+def _directory(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise ValueError("expected a directory")
+    if os.path.exists(text) and not os.path.isdir(text):
+        raise ValueError("this is a file; expected a directory")
+    return text
+
+
+def _log_level(text: str) -> str:
+    if text not in {"info", "debug"}:
+        raise ValueError("expected info or debug")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise ValueError("expected a number of seconds") from None
+    if not 0 <= seconds <= 86_400:
+        raise ValueError("expected 0 to 86400 seconds")
+    return seconds
+
+
+SPECS: dict[str, Spec] = {
+    spec.name: spec
+    for spec in (
+        Spec("broker", "tcp://127.0.0.1:7400", "where clients find the broker", _endpoint, "EP"),
+        Spec("bind", "tcp://127.0.0.1:7400", "where the broker listens", _bind, "EP"),
+        Spec("data", "data/broker", "the broker's log", _directory, "DIR"),
+        Spec("state", "data/consumers", "the ledgers of consumers", _directory, "DIR"),
+        Spec("log_dir", None, "write events to role-pid.jsonl there", _directory, "DIR"),
+        Spec(
+            "log_level", "info", "info (once a batch) or debug (each message)", _log_level, "LEVEL"
+        ),
+        Spec("drain", DRAIN_S_DEFAULT, "how long SIGTERM waits for handlers", _seconds, "SECONDS"),
+    )
+}
+
+
+def resolve(
+    name: str,
+    *,
+    flag: str | float | None = None,
+    argument: str | float | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Setting:
+    """Return setting `name` with its source. None means "not given".
+
+    Raises BadSetting; a bad value is never passed over in favour of a weaker source.
+    """
+    spec = SPECS[name]
+    variable = (os.environ if environ is None else environ).get(spec.variable) or None
+    for source, given in (
+        (f"flag {spec.flag}", flag),
+        (f"environment {spec.variable}", variable),
+        ("argument", argument),
+    ):
+        if given is None:
+            continue
+        try:
+            return Setting(name, spec.parse(str(given)), source)
+        except ValueError as error:
+            label = spec.name.replace("_", " ")
+            raise BadSetting(f"{label} from {source}: {str(given)!r}", hint=str(error)) from None
+    return Setting(name, spec.default, "default")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of a process, resolved together."""
+
+    by_name: Mapping[str, Setting]
+
+    names: ClassVar[tuple[str, ...]] = tuple(SPECS)
+
+    @classmethod
+    def load(
+        cls,
+        flags: Mapping[str, str | float | None] | None = None,
+        arguments: Mapping[str, str | float | None] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Settings:
+        """Resolve every setting; mappings go from setting name to value. Raises BadSetting."""
+        flags, arguments = flags or {}, arguments or {}
+        unknown = (set(flags) | set(arguments)) - set(SPECS)
+        assert not unknown, f"no such setting: {sorted(unknown)}"
+        return cls(
+            {
+                name: resolve(
+                    name, flag=flags.get(name), argument=arguments.get(name), environ=environ
+                )
+                for name in SPECS
+            }
+        )
+
+    def _text(self, name: str) -> str:
+        value = self.by_name[name].value
+        assert isinstance(value, str)
+        return value
+
+    @property
+    def broker(self) -> str:
+        """The endpoint clients connect to."""
+        return self._text("broker")
+
+    @property
+    def bind(self) -> str:
+        """The endpoint the broker binds."""
+        return self._text("bind")
+
+    @property
+    def data(self) -> str:
+        """The directory of the broker's log."""
+        return self._text("data")
+
+    @property
+    def state(self) -> str:
+        """The directory of the consumers' ledgers."""
+        return self._text("state")
+
+    @property
+    def log_dir(self) -> str | None:
+        """The directory for event files, or None for stderr."""
+        value = self.by_name["log_dir"].value
+        return None if value is None else str(value)
+
+    @property
+    def log_level(self) -> str:
+        """`info` or `debug`."""
+        return self._text("log_level")
+
+    @property
+    def drain_s(self) -> float:
+        """Seconds that a stopping consumer waits for its handlers."""
+        value = self.by_name["drain"].value
+        assert isinstance(value, float)
+        return value
+
+    def as_dict(self) -> dict[str, dict[str, Value]]:
+        """Return what `oncemq config --json` prints."""
+        return {
+            name: {"value": setting.value, "source": setting.source}
+            for name, setting in self.by_name.items()
+        }

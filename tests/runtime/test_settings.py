@@ -1,0 +1,103 @@
+"""Settings: who wins, what is refused, and that the source is always told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from actors.runtime.settings import SPECS, BadSetting, Setting, Settings, resolve
+
+FLAG, VARIABLE, ARGUMENT = "tcp://flag:1", "tcp://variable:2", "tcp://argument:3"
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "argument", "expected"),
+    [
+        (FLAG, VARIABLE, ARGUMENT, Setting("broker", FLAG, "flag --broker")),
+        (None, VARIABLE, ARGUMENT, Setting("broker", VARIABLE, "environment ONCEMQ_BROKER")),
+        (None, "", ARGUMENT, Setting("broker", ARGUMENT, "argument")),
+        (None, None, None, Setting("broker", "tcp://127.0.0.1:7400", "default")),
+    ],
+)
+def test_the_strongest_source_wins(
+    flag: str | None, variable: str | None, argument: str | None, expected: Setting
+) -> None:
+    """Flag > environment > argument > default; an empty variable is an absent one."""
+    environ = {} if variable is None else {"ONCEMQ_BROKER": variable}
+    assert resolve("broker", flag=flag, argument=argument, environ=environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("broker", "localhost:7400"),
+        ("broker", "tcp://localhost"),
+        ("broker", "tcp://localhost:0"),
+        ("broker", "tcp://localhost:65536"),
+        ("broker", "tcp://*:7400"),
+        ("broker", "udp://localhost:7400"),
+        ("broker", ""),
+        ("bind", "tcp://*:seven"),
+        ("data", " "),
+        ("data", __file__),
+        ("log_level", "warning"),
+        ("drain", "soon"),
+        ("drain", "-1"),
+        ("drain", "nan"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(name: str, value: str) -> None:
+    """The error tells setting, value and source; a weaker good source does not hide it."""
+    with pytest.raises(BadSetting) as caught:
+        resolve(name, flag=value, argument=SPECS[name].default, environ={})
+    assert repr(value) in str(caught.value)
+    assert SPECS[name].flag in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("broker", "tcp://broker.example:7400"),
+        ("broker", "tcp://[::1]:7400"),
+        ("broker", "ipc:///tmp/oncemq.sock"),
+        ("bind", "tcp://*:7400"),
+        ("bind", "tcp://127.0.0.1:*"),
+        ("bind", "tcp://127.0.0.1:0"),
+        ("log_level", "debug"),
+    ],
+)
+def test_good_values_are_taken_as_they_are(name: str, value: str) -> None:
+    """What was written is what is used."""
+    assert resolve(name, flag=value, environ={}).value == value
+
+
+def test_all_settings_together(tmp_path: Path) -> None:
+    """One load gives typed values and their sources."""
+    settings = Settings.load(
+        flags={"drain": 2, "log_dir": None},
+        arguments={"state": str(tmp_path)},
+        environ={"ONCEMQ_LOG_DIR": str(tmp_path / "logs"), "ONCEMQ_LOG_LEVEL": "debug"},
+    )
+    assert settings.drain_s == 2.0
+    assert settings.state == str(tmp_path)
+    assert settings.log_dir == str(tmp_path / "logs")
+    assert settings.log_level == "debug"
+    assert (settings.data, settings.bind) == ("data/broker", "tcp://127.0.0.1:7400")
+    sources = {name: found["source"] for name, found in settings.as_dict().items()}
+    assert sources == {
+        "broker": "default",
+        "bind": "default",
+        "data": "default",
+        "state": "argument",
+        "log_dir": "environment ONCEMQ_LOG_DIR",
+        "log_level": "environment ONCEMQ_LOG_LEVEL",
+        "drain": "flag --drain",
+    }
+
+
+def test_defaults_would_be_accepted_if_given() -> None:
+    """No default breaks the rules of its own setting."""
+    for name, spec in SPECS.items():
+        if spec.default is not None:
+            assert resolve(name, flag=spec.default, environ={}).value == spec.default
