@@ -1,0 +1,147 @@
+"""This process among others: stop signals, and proof of who owns a directory.
+
+A process id alone proves nothing, because ids are used again. Together with the start time of the
+process, the boot id of the kernel, the host name and the pid namespace it names one process for
+ever. Start times and boot ids are read from /proc; elsewhere they stay empty, and then nothing
+can be proved: such an owner counts as alive and is never ended by us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+
+from ..errors import LogInUse
+
+Facts = Mapping[str, str | int]
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextlib.contextmanager
+def stop_signals(on_stop: Callable[[int], None]) -> Iterator[None]:
+    """Call `on_stop(signal number)` at the first SIGTERM or SIGINT; a second exits at once.
+
+    `on_stop` runs in the main thread between two bytecodes: it may set a flag or wake a socket,
+    never take a lock. The immediate exit has the status 128 + signal, runs no handlers and flushes
+    nothing, as safe here as any crash. Must be called in the main thread.
+    """
+    stopping = False
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping:
+            os._exit(128 + number)
+        stopping = True
+        on_stop(number)
+
+    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    """Return (state letter, start time in clock ticks since boot) of `pid`, or two empty texts."""
+    # The second field is the command in parentheses and may itself hold spaces and parentheses.
+    _, _, rest = _read(f"/proc/{pid}/stat").rpartition(") ")
+    fields = rest.split()
+    return (fields[0], fields[19]) if len(fields) > 19 else ("", "")
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _here() -> dict[str, str | int]:
+    return {
+        "boot_id": _read("/proc/sys/kernel/random/boot_id"),
+        "host": socket.gethostname(),
+        "pid_namespace": _pid_namespace(),
+    }
+
+
+def owner_facts() -> dict[str, str | int]:
+    """Return what identifies this process: pid, start_time, boot_id, host, pid_namespace."""
+    return {"pid": os.getpid(), "start_time": _stat(os.getpid())[1], **_here()}
+
+
+def _seen_from_here(facts: Facts) -> bool:
+    """Whether `facts` were written on this host, since its last boot, in our pid namespace."""
+    return all(value and facts.get(name, value) == value for name, value in _here().items())
+
+
+def _state(facts: Facts) -> str:
+    """Return the state letter of the very process that wrote `facts`; empty if it is gone."""
+    state, start_time = _stat(int(facts["pid"]))
+    return state if start_time and start_time == str(facts.get("start_time", "")) else ""
+
+
+def owner_alive(facts: Facts) -> bool:
+    """Return False only if the process that wrote `facts` is proved gone.
+
+    Gone is: another boot of this host, no such process, another one under its pid, or a zombie
+    (which holds no files). Of another host, and where /proc is missing, nothing can be proved.
+    """
+    here = _here()
+    if not here["boot_id"] or facts.get("host") != here["host"]:
+        return True
+    if facts.get("boot_id") != here["boot_id"]:
+        return False
+    if not _seen_from_here(facts) or not facts.get("start_time"):
+        return True
+    return _state(facts) not in {"", "Z", "X"}
+
+
+def end_frozen_owner(facts: Facts, timeout_s: float = 10.0) -> None:
+    """End the frozen process that wrote `facts` and wait until it is gone.
+
+    Returns at once if it is gone already. Kills only what is proved to be that process and is
+    stopped (SIGSTOP, state T); one that runs, or cannot be proved, is left alone: LogInUse.
+    """
+    who = f"process {facts.get('pid')} on {facts.get('host')}"
+    if not owner_alive(facts):
+        return
+    if not _seen_from_here(facts) or not facts.get("start_time") or not hasattr(os, "pidfd_open"):
+        raise LogInUse(
+            f"the owner, {who}, cannot be examined from here",
+            hint="end it where it runs; --takeover ends a frozen owner of this host only",
+        )
+    pid = int(facts["pid"])
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        # The descriptor pins the process: what _state proves now cannot become another one's pid.
+        state = _state(facts)
+        if state in {"", "Z", "X"}:
+            return
+        if state != "T":
+            raise LogInUse(
+                f"the owner, {who}, is running and not frozen",
+                hint="stop it (SIGTERM); --takeover ends a frozen owner only",
+            )
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if not select.select([pidfd], [], [], timeout_s)[0]:
+            raise LogInUse(f"the owner, {who}, was killed but does not end")
+    finally:
+        os.close(pidfd)

@@ -1,0 +1,196 @@
+"""Keep one child process running: restart it with back-off, and know when to give up.
+
+What is not restarted: exit 0 (done), 2 (wrong usage: it would fail the same way) and 3 (fenced: a
+newer owner exists, and starting again would only take its place in turn). Anything else is a
+crash. A child that crashes `limit` times within `window_s` is given up, and its exit code becomes
+ours, so that whatever watches the supervisor sees what the child said.
+
+The child has a process group of its own: a Ctrl-C, or a runner that signals our whole group,
+reaches it once, through us, and not twice (a second stop signal means "exit at once"). Should the
+supervisor itself be killed, the kernel sends the child SIGTERM (Linux).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+FINAL_EXIT_CODES = frozenset({0, 2, 3})
+_FORWARDED = {
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGHUP: signal.SIGTERM,
+}
+_PR_SET_PDEATHSIG = 1
+
+
+class Events(Protocol):
+    """Where events go (`EventLog`)."""
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Write one event."""
+
+
+@dataclass(slots=True)
+class RestartPolicy:
+    """Decide after each crash: pause how long, or give up. Pure but for its random source."""
+
+    limit: int = 10  # crashes within the window that are too many
+    window_s: float = 60.0
+    backoff_first_s: float = 0.1
+    backoff_max_s: float = 5.0
+    rng: random.Random = field(default_factory=random.Random)
+    _crashes_s: deque[float] = field(default_factory=deque)
+
+    @property
+    def failures(self) -> int:
+        """How many crashes the window holds."""
+        return len(self._crashes_s)
+
+    def after_crash(self, now_s: float) -> float | None:
+        """Return the pause in seconds before the next start, or None to give up.
+
+        The pause doubles with each crash in the window, up to its bound; jitter takes up to half
+        of it off, so that processes that died together do not all come back at one moment.
+        """
+        self._crashes_s.append(now_s)
+        while self._crashes_s[0] <= now_s - self.window_s:
+            self._crashes_s.popleft()
+        if self.failures >= self.limit:
+            return None
+        doubled = self.backoff_first_s * 2.0 ** min(self.failures - 1, 32)
+        return min(self.backoff_max_s, doubled) * self.rng.uniform(0.5, 1.0)
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Return what a child runs before exec, so that it does not outlive a killed supervisor."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def before_exec() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it died in between
+            os._exit(1)
+
+    return before_exec
+
+
+def _exit_status(returncode: int) -> int:
+    """Return the status that a shell would show."""
+    return 128 - returncode if returncode < 0 else returncode
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has no name
+        return str(number)
+
+
+class Supervisor:
+    """Run `command` until it ends for good. One for a process; run it in the main thread."""
+
+    def __init__(
+        self, command: Sequence[str], events: Events, policy: RestartPolicy | None = None
+    ) -> None:
+        """Nothing starts before `run`."""
+        self._command = list(command)
+        self._events = events
+        self._policy = policy or RestartPolicy()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stop_seen = False
+
+    def run(self) -> int:
+        """Return the exit status of the child that was the last one.
+
+        Raises OSError when the command cannot be started at all.
+        """
+        # Signals arrive as bytes on a socket: no handler ever runs beside this loop.
+        wake, signalled = socket.socketpair()
+        wake.setblocking(False)
+        signalled.setblocking(False)
+        numbers = (*_FORWARDED, signal.SIGCHLD)
+        before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+        before_fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        try:
+            return self._run(signalled)
+        finally:
+            signal.set_wakeup_fd(before_fd)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            wake.close()
+            signalled.close()
+
+    def _run(self, signalled: socket.socket) -> int:
+        attempt = 0
+        while True:
+            attempt += 1
+            returncode = self._run_once(attempt, signalled)
+            status = _exit_status(returncode)
+            if self._stopping() or status in FINAL_EXIT_CODES:
+                return status
+            pause_s = self._policy.after_crash(time.monotonic())
+            failures = self._policy.failures
+            if pause_s is None:
+                reason = f"{failures} crashes in {self._policy.window_s:g} s"
+                self._events.emit(
+                    "supervise.gave_up", exit_code=status, reason=reason, failures=failures
+                )
+                return status
+            self._events.emit("supervise.restarting", delay_s=round(pause_s, 3), failures=failures)
+            until = time.monotonic() + pause_s
+            while not self._stopping() and (left := until - time.monotonic()) > 0:
+                self._listen(signalled, left)
+            if self._stopping():
+                return status
+
+    def _run_once(self, attempt: int, signalled: socket.socket) -> int:
+        started = time.monotonic()
+        # process_group keeps stop signals from reaching the child twice; see above.
+        self._child = child = subprocess.Popen(  # noqa: S603
+            self._command,
+            process_group=0,
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509
+        )
+        self._events.emit(
+            "supervise.started", child_pid=child.pid, command=self._command, attempt=attempt
+        )
+        if self._stopping():  # the signal came before there was a child to send it to
+            child.send_signal(signal.SIGTERM)
+        while (returncode := child.poll()) is None:
+            self._listen(signalled, None)
+        self._child = None
+        self._events.emit(
+            "supervise.exited",
+            child_pid=child.pid,
+            exit_code=returncode if returncode >= 0 else None,
+            signal=_signal_name(-returncode) if returncode < 0 else None,
+            ran_s=round(time.monotonic() - started, 3),
+        )
+        return returncode
+
+    def _stopping(self) -> bool:
+        return self._stop_seen
+
+    def _listen(self, signalled: socket.socket, timeout_s: float | None) -> None:
+        """Wait for signals and pass on those that mean stop."""
+        if not select.select([signalled], [], [], timeout_s)[0]:
+            return
+        for number in signalled.recv(4096):
+            if number in _FORWARDED:
+                self._stop_seen = True
+                if self._child is not None:
+                    self._child.send_signal(_FORWARDED[signal.Signals(number)])
