@@ -8,6 +8,10 @@ import random
 import pytest
 from hypothesis import settings
 
+KEPT = {"ONCEMQ_TEST_SEED", "ONCEMQ_CRASH_ALL"}
+for _name in [name for name in os.environ if name.startswith("ONCEMQ_") and name not in KEPT]:
+    del os.environ[_name]  # no setting of the developer's shell reaches a test
+
 SEED = int(os.environ.get("ONCEMQ_TEST_SEED", "1"))
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
@@ -18,14 +22,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 def pytest_report_header() -> str:
     """Name the seed on the first lines, so that any run can be repeated."""
     return f"oncemq: seed {SEED} (ONCEMQ_TEST_SEED)"
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the developer's shell reaches a test."""
-    for name in [name for name in os.environ if name.startswith("ONCEMQ_")]:
-        if name not in {"ONCEMQ_TEST_SEED", "ONCEMQ_CRASH_ALL"}:
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture

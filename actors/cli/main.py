@@ -1,0 +1,121 @@
+"""The command group. A command's module is loaded when that command runs and not before.
+
+So `oncemq --help` needs no ZeroMQ, and `oncemq state` reads files without the client library. A
+command whose module is absent from this installation is neither listed nor found.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import click
+
+from .. import __version__
+from ..errors import OnceMQError
+from .output import ExitCode, exit_code_of, print_error
+
+
+class Entry(NamedTuple):
+    """Where a command lives ("module:command", the module beside this one) and its one line."""
+
+    target: str
+    help: str
+    hidden: bool = False
+
+
+COMMANDS: dict[str, Entry] = {
+    "broker": Entry("broker:broker", "Run the broker that owns the log."),
+    "producer": Entry("producer:producer", "Send the lines or rows of a file."),
+    "consumer": Entry("consumer:consumer", "Run the handlers of MODULE:APP."),
+    "supervise": Entry("supervise:supervise", "Keep a command running: restart it with back-off."),
+    "state": Entry("state:state", "Print the committed state of a group."),
+    "topics": Entry("topics:topics", "List or create topics."),
+    "groups": Entry("groups:groups", "Show groups, their offsets and their lag."),
+    "verify": Entry("verify:verify", "Prove from the files what became of every id."),
+    "explain": Entry("explain:explain", "Tell the story of one message."),
+    "dlq": Entry("dlq:dlq", "List or replay parked messages."),
+    "dump": Entry("dump:dump", "Print the records of a log directory."),
+    "config": Entry("config:config", "Print each setting and where it came from."),
+    "sim": Entry("sim:sim", "Run seeded simulations."),
+    "chaos": Entry("chaos:chaos", "Kill, freeze and restart real processes."),
+    "node": Entry("node:node", "Speak JSON lines on stdin and stdout.", hidden=True),
+}
+
+
+def _module(entry: Entry) -> str:
+    return f"{__package__}.{entry.target.partition(':')[0]}"
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and loads one when it is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands whose module is there."""
+        del ctx
+        return [
+            name
+            for name, entry in COMMANDS.items()
+            if not entry.hidden and importlib.util.find_spec(_module(entry)) is not None
+        ]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one command."""
+        del ctx
+        entry = COMMANDS.get(cmd_name)
+        if entry is None or importlib.util.find_spec(_module(entry)) is None:
+            return None
+        command = getattr(importlib.import_module(_module(entry)), entry.target.partition(":")[2])
+        assert isinstance(command, click.Command), f"{entry.target} is not a command"
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without loading any."""
+        rows = [(name, COMMANDS[name].help) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="oncemq")
+def cli() -> None:
+    """OnceMQ: an exactly-once message queue.
+
+    Exit status: 0 all is durably done, 1 failure, 2 wrong usage, 3 fenced by a newer owner.
+    """
+
+
+def _call(command: click.Command, arguments: Sequence[str] | None, program: str) -> int:
+    """Run `command`; every way in which it can end becomes an exit status."""
+    try:
+        result = command.main(args=arguments, prog_name=program, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return exit_code_of(error)
+    except BrokenPipeError:
+        # The reader of our stdout is gone; keep the interpreter from tripping over it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except (KeyboardInterrupt, click.Abort) as error:
+        return exit_code_of(error)
+    except (OnceMQError, OSError) as error:  # anything else is a bug and shows its traceback
+        return print_error(error)
+    return result if isinstance(result, int) else ExitCode.DONE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the `oncemq` command and return its exit status."""
+    return _call(cli, arguments, "oncemq")
+
+
+def run(name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run the one command `name` as a program of its own, as the scripts do."""
+    command = cli.get_command(click.Context(cli), name)
+    if command is None:
+        click.echo(f"error: this installation has no command {name!r}", err=True)
+        return ExitCode.FAILED
+    return _call(command, arguments, os.path.basename(sys.argv[0]) or name)

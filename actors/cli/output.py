@@ -1,0 +1,92 @@
+"""What all commands share: exit codes, error lines, summaries, tables for people.
+
+Machine output goes to stdout, one JSON object a line; events, errors and progress go to stderr.
+An error that OnceMQ knows is one clear line; a traceback is a bug of ours, or asked for with
+ONCEMQ_TRACEBACK=1.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from ..errors import Fenced, InvalidName, OnceMQError
+from ..runtime.events import EventLog
+from ..runtime.settings import BadSetting, Settings
+
+
+class ExitCode(enum.IntEnum):
+    """What the exit status of every command says."""
+
+    DONE = 0  # all is durably done, outputs acknowledged too
+    FAILED = 1
+    USAGE = 2  # would fail the same way again: not restarted by the supervisor
+    FENCED = 3  # a newer owner exists: not restarted by the supervisor
+    INTERRUPTED = 130
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the exit status that `error` stands for."""
+    if isinstance(error, Fenced):
+        return ExitCode.FENCED
+    if isinstance(error, click.UsageError | BadSetting | InvalidName):
+        return ExitCode.USAGE
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return ExitCode.INTERRUPTED
+    return ExitCode.FAILED
+
+
+def explain(error: BaseException) -> str:
+    """Return the one line that a person reads about `error`."""
+    if isinstance(error, OnceMQError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename is not None else ""
+        return f"{error.strerror.lower()}{where}"
+    return f"{type(error).__name__}: {error}"
+
+
+def print_error(error: BaseException) -> int:
+    """Print `error: reason (hint)` on stderr and return the exit status."""
+    if os.environ.get("ONCEMQ_TRACEBACK"):
+        traceback.print_exception(error)
+    line = " ".join(explain(error).split())
+    click.echo(f"error: {line}", err=True)
+    return exit_code_of(error)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object as one line of stdout, flushed: a summary, or `--json`."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+    sys.stdout.flush()
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table: drawn on a terminal, else columns parted by tabs, as `cut` likes them."""
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in [list(columns), *texts]:
+            click.echo("\t".join(row))
+        return
+    from rich.console import Console  # only a terminal pays for loading it
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    for row in texts:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def open_events(role: str, settings: Settings) -> EventLog:
+    """Return the event log of this process as --log-dir and --log-level ask for it."""
+    return EventLog(role, log_dir=settings.log_dir, level=settings.log_level)

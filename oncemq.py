@@ -1,0 +1,27 @@
+"""The public import: `from oncemq import App, Message, Tx`. Everything is loaded at first use."""
+
+from typing import Any
+
+import actors
+
+if not getattr(actors, "__oncemq__", False):
+    raise ImportError(
+        f"OnceMQ keeps its inside in a package called 'actors', but {actors.__file__} is found "
+        "first: rename that package, or put it inside another one"
+    )
+
+__version__ = actors.__version__
+
+
+def __getattr__(name: str) -> Any:
+    from actors import library
+
+    if name in library.__all__:
+        return getattr(library, name)
+    raise AttributeError(f"module 'oncemq' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    from actors import library
+
+    return sorted(library.__all__)
