@@ -54,7 +54,7 @@ class Driver:
         self._snapshot_at = 0
         self._synced_at_ms = 0
         self._fence_seen_ms = 0
-        self._disk_full = False
+        self._short_of = 0  # bytes that could not be reserved; 0: the disk is not full
 
     @property
     def log(self) -> Log | None:
@@ -100,7 +100,7 @@ class Driver:
             left = min(left, self.core.wake_at_ms - now)
         if self._log is not None and self._log.attested < self._log.durable_end:
             left = min(left, self._synced_at_ms + ATTEST_IDLE_MS - now)
-        if self._disk_full:
+        if self._short_of:
             left = min(left, DISK_FULL_RETRY_MS)
         return max(0, left)
 
@@ -139,22 +139,26 @@ class Driver:
     def _make_room(
         self, envelopes: list[tuple[bytes, list[bytes]]], events: list[Event], now: int
     ) -> None:
-        """Decide about a full disk before anything is judged."""
-        if (self._log is None or not events) and not self._disk_full:
+        """Decide about a full disk before anything is judged.
+
+        After a refusal the same room is asked for again until there is some: what was held back
+        may then be written.
+        """
+        log = self._log
+        if log is None or not (events or self._short_of):
             return
         need = sum(len(f) for _, frames in envelopes for f in frames)
         need += sum(getattr(e, "size", 0) + _EVENT_BYTES for e in events)
-        assert self._log is not None
         try:
-            self._log.reserve(need)
+            log.reserve(max(need, self._short_of))
         except DiskFull:
-            if not self._disk_full:
-                self._disk_full = True
+            if not self._short_of:
                 self._events.emit("log.disk_full", need=need)
                 self._step(DiskSpace(full=True), now)
+            self._short_of = max(need, self._short_of)
             return
-        if self._disk_full:
-            self._disk_full = False
+        if self._short_of:
+            self._short_of = 0
             self._events.emit("log.disk_ok")
             self._step(DiskSpace(full=False), now)
 
