@@ -1,0 +1,10 @@
+"""Faults for real processes: start a cast of programs, kill, freeze and replace them, and look.
+
+For tests of a system built on OnceMQ, and for OnceMQ itself. Only processes that were started here
+are ever touched, each by its own pid.
+"""
+
+from .engine import Chaos, Deeds, Slot
+from .history import History
+from .programs import Program, Running, free_endpoint
+from .reader import StoredMessage, read_topic

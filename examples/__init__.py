@@ -1,0 +1,1 @@
+"""Programs that show OnceMQ at work."""
