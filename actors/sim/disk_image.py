@@ -84,9 +84,18 @@ class Content:
             return b""
         size = self.sector_bytes
         first = offset // size
-        zeros = bytes(size)
-        found = [self.sectors.get(index, zeros) for index in range(first, (end - 1) // size + 1)]
-        return b"".join(found)[offset - first * size : end - first * size]
+        last = (end - 1) // size
+        if last - first > 2 * len(self.sectors):  # mostly a hole: reserved room
+            whole = bytearray((last - first + 1) * size)
+            for index, content in self.sectors.items():
+                if first <= index <= last:
+                    whole[(index - first) * size : (index - first + 1) * size] = content
+        else:
+            zeros = bytes(size)
+            whole = bytearray().join(
+                [self.sectors.get(index, zeros) for index in range(first, last + 1)]
+            )
+        return bytes(memoryview(whole)[offset - first * size : end - first * size])
 
     def write(self, data: bytes, offset: int) -> list[int]:
         """Put `data` at `offset`, growing as needed. Return the indexes of the sectors touched."""
