@@ -16,7 +16,19 @@ from .codec import records as record_codec
 from .codec import wire
 from .errors import DiskFull, OnceMQError
 from .limits import ATTEST_IDLE_MS, FENCE_CHECK_IDLE_MS
-from .outcome import Core, DiskSpace, Event, Outcome, Read, ReadDone, Recovered, Send, Synced, Tick
+from .outcome import (
+    Core,
+    DiskSpace,
+    Event,
+    Outcome,
+    Read,
+    ReadDone,
+    Recovered,
+    Send,
+    SnapshotWritten,
+    Synced,
+    Tick,
+)
 from .ports import Clock, Events, Log, Transport
 from .protocol import Failure
 from .records import BatchStored
@@ -245,6 +257,7 @@ class Driver:
             self._events.emit("log.disk_full", need=sum(map(len, parts.values())), for_=str(error))
             return
         self._events.emit("snapshot.written", position=position, parts=len(parts))
+        self.post(SnapshotWritten(position))
         if self._compacts:
             log.discard(position)
 

@@ -45,6 +45,16 @@ class Synced:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotWritten:
+    """The snapshot that the core gave last is durable: its parts may be kept by name from now on.
+
+    Before that they may not: a snapshot that found the disk full has left nothing behind.
+    """
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed `wake_at_ms`."""
 
