@@ -35,12 +35,18 @@ from .output import ExitCode, explain, open_events
     metavar="SECONDS",
     help="The longest pause before a restart; the first is 0.1 s, then it doubles.",
 )
+@click.option(
+    "--stay",
+    is_flag=True,
+    help="Outlast a child that is done, for runners that end all when one process ends.",
+)
 @setting_options("log_dir", "log_level")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def supervise(
     give_up_after: int,
     within: float,
     backoff_max: float,
+    stay: bool,
     log_dir: str | None,
     log_level: str | None,
     command: tuple[str, ...],
@@ -54,7 +60,7 @@ def supervise(
     policy = RestartPolicy(limit=give_up_after, window_s=within, backoff_max_s=backoff_max)
     events = open_events("supervise", settings)
     try:
-        return Supervisor(command, events, policy).run()
+        return Supervisor(command, events, policy, stay=stay).run()
     except OSError as error:
         click.echo(f"error: cannot start {command[0]}: {explain(error)}", err=True)
         return ExitCode.USAGE

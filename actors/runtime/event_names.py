@@ -93,6 +93,9 @@ EVENTS: dict[str, EventKind] = {
     "client.connected": _info("The broker answered the hello", "endpoint epoch log_id"),
     "client.waiting": _info("No broker answers; it is tried on", "endpoint waited_ms"),
     "client.reconnected": _info("The broker answers again", "endpoint epoch log_id"),
+    "client.refused_broker": _info(
+        "A superseded broker answered; its word does not count", "endpoint epoch epoch_seen"
+    ),
     "producer.acked": _debug(
         "A batch is acknowledged", "topic partition count duplicates first_offset producer"
     ),
@@ -142,6 +145,7 @@ EVENTS: dict[str, EventKind] = {
     "supervise.started": _info("The child runs", "child_pid command attempt"),
     "supervise.exited": _info("The child ended", "child_pid exit_code signal ran_s"),
     "supervise.restarting": _info("The child is started again after a pause", "delay_s failures"),
+    "supervise.staying": _info("The child is done; the supervisor waits to be stopped"),
     "supervise.gave_up": _info("The child is not started again", "exit_code reason failures"),
 }
 

@@ -104,12 +104,21 @@ class Supervisor:
     """Run `command` until it ends for good. One for a process; run it in the main thread."""
 
     def __init__(
-        self, command: Sequence[str], events: Events, policy: RestartPolicy | None = None
+        self,
+        command: Sequence[str],
+        events: Events,
+        policy: RestartPolicy | None = None,
+        *,
+        stay: bool = False,
     ) -> None:
-        """Nothing starts before `run`."""
+        """Nothing starts before `run`. With `stay`, `run` outlasts a child that is done.
+
+        That is for runners which end all their processes as soon as one of them ends.
+        """
         self._command = list(command)
         self._events = events
         self._policy = policy or RestartPolicy()
+        self._stay = stay
         self._child: subprocess.Popen[bytes] | None = None
         self._stop_seen = False
 
@@ -140,6 +149,10 @@ class Supervisor:
             attempt += 1
             returncode = self._run_once(attempt, signalled)
             status = _exit_status(returncode)
+            if self._stay and status == 0 and not self._stopping():
+                self._events.emit("supervise.staying")
+                while not self._stopping():
+                    self._listen(signalled, None)
             if self._stopping() or status in FINAL_EXIT_CODES:
                 return status
             pause_s = self._policy.after_crash(time.monotonic())

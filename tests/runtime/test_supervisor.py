@@ -148,6 +148,22 @@ def test_a_stop_during_the_pause_ends_it() -> None:
 
 
 @pytest.mark.process
+def test_staying_outlasts_a_child_that_is_done() -> None:
+    """A runner that ends all when one process ends does not see the end of a producer."""
+
+    def react(event: str, _fields: dict[str, Any]) -> None:
+        if event == "supervise.staying":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    events = Recorder(react)
+    assert Supervisor(["true"], events, policy(), stay=True).run() == 0
+    assert events.names() == ["started", "exited", "staying"]
+    events = Recorder(react)
+    assert Supervisor(["sh", "-c", "exit 3"], events, policy(), stay=True).run() == 3
+    assert events.names() == ["started", "exited"]
+
+
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
 def test_a_child_does_not_outlive_a_killed_supervisor() -> None:
     """Nobody is left behind to hold a port or a lock."""
