@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from actors.runtime.event_names import EVENTS
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("broker.py", "producer.py", "consumer.py", "main.py")
 FILE_LINES_MAX = 400  # for actors/; aim at 300
@@ -215,6 +217,48 @@ def test_no_error_is_swallowed() -> None:
             if bare or (broad and silent):
                 swallowed.append(place(path, node.lineno))
     assert swallowed == []
+
+
+def emitted(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+    """Every structured event that `path` writes by name: line, name, fields given by name.
+
+    Both forms count: `events.emit("name", field=...)` and a pair `("name", {"field": ...})` that
+    a core puts into its outcome.
+    """
+    families = {name.partition(".")[0] for name in EVENTS}
+    for node in ast.walk(tree(path)):
+        fields: list[str] = []
+        if isinstance(node, ast.Call) and node.args:
+            first = node.args[0]
+            if isinstance(node.func, ast.Attribute) and node.func.attr in {"emit", "info", "debug"}:
+                fields = [keyword.arg for keyword in node.keywords if keyword.arg]
+        elif isinstance(node, ast.Tuple) and len(node.elts) == 2:
+            first, second = node.elts
+            if not isinstance(second, ast.Dict):
+                continue
+            fields = [key.value for key in second.keys if isinstance(key, ast.Constant)]
+        else:
+            continue
+        if isinstance(first, ast.Constant) and isinstance(first.value, str):
+            family, dot, rest = first.value.partition(".")
+            if dot and family in families and re.fullmatch(r"[a-z_]+", rest) and rest != "py":
+                yield node.lineno, first.value, [field.rstrip("_") for field in fields]
+
+
+def test_events_written_are_events_listed() -> None:
+    """Each event in the code stands in the registry, and so in docs/EVENTS.md, with its fields."""
+    wrong = []
+    for path in sources("actors"):
+        for line, name, fields in emitted(path):
+            if name not in EVENTS:
+                wrong.append(f"{place(path, line)} {name} is not listed")
+            else:
+                wrong += [
+                    f"{place(path, line)} {name} has no field {field}"
+                    for field in fields
+                    if field not in EVENTS[name].fields
+                ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])
