@@ -1,0 +1,1 @@
+"""The actors as pure state machines: no clock, chance, input, output or logging."""
