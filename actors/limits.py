@@ -35,6 +35,17 @@ WAITING_FETCHES_MAX = 10_000
 TURN_EVENTS_MAX = 512  # what one turn takes from the transport
 TURN_BYTES_MAX = 16 * 1024 * 1024
 
+# --- broker: places in the log -------------------------------------------------------------------
+OFFSET_INDEX_STEP_BYTES = 64 * 1024  # one entry for so much log, for each partition
+PRODUCER_INDEX_ENTRIES_MAX = 128  # for each producer and partition; the older half is thinned
+CURSORS_PER_PARTITION = 16  # where fetches that go on will read; the oldest is forgotten
+READS_PER_REQUEST_MAX = 16  # one fetch or lookup in one turn; it goes on in the next
+READ_BYTES = 1024 * 1024  # of one read while a stored batch is looked for
+LOOKUPS_MAX = 64  # resends whose original is looked for over several turns (Busy)
+ID_PART_IDS = 128 * 1024  # ids in one part of a snapshot
+OFFSET_PART_BYTES = 1024 * 1024 * 1024  # log covered by one part of a snapshot
+LABEL_CHARS_MAX = 256  # of who somebody is, for people; the rest is cut off
+
 # --- fetch ---------------------------------------------------------------------------------------
 FETCH_BYTES_DEFAULT = 1024 * 1024
 FETCH_BYTES_MAX = 4 * 1024 * 1024
@@ -84,3 +95,19 @@ TOPIC_LOOKUP_MS = 10_000  # how long tx.send waits for the facts of a topic it m
 TOPICS_KNOWN_MAX = 10_000  # topics that one consumer process may send to (Busy)
 LEDGER_PARTS_MAX = 64  # parts of a snapshot that hold processed ids; then they become one
 DRAIN_S_DEFAULT = 4.0
+
+# --- main.py: JSON lines on stdin and stdout -----------------------------------------------------
+NODE_LINE_BYTES_MAX = 4 * 1024 * 1024  # a longer line is reported on stderr and passed over
+NODE_TURN_BYTES_MAX = 4 * 1024 * 1024  # what one turn takes from stdin
+NODE_KEY_BYTES_MAX = 1024  # error 12
+NODE_KEYS_PER_REQUEST_MAX = 1_000  # error 12
+NODE_MEMBERS_MAX = 1_000  # nodes of one cluster; error 12
+NODE_POLL_MESSAGES_MAX = 1_000  # of one key in one answer; the client polls on
+NODE_POLL_BYTES_MAX = 1024 * 1024  # of one answer, shared by its keys; at least one message a key
+NODE_REPLIES_KEPT_MAX = 10_000  # answered requests remembered; the oldest is forgotten
+NODE_REPLIES_KEPT_BYTES_MAX = 16 * 1024 * 1024
+NODE_FORWARDS_MAX = 1_000  # requests under way to other nodes; error 11 above it
+NODE_FORWARDS_BYTES_MAX = 32 * 1024 * 1024
+NODE_FORWARD_RESEND_MS = 300
+NODE_FORWARD_TIMEOUT_MS = 3_000  # below the 5 s after which a client of the bench gives up
+NODE_COMMITTED_KEYS_MAX = 10_000  # keys with a committed offset; error 11 above it
