@@ -7,16 +7,18 @@ ONCEMQ_TRACEBACK=1.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
+from .. import __version__
 from ..errors import Fenced, InvalidName, OnceMQError
 from ..runtime.events import EventLog
 from ..runtime.settings import BadSetting, Settings
@@ -38,6 +40,8 @@ def exit_code_of(error: BaseException) -> int:
         return ExitCode.FENCED
     if isinstance(error, click.UsageError | BadSetting | InvalidName):
         return ExitCode.USAGE
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return ExitCode.INTERRUPTED
     return ExitCode.FAILED
@@ -90,3 +94,24 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 def open_events(role: str, settings: Settings) -> EventLog:
     """Return the event log of this process as --log-dir and --log-level ask for it."""
     return EventLog(role, log_dir=settings.log_dir, level=settings.log_level)
+
+
+@contextlib.contextmanager
+def process_events(role: str, settings: Settings) -> Iterator[EventLog]:
+    """Open the event log of this process and write its first and last event, also on errors.
+
+    The body's errors go on to `main`, which turns them into one line and an exit status.
+    """
+    events = open_events(role, settings)
+    values = {name: setting.value for name, setting in settings.by_name.items()}
+    events.emit("process.start", version=__version__, argv=sys.argv, settings=values)
+    try:
+        yield events
+    except BaseException as error:
+        code = error.code if isinstance(error, OnceMQError) else type(error).__name__
+        events.emit("process.stop", exit_code=exit_code_of(error), code=code, reason=explain(error))
+        raise
+    else:
+        events.emit("process.stop", exit_code=ExitCode.DONE)
+    finally:
+        events.close()

@@ -7,7 +7,7 @@ import click
 from ..runtime.settings import Settings
 from ..runtime.supervisor import RestartPolicy, Supervisor
 from .config import setting_options
-from .output import ExitCode, explain, open_events
+from .output import explain, process_events
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -58,11 +58,8 @@ def supervise(
     """
     settings = Settings.load(flags={"log_dir": log_dir, "log_level": log_level})
     policy = RestartPolicy(limit=give_up_after, window_s=within, backoff_max_s=backoff_max)
-    events = open_events("supervise", settings)
-    try:
-        return Supervisor(command, events, policy, stay=stay).run()
-    except OSError as error:
-        click.echo(f"error: cannot start {command[0]}: {explain(error)}", err=True)
-        return ExitCode.USAGE
-    finally:
-        events.close()
+    with process_events("supervise", settings) as events:
+        try:
+            return Supervisor(command, events, policy, stay=stay).run()
+        except OSError as error:
+            raise click.UsageError(f"cannot start {command[0]}: {explain(error)}") from error

@@ -116,7 +116,7 @@ class EventLog:
         return _LEVELS[EVENTS[event].level] >= self._lowest
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Write `event` at the level of the registry. A field `from_` is written as `from`."""
+        """Write `event` at the level of the registry. A field `from_` is written as `from`; None is left out."""
         kind = EVENTS.get(event)
         assert kind is not None, f"unknown event {event!r}: add it to runtime/event_names.py"
         if _LEVELS[kind.level] >= self._lowest:
@@ -158,7 +158,8 @@ class EventLog:
             for name, value in fields.items():
                 key = name.rstrip("_")
                 assert key not in _COMMON, f"field {key!r} of {event} is taken"
-                line[key] = value
+                if value is not None:
+                    line[key] = value
             text = self._console(line) if self._console is not None else _encode(line)
             if self._stream is not None:
                 self._stream.write(text + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ import click
 import pytest
 
 from actors.cli import main as cli_main
-from actors.cli.output import exit_code_of, print_error, print_table
+from actors.cli.output import exit_code_of, print_error, print_table, process_events
 from actors.errors import DiskFull, Fenced, InvalidName
-from actors.runtime.settings import SPECS, BadSetting
+from actors.runtime.settings import SPECS, BadSetting, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,6 +63,7 @@ def test_a_bad_setting_is_wrong_usage(
         (DiskFull(), 1),
         (FileNotFoundError(2, "No such file or directory", "x.csv"), 1),
         (KeyboardInterrupt(), 130),
+        (click.exceptions.Exit(4), 4),
     ],
 )
 def test_exit_codes_follow_from_the_error(error: BaseException, code: int) -> None:
@@ -136,6 +138,27 @@ def test_a_table_is_drawn_on_a_terminal(
     out = capsys.readouterr().out
     assert "things" in out
     assert "a[b]" in out
+
+
+def test_a_process_tells_its_beginning_and_its_end(tmp_path: Path) -> None:
+    """The last line of the event file says with which exit status and why."""
+    settings = Settings.load(flags={"log_dir": str(tmp_path)}, environ={})
+    with process_events("broker", settings):
+        pass
+    with pytest.raises(Fenced), process_events("broker", settings):
+        raise Fenced("replaced", hint="stop")
+    text = (tmp_path / f"broker-{os.getpid()}.jsonl").read_text("utf-8")
+    start, stop, again, fenced = map(json.loads, text.splitlines())
+    assert (start["event"], stop["event"], again["event"]) == (
+        "process.start",
+        "process.stop",
+        "process.start",
+    )
+    assert start["settings"]["data"] == "data/broker"
+    assert stop["exit_code"] == 0
+    assert start["incarnation"] == stop["incarnation"] != again["incarnation"]
+    assert (fenced["exit_code"], fenced["code"]) == (3, "fenced")
+    assert fenced["reason"] == "replaced (stop)"
 
 
 @pytest.mark.process
