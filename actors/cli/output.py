@@ -100,13 +100,17 @@ def open_events(role: str, settings: Settings) -> EventLog:
 def process_events(role: str, settings: Settings) -> Iterator[EventLog]:
     """Open the event log of this process and write its first and last event, also on errors.
 
-    The body's errors go on to `main`, which turns them into one line and an exit status.
+    The body's errors go on to `main`, which turns them into one line and an exit status. A body
+    that ends with another status than 0 and no error raises `click.exceptions.Exit(status)`.
     """
     events = open_events(role, settings)
     values = {name: setting.value for name, setting in settings.by_name.items()}
     events.emit("process.start", version=__version__, argv=sys.argv, settings=values)
     try:
         yield events
+    except click.exceptions.Exit as ending:
+        events.emit("process.stop", exit_code=ending.exit_code)
+        raise
     except BaseException as error:
         code = error.code if isinstance(error, OnceMQError) else type(error).__name__
         events.emit("process.stop", exit_code=exit_code_of(error), code=code, reason=explain(error))

@@ -50,7 +50,7 @@ def supervise(
     log_dir: str | None,
     log_level: str | None,
     command: tuple[str, ...],
-) -> int:
+) -> None:
     """Keep COMMAND running: `oncemq supervise -- python broker.py`.
 
     A child that exits 0 (done), 2 (wrong usage) or 3 (fenced) is not restarted, nor is one that
@@ -60,6 +60,7 @@ def supervise(
     policy = RestartPolicy(limit=give_up_after, window_s=within, backoff_max_s=backoff_max)
     with process_events("supervise", settings) as events:
         try:
-            return Supervisor(command, events, policy, stay=stay).run()
+            status = Supervisor(command, events, policy, stay=stay).run()
         except OSError as error:
             raise click.UsageError(f"cannot start {command[0]}: {explain(error)}") from error
+        raise click.exceptions.Exit(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -148,6 +149,24 @@ def test_a_stop_during_the_pause_ends_it() -> None:
 
 
 @pytest.mark.process
+def test_the_command_ends_as_its_child_did() -> None:
+    """Status and last event agree; a command that cannot be started is wrong usage."""
+    supervise = [sys.executable, "-m", "actors", "supervise", "--"]
+    done = subprocess.run(
+        [*supervise, "sh", "-c", "exit 3"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert (done.returncode, last["event"], last["exit_code"]) == (3, "process.stop", 3)
+    done = subprocess.run(
+        [*supervise, "no-such-command"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        "cannot start no-such-command: no such file or directory: no-such-command\n"
+    )
+
+
+@pytest.mark.process
 def test_staying_outlasts_a_child_that_is_done() -> None:
     """A runner that ends all when one process ends does not see the end of a producer."""
 
@@ -189,8 +208,6 @@ def sleeper() -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str | int]]]:
         "print(json.dumps(owner_facts()), flush=True)\n"
         "time.sleep(60)\n"
     )
-    import json
-
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT
     ) as process:
