@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,36 +102,41 @@ def test_a_killed_child_is_restarted(tmp_path: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_is_passed_on_once(number: signal.Signals, tmp_path: Path) -> None:
-    """The child hears the signal once, ends in its own way, and is not started again."""
+def test_a_stop_reaches_the_child_once(number: signal.Signals, tmp_path: Path) -> None:
+    """Even when the whole process group is signalled, as terminals and runners do.
+
+    Twice would mean "exit at once". The child ends in its own way and is not started again.
+    """
     child = (
         "import signal, sys, time\n"
         "heard = []\n"
         "def on(number, frame):\n"
         "    heard.append(number)\n"
         f"signal.signal({int(number)}, on)\n"
-        f"open({str(tmp_path / 'ready')!r}, 'w').close()\n"
+        "print('ready', flush=True)\n"
         "while not heard: time.sleep(0.01)\n"
         "time.sleep(0.1)\n"
         "sys.exit(40 + len(heard))\n"
     )
-    timer = threading.Timer(0, lambda: None)
-
-    def stop_when_ready() -> None:
-        while not (tmp_path / "ready").exists():
-            threading.Event().wait(0.01)
-        os.kill(os.getpid(), number)
-
-    def react(event: str, _fields: dict[str, Any]) -> None:
-        nonlocal timer
-        if event == "supervise.started":
-            timer = threading.Timer(0, stop_when_ready)
-            timer.start()
-
-    events = Recorder(react)
-    assert Supervisor([sys.executable, "-c", child], events, policy()).run() == 41
-    timer.join()
-    assert events.names() == ["started", "exited"]
+    logs = ["--log-dir", str(tmp_path)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "actors", "supervise", *logs, "--", sys.executable, "-c", child],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        start_new_session=True,
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        assert supervisor.stdout.readline() == b"ready\n"
+        os.killpg(supervisor.pid, number)
+        assert supervisor.stdout.read() == b"", "it was not started again"
+    assert supervisor.returncode == 41
+    events = (tmp_path / f"supervise-{supervisor.pid}.jsonl").read_text("utf-8")
+    assert [json.loads(line)["event"] for line in events.splitlines()] == [
+        "process.start",
+        "supervise.started",
+        "supervise.exited",
+        "process.stop",
+    ]
 
 
 @pytest.mark.process
