@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .app import MISSING
-
 HERE = Path(__file__).resolve().parent
 FLIGHTS = HERE / "flights-2013-01.csv.gz"
 AIRLINES = HERE / "airlines.csv"
 ID_FIELDS = ("year", "month", "day", "carrier", "flight", "origin", "sched_dep_time")
+MISSING = frozenset({"NA", ""})
 
 Row = dict[str, str]
 Totals = dict[str, dict[str, int]]

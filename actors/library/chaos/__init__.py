@@ -6,5 +6,19 @@ are ever touched, each by its own pid.
 
 from .engine import Chaos, Deeds, Slot
 from .history import History
-from .programs import Program, Running, free_endpoint
+from .programs import Program, ProgramFailed, Running, free_endpoint, wait_until
 from .reader import StoredMessage, read_topic
+
+__all__ = [
+    "Chaos",
+    "Deeds",
+    "History",
+    "Program",
+    "ProgramFailed",
+    "Running",
+    "Slot",
+    "StoredMessage",
+    "free_endpoint",
+    "read_topic",
+    "wait_until",
+]

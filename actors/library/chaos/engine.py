@@ -27,6 +27,7 @@ from .programs import FENCED, KILLED, POLL_S, Program, ProgramFailed, Running
 
 AT_WORK_S = 10.0  # how long a victim may take to show work; then it is killed as it is
 DELAY_S = 0.25  # a kill comes within this time after the first sign of work
+PATIENCE_S = 3.0  # how long a process with a crash point is left alone
 PAUSE_S = 1.5
 ZOMBIE_S = 90.0  # a takeover must be over by then; a lease or two may pass, and a broker's restart
 CRASH_SHARE = 0.35  # of the starts get a crash point
@@ -142,7 +143,8 @@ class Chaos:
                 self._parts[name] = self._start(part.slot)
 
     def leave(self, name: str) -> None:
-        """Take a slot out of the play: end its process by SIGTERM, with exit code 0."""
+        """Take a slot out of the play: once at work, end its process by SIGTERM, exit code 0."""
+        self._await_work(name)
         self._parts.pop(name).running.stop(30.0, 0)
 
     def breathe(self, seconds: float) -> None:
@@ -181,11 +183,15 @@ class Chaos:
 
     def _kill(self, name: str) -> None:
         if self.rng.random() >= EARLY_SHARE:
-            until = time.monotonic() + AT_WORK_S
-            while not self._at_work(self._parts[name]) and time.monotonic() < until:
-                self.breathe(POLL_S)
+            self._await_work(name)
+        running = self._parts[name].running
+        until = time.monotonic() + (PATIENCE_S if running.crash_at else 0.0)
+        while running.exit_code is None and time.monotonic() < until:
+            self.breathe(POLL_S)  # it shall have the time to reach its crash point
         self.breathe(self.rng.uniform(0, DELAY_S))
         part = self._parts[name]
+        if part.running is not running:  # it has crashed, and that was this kill
+            return
         if part.zombie is not None:  # a successor is left alone until the takeover is over
             return
         worked = self._at_work(part)
@@ -204,12 +210,9 @@ class Chaos:
 
     def _freeze(self, name: str) -> None:
         """Freeze the owner and start its successor; `_tend` does the rest."""
+        assert self._slots[name].owned, f"{name} cannot be taken over"
+        self._await_work(name)
         part = self._parts[name]
-        assert part.slot.owned, f"{name} cannot be taken over"
-        until = time.monotonic() + AT_WORK_S
-        while not self._at_work(part) and time.monotonic() < until:
-            self.breathe(POLL_S)
-            part = self._parts[name]
         self.history.refresh()
         owners_before = self.history.events[part.slot.owned]
         if not part.running.freeze():
@@ -273,6 +276,12 @@ class Chaos:
 
     def _zombies(self) -> list[_Part]:
         return [part for part in self._parts.values() if part.zombie is not None]
+
+    def _await_work(self, name: str) -> None:
+        """Let time pass until a slot's process shows work, or has had its chance to."""
+        until = time.monotonic() + AT_WORK_S
+        while not self._at_work(self._parts[name]) and time.monotonic() < until:
+            self.breathe(POLL_S)
 
     def _at_work(self, part: _Part) -> bool:
         seen = self.history.of(part.running.pid) - part.before

@@ -74,7 +74,7 @@ class _Client:
             self._socket.send_multipart(wire.encode(request, None))
             resend_at = time.monotonic() + 3 * RESEND_MS / 1000
             while (left := resend_at - time.monotonic()) > 0:
-                if not self._socket.poll(left * 1000):
+                if not self._socket.poll(int(left * 1000) + 1):
                     break
                 received = wire.decode(b"", self._socket.recv_multipart())
                 message = received.message
