@@ -1,0 +1,1 @@
+"""The shell around the cores: real disk, sockets, clock, processes, events and settings."""

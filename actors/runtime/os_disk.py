@@ -1,0 +1,224 @@
+"""The operating system's file system behind the `Disk` door: raw descriptors, nothing buffered.
+
+Every descriptor is closed on exec. A short write is continued, never taken for a whole one. The
+sync is `fdatasync` (on macOS `F_FULLFSYNC`: its fsync stops at the drive's cache). Descriptors
+stay open from the write to its sync, because an error of write-back is told to those only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from ..errors import NotSupported
+
+if sys.platform != "win32":
+    import fcntl
+
+_CHUNK_BYTES = 1024 * 1024
+_NO_FALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+class OsFile:
+    """An open file of the operating system."""
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self._descriptor = descriptor
+        self._path = path
+
+    def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`, continuing after short writes."""
+        written = os.pwrite(self._descriptor, data, offset)
+        size = data.nbytes if isinstance(data, memoryview) else len(data)
+        if written == size:
+            return
+        view = memoryview(data).cast("B")
+        while written < size:
+            step = os.pwrite(self._descriptor, view[written:], offset + written)
+            if step == 0:
+                raise OSError(errno.EIO, "pwrite wrote nothing", self._path)
+            written += step
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`; shorter only at the end of the file."""
+        data = os.pread(self._descriptor, length, offset)
+        if len(data) == length or not data:
+            return data
+        pieces, got = [data], len(data)
+        while got < length:
+            data = os.pread(self._descriptor, length - got, offset + got)
+            if not data:
+                break
+            pieces.append(data)
+            got += len(data)
+        return b"".join(pieces)
+
+    def length(self) -> int:
+        """Return the length of the file in bytes."""
+        return os.fstat(self._descriptor).st_size
+
+    def truncate(self, length: int) -> None:
+        """Cut or extend (with zeros) the file."""
+        os.ftruncate(self._descriptor, length)
+
+    def reserve(self, offset: int, length: int) -> None:
+        """Allocate the blocks of the range; where the system cannot, write zeros at the end."""
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._descriptor, offset, length)
+                return
+            except OSError as error:
+                if error.errno not in _NO_FALLOCATE:
+                    raise
+        at = self.length()
+        while at < offset + length:
+            step = min(_CHUNK_BYTES, offset + length - at)
+            self.write(bytes(step), at)
+            at += step
+
+    def sync(self) -> None:
+        """Make what was written durable. After an error this descriptor must not be used."""
+        _sync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the descriptor once; a second call does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class OsLock:
+    """A flock on a file that is kept open; the kernel lets it go when the process dies."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let the lock go."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class OsDisk:
+    """The file system of this machine."""
+
+    def __init__(self) -> None:
+        if sys.platform == "win32":
+            raise NotSupported(
+                "OnceMQ does not run on Windows: it needs flock and the fsync of directories",
+                hint="run it under Linux, macOS or WSL",
+            )
+
+    def list(self, directory: str) -> list[str]:
+        """Return the names in `directory`, sorted."""
+        return sorted(os.listdir(directory))
+
+    def exists(self, path: str) -> bool:
+        """Tell whether a file or directory stands at `path`."""
+        return os.path.lexists(path)
+
+    def make_directory(self, path: str) -> None:
+        """Make one directory."""
+        os.mkdir(path, 0o755)
+
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory."""
+        os.rmdir(path)
+
+    def sync_directory(self, path: str) -> None:
+        """Make the names in `path` durable."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _sync(descriptor, whole=True)
+        finally:
+            os.close(descriptor)
+
+    def create(self, path: str) -> OsFile:
+        """Create a new file for reading and writing."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return OsFile(os.open(path, flags, 0o644), path)
+
+    def open(self, path: str, *, write: bool = False) -> OsFile:
+        """Open an existing file."""
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
+        return OsFile(os.open(path, flags), path)
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename within one directory, replacing `new` if it exists."""
+        os.replace(old, new)
+
+    def link(self, old: str, new: str) -> None:
+        """Make a hard link."""
+        os.link(old, new)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file's name."""
+        os.unlink(path)
+
+    def lock(self, path: str) -> OsLock | None:
+        """Take the flock of an existing file; None if another open file holds it."""
+        if sys.platform == "win32":  # the constructor has refused it; this tells the type checker
+            raise NotSupported("no flock")
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:
+            os.close(descriptor)
+            raise
+        return OsLock(descriptor)
+
+
+def _sync(descriptor: int, *, whole: bool = False) -> None:
+    if sys.platform == "darwin":
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    elif whole or sys.platform == "win32":
+        os.fsync(descriptor)
+    else:
+        os.fdatasync(descriptor)
+
+
+_WARNINGS = {
+    "tmpfs": "lives in memory and is empty after a restart of the machine",
+    "ramfs": "lives in memory and is empty after a restart of the machine",
+    "overlay": "is a container's layer and goes away with the container",
+    "nfs": "is a network file system: locks and fsync depend on the server",
+    "nfs4": "is a network file system: locks and fsync depend on the server",
+    "cifs": "is a network file system: locks and fsync depend on the server",
+    "smb3": "is a network file system: locks and fsync depend on the server",
+    "9p": "is shared from another machine: locks and fsync depend on that side",
+    "virtiofs": "is shared from another machine: locks and fsync depend on that side",
+}
+
+
+def filesystem_warning(path: str, mountinfo: str = "/proc/self/mountinfo") -> str | None:
+    """Return one sentence if the file system under `path` may lose what was synced, else None."""
+    try:
+        with open(mountinfo, encoding="utf-8", errors="surrogateescape") as lines:
+            mounts = [_mount(line) for line in lines]
+    except OSError:
+        return None  # not Linux: nothing is known, so nothing is said
+    real = os.path.realpath(path)
+    kind, best = "", -1
+    for point, mounted in mounts:
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= best:  # of equal ones the last mount lies on top
+            kind, best = mounted, len(point)
+    reason = _WARNINGS.get(kind)
+    if reason is None and kind.startswith("fuse"):
+        reason = "is a FUSE file system: its fsync may promise what it does not keep"
+    return None if reason is None else f"{real} is on {kind}, which {reason}"
+
+
+def _mount(line: str) -> tuple[str, str]:
+    """Return (mount point, file system type) of one line of mountinfo."""
+    before, _, after = line.partition(" - ")
+    fields, kind = before.split(" "), after.split(" ")
+    point = fields[4] if len(fields) > 4 else ""
+    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        point = point.replace(code, char)
+    return point, kind[0]

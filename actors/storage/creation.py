@@ -1,0 +1,128 @@
+"""Making a log, and telling what is there without opening it for writing."""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+from dataclasses import dataclass
+
+from ..errors import LogInUse
+from . import layout
+from .disk import Disk, Lock
+from .document import Manifest, Owner
+from .framing import LOG_ID_BYTES
+from .recovery import make_lock
+from .view import LOOKS_MAX, View, highest_complete, read_latest
+
+
+@dataclass(frozen=True, slots=True)
+class LogIdentity:
+    """Which log it is and how far it goes."""
+
+    log_id: bytes
+    lineage: bytes
+    highest_generation: int  # highest number in use, complete or not; a new one must be above it
+    end: int  # position after the last whole group
+
+
+def create(disk: Disk, directory: str, *, log_id: bytes, owner: Owner) -> LogIdentity:
+    """Make the directory and a first generation without records, unless a log is there.
+
+    Returns the identity of what is there afterwards. Raises LogInUse while another process creates
+    the same log, CorruptLog, OSError.
+    """
+    if len(log_id) != LOG_ID_BYTES:
+        raise ValueError(f"a log_id has {LOG_ID_BYTES} bytes, not {len(log_id)}")
+    present = identity(disk, directory)
+    if present is not None:
+        return present
+    layout.make_directories(disk, directory)
+    path = posixpath.join(directory, layout.CREATE_LOCK)
+    with contextlib.suppress(FileExistsError):
+        disk.create(path).close()
+    lock = disk.lock(path)
+    if lock is None:
+        raise LogInUse(f"another process is creating the log in {directory}", hint="try again")
+    try:
+        if identity(disk, directory) is None:
+            _first_generation(disk, directory, log_id, owner)
+    finally:
+        lock.release()
+    made = identity(disk, directory)
+    assert made is not None, "a complete generation is never taken away"
+    return made
+
+
+def _first_generation(disk: Disk, directory: str, log_id: bytes, owner: Owner) -> None:
+    number = max(layout.generations(disk, directory), default=0) + 1
+    path = posixpath.join(directory, layout.generation_name(number))
+    disk.make_directory(path)
+    disk.sync_directory(directory)
+    lock = make_lock(disk, path, owner)
+    try:
+        manifest = Manifest(
+            log_id=log_id,
+            lineage=log_id,
+            generation=number,
+            parent=0,
+            cut=0,
+            chain=0,
+            start=0,
+            segments=[],
+            owner=owner,
+        )
+        disk.sync_directory(path)
+        layout.replace(disk, path, layout.MANIFEST, manifest.encode())
+    finally:
+        lock.release()
+
+
+def identity(disk: Disk, directory: str) -> LogIdentity | None:
+    """Tell which log is in `directory`; None if no generation is complete. Writes nothing.
+
+    Raises CorruptLog, UnsupportedFormat.
+    """
+    view = read_latest(disk, directory)
+    if view is None:
+        return None
+    sync_end(disk, view)
+    numbers = layout.generations(disk, directory)
+    manifest = view.manifest
+    return LogIdentity(
+        manifest.log_id, manifest.lineage, max([manifest.generation, *numbers]), view.end
+    )
+
+
+def sync_end(disk: Disk, view: View) -> None:
+    """Sync the last segment through a descriptor of our own: a reader may rely on its groups."""
+    if view.firsts and view.end > view.manifest.cut:
+        with contextlib.suppress(FileNotFoundError):  # a successor has copied and synced it
+            file = disk.open(view.segment(view.firsts[-1]))
+            try:
+                file.sync()
+            finally:
+                file.close()
+
+
+def hold_lock(disk: Disk, directory: str) -> Lock | None:
+    """Take the lock of the last owner without opening the log: it proves that owner dead.
+
+    None if somebody holds it, or if no generation is complete.
+    """
+    for _ in range(LOOKS_MAX):
+        number, _numbers = highest_complete(disk, directory)
+        if number is None:
+            return None
+        path = posixpath.join(directory, layout.generation_name(number), layout.LOCK)
+        try:
+            lock = disk.lock(path)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                disk.create(path).close()  # a copy of a log may come without its lock file
+            continue
+        if lock is None:
+            return None
+        if highest_complete(disk, directory)[0] == number:
+            return lock
+        lock.release()
+    return None

@@ -1,0 +1,190 @@
+"""Names on disk, and the few file habits that every writer here shares.
+
+DIR/gen-<20 digits>/MANIFEST  LOCK  START  <20 digits>.log
+                    snap-<20 digits>.snapshot  part-<20 digits>-<n>.part
+DIR/CREATE.lock
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import posixpath
+import re
+
+from ..errors import CorruptLog
+from .disk import Disk, File
+from .document import DOCUMENT_BYTES_MAX
+
+MANIFEST = "MANIFEST"
+LOCK = "LOCK"
+START = "START"
+CREATE_LOCK = "CREATE.lock"
+PROBE = "RESERVE.tmp"
+TEMPORARY = ".tmp"
+
+POSITION_MAX = 2**63 - 1
+COPY_BYTES = 1024 * 1024
+
+_GENERATION = re.compile(r"gen-([0-9]{20})\Z", re.ASCII)
+_SEGMENT = re.compile(r"([0-9]{20})\.log\Z", re.ASCII)
+_SNAPSHOT = re.compile(r"snap-([0-9]{20})\.snapshot\Z", re.ASCII)
+_PART = re.compile(r"part-[0-9]{20}-([0-9]+)\.part\Z", re.ASCII)
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_LINKS = frozenset(
+    {errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK, errno.ENOSYS, errno.EACCES}
+)
+
+
+def generation_name(number: int) -> str:
+    """Return the name of a generation's directory."""
+    return f"gen-{number:020d}"
+
+
+def segment_name(first: int) -> str:
+    """Return the name of the segment that starts at position `first`."""
+    return f"{first:020d}.log"
+
+
+def snapshot_name(position: int) -> str:
+    """Return the name of the snapshot at `position`."""
+    return f"snap-{position:020d}.snapshot"
+
+
+def part_name(position: int, serial: int) -> str:
+    """Return the name of a part file."""
+    return f"part-{position:020d}-{serial}.part"
+
+
+def _numbers(pattern: re.Pattern[str], names: list[str]) -> list[int]:
+    return sorted(int(match[1]) for name in names if (match := pattern.match(name)))
+
+
+def segments_in(names: list[str]) -> list[int]:
+    """Return the first positions of the segments among `names`, ascending."""
+    return _numbers(_SEGMENT, names)
+
+
+def snapshots_in(names: list[str]) -> list[int]:
+    """Return the positions of the snapshots among `names`, ascending."""
+    return _numbers(_SNAPSHOT, names)
+
+
+def parts_in(names: list[str]) -> dict[str, int]:
+    """Return the part files among `names` with their serial numbers."""
+    return {name: int(match[1]) for name in names if (match := _PART.match(name))}
+
+
+def generations(disk: Disk, directory: str) -> list[int]:
+    """Return the numbers of all generations, complete or not, ascending."""
+    try:
+        return _numbers(_GENERATION, disk.list(directory))
+    except FileNotFoundError:
+        return []
+
+
+def read_file(disk: Disk, path: str) -> bytes:
+    """Return a small file as a whole. Raises FileNotFoundError, CorruptLog."""
+    file = disk.open(path)
+    try:
+        length = file.length()
+        if length > DOCUMENT_BYTES_MAX:
+            raise CorruptLog(path, 0, f"impossible length {length}")
+        return file.read(0, length)
+    finally:
+        file.close()
+
+
+def write_new(disk: Disk, path: str, data: bytes) -> None:
+    """Create a file with `data` and make the bytes durable; its name is not durable yet."""
+    file = disk.create(path)
+    try:
+        file.write(data, 0)
+        file.sync()
+    finally:
+        file.close()
+
+
+def replace(disk: Disk, directory: str, name: str, data: bytes) -> None:
+    """Put a document in place, all or nothing: temporary, sync, rename, directory sync."""
+    temporary = posixpath.join(directory, name + TEMPORARY)
+    remove(disk, temporary)
+    write_new(disk, temporary, data)
+    disk.rename(temporary, posixpath.join(directory, name))
+    disk.sync_directory(directory)
+
+
+def remove(disk: Disk, path: str) -> None:
+    """Remove a file's name if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        disk.unlink(path)
+
+
+def link_or_copy(disk: Disk, old: str, new: str) -> None:
+    """Give the bytes of an immutable file a second name; copy and sync where links fail."""
+    try:
+        disk.link(old, new)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        source = disk.open(old)
+        try:
+            target = disk.create(new)
+            try:
+                copy(source, target, source.length())
+                target.sync()
+            finally:
+                target.close()
+        finally:
+            source.close()
+
+
+def copy(source: File, target: File, length: int) -> None:
+    """Copy the first `length` bytes."""
+    at = 0
+    while at < length:
+        chunk = source.read(at, min(COPY_BYTES, length - at))
+        if not chunk:
+            raise OSError(errno.EIO, "a file became shorter while it was copied")
+        target.write(chunk, at)
+        at += len(chunk)
+
+
+def make_directories(disk: Disk, directory: str) -> None:
+    """Make `directory` and its parents; when this returns their names are durable.
+
+    The parent of the deepest one that exists is synced too: its maker may have died before that.
+    """
+    missing = []
+    path = posixpath.normpath(directory)
+    while not disk.exists(path):
+        missing.append(path)
+        path = _parent(path)
+    with contextlib.suppress(PermissionError):  # not ours to read: made and synced by its owner
+        disk.sync_directory(_parent(path))
+    for path in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # two processes start at once
+            disk.make_directory(path)
+        disk.sync_directory(_parent(path))
+
+
+def _parent(path: str) -> str:
+    return posixpath.dirname(path) or "."
+
+
+def remove_generation(disk: Disk, directory: str, number: int) -> None:
+    """Delete a superseded or unfinished generation, as far as its files stay deleted.
+
+    A frozen process may still add a file of its own; the next opening takes that away.
+    """
+    path = posixpath.join(directory, generation_name(number))
+    try:
+        for name in disk.list(path):
+            remove(disk, posixpath.join(path, name))
+        disk.remove_directory(path)
+    except FileNotFoundError:
+        return  # another process deleted it too
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise

@@ -1,0 +1,217 @@
+"""The in-memory reference disk: what `Disk` means when nothing ever fails and all is durable.
+
+Tests and the in-process queue run on it. It answers with the errors of a real file system, and
+with a `capacity` it runs full like one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+
+
+class _Node:
+    """One file's content. Hard links are several names of one node."""
+
+    __slots__ = ("data", "links", "locked_by")
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.links = 1
+        self.locked_by: MemoryLock | None = None
+
+
+def _error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)
+
+
+class MemoryFile:
+    """An open file of a `MemoryDisk`; it stays readable after its name is gone."""
+
+    def __init__(self, disk: MemoryDisk, node: _Node, path: str, *, writable: bool) -> None:
+        self._disk = disk
+        self._node = node
+        self._path = path
+        self._writable = writable
+        self._closed = False
+
+    def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`; a gap before it reads as zeros."""
+        self._check(writing=True)
+        view = memoryview(data)
+        self._grow(offset + view.nbytes)
+        self._node.data[offset : offset + view.nbytes] = view
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`."""
+        self._check()
+        return bytes(memoryview(self._node.data)[offset : offset + length])
+
+    def length(self) -> int:
+        """Return the length in bytes."""
+        self._check()
+        return len(self._node.data)
+
+    def truncate(self, length: int) -> None:
+        """Cut or extend with zeros to `length` bytes."""
+        self._check(writing=True)
+        del self._node.data[length:]
+        self._grow(length)
+
+    def reserve(self, offset: int, length: int) -> None:
+        """Extend with zeros up to `offset + length`, or raise ENOSPC and change nothing."""
+        self._check(writing=True)
+        self._grow(offset + length)
+
+    def sync(self) -> None:
+        """Do nothing: memory is as durable as this disk gets."""
+        self._check()
+
+    def close(self) -> None:
+        """Close the file; closing twice does nothing."""
+        self._closed = True
+
+    def _check(self, *, writing: bool = False) -> None:
+        if self._closed or (writing and not self._writable):
+            raise _error(errno.EBADF, self._path)
+
+    def _grow(self, length: int) -> None:
+        missing = length - len(self._node.data)
+        if missing > 0:
+            self._disk.take(missing, self._path)
+            self._node.data.extend(bytes(missing))
+
+
+class MemoryLock:
+    """A lock of a `MemoryDisk`."""
+
+    def __init__(self, node: _Node) -> None:
+        self._node = node
+
+    def release(self) -> None:
+        """Let the lock go; a second time does nothing."""
+        if self._node.locked_by is self:
+            self._node.locked_by = None
+
+
+class MemoryDisk:
+    """A file system in memory. `capacity` bounds the bytes of all files together."""
+
+    def __init__(self, capacity: int | None = None) -> None:
+        self.capacity = capacity
+        self._files: dict[str, _Node] = {}
+        self._directories: set[str] = {".", "/"}
+
+    def list(self, directory: str) -> list[str]:
+        """Return the names in `directory`, sorted."""
+        directory = self._directory(directory)
+        return sorted(
+            posixpath.basename(path)
+            for table in (self._files, self._directories)
+            for path in table
+            if path != directory and _parent(path) == directory
+        )
+
+    def exists(self, path: str) -> bool:
+        """Tell whether a file or directory stands at `path`."""
+        path = posixpath.normpath(path)
+        return path in self._files or path in self._directories
+
+    def make_directory(self, path: str) -> None:
+        """Make one directory."""
+        path = self._vacant(path)
+        self._directories.add(path)
+
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory."""
+        if self.list(path):
+            raise _error(errno.ENOTEMPTY, path)
+        self._directories.remove(posixpath.normpath(path))
+
+    def sync_directory(self, path: str) -> None:
+        """Check that the directory is there; its names are durable at once."""
+        self._directory(path)
+
+    def create(self, path: str) -> MemoryFile:
+        """Create a new file for reading and writing."""
+        path = self._vacant(path)
+        node = self._files[path] = _Node()
+        return MemoryFile(self, node, path, writable=True)
+
+    def open(self, path: str, *, write: bool = False) -> MemoryFile:
+        """Open an existing file."""
+        return MemoryFile(self, self._node(path), path, writable=write)
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename a file, replacing `new` if it exists."""
+        node = self._node(old)
+        new = posixpath.normpath(new)
+        self._directory(_parent(new))
+        if new in self._directories:
+            raise _error(errno.EISDIR, new)
+        if self._files.get(new) is node:  # two links of one file: rename(2) then does nothing
+            return
+        if new in self._files:
+            self.unlink(new)
+        self._files[new] = self._files.pop(posixpath.normpath(old))
+
+    def link(self, old: str, new: str) -> None:
+        """Make a hard link."""
+        node = self._node(old)
+        self._files[self._vacant(new)] = node
+        node.links += 1
+
+    def unlink(self, path: str) -> None:
+        """Remove a file's name."""
+        node = self._node(path)
+        node.links -= 1
+        del self._files[posixpath.normpath(path)]
+
+    def lock(self, path: str) -> MemoryLock | None:
+        """Take the exclusive lock of an existing file; None if it is held."""
+        node = self._node(path)
+        if node.locked_by is not None:
+            return None
+        node.locked_by = MemoryLock(node)
+        return node.locked_by
+
+    def drop_locks(self) -> None:
+        """Act as if every process that holds a lock had died."""
+        for node in self._files.values():
+            node.locked_by = None
+
+    def used(self) -> int:
+        """Return the bytes of all files together."""
+        return sum(len(node.data) for node in {id(n): n for n in self._files.values()}.values())
+
+    def take(self, missing: int, path: str) -> None:
+        """Raise ENOSPC if the disk has no room for `missing` more bytes."""
+        if self.capacity is not None and self.used() + missing > self.capacity:
+            raise _error(errno.ENOSPC, path)
+
+    def _directory(self, path: str) -> str:
+        path = posixpath.normpath(path)
+        if path in self._files:
+            raise _error(errno.ENOTDIR, path)
+        if path not in self._directories:
+            raise _error(errno.ENOENT, path)
+        return path
+
+    def _vacant(self, path: str) -> str:
+        path = posixpath.normpath(path)
+        self._directory(_parent(path))
+        if path in self._files or path in self._directories:
+            raise _error(errno.EEXIST, path)
+        return path
+
+    def _node(self, path: str) -> _Node:
+        node = self._files.get(posixpath.normpath(path))
+        if node is None:
+            kind = errno.EISDIR if posixpath.normpath(path) in self._directories else errno.ENOENT
+            raise _error(kind, path)
+        return node
+
+
+def _parent(path: str) -> str:
+    return posixpath.dirname(path) or "."

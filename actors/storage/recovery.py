@@ -1,0 +1,271 @@
+"""Opening a log for writing: a new generation continues what the last one left.
+
+The order makes fencing exact. (1) All that can fail is tried first. (2) The new generation's
+directory is made: from here on an older writer ends at its next look. (3) Only now the tail is
+taken: what an older writer was allowed to act on was written before (2). (4) The files are made
+and synced, then the manifest. No file of an older generation is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import CorruptLog, DiskFull, Fenced, LogInUse, StorageError
+from ..limits import RESERVE_MARGIN_BYTES
+from . import document, layout, snapshots
+from .disk import Disk, File, Lock
+from .document import Manifest, Owner
+from .framing import SEGMENT_HEADER_BYTES, SegmentHeader, encode_segment_header
+from .view import LOOKS_MAX, View, highest_complete, read_latest
+
+OWNER_BYTES = 64 * 1024
+
+
+@dataclass(slots=True)
+class Opened:
+    """A complete new generation, its lock held."""
+
+    view: View
+    file: File  # the last segment, open for writing
+    reserved_end: int  # position up to which the last segment has room
+    lock: Lock
+
+
+@dataclass(slots=True)
+class Opening:
+    """One attempt to open a log for writing."""
+
+    disk: Disk
+    directory: str
+    number: int | None  # of the new generation; None: the next one
+    owner: Owner
+    prepare: Callable[[], None]
+    takeover: bool
+    end_owner: Callable[[Owner], None] | None
+
+    def run(self) -> Opened:
+        """Do all four steps. Raises LogInUse, Fenced, CorruptLog, DiskFull, OSError."""
+        guard, view = self._look()
+        try:
+            self._probe(view)
+            self.prepare()
+            path, number = self._make()
+            try:
+                return self._fill(path, number, view)
+            except OSError as error:
+                self._give_up(path, number, error)
+                raise
+        finally:
+            for lock in guard:
+                lock.release()
+
+    # --- step 1: what can fail -------------------------------------------------------------------
+
+    def _look(self) -> tuple[list[Lock], View]:
+        """Read and check the parent, with its lock held where that matters."""
+        for _ in range(LOOKS_MAX):
+            complete, numbers = highest_complete(self.disk, self.directory)
+            if complete is None:
+                raise StorageError(f"there is no log in {self.directory}")
+            if self.number is not None and self.number <= numbers[-1]:
+                raise _superseded(self.number, numbers[-1])
+            guard = self._guard([n for n in numbers if n >= complete])
+            if layout.generations(self.disk, self.directory)[-1:] == numbers[-1:]:
+                try:
+                    view = read_latest(self.disk, self.directory)
+                    assert view is not None, "a complete generation is never taken away"
+                    snapshots.check_reachable(self.disk, view)
+                except BaseException:
+                    for lock in guard:
+                        lock.release()
+                    raise
+                return guard, view
+            for lock in guard:
+                lock.release()
+        raise StorageError(f"too many openings of {self.directory} at once")
+
+    def _guard(self, numbers: list[int]) -> list[Lock]:
+        """Hold the locks of the last owner and of unfinished openings, or tell who holds them."""
+        held: list[Lock] = []
+        for number in reversed(numbers):
+            path = posixpath.join(self.directory, layout.generation_name(number), layout.LOCK)
+            try:
+                lock = self.disk.lock(path)
+            except FileNotFoundError:
+                continue
+            if lock is not None:
+                held.append(lock)
+            elif self.number is None:
+                self._refuse_or_end(read_owner(self.disk, path), held)
+        return held
+
+    def _refuse_or_end(self, owner: Owner, held: list[Lock]) -> None:
+        if not self.takeover:
+            for lock in held:
+                lock.release()
+            who = ", ".join(f"{name} {owner[name]}" for name in ("pid", "host") if name in owner)
+            raise LogInUse(f"{self.directory} is in use by {who or 'another process'}")
+        if self.end_owner is not None:
+            self.end_owner(owner)
+
+    def _probe(self, view: View) -> None:
+        """Try whether the files of step 4 will find room."""
+        need = len(view.tail.data) if view.tail is not None else SEGMENT_HEADER_BYTES
+        path = posixpath.join(self.directory, layout.PROBE)
+        layout.remove(self.disk, path)
+        try:
+            file = self.disk.create(path)
+            try:
+                file.reserve(0, need + RESERVE_MARGIN_BYTES)
+            finally:
+                file.close()
+        except FileExistsError:
+            return  # another opening probes: one of the two will be fenced
+        except OSError as error:
+            layout.remove(self.disk, path)
+            if error.errno in layout.FULL:
+                raise DiskFull(f"no room for a new generation in {self.directory}") from error
+            raise
+        layout.remove(self.disk, path)
+
+    # --- step 2: the number is taken ------------------------------------------------------------
+
+    def _make(self) -> tuple[str, int]:
+        for _ in range(LOOKS_MAX):
+            highest = layout.generations(self.disk, self.directory)[-1]
+            number = highest + 1 if self.number is None else self.number
+            path = posixpath.join(self.directory, layout.generation_name(number))
+            try:
+                if number <= highest:
+                    raise FileExistsError
+                self.disk.make_directory(path)
+            except FileExistsError:
+                if self.number is not None:
+                    raise _superseded(number, highest) from None
+                continue
+            self.disk.sync_directory(self.directory)
+            return path, number
+        raise StorageError(f"too many openings of {self.directory} at once")
+
+    # --- steps 3 and 4: the tail is taken, the files are made -----------------------------------
+
+    def _fill(self, path: str, number: int, known: View) -> Opened:
+        lock = make_lock(self.disk, path, self.owner)
+        file: File | None = None
+        try:
+            for _ in range(LOOKS_MAX):
+                parent = read_latest(self.disk, self.directory, known)
+                assert parent is not None, "a complete generation is never taken away"
+                if parent.manifest.generation > number:
+                    raise _superseded(number, parent.manifest.generation)
+                try:
+                    view, file, reserved_end = self._copy(path, number, parent)
+                    break
+                except FileNotFoundError:  # the owner took a file away: list again
+                    self._check(number)
+                    self._clear(path)
+            else:
+                raise CorruptLog(self.directory, 0, "a listed file is missing")
+            data = view.manifest.encode()
+            self.disk.sync_directory(path)
+            layout.replace(self.disk, path, layout.MANIFEST, data)
+            self._check(number)
+            for lower in layout.generations(self.disk, self.directory):
+                if lower < number:
+                    layout.remove_generation(self.disk, self.directory, lower)
+        except BaseException:
+            if file is not None:
+                file.close()
+            lock.release()
+            raise
+        return Opened(view, file, reserved_end, lock)
+
+    def _copy(self, path: str, number: int, parent: View) -> tuple[View, File, int]:
+        """Link sealed segments, copy the last one up to its last whole group."""
+        old = parent.manifest
+        first = parent.firsts[-1] if parent.firsts else parent.end
+        for sealed in parent.firsts[:-1]:
+            name = layout.segment_name(sealed)
+            layout.link_or_copy(self.disk, parent.segment(sealed), posixpath.join(path, name))
+        tail = parent.tail
+        if tail is None or parent.tail_is_new:
+            data = encode_segment_header(SegmentHeader(old.log_id, number, first, parent.chain))
+        else:
+            data = tail.data[: tail.at(parent.end)]
+        file = self.disk.create(posixpath.join(path, layout.segment_name(first)))
+        try:
+            file.write(data, 0)
+            file.reserve(len(data), RESERVE_MARGIN_BYTES)
+            file.sync()
+            kept = snapshots.carry(self.disk, parent, path)
+        except BaseException:
+            file.close()
+            raise
+        firsts = parent.firsts or [first]
+        ends = [*firsts[1:], parent.end]
+        manifest = Manifest(
+            log_id=old.log_id,
+            lineage=old.lineage,
+            generation=number,
+            parent=old.generation,
+            cut=parent.end,
+            chain=parent.chain,
+            start=parent.start,
+            segments=[(f, end - f) for f, end in zip(firsts, ends, strict=True)],
+            owner=self.owner,
+        )
+        view = View(path, manifest, parent.start, list(firsts), kept, parent.end, parent.chain)
+        view.cut = parent.cut
+        return view, file, parent.end + RESERVE_MARGIN_BYTES
+
+    def _clear(self, path: str) -> None:
+        for name in self.disk.list(path):
+            if name != layout.LOCK:
+                layout.remove(self.disk, posixpath.join(path, name))
+
+    def _check(self, number: int) -> None:
+        check_fence(self.disk, self.directory, number)
+
+    def _give_up(self, path: str, number: int, error: OSError) -> None:
+        """A newer opening explains any failure; a full disk gets its space and number back."""
+        self._check(number)
+        if error.errno in layout.FULL and not self.disk.exists(
+            posixpath.join(path, layout.MANIFEST)
+        ):
+            layout.remove_generation(self.disk, self.directory, number)
+            self.disk.sync_directory(self.directory)
+            raise DiskFull(f"no room for a new generation in {self.directory}") from error
+
+
+def check_fence(disk: Disk, directory: str, number: int) -> None:
+    """Raise Fenced if a generation above `number` exists, complete or not."""
+    numbers = layout.generations(disk, directory)
+    if numbers and numbers[-1] > number:
+        raise _superseded(number, numbers[-1])
+
+
+def _superseded(number: int, higher: int) -> Fenced:
+    return Fenced(f"generation {number} was superseded: generation {higher} exists")
+
+
+def make_lock(disk: Disk, path: str, owner: Owner) -> Lock:
+    """Make the lock file of a generation and hold it."""
+    name = posixpath.join(path, layout.LOCK)
+    layout.write_new(disk, name, document.encode("owner", {"owner": dict(owner)}))
+    for _ in range(LOOKS_MAX):
+        lock = disk.lock(name)
+        if lock is not None:
+            return lock  # a reader may hold it for a moment, to see whether we live
+    raise LogInUse(f"another process holds {name}, which was just made")
+
+
+def read_owner(disk: Disk, path: str) -> Owner:
+    """Return who wrote a lock file, as far as it can be told."""
+    owner: Owner = {}
+    with contextlib.suppress(FileNotFoundError, CorruptLog):
+        found = document.decode("owner", layout.read_file(disk, path), path).get("owner")
+        owner = found if isinstance(found, dict) else {}
+    return owner

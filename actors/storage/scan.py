@@ -1,0 +1,179 @@
+"""Walking over the groups of the last segment, and judging what lies behind the last whole one.
+
+Theory. A writer syncs a group before it writes the next one, so at a crash at most one group is
+torn, and nobody was told of it. Everything older is *attested*: something was written after its
+sync had returned (a later commit frame, a newer segment, a snapshot, a manifest). So the first bad
+frame is a torn tail if nothing attests a position above it, and damage otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from zlib import crc32
+
+from .disk import File
+from .framing import (
+    COMMIT,
+    COMMIT_BYTES,
+    COMMIT_META,
+    HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    BadFrame,
+    Commit,
+    decode_commit,
+    decode_header,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TailCut:
+    """A torn tail: bytes of a group that nobody was told of, left out by an opening."""
+
+    path: str
+    from_position: int
+    to_position: int
+    reason: str
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes were cut."""
+        return self.to_position - self.from_position
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What frames of a log must agree with to count."""
+
+    seed: int
+    log_id: bytes
+    generation: int  # the one whose files are read
+    cut: int  # frames from here on are that generation's own, those below are older
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The last segment as read.
+
+    Invariant: `data[:SEGMENT_HEADER_BYTES + good - first]` is whole groups, all CRCs checked.
+    """
+
+    first: int
+    data: bytes  # the whole file, with its header
+    good: int  # position after the last whole group
+    chain: int  # chain before `good`
+    attested: int  # highest position that a frame below `good` attests
+    reason: str = ""  # why the walk ended
+
+    def at(self, position: int) -> int:
+        """Return the place of `position` in `data`."""
+        return position - self.first + SEGMENT_HEADER_BYTES
+
+    def loose_end(self) -> int:
+        """Return the position after the last byte that is not zero; at least `good`."""
+        loose = len(self.data[self.at(self.good) :].rstrip(b"\0"))
+        return self.good + loose
+
+
+def read_tail(file: File, first: int, chain: int, place: Place, known: Tail | None) -> Tail:
+    """Read the last segment from its `file` and walk over its groups.
+
+    `known` is an earlier reading of the same segment in the same generation: its whole groups are
+    not read again. A group that another process is just writing may look bad before it looks
+    whole, so the rest is read a second time before it is called bad.
+    """
+    length = file.length()
+    if known is None or known.first != first:
+        data = file.read(0, min(length, SEGMENT_HEADER_BYTES))
+        known = Tail(first, data, first, chain, 0)
+    read_twice = False
+    while True:
+        whole = known.at(known.good)
+        data = known.data[:whole] + file.read(whole, max(0, length - whole))
+        tail = walk(replace(known, data=data), place)
+        if not tail.data[tail.at(tail.good) :].strip(b"\0"):
+            return tail
+        if tail.good > known.good:
+            read_twice = False
+        elif read_twice:
+            return tail
+        else:
+            read_twice = True
+        known = tail
+
+
+def walk(tail: Tail, place: Place) -> Tail:
+    """Walk on from `tail.good` over whole groups, checking every CRC and the chain."""
+    view = memoryview(tail.data)
+    position = good = tail.good
+    chain = good_chain = tail.chain
+    attested = tail.attested
+    reason = ""
+    shift = SEGMENT_HEADER_BYTES - tail.first
+    try:
+        while True:
+            at = position + shift
+            kind, length, meta_length, body_crc = decode_header(view, at, position, place.seed)
+            end_at = at + HEADER_BYTES + length
+            if end_at > len(view):
+                raise BadFrame("the file ends inside a record")
+            if crc32(view[at + HEADER_BYTES + meta_length : end_at]) != body_crc:
+                raise BadFrame("wrong checksum of a record body")
+            if kind == COMMIT:
+                commit = decode_commit(view, at, position, place.seed)
+                _check_commit(commit, good, chain, place)
+                attested = max(attested, commit.attested)
+            chain = crc32(view[at : at + HEADER_BYTES], chain)
+            position = end_at - shift
+            if kind == COMMIT:
+                good, good_chain = position, chain
+    except BadFrame as bad:
+        reason = str(bad)
+    return Tail(tail.first, tail.data, good, good_chain, attested, reason)
+
+
+def _check_commit(commit: Commit, first: int, chain: int, place: Place) -> None:
+    if commit.first != first:
+        raise BadFrame("a commit frame that closes another group")
+    if commit.chain != chain:
+        raise BadFrame("a commit frame that does not follow from the records before it")
+    own = commit.end >= place.cut
+    if own != (commit.generation == place.generation) or commit.generation > place.generation:
+        raise BadFrame(f"a commit frame of generation {commit.generation}")
+
+
+def attesting_frame(tail: Tail, place: Place, above: int) -> Commit | None:
+    """Return a valid commit frame behind the whole groups that attests a position over `above`."""
+    view = memoryview(tail.data)
+    hit = tail.data.find(place.log_id, tail.at(tail.good))
+    while hit >= 0:
+        at = hit - HEADER_BYTES
+        if at >= SEGMENT_HEADER_BYTES and at + COMMIT_BYTES <= len(view):
+            position = at - SEGMENT_HEADER_BYTES + tail.first
+            commit = commit_or_none(view, at, position, place.seed)
+            if commit is not None and commit.attested > above:
+                return commit
+        hit = tail.data.find(place.log_id, hit + 1)
+    return None
+
+
+def has_own_frame(data: bytes, log_id: bytes, generation: int, seed: int) -> bool:
+    """Tell whether a commit frame of this generation stands anywhere in a segment's bytes."""
+    mark = COMMIT_META.pack(log_id, generation, 0, 0, 0, 0)[:24]
+    end_in_frame = HEADER_BYTES + 32
+    hit = data.find(mark)
+    while hit >= 0:
+        at = hit - HEADER_BYTES
+        if at >= 0 and at + COMMIT_BYTES <= len(data):
+            position = int.from_bytes(data[at + end_in_frame : at + end_in_frame + 8], "little")
+            if commit_or_none(data, at, position, seed) is not None:
+                return True
+        hit = data.find(mark, hit + 1)
+    return False
+
+
+def commit_or_none(data: bytes | memoryview, at: int, position: int, seed: int) -> Commit | None:
+    """Return the commit frame at `data[at:]` if there is a valid one of this place."""
+    try:
+        return decode_commit(data, at, position, seed)
+    except BadFrame:
+        return None

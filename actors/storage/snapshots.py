@@ -1,0 +1,205 @@
+"""Snapshots: a small head that names immutable part files, put in place by one rename.
+
+A part that did not change is named again by the next head, so a snapshot costs what changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+from collections.abc import Callable, Collection, Mapping, Sequence
+from zlib import crc32
+
+from ..errors import CorruptLog, DiskFull
+from ..limits import SNAPSHOTS_KEPT
+from . import document, layout
+from .disk import Disk
+from .document import Part, SnapshotInfo
+from .framing import BadFrame
+from .view import View, chain_before
+
+
+def read_head(disk: Disk, path: str, position: int, log_id: bytes) -> SnapshotInfo:
+    """Return the head of the snapshot at `position`. Raises CorruptLog, FileNotFoundError."""
+    file = posixpath.join(path, layout.snapshot_name(position))
+    info = SnapshotInfo.decode(layout.read_file(disk, file), file)
+    if info.log_id != log_id or info.position != position:
+        raise CorruptLog(file, 0, "the snapshot belongs to another log or position")
+    return info
+
+
+def read_part(disk: Disk, path: str, part: Part, *, keep: bool = True) -> bytes:
+    """Check a part and return it (b"" with keep=False). Raises CorruptLog."""
+    name = posixpath.join(path, part.file)
+    pieces = []
+    crc = at = 0
+    try:
+        file = disk.open(name)
+    except FileNotFoundError:
+        raise CorruptLog(name, 0, "a part of a snapshot is missing") from None
+    try:
+        if file.length() != part.length:
+            raise CorruptLog(name, file.length(), f"a part of {part.length} bytes was promised")
+        while at < part.length:
+            chunk = file.read(at, min(layout.COPY_BYTES, part.length - at))
+            if not chunk:
+                raise CorruptLog(name, at, "the file ends inside a part")
+            crc = crc32(chunk, crc)
+            at += len(chunk)
+            if keep:
+                pieces.append(chunk)
+    finally:
+        file.close()
+    if crc != part.crc:
+        raise CorruptLog(name, 0, "wrong checksum of a part")
+    return b"".join(pieces)
+
+
+def usable(disk: Disk, view: View) -> tuple[list[SnapshotInfo], list[CorruptLog]]:
+    """Return (whole snapshots from which the log can go on, newest first; damage passed over).
+
+    Raises CorruptLog when none is whole and the log no longer reaches back to its beginning.
+    """
+    found: list[SnapshotInfo] = []
+    damage: list[CorruptLog] = []
+    for position in reversed(view.snapshots):
+        if position < view.start:
+            continue
+        try:
+            info = read_head(disk, view.path, position, view.manifest.log_id)
+            _check_chain(disk, view, info)
+            for part in info.parts:
+                read_part(disk, view.path, part, keep=False)
+        except CorruptLog as error:
+            damage.append(error)
+            continue
+        found.append(info)
+    if not found and view.start > 0:
+        if damage:
+            raise damage[0]
+        raise CorruptLog(view.path, 0, f"no snapshot, and the log starts at {view.start}")
+    return found, damage
+
+
+def _check_chain(disk: Disk, view: View, info: SnapshotInfo) -> None:
+    try:
+        chain = chain_before(disk, view, info.position)
+    except BadFrame as bad:
+        raise CorruptLog(view.path, 0, f"no group ends at {info.position}: {bad}") from None
+    if chain != info.chain:
+        raise CorruptLog(
+            posixpath.join(view.path, layout.snapshot_name(info.position)),
+            0,
+            "the snapshot was made from other records",
+        )
+
+
+def write(
+    disk: Disk,
+    path: str,
+    info: SnapshotInfo,
+    parts: Mapping[str, bytes],
+    kept: Sequence[Part],
+    before_rename: Callable[[], None],
+) -> SnapshotInfo:
+    """Write the parts and the head; `info` has no parts yet. Raises DiskFull, having cleaned up."""
+    name = layout.snapshot_name(info.position)
+    temporary = posixpath.join(path, name + layout.TEMPORARY)
+    serial = max(layout.parts_in(disk.list(path)).values(), default=-1) + 1
+    made = [temporary]
+    all_parts = list(kept)
+    try:
+        for number, (part, data) in enumerate(parts.items(), serial):
+            file = layout.part_name(info.position, number)
+            made.append(posixpath.join(path, file))
+            layout.write_new(disk, made[-1], data)
+            all_parts.append(Part(part, file, len(data), crc32(data)))
+        info = SnapshotInfo(info.log_id, info.generation, info.position, info.chain, all_parts)
+        layout.remove(disk, temporary)
+        layout.write_new(disk, temporary, info.encode())
+        disk.sync_directory(path)
+        before_rename()
+        disk.rename(temporary, posixpath.join(path, name))
+    except OSError as error:
+        if error.errno not in layout.FULL:
+            raise
+        for file in made:
+            layout.remove(disk, file)
+        raise DiskFull(f"no room for a snapshot at position {info.position}") from error
+    disk.sync_directory(path)
+    _read_back(disk, path, info)
+    return info
+
+
+def _read_back(disk: Disk, path: str, info: SnapshotInfo) -> None:
+    if read_head(disk, path, info.position, info.log_id) != info:
+        raise CorruptLog(path, 0, f"the snapshot at {info.position} reads back changed")
+    for part in info.parts:
+        read_part(disk, path, part, keep=False)
+
+
+def prune(disk: Disk, path: str, known: Sequence[SnapshotInfo]) -> list[SnapshotInfo]:
+    """Delete all but the newest snapshots of `known` and the parts that only others name."""
+    kept = list(known[:SNAPSHOTS_KEPT])
+    heads = {layout.snapshot_name(info.position) for info in kept}
+    files = {part.file for info in kept for part in info.parts}
+    names = disk.list(path)
+    for position in layout.snapshots_in(names):  # heads first: a head never names what is gone
+        if layout.snapshot_name(position) not in heads:
+            layout.remove(disk, posixpath.join(path, layout.snapshot_name(position)))
+    stale = [name for name in layout.parts_in(names) if name not in files]
+    if stale:
+        disk.sync_directory(path)
+        for name in stale:
+            layout.remove(disk, posixpath.join(path, name))
+    return kept
+
+
+def carry(disk: Disk, view: View, target: str) -> list[int]:
+    """Give a new generation the readable snapshots of its parent; return their positions."""
+    carried = []
+    done: set[str] = set()
+    for position in view.snapshots:
+        try:
+            info = read_head(disk, view.path, position, view.manifest.log_id)
+        except CorruptLog:
+            continue  # `usable` has judged it; a snapshot that cannot be read is worth nothing
+        for name in [part.file for part in info.parts] + [layout.snapshot_name(position)]:
+            if name not in done:
+                done.add(name)
+                with contextlib.suppress(FileExistsError):
+                    layout.link_or_copy(
+                        disk, posixpath.join(view.path, name), posixpath.join(target, name)
+                    )
+        carried.append(position)
+    return carried
+
+
+def write_start(disk: Disk, path: str, start: int) -> None:
+    """Note where the log starts, durably, before the segments below are deleted."""
+    layout.replace(disk, path, layout.START, document.encode("start", {"start": start}))
+
+
+def pick(previous: Sequence[SnapshotInfo], keep: Collection[str]) -> list[Part]:
+    """Return the parts of the newest previous snapshot named in `keep`. Raises ValueError."""
+    table = {part.name: part for part in previous[0].parts} if previous else {}
+    unknown = [name for name in keep if name not in table]
+    if unknown:
+        raise ValueError(f"the previous snapshot has no part named {sorted(unknown)}")
+    return [table[name] for name in keep]
+
+
+def check_reachable(disk: Disk, view: View) -> None:
+    """Raise CorruptLog if the log was cut at its start and no snapshot head covers the rest."""
+    if view.start == 0:
+        return
+    failure = CorruptLog(view.path, 0, f"no snapshot, and the log starts at {view.start}")
+    for position in reversed(view.snapshots):
+        if position >= view.start:
+            try:
+                read_head(disk, view.path, position, view.manifest.log_id)
+            except CorruptLog as error:
+                failure = error
+            else:
+                return
+    raise failure

@@ -1,0 +1,328 @@
+"""Reading one generation: its manifest, its segments and where its last whole group ends.
+
+Recovery, readers and the inspector all look through here, so they all give the same verdict. No
+file is changed.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass, field
+from itertools import pairwise
+from zlib import crc32
+
+from ..errors import CorruptLog
+from . import document, layout
+from .disk import Disk, File
+from .document import Manifest
+from .framing import (
+    COMMIT_BYTES,
+    HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    BadFrame,
+    SegmentHeader,
+    decode_commit,
+    decode_segment_header,
+    log_seed,
+)
+from .scan import (
+    Place,
+    Tail,
+    TailCut,
+    attesting_frame,
+    commit_or_none,
+    has_own_frame,
+    read_tail,
+)
+
+LOOKS_MAX = 1000  # how often a reader starts over while others replace what it reads
+
+
+@dataclass(slots=True)
+class View:
+    """A complete generation as read at one moment."""
+
+    path: str
+    manifest: Manifest
+    start: int  # position at which the log starts
+    firsts: list[int]  # first positions of the segments from `start` on; [] before the first one
+    snapshots: list[int]  # positions named by snapshot files, ascending
+    end: int = 0  # position after the last whole group
+    chain: int = 0  # chain before `end`
+    tail: Tail | None = None
+    tail_is_new: bool = False  # the last segment has no usable header: its making was cut short
+    cut: TailCut | None = None
+    sealed: dict[int, int] = field(default_factory=dict)  # checked segment -> chain behind it
+
+    @property
+    def place(self) -> Place:
+        """What frames of this generation must agree with."""
+        manifest = self.manifest
+        return Place(log_seed(manifest.log_id), manifest.log_id, manifest.generation, manifest.cut)
+
+    def segment(self, first: int) -> str:
+        """Return the path of a segment."""
+        return posixpath.join(self.path, layout.segment_name(first))
+
+
+def highest_complete(disk: Disk, directory: str) -> tuple[int | None, list[int]]:
+    """Return (number of the highest complete generation, all numbers).
+
+    A generation without a manifest is unfinished, and passed over, if it holds no frame of its
+    own; frames without a manifest are damage. Raises CorruptLog.
+    """
+    for _ in range(LOOKS_MAX):
+        numbers = layout.generations(disk, directory)
+        try:
+            for number in reversed(numbers):
+                path = posixpath.join(directory, layout.generation_name(number))
+                manifest = posixpath.join(path, layout.MANIFEST)
+                if disk.exists(manifest):
+                    return number, numbers
+                if _holds_own_frame(disk, path, number) and not disk.exists(manifest):
+                    raise CorruptLog(manifest, 0, "the manifest is missing, its records are not")
+        except FileNotFoundError:
+            continue
+        return None, numbers
+    raise CorruptLog(directory, 0, "generations come and go without end")
+
+
+def _holds_own_frame(disk: Disk, path: str, number: int) -> bool:
+    """Look at the two last segments: own frames come behind all that was taken over."""
+    firsts = layout.segments_in(disk.list(path))
+    heads = [_raw_header(disk, posixpath.join(path, layout.segment_name(f))) for f in firsts]
+    for log_id in sorted({head.log_id for head in heads if head is not None}):
+        for first in firsts[-2:]:
+            file = disk.open(posixpath.join(path, layout.segment_name(first)))
+            try:
+                data = file.read(0, file.length())
+            finally:
+                file.close()
+            if has_own_frame(data, log_id, number, log_seed(log_id)):
+                return True
+    return False
+
+
+def _raw_header(disk: Disk, path: str) -> SegmentHeader | None:
+    file = disk.open(path)
+    try:
+        return decode_segment_header(file.read(0, SEGMENT_HEADER_BYTES))
+    except BadFrame:
+        return None
+    finally:
+        file.close()
+
+
+def read_latest(disk: Disk, directory: str, known: View | None = None) -> View | None:
+    """Read the highest complete generation; None if there is none. Raises CorruptLog.
+
+    What a live owner or a successor takes away in the meantime makes it look again.
+    """
+    for _ in range(LOOKS_MAX):
+        number, _numbers = highest_complete(disk, directory)
+        if number is None:
+            return None
+        path = posixpath.join(directory, layout.generation_name(number))
+        try:
+            return read_view(disk, path, number, known)
+        except FileNotFoundError:
+            continue
+        except CorruptLog:
+            if highest_complete(disk, directory)[0] == number:
+                raise
+    raise CorruptLog(directory, 0, "a listed file is missing")
+
+
+def read_view(disk: Disk, path: str, number: int, known: View | None = None) -> View:
+    """Read generation `number` in `path`. Raises CorruptLog, FileNotFoundError.
+
+    `known` is an earlier view: what it has checked of the same generation is not read again.
+    """
+    names = disk.list(path)
+    manifest_path = posixpath.join(path, layout.MANIFEST)
+    manifest = Manifest.decode(layout.read_file(disk, manifest_path), manifest_path)
+    if manifest.generation != number:
+        raise CorruptLog(
+            manifest_path, 0, f"it belongs to generation {manifest.generation}, not {number}"
+        )
+    start = max(manifest.start, _read_start(disk, path))  # after the listing: see discard
+    firsts = [first for first in layout.segments_in(names) if first >= start]
+    view = View(path, manifest, start, firsts, layout.snapshots_in(names))
+    if known is not None and known.path != path:
+        known = None
+    _check_listed(view)
+    if not firsts:
+        view.end, view.chain = manifest.cut, manifest.chain
+    else:
+        if known is not None:
+            view.sealed = dict(known.sealed)
+        before = None
+        for first, successor in pairwise(firsts):
+            if first not in view.sealed:
+                view.sealed[first] = _check_sealed(disk, view, first, successor, before)
+            before = view.sealed[first]
+        _read_last(disk, view, known.tail if known is not None else None)
+    _check_cut(disk, view)
+    return view
+
+
+def _read_start(disk: Disk, path: str) -> int:
+    path = posixpath.join(path, layout.START)
+    try:
+        data = layout.read_file(disk, path)
+    except FileNotFoundError:
+        return 0
+    start = document.decode("start", data, path).get("start")
+    if not isinstance(start, int):
+        raise CorruptLog(path, 0, "no start position")
+    return start
+
+
+def _check_listed(view: View) -> None:
+    """Every segment that the manifest promises, and the one at the start, must be there."""
+    promised = [(f, n) for f, n in view.manifest.segments if f >= view.start]
+    present = set(view.firsts)
+    for first in [f for f, _ in promised] + ([view.start] if view.firsts or view.start else []):
+        if first not in present:
+            raise CorruptLog(view.segment(first), 0, "the segment is missing")
+    after = dict(pairwise(view.firsts))
+    for (first, length), (following, _) in pairwise(promised):
+        if first + length != following or after[first] != following:
+            raise CorruptLog(view.segment(first), 0, "segments that do not follow each other")
+
+
+def read_header(file: File, view: View, first: int) -> SegmentHeader:
+    """Return the checked header of a segment. Raises BadFrame."""
+    header = decode_segment_header(file.read(0, SEGMENT_HEADER_BYTES))
+    if header.log_id != view.manifest.log_id:
+        raise BadFrame("the segment belongs to another log")
+    if header.first != first or header.generation > view.manifest.generation:
+        raise BadFrame(
+            f"the segment belongs to position {header.first} of generation {header.generation}"
+        )
+    return header
+
+
+def _check_sealed(disk: Disk, view: View, first: int, successor: int, before: int | None) -> int:
+    """Check both ends of a sealed segment; return the chain behind it."""
+    path = view.segment(first)
+    file = disk.open(path)
+    at = 0
+    try:
+        header = read_header(file, view, first)
+        at = SEGMENT_HEADER_BYTES + successor - first
+        length = file.length()
+        if length < at:
+            at = length
+            raise BadFrame(f"the file ends before position {successor}, where the next one starts")
+        frame_at = at - COMMIT_BYTES
+        if frame_at < SEGMENT_HEADER_BYTES:
+            raise BadFrame("a sealed segment without a commit frame")
+        frame = file.read(frame_at, COMMIT_BYTES)
+        commit = decode_commit(frame, 0, successor - COMMIT_BYTES, view.place.seed)
+        if file.read(at, length - at).strip(b"\0"):
+            raise BadFrame(f"bytes behind position {successor}, where the next one starts")
+    except BadFrame as bad:
+        raise CorruptLog(path, at, str(bad)) from None
+    finally:
+        file.close()
+    if before is not None and before != header.chain:
+        raise CorruptLog(path, 0, "the segment does not follow from the one before it")
+    return crc32(frame[:HEADER_BYTES], commit.chain)
+
+
+def _read_last(disk: Disk, view: View, known: Tail | None) -> None:
+    """Read the last segment and judge what lies behind its last whole group."""
+    first = view.firsts[-1]
+    path = view.segment(first)
+    before = view.sealed.get(view.firsts[-2]) if len(view.firsts) > 1 else None
+    file = disk.open(path)
+    try:
+        try:
+            header = read_header(file, view, first)
+            chain = header.chain
+        except BadFrame as bad:
+            chain = _unfinished_chain(file, view, first, before, bad)
+            view.tail_is_new = True
+        if before is not None and chain != before:
+            raise CorruptLog(path, 0, "the segment does not follow from the one before it")
+        view.tail = tail = read_tail(file, first, chain, view.place, known)
+    finally:
+        file.close()
+    view.end, view.chain = tail.good, tail.chain
+    _judge(view, tail, path)
+
+
+def _unfinished_chain(file: File, view: View, first: int, before: int | None, bad: BadFrame) -> int:
+    """Tell a segment whose making was cut short (nothing is in it yet) from a damaged header."""
+    path = view.segment(first)
+    tail = Tail(first, file.read(0, file.length()), first, 0, 0)
+    listed = any(first == f for f, _ in view.manifest.segments)
+    if listed or before is None or attesting_frame(tail, view.place, -1) is not None:
+        raise CorruptLog(path, 0, str(bad)) from None
+    return before
+
+
+def _judge(view: View, tail: Tail, path: str) -> None:
+    """Torn tail or damage? Sets `view.cut`, or raises CorruptLog naming what attests more."""
+    good = tail.good
+    witness = ""
+    if view.manifest.cut > good:
+        witness = f"the manifest attests all below {view.manifest.cut}"
+    elif view.snapshots and view.snapshots[-1] > good:
+        witness = f"a snapshot attests all below {view.snapshots[-1]}"
+    elif tail.attested > good:
+        witness = f"a frame attests all below {tail.attested}"
+    else:
+        frame = attesting_frame(tail, view.place, good)
+        if frame is not None:
+            witness = f"the frame at {frame.end} attests all below {frame.attested}"
+    if witness:
+        raise CorruptLog(path, tail.at(good), f"{tail.reason}; {witness}")
+    loose = tail.loose_end()
+    if loose > good and not view.tail_is_new:
+        view.cut = TailCut(path, good, loose, tail.reason)
+
+
+def _check_cut(disk: Disk, view: View) -> None:
+    """What was taken over must be the branch that the manifest names."""
+    manifest = view.manifest
+    if not view.firsts:
+        if view.snapshots and view.snapshots[-1] > view.end:
+            raise CorruptLog(view.path, 0, "a snapshot of records that are missing")
+        return
+    if manifest.cut <= view.start and manifest.cut not in view.firsts:
+        return  # all of it was discarded
+    try:
+        chain = chain_before(disk, view, manifest.cut)
+    except BadFrame as bad:
+        path, at = locate(view, manifest.cut)
+        raise CorruptLog(path, at, f"no group ends at the cut: {bad}") from None
+    if chain != manifest.chain:
+        path, at = locate(view, manifest.cut)
+        raise CorruptLog(path, at, "the records below the cut are not those of the manifest")
+
+
+def locate(view: View, position: int) -> tuple[str, int]:
+    """Return (path, offset) of a position; what starts a segment is in that segment."""
+    first = max((f for f in view.firsts if f <= position), default=view.start)
+    return view.segment(first), position - first + SEGMENT_HEADER_BYTES
+
+
+def chain_before(disk: Disk, view: View, position: int) -> int:
+    """Return the chain before a position where a group, or its records, end. Raises BadFrame."""
+    if position == view.end:
+        return view.chain
+    path, at = locate(view, position)
+    file = disk.open(path)
+    try:
+        if at == SEGMENT_HEADER_BYTES:
+            return decode_segment_header(file.read(0, SEGMENT_HEADER_BYTES)).chain
+        seed = view.place.seed
+        frame = file.read(max(at - COMMIT_BYTES, 0), COMMIT_BYTES)
+        closing = commit_or_none(frame, 0, position - COMMIT_BYTES, seed)
+        if closing is not None:
+            return crc32(frame[:HEADER_BYTES], closing.chain)
+        return decode_commit(file.read(at, COMMIT_BYTES), 0, position, seed).chain
+    finally:
+        file.close()
