@@ -219,30 +219,48 @@ def test_no_error_is_swallowed() -> None:
     assert swallowed == []
 
 
+def field_names(value: ast.AST, scope: ast.AST) -> Iterator[str]:
+    """Names of the fields in a literal mapping, also through variables of the same function."""
+    if isinstance(value, ast.Dict):
+        for key, inner in zip(value.keys, value.values, strict=True):
+            if isinstance(key, ast.Constant):
+                yield key.value
+            elif key is None:  # ** of another mapping
+                yield from field_names(inner, scope)
+    elif isinstance(value, ast.Name):
+        for node in ast.walk(scope):
+            if isinstance(node, ast.Assign) and value.id in {
+                target.id for target in node.targets if isinstance(target, ast.Name)
+            }:
+                yield from field_names(node.value, scope)
+
+
 def emitted(path: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Every structured event that `path` writes by name: line, name, fields given by name.
+    """Every structured event that `path` writes by name: line, name, fields as far as literal.
 
     Both forms count: `events.emit("name", field=...)` and a pair `("name", {"field": ...})` that
     a core puts into its outcome.
     """
     families = {name.partition(".")[0] for name in EVENTS}
-    for node in ast.walk(tree(path)):
-        fields: list[str] = []
-        if isinstance(node, ast.Call) and node.args:
-            first = node.args[0]
-            if isinstance(node.func, ast.Attribute) and node.func.attr in {"emit", "info", "debug"}:
-                fields = [keyword.arg for keyword in node.keywords if keyword.arg]
-        elif isinstance(node, ast.Tuple) and len(node.elts) == 2:
-            first, second = node.elts
-            if not isinstance(second, ast.Dict):
+    for scope in functions(tree(path)):
+        for node in ast.walk(scope):
+            fields: list[str] = []
+            if isinstance(node, ast.Call) and node.args:
+                first = node.args[0]
+                if getattr(node.func, "attr", "") in {"emit", "info", "debug"}:
+                    for keyword in node.keywords:
+                        fields += (
+                            [keyword.arg] if keyword.arg else field_names(keyword.value, scope)
+                        )
+            elif isinstance(node, ast.Tuple) and len(node.elts) == 2:
+                first = node.elts[0]
+                fields += field_names(node.elts[1], scope)
+            else:
                 continue
-            fields = [key.value for key in second.keys if isinstance(key, ast.Constant)]
-        else:
-            continue
-        if isinstance(first, ast.Constant) and isinstance(first.value, str):
-            family, dot, rest = first.value.partition(".")
-            if dot and family in families and re.fullmatch(r"[a-z_]+", rest) and rest != "py":
-                yield node.lineno, first.value, [field.rstrip("_") for field in fields]
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                family, _, rest = first.value.partition(".")
+                if family in families and re.fullmatch(r"[a-z_]+", rest) and rest != "py":
+                    yield node.lineno, first.value, [field.rstrip("_") for field in fields]
 
 
 def test_events_written_are_events_listed() -> None:

@@ -72,7 +72,7 @@ EVENTS: dict[str, EventKind] = {
     "message.duplicate": _debug(
         "A message was there before: answered with that offset", "topic partition id offset"
     ),
-    "id.conflict": _info("An id came with another body", "topic partition id offset"),
+    "id.conflict": _info("An id came with another body", "topic partition id offset count"),
     "fetch.served": _debug("Stored batches were sent", "topic partition offset count bytes group"),
     "group.join": _info(
         "A consumer asks for a partition", "group topic partition consumer ledger_id next_offset"
