@@ -65,13 +65,19 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which cuts a sweep makes at a picture; `prefixes` bounds the number of prefixes."""
+    """Which cuts a sweep makes at a picture; `prefixes` bounds the number of prefixes.
+
+    With `only`, exactly these policies and nothing else.
+    """
 
     seeds: int = 16
     prefixes: int | None = None
+    only: tuple[CutPolicy, ...] = ()
 
     def cuts(self, picture: SimDisk) -> list[Cut]:
         """Return the ways to crash at this picture."""
+        if self.only:
+            return [Cut(policy) for policy in self.only]
         count = len(picture.pending())
         found = [Cut(None), Cut(LoseEverything())]
         if count == 0:
@@ -79,8 +85,8 @@ class Selection:
         found += [Cut(KeepEverything()), Cut(OnlyNames()), Cut(OnlyData())]
         places = list(range(1, count))
         if self.prefixes is not None and len(places) > self.prefixes:
-            step = len(places) / self.prefixes
-            places = [places[int(step * turn)] for turn in range(self.prefixes)]
+            bound, every = self.prefixes, len(places)
+            places = [places[turn * every // bound] for turn in range(bound)]
         found += [Cut(Prefix(place)) for place in places]
         found += [Cut(Seeded(seed)) for seed in range(self.seeds)]
         return found
@@ -112,9 +118,11 @@ class SweepReport:
     """What a sweep did and found."""
 
     calls: int = 0
-    crashes: int = 0  # calls x variants
+    states: int = 0  # calls that found the disk or the promise changed; the others add nothing
+    crashes: int = 0  # states x variants
     looked_at: int = 0  # of them, different disks or promises
     second_calls: int = 0
+    second_states: int = 0
     second_crashes: int = 0
     second_looked_at: int = 0
     violations: list[Violation] = field(default_factory=list)
@@ -122,8 +130,9 @@ class SweepReport:
     def __str__(self) -> str:
         found = "zero violations" if not self.violations else f"{len(self.violations)} VIOLATIONS"
         return (
-            f"{self.calls} calls x variants = {self.crashes} crashes ({self.looked_at} different); "
-            f"in recovery {self.second_calls} calls x variants = {self.second_crashes} crashes "
+            f"{self.calls} calls in {self.states} states x variants = {self.crashes} crashes "
+            f"({self.looked_at} different); in recovery {self.second_calls} calls in "
+            f"{self.second_states} states x variants = {self.second_crashes} crashes "
             f"({self.second_looked_at} different): {found}"
         )
 
@@ -171,9 +180,9 @@ class _Sweep(Generic[P]):
         return len(self.report.violations) >= self.violations_max
 
     def first_crashes(self, disk: SimDisk) -> None:
-        for picture in pictures(
-            disk, lambda promise: self.case.run(disk, promise), self.case.nothing()
-        ):
+        taken = pictures(disk, lambda promise: self.case.run(disk, promise), self.case.nothing())
+        self.report.calls, self.report.states = disk.calls, len(taken)
+        for picture in taken:
             for cut in self.selection.cuts(picture.disk):
                 if self.full():
                     return
@@ -184,7 +193,6 @@ class _Sweep(Generic[P]):
                 self.report.looked_at += 1
                 where = f"crash before call {picture.call} ({picture.next_call}), {cut}"
                 self.examine(left, picture.promised, where)
-        self.report.calls = disk.calls
 
     def new(self, left: SimDisk, promised: P) -> bool:
         """Tell whether this disk under this promise was not looked at before."""
@@ -213,6 +221,7 @@ class _Sweep(Generic[P]):
         assert self.second is not None
         taken = pictures(disk, lambda promise: promise(self.case.recover(disk, promised)), promised)
         self.report.second_calls += disk.calls
+        self.report.second_states += len(taken)
         for picture in taken:
             for cut in self.second.cuts(picture.disk):
                 if self.full():
