@@ -1,109 +1,18 @@
-"""Real processes for the tests of this directory: each bounded in time, ended by its own pid.
-
-`house` has everything below one temporary directory: `data/`, `consumers/`, `events/` and
-`printed/` (stdout and stderr of every process, `NAME-0000.out` and so on).
-"""
+"""Real processes for the tests of this directory."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from actors.library.chaos.history import History
-from actors.library.chaos.programs import Program, Running, free_endpoint, wait_until
-
-ROOT = Path(__file__).resolve().parents[2]
-FLIGHTS = ROOT / "examples" / "flights" / "flights-2013-01.csv.gz"
-FLIGHT_ID = "year,month,day,carrier,flight,origin,sched_dep_time"
-START_S = 30.0  # generous: a machine may be busy; a test ends as soon as the thing has happened
-
-
-class House:
-    """Starts broker, producers and consumers on a port and directories of their own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.endpoint = free_endpoint()
-        self.data = directory / "data"
-        self.state = directory / "consumers"
-        self.events = directory / "events"
-        self.printed = directory / "printed"
-        for path in (self.events, self.printed):
-            path.mkdir()
-        self.history = History(self.events)
-        self.running: list[Running] = []
-        self.environ = {
-            **{name: value for name, value in os.environ.items() if "ONCEMQ" not in name},
-            "ONCEMQ_BROKER": self.endpoint,
-            "ONCEMQ_LOG_DIR": str(self.events),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(directory)]),
-        }
-
-    def start(self, name: str, *argv: str, **environ: str) -> Running:
-        """Start any Python program: a script of the project by its path below the root, or -m."""
-        program = Program(name, (sys.executable, *argv), environ)
-        running = program.start(self.printed, self.environ)
-        self.running.append(running)
-        return running
-
-    def broker(self, *more: str, ready: bool = True, **environ: str) -> Running:
-        """Start the broker, by default until it answers requests."""
-        running = self.start(
-            "broker",
-            str(ROOT / "broker.py"),
-            f"--data={self.data}",
-            f"--bind={self.endpoint}",
-            *more,
-            **environ,
-        )
-        if ready:
-            self.wait_for(running, "broker.ready")
-        return running
-
-    def producer(self, *more: str, **environ: str) -> Running:
-        """Start `producer.py` with these arguments."""
-        return self.start("producer", str(ROOT / "producer.py"), *more, **environ)
-
-    def flights(self, *more: str, **environ: str) -> Running:
-        """Start a producer of January's flights to topic `flights`."""
-        return self.producer("--topic=flights", "--format=csv", *more, str(FLIGHTS), **environ)
-
-    def consumer(self, application: str, *more: str, **environ: str) -> Running:
-        """Start `consumer.py MODULE:APP` on the shared state directory."""
-        return self.start(
-            "consumer",
-            str(ROOT / "consumer.py"),
-            application,
-            f"--state={self.state}",
-            *more,
-            **environ,
-        )
-
-    def wait_for(self, running: Running, event: str, times: int = 1) -> None:
-        """Wait until a process has written `event`; fail at once if it ends before."""
-
-        def seen() -> bool:
-            ended = running.exit_code is not None
-            self.history.refresh()
-            found = self.history.of(running.pid)[event] >= times
-            assert found or not ended, f"{running} ended before {event}\n{running.told()}"
-            return found
-
-        wait_until(seen, START_S, f"{event} of {running}\n{running.told()}")
-
-    def close(self) -> None:
-        """End everything, frozen or not."""
-        for running in self.running:
-            running.end()
+from tests.process.house import House
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
-    """Programs, directories and a port for one test."""
+    """Programs, directories and a port for one test; every process ends with it."""
     house = House(tmp_path)
     try:
         yield house

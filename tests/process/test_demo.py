@@ -1,0 +1,60 @@
+"""`make demo` as its reader meets it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from actors.library.chaos import Program
+from examples.flights import expected
+from tests.process.house import ROOT
+
+pytestmark = pytest.mark.process
+
+
+def test_expected_figures_of_january() -> None:
+    """The file is the whole of January: these are its figures, counted by other means."""
+    totals = expected.totals_of(expected.rows())
+    assert sum(entry["flights"] for entry in totals.values()) == 27_004
+    assert sum(entry["cancelled"] for entry in totals.values()) == 521
+    assert totals["UA"]["flights"] == 4_637
+    assert totals["HA"] == {"flights": 31, "delay_minutes": 852, "cancelled": 0}
+    assert expected.airlines()["HA"] == "Hawaiian Airlines Inc."
+
+
+def test_a_difference_is_named() -> None:
+    """The comparison names the carrier and both figures, also for one that is missing."""
+    assert expected.differences({"UA": 1, "B6": 2}, {"UA": 1, "B6": 2}) == []
+    assert expected.differences({"UA": 1, "B6": 2}, {"B6": 3, "ZZ": 4}) == [
+        "B6: expected 2, found 3",
+        "UA: expected 1, found None",
+        "ZZ: expected None, found 4",
+    ]
+
+
+@pytest.mark.timeout(150)
+def test_demo_ends_by_itself_with_exact_totals(tmp_path: Path) -> None:
+    """Three kills on the way, the exact table, exit 0 within two minutes, nothing left behind."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    demo = Program("demo", (sys.executable, "-m", "examples.flights.demo"))
+    environ = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    with demo.start(tmp_path, environ) as running:
+        try:
+            running.wait(125, 0)
+        finally:
+            running.send_signal(signal.SIGTERM)
+    printed = running.stdout()
+    for role in ("producer", "consumer", "broker"):
+        match = re.search(rf"killed {role} \(pid \d+\) after ([\d,]+) of 27,004 flights", printed)
+        assert match is not None, printed
+        assert 0 < int(match[1].replace(",", "")) < 27_004
+    assert "nothing was lost, nothing was doubled" in printed
+    assert re.search(r"UA United Air Lines Inc\.\W+4,637\W", printed), printed
+    assert re.search(r"all\W+27,004\W+[\d,]+\W+521\W", printed), printed
+    assert list(temporary.iterdir()) == []
