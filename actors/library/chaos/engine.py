@@ -44,7 +44,7 @@ class Slot:
     working: frozenset[str]  # events by which a process shows that it is at work
     crash_points: tuple[str, ...] = ()
     starting_points: tuple[str, ...] = ()  # crash points that are passed once, at the start
-    owned: str = ""  # the event that tells of a new owner; "": this part cannot be taken over
+    owned: str = ""  # by this event a successor tells that it is one; "": no takeover
     takeover: tuple[str, ...] = ()  # arguments for a process that takes over
     lease: bool = False  # a taker must wait for a lease: the broker is spared meanwhile
 
@@ -69,7 +69,6 @@ class _Part:
         self.running = running
         self.before = before  # events of that pid at the start: an earlier process had it
         self.zombie: Running | None = None  # frozen, being replaced by `running`
-        self.owners_before = 0  # how many owners had been announced when it froze
         self.thawed = False
 
 
@@ -213,13 +212,10 @@ class Chaos:
         assert self._slots[name].owned, f"{name} cannot be taken over"
         self._await_work(name)
         part = self._parts[name]
-        self.history.refresh()
-        owners_before = self.history.events[part.slot.owned]
         if not part.running.freeze():
             return
         successor = self._start(part.slot, *part.slot.takeover)
         successor.zombie = part.running
-        successor.owners_before = owners_before
         self._parts[name] = successor
         self.deeds.takeovers[part.slot.role] += 1
         self._say(f"freeze  {part.running}, {successor.running} shall take over")
@@ -251,7 +247,6 @@ class Chaos:
         self._count_kill(part, f"crashed at {running.crash_at}", worked=self._at_work(part))
         successor = self._start(part.slot)
         successor.zombie, successor.thawed = part.zombie, part.thawed
-        successor.owners_before = part.owners_before
         return successor
 
     def _tend_zombie(self, part: _Part) -> None:
@@ -267,7 +262,7 @@ class Chaos:
             part.zombie = None
         elif code is not None:
             raise ProgramFailed(f"zombie {zombie} ended with {code}\n{zombie.told()}")
-        elif not part.thawed and self.history.events[part.slot.owned] > part.owners_before:
+        elif not part.thawed and self._seen(part)[part.slot.owned]:
             self._say(f"thaw    {zombie}")
             part.thawed = zombie.thaw()
         elif part.running.age_s > ZOMBIE_S:
@@ -284,8 +279,11 @@ class Chaos:
             self.breathe(POLL_S)
 
     def _at_work(self, part: _Part) -> bool:
-        seen = self.history.of(part.running.pid) - part.before
-        return not part.slot.working.isdisjoint(seen)
+        return not part.slot.working.isdisjoint(self._seen(part))
+
+    def _seen(self, part: _Part) -> Counter[str]:
+        """Return the events of the slot's present process."""
+        return self.history.of(part.running.pid) - part.before
 
     def _count_kill(self, part: _Part, how: str, *, worked: bool) -> None:
         self.deeds.kills[part.slot.role] += 1
