@@ -79,6 +79,8 @@ class OsFile:
 
     def sync(self) -> None:
         """Make what was written durable. After an error this descriptor must not be used."""
+        if self._descriptor < 0:  # fdatasync of -1 is a ValueError, not EBADF
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._path)
         _sync(self._descriptor)
 
     def close(self) -> None:

@@ -40,6 +40,8 @@ class MemoryFile:
         """Write all of `data` at `offset`; a gap before it reads as zeros."""
         self._check(writing=True)
         view = memoryview(data)
+        if not view.nbytes:  # as pwrite: nothing written, nothing grown
+            return
         self._grow(offset + view.nbytes)
         self._node.data[offset : offset + view.nbytes] = view
 
