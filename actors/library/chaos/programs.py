@@ -6,11 +6,13 @@ started is ended by its own pid, also when it is frozen, so nothing outlives a t
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +25,16 @@ CRASHED = 137  # how a process ends at a crash point: without any clean-up
 FENCED = 3
 POLL_S = 0.005
 TAIL_BYTES = 4000
+
+
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform.startswith("linux") else None
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """Runs in the child: should the caller itself be killed, the kernel ends the child (Linux)."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 class ProgramFailed(AssertionError):
@@ -86,6 +98,7 @@ class Running:
                 stderr=err,
                 env=dict(environ),
                 start_new_session=True,  # Ctrl-C reaches the caller, and the caller decides
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - a test run has one thread
             )
         self.pid = self._process.pid
 
