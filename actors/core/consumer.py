@@ -1,0 +1,337 @@
+"""The consumer of one (group, topic, partition), as a pure state machine.
+
+Theory of operation. membership.py gets the grant and keeps it; once the shell has opened the
+ledger under it, outputs that the ledger committed and nobody acknowledged go out first, and
+consumer_fetch.py goes on where the ledger ends. handling.py has one handler call out at a time; its
+answer becomes one commit record: inputs, ids, state, outputs and acknowledgements together.
+Outputs (outbox.py) and the event `commit.synced` wait for the sync.
+
+While the disk is full an answer is held and comes back when there is room; fetching is bounded by
+what is held, and the lease is renewed all the time. To end in good order the consumer commits what
+is being handled, waits until its outputs are acknowledged, and gives the grant back.
+
+docs/PROTOCOL.md, "Groups" and "Fetch"; docs/STORAGE.md, "Ledger".
+"""
+
+from __future__ import annotations
+
+from ..errors import Fenced, IdConflict, OnceMQError, StoreMismatch, from_code
+from ..ids import output_producer
+from ..limits import FETCHES_HELD_MAX, OUTPUTS_UNACKED_MAX
+from ..outcome import (
+    DiskSpace,
+    Event,
+    Outcome,
+    Received,
+    Recovered,
+    Snapshot,
+    SnapshotWritten,
+    Stop,
+)
+from ..protocol import CONFLICT, Failure, Fetched, Granted, Message, TopicDescribed
+from ..records import Committed, LedgerStarted, Plain, Record
+from .connection import Connection
+from .consumer_fetch import Fetcher, regressed
+from .consumer_topics import TopicLookups
+from .consumer_work import Drain, HandlerDone, LedgerPeeked, ResolveTopic
+from .handling import Acked, Handling
+from .ledger import Ledger
+from .membership import LEAVING, OPENING, RUNNING, STOPPED, Member, Membership
+from .outbox import Outbox
+from .window import Fingerprint
+
+START_OFFSET = 0  # a new group starts at the earliest message
+
+
+class _Running:
+    """What a consumer works with once its ledger is open."""
+
+    def __init__(self, core: ConsumerCore, grant: Granted, fingerprint: Fingerprint) -> None:
+        member, ledger = core.member, core.ledger
+        place = member.place
+        log = (grant.log_id, grant.topic_id)
+        offset = ledger.next_offset if ledger.started else START_OFFSET
+        self.fetcher = Fetcher(core.connection, place, grant.epoch, log, offset, fingerprint)
+        self.handling = Handling(ledger, place, grant.epoch, member.retries, self.fetcher.windows)
+        self.outbox = Outbox(core.connection, producer=output_producer(*place), epoch=grant.epoch)
+        for (topic, partition), following in sorted(ledger.next_sequence.items()):
+            outputs = ledger.unacked.get((topic, partition), ())
+            first = outputs[0].first_sequence if outputs else following
+            self.outbox.expect(topic, partition, first)
+            for output in outputs:
+                self.outbox.add_output(output)
+
+    def may_fetch(self) -> bool:
+        """Whether one more reply may be held."""
+        held = len(self.fetcher.windows) + (self.handling.running is not None)
+        return held < FETCHES_HELD_MAX
+
+
+class ConsumerCore:
+    """One consumer. The shell around it does the work of consumer_work.py."""
+
+    def __init__(self, member: Member, endpoint: str, *, fingerprint: Fingerprint) -> None:
+        """`fingerprint` turns tagged ids into 16 bytes each, keyed by the ledger's id."""
+        self.member = member
+        self.ledger = Ledger()
+        self.connection = Connection("consumer", member.incarnation, endpoint)
+        self._membership = Membership(member, self.connection)
+        self._lookups = TopicLookups(self.connection)
+        self._fingerprint = fingerprint
+        # Invariant: there from RUNNING on.
+        self._running: _Running | None = None
+        # Acknowledgements that the next commit will carry: (topic, partition, next sequence).
+        self._acked: Acked = []
+        # Session of the connection in which requests were last sent.
+        self._session_seen = 0
+        # Whether the ledger is recovered, the disk full, the end asked for.
+        self._recovered = False
+        self._disk_full = False
+        self._draining = False
+        # Since when all is handled, committed and acknowledged; None: something is to be done.
+        self.idle_since_ms: int | None = None
+
+    @property
+    def phase(self) -> str:
+        """Where it is on its way; see membership.py."""
+        return self._membership.phase
+
+    @property
+    def processed(self) -> int:
+        """Messages handled under this grant."""
+        return self._running.handling.processed if self._running else 0
+
+    @property
+    def skipped(self) -> int:
+        """Messages passed over under this grant because they were processed before."""
+        return self._running.handling.skipped if self._running else 0
+
+    # --- the core protocol -----------------------------------------------------------------------
+
+    @property
+    def wake_at_ms(self) -> int | None:
+        """When a Tick is wanted."""
+        if self.phase == STOPPED:
+            return None
+        times = [self._membership.wake_at_ms, self.connection.wake_at_ms]
+        running = self._running
+        if running is not None and self.connection.ready:
+            times += [self._lookups.wake_at_ms, running.outbox.wake_at_ms]
+            if not self._draining:
+                times.append(running.handling.wake_at_ms)
+                if running.may_fetch():
+                    times.append(running.fetcher.wake_at_ms)
+        return min((time for time in times if time is not None), default=None)
+
+    def apply(self, record: Record, position: int) -> None:
+        """Change the ledger."""
+        self.ledger.apply(record, position)
+
+    def snapshot(self) -> Snapshot:
+        """Return the ledger's state."""
+        return self.ledger.snapshot()
+
+    def restore(self, parts: dict[str, Plain]) -> None:
+        """Become what a snapshot holds."""
+        self.ledger.restore(parts)
+
+    def step(self, event: Event, now_ms: int) -> Outcome:
+        """Decide what follows from `event`."""
+        out = Outcome()
+        if self.phase == STOPPED:
+            return out
+        try:
+            self._take(event, now_ms, out)
+            self._advance(now_ms, out)
+        except OnceMQError as error:
+            self._stop(error, now_ms, out)
+        return out
+
+    def _take(self, event: Event, now_ms: int, out: Outcome) -> None:
+        match event:
+            case Received():
+                self._received(event, now_ms, out)
+            case HandlerDone() if self._running is not None:
+                failed = self._running.handling.done(event, now_ms, out, self._acked)
+                if failed is not None:
+                    self._stop(failed, now_ms, out)
+            case LedgerPeeked():
+                self._membership.peeked(event, now_ms, out)
+            case Recovered():
+                self._recovered = True
+            case DiskSpace():
+                self._disk_full = event.full
+                if self._running is not None:
+                    self._running.handling.disk_space(full=event.full, out=out)
+            case SnapshotWritten():
+                self.ledger.snapshot_written()
+            case ResolveTopic():
+                self._lookups.want(event.topic)
+            case Drain():
+                self._draining = True
+
+    def _stop(self, error: Exception | None, now_ms: int, out: Outcome) -> None:
+        """End, after the sync of what this step commits. The broker is told where that helps."""
+        grant = self._membership.grant
+        if isinstance(error, Fenced):
+            fields = self.member.fields(epoch=grant.epoch if grant else 0, reason=error.reason)
+            out.events.append(("consumer.fenced", fields))
+        elif self.phase == RUNNING and error is not None:
+            self._membership.leave(self._committed_offset(out), now_ms, out)
+        self._membership.phase = STOPPED
+        out.work_after_sync.append(Stop(error))
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def _received(self, event: Received, now_ms: int, out: Outcome) -> None:
+        message, connection = event.message, self.connection
+        taken = connection.received(message, now_ms, out)
+        if any(isinstance(item, Stop) for item in out.work):
+            self._membership.phase = STOPPED
+            return
+        if connection.sessions != self._session_seen:
+            self._session_seen = connection.sessions
+            self._membership.lost()
+            self._lookups.lost()
+            if self._running is not None:
+                self._running.fetcher.lost()
+        if taken:
+            return
+        if self._running is not None:
+            self._for_running(self._running, event, now_ms, out)
+        if isinstance(message, TopicDescribed | Failure):
+            self._lookups.received(message, now_ms, out)
+        if isinstance(message, Failure):
+            self._membership.refused(message, now_ms)
+        elif self._membership.answered(message, now_ms, out):
+            self._stop(None, now_ms, out)
+
+    def _for_running(self, running: _Running, event: Received, now_ms: int, out: Outcome) -> None:
+        message = event.message
+        if isinstance(message, Fetched):
+            running.fetcher.received(message, event.stored or [], now_ms)
+        elif isinstance(message, Failure) and running.fetcher.answers(message.request):
+            error = from_code(message.code, message.reason, message.hint)
+            if message.code in {"not_granted", "fenced"}:
+                raise Fenced(message.reason)
+            if not error.retriable:
+                raise error
+            running.fetcher.pause(now_ms)
+        else:
+            self._settle(running.outbox, message, now_ms, out)
+
+    def _settle(self, outbox: Outbox, message: Message, now_ms: int, out: Outcome) -> None:
+        """Take the verdict on outputs. Raises what ends the consumer."""
+        for settled in outbox.received(message, now_ms, out):
+            first, count = settled.first_sequence, settled.count
+            if any(run[1] == CONFLICT for run in settled.runs):
+                raise IdConflict(
+                    f"the broker has other messages of {outbox.producer} under the numbers from "
+                    f"{first} on in {settled.topic}/{settled.partition}",
+                    hint="this ledger did not send them: was it copied or restored?",
+                )
+            self._acked.append((settled.topic, settled.partition, first + count))
+            fields = self.member.fields(first_sequence=first, count=count)
+            out.events.append(("output.acked", fields))
+        if outbox.error is not None:
+            raise outbox.error
+
+    # --- what may be done now --------------------------------------------------------------------
+
+    def _advance(self, now_ms: int, out: Outcome) -> None:
+        """Do what may be done now. Called at the end of every step."""
+        membership = self._membership
+        if self.phase == OPENING and self._recovered and not self._disk_full:
+            self._begin(out)
+        elif self._draining and self.phase not in {OPENING, RUNNING, LEAVING, STOPPED}:
+            self._stop(None, now_ms, out)
+        if self._running is not None:
+            self._run(self._running, now_ms, out)
+        if self.phase == STOPPED:
+            return
+        membership.advance(now_ms, out)
+        owed = membership.owed or self._lookups.owed
+        if self._running is not None:
+            owed = owed or self._running.fetcher.owed or self._running.outbox.owed
+        self.connection.tick(now_ms, out, owed=owed)
+
+    def _begin(self, out: Outcome) -> None:
+        """The ledger is open: check that it belongs here, then start running."""
+        grant, started = self._membership.grant, self.ledger.started
+        assert grant is not None, "a ledger is opened for a grant"
+        if started is None:
+            log = (grant.topic_id, grant.log_id, grant.lineage)
+            out.appends.append(LedgerStarted(*self.member.place, *log, START_OFFSET))
+        else:
+            self._check(started, grant)
+        self._running = _Running(self, grant, self._fingerprint)
+        self._membership.phase = RUNNING
+        fields = self.member.fields(
+            epoch=grant.epoch,
+            next_offset=self._running.fetcher.offset,
+            ledger_id=self._membership.ledger_id.hex(),
+        )
+        out.events.append(("consumer.granted", fields))
+
+    def _check(self, started: LedgerStarted, grant: Granted) -> None:
+        """Raise StoreMismatch or LogRegressed unless this ledger follows this log."""
+        if (started.group, started.topic, started.partition) != self.member.place:
+            raise StoreMismatch(
+                f"the ledger belongs to group {started.group}, "
+                f"{started.topic}/{started.partition}, not to {'/'.join(map(str, self.member.place))}"
+            )
+        if (started.log_id, started.topic_id) != (grant.log_id, grant.topic_id):
+            raise StoreMismatch(
+                f"the ledger follows log {started.log_id.hex()} topic {started.topic_id.hex()}, "
+                f"the broker has log {grant.log_id.hex()} topic {grant.topic_id.hex()}"
+            )
+        if grant.end_offset < self.ledger.next_offset:
+            raise regressed(self.member.place, self.ledger.next_offset, grant.end_offset)
+
+    def _run(self, running: _Running, now_ms: int, out: Outcome) -> None:
+        handling, outbox = running.handling, running.outbox
+        if self._draining:
+            handling.cut(out)
+        elif self.phase == RUNNING and outbox.messages < OUTPUTS_UNACKED_MAX:
+            handling.advance(now_ms, out, self._acked)
+        for record in out.appends:
+            if isinstance(record, Committed):
+                self._send_outputs(outbox, record, out)
+        if self.connection.ready:
+            self._lookups.advance(now_ms, out)
+        outbox.advance(now_ms, out)
+        quiet = handling.running is None and outbox.batches == 0
+        if self.phase == RUNNING:
+            if self._draining:
+                if quiet and not self._disk_full:
+                    self._finish(now_ms, out)
+            elif self.connection.ready and running.may_fetch():
+                running.fetcher.ask(now_ms, out)
+        elif self.phase == LEAVING and self._membership.wait_is_over(now_ms):
+            self._stop(None, now_ms, out)
+        quiet = quiet and handling.idle and running.fetcher.caught_up and self.connection.ready
+        self.idle_since_ms = (self.idle_since_ms or now_ms) if quiet else None
+
+    def _send_outputs(self, outbox: Outbox, record: Committed, out: Outcome) -> None:
+        for output in record.outputs:
+            outbox.add_output(output)
+            fields = {"first_sequence": output.first_sequence, "count": output.count}
+            out.events.append(("output.sent", self.member.fields(**fields)))
+
+    def _committed_offset(self, out: Outcome) -> int:
+        """The next offset once the appends of this step are applied."""
+        for record in reversed(out.appends):
+            if isinstance(record, Committed) and record.inputs:
+                return record.inputs[0][1]
+        return self.ledger.next_offset
+
+    def _finish(self, now_ms: int, out: Outcome) -> None:
+        """All is committed and acknowledged: note what was acknowledged, give the grant back."""
+        grant = self._membership.grant
+        assert grant is not None, "a running consumer has a grant"
+        if self._acked and not out.appends:
+            number = self.ledger.commit_no + 1
+            acked = list(self._acked)
+            out.appends.append(Committed(grant.epoch, number, [], [], b"", {}, [], acked))
+            self._acked.clear()
+        self._membership.leave(self._committed_offset(out), now_ms, out)
