@@ -82,8 +82,8 @@ class Log(Protocol):
     def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
         """Return the parts of a snapshot."""
 
-    def write_snapshot(self, position: int, parts: dict[str, bytes], keep: Any) -> None:
-        """Write a snapshot of the state at `position`. Raises DiskFull."""
+    def write_snapshot(self, position: int, parts: dict[str, bytes], keep: Any) -> Any:
+        """Write a snapshot of the state at `position`, return what it is. Raises DiskFull."""
 
     def discard(self, below: int) -> int:
         """Forget whole segments below `below`."""
