@@ -29,7 +29,7 @@ from .framing import BadFrame
 from .reading import RecordReader, StoredRecord
 from .recovery import Opened, Opening
 from .scan import TailCut
-from .view import View, chain_before
+from .view import View, chain_before, highest_complete
 from .writing import SegmentWriter
 
 __all__ = [
@@ -98,7 +98,7 @@ class FencedLog:
         fail has been tried. With `create_log_id` a missing log is created first.
         Raises Fenced, LogInUse, CorruptLog, UnsupportedFormat, DiskFull, OSError.
         """
-        if create_log_id is not None:
+        if create_log_id is not None and highest_complete(disk, directory)[0] is None:
             create(disk, directory, log_id=create_log_id, owner=owner)
         opening = Opening(disk, directory, generation, owner, prepare, takeover, end_owner)
         return cls(disk, directory, opening.run(), segment_bytes)
@@ -209,13 +209,13 @@ class FencedLog:
     # --- reading ---------------------------------------------------------------------------------
 
     def read(self, position: int, max_bytes: int, *, end: int | None = None) -> list[StoredRecord]:
-        """Return records from the boundary `position` on, below `end` and the durable end.
+        """Return records from the boundary `position` on, whole below `end` and the durable end.
 
         At least one if there is one, else as many as fit `max_bytes`. Raises CorruptLog.
         """
         self._check_usable()
-        limit = self._view.end if end is None else min(end, self._view.end)
-        return self._reader.read(position, max_bytes, limit, self._trusted_from)
+        records = self._reader.read(position, max_bytes, self._view.end, self._trusted_from)
+        return records if end is None else [record for record in records if record.end <= end]
 
     def replay(self, position: int) -> Iterator[StoredRecord]:
         """Yield all records from the boundary `position` to the durable end. Raises CorruptLog."""

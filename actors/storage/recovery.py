@@ -262,6 +262,23 @@ def make_lock(disk: Disk, path: str, owner: Owner) -> Lock:
     raise LogInUse(f"another process holds {name}, which was just made")
 
 
+def being_made(disk: Disk, directory: str, number: int) -> bool:
+    """Tell whether a live process is making an unfinished generation.
+
+    A maker takes the tail only while it holds its lock: if it does not hold it yet, what was read
+    before this call will be in what it takes.
+    """
+    path = posixpath.join(directory, layout.generation_name(number), layout.LOCK)
+    try:
+        lock = disk.lock(path)
+    except FileNotFoundError:
+        return False
+    if lock is None:
+        return True
+    lock.release()
+    return False
+
+
 def read_owner(disk: Disk, path: str) -> Owner:
     """Return who wrote a lock file, as far as it can be told."""
     owner: Owner = {}

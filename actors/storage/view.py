@@ -123,14 +123,25 @@ def read_latest(disk: Disk, directory: str, known: View | None = None) -> View |
         if number is None:
             return None
         path = posixpath.join(directory, layout.generation_name(number))
+        names: list[str] = []
         try:
+            names = disk.list(path)
             return read_view(disk, path, number, known)
         except FileNotFoundError:
             continue
         except CorruptLog:
-            if highest_complete(disk, directory)[0] == number:
+            # A live owner that rolls, discards, or takes an unfinished segment back between two of
+            # our looks leaves a picture that never was. Damage stays when nothing else moves.
+            if highest_complete(disk, directory)[0] == number and names == _names(disk, path):
                 raise
     raise CorruptLog(directory, 0, "a listed file is missing")
+
+
+def _names(disk: Disk, path: str) -> list[str] | None:
+    try:
+        return disk.list(path)
+    except FileNotFoundError:
+        return None
 
 
 def read_view(disk: Disk, path: str, number: int, known: View | None = None) -> View:

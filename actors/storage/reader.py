@@ -1,0 +1,105 @@
+"""Looking at a log without opening it for writing: what `state`, `verify` and `dump` print.
+
+A reader relies on what it prints as much as a client does. So it takes whole groups only, syncs
+them through a descriptor of its own, and looks again for a newer generation before it trusts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+from ..errors import CorruptLog, LogInUse, StorageError
+from . import layout, snapshots
+from .creation import sync_end
+from .disk import Disk
+from .document import Manifest, SnapshotInfo
+from .reading import RecordReader, StoredRecord
+from .recovery import being_made
+from .view import LOOKS_MAX, View, highest_complete, read_latest
+
+
+class LogReader:
+    """One generation as it stood when it was opened. Nothing on disk is changed."""
+
+    def __init__(self, disk: Disk, directory: str, view: View) -> None:
+        """Use `open`."""
+        self.manifest: Manifest = view.manifest
+        self.log_id = view.manifest.log_id
+        self.lineage = view.manifest.lineage
+        self.generation = view.manifest.generation
+        self.start = view.start
+        self.end = view.end  # position after the last whole group
+        self.cut_report = view.cut  # bytes behind it that are no whole group
+        self._disk = disk
+        self._directory = directory
+        self._view = view
+        self._reader = RecordReader(disk, view.path, view.firsts, view.place.seed)
+
+    @classmethod
+    def open(
+        cls, disk: Disk, directory: str, *, wait: Callable[[], None] | None = None
+    ) -> LogReader:
+        """Read the highest complete generation.
+
+        While a live process makes a newer one `wait` is called (it sleeps a little) and all starts
+        over; without `wait` that is LogInUse. Raises CorruptLog, StorageError if there is no log.
+        """
+        for _ in range(LOOKS_MAX):
+            view = read_latest(disk, directory)
+            if view is None:
+                raise StorageError(f"there is no log in {directory}")
+            number = view.manifest.generation
+            sync_end(disk, view)
+            complete, numbers = highest_complete(disk, directory)
+            if complete != number:
+                continue
+            if not any(being_made(disk, directory, n) for n in numbers if n > number):
+                if layout.generations(disk, directory)[-1:] == numbers[-1:]:
+                    return cls(disk, directory, view)
+                continue
+            if wait is None:
+                raise LogInUse(f"a new generation of {directory} is being made", hint="try again")
+            wait()
+        raise LogInUse(f"openings of {directory} do not come to rest", hint="try again")
+
+    def replay(self, position: int | None = None) -> Iterator[StoredRecord]:
+        """Yield the records from `position` (default: the start) to the end. Raises CorruptLog."""
+        at = self.start if position is None else position
+        try:
+            yield from self._reader.replay(
+                at, self.end, self._view.firsts[-1] if self._view.firsts else 0
+            )
+        except FileNotFoundError as error:
+            self._replaced(error)
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        """Return the whole snapshots, newest first. Raises CorruptLog if all are needed, none is."""
+        try:
+            return snapshots.usable(self._disk, self._view)[0]
+        except (CorruptLog, FileNotFoundError) as error:
+            self._replaced(error)
+
+    def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
+        """Return the parts of a snapshot by name. Raises CorruptLog."""
+        try:
+            return {
+                part.name: snapshots.read_part(self._disk, self._view.path, part)
+                for part in info.parts
+            }
+        except CorruptLog as error:
+            self._replaced(error)
+
+    def _replaced(self, error: Exception) -> NoReturn:
+        """A file that the owner took away is no damage: the reader was too slow."""
+        if highest_complete(self._disk, self._directory)[0] != self.generation or isinstance(
+            error, FileNotFoundError
+        ):
+            raise StorageError(
+                f"{self._directory} moved on while it was read", hint="read it again"
+            ) from error
+        raise error
+
+    def close(self) -> None:
+        """Close the files."""
+        self._reader.close()
