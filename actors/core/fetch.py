@@ -37,6 +37,14 @@ from .topics import Partition, Topic
 WaitKey = tuple[bytes, str, int, int]  # peer, group, topic number, partition
 
 
+_HEAD_BYTES = 64  # of a stored batch on the wire, rounded up
+
+
+def _wire_overhead(record: BatchStored) -> int:
+    """Return an upper bound of what the answer holds of a stored batch besides its bytes."""
+    return _HEAD_BYTES + 4 * len(record.producer) + len(record.digest) + len(record.mask)
+
+
 @dataclass(slots=True, eq=False)
 class FetchJob:
     """One fetch that waits or is being served."""
@@ -50,7 +58,7 @@ class FetchJob:
     # The next offset to be found. Invariant: the end of `found`, or the asked offset.
     wanted: int
     found: list[BatchStored] = field(default_factory=list)
-    # Bytes of `found`. Invariant: <= max_bytes unless one batch alone is larger.
+    # Bytes of `found` on the wire. Invariant: <= max_bytes unless one batch alone is larger.
     found_bytes: int = 0
     # Where the last read began.
     position: int = 0
@@ -70,10 +78,11 @@ class FetchJob:
             return True
         if end > self.partition.durable_end_offset:
             return False
-        if self.found and self.found_bytes + len(record.raw) > self.max_bytes:
+        size = len(record.raw) + _wire_overhead(record)
+        if self.found and self.found_bytes + size > self.max_bytes:
             return False
         self.found.append(record)
-        self.found_bytes += len(record.raw)
+        self.found_bytes += size
         self.wanted = end
         return True
 

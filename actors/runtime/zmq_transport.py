@@ -1,0 +1,253 @@
+"""Messages over ZeroMQ: ROUTER at the broker, DEALER at everybody else.
+
+ZeroMQ loses messages in both directions without a word (a peer dies with full queues, a reconnect
+meets a full pipe), so nothing above counts on delivery. What this module sees to is that the loss
+stays harmless: a message for a peer that is gone or does not read is refused at once and never
+blocks the broker; a peer has a random routing id of 16 bytes that nobody can guess, and takes a
+fresh one when it reconnects; what arrives is bounded in frames and bytes before it is decoded.
+
+`ZMQ_MAXMSGSIZE` bounds a frame and not a message; the other bounds are ours. There is no socket
+monitor on purpose: one that is not drained stops the socket for everybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from typing import Any
+
+import zmq
+
+from ..errors import OnceMQError
+from ..limits import (
+    FRAME_BYTES_MAX,
+    REQUEST_BYTES_MAX,
+    REQUEST_FRAMES_MAX,
+    ROUTING_ID_BYTES,
+    TURN_BYTES_MAX,
+    TURN_EVENTS_MAX,
+)
+from ..ports import Events, Frames
+
+SEND_QUEUE_MESSAGES = 2 * TURN_EVENTS_MAX  # all answers of one turn, twice, may wait for one peer
+HEARTBEAT_MS = 1_000
+HEARTBEAT_TIMEOUT_MS = 5_000
+HANDSHAKE_MS = 5_000  # who connects and says nothing is thrown out after it
+RECONNECT_FIRST_MS = 50
+RECONNECT_MAX_MS = 1_000
+
+
+class CannotBind(OnceMQError):
+    """The endpoint cannot be bound. The reason names it."""
+
+    code = "cannot_bind"
+    default_hint = "another process may listen there; choose another --bind"
+
+
+class _Socket:
+    """What both ends share: bounded receiving, refusing sends, waking up from another thread."""
+
+    def __init__(self, kind: int, context: zmq.Context[zmq.Socket[bytes]] | None) -> None:
+        self._kind = kind
+        self._context = context or zmq.Context.instance()
+        self._socket = self._open()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._poller = self._watch()
+        self._closed = False
+
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        """The ZeroMQ socket, for a shell that waits for several transports at once."""
+        return self._socket
+
+    @property
+    def wake_descriptor(self) -> int:
+        """Readable after `wake`, until the next `poll`."""
+        return self._wake_read
+
+    def wake(self) -> None:
+        """Let a `poll` that waits, or the next one, return at once. Any thread may call this."""
+        if not self._closed:
+            with contextlib.suppress(BlockingIOError):  # full: woken already
+                os.write(self._wake_write, b"w")
+
+    def close(self) -> None:
+        """Close the socket; what was not sent yet is dropped. Closing twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._socket.close(linger=0)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _open(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(self._kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
+        socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
+        socket.setsockopt(zmq.RCVHWM, SEND_QUEUE_MESSAGES)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        return socket
+
+    def _watch(self) -> zmq.Poller:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wake_read, zmq.POLLIN)
+        return poller
+
+    def _wait(self, timeout_ms: int) -> None:
+        """Wait for a message or a wake-up; take wake-ups away."""
+        for what, _ in self._poller.poll(timeout_ms):
+            if what == self._wake_read:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, 4096)
+
+    def _receive(self, frames_max: int, bytes_max: int) -> tuple[list[bytes], int, int] | None:
+        """Return (frames, how many came, their bytes), or None if nothing waits.
+
+        Frames beyond the bounds are taken off the socket and not kept.
+        """
+        socket = self._socket
+        try:
+            frame = socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        frames = [frame]
+        count, size = 1, len(frame)
+        while socket.getsockopt(zmq.RCVMORE):
+            frame = socket.recv(zmq.NOBLOCK)
+            count += 1
+            size += len(frame)
+            if count <= frames_max and size <= bytes_max:
+                frames.append(frame)
+        return frames, count, size
+
+    def _send(self, frames: list[Any]) -> bool:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            # EAGAIN: the peer does not read. EHOSTUNREACH: it is gone.
+            if error.errno not in {zmq.EAGAIN, zmq.EHOSTUNREACH}:
+                raise
+            return False
+        return True
+
+
+class RouterTransport(_Socket):
+    """The broker's end: many peers, each known by its routing id."""
+
+    def __init__(
+        self, events: Events, *, context: zmq.Context[zmq.Socket[bytes]] | None = None
+    ) -> None:
+        """Open the socket without binding it. Drops are counted and told to `events`."""
+        super().__init__(zmq.ROUTER, context)
+        self._events = events
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        # A peer that reconnects before its old connection is known to be dead takes it over;
+        # routing ids are random, so nobody else can.
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        # How many messages were dropped at a bound. They are told at powers of two, so that a
+        # flood of them does not become a flood of events.
+        self.dropped = 0
+        # How many sends were refused.
+        self.refused = 0
+
+    def bind(self, endpoint: str) -> str:
+        """Listen at `endpoint` and return it with the real port. Raises CannotBind."""
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise CannotBind(f"{endpoint}: {str(error).lower()}") from None
+        bound = self._socket.getsockopt(zmq.LAST_ENDPOINT)
+        assert isinstance(bound, bytes)
+        return bound.rstrip(b"\0").decode()
+
+    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
+        """Wait up to `timeout_ms` and return what waits as (peer, frames), one turn at most."""
+        if timeout_ms > 0:
+            self._wait(timeout_ms)
+        messages: list[tuple[bytes, list[bytes]]] = []
+        left = TURN_BYTES_MAX
+        for _ in range(TURN_EVENTS_MAX):
+            received = self._receive(REQUEST_FRAMES_MAX, REQUEST_BYTES_MAX)
+            if received is None:
+                break
+            frames, count, size = received
+            left -= size
+            if len(frames[0]) != ROUTING_ID_BYTES:
+                self._drop("a routing id that is not ours")
+            elif not 1 < count <= REQUEST_FRAMES_MAX:
+                self._drop("a wrong number of frames")
+            elif size > REQUEST_BYTES_MAX:
+                self._drop("a message above its limit")
+            else:
+                messages.append((frames[0], frames[1:]))
+            if left <= 0:
+                break
+        return messages
+
+    def send(self, peer: bytes, frames: Frames) -> bool:
+        """Hand over a message; False if the peer is gone or does not read."""
+        sent = self._send([peer, *frames])
+        self.refused += not sent
+        return sent
+
+    def _drop(self, reason: str) -> None:
+        self.dropped += 1
+        if self.dropped & (self.dropped - 1) == 0:
+            self._events.emit("wire.malformed", code="dropped", reason=reason, count=self.dropped)
+
+
+class DealerTransport(_Socket):
+    """A client's end: one peer, the broker, which is b""."""
+
+    def __init__(
+        self, endpoint: str, *, context: zmq.Context[zmq.Socket[bytes]] | None = None
+    ) -> None:
+        """Connect to `endpoint` in the background; an absent broker is no error."""
+        self._endpoint = endpoint
+        super().__init__(zmq.DEALER, context)
+        self._connect()
+
+    def _connect(self) -> None:
+        self._socket.setsockopt(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(ROUTING_ID_BYTES - 1))
+        self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_FIRST_MS)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        self._socket.connect(self._endpoint)
+
+    def reopen(self) -> None:
+        """Connect anew under a fresh routing id; what was queued either way is gone."""
+        self._poller.unregister(self._socket)
+        self._socket.close(linger=0)
+        self._socket = self._open()
+        self._connect()
+        self._poller.register(self._socket, zmq.POLLIN)
+
+    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
+        """Wait up to `timeout_ms` and return what waits as (b"", frames), one turn at most."""
+        if timeout_ms > 0:
+            self._wait(timeout_ms)
+        messages: list[tuple[bytes, list[bytes]]] = []
+        left = TURN_BYTES_MAX
+        for _ in range(TURN_EVENTS_MAX):
+            received = self._receive(REQUEST_FRAMES_MAX - 1, REQUEST_BYTES_MAX)
+            if received is None:
+                break
+            frames, count, size = received
+            left -= size
+            if count == len(frames):  # a broker of ours never sends more
+                messages.append((b"", frames))
+            if left <= 0:
+                break
+        return messages
+
+    def send(self, peer: bytes, frames: Frames) -> bool:
+        """Hand over a message; False if the queue to the broker is full."""
+        del peer
+        return self._send(list(frames))
