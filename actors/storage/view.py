@@ -6,6 +6,7 @@ file is changed.
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -149,14 +150,19 @@ def read_view(disk: Disk, path: str, number: int, known: View | None = None) -> 
 
     `known` is an earlier view: what it has checked of the same generation is not read again.
     """
-    names = disk.list(path)
     manifest_path = posixpath.join(path, layout.MANIFEST)
     manifest = Manifest.decode(layout.read_file(disk, manifest_path), manifest_path)
     if manifest.generation != number:
         raise CorruptLog(
             manifest_path, 0, f"it belongs to generation {manifest.generation}, not {number}"
         )
-    start = max(manifest.start, _read_start(disk, path))  # after the listing: see discard
+    start = max(manifest.start, _read_start(disk, path))
+    while True:  # a discard between the two would hide the snapshot that stands for the start
+        names = disk.list(path)
+        later = max(manifest.start, _read_start(disk, path))
+        if later == start:
+            break
+        start = later
     firsts = [first for first in layout.segments_in(names) if first >= start]
     view = View(path, manifest, start, firsts, layout.snapshots_in(names))
     if known is not None and known.path != path:
@@ -165,14 +171,16 @@ def read_view(disk: Disk, path: str, number: int, known: View | None = None) -> 
     if not firsts:
         view.end, view.chain = manifest.cut, manifest.chain
     else:
-        if known is not None:
-            view.sealed = dict(known.sealed)
+        if known is not None:  # where a segment ends may have changed: see the writer's failed roll
+            pairs = set(pairwise(firsts))
+            same = [first for first, after in pairwise(known.firsts) if (first, after) in pairs]
+            view.sealed = {first: known.sealed[first] for first in same}
         before = None
         for first, successor in pairwise(firsts):
             if first not in view.sealed:
                 view.sealed[first] = _check_sealed(disk, view, first, successor, before)
             before = view.sealed[first]
-        _read_last(disk, view, known.tail if known is not None else None)
+        _read_last(disk, view, None if known is None or known.tail_is_new else known.tail)
     _check_cut(disk, view)
     return view
 
@@ -251,27 +259,38 @@ def _read_last(disk: Disk, view: View, known: Tail | None) -> None:
     try:
         try:
             header = read_header(file, view, first)
-            chain = header.chain
         except BadFrame as bad:
-            chain = _unfinished_chain(file, view, first, before, bad)
-            view.tail_is_new = True
-        if before is not None and chain != before:
+            header = _unfinished_header(file, view, first, before, bad)
+            view.tail_is_new = header.generation == 0
+        if before is not None and header.chain != before:
             raise CorruptLog(path, 0, "the segment does not follow from the one before it")
-        view.tail = tail = read_tail(file, first, chain, view.place, known)
+        if view.tail_is_new:
+            tail = Tail(first, b"", first, header.chain, 0)
+        else:
+            tail = read_tail(file, first, header.chain, view.place, known)
+        view.tail = tail
     finally:
         file.close()
     view.end, view.chain = tail.good, tail.chain
     _judge(view, tail, path)
 
 
-def _unfinished_chain(file: File, view: View, first: int, before: int | None, bad: BadFrame) -> int:
-    """Tell a segment whose making was cut short (nothing is in it yet) from a damaged header."""
+def _unfinished_header(
+    file: File, view: View, first: int, before: int | None, bad: BadFrame
+) -> SegmentHeader:
+    """Tell a segment whose making was cut short (nothing is in it yet) from a damaged header.
+
+    The header that such a segment would have is returned with generation 0. A live owner may be
+    writing it just now: only if it is missing after all the rest was read, there was no rest.
+    """
     path = view.segment(first)
     tail = Tail(first, file.read(0, file.length()), first, 0, 0)
+    with contextlib.suppress(BadFrame):
+        return read_header(file, view, first)
     listed = any(first == f for f, _ in view.manifest.segments)
     if listed or before is None or attesting_frame(tail, view.place, -1) is not None:
         raise CorruptLog(path, 0, str(bad)) from None
-    return before
+    return SegmentHeader(view.manifest.log_id, 0, first, before)
 
 
 def _judge(view: View, tail: Tail, path: str) -> None:
