@@ -1,6 +1,6 @@
 """The public import: `from oncemq import App, Message, Tx`. Everything is loaded at first use."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import actors
 
@@ -9,7 +9,10 @@ if not getattr(actors, "__oncemq__", False):
         f"OnceMQ keeps its inside in a package called 'actors', but {actors.__file__} is found "
         "first: rename that package, or put it inside another one"
     )
+if TYPE_CHECKING:  # what type checkers and editors see; errors come through __getattr__
+    from actors.library import App, Harness, Message, Tx
 
+__all__ = ["App", "Harness", "Message", "Tx"]
 __version__ = actors.__version__
 
 
