@@ -220,5 +220,5 @@ def test_a_frozen_broker_is_replaced(house: House) -> None:
 
 def test_wrong_usage_ends_with_two(house: House) -> None:
     """A mistake in the command line is told apart from a failure of the work."""
-    house.producer().wait(START_S, 2)
-    house.broker("--no-such-option", ready=False).wait(START_S, 2)
+    assert house.producer().wait(START_S) == 2
+    assert house.broker("--no-such-option", ready=False).wait(START_S) == 2
