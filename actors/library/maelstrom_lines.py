@@ -1,0 +1,66 @@
+"""Bytes from stdin cut into lines, however they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..limits import NODE_LINE_BYTES_MAX
+
+
+class LineCutter:
+    """Cuts a stream at its newlines. An over-long line is reported once and passed over.
+
+    Invariant: what is held is shorter than NODE_LINE_BYTES_MAX.
+    """
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
+        self._rest: list[bytes] = []  # the line that has no end yet, in pieces
+        self._rest_bytes = 0
+        self._skipping = False  # the beginning of this line was thrown away
+
+    def cut(self, data: bytes) -> list[bytes]:
+        """Return the lines that `data` completes, without those that are blank."""
+        head, newline, tail = data.partition(b"\n")
+        if not newline:
+            self._hold(data)
+            return []
+        *whole, rest = tail.split(b"\n")
+        first = self._complete(head)
+        lines = [line for line in (first, *whole) if line.strip()]
+        self._hold(rest)
+        return [line for line in lines if self._fits(line)]
+
+    def end(self) -> list[bytes]:
+        """The input ended: return a last line that has no newline."""
+        last = self._complete(b"")
+        return [last] if last.strip() and self._fits(last) else []
+
+    def _hold(self, piece: bytes) -> None:
+        if self._skipping or not piece:
+            return
+        self._rest.append(piece)
+        self._rest_bytes += len(piece)
+        if self._rest_bytes > NODE_LINE_BYTES_MAX:
+            self._too_long()
+            self._rest.clear()
+            self._rest_bytes = 0
+            self._skipping = True
+
+    def _complete(self, piece: bytes) -> bytes:
+        if self._skipping:
+            self._skipping = False
+            return b""
+        line = b"".join((*self._rest, piece))
+        self._rest.clear()
+        self._rest_bytes = 0
+        return line
+
+    def _fits(self, line: bytes) -> bool:
+        if len(line) <= NODE_LINE_BYTES_MAX:
+            return True
+        self._too_long()
+        return False
+
+    def _too_long(self) -> None:
+        self._report(f"line passed over: longer than {NODE_LINE_BYTES_MAX} bytes")

@@ -1,0 +1,67 @@
+"""Requests a node has seen: each is executed once and answered the same every time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from ..limits import NODE_REPLIES_KEPT_BYTES_MAX, NODE_REPLIES_KEPT_MAX
+
+_ENTRY_BYTES = 400  # what an entry costs besides its reply
+
+
+@dataclass(slots=True)
+class Question:
+    """One request on its way to its reply."""
+
+    asker: str
+    number: int | None  # its msg_id; None if it had none that could be read
+    key: tuple[object, ...] | None = None  # under which its reply is kept
+    digest: bytes = b""  # of its body
+    echo: str = ""  # further fields of the reply, as JSON text that begins with a comma
+    forwarded: bool = False  # by another node
+    reply: bytes | None = None  # the line; None until answered
+    copies: int = 1  # how often it was asked while it had no reply
+
+
+class Replies:
+    """A bounded memory of answered requests, and of all that are not answered yet.
+
+    Invariant: `_kept` holds at most NODE_REPLIES_KEPT_MAX replies of at most
+    NODE_REPLIES_KEPT_BYTES_MAX bytes; at the bound the oldest is forgotten. Open questions are
+    bounded by one turn's input and by the table of forwards.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[object, ...], Question] = OrderedDict()
+        self._bytes = 0
+        self._open: dict[tuple[object, ...], Question] = {}
+
+    def find(self, key: tuple[object, ...]) -> Question | None:
+        """Return the question asked before under `key`."""
+        return self._open.get(key) or self._kept.get(key)
+
+    def open(self, question: Question) -> None:
+        """Remember a question that has no reply yet."""
+        assert question.key is not None
+        self._open[question.key] = question
+
+    def keep(self, question: Question) -> None:
+        """Remember a question with its reply. One that was forgotten by `clear` stays so."""
+        assert question.reply is not None
+        if question.key is None or self._open.get(question.key) is not question:
+            return
+        del self._open[question.key]
+        self._kept[question.key] = question
+        self._bytes += len(question.reply) + _ENTRY_BYTES
+        while self._kept and (
+            len(self._kept) > NODE_REPLIES_KEPT_MAX or self._bytes > NODE_REPLIES_KEPT_BYTES_MAX
+        ):
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= len(oldest.reply or b"") + _ENTRY_BYTES
+
+    def clear(self) -> None:
+        """Forget everything: a new client life begins."""
+        self._kept.clear()
+        self._open.clear()
+        self._bytes = 0

@@ -1,0 +1,460 @@
+"""What a node keeps: a log for each key, and the committed offsets.
+
+The logs live in the same broker core that a broker process runs, on the same fenced log, driven
+by the same turn; only the transport is a pair of lists. Each key is a topic. A message without an
+id of its own gets the next sequence number of the producer `main`, which InitProducer grants to
+each life of this process; one with an id is judged by it. All that waits goes into one turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import protocol as say
+from ..codec import batch as batch_codec
+from ..codec import values as value_codec
+from ..codec import wire
+from ..core.broker import BrokerCore
+from ..driver import Driver
+from ..errors import OnceMQError, from_code
+from ..limits import (
+    BATCH_MESSAGES_MAX,
+    FETCH_BYTES_DEFAULT,
+    LEDGER_SNAPSHOT_EVERY_BYTES,
+    SNAPSHOT_EVERY_BYTES,
+)
+from ..outcome import Received
+from ..ports import Clock, Events, Frames
+from ..protocol import Message
+from ..storage.disk import Disk
+from ..storage.log import FencedLog
+from .maelstrom_messages import CRASH, PRECONDITION_FAILED, UNAVAILABLE, Refusal, topic_of
+from .maelstrom_offsets import KeepOffsets, OffsetsCore, OffsetsKept, OffsetsRefused
+
+Entropy = Callable[[], bytes]  # 16 random bytes
+
+PRODUCER = "main"
+_PEER = b"n" * 16
+_BATCH_BYTES = 1024 * 1024
+_TURNS_MAX = 8  # a request that has no answer after so many turns shows a bug of ours
+
+
+@dataclass(slots=True)
+class Write:
+    """One message to store; its fields below the line are set by `flush`."""
+
+    topic: str
+    value: bytes
+    message_id: bytes | None
+    # ---
+    offset: int = -1
+    duplicate: bool = False
+    refusal: Refusal | None = None
+    end_after: int = 0  # end of the topic right behind this message
+
+
+@dataclass(slots=True)
+class Commit:
+    """Offsets to keep; `refusal` is set by `flush`."""
+
+    offsets: dict[str, int]
+    refusal: Refusal | None = None
+
+
+class _Wire:
+    """The transport inside one process: two lists."""
+
+    def __init__(self) -> None:
+        self.inbox: list[tuple[bytes, list[bytes]]] = []
+        self.outbox: list[list[bytes]] = []
+
+    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
+        """Return all that was said to the broker."""
+        del timeout_ms
+        taken, self.inbox = self.inbox, []
+        return taken
+
+    def send(self, peer: bytes, frames: Frames) -> bool:
+        """Take what the broker says."""
+        del peer
+        self.outbox.append([bytes(frame) for frame in frames])
+        return True
+
+
+class _TurnClock:
+    """A clock that can be pushed on: what waits for the next millisecond need not be waited for."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._least_ms = 0
+
+    def now_ms(self) -> int:
+        """Return the time, never less than before."""
+        self._least_ms = max(self._least_ms, self._clock.now_ms())
+        return self._least_ms
+
+    def push(self) -> None:
+        """Let a millisecond pass."""
+        self._least_ms = self.now_ms() + 1
+
+
+class _Sender:
+    """How one topic is written to."""
+
+    def __init__(self, next_sequence: int, session: bytes) -> None:
+        self.next_sequence = next_sequence  # of `main`; invariant: what the broker expects
+        self.session = session
+        self.counter = 0  # of the next batch with ids in this session
+
+
+@dataclass(slots=True)
+class _Run:
+    """Neighbouring writes to one topic that go into one batch: all with ids, or all without."""
+
+    sender: _Sender
+    topic: str
+    explicit: bool
+    writes: list[Write]
+    size: int = 0
+
+
+class NodeStore:
+    """The broker core and the table of offsets of one node, on one disk."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        *,
+        clock: Clock,
+        events: Events,
+        entropy: Entropy,
+        owner: Mapping[str, str | int],
+    ) -> None:
+        """Open or make both logs below `directory`.
+
+        Raises LogInUse, CorruptLog, UnsupportedFormat, DiskFull, OSError.
+        """
+        self._entropy = entropy
+        self._wire = _Wire()
+        self._request = 0
+        self._offsets = OffsetsCore()
+        self._results: list[OffsetsKept | OffsetsRefused] = []
+        self._clock = _TurnClock(clock)
+        logs = [
+            FencedLog.open(
+                disk,
+                f"{directory}/{name}",
+                generation=None,
+                owner=owner,
+                create_log_id=entropy(),
+            )
+            for name in ("broker", "committed")
+        ]
+        self._broker = Driver(
+            BrokerCore(logs[0].log_id, logs[0].lineage, entropy=entropy),
+            self._wire,
+            self._clock,
+            events,
+            perform=self._ignore,
+            snapshot_every_bytes=SNAPSHOT_EVERY_BYTES,
+        )
+        self._ledger = Driver(
+            self._offsets,
+            _Wire(),
+            self._clock,
+            events,
+            perform=self._results.append,
+            snapshot_every_bytes=LEDGER_SNAPSHOT_EVERY_BYTES,
+            compacts=True,
+        )
+        for driver, log in zip((self._broker, self._ledger), logs, strict=True):
+            driver.open_log(log)
+            driver.turn(0)
+        self._ends: dict[str, int] = {}  # topic -> offset of the next message
+        self._senders: dict[str, _Sender] = {}
+        self._epoch = 0
+        self._greet(str(owner.get("pid", "")))
+        self._writes: list[Write] = []
+        self._last_write: dict[str, Write] = {}  # of this turn, by topic
+        self._commits: list[Commit] = []
+        # topic -> commits of this turn in order, each with the highest offset up to it
+        self._waiting: dict[str, list[tuple[int, Commit]]] = {}
+        self._refused = False  # the last flush refused a commit
+
+    def _ignore(self, item: Any) -> None:
+        """A broker inside this process has no socket to close and no fence but its log's."""
+
+    # --- what a turn of the node gathers ---------------------------------------------------------
+
+    def append(self, key: str, value: bytes, message_id: bytes | None) -> Write:
+        """Take a message for the next `flush`."""
+        write = Write(topic_of(key), value, message_id)
+        self._writes.append(write)
+        self._last_write[write.topic] = write
+        return write
+
+    def commit(self, offsets: Mapping[str, int]) -> Commit:
+        """Take committed offsets for the next `flush`."""
+        commit = Commit({topic_of(key): offset for key, offset in offsets.items()})
+        self._commits.append(commit)
+        for topic, offset in commit.offsets.items():
+            waiting = self._waiting.setdefault(topic, [])
+            highest = max(offset, waiting[-1][0]) if waiting else offset
+            waiting.append((highest, commit))
+        return commit
+
+    def flush(self) -> None:
+        """Store all that was taken; when this returns, what was not refused is durable.
+
+        Raises Fenced, CorruptLog, OSError: the process must end and answer nothing more.
+        """
+        if self._writes:
+            writes, self._writes = self._writes, []
+            self._last_write = {}
+            self._store(writes)
+        self._refused = False
+        self._waiting = {}
+        if self._commits:
+            commits, self._commits = self._commits, []
+            for number, commit in enumerate(commits):
+                self._ledger.post(KeepOffsets(number, commit.offsets))
+            self._ledger.turn(0)
+            for result in self._results:
+                if isinstance(result, OffsetsRefused):
+                    commits[result.number].refusal = Refusal(UNAVAILABLE, result.reason)
+                    self._refused = True
+            assert len(self._results) == len(commits)
+            self._results.clear()
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def end(self, key: str) -> Callable[[], int]:
+        """Return what tells, after the next `flush`, where the log of a key ended at this moment.
+
+        It counts the messages taken before this call and none taken after it.
+        """
+        topic = topic_of(key)
+        write = self._last_write.get(topic)
+        if write is not None:
+            return lambda: write.end_after
+        end = self._ends.get(topic, 0)
+        return lambda: end
+
+    def committed(self, key: str) -> Callable[[], int | None]:
+        """Return what tells, after the next `flush`, how far a key was processed at this moment.
+
+        It counts the commits taken before this call and none taken after it.
+        """
+        topic = topic_of(key)
+        kept = self._offsets.committed.get(topic, -1)
+        waiting = self._waiting.get(topic, [])
+        ahead = len(waiting)
+        highest = max(kept, waiting[-1][0]) if waiting else kept
+
+        def tell() -> int | None:
+            found = highest
+            if self._refused:  # rare: look which of them were kept
+                kept_now = [commit for _, commit in waiting[:ahead] if commit.refusal is None]
+                found = max([kept, *(commit.offsets[topic] for commit in kept_now)])
+            return None if found < 0 else found
+
+        return tell
+
+    def read(
+        self, key: str, first: int, end: int, *, messages_max: int, bytes_max: int
+    ) -> list[tuple[int, bytes]]:
+        """Return (offset, value) from `first` up to `end`, within bounds but at least one."""
+        found: list[tuple[int, bytes]] = []
+        size = 0
+        at = first
+        while at < end:
+            for offset, value in self._fetch(topic_of(key), at, bytes_max):
+                if offset >= end or len(found) == messages_max:
+                    return found
+                if found and size + len(value) > bytes_max:
+                    return found
+                found.append((offset, value))
+                size += len(value)
+                at = offset + 1
+        return found
+
+    def _fetch(self, topic: str, at: int, bytes_max: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, value) of stored messages from `at` on: at least one."""
+        bytes_max = min(max(bytes_max, 1), FETCH_BYTES_DEFAULT)
+        fetch = say.Fetch(self._number(), "", topic, 0, 0, at, bytes_max, 0)
+        stored = self._ask_one(fetch).stored
+        assert stored, f"{topic} holds nothing at {at}"
+        for record in stored:
+            batch = record.batch
+            assert batch is not None
+            kept: Sequence[int] = range(batch.count)
+            if record.mask:
+                kept = [index for index in kept if record.mask[index >> 3] >> (index & 7) & 1]
+            skip = max(0, at - record.first_offset)
+            for place, index in enumerate(kept[skip:], skip):
+                value = batch_codec.split_body(batch.body(index))[2]
+                yield record.first_offset + place, value
+
+    # --- turns -----------------------------------------------------------------------------------
+
+    def time_left_ms(self) -> int:
+        """Return when `rest` is due."""
+        return min(self._broker.time_left_ms(), self._ledger.time_left_ms())
+
+    def rest(self) -> None:
+        """Use an idle moment: vouch for what was written last, look at the fence. Raises Fenced."""
+        self._broker.turn(0)
+        self._ledger.turn(0)
+
+    def close(self) -> None:
+        """Attest what was stored and let go of the files."""
+        self._broker.close()
+        self._ledger.close()
+
+    def _number(self) -> int:
+        self._request += 1
+        return self._request
+
+    def _ask(
+        self, messages: list[tuple[Message, bytes | memoryview | None]]
+    ) -> dict[int, Received]:
+        """Say all this to the broker in one turn and return its answers by request number."""
+        answers: dict[int, Received] = {}
+        for message, body in messages:
+            frames = [bytes(frame) for frame in wire.encode(message, body)]
+            self._wire.inbox.append((_PEER, frames))
+        for _ in range(_TURNS_MAX):
+            self._broker.turn(0)
+            for frames in self._wire.outbox:
+                received = wire.decode(b"", frames)
+                answers[received.message.request] = received
+            self._wire.outbox.clear()
+            if len(answers) == len(messages):
+                return answers
+            self._clock.push()
+        raise AssertionError(f"{len(messages) - len(answers)} requests were not answered")
+
+    def _ask_one(self, message: Message) -> Received:
+        (answer,) = self._ask([(message, None)]).values()
+        if isinstance(answer.message, say.Failure):
+            raise from_code(answer.message.code, answer.message.reason, answer.message.hint)
+        return answer
+
+    def _greet(self, label: str) -> None:
+        """Say hello, become the producer `main`, learn what is there."""
+        hello = say.Hello(
+            self._number(), say.VERSION_MIN, say.VERSION_MAX, "node", self._entropy(), b"", 0
+        )
+        self._ask_one(hello)
+        ready = self._ask_one(
+            say.InitProducer(self._number(), PRODUCER, self._entropy(), label)
+        ).message
+        listed = self._ask_one(say.ListTopics(self._number())).message
+        assert isinstance(ready, say.ProducerReady)
+        assert isinstance(listed, say.TopicsListed)
+        self._epoch = ready.epoch
+        next_of = {topic: number for topic, _, number, _ in ready.partitions}
+        for topic, _, _, messages in listed.topics:
+            self._ends[topic] = messages
+            self._senders[topic] = _Sender(next_of.get(topic, 0), self._entropy())
+
+    # --- storing ---------------------------------------------------------------------------------
+
+    def _store(self, writes: list[Write]) -> None:
+        messages: list[tuple[Message, bytes | memoryview | None]] = []
+        runs: dict[int, _Run] = {}
+        last: dict[str, _Run] = {}
+        planned: list[_Run] = []
+        for write in writes:
+            sender = self._senders.get(write.topic)
+            if sender is None:
+                sender = self._senders[write.topic] = _Sender(0, self._entropy())
+            if write.topic not in self._ends and write.topic not in last:
+                messages.append((say.DescribeTopic(self._number(), write.topic, create=True), None))
+            run = last.get(write.topic)
+            explicit = write.message_id is not None
+            if (
+                run is None
+                or run.explicit != explicit
+                or len(run.writes) == BATCH_MESSAGES_MAX
+                or run.size + len(write.value) > _BATCH_BYTES
+            ):
+                run = last[write.topic] = _Run(sender, write.topic, explicit, [])
+                planned.append(run)
+            run.writes.append(write)
+            run.size += len(write.value)
+        ahead: dict[str, list[int]] = {}  # topic -> [numbers, counters] used by runs of this turn
+        for run in planned:
+            produce, body = self._produce(run, ahead.setdefault(run.topic, [0, 0]))
+            messages.append((produce, body))
+            runs[produce.request] = run
+        answers = self._ask(messages)
+        for number, run in runs.items():
+            self._settle(run, answers[number].message)
+
+    def _produce(self, run: _Run, ahead: list[int]) -> tuple[say.Produce, bytes | memoryview]:
+        ids = [write.message_id for write in run.writes if write.message_id is not None]
+        batch = batch_codec.build(
+            [write.value for write in run.writes],
+            encodings=value_codec.TEXT,
+            ids=ids if run.explicit else None,
+        )
+        sender = run.sender
+        first = -1 if run.explicit else sender.next_sequence + ahead[0]
+        counter = sender.counter + ahead[1] if run.explicit else 0
+        ahead[run.explicit] += 1 if run.explicit else batch.count
+        return (
+            say.Produce(
+                self._number(),
+                run.topic,
+                0,
+                PRODUCER,
+                self._epoch,
+                first,
+                sender.session if run.explicit else b"",
+                counter,
+                b"",
+                batch.crc,
+            ),
+            batch.raw,
+        )
+
+    def _settle(self, run: _Run, answer: Message) -> None:
+        """Give each write of a run its verdict."""
+        end = self._ends.get(run.topic, 0)
+        if isinstance(answer, say.Failure):
+            refusal = _refusal_of(from_code(answer.code, answer.reason, answer.hint))
+            for write in run.writes:
+                write.refusal, write.end_after = refusal, end
+            run.sender.session, run.sender.counter = self._entropy(), 0
+            return
+        assert isinstance(answer, say.Produced)
+        if run.explicit:
+            run.sender.counter += 1
+        else:
+            run.sender.next_sequence += len(run.writes)
+        verdicts = (
+            (verdict, -1 if first == say.UNKNOWN_OFFSET else first + place)
+            for count, verdict, first in answer.runs
+            for place in range(count)
+        )
+        for write, (verdict, offset) in zip(run.writes, verdicts, strict=True):
+            if verdict == say.CONFLICT:
+                write.refusal = Refusal(PRECONDITION_FAILED, "this message_id has another msg")
+            else:
+                write.offset, write.duplicate = offset, verdict == say.DUPLICATE
+            if verdict == say.STORED:
+                assert offset == end, "offsets of a key are dense"
+                end += 1
+            write.end_after = end
+        self._ends[run.topic] = end
+
+
+def _refusal_of(error: OnceMQError) -> Refusal:
+    """A retriable refusal stored nothing and will not; of any other the outcome is not told."""
+    if error.retriable or error.code == "unknown_topic":  # the topic could not be made just before
+        return Refusal(UNAVAILABLE, error.reason)
+    return Refusal(CRASH, str(error))
