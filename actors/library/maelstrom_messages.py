@@ -97,10 +97,16 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+# Made once: json.dumps and json.loads make one for every call that is not plain.
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_encode_canonical = json.JSONEncoder(separators=(",", ":"), allow_nan=False, sort_keys=True).encode
+
+
 def read_line(line: bytes) -> Line:
     """Return the message on a line. Raises BadLine."""
     try:
-        message = json.loads(line, parse_constant=_refuse_constant)
+        message = _decode(line.decode())
     except (ValueError, RecursionError) as error:
         raise BadLine(f"not JSON: {error}") from None
     if not isinstance(message, dict):
@@ -113,7 +119,7 @@ def read_line(line: bytes) -> Line:
 
 def to_json(value: Any, *, canonical: bool = False) -> str:
     """Return `value` as JSON text in ASCII. Raises ValueError for what JSON has no form for."""
-    return json.dumps(value, separators=(",", ":"), sort_keys=canonical, allow_nan=False)
+    return _encode_canonical(value) if canonical else _encode(value)
 
 
 def fingerprint(body: Body) -> bytes:
