@@ -73,6 +73,11 @@ class Driver:
         """The log, once opened."""
         return self._log
 
+    @property
+    def unsnapshotted_bytes(self) -> int:
+        """How much log a restart would replay."""
+        return 0 if self._log is None else self._log.durable_end - self._snapshot_at
+
     def open_log(self, log: Log) -> None:
         """Recover the core from `log` and go on writing to it.
 
