@@ -36,6 +36,9 @@ EVENTS: dict[str, EventKind] = {
         "A log was recovered and is open for writing",
         "directory generation durable_end end replayed",
     ),
+    "log.filesystem": _info(
+        "The file system may lose what was synced, or its locks may not hold", "directory reason"
+    ),
     "log.tail_cut": _info(
         "A torn tail that nothing attests was left behind", "directory from to bytes reason"
     ),
