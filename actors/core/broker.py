@@ -41,6 +41,7 @@ from ..outcome import (
     Recovered,
     Send,
     Snapshot,
+    SnapshotWritten,
     Synced,
     Tick,
 )
@@ -157,6 +158,8 @@ class BrokerCore:
             self._judge.tick(out)
         elif isinstance(event, Recovered):
             self._recovered(event)
+        elif isinstance(event, SnapshotWritten):
+            self.state.snapshot_written()
         else:
             assert isinstance(event, DiskSpace), f"not an event of a broker: {event}"
             self._judge.disk_full = event.full

@@ -44,8 +44,10 @@ class BrokerState:
         self.last_at_ms = 0
         # Position of the latest record, plus one: everything applied lies below.
         self.applied_end = 0
-        # Names of parts that earlier snapshots hold.
-        self._frozen: set[str] = set()
+        # Names of the parts that the newest written snapshot holds and that stay true.
+        self._frozen: frozenset[str] = frozenset()
+        # The same of a snapshot that was handed out; a full disk may keep it from being written.
+        self._offered: frozenset[str] = frozenset()
 
     def partition_of(self, record: BatchStored) -> tuple[Topic, Partition]:
         """Return the topic and partition that a stored batch belongs to."""
@@ -110,8 +112,12 @@ class BrokerState:
                 keep.add(name)
             else:
                 parts[name] = self._freeze_offsets(start, end)
-        self._frozen = keep | {name for name in parts if "-" in name}
+        self._offered = frozenset(keep | {name for name in parts if "-" in name})
         return Snapshot(parts, frozenset(keep))
+
+    def snapshot_written(self) -> None:
+        """Note that what `snapshot` returned last is durable: its parts may be kept by name."""
+        self._frozen = self._offered
 
     def _freeze_offsets(self, start: int, end: int) -> Plain:
         return [
@@ -133,7 +139,7 @@ class BrokerState:
                 self.topics.by_number[_place_of(name)[0]].ids.restore(parts[name])
             elif kind == "offsets":
                 self._restore_offsets(parts[name])
-        self._frozen = {name for name in parts if "-" in name}
+        self._frozen = frozenset(name for name in parts if "-" in name)
 
     def _restore_offsets(self, part: Plain) -> None:
         for topic_number, partition_number, entries in part:

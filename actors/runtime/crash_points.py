@@ -1,0 +1,119 @@
+"""Named places where a process kills itself on demand, for tests of what a crash leaves behind.
+
+With `ONCEMQ_CRASH_AT=name:n` in the environment the process ends at the n-th time it comes to the
+place `name`, as if by SIGKILL: nothing is flushed, nothing runs any more. Without the variable the
+plain classes are used and the places cost nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+
+from ..storage.log import FencedLog, SnapshotInfo, StoredRecord
+from .os_disk import OsDisk
+from .settings import BadSetting
+
+VARIABLE = "ONCEMQ_CRASH_AT"
+EXIT_STATUS = 137  # what a shell reports for SIGKILL
+
+AFTER_APPEND_BEFORE_SYNC = "after_append_before_sync"
+AFTER_SYNC_BEFORE_REPLY = "after_sync_before_reply"
+AFTER_COMMIT_BEFORE_OUTPUT = "after_commit_before_output"
+DURING_SNAPSHOT = "during_snapshot"
+DURING_GENERATION_CHANGE = "during_generation_change"
+DURING_RECOVERY = "during_recovery"
+NAMES = frozenset(
+    {
+        AFTER_APPEND_BEFORE_SYNC,
+        AFTER_SYNC_BEFORE_REPLY,
+        AFTER_COMMIT_BEFORE_OUTPUT,
+        DURING_SNAPSHOT,
+        DURING_GENERATION_CHANGE,
+        DURING_RECOVERY,
+    }
+)
+
+
+class CrashPoint:
+    """The one place at which this process is to die, and how often it has been there."""
+
+    def __init__(self, name: str, times: int) -> None:
+        """Die at the `times`-th visit of the place `name`."""
+        self.name = name
+        self._left = times
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> CrashPoint | None:
+        """Return what the environment asks for, or None. Raises BadSetting."""
+        text = (os.environ if environ is None else environ).get(VARIABLE)
+        if not text:
+            return None
+        name, _, times = text.partition(":")
+        if name not in NAMES or not times.isascii() or not times.isdigit() or int(times) < 1:
+            raise BadSetting(
+                f"{VARIABLE}={text!r}", hint=f"expected NAME:N, NAME one of {sorted(NAMES)}"
+            )
+        return cls(name, int(times))
+
+    def visit(self, name: str) -> None:
+        """Note that the process is at the place `name`; it may not return."""
+        if name != self.name:
+            return
+        self._left -= 1
+        if self._left == 0:
+            os._exit(EXIT_STATUS)
+
+
+class CrashingDisk(OsDisk):
+    """Dies when a generation's directory was just made."""
+
+    def __init__(self, point: CrashPoint) -> None:
+        """Die where `point` says."""
+        super().__init__()
+        self._point = point
+
+    def make_directory(self, path: str) -> None:
+        """Make one directory."""
+        super().make_directory(path)
+        if os.path.basename(path).startswith("gen-"):
+            self._point.visit(DURING_GENERATION_CHANGE)
+
+
+class CrashingLog(FencedLog):
+    """Dies around a sync, inside a snapshot, or on replay. Set `point` after opening."""
+
+    point: CrashPoint
+    _in_snapshot = False
+
+    def sync(self) -> int:
+        """Make the group durable and look at the fence; return the durable end."""
+        grows = self.end > self.durable_end
+        if grows:
+            self.point.visit(AFTER_APPEND_BEFORE_SYNC)
+        end = super().sync()
+        if grows:
+            self.point.visit(AFTER_SYNC_BEFORE_REPLY)
+        return end
+
+    def check_fence(self) -> None:
+        """Raise Fenced if a higher generation exists."""
+        super().check_fence()
+        if self._in_snapshot:  # the parts are written, the name is not in place yet
+            self.point.visit(DURING_SNAPSHOT)
+
+    def write_snapshot(
+        self, position: int, parts: Mapping[str, bytes], keep: Collection[str] = ()
+    ) -> SnapshotInfo:
+        """Write a snapshot of the state after all records below `position`."""
+        self._in_snapshot = True
+        try:
+            return super().write_snapshot(position, parts, keep)
+        finally:
+            self._in_snapshot = False
+
+    def replay(self, position: int) -> Iterator[StoredRecord]:
+        """Yield all records from the boundary `position` to the durable end."""
+        for record in super().replay(position):
+            yield record
+            self.point.visit(DURING_RECOVERY)
