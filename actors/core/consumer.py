@@ -1,6 +1,6 @@
 """The consumer of one (group, topic, partition), as a pure state machine.
 
-Theory of operation. membership.py gets the grant and keeps it; once the shell has opened the
+Theory of operation. consumer_grant.py gets the grant and keeps it; once the shell has opened the
 ledger under it, outputs that the ledger committed and nobody acknowledged go out first, and
 consumer_fetch.py goes on where the ledger ends. handling.py has one handler call out at a time; its
 answer becomes one commit record: inputs, ids, state, outputs and acknowledgements together.
@@ -32,11 +32,11 @@ from ..protocol import CONFLICT, Failure, Fetched, Granted, Message, TopicDescri
 from ..records import Committed, LedgerStarted, Plain, Record
 from .connection import Connection
 from .consumer_fetch import Fetcher, regressed
+from .consumer_grant import LEAVING, OPENING, RUNNING, STOPPED, Member, Membership
 from .consumer_topics import TopicLookups
 from .consumer_work import Drain, HandlerDone, LedgerPeeked, ResolveTopic
 from .handling import Acked, Handling
 from .ledger import Ledger
-from .membership import LEAVING, OPENING, RUNNING, STOPPED, Member, Membership
 from .outbox import Outbox
 from .window import Fingerprint
 
@@ -93,7 +93,7 @@ class ConsumerCore:
 
     @property
     def phase(self) -> str:
-        """Where it is on its way; see membership.py."""
+        """Where it is on its way; see consumer_grant.py."""
         return self._membership.phase
 
     @property
