@@ -163,7 +163,7 @@ class RouterTransport(_Socket):
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
-            raise CannotBind(f"{endpoint}: {str(error).lower()}") from None
+            raise CannotBind(f"{endpoint}: {zmq.strerror(error.errno or 0).lower()}") from None
         bound = self._socket.getsockopt(zmq.LAST_ENDPOINT)
         assert isinstance(bound, bytes)
         return bound.rstrip(b"\0").decode()

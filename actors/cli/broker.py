@@ -1,0 +1,56 @@
+"""`oncemq broker`: the process that owns the log."""
+
+from __future__ import annotations
+
+import click
+
+from ..library.broker_process import BrokerProcess, UnsafeBind, serve
+from ..runtime.process import stop_signals
+from ..runtime.settings import Settings
+from .config import setting_options
+from .output import process_events
+
+
+@click.command()
+@setting_options("data", "bind")
+@click.option(
+    "--takeover",
+    is_flag=True,
+    help="End a frozen owner of the data directory (this host only) and take its place.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Allow a --bind that other machines can reach. Anybody there may read and write.",
+)
+@setting_options("log_dir", "log_level")
+def broker(
+    data: str | None,
+    bind: str | None,
+    takeover: bool,
+    insecure: bool,
+    log_dir: str | None,
+    log_level: str | None,
+) -> None:
+    """Run the broker that owns the log in --data.
+
+    It ends at SIGTERM with status 0, and with status 3 when another broker took over its log.
+    What it acknowledged is on disk; it can be killed at any time.
+    """
+    flags = {"data": data, "bind": bind, "log_dir": log_dir, "log_level": log_level}
+    settings = Settings.load(flags=flags)
+    with process_events("broker", settings) as events:
+        try:
+            process = BrokerProcess(
+                settings.data, settings.bind, events, takeover=takeover, insecure=insecure
+            )
+        except UnsafeBind as error:
+            raise click.UsageError(str(error)) from None
+        with stop_signals(lambda _number: process.stop()):
+            serve(process, lambda endpoint: _greet(endpoint, quiet=settings.log_dir is None))
+
+
+def _greet(endpoint: str, *, quiet: bool) -> None:
+    """Tell a person where the broker listens, unless the events on stderr tell it already."""
+    if not quiet:
+        click.echo(f"listening at {endpoint}", err=True)
