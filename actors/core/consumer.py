@@ -32,7 +32,7 @@ from ..protocol import CONFLICT, Failure, Fetched, Granted, Message, TopicDescri
 from ..records import Committed, LedgerStarted, Plain, Record
 from .connection import Connection
 from .consumer_fetch import Fetcher, regressed
-from .consumer_grant import LEAVING, OPENING, RUNNING, STOPPED, Member, Membership
+from .consumer_grant import LEAVING, OPENING, RUNNING, STOPPED, GrantHolder, Member
 from .consumer_topics import TopicLookups
 from .consumer_work import Drain, HandlerDone, LedgerPeeked, ResolveTopic
 from .handling import Acked, Handling
@@ -75,7 +75,7 @@ class ConsumerCore:
         self.member = member
         self.ledger = Ledger()
         self.connection = Connection("consumer", member.incarnation, endpoint)
-        self._membership = Membership(member, self.connection)
+        self._holder = GrantHolder(member, self.connection)
         self._lookups = TopicLookups(self.connection)
         self._fingerprint = fingerprint
         # Invariant: there from RUNNING on.
@@ -94,7 +94,7 @@ class ConsumerCore:
     @property
     def phase(self) -> str:
         """Where it is on its way; see consumer_grant.py."""
-        return self._membership.phase
+        return self._holder.phase
 
     @property
     def processed(self) -> int:
@@ -113,7 +113,7 @@ class ConsumerCore:
         """When a Tick is wanted."""
         if self.phase == STOPPED:
             return None
-        times = [self._membership.wake_at_ms, self.connection.wake_at_ms]
+        times = [self._holder.wake_at_ms, self.connection.wake_at_ms]
         running = self._running
         if running is not None and self.connection.ready:
             times += [self._lookups.wake_at_ms, running.outbox.wake_at_ms]
@@ -156,7 +156,7 @@ class ConsumerCore:
                 if failed is not None:
                     self._stop(failed, now_ms, out)
             case LedgerPeeked():
-                self._membership.peeked(event, now_ms, out)
+                self._holder.peeked(event, now_ms, out)
             case Recovered():
                 self._recovered = True
             case DiskSpace():
@@ -172,13 +172,13 @@ class ConsumerCore:
 
     def _stop(self, error: Exception | None, now_ms: int, out: Outcome) -> None:
         """End, after the sync of what this step commits. The broker is told where that helps."""
-        grant = self._membership.grant
+        grant = self._holder.grant
         if isinstance(error, Fenced):
             fields = self.member.fields(epoch=grant.epoch if grant else 0, reason=error.reason)
             out.events.append(("consumer.fenced", fields))
         elif self.phase == RUNNING and error is not None:
-            self._membership.leave(self._committed_offset(out), now_ms, out)
-        self._membership.phase = STOPPED
+            self._holder.leave(self._committed_offset(out), now_ms, out)
+        self._holder.phase = STOPPED
         out.work_after_sync.append(Stop(error))
 
     # --- messages --------------------------------------------------------------------------------
@@ -187,11 +187,11 @@ class ConsumerCore:
         message, connection = event.message, self.connection
         taken = connection.received(message, now_ms, out)
         if any(isinstance(item, Stop) for item in out.work):
-            self._membership.phase = STOPPED
+            self._holder.phase = STOPPED
             return
         if connection.sessions != self._session_seen:
             self._session_seen = connection.sessions
-            self._membership.lost()
+            self._holder.lost()
             self._lookups.lost()
             if self._running is not None:
                 self._running.fetcher.lost()
@@ -202,8 +202,8 @@ class ConsumerCore:
         if isinstance(message, TopicDescribed | Failure):
             self._lookups.received(message, now_ms, out)
         if isinstance(message, Failure):
-            self._membership.refused(message, now_ms)
-        elif self._membership.answered(message, now_ms, out):
+            self._holder.refused(message, now_ms)
+        elif self._holder.answered(message, now_ms, out):
             self._stop(None, now_ms, out)
 
     def _for_running(self, running: _Running, event: Received, now_ms: int, out: Outcome) -> None:
@@ -240,7 +240,7 @@ class ConsumerCore:
 
     def _advance(self, now_ms: int, out: Outcome) -> None:
         """Do what may be done now. Called at the end of every step."""
-        membership = self._membership
+        holder = self._holder
         if self.phase == OPENING and self._recovered and not self._disk_full:
             self._begin(out)
         elif self._draining and self.phase not in {OPENING, RUNNING, LEAVING, STOPPED}:
@@ -249,15 +249,15 @@ class ConsumerCore:
             self._run(self._running, now_ms, out)
         if self.phase == STOPPED:
             return
-        membership.advance(now_ms, out)
-        owed = membership.owed or self._lookups.owed
+        holder.advance(now_ms, out)
+        owed = holder.owed or self._lookups.owed
         if self._running is not None:
             owed = owed or self._running.fetcher.owed or self._running.outbox.owed
         self.connection.tick(now_ms, out, owed=owed)
 
     def _begin(self, out: Outcome) -> None:
         """The ledger is open: check that it belongs here, then start running."""
-        grant, started = self._membership.grant, self.ledger.started
+        grant, started = self._holder.grant, self.ledger.started
         assert grant is not None, "a ledger is opened for a grant"
         if started is None:
             log = (grant.topic_id, grant.log_id, grant.lineage)
@@ -265,11 +265,11 @@ class ConsumerCore:
         else:
             self._check(started, grant)
         self._running = _Running(self, grant, self._fingerprint)
-        self._membership.phase = RUNNING
+        self._holder.phase = RUNNING
         fields = self.member.fields(
             epoch=grant.epoch,
             next_offset=self._running.fetcher.offset,
-            ledger_id=self._membership.ledger_id.hex(),
+            ledger_id=self._holder.ledger_id.hex(),
         )
         out.events.append(("consumer.granted", fields))
 
@@ -307,7 +307,7 @@ class ConsumerCore:
                     self._finish(now_ms, out)
             elif self.connection.ready and running.may_fetch():
                 running.fetcher.ask(now_ms, out)
-        elif self.phase == LEAVING and self._membership.wait_is_over(now_ms):
+        elif self.phase == LEAVING and self._holder.wait_is_over(now_ms):
             self._stop(None, now_ms, out)
         quiet = quiet and handling.idle and running.fetcher.caught_up and self.connection.ready
         self.idle_since_ms = (self.idle_since_ms or now_ms) if quiet else None
@@ -327,11 +327,11 @@ class ConsumerCore:
 
     def _finish(self, now_ms: int, out: Outcome) -> None:
         """All is committed and acknowledged: note what was acknowledged, give the grant back."""
-        grant = self._membership.grant
+        grant = self._holder.grant
         assert grant is not None, "a running consumer has a grant"
         if self._acked and not out.appends:
             number = self.ledger.commit_no + 1
             acked = list(self._acked)
             out.appends.append(Committed(grant.epoch, number, [], [], b"", {}, [], acked))
             self._acked.clear()
-        self._membership.leave(self._committed_offset(out), now_ms, out)
+        self._holder.leave(self._committed_offset(out), now_ms, out)

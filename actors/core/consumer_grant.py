@@ -1,8 +1,16 @@
-"""Requests about groups: join, renew, leave, list.
+"""How a consumer gets its grant, keeps it and gives it back.
 
-Theory of operation: see groups.py, which decides who may be granted. Here requests are checked
-against topics and log, and decisions become a record, an answer and an event. A join changes
-nothing unless it is granted, so a consumer that waits may ask as often as it likes.
+Theory of operation. The phases follow each other:
+
+    starting -> describing -> joining -> opening -> running -> leaving -> stopped
+
+The ledger's facts are read before anything else and go with the join, so the broker can refuse a
+ledger that is not the group's. While another member has the partition the join is asked again
+every second, each time with fresh facts. The grant names an epoch: the next generation of the
+ledger and the epoch of the outputs. From then on the lease is renewed, whatever the disk or the
+handlers do; but it is the fence of the ledger that decides whether a commit is valid.
+
+docs/PROTOCOL.md, "Groups".
 """
 
 from __future__ import annotations
@@ -10,185 +18,211 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import (
-    Busy,
-    DiskFull,
-    LogRegressed,
-    OnceMQError,
-    ProtocolError,
-    StoreMismatch,
+from ..errors import Fenced, NotSupported, from_code
+from ..limits import (
+    JOIN_RETRY_MS,
+    LEASE_RENEW_MS,
+    LEAVE_WAIT_MS,
+    RESEND_MS,
+    RETRIES_DEFAULT,
+    STANDBY_RETRY_MS,
 )
-from ..ids import check_name
-from ..limits import GROUPS_MAX, LABEL_CHARS_MAX, LEASE_MS
 from ..outcome import Outcome, Send
 from ..protocol import (
+    DescribeTopic,
+    Failure,
     Granted,
-    GroupsListed,
     Join,
     Leave,
     Left,
-    ListGroups,
+    Message,
     Renew,
-    Renewed,
     Standby,
+    TopicDescribed,
 )
-from .broker_state import BrokerState
-from .groups import Key
-from .produce import NO_ROOM
-from .topics import Topic
+from .connection import BROKER, Connection
+from .consumer_work import LedgerPeeked, OpenLedger, PeekLedger, StandingBy, TopicFound
 
-_IDENTITY_BYTES = 16
+STARTING = "starting"  # waits for the facts of the ledger
+DESCRIBING = "describing"  # waits for the topic
+JOINING = "joining"  # waits for the grant, perhaps as standby
+OPENING = "opening"  # the shell opens the ledger
+RUNNING = "running"
+LEAVING = "leaving"  # all is committed; waits for the broker to take the grant back
+STOPPED = "stopped"
 
 
-@dataclass(slots=True)
-class Membership:
-    """Answers what consumers ask about grants."""
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who joins: fixed for the life of one core."""
 
-    state: BrokerState
-    log_id: bytes
-    lineage: bytes
+    group: str
+    topic: str
+    partition: int
+    incarnation: bytes  # 16 random bytes
+    label: str  # host and pid, for messages to people
+    retries: int = RETRIES_DEFAULT
 
-    def join(
-        self,
-        peer: bytes,
-        join: Join,
-        times: tuple[int, int],
-        out: Outcome,
-        *,
-        disk_full: bool,
-    ) -> None:
-        """Grant the partition, or say who has it. `times`: now and broker time. Raises OnceMQError.
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """(group, topic, partition)."""
+        return self.group, self.topic, self.partition
 
-        An epoch is granted once: asking again before it was used gets the same one.
+    def fields(self, **more: Any) -> dict[str, Any]:
+        """Return the fields of an event of this consumer."""
+        named = {"group": self.group, "topic": self.topic, "partition": self.partition}
+        return {**named, **more}
+
+
+class GrantHolder:
+    """The way of one consumer through the phases."""
+
+    def __init__(self, member: Member, connection: Connection) -> None:
+        """Join as `member` over `connection`, which is started with the first facts."""
+        self.member = member
+        self._connection = connection
+        # Invariant: moves along the line above; `stopped` can follow any.
+        self.phase = STARTING
+        # The grant. Invariant: set from OPENING on; its epoch is the ledger's generation.
+        self.grant: Granted | None = None
+        # The ledger that joined; b"" before.
+        self.ledger_id = b""
+        # Number of the request (describe, join, leave) whose answer the phase waits for; 0: none.
+        self._request = 0
+        # When the phase asks again; when LEAVING, when it waits no longer.
+        self._again_at_ms = 0
+        # Number of the last renewal of the lease, and when the next is due.
+        self._renewal = 0
+        self._renew_at_ms = 0
+        # Whether the ledger was asked for its facts, and the user told of standing by.
+        self._asked_facts = False
+        self._told_standby = False
+
+    @property
+    def owed(self) -> bool:
+        """Whether an answer is waited for."""
+        return self._request != 0 or self.phase in {DESCRIBING, JOINING}
+
+    @property
+    def wake_at_ms(self) -> int | None:
+        """When `advance` has something to do."""
+        if not self._asked_facts:
+            return 0
+        if self.phase == LEAVING:
+            return self._again_at_ms
+        if self._connection.ready and self.phase in {DESCRIBING, JOINING}:
+            return self._again_at_ms
+        if self._connection.ready and self.phase in {OPENING, RUNNING}:
+            return self._renew_at_ms
+        return None
+
+    def lost(self) -> None:
+        """The connection is a new one: ask again what was not answered."""
+        if self.phase in {DESCRIBING, JOINING}:
+            self._request = self._again_at_ms = 0
+
+    def advance(self, now_ms: int, out: Outcome) -> None:
+        """Ask what the phase waits for; renew the lease."""
+        if not self._asked_facts:
+            self._asked_facts = True
+            out.work.append(PeekLedger())
+        if not self._connection.ready:
+            return
+        if self.phase == DESCRIBING and now_ms >= self._again_at_ms:
+            self._request = self._connection.next_request()
+            self._again_at_ms = now_ms + RESEND_MS
+            question = DescribeTopic(self._request, self.member.topic, create=True)
+            out.sends_after_sync.append(Send(BROKER, question))
+        elif self.phase == JOINING and now_ms >= self._again_at_ms:
+            self._again_at_ms = now_ms + RESEND_MS
+            out.work.append(PeekLedger())
+        elif self.phase in {OPENING, RUNNING} and now_ms >= self._renew_at_ms:
+            assert self.grant is not None, "a lease belongs to a grant"
+            self._renewal = self._connection.next_request()
+            self._renew_at_ms = now_ms + LEASE_RENEW_MS
+            renew = Renew(self._renewal, *self.member.place, self.grant.epoch)
+            out.sends.append(Send(BROKER, renew))
+
+    def peeked(self, facts: LedgerPeeked, now_ms: int, out: Outcome) -> None:
+        """Take the facts of the ledger: connect with the first ones, join with later ones."""
+        if self.phase == STARTING:
+            self.phase = DESCRIBING
+            self._connection.log_id = facts.log_id_seen
+            self._connection.start(now_ms, out)
+        elif self.phase == JOINING and self._connection.ready:
+            self._request = self._connection.next_request()
+            self.ledger_id = facts.ledger_id
+            join = Join(
+                self._request,
+                *self.member.place,
+                self.member.incarnation,
+                facts.ledger_id,
+                facts.topic_id_seen,
+                facts.log_id_seen,
+                facts.next_offset,
+                facts.highest_generation,
+                facts.lock_held,
+                facts.host,
+                facts.path,
+                self.member.label,
+            )
+            out.sends_after_sync.append(Send(BROKER, join))
+
+    def answered(self, message: Message, now_ms: int, out: Outcome) -> bool:
+        """Take an answer; return whether the broker has taken the grant back.
+
+        Raises NotSupported for a partition that the topic does not have.
         """
-        place = {
-            "group": join.group,
-            "topic": join.topic,
-            "partition": join.partition,
-            "consumer": join.label[:LABEL_CHARS_MAX],
-        }
-        seen = {"ledger_id": join.ledger_id.hex(), "next_offset": join.next_offset}
-        out.events.append(("group.join", {**place, **seen}))
-        try:
-            self._join(peer, join, times, place, out, disk_full=disk_full)
-        except OnceMQError as error:
-            out.events.append(
-                ("group.refused", {**place, "code": error.code, "reason": error.reason})
-            )
-            raise
-
-    def _join(
-        self,
-        peer: bytes,
-        join: Join,
-        times: tuple[int, int],
-        place: dict[str, Any],
-        out: Outcome,
-        *,
-        disk_full: bool,
-    ) -> None:
-        now_ms, broker_ms = times
-        groups = self.state.groups
-        topic, end_offset = self._check(join)
-        key = (join.group, join.topic, join.partition)
-        groups.check_ledger(key, join, end_offset)
-        grant = groups.grants.get(key)
-        if grant is not None and groups.same_again(key, join):
-            groups.renew(key, grant.epoch, now_ms)
-            self._granted(peer, join, grant.epoch, topic, end_offset, out)
-            return
-        wait_ms = groups.wait_for(key, join, now_ms)
-        if wait_ms:
-            assert grant is not None
-            out.sends_after_sync.append(Send(peer, Standby(join.request, grant.label, wait_ms)))
-            return
-        if disk_full:
-            raise DiskFull(NO_ROOM)
-        if grant is None and len(groups) >= GROUPS_MAX:
-            raise Busy(f"the broker holds {GROUPS_MAX} grants and takes no more")
-        if grant is not None and not groups.leases[key].released and not groups.live(key, now_ms):
-            out.events.append(
-                (
-                    "group.lease_expired",
-                    {**place, "consumer": grant.label, "epoch": grant.epoch},
+        if message.request != self._request:
+            return False
+        if isinstance(message, TopicDescribed) and self.phase == DESCRIBING:
+            if self.member.partition >= message.partitions:
+                raise NotSupported(
+                    f"topic {message.topic} has {message.partitions} partitions, "
+                    f"no partition {self.member.partition}"
                 )
-            )
-        record = groups.new_grant(join, broker_ms)
-        out.appends.append(record)
-        groups.start_lease(record, now_ms)
-        granted = {"epoch": record.epoch, "next_offset": record.next_offset}
-        out.events.append(("group.granted", {**place, **granted}))
-        self._granted(peer, join, record.epoch, topic, end_offset, out)
+            out.work.append(TopicFound(message.topic, message.partitions))
+            self.phase = JOINING
+            self._request = self._again_at_ms = 0
+        elif isinstance(message, Standby) and self.phase == JOINING:
+            self._request = 0
+            self._again_at_ms = now_ms + STANDBY_RETRY_MS
+            if not self._told_standby:
+                self._told_standby = True
+                out.events.append(("consumer.standby", self.member.fields()))
+                out.work.append(StandingBy(message.owner))
+        elif isinstance(message, Granted) and self.phase == JOINING:
+            self._request = 0
+            self.grant = message
+            self.phase = OPENING
+            self._renew_at_ms = now_ms + LEASE_RENEW_MS
+            out.work.append(OpenLedger(message.epoch))
+        return isinstance(message, Left) and self.phase == LEAVING
 
-    def _check(self, join: Join) -> tuple[Topic, int]:
-        """Check what a join says about itself and about our log. Raises OnceMQError."""
-        check_name(join.group, "group")
-        if len(join.incarnation) != _IDENTITY_BYTES or not join.ledger_id:
-            raise ProtocolError("a join names its incarnation (16 bytes) and its ledger")
-        if join.log_id_seen not in {b"", self.log_id}:
-            raise StoreMismatch(
-                f"the ledger was built on log {join.log_id_seen.hex()}, this is {self.log_id.hex()}"
-            )
-        topic = self.state.topics.get(join.topic)
-        if join.topic_id_seen not in {b"", topic.topic_id}:
-            raise StoreMismatch(
-                f"the ledger was built on another topic {join.topic} than the one of this log"
-            )
-        return topic, topic.partition(join.partition).end_offset
+    def refused(self, failure: Failure, now_ms: int) -> None:
+        """Take a refusal of a request of this class; others are ignored.
 
-    def _granted(
-        self,
-        peer: bytes,
-        join: Join,
-        epoch: int,
-        topic: Topic,
-        end_offset: int,
-        out: Outcome,
-    ) -> None:
-        granted = Granted(
-            join.request, epoch, topic.topic_id, self.log_id, self.lineage, end_offset, LEASE_MS
-        )
-        out.sends_after_sync.append(Send(peer, granted))
+        Raises what the broker says unless a retry mends it; Fenced when the grant is gone.
+        """
+        if failure.request == self._renewal and failure.code in {"not_granted", "fenced"}:
+            raise Fenced(failure.reason)
+        if failure.request != self._request or self.phase == LEAVING:
+            return
+        error = from_code(failure.code, failure.reason, failure.hint)
+        if not error.retriable:
+            raise error
+        self._request = 0
+        self._again_at_ms = now_ms + JOIN_RETRY_MS
 
-    def renew(self, peer: bytes, renew: Renew, now_ms: int, out: Outcome) -> None:
-        """Let a lease run anew. Raises NotGranted."""
-        self.state.groups.renew(_key(renew), renew.epoch, now_ms)
-        out.sends_after_sync.append(Send(peer, Renewed(renew.request, renew.epoch)))
+    def leave(self, next_offset: int, now_ms: int, out: Outcome) -> None:
+        """Give the grant back; `wait_is_over` tells when to stop waiting for the answer."""
+        assert self.grant is not None, "only a grant can be given back"
+        self.phase = LEAVING
+        self._request = self._connection.next_request()
+        self._again_at_ms = now_ms + LEAVE_WAIT_MS
+        leave = Leave(self._request, *self.member.place, self.grant.epoch, next_offset)
+        out.sends_after_sync.append(Send(BROKER, leave))
 
-    def leave(self, peer: bytes, leave: Leave, out: Outcome) -> None:
-        """Free a grant for the next joiner. Raises NotGranted, LogRegressed, UnknownTopic."""
-        key = _key(leave)
-        self.state.groups.check(key, leave.epoch)
-        end_offset = self.state.topics.get(leave.topic).partition(leave.partition).end_offset
-        if leave.next_offset > end_offset:
-            raise LogRegressed(
-                f"the ledger stands at offset {leave.next_offset}, "
-                f"{leave.topic} partition {leave.partition} ends at {end_offset}"
-            )
-        self.state.groups.leave(key, leave.epoch, leave.next_offset)
-        out.sends_after_sync.append(Send(peer, Left(leave.request)))
-        out.events.append(
-            (
-                "group.released",
-                {
-                    "group": leave.group,
-                    "topic": leave.topic,
-                    "partition": leave.partition,
-                    "consumer": self.state.groups.grants[key].label,
-                    "epoch": leave.epoch,
-                },
-            )
-        )
-
-    def list(self, peer: bytes, request: ListGroups, now_ms: int, out: Outcome) -> None:
-        """Answer with all grants."""
-        groups = self.state.groups
-        rows = tuple(
-            (*key, grant.epoch, grant.label, grant.host, grant.path, groups.live(key, now_ms))
-            for key, grant in sorted(groups.grants.items())
-        )
-        out.sends_after_sync.append(Send(peer, GroupsListed(request.request, rows)))
-
-
-def _key(request: Renew | Leave) -> Key:
-    return (request.group, request.topic, request.partition)
+    def wait_is_over(self, now_ms: int) -> bool:
+        """Whether the answer to `leave` is not worth waiting for any longer."""
+        return not self._connection.ready or now_ms >= self._again_at_ms
