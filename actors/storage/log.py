@@ -27,7 +27,7 @@ from .disk import Disk
 from .document import Owner, SnapshotInfo
 from .framing import BadFrame
 from .reading import RecordReader, StoredRecord
-from .recovery import Opened, Opening
+from .recovery import Opened, Opening, superseded
 from .scan import TailCut
 from .view import View, chain_before, highest_complete
 from .writing import SegmentWriter
@@ -140,7 +140,11 @@ class FencedLog:
         try:
             if self._writer.must_roll(nbytes):
                 self.check_fence()
-                self._writer.roll(nbytes)
+                try:
+                    self._writer.roll(nbytes)
+                except DiskFull:
+                    self.check_fence()  # a successor that saw the segment has linked this one
+                    raise
             else:
                 self._writer.reserve(nbytes)
         except OSError as error:
@@ -195,15 +199,12 @@ class FencedLog:
         """Raise Fenced if a higher generation exists, complete or not. Call it when idle too."""
         self._check_usable()
         try:
-            names = self._disk.list(self._directory)
+            numbers = layout.generations(self._disk, self._directory)
         except OSError as error:
             raise self._failed(error) from error
-        mine = False
-        for name in names:
-            if name > self._name and name.startswith("gen-") and len(name) == len(self._name):
-                raise self._failed(Fenced(f"{self._name} was superseded by {name}"))
-            mine = mine or name == self._name
-        if not mine:
+        if numbers and numbers[-1] > self.generation:
+            raise self._failed(superseded(self.generation, numbers[-1]))
+        if self.generation not in numbers:
             raise self._failed(StorageError(f"{self._name} is gone from {self._directory}"))
 
     # --- reading ---------------------------------------------------------------------------------
@@ -335,6 +336,6 @@ class FencedLog:
             except OSError as other:
                 error.add_note(f"looking at the fence failed too: {other}")
             if numbers and numbers[-1] > self.generation:
-                error = Fenced(f"{self._name} was superseded by generation {numbers[-1]}")
+                error = superseded(self.generation, numbers[-1])
         self._failure = error
         return error

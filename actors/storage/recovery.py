@@ -71,7 +71,7 @@ class Opening:
             if complete is None:
                 raise StorageError(f"there is no log in {self.directory}")
             if self.number is not None and self.number <= numbers[-1]:
-                raise _superseded(self.number, numbers[-1])
+                raise superseded(self.number, numbers[-1])
             guard = self._guard([n for n in numbers if n >= complete])
             if layout.generations(self.disk, self.directory)[-1:] == numbers[-1:]:
                 try:
@@ -144,7 +144,7 @@ class Opening:
                 self.disk.make_directory(path)
             except FileExistsError:
                 if self.number is not None:
-                    raise _superseded(number, highest) from None
+                    raise superseded(number, highest) from None
                 continue
             self.disk.sync_directory(self.directory)
             return path, number
@@ -160,7 +160,7 @@ class Opening:
                 parent = read_latest(self.disk, self.directory, known)
                 assert parent is not None, "a complete generation is never taken away"
                 if parent.manifest.generation > number:
-                    raise _superseded(number, parent.manifest.generation)
+                    raise superseded(number, parent.manifest.generation)
                 try:
                     view, file, reserved_end = self._copy(path, number, parent)
                     break
@@ -244,10 +244,11 @@ def check_fence(disk: Disk, directory: str, number: int) -> None:
     """Raise Fenced if a generation above `number` exists, complete or not."""
     numbers = layout.generations(disk, directory)
     if numbers and numbers[-1] > number:
-        raise _superseded(number, numbers[-1])
+        raise superseded(number, numbers[-1])
 
 
-def _superseded(number: int, higher: int) -> Fenced:
+def superseded(number: int, higher: int) -> Fenced:
+    """Return the error of a writer that finds a higher generation."""
     return Fenced(f"generation {number} was superseded: generation {higher} exists")
 
 

@@ -19,11 +19,14 @@ from .framing import BadFrame
 from .view import View, chain_before
 
 
-def read_head(disk: Disk, path: str, position: int, log_id: bytes) -> SnapshotInfo:
-    """Return the head of the snapshot at `position`. Raises CorruptLog, FileNotFoundError."""
+def read_head(disk: Disk, path: str, position: int, log_id: bytes | None) -> SnapshotInfo:
+    """Return the head of the snapshot at `position`. Raises CorruptLog, FileNotFoundError.
+
+    `log_id` None: of whatever log (the manifest that would say is damaged).
+    """
     file = posixpath.join(path, layout.snapshot_name(position))
     info = SnapshotInfo.decode(layout.read_file(disk, file), file)
-    if info.log_id != log_id or info.position != position:
+    if log_id not in {None, info.log_id} or info.position != position:
         raise CorruptLog(file, 0, "the snapshot belongs to another log or position")
     return info
 

@@ -64,6 +64,18 @@ class HookedDisk(MemoryDisk):
         self.hook("rename", new)
         super().rename(old, new)
 
+    def list(self, directory: str) -> list[str]:
+        self.hook("list", directory)
+        return super().list(directory)
+
+    def unlink(self, path: str) -> None:
+        self.hook("unlink", path)
+        super().unlink(path)
+
+    def remove_directory(self, path: str) -> None:
+        self.hook("remove_directory", path)
+        super().remove_directory(path)
+
     def link(self, old: str, new: str) -> None:
         self.hook("link", new)
         super().link(old, new)

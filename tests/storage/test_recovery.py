@@ -317,7 +317,7 @@ def test_a_damaged_head_of_a_segment_with_groups_stops() -> None:
 
 def test_a_damaged_manifest_stops_and_no_older_generation_is_taken() -> None:
     """The highest generation with a manifest is the log, whatever its state."""
-    disk, path, _ = killed(b"one")
+    disk, _, _ = killed(b"one")
     crash(disk, open_log(disk))
     flip(disk, f"{DIRECTORY}/{layout.generation_name(3)}/MANIFEST", 40)
     with pytest.raises(CorruptLog, match="manifest"):
@@ -461,8 +461,16 @@ class MemoryView(MemoryDisk):
 
 @pytest.mark.parametrize(
     ("call", "part"),
-    [("reserve", layout.PROBE), ("create", layout.PROBE), ("write", ".log"), ("sync", ".log")]
-    + [("reserve", ".log"), ("create", "MANIFEST"), ("sync", "MANIFEST"), ("create", "LOCK")],
+    [
+        ("reserve", layout.PROBE),
+        ("create", layout.PROBE),
+        ("write", ".log"),
+        ("sync", ".log"),
+        ("reserve", ".log"),
+        ("create", "MANIFEST"),
+        ("sync", "MANIFEST"),
+        ("create", "LOCK"),
+    ],
 )
 def test_a_full_disk_at_an_opening_leaves_the_old_log_and_the_number(call: str, part: str) -> None:
     """DiskFull takes back what was made; the same grant can be tried again when there is room."""

@@ -1,0 +1,60 @@
+"""`oncemq dump DIR`: look into a log directory without touching it, also when it is damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from ..runtime.os_disk import OsDisk
+from ..storage import layout
+from ..storage.inspection import inspect
+from .output import ExitCode, print_json
+
+_SHOWN_FIRST = ("kind", "number", "position", "path")
+
+
+@click.command("dump")
+@click.argument("directory", type=click.Path(exists=True, file_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--records/--no-records", default=True, help="List every record and commit frame.")
+def command(directory: str, as_json: bool, records: bool) -> None:
+    """Print generations, segments, records and snapshots of a log DIRECTORY, and the verdict.
+
+    DIRECTORY is the one that holds gen-... directories, such as data/broker. Nothing is written.
+    The exit status is 1 if the log would not open.
+    """
+    disk = OsDisk()
+    if not layout.generations(disk, directory):
+        raise click.UsageError(f"{directory} holds no log: there is no gen-... directory in it")
+    good = False
+    for item in _selected(inspect(disk, directory), records):
+        if as_json:
+            print_json(item)
+        else:
+            click.echo(_line(item))
+        good = bool(item.get("ok"))
+    if not good:
+        raise click.exceptions.Exit(ExitCode.FAILED)
+
+
+dump = command
+
+
+def _selected(items: Iterator[dict[str, Any]], records: bool) -> Iterator[dict[str, Any]]:
+    """Leave out the good frames unless they are wanted."""
+    for item in items:
+        frame = item["kind"] in {"record", "commit"}
+        if records or not frame or item["verdict"] != "ok":
+            yield item
+
+
+def _line(item: dict[str, Any]) -> str:
+    """One line for a person: what it is, then its fields."""
+    indent = {"generation": "", "verdict": ""}.get(item["kind"], "  ")
+    if item["kind"] in {"record", "commit", "reserved", "bad"}:
+        indent = "    "
+    head = " ".join(str(item[name]) for name in _SHOWN_FIRST if name in item)
+    rest = (f"{name}={value}" for name, value in item.items() if name not in _SHOWN_FIRST)
+    return f"{indent}{head}  {' '.join(rest)}".rstrip()
