@@ -247,7 +247,7 @@ def cut(parcel: Parcel, partitions: int, next_keyless: Callable[[int], int]) -> 
     weights = None if small else _weights(parcel)
     for partition, members in _by_partition(parcel, partitions, next_keyless):
         for chosen in _slices(members, weights):
-            yield Cut(partition, chosen, _build(parcel, chosen))
+            yield Cut(partition, chosen, build_batch(parcel, chosen))
 
 
 def _by_partition(
@@ -311,7 +311,8 @@ def _pick(column: list[Item], members: Sequence[int]) -> list[Item]:
     return [column[index] for index in members]
 
 
-def _build(parcel: Parcel, members: Sequence[int]) -> Batch:
+def build_batch(parcel: Parcel, members: Sequence[int]) -> Batch:
+    """Return a batch of some messages of a sealed parcel."""
     encodings = parcel.encodings
     return batch_codec.build(
         _pick(parcel.values, members),

@@ -1,0 +1,193 @@
+"""`producer.py` / `oncemq producer`: sends the lines or rows of a file, each exactly once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+import click
+
+from ..errors import InvalidName, OnceMQError
+from ..ids import check_name
+from ..library.file_producer import FileProducer, Progress
+from ..library.file_rows import FileJob, default_name
+from ..library.producer_engine import ProducerEngine
+from ..library.sources import FORMATS, STDIN, open_rows
+from ..runtime.clock import SystemClock
+from ..runtime.events import EventLog
+from ..runtime.process import stop_signals
+from ..runtime.settings import Settings
+from ..runtime.zmq_transport import DealerTransport
+from .config import setting_options
+from .output import ExitCode, print_json, process_events
+
+
+@click.command()
+@click.option("--topic", required=True, metavar="T", help="The topic; made if it does not exist.")
+@setting_options("broker")
+@click.option(
+    "--name",
+    metavar="N",
+    help="Producer name, one live owner at a time [default: from topic and path; with --id-field"
+    " none is needed].",
+)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(FORMATS),
+    default="lines",
+    show_default=True,
+    help="What a message is: a line as text, a csv row or a JSON object as a map.",
+)
+@click.option(
+    "--id-field",
+    "id_fields",
+    metavar="F[,F..]",
+    help="Fields that make the message id; without, rows are numbered.",
+)
+@click.option("--key-field", metavar="F", help="Field that makes the message key.")
+@click.option("--follow", is_flag=True, help="At the end of the file, wait for more lines.")
+@setting_options("log_dir", "log_level")
+@click.argument("file", metavar="FILE|-")
+def producer(
+    topic: str,
+    broker: str | None,
+    name: str | None,
+    format_name: str,
+    id_fields: str | None,
+    key_field: str | None,
+    follow: bool,
+    log_dir: str | None,
+    log_level: str | None,
+    file: str,
+) -> int:
+    """Send each line or row of FILE (`-`: standard input; `.gz` is read as it is) exactly once.
+
+    Run it again after a crash, with the same name or --id-field: what is stored already is not
+    stored again. The last line of output is {"sent", "appended", "duplicates"}: rows of the file
+    that are durable now, of them stored by this run, and of them sent by this run but there
+    already. Rows that an earlier run of the same name has sent are only compared.
+    """
+    settings = Settings.load(
+        flags={"broker": broker, "log_dir": log_dir, "log_level": log_level},
+    )
+    job = _job(topic, file, format_name, id_fields, key_field, follow=follow)
+    owner = _owner(job, name)
+    with process_events("producer", settings) as events:
+        engine = _engine(owner, settings, events)
+        try:
+            return _run(job, engine, follow=follow)
+        finally:
+            engine.close()
+
+
+def _job(
+    topic: str,
+    file: str,
+    format_name: str,
+    id_fields: str | None,
+    key_field: str | None,
+    *,
+    follow: bool,
+) -> FileJob:
+    check_name(topic, "topic")
+    fields = tuple(id_fields.split(",")) if id_fields is not None else ()
+    if "" in fields or len(set(fields)) != len(fields):
+        raise click.UsageError("--id-field: field names, each once, with commas between")
+    if format_name == "lines" and (fields or key_field is not None):
+        raise click.UsageError("--format lines has no fields; use csv or jsonl")
+    if follow and file.endswith(".gz"):
+        raise click.UsageError("a gzip file cannot be followed")
+    if file != STDIN and not os.path.exists(file):
+        raise click.UsageError(f"no such file: {file}")
+    if os.path.isdir(file):
+        raise click.UsageError(f"{file} is a directory")
+    return FileJob(topic, file, format_name, fields, key_field)
+
+
+def _owner(job: FileJob, name: str | None) -> str:
+    """Return the producer name; "" for an anonymous one."""
+    if name is None:
+        return "" if job.id_fields else default_name(job.topic, job.path)
+    try:
+        return check_name(name, "--name")
+    except InvalidName as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _engine(name: str, settings: Settings, events: EventLog) -> ProducerEngine:
+    transport = DealerTransport(settings.broker)
+    return ProducerEngine(name, settings.broker, events, transport, SystemClock())
+
+
+def _run(job: FileJob, engine: ProducerEngine, *, follow: bool) -> int:
+    with _progress_bar(job) as report:
+        sender = FileProducer(
+            job,
+            engine,
+            lambda: open_rows(job.path, job.format_name, follow=follow),
+            report=report,
+        )
+        try:
+            with stop_signals(lambda _: sender.stop()):
+                progress = sender.run()
+        except OnceMQError:
+            _print_summary(sender.progress)
+            raise
+    _print_summary(progress)
+    # A followed file has no end: being stopped is how such a run is done.
+    return ExitCode.DONE if follow or not sender.stopped else ExitCode.INTERRUPTED
+
+
+def _print_summary(progress: Progress) -> None:
+    print_json(
+        {
+            "sent": progress.sent,
+            "appended": progress.appended,
+            "duplicates": progress.duplicates,
+        }
+    )
+
+
+@contextlib.contextmanager
+def _progress_bar(job: FileJob) -> Iterator[Callable[[Progress], None]]:
+    """Show how far the file is, on a terminal; elsewhere only say that a broker is missing."""
+    said_waiting = False
+
+    def say_waiting(progress: Progress) -> None:
+        nonlocal said_waiting
+        if (progress.waiting_for is not None) != said_waiting:
+            said_waiting = not said_waiting
+            if said_waiting:
+                click.echo(f"waiting: no broker answers at {progress.waiting_for}", err=True)
+
+    if not sys.stderr.isatty():
+        yield say_waiting
+        return
+    from rich.console import Console  # only a terminal pays for loading it
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[sent]:,} sent"),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(job.path, total=None, sent=0)
+
+        def show(progress: Progress) -> None:
+            waiting = f"waiting for a broker at {progress.waiting_for}"
+            bar.update(
+                task,
+                description=job.path if progress.waiting_for is None else waiting,
+                completed=progress.position,
+                total=progress.total,
+                sent=progress.sent,
+            )
+
+        yield show
