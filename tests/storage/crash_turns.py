@@ -21,7 +21,8 @@ class Turns:
         self._may_run = (threading.Event(), threading.Event())
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []
-        self.met = [0, 0]  # calls of each
+        self._done = [False, False]
+        self.calls = [0, 0]  # of each
 
     def run(self, first: Callable[[], None], second: Callable[[], None]) -> None:
         """Run both to their ends. Raises what either of them raises."""
@@ -46,20 +47,16 @@ class Turns:
             work()
         except BaseException as error:
             self._failures.append(error)
-        self.met[me] += 1 << 30  # no more switches
+        self._done[me] = True
         self._may_run[1 - me].set()
 
     def _look(self, _kind: str, _path: str) -> None:
         me = self._threads.index(threading.current_thread())
-        self.met[me] += 1
-        if self.met[me] == self._switch_at[me]:
+        self.calls[me] += 1
+        if self.calls[me] == self._switch_at[me] and not self._done[1 - me]:
             self._may_run[me].clear()
             self._may_run[1 - me].set()
             self._may_run[me].wait(WAIT_S)
-
-    def calls(self, me: int) -> int:
-        """How many calls a process made."""
-        return self.met[me] & ((1 << 30) - 1)
 
 
 def every_switch(run: Callable[[int, int], tuple[int, int]], stride: int = 1) -> int:
