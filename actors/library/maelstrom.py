@@ -13,9 +13,7 @@ the send in it, by the message id made from its origin, also after a restart of 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
-from typing import Any
 
 from ..limits import (
     NODE_FORWARDS_BYTES_MAX,
@@ -33,7 +31,6 @@ from .maelstrom_messages import (
     CommitOffsets,
     Line,
     ListCommitted,
-    Poll,
     Refusal,
     Request,
     Send,
@@ -46,17 +43,11 @@ from .maelstrom_messages import (
     to_json,
     write_request,
 )
+from .maelstrom_owners import FORWARD, KINDS, read_result, reply_fields, split
 from .maelstrom_replies import Question, Replies
 from .maelstrom_store import NodeStore, Write
 
-FORWARD = "forward_"  # in front of the type of a request that one node hands to another
 _FLUSH_BYTES = 1024 * 1024
-_KINDS = {
-    Send: "send",
-    Poll: "poll",
-    CommitOffsets: "commit_offsets",
-    ListCommitted: "list_committed_offsets",
-}
 
 
 class MaelstromNode:
@@ -241,34 +232,10 @@ class MaelstromNode:
 
     # --- execution -------------------------------------------------------------------------------
 
-    def _owner(self, key: str) -> str:
-        crc = zlib.crc32(key.encode("utf-8", "surrogatepass"))
-        return self._members[crc % len(self._members)]
-
-    def _split(self, request: Request) -> dict[str, Request]:
-        """Return what each owner has to do. A request without keys is ours."""
-        assert self._node_id is not None
-        if len(self._members) == 1:
-            return {self._node_id: request}
-        if isinstance(request, Send):
-            return {self._owner(request.key): request}
-        if isinstance(request, ListCommitted):
-            keys: dict[str, list[str]] = {}
-            for key in request.keys:
-                keys.setdefault(self._owner(key), []).append(key)
-            parts: dict[str, Request] = {
-                owner: ListCommitted(tuple(some)) for owner, some in keys.items()
-            }
-        else:
-            offsets: dict[str, dict[str, int]] = {}
-            for key, offset in request.offsets.items():
-                offsets.setdefault(self._owner(key), {})[key] = offset
-            parts = {owner: type(request)(some) for owner, some in offsets.items()}
-        return parts or {self._node_id: request}
-
     def _start(self, question: Question, request: Request, origin: bytes | None) -> None:
         """Begin a request: our part goes to the store, the others to their owners."""
-        parts = self._split(request)
+        assert self._node_id is not None
+        parts = split(request, self._members, self._node_id)
         gather = Gather(
             isinstance(request, Send | CommitOffsets),
             lambda gather: self._complete(question, request, gather),
@@ -289,12 +256,11 @@ class MaelstromNode:
             self._forwards.start(number, line, gather, place, now)
             self._put(line)
         if len(remote) < len(parts):
-            assert self._node_id is not None
             self._execute(parts[self._node_id], gather, places[-1], origin)
 
     def _forward_line(self, owner: str, number: int, question: Question, request: Request) -> bytes:
         body: Body = {
-            "type": FORWARD + _KINDS[type(request)],
+            "type": FORWARD + KINDS[type(request)],
             "msg_id": number,
             "session": self._session,
             "origin": [question.asker, question.number],
@@ -353,25 +319,11 @@ class MaelstromNode:
             self._refuse(question, refusal)
             return
         results = [part.result() if callable(part.result) else part.result for part in gather.parts]
-        kind = _KINDS[type(request)]
+        kind = KINDS[type(request)]
         if question.forwarded:
             kind = FORWARD + kind
-        self._reply(question, f"{kind}_ok", self._fields(question, request, results))
-
-    def _fields(self, question: Question, request: Request, results: list[Any]) -> str:
-        if isinstance(request, Send):
-            offset, duplicate = results[0]
-            told = request.message_id is not None or question.forwarded
-            return f',"offset":{offset}' + (f',"duplicate":{to_json(duplicate)}' if told else "")
-        if isinstance(request, Poll):
-            texts = {key: text for result in results for key, text in result.items()}
-            pairs = (f"{to_json(key)}:{texts[key]}" for key in request.offsets if key in texts)
-            return f',"msgs":{{{",".join(pairs)}}}'
-        if isinstance(request, ListCommitted):
-            known = {key: offset for result in results for key, offset in result.items()}
-            told_offsets = {key: offset for key, offset in known.items() if offset is not None}
-            return f',"offsets":{to_json(told_offsets)}'
-        return ""
+        fields = reply_fields(request, results, forwarded=question.forwarded)
+        self._reply(question, f"{kind}_ok", fields)
 
     # --- answers of other nodes ------------------------------------------------------------------
 
@@ -393,7 +345,7 @@ class MaelstromNode:
             self._settle_error(forward.sent, gather, part, body)
             return
         try:
-            result = _read_result(body)
+            result = read_result(body)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self._report(f"a reply that cannot be understood: {type(error).__name__}: {error}")
             gather.give_up(part, "the owner of a key answered something else")
@@ -417,20 +369,3 @@ class MaelstromNode:
         else:
             # Also a refusal that another copy of the line, still on its way, may not meet.
             gather.give_up(part, f"the owner of a key failed: {text}")
-
-
-def _read_result(body: Body) -> Any:
-    """Return what an owner contributes, in the form of our own parts."""
-    kind = body["type"]
-    if kind == "forward_send_ok":
-        offset, duplicate = body["offset"], body["duplicate"]
-        if type(offset) is not int or type(duplicate) is not bool:
-            raise TypeError("offset or duplicate")
-        return offset, duplicate
-    if kind == "forward_poll_ok":
-        return {key: to_json(messages) for key, messages in body["msgs"].items()}
-    if kind == "forward_list_committed_offsets_ok":
-        return {key: int(offset) for key, offset in body["offsets"].items()}
-    if kind == "forward_commit_offsets_ok":
-        return None
-    raise ValueError(f"unknown type {kind!r}")

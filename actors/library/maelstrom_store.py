@@ -8,37 +8,28 @@ each life of this process; one with an id is judged by it. All that waits goes i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from .. import protocol as say
 from ..codec import batch as batch_codec
 from ..codec import values as value_codec
-from ..codec import wire
-from ..core.broker import BrokerCore
 from ..driver import Driver
 from ..errors import OnceMQError, from_code
 from ..limits import (
     BATCH_MESSAGES_MAX,
-    FETCH_BYTES_DEFAULT,
     LEDGER_SNAPSHOT_EVERY_BYTES,
-    SNAPSHOT_EVERY_BYTES,
 )
-from ..outcome import Received
-from ..ports import Clock, Events, Frames
+from ..ports import Clock, Events
 from ..protocol import Message
 from ..storage.disk import Disk
 from ..storage.log import FencedLog
+from .inline import Entropy, InlineBroker, Silence
 from .maelstrom_messages import CRASH, PRECONDITION_FAILED, UNAVAILABLE, Refusal, topic_of
 from .maelstrom_offsets import KeepOffsets, OffsetsCore, OffsetsKept, OffsetsRefused
 
-Entropy = Callable[[], bytes]  # 16 random bytes
-
 PRODUCER = "main"
-_PEER = b"n" * 16
 _BATCH_BYTES = 1024 * 1024
-_TURNS_MAX = 8  # a request that has no answer after so many turns shows a bug of ours
 
 
 @dataclass(slots=True)
@@ -61,43 +52,6 @@ class Commit:
 
     offsets: dict[str, int]
     refusal: Refusal | None = None
-
-
-class _Wire:
-    """The transport inside one process: two lists."""
-
-    def __init__(self) -> None:
-        self.inbox: list[tuple[bytes, list[bytes]]] = []
-        self.outbox: list[list[bytes]] = []
-
-    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
-        """Return all that was said to the broker."""
-        del timeout_ms
-        taken, self.inbox = self.inbox, []
-        return taken
-
-    def send(self, peer: bytes, frames: Frames) -> bool:
-        """Take what the broker says."""
-        del peer
-        self.outbox.append([bytes(frame) for frame in frames])
-        return True
-
-
-class _TurnClock:
-    """A clock that can be pushed on: what waits for the next millisecond need not be waited for."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._least_ms = 0
-
-    def now_ms(self) -> int:
-        """Return the time, never less than before."""
-        self._least_ms = max(self._least_ms, self._clock.now_ms())
-        return self._least_ms
-
-    def push(self) -> None:
-        """Let a millisecond pass."""
-        self._least_ms = self.now_ms() + 1
 
 
 class _Sender:
@@ -138,11 +92,8 @@ class NodeStore:
         Raises LogInUse, CorruptLog, UnsupportedFormat, DiskFull, OSError.
         """
         self._entropy = entropy
-        self._wire = _Wire()
-        self._request = 0
         self._offsets = OffsetsCore()
         self._results: list[OffsetsKept | OffsetsRefused] = []
-        self._clock = _TurnClock(clock)
         logs = [
             FencedLog.open(
                 disk,
@@ -153,26 +104,18 @@ class NodeStore:
             )
             for name in ("broker", "committed")
         ]
-        self._broker = Driver(
-            BrokerCore(logs[0].log_id, logs[0].lineage, entropy=entropy),
-            self._wire,
-            self._clock,
-            events,
-            perform=self._ignore,
-            snapshot_every_bytes=SNAPSHOT_EVERY_BYTES,
-        )
+        self._broker = InlineBroker(logs[0], clock=clock, events=events, entropy=entropy)
         self._ledger = Driver(
             self._offsets,
-            _Wire(),
-            self._clock,
+            Silence(),
+            clock,
             events,
             perform=self._results.append,
             snapshot_every_bytes=LEDGER_SNAPSHOT_EVERY_BYTES,
             compacts=True,
         )
-        for driver, log in zip((self._broker, self._ledger), logs, strict=True):
-            driver.open_log(log)
-            driver.turn(0)
+        self._ledger.open_log(logs[1])
+        self._ledger.turn(0)
         self._ends: dict[str, int] = {}  # topic -> offset of the next message
         self._senders: dict[str, _Sender] = {}
         self._epoch = 0
@@ -183,9 +126,6 @@ class NodeStore:
         # topic -> commits of this turn in order, each with the highest offset up to it
         self._waiting: dict[str, list[tuple[int, Commit]]] = {}
         self._refused = False  # the last flush refused a commit
-
-    def _ignore(self, item: Any) -> None:
-        """A broker inside this process has no socket to close and no fence but its log's."""
 
     # --- what a turn of the node gathers ---------------------------------------------------------
 
@@ -271,7 +211,8 @@ class NodeStore:
         size = 0
         at = first
         while at < end:
-            for offset, value in self._fetch(topic_of(key), at, bytes_max):
+            before = at
+            for offset, value in self._broker.values(topic_of(key), at, bytes_max):
                 if offset >= end or len(found) == messages_max:
                     return found
                 if found and size + len(value) > bytes_max:
@@ -279,34 +220,18 @@ class NodeStore:
                 found.append((offset, value))
                 size += len(value)
                 at = offset + 1
+            assert at > before, f"{key!r} holds nothing at {at} of {end}"
         return found
-
-    def _fetch(self, topic: str, at: int, bytes_max: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, value) of stored messages from `at` on: at least one."""
-        bytes_max = min(max(bytes_max, 1), FETCH_BYTES_DEFAULT)
-        fetch = say.Fetch(self._number(), "", topic, 0, 0, at, bytes_max, 0)
-        stored = self._ask_one(fetch).stored
-        assert stored, f"{topic} holds nothing at {at}"
-        for record in stored:
-            batch = record.batch
-            assert batch is not None
-            kept: Sequence[int] = range(batch.count)
-            if record.mask:
-                kept = [index for index in kept if record.mask[index >> 3] >> (index & 7) & 1]
-            skip = max(0, at - record.first_offset)
-            for place, index in enumerate(kept[skip:], skip):
-                value = batch_codec.split_body(batch.body(index))[2]
-                yield record.first_offset + place, value
 
     # --- turns -----------------------------------------------------------------------------------
 
     def time_left_ms(self) -> int:
         """Return when `rest` is due."""
-        return min(self._broker.time_left_ms(), self._ledger.time_left_ms())
+        return min(self._broker.driver.time_left_ms(), self._ledger.time_left_ms())
 
     def rest(self) -> None:
         """Use an idle moment: vouch for what was written last, look at the fence. Raises Fenced."""
-        self._broker.turn(0)
+        self._broker.driver.turn(0)
         self._ledger.turn(0)
 
     def close(self) -> None:
@@ -314,45 +239,12 @@ class NodeStore:
         self._broker.close()
         self._ledger.close()
 
-    def _number(self) -> int:
-        self._request += 1
-        return self._request
-
-    def _ask(
-        self, messages: list[tuple[Message, bytes | memoryview | None]]
-    ) -> dict[int, Received]:
-        """Say all this to the broker in one turn and return its answers by request number."""
-        answers: dict[int, Received] = {}
-        for message, body in messages:
-            frames = [bytes(frame) for frame in wire.encode(message, body)]
-            self._wire.inbox.append((_PEER, frames))
-        for _ in range(_TURNS_MAX):
-            self._broker.turn(0)
-            for frames in self._wire.outbox:
-                received = wire.decode(b"", frames)
-                answers[received.message.request] = received
-            self._wire.outbox.clear()
-            if len(answers) == len(messages):
-                return answers
-            self._clock.push()
-        raise AssertionError(f"{len(messages) - len(answers)} requests were not answered")
-
-    def _ask_one(self, message: Message) -> Received:
-        (answer,) = self._ask([(message, None)]).values()
-        if isinstance(answer.message, say.Failure):
-            raise from_code(answer.message.code, answer.message.reason, answer.message.hint)
-        return answer
-
     def _greet(self, label: str) -> None:
-        """Say hello, become the producer `main`, learn what is there."""
-        hello = say.Hello(
-            self._number(), say.VERSION_MIN, say.VERSION_MAX, "node", self._entropy(), b"", 0
-        )
-        self._ask_one(hello)
-        ready = self._ask_one(
-            say.InitProducer(self._number(), PRODUCER, self._entropy(), label)
-        ).message
-        listed = self._ask_one(say.ListTopics(self._number())).message
+        """Become the producer `main` and learn what is there."""
+        broker = self._broker
+        asked = say.InitProducer(broker.number(), PRODUCER, self._entropy(), label)
+        ready = broker.ask_one(asked).message
+        listed = broker.ask_one(say.ListTopics(broker.number())).message
         assert isinstance(ready, say.ProducerReady)
         assert isinstance(listed, say.TopicsListed)
         self._epoch = ready.epoch
@@ -373,7 +265,9 @@ class NodeStore:
             if sender is None:
                 sender = self._senders[write.topic] = _Sender(0, self._entropy())
             if write.topic not in self._ends and write.topic not in last:
-                messages.append((say.DescribeTopic(self._number(), write.topic, create=True), None))
+                messages.append(
+                    (say.DescribeTopic(self._broker.number(), write.topic, create=True), None)
+                )
             run = last.get(write.topic)
             explicit = write.message_id is not None
             if (
@@ -391,7 +285,7 @@ class NodeStore:
             produce, body = self._produce(run, ahead.setdefault(run.topic, [0, 0]))
             messages.append((produce, body))
             runs[produce.request] = run
-        answers = self._ask(messages)
+        answers = self._broker.ask(messages)
         for number, run in runs.items():
             self._settle(run, answers[number].message)
 
@@ -408,7 +302,7 @@ class NodeStore:
         ahead[run.explicit] += 1 if run.explicit else batch.count
         return (
             say.Produce(
-                self._number(),
+                self._broker.number(),
                 run.topic,
                 0,
                 PRODUCER,

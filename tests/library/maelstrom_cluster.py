@@ -9,6 +9,7 @@ from collections import deque
 from typing import Any
 
 from actors.library.maelstrom import MaelstromNode
+from actors.library.maelstrom_owners import owner_of
 from actors.library.maelstrom_store import NodeStore
 from actors.sim.clock import SimClock
 from actors.storage.memory import MemoryDisk
@@ -193,6 +194,6 @@ class Cluster:
     def key_of(self, owner: str, number: int = 0) -> str:
         """Return the `number`th key that a node owns."""
         names = iter(f"k{index}" for index in itertools.count())
-        node = self.stations[owner].node
-        owned = (key for key in names if node._owner(key) == owner)
+        members = tuple(sorted(self.stations))
+        owned = (key for key in names if owner_of(key, members) == owner)
         return next(itertools.islice(owned, number, None))

@@ -105,7 +105,7 @@ def test_one_sync_serves_all_lines_that_wait(
     station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand sends to three keys in one turn cost one sync of the log."""
-    log = station.store._broker.log
+    log = station.store._broker.driver.log
     assert log is not None
     syncs = []
     sync = log.sync
@@ -120,7 +120,7 @@ def test_nothing_is_answered_before_the_sync(
     station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reply on stdout is a promise: it must not leave while its message may still be lost."""
-    log = station.store._broker.log
+    log = station.store._broker.driver.log
     assert log is not None
     sync = log.sync
     seen = []
@@ -259,10 +259,10 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(
     station: Station, body: dict[str, Any], code: int
 ) -> None:
     """Malformed is 12, unknown is 10; both are definite, so the log must be as before."""
-    before = station.store._broker.log.end  # type: ignore[union-attr]
+    before = station.store._broker.driver.log.end  # type: ignore[union-attr]
     (reply,) = turn(station, line(1, **body))
     assert (reply["type"], reply["code"], reply["in_reply_to"]) == ("error", code, 1)
-    assert station.store._broker.log.end == before  # type: ignore[union-attr]
+    assert station.store._broker.driver.log.end == before  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("number", [None, "1", -1, True, 1.5])
