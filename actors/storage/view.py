@@ -72,6 +72,7 @@ def highest_complete(disk: Disk, directory: str) -> tuple[int | None, list[int]]
     A generation without a manifest is unfinished, and passed over, if it holds no frame of its
     own; frames without a manifest are damage. Raises CorruptLog.
     """
+    nothing: list[int] | None = None
     for _ in range(LOOKS_MAX):
         numbers = layout.generations(disk, directory)
         try:
@@ -84,7 +85,9 @@ def highest_complete(disk: Disk, directory: str) -> tuple[int | None, list[int]]
                     raise CorruptLog(manifest, 0, "the manifest is missing, its records are not")
         except FileNotFoundError:
             continue
-        return None, numbers
+        if not numbers or numbers == nothing:
+            return None, numbers
+        nothing = numbers  # one may have become complete, and deleted the next, while we looked
     raise CorruptLog(directory, 0, "generations come and go without end")
 
 
@@ -117,32 +120,26 @@ def _raw_header(disk: Disk, path: str) -> SegmentHeader | None:
 def read_latest(disk: Disk, directory: str, known: View | None = None) -> View | None:
     """Read the highest complete generation; None if there is none. Raises CorruptLog.
 
-    What a live owner or a successor takes away in the meantime makes it look again.
+    What a live owner or a successor takes away in the meantime makes it look again, and damage is
+    believed when two looks in a row find it at the same place.
     """
+    damage: tuple[str, int] | None = None
     for _ in range(LOOKS_MAX):
         number, _numbers = highest_complete(disk, directory)
         if number is None:
             return None
         path = posixpath.join(directory, layout.generation_name(number))
-        names: list[str] = []
         try:
-            names = disk.list(path)
             return read_view(disk, path, number, known)
         except FileNotFoundError:
-            continue
-        except CorruptLog:
-            # A live owner that rolls, discards, or takes an unfinished segment back between two of
-            # our looks leaves a picture that never was. Damage stays when nothing else moves.
-            if highest_complete(disk, directory)[0] == number and names == _names(disk, path):
+            damage = None
+        except CorruptLog as error:
+            again = damage == (error.path, error.offset)
+            if again and highest_complete(disk, directory)[0] == number:
                 raise
+            damage = (error.path, error.offset)
+        known = None
     raise CorruptLog(directory, 0, "a listed file is missing")
-
-
-def _names(disk: Disk, path: str) -> list[str] | None:
-    try:
-        return disk.list(path)
-    except FileNotFoundError:
-        return None
 
 
 def read_view(disk: Disk, path: str, number: int, known: View | None = None) -> View:
