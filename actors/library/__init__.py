@@ -1,0 +1,61 @@
+"""What users import, through `oncemq`: loaded name by name at first use, so that import is light."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..errors import OnceMQError
+    from .app import App
+    from .harness import Harness
+    from .message import Message
+    from .tx import Tx
+
+_HOMES = {
+    "App": ".app",
+    "Message": ".message",
+    "Tx": ".tx",
+    "Harness": ".harness",
+}
+_ERRORS = (
+    "OnceMQError",
+    "BadInput",
+    "BufferFull",
+    "Busy",
+    "CorruptLog",
+    "DiskFull",
+    "Fenced",
+    "HandlerFailed",
+    "IdConflict",
+    "IdRequired",
+    "InputChanged",
+    "InvalidName",
+    "LedgerNotHere",
+    "LogInUse",
+    "LogRegressed",
+    "NotSupported",
+    "ProducerClosed",
+    "ResultTimeout",
+    "StateTooLarge",
+    "StoreMismatch",
+    "TooLarge",
+    "TooOld",
+    "Unacknowledged",
+    "UnknownTopic",
+    "ValueNotEncodable",
+    "VersionMismatch",
+)
+__all__ = ["App", "Harness", "Message", "OnceMQError", "Tx", *_ERRORS[1:]]  # noqa: PLE0604
+
+# A library never decides where its log lines go: without a handler of the user's, nowhere.
+logging.getLogger("oncemq").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    if name in _ERRORS:
+        return getattr(importlib.import_module("..errors", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,79 @@
+"""`App`: the object in a user's module that names the handlers and makes producers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..ids import check_name
+from ..limits import RETRIES_DEFAULT
+from .handlers import Consumer, Handler, check_handler
+
+if TYPE_CHECKING:
+    from .producer import Producer
+
+RETRIES_MAX = 1_000_000
+_Function = TypeVar("_Function", bound=Handler)
+
+
+class App:
+    """The consumers of one program. `python consumer.py MODULE:APP` runs them.
+
+    Making an App opens nothing and reads nothing: it can live in a module that tests import.
+    """
+
+    def __init__(self, broker: str | None = None) -> None:
+        """`broker` is an endpoint such as tcp://127.0.0.1:7400.
+
+        A `--broker` flag or ONCEMQ_BROKER in the environment goes before it; without any of them
+        it is the broker of this machine. It is resolved at first use, not here.
+        """
+        self.broker = broker
+        self._consumers: dict[tuple[str, str], Consumer] = {}
+
+    @property
+    def consumers(self) -> list[Consumer]:
+        """All consumers in the order of their decoration."""
+        return list(self._consumers.values())
+
+    def consumer(
+        self, topic: str, *, group: str, retries: int = RETRIES_DEFAULT, **options: Any
+    ) -> Callable[[_Function], _Function]:
+        """Make the decorated function the handler of `topic` for `group`; it stays as it is.
+
+        The function takes (message, tx) and returns nothing: returning commits what it did through
+        `tx` together with the offset, raising means that nothing happened. A message whose handler
+        raises is tried `retries` more times, then the consumer stops at that offset.
+
+        Raises InvalidName for topic or group, ValueError for a second handler of both or impossible
+        `retries`, and a TypeError (NotSupported) for functions that cannot be handlers: async
+        ones, generators, and those of a list of messages.
+        """
+        check_name(topic, "topic")
+        check_name(group, "group")
+        if type(retries) is not int or not 0 <= retries <= RETRIES_MAX:
+            raise ValueError(f"retries is a number from 0 to {RETRIES_MAX}, not {retries!r}")
+
+        def register(function: _Function) -> _Function:
+            check_handler(function, options)
+            if (topic, group) in self._consumers:
+                raise ValueError(f"group {group!r} has a handler of topic {topic!r} already")
+            self._consumers[topic, group] = Consumer(topic, group, function, retries)
+            return function
+
+        return register
+
+    def producer(self, name: str | None = None, **options: Any) -> Producer:
+        """Return a producer; use it in a `with` block.
+
+        Without a name every send needs `id=`, and any number of such producers may run. With a
+        name messages get numbers, and a second live owner of the name fences the first. Raises
+        InvalidName. Sockets open at the first send.
+        """
+        from .producer import Producer
+
+        return Producer(name, broker=self.broker, **options)
+
+    def __repr__(self) -> str:
+        handlers = ", ".join(f"{c.topic} for {c.group}" for c in self._consumers.values())
+        return f"<App of {handlers or 'no consumers'}>"

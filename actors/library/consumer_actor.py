@@ -1,0 +1,223 @@
+"""One consumer core with its driver, socket and ledger: the shell that both forms share.
+
+The process (consumer_process.py) and the test kit (harness.py) turn it; they differ in which
+thread calls handlers and what waiting means, which is all that `Host` says.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import xxhash
+
+from ..core.connection import Reconnect
+from ..core.consumer import ConsumerCore
+from ..core.consumer_grant import Member
+from ..core.consumer_work import (
+    CutHandler,
+    OpenLedger,
+    PeekLedger,
+    Repost,
+    RunHandler,
+    StandingBy,
+    TopicFound,
+    TopicResolved,
+)
+from ..driver import DISK_FULL_RETRY_MS, Driver
+from ..errors import DiskFull, LogInUse, OnceMQError
+from ..limits import LEDGER_SNAPSHOT_EVERY_BYTES, STANDBY_RETRY_MS
+from ..outcome import Event, Stop
+from ..ports import Clock, Events, Transport
+from .handlers import Consumer
+from .ledger_files import LedgerFiles
+
+
+class Host(Protocol):
+    """Who turns consumers and calls their handlers."""
+
+    def start_call(self, actor: ConsumerActor, run: RunHandler) -> None:
+        """Have the handler called; `actor.post` the answer."""
+
+    def cut_call(self, actor: ConsumerActor) -> None:
+        """Make the running call end after the message it is at."""
+
+    def topic_found(self, actor: ConsumerActor, partitions: int) -> None:
+        """The input topic has so many partitions."""
+
+    def topic_resolved(self, resolved: TopicResolved) -> None:
+        """A topic that a handler waits for is known now, or refused."""
+
+    def standing_by(self, actor: ConsumerActor, owner: str) -> None:
+        """Another member has the partition."""
+
+
+class ConsumerActor:
+    """Drives one consumer. One thread calls all of it."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        partition: int,
+        endpoint: str,
+        *,
+        transport: Transport,
+        clock: Clock,
+        events: Events,
+        ledger: LedgerFiles,
+        host: Host,
+        label: str,
+        reopen: Callable[[], None] | None = None,
+    ) -> None:
+        """`reopen` connects the transport anew under a fresh routing id."""
+        self.consumer = consumer
+        self.partition = partition
+        self.transport = transport
+        self._clock = clock
+        self._events = events
+        self._ledger = ledger
+        self._host = host
+        self._reopen = reopen
+        self._seed = 0
+        member = Member(
+            consumer.group,
+            consumer.topic,
+            partition,
+            secrets.token_bytes(16),
+            label,
+            consumer.retries,
+        )
+        self.core = ConsumerCore(member, endpoint, fingerprint=self._fingerprints)
+        self._driver = Driver(
+            self.core,
+            transport,
+            clock,
+            events,
+            perform=self._perform,
+            snapshot_every_bytes=LEDGER_SNAPSHOT_EVERY_BYTES,
+            compacts=True,
+        )
+        # Work that must be tried again (the item), and when.
+        self._again: Any = None
+        self._again_at_ms = 0
+        # Whether it has ended, and why: None for a clean end.
+        self.ended = False
+        self.error: BaseException | None = None
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """(group, topic, partition)."""
+        return self.core.member.place
+
+    def post(self, event: Event) -> None:
+        """Queue an event for the next turn."""
+        self._driver.post(event)
+
+    def time_left_ms(self) -> int:
+        """Return how long the next turn may wait."""
+        left = self._driver.time_left_ms()
+        if self._again is not None:
+            left = min(left, max(0, self._again_at_ms - self._clock.now_ms()))
+        return left
+
+    def turn(self, timeout_ms: int | None = 0, /) -> bool:
+        """Do what is to be done now; never waits. Returns whether anything happened.
+
+        An error ends the actor and is kept in `error`; other actors of the process may go on.
+        """
+        del timeout_ms
+        if self.ended:
+            return False
+        try:
+            if self._again is not None and self._again_at_ms <= self._clock.now_ms():
+                item, self._again = self._again, None
+                self._perform(item)
+            return self._driver.turn(0)
+        except (OnceMQError, OSError) as error:
+            self._end(error)
+            return True
+
+    def close(self) -> None:
+        """Let go of the ledger; what was not synced counts as never done."""
+        self.ended = True
+        self._ledger.release()
+        try:
+            self._driver.close(clean=self.error is None)
+        except (OnceMQError, OSError) as error:
+            self.error = self.error or error
+
+    def kill(self) -> None:
+        """End as a crash would: locks are let go, nothing more is written."""
+        self.error = self.error or OnceMQError("killed")
+        self.close()
+
+    def _end(self, error: BaseException | None) -> None:
+        self.ended = True
+        self.error = error
+        self.close()
+
+    def _perform(self, item: Any) -> None:
+        match item:
+            case RunHandler():
+                self._host.start_call(self, item)
+            case CutHandler():
+                self._host.cut_call(self)
+            case Repost():
+                self.post(item.event)
+            case PeekLedger():
+                self._peek(item)
+            case OpenLedger():
+                self._open(item)
+            case TopicFound():
+                self._host.topic_found(self, item.partitions)
+            case TopicResolved():
+                self._host.topic_resolved(item)
+            case StandingBy():
+                self._host.standing_by(self, item.owner)
+            case Reconnect():
+                if self._reopen is not None:
+                    self._reopen()
+            case Stop():
+                self._end(item.error)
+            case _:
+                raise AssertionError(f"unknown work {item!r}")
+
+    def _peek(self, item: PeekLedger) -> None:
+        try:
+            facts = self._ledger.peek()
+        except LogInUse:  # another process is making it this very moment
+            self._try_again(item, STANDBY_RETRY_MS)
+            return
+        self._seed = int.from_bytes(facts.ledger_id[:8], "little")
+        self.post(facts)
+
+    def _open(self, item: OpenLedger) -> None:
+        try:
+            log = self._ledger.open(item.epoch)
+        except DiskFull as error:
+            self._events.emit("log.disk_full", for_=str(error))
+            self._try_again(item, DISK_FULL_RETRY_MS)
+            return
+        if log.cut_report is not None:
+            cut = log.cut_report
+            self._events.emit(
+                "log.tail_cut",
+                directory=self._ledger.directory,
+                from_=cut.from_position,
+                to=cut.to_position,
+                bytes=cut.nbytes,
+                reason=cut.reason,
+            )
+        self._driver.open_log(log)
+        for damage in log.snapshot_damage:
+            self._events.emit("snapshot.fallback", reason=str(damage))
+
+    def _try_again(self, item: Any, pause_ms: int) -> None:
+        self._again = item
+        self._again_at_ms = self._clock.now_ms() + pause_ms
+
+    def _fingerprints(self, ids: list[bytes]) -> list[bytes]:
+        """16 bytes for each tagged id, keyed by the ledger's random id."""
+        seed, digest = self._seed, xxhash.xxh3_128_digest
+        return [digest(tagged, seed) for tagged in ids]

@@ -1,0 +1,265 @@
+"""`Harness`: a user's handlers in a test, with a real broker and real ledgers in memory.
+
+    harness = Harness(app)
+    harness.send("orders", {"cents": 250}, id="o-1", key="alice")
+    harness.drain()
+    assert harness.state("billing") == {"alice": 250}
+    assert [m.value for m in harness.sent("invoices")] == [{"order": "o-1", "cents": 250}]
+
+Broker, producer and consumers are the cores of production on an in-memory disk; only sockets,
+threads and waiting are left out, so a test takes milliseconds and does the same every time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from ..core.consumer_work import ResolveTopic, RunHandler, TopicResolved
+from ..core.window import Piece, kept_indices
+from ..errors import OnceMQError
+from ..records import BatchStored
+from ..storage.memory import MemoryDisk
+from .app import App
+from .calls import TopicBook
+from .consumer_actor import ConsumerActor
+from .handlers import Call, Consumer
+from .ledger_files import LedgerFiles, ledger_directory
+from .library_events import LibraryEvents
+from .local import LocalClock, LocalLoop, LocalNetwork, draw
+from .local_actors import LocalBroker, LocalProducer, create_topic
+from .message import Lot, Message
+from .state_view import decode_state
+from .verdicts import Ack
+
+PRODUCER = "harness"  # who sends without an id
+STATE = "state"
+DATA = "data"
+_OWNER: dict[str, str | int] = {"host": "memory", "pid": 0}
+
+
+class Harness:
+    """Runs the consumers of an App in memory. Belongs to one thread."""
+
+    def __init__(self, app: App, *, partitions: Mapping[str, int] | None = None) -> None:
+        """Start a broker and make the topics in `partitions`; others get one partition."""
+        self._app = app
+        self._disk = MemoryDisk()
+        self._clock = LocalClock()
+        self._events = LibraryEvents()
+        self._calls: deque[tuple[ConsumerActor, RunHandler]] = deque()
+        self._call: Call | None = None
+        self._actors: dict[tuple[str, str, int], ConsumerActor] = {}
+        self._start()
+        for topic, count in (partitions or {}).items():
+            create_topic(self._network, self._loop, topic, count)
+
+    def _start(self) -> None:
+        self._topics = TopicBook()
+        self._network = LocalNetwork()
+        self._loop = LocalLoop(self._clock)
+        self._broker = LocalBroker(
+            self._disk, DATA, self._network.broker, self._clock, self._events, owner=_OWNER
+        )
+        self._loop.add(self._broker)
+        self._named = LocalProducer(PRODUCER, self._network, self._clock, self._events)
+        self._anonymous = LocalProducer("", self._network, self._clock, self._events)
+        for member in (self._named, self._anonymous, _Calls(self)):
+            self._loop.add(member)
+
+    # --- what a test calls -----------------------------------------------------------------------
+
+    def send(
+        self,
+        topic: str,
+        value: Any,
+        *,
+        id: str | bytes | None = None,  # noqa: A002 - the name that users know
+        key: str | bytes | None = None,
+        headers: Mapping[str, bytes] | None = None,
+    ) -> Ack:
+        """Send one message and return its acknowledgement. No handler runs before `drain`.
+
+        Raises what a producer's send and its result raise: ValueNotEncodable, IdConflict, ...
+        """
+        producer = self._named if id is None else self._anonymous
+        return producer.send(self._loop, topic, value, id=id, key=key, headers=headers)
+
+    def drain(self) -> None:
+        """Run the handlers until every message is handled, committed and its outputs are stored.
+
+        Raises HandlerFailed, with the handler's own error as cause, once a message has failed at
+        every attempt; its offset has not moved, and the next `drain` tries it again.
+        """
+        for consumer in self._app.consumers:
+            self._add(consumer, 0)
+        try:
+            self._loop.run_until(lambda: self._failed() is not None or self._all_idle())
+        finally:
+            failed = self._failed()
+            for place, actor in list(self._actors.items()):
+                if actor.ended:
+                    self._loop.remove(actor)
+                    del self._actors[place]
+        if failed is not None:
+            raise failed
+
+    def state(self, group: str, topic: str | None = None) -> dict[str, Any]:
+        """Return what the group has in tx.state, of one topic or of all that it consumes.
+
+        Raises OnceMQError if two partitions hold the same key.
+        """
+        merged: dict[str, Any] = {}
+        for (of_group, of_topic, partition), actor in self._actors.items():
+            if of_group != group or topic not in {None, of_topic}:
+                continue
+            for key, encoded in actor.core.ledger.state.items():
+                if key in merged:
+                    raise OnceMQError(
+                        f"{key!r} is in the state of several partitions; one is "
+                        f"{of_topic}/{partition}",
+                        hint="ask for one topic, or give the messages keys",
+                    )
+                merged[key] = decode_state(encoded)
+        return merged
+
+    def sent(self, topic: str) -> list[Message]:
+        """Return all messages of a topic, in order of partition and offset."""
+        known = self._broker.core.state.topics.by_name.get(topic)
+        if known is None:
+            return []
+        found: dict[int, list[Message]] = {}
+        for stored in self._broker.stored(known.number):
+            found.setdefault(stored.partition, []).extend(_messages(topic, stored))
+        return [message for partition in sorted(found) for message in found[partition]]
+
+    def crash(self) -> None:
+        """End broker, producers and consumers as a power cut would, and start them again.
+
+        Consumers come back at the next `drain` or `state`. Nothing acknowledged is lost.
+        """
+        for actor in self._actors.values():
+            actor.kill()
+        self._actors.clear()
+        self._calls.clear()
+        self._broker.kill()
+        self._start()
+        for consumer in self._app.consumers:
+            self._add(consumer, 0)
+        self._loop.run_until(lambda: all(a.core.phase == "running" for a in self._actors.values()))
+
+    # --- Host ------------------------------------------------------------------------------------
+
+    def start_call(self, actor: ConsumerActor, run: RunHandler) -> None:
+        """Queue a call: it is carried out between two turns."""
+        self._calls.append((actor, run))
+
+    def cut_call(self, actor: ConsumerActor) -> None:
+        """Nothing: time stands still while a handler runs."""
+
+    def topic_found(self, actor: ConsumerActor, partitions: int) -> None:
+        """Start the consumers of the other partitions."""
+        for partition in range(1, partitions):
+            self._add(actor.consumer, partition)
+
+    def topic_resolved(self, resolved: TopicResolved) -> None:
+        """Note a topic that a handler waits for."""
+        self._topics.learn(resolved)
+
+    def standing_by(self, actor: ConsumerActor, owner: str) -> None:
+        """Nothing: after a crash the lease of the dead owner is waited for."""
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _add(self, consumer: Consumer, partition: int) -> None:
+        place = (consumer.group, consumer.topic, partition)
+        if place in self._actors:
+            return
+        endpoint = self._network.connect()
+        directory = ledger_directory(STATE, *place)
+        actor = ConsumerActor(
+            consumer,
+            partition,
+            "memory",
+            transport=endpoint,
+            clock=self._clock,
+            events=self._events,
+            ledger=LedgerFiles(self._disk, directory, _OWNER, draw=draw),
+            host=self,
+            label="harness",
+            reopen=endpoint.reopen,
+        )
+        self._actors[place] = actor
+        self._loop.add(actor)
+
+    def _failed(self) -> BaseException | None:
+        for actor in self._actors.values():
+            if actor.error is not None:
+                return actor.error
+        return None
+
+    def _all_idle(self) -> bool:
+        """Whether every consumer has handled all that is durable now."""
+        topics = self._broker.core.state.topics
+        for (_, topic, partition), actor in self._actors.items():
+            known = topics.by_name.get(topic)
+            if known is None or actor.core.idle_since_ms is None:
+                return False
+            end = known.partition(partition).durable_end_offset
+            if actor.core.ledger.next_offset != end:
+                return False
+        return True
+
+    def carry_out_next(self) -> bool:
+        """Carry out one waiting call; calls never nest."""
+        if not self._calls or self._call is not None:
+            return False
+        actor, run = self._calls.popleft()
+        self._call = Call(actor.consumer, run, lambda topic: self._find_topic(actor, topic))
+        try:
+            actor.post(self._call.carry_out(actor.place))
+        finally:
+            self._call = None
+        return True
+
+    def _find_topic(self, actor: ConsumerActor, topic: str) -> int:
+        count = self._topics.known(topic)
+        if count is None:
+            self._topics.check_new(topic)
+            actor.post(ResolveTopic(topic))
+            found: list[int] = []
+
+            def resolved() -> bool:
+                found.extend(filter(None, [self._topics.known(topic)]))
+                return bool(found)
+
+            self._loop.run_until(resolved)
+            count = found[0]
+        return count
+
+
+class _Calls:
+    """The handler calls of a harness as a member of its loop."""
+
+    def __init__(self, harness: Harness) -> None:
+        self._harness = harness
+
+    def turn(self, timeout_ms: int | None = 0, /) -> bool:
+        """Carry out one call."""
+        del timeout_ms
+        return self._harness.carry_out_next()
+
+    def time_left_ms(self) -> int:
+        """Never the first to be waited for."""
+        return 1_000
+
+
+def _messages(topic: str, stored: BatchStored) -> list[Message]:
+    offsets = range(stored.first_offset, stored.first_offset + stored.kept)
+    piece = Piece(stored, kept_indices(stored), offsets)
+    lot = Lot(piece, "", topic, stored.partition)
+    return [
+        Message(lot, index, offset, 1)
+        for index, offset in zip(piece.indices, piece.offsets, strict=True)
+    ]

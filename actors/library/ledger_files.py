@@ -1,0 +1,167 @@
+"""Where ledgers live, and what a consumer tells of one before it may write to it.
+
+A ledger is a fenced log in STATE/<group>/<topic>/<partition>. Names become file names by an
+encoding that never maps two names to one, also on file systems that ignore case; the ledger's
+first record holds the names as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Callable
+from typing import Any
+
+from ..codec import records as record_codec
+from ..codec import wire
+from ..core.consumer_work import LedgerPeeked
+from ..errors import CorruptLog
+from ..records import Committed, LedgerStarted
+from ..storage import snapshots
+from ..storage.creation import create, hold_lock, sync_end
+from ..storage.disk import Disk, Lock
+from ..storage.document import Owner
+from ..storage.layout import generations
+from ..storage.log import FencedLog
+from ..storage.reading import RecordReader
+from ..storage.recovery import being_made
+from ..storage.view import LOOKS_MAX, View, read_latest
+
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
+_NAME_BYTES = 200  # longer names end in a digest: file names have 255 bytes at most
+
+
+def file_name(name: str) -> str:
+    """Return a file name for a group or topic; different names never give the same one."""
+    encoded = "".join(chr(b) if b in _PLAIN else f"%{b:02x}" for b in name.encode())
+    if len(encoded) <= _NAME_BYTES:
+        return encoded
+    # "%%" stands in no encoded name, so a shortened one is never taken for a whole one.
+    return f"{encoded[:100]}%%{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def ledger_directory(state: str, group: str, topic: str, partition: int) -> str:
+    """Return the directory of a ledger below the state directory."""
+    return posixpath.join(state, file_name(group), file_name(topic), str(partition))
+
+
+class LedgerFiles:
+    """One ledger directory, before and at its opening. Not thread-safe."""
+
+    def __init__(
+        self, disk: Disk, directory: str, owner: Owner, *, draw: Callable[[], bytes]
+    ) -> None:
+        """`draw` gives the 16 random bytes of a new ledger's id."""
+        self.directory = directory
+        self._disk = disk
+        self._owner = owner
+        self._draw = draw
+        self._lock: Lock | None = None
+        # What was read so far. Invariant: facts hold all records below `_read_to` of `_view`.
+        self._view: View | None = None
+        self._read_to = 0
+        self._facts = _Facts()
+
+    def peek(self) -> LedgerPeeked:
+        """Return the facts of the ledger; make it where there is none, change nothing else.
+
+        Holds the lock of the last owner from here on if that owner is dead. Raises CorruptLog,
+        LogInUse while another process makes it, OSError.
+        """
+        if self._view is None:
+            create(self._disk, self.directory, log_id=self._draw(), owner=self._owner)
+        self.release()
+        self._lock = hold_lock(self._disk, self.directory)
+        view = self._read()
+        numbers = generations(self._disk, self.directory)
+        unfinished = [n for n in numbers if n > view.manifest.generation]
+        dead = self._lock is not None and not any(
+            being_made(self._disk, self.directory, number) for number in unfinished
+        )
+        return LedgerPeeked(
+            view.manifest.log_id,
+            self._facts.topic_id,
+            self._facts.log_id,
+            self._facts.next_offset,
+            max(numbers),
+            dead,
+            str(self._owner.get("host", "")),
+            os.path.abspath(self.directory),
+        )
+
+    def open(self, epoch: int) -> FencedLog:
+        """Open generation `epoch` for writing.
+
+        Raises Fenced, CorruptLog, OSError, and DiskFull: then try again later.
+        """
+        log = FencedLog.open(self._disk, self.directory, generation=epoch, owner=self._owner)
+        self.release()
+        return log
+
+    def release(self) -> None:
+        """Let the lock of the last owner go, if it is held."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _read(self) -> View:
+        for _ in range(LOOKS_MAX):
+            view = read_latest(self._disk, self.directory, self._view)
+            assert view is not None, "a ledger that was made stays"
+            sync_end(self._disk, view)
+            try:
+                self._read_facts(view)
+            except FileNotFoundError:
+                self._view = None  # the owner or a successor took files away: look again
+                continue
+            return view
+        raise CorruptLog(self.directory, 0, "generations come and go without end")
+
+    def _read_facts(self, view: View) -> None:
+        """Read on where the last look ended; from the start in another generation."""
+        known = self._view
+        if known is None or known.path != view.path or self._read_to < view.start:
+            self._facts, self._read_to = self._from_snapshot(view)
+        reader = RecordReader(self._disk, view.path, view.firsts, view.place.seed)
+        try:
+            trusted_from = view.firsts[-1] if view.firsts else 0
+            for stored in reader.replay(self._read_to, view.end, trusted_from):
+                record = record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)
+                self._facts.take(record)
+        finally:
+            reader.close()
+        self._view, self._read_to = view, view.end
+
+    def _from_snapshot(self, view: View) -> tuple[_Facts, int]:
+        for info in snapshots.usable(self._disk, view)[0]:
+            for part in info.parts:
+                if part.name == "ledger":
+                    data = snapshots.read_part(self._disk, view.path, part)
+                    return _Facts.of_snapshot(wire.unpack_plain(data)), info.position
+        return _Facts(), view.start
+
+
+class _Facts:
+    """What the join reports of a ledger's records."""
+
+    def __init__(self) -> None:
+        self.topic_id = b""
+        self.log_id = b""
+        self.next_offset = 0
+
+    @classmethod
+    def of_snapshot(cls, part: dict[str, Any]) -> _Facts:
+        facts = cls()
+        if part["started"] is not None:
+            facts.take(LedgerStarted(*part["started"]))
+        facts.next_offset = part["next_offset"]
+        return facts
+
+    def take(self, record: object) -> None:
+        if isinstance(record, LedgerStarted):
+            self.topic_id, self.log_id = record.topic_id, record.log_id
+            self.next_offset = record.start_offset
+        elif isinstance(record, Committed):
+            for _, next_offset in record.inputs:
+                self.next_offset = next_offset

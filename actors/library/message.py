@@ -1,0 +1,128 @@
+"""What a handler gets: one message, as a place in a stored batch that is decoded when asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..batch import BODY_PREFIX_BYTES
+from ..codec.batch import split_body
+from ..codec.values import decode_headers, decode_value
+from ..core.window import Piece
+from ..ids import TEXT_TAG, sequence_id, untagged_id
+
+_UNSET: Any = object()
+
+
+class Lot:
+    """What all messages of one stored batch share. Made once a batch, never by users."""
+
+    __slots__ = ("batch", "group", "partition", "raw", "stored", "topic")
+
+    def __init__(self, piece: Piece, group: str, topic: str, partition: int) -> None:
+        batch = piece.stored.batch
+        assert batch is not None, "fetched batches come parsed"
+        self.stored = piece.stored
+        self.batch = batch
+        self.raw = bytes(batch.raw)  # one copy a batch makes every slice below a bytes object
+        self.group = group
+        self.topic = topic
+        self.partition = partition
+
+
+class Message:
+    """One message of a topic, as a handler sees it. Fields are decoded at first use.
+
+    The object is valid while its handler runs and after; it never changes.
+    """
+
+    __slots__ = ("_index", "_lot", "_value", "attempt", "offset")
+
+    def __init__(self, lot: Lot, index: int, offset: int, attempt: int) -> None:
+        self._lot = lot
+        self._index = index
+        self._value = _UNSET
+        #: The place in the partition: 0, 1, 2 ... without holes.
+        self.offset: int = offset
+        #: 1 at the first call for this message in this process, 2 at the first retry.
+        self.attempt: int = attempt
+
+    @property
+    def topic(self) -> str:
+        """The topic it was sent to."""
+        return self._lot.topic
+
+    @property
+    def partition(self) -> int:
+        """The partition of the topic."""
+        return self._lot.partition
+
+    @property
+    def value(self) -> Any:
+        """The value as it was sent: bytes, text, or what msgpack carries (tuples as lists).
+
+        The same object every time; changing it changes nothing but this object. Raises Malformed
+        if a program other than OnceMQ made the bytes.
+        """
+        value = self._value
+        if value is _UNSET:
+            encoding, _, data = split_body(self._body())
+            value = self._value = decode_value(encoding, data)
+        return value
+
+    @property
+    def key(self) -> str | bytes | None:
+        """The key, None without one. Text where it is UTF-8, else bytes."""
+        key = split_body(self._body())[1]
+        if key is None:
+            return None
+        try:
+            return key.decode()
+        except UnicodeDecodeError:
+            return key
+
+    @property
+    def id(self) -> str | bytes:
+        """The message id: as the sender gave it, or `topic/producer:partition:number`."""
+        lot = self._lot
+        if lot.batch.ids is not None:
+            return untagged_id(lot.batch.ids[self._index])
+        stored = lot.stored
+        number = stored.first_sequence + self._index
+        return sequence_id(lot.topic, stored.producer, lot.partition, number)
+
+    @property
+    def headers(self) -> dict[str, bytes]:
+        """The headers, text to bytes; a new dict every time."""
+        headers = self._lot.batch.headers
+        return {} if headers is None else decode_headers(headers[self._index])
+
+    @property
+    def appended_at_ms(self) -> int:
+        """When the broker stored it: milliseconds since 1970, never decreasing in a partition."""
+        return self._lot.stored.at_ms
+
+    @property
+    def created_at_ms(self) -> int | None:
+        """When the sender says it was made: milliseconds since 1970; None if it does not say."""
+        created = self._lot.batch.created_at_ms
+        return None if created is None else created[self._index]
+
+    def _body(self) -> bytes:
+        batch = self._lot.batch
+        end = batch.ends[self._index]
+        return self._lot.raw[end - batch.lengths[self._index] - BODY_PREFIX_BYTES : end]
+
+    def __repr__(self) -> str:
+        return f"<Message {self.id!r} {self.topic}/{self.partition}@{self.offset}>"
+
+
+def idempotency_key(message: Message) -> str:
+    """Return what `tx.key` is: one text for each (group, message), the same at every attempt."""
+    lot = message._lot  # noqa: SLF001 - one module, two faces
+    ids = lot.batch.ids
+    if ids is None:
+        return f"{lot.group}@{message.id!s}"
+    tagged = ids[message._index]  # noqa: SLF001
+    kind = tagged[:1].decode()
+    text = tagged[1:].decode() if tagged[:1] == TEXT_TAG else tagged[1:].hex()
+    return f"{lot.group}@{lot.topic}:{kind}:{text}"

@@ -1,0 +1,178 @@
+"""`Tx`: what a handler does to the world of OnceMQ, kept together until the one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..codec import batch as batch_codec
+from ..codec.values import encode_headers, encode_key, encode_value
+from ..errors import OnceMQError, TooLarge
+from ..ids import partition_of
+from ..limits import (
+    BATCH_BYTES_MAX,
+    BATCH_MESSAGES_MAX,
+    COMMIT_BYTES,
+    MESSAGE_BYTES_MAX,
+    MESSAGE_EFFECTS_BYTES_MAX,
+)
+from ..records import Output
+from .message import Message, idempotency_key
+from .state_view import StateView
+
+UNNUMBERED = -1
+TRACE_HEADER = "traceparent"
+_OVERHEAD_BYTES = 32  # what a message of a batch needs besides its own bytes, at most
+_BATCH_ROOM = BATCH_BYTES_MAX - 4096
+
+# Return the partition count of a topic; it may wait for the broker and make the topic.
+# Raises UnknownTopic and other errors that the handler sees.
+FindTopic = Callable[[str], int]
+
+
+class Tx:
+    """The effects of handlers that become durable together with the offset.
+
+    `state` is the group's state: text to values. `send` adds a message to another topic. Both
+    count only if the handler returns; a handler that raises has done nothing. An object belongs
+    to one message at a time and must not be used after its handler has returned.
+    """
+
+    __slots__ = ("_find_topic", "_mark", "_outgoing", "_sent_bytes", "cut", "message", "state")
+
+    def __init__(self, state: StateView, find_topic: FindTopic) -> None:
+        #: What the group remembers: text to values, one mapping for each partition.
+        self.state = state
+        self._find_topic = find_topic
+        # The message at hand; None outside of a handler. Set by the runner of handlers.
+        self.message: Message | None = None
+        # Outgoing messages of the batch, in order; those before `_mark` are accepted.
+        self._outgoing: list[tuple[str, int, int, bytes, bytes | None, bytes]] = []
+        self._mark = 0
+        self._sent_bytes = 0
+        # Whether the run shall end after the message at hand. Set by another thread too.
+        self.cut = False
+
+    # --- what a handler calls --------------------------------------------------------------------
+
+    @property
+    def key(self) -> str:
+        """A text that is the same whenever this group handles this message, and only then.
+
+        Give it to the outside world as idempotency key: an HTTP call may be made again after a
+        crash, the key makes it count once.
+        """
+        return idempotency_key(self._current())
+
+    def send(
+        self,
+        topic: str,
+        value: Any,
+        key: str | bytes | None = None,
+        headers: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Send a message when this commit is durable: exactly once, with an id of OnceMQ's own.
+
+        The partition follows from `key`, without one from the input's partition. A `traceparent`
+        header of the input is copied. The first send to a topic may wait for the broker, and makes
+        a topic that does not exist. Raises ValueNotEncodable, TooLarge, InvalidName, UnknownTopic;
+        a handler that lets them out counts as failed.
+        """
+        message = self._current()
+        encoding, data = encode_value(value)
+        packed_key = None if key is None else encode_key(key)
+        packed_headers = self._headers(message, headers)
+        size = len(data) + (0 if packed_key is None else len(packed_key))
+        if size > MESSAGE_BYTES_MAX:
+            raise TooLarge(
+                f"a message of {size} bytes for {topic}, the limit is {MESSAGE_BYTES_MAX}"
+            )
+        partitions = self._find_topic(topic)
+        partition = partition_of(packed_key, None, message.partition, partitions)
+        self._outgoing.append((topic, partition, encoding, data, packed_key, packed_headers))
+        self.state.touched = True
+
+    def _headers(self, message: Message, headers: Mapping[str, bytes] | None) -> bytes:
+        lot = message._lot  # noqa: SLF001 - the fast way to "no headers at all"
+        if lot.batch.headers is not None and TRACE_HEADER not in (headers or {}):
+            trace = message.headers.get(TRACE_HEADER)
+            if trace is not None:
+                headers = {**(headers or {}), TRACE_HEADER: trace}
+        return encode_headers(headers) if headers else b""
+
+    def _current(self) -> Message:
+        if self.message is None:
+            raise OnceMQError(
+                "this Tx is over",
+                hint="use it only inside the handler it was given to, and in the same thread",
+            )
+        return self.message
+
+    def __repr__(self) -> str:
+        return f"<Tx of {self.message!r}>"
+
+    # --- what the runner of handlers calls -------------------------------------------------------
+
+    def accept(self) -> None:
+        """The handler has returned and touched something: keep it. Raises what send may raise."""
+        sent = sum(
+            len(data) + len(key or b"") + len(headers) + _OVERHEAD_BYTES
+            for _, _, _, data, key, headers in self._outgoing[self._mark :]
+        )
+        if sent > MESSAGE_EFFECTS_BYTES_MAX:
+            raise TooLarge(
+                f"one message sends {sent} bytes, the limit is {MESSAGE_EFFECTS_BYTES_MAX}"
+            )
+        self.state.accept()
+        self._mark = len(self._outgoing)
+        self._sent_bytes += sent
+        if self._sent_bytes + self.state.changed_bytes > COMMIT_BYTES:
+            self.cut = True
+
+    def reject(self) -> None:
+        """The handler raised: no trace of this message stays."""
+        del self._outgoing[self._mark :]
+        self.state.reject()
+
+    def finish(self) -> tuple[dict[str, bytes | None], list[Output], int]:
+        """End the batch; return state changes, outgoing batches and about how many bytes both are."""
+        self.message = None
+        changes = self.state.changes()
+        outputs = build_outputs(self._outgoing)
+        size = sum(len(output.raw) + 64 for output in outputs)
+        size += sum(len(key) * 4 + len(value or b"") + 16 for key, value in changes.items())
+        return changes, outputs, size
+
+
+def build_outputs(
+    outgoing: list[tuple[str, int, int, bytes, bytes | None, bytes]],
+) -> list[Output]:
+    """Return messages as batches without numbers: in order for each target, within all limits."""
+    by_target: dict[tuple[str, int], list[tuple[int, bytes, bytes | None, bytes]]] = {}
+    for topic, partition, *rest in outgoing:
+        by_target.setdefault((topic, partition), []).append(tuple(rest))  # type: ignore[arg-type]
+    outputs = []
+    for (topic, partition), messages in by_target.items():
+        start = room = 0
+        for index, (_, data, key, headers) in enumerate(messages):
+            size = len(data) + len(key or b"") + len(headers) + _OVERHEAD_BYTES
+            if index > start and (room + size > _BATCH_ROOM or index - start >= BATCH_MESSAGES_MAX):
+                outputs.append(_build(topic, partition, messages[start:index]))
+                start, room = index, 0
+            room += size
+        outputs.append(_build(topic, partition, messages[start:]))
+    return outputs
+
+
+def _build(
+    topic: str, partition: int, messages: list[tuple[int, bytes, bytes | None, bytes]]
+) -> Output:
+    encodings, values, keys, headers = map(list, zip(*messages, strict=True))
+    same = len(set(encodings)) == 1
+    batch = batch_codec.build(
+        values,
+        encodings=encodings[0] if same else encodings,
+        keys=keys if any(key is not None for key in keys) else None,
+        headers=headers if any(headers) else None,
+    )
+    return Output(topic, partition, UNNUMBERED, batch.count, bytes(batch.raw), batch.crc)
