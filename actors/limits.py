@@ -113,3 +113,8 @@ NODE_FORWARDS_BYTES_MAX = 32 * 1024 * 1024
 NODE_FORWARD_RESEND_MS = 300
 NODE_FORWARD_TIMEOUT_MS = 3_000  # below the 5 s after which a client of the bench gives up
 NODE_COMMITTED_KEYS_MAX = 10_000  # keys with a committed offset; error 11 above it
+
+# --- the queue inside one process (seed API) -----------------------------------------------------
+SEED_WINDOW_DEFAULT = 10_000  # ids; at least so many are remembered
+SEED_BYTES_MAX = 256 * 1024 * 1024  # BufferFull above it, until consumers have read on
+SEED_READ_BYTES = 256 * 1024  # what a consumer holds at a time
