@@ -10,9 +10,9 @@ if not getattr(actors, "__oncemq__", False):
         "first: rename that package, or put it inside another one"
     )
 if TYPE_CHECKING:  # what type checkers and editors see; errors come through __getattr__
-    from actors.library import App, Harness, Message, Tx
+    from actors.library import App, ExactlyOnceConsumer, ExactlyOnceQueue, Harness, Message, Tx
 
-__all__ = ["App", "Harness", "Message", "Tx"]
+__all__ = ["App", "ExactlyOnceConsumer", "ExactlyOnceQueue", "Harness", "Message", "Tx"]
 __version__ = actors.__version__
 
 

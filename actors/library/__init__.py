@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .app import App
     from .harness import Harness
     from .message import Message
+    from .seed import ExactlyOnceConsumer, ExactlyOnceQueue
     from .tx import Tx
 
 _HOMES = {
@@ -18,6 +19,8 @@ _HOMES = {
     "Message": ".message",
     "Tx": ".tx",
     "Harness": ".harness",
+    "ExactlyOnceConsumer": ".seed",
+    "ExactlyOnceQueue": ".seed",
 }
 _ERRORS = (
     "OnceMQError",
@@ -47,7 +50,16 @@ _ERRORS = (
     "ValueNotEncodable",
     "VersionMismatch",
 )
-__all__ = ["App", "Harness", "Message", "OnceMQError", "Tx", *_ERRORS[1:]]  # noqa: PLE0604
+__all__ = [  # noqa: PLE0604
+    "App",
+    "ExactlyOnceConsumer",
+    "ExactlyOnceQueue",
+    "Harness",
+    "Message",
+    "OnceMQError",
+    "Tx",
+    *_ERRORS[1:],
+]
 
 # A library never decides where its log lines go: without a handler of the user's, nowhere.
 logging.getLogger("oncemq").addHandler(logging.NullHandler())
