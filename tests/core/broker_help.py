@@ -146,6 +146,7 @@ class World:
         answers = [received for to, received in self.wire.sent if to == peer]
         assert len(answers) == 1, answers
         assert answers[0].message.request == message.request
+        self.take(peer)
         self.settle()
         return answers[0]
 
