@@ -90,7 +90,7 @@ class Judge:
         if is_next:
             self.sessions.advance(request.session, request.counter)
             if request.counter == 0:
-                out.events.append(("session.opened", {"session": request.session}))
+                out.events.append(("session.opened", {"session": request.session.hex()}))
 
     def _arrival(self, peer: bytes, request: Produce, batch: Batch, broker_ms: int) -> Arrival:
         topic = self.state.topics.get(request.topic)
