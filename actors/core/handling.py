@@ -153,8 +153,9 @@ class Handling:
             out.events.append(("handler.failed", {**where, "attempts": attempt, "error": error}))
             failed = HandlerFailed(
                 f"group {group}: the handler raised {error} for message {failure.message_id} of "
-                f"{topic}/{partition} at offset {offset}, attempt {attempt}\n{failure.traceback}"
+                f"{topic}/{partition} at offset {offset}, attempt {attempt}"
             )
+            failed.add_note(failure.traceback)  # the user's own; a command prints it
             failed.__cause__ = failure.error
             return failed
         pause = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(attempt - 1, 16))

@@ -28,6 +28,8 @@ from ..storage.reading import RecordReader
 from ..storage.recovery import being_made
 from ..storage.view import LOOKS_MAX, View, read_latest
 
+OpenLog = Callable[..., FencedLog]
+
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
 _NAME_BYTES = 200  # longer names end in a digest: file names have 255 bytes at most
 
@@ -50,9 +52,16 @@ class LedgerFiles:
     """One ledger directory, before and at its opening. Not thread-safe."""
 
     def __init__(
-        self, disk: Disk, directory: str, owner: Owner, *, draw: Callable[[], bytes]
+        self,
+        disk: Disk,
+        directory: str,
+        owner: Owner,
+        *,
+        draw: Callable[[], bytes],
+        open_log: OpenLog = FencedLog.open,
     ) -> None:
-        """`draw` gives the 16 random bytes of a new ledger's id."""
+        """`draw` gives the 16 random bytes of a new ledger's id; `open_log` is for tests."""
+        self._open_log = open_log
         self.directory = directory
         self._disk = disk
         self._owner = owner
@@ -95,7 +104,7 @@ class LedgerFiles:
 
         Raises Fenced, CorruptLog, OSError, and DiskFull: then try again later.
         """
-        log = FencedLog.open(self._disk, self.directory, generation=epoch, owner=self._owner)
+        log = self._open_log(self._disk, self.directory, generation=epoch, owner=self._owner)
         self.release()
         return log
 

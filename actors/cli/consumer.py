@@ -1,0 +1,179 @@
+"""`consumer.py` / `oncemq consumer`: runs the handlers of MODULE:APP."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from ..errors import HandlerFailed
+from ..ids import check_name
+from ..library.app import App
+from ..library.consumer_process import ConsumerProcess, Summary, Watcher
+from ..library.handlers import Consumer, MessageContext
+from ..runtime.events import EventLog
+from ..runtime.settings import Settings
+from .config import setting_options
+from .output import print_error, print_json, process_events
+
+
+@click.command()
+@click.argument("app", metavar="MODULE:APP")
+@setting_options("broker")
+@click.option("--group", metavar="G", help="Run this group only [default: all of the app].")
+@setting_options("state")
+@click.option(
+    "--until-idle",
+    type=click.FloatRange(0, 86_400),
+    metavar="SECONDS",
+    help="End after so long without work [default: run until stopped].",
+)
+@setting_options("drain", "log_dir", "log_level")
+def consumer(
+    app: str,
+    broker: str | None,
+    group: str | None,
+    state: str | None,
+    until_idle: float | None,
+    drain: str | None,
+    log_dir: str | None,
+    log_level: str | None,
+) -> None:
+    """Handle the messages of every topic that MODULE:APP consumes, each exactly once.
+
+    MODULE is imported from the current directory. Processed ids, offsets, state and outputs live
+    in --state; a consumer that is started again goes on where it was. The last line of output is
+    {"processed", "skipped", "parked", "offsets"}.
+    """
+    loaded = load_app(app)
+    settings = Settings.load(
+        flags={
+            "broker": broker,
+            "state": state,
+            "drain": drain,
+            "log_dir": log_dir,
+            "log_level": log_level,
+        },
+        arguments={"broker": loaded.broker},
+    )
+    chosen = choose(loaded, app, group)
+    _log_lines_of_handlers(settings.log_level)
+    with process_events("consumer", settings) as events:
+        _run(chosen, settings, until_idle, events)
+
+
+def load_app(target: str) -> App:
+    """Import MODULE:APP. Raises UsageError that says what is missing."""
+    module_name, _, name = target.partition(":")
+    if not module_name or not name:
+        raise click.UsageError(f"{target!r}: expected MODULE:APP, such as shop:app")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            _refuse_module(module_name)
+        raise click.UsageError(f"there is no module {error.name!r} in {here}") from None
+    except Exception:  # noqa: BLE001 - the user's module may raise anything
+        _refuse_module(module_name)
+    app = getattr(module, name, None)
+    if not isinstance(app, App):
+        found = sorted(n for n, value in vars(module).items() if isinstance(value, App))
+        hint = f"; it has {', '.join(found)}" if found else ""
+        raise click.UsageError(f"{module_name} has no App called {name!r}{hint}")
+    return app
+
+
+def _refuse_module(module_name: str) -> NoReturn:
+    """Show the user's own traceback and end with wrong usage: trying again would not help."""
+    traceback.print_exc()
+    raise click.UsageError(f"{module_name} cannot be imported, see above") from None
+
+
+def choose(app: App, target: str, group: str | None) -> list[Consumer]:
+    """Return the consumers to be run. Raises UsageError if there are none."""
+    if group is not None:
+        check_name(group, "--group")
+    chosen = [one for one in app.consumers if group in {None, one.group}]
+    if not chosen:
+        groups = sorted({one.group for one in app.consumers})
+        what = f"no group {group!r}; it has {', '.join(groups)}" if groups else "no consumers"
+        raise click.UsageError(f"{target} has {what}")
+    return chosen
+
+
+def _run(
+    consumers: list[Consumer], settings: Settings, until_idle: float | None, events: EventLog
+) -> None:
+    console = _Console(events)
+    process = ConsumerProcess(
+        consumers,
+        broker=settings.broker,
+        state=settings.state,
+        events=events,
+        until_idle_s=until_idle,
+        drain_s=settings.drain_s,
+        watcher=console,
+    )
+    try:
+        process.run()
+    except HandlerFailed as error:
+        for note in getattr(error, "__notes__", ()):
+            click.echo(note, err=True)
+        raise
+    finally:
+        console.clear()
+        print_json(process.summary().as_dict())
+
+
+class _Console(Watcher):
+    """Tells a person: one line that is drawn over on a terminal, else only what matters."""
+
+    def __init__(self, events: EventLog) -> None:
+        self._events = events
+        self._drawn = ""
+
+    def standby(self, text: str) -> None:
+        """Say that another member is at work."""
+        click.echo(text, err=True)
+
+    def progress(self, summary: Summary) -> None:
+        """Draw the counts."""
+        text = f"{summary.processed:,} processed, {summary.skipped:,} skipped"
+        if sys.stderr.isatty() and text != self._drawn:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+            self._drawn = text
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._drawn:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def abandon(self, summary: Summary, error: BaseException) -> None:
+        """End the process: a handler that does not return holds the main thread."""
+        self.clear()
+        code = print_error(error)
+        print_json(summary.as_dict())
+        self._events.emit("process.stop", exit_code=code, reason=str(error))
+        os._exit(code)
+
+
+def _log_lines_of_handlers(level: str) -> None:
+    """Show what handlers log, with the message at hand, unless the app has configured logging."""
+    root = logging.getLogger()
+    if root.handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.addFilter(MessageContext())
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s %(oncemq)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if level == "debug" else logging.INFO)

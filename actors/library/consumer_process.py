@@ -1,0 +1,358 @@
+"""The consumers of one process: one I/O thread for sockets, ledgers and leases, handlers in main.
+
+    main thread                          I/O thread
+    ----------                           ----------
+    call.carry_out  <---- queue <------- RunHandler (out of a turn)
+    HandlerDone     ----> inbox -------> posted before the next turn
+
+Handlers run in the main thread, so Ctrl-C reaches them, SQLite connections stay in one thread and
+a handler that takes ten minutes keeps its lease, because the other thread renews it. One handler
+runs at a time in the process; the partitions take turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+import zmq
+
+from ..core.consumer_work import Drain, HandlerDone, ResolveTopic, RunHandler, TopicResolved
+from ..errors import OnceMQError
+from ..limits import DRAIN_S_DEFAULT, TOPIC_LOOKUP_MS
+from ..ports import Events
+from ..runtime.clock import SystemClock
+from ..runtime.crash_points import AFTER_COMMIT_BEFORE_OUTPUT, CrashingDisk, CrashingLog, CrashPoint
+from ..runtime.os_disk import OsDisk
+from ..runtime.process import owner_facts, stop_signals
+from ..runtime.zmq_transport import DealerTransport
+from ..storage.disk import Disk
+from ..storage.log import FencedLog
+from .calls import TopicBook
+from .consumer_actor import ConsumerActor
+from .handlers import Call, Consumer
+from .ledger_files import LedgerFiles, ledger_directory
+from .producer_engine import label
+
+LOOK_MS = 200  # how often deadlines of the process are looked at
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a consumer process did: the last line of its output."""
+
+    processed: int = 0
+    skipped: int = 0
+    parked: int = 0
+    offsets: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the summary as it is printed."""
+        return {
+            "processed": self.processed,
+            "skipped": self.skipped,
+            "parked": self.parked,
+            "offsets": dict(sorted(self.offsets.items())),
+        }
+
+
+class NotDrained(OnceMQError):
+    """The time for ending was over before all was committed and acknowledged."""
+
+    code = "not_drained"
+    default_hint = "what was not committed is handled again at the next start"
+
+
+class Watcher:
+    """What a consumer process tells its owner, from the I/O thread. Does nothing by itself."""
+
+    def standby(self, text: str) -> None:
+        """Another member has a partition; this process waits for it."""
+
+    def progress(self, summary: Summary) -> None:
+        """So much is done: told about five times a second."""
+
+    def abandon(self, summary: Summary, error: BaseException) -> None:
+        """A handler did not return within the time for ending: end the process, nobody else can."""
+
+
+class ConsumerProcess:
+    """Runs consumers until told to stop. `run` belongs to the main thread."""
+
+    def __init__(
+        self,
+        consumers: list[Consumer],
+        *,
+        broker: str,
+        state: str,
+        events: Events,
+        until_idle_s: float | None = None,
+        drain_s: float = DRAIN_S_DEFAULT,
+        watcher: Watcher | None = None,
+    ) -> None:
+        """Keep ledgers in directory `state`; with `until_idle_s` end after so long without work."""
+        self._endpoint = broker
+        self._state = state
+        self._events = events
+        self._until_idle_s = until_idle_s
+        self._drain_s = drain_s
+        self._watcher = watcher or Watcher()
+        self._clock = SystemClock()
+        self._topics = TopicBook()
+        self._owner = owner_facts()
+        self._point = CrashPoint.from_environment()
+        self._disk: Disk = OsDisk() if self._point is None else CrashingDisk(self._point)
+        # Calls for the main thread; None ends it.
+        self._calls: SimpleQueue[tuple[ConsumerActor, Call] | None] = SimpleQueue()
+        # What the main thread has for actors. A deque: append and popleft are atomic.
+        self._inbox: deque[tuple[ConsumerActor, HandlerDone | ResolveTopic | None]] = deque()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        # Of the I/O thread alone from here on, unless said otherwise.
+        self._actors: dict[tuple[str, str, int], ConsumerActor] = {}
+        self._transports: dict[ConsumerActor, DealerTransport] = {}
+        self._open_calls: dict[ConsumerActor, Call] = {}
+        self._look_at_ms = 0
+        self._drain_until: float | None = None
+        # Set by signal handlers and by the main thread.
+        self._stop_asked = False
+        self._quit = False
+        # Read by the main thread after the I/O thread has ended.
+        self._error: BaseException | None = None
+        for consumer in consumers:
+            self._add(consumer, 0)
+
+    # --- the main thread -------------------------------------------------------------------------
+
+    def run(self) -> Summary:
+        """Run until idle, stopped or failed; return the summary. Call it once.
+
+        The first SIGTERM or SIGINT ends it in good order, a second one at once. Raises the error
+        that ended a consumer (HandlerFailed, Fenced, LedgerNotHere, ...); `summary` is true then
+        too. What was not committed has not happened.
+        """
+        thread = threading.Thread(target=self._io_main, name="oncemq-consumer", daemon=True)
+        with stop_signals(self._on_signal):
+            thread.start()
+            try:
+                self._carry_out_calls()
+            finally:
+                self._quit = True
+                self._wake()
+                thread.join()
+                os.close(self._wake_read)
+                os.close(self._wake_write)
+        if self._error is not None:
+            raise self._error
+        return self.summary()
+
+    def _carry_out_calls(self) -> None:
+        while True:
+            item = self._calls.get()
+            if item is None:
+                return
+            actor, call = item
+            # A consumer that was fenced meanwhile has nobody who would commit.
+            done = None if actor.ended else call.carry_out(actor.place)
+            self._inbox.append((actor, done))
+            self._wake()
+
+    def _on_signal(self, number: int) -> None:
+        del number
+        self._stop_asked = True
+        self._wake()
+
+    def _find_topic(self, actor: ConsumerActor, topic: str) -> int:
+        count = self._topics.known(topic)
+        if count is None:
+            self._topics.check_new(topic)
+            self._inbox.append((actor, ResolveTopic(topic)))
+            self._wake()
+            count = self._topics.wait(topic, TOPIC_LOOKUP_MS)
+        return count
+
+    def summary(self) -> Summary:
+        """Return what was done so far."""
+        total = Summary()
+        for (_, topic, partition), actor in list(self._actors.items()):
+            total.processed += actor.core.processed
+            total.skipped += actor.core.skipped
+            total.offsets[f"{topic}/{partition}"] = actor.core.ledger.next_offset
+        return total
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: it is awake
+            os.write(self._wake_write, b"w")
+
+    # --- the I/O thread --------------------------------------------------------------------------
+
+    def _io_main(self) -> None:
+        try:
+            while not self._quit and (self._open_calls or self._live()):
+                self._wait()
+                while self._inbox:
+                    self._post(*self._inbox.popleft())
+                for actor in list(self._actors.values()):
+                    actor.turn()
+                self._look()
+        except BaseException as error:  # noqa: BLE001 - told by `run`, in the main thread
+            self._error = self._error or error
+        finally:
+            for actor in self._actors.values():
+                actor.close()
+                self._note_end(actor)
+            for transport in self._transports.values():
+                transport.close()
+            self._calls.put(None)
+
+    def _live(self) -> list[ConsumerActor]:
+        return [actor for actor in self._actors.values() if not actor.ended]
+
+    def _post(self, actor: ConsumerActor, event: HandlerDone | ResolveTopic | None) -> None:
+        """Take what the main thread has for an actor; None: its call was not carried out."""
+        if not isinstance(event, ResolveTopic):
+            self._open_calls.pop(actor, None)
+        if event is not None:
+            actor.post(event)
+
+    def _wait(self) -> None:
+        """Wait until an actor has something to do."""
+        live = self._live()
+        timeout = min([LOOK_MS, *(actor.time_left_ms() for actor in live)])
+        if self._inbox or timeout <= 0:
+            timeout = 0
+        poller = zmq.Poller()
+        poller.register(self._wake_read, zmq.POLLIN)
+        for actor in live:
+            poller.register(self._transports[actor].socket, zmq.POLLIN)
+        for what, _ in poller.poll(timeout):
+            if what == self._wake_read:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, 4096)
+
+    def _look(self) -> None:
+        """Look at what concerns the process as a whole."""
+        for actor in self._actors.values():
+            self._note_end(actor)
+        if self._stop_asked and self._drain_until is None:
+            self._begin_drain()
+        now_ms = self._clock.now_ms()
+        if now_ms < self._look_at_ms:
+            return
+        self._look_at_ms = now_ms + LOOK_MS
+        self._watcher.progress(self.summary())
+        if self._drain_until is not None:
+            if time.monotonic() >= self._drain_until:
+                self._abandon()
+        elif self._until_idle_s is not None and self._idle_for_s(now_ms) >= self._until_idle_s:
+            self._begin_drain()
+
+    def _note_end(self, actor: ConsumerActor) -> None:
+        """An actor that failed ends the process: the others in good order."""
+        if actor.error is None:
+            return
+        self._error = self._error or actor.error
+        self._stop_asked = True
+        self.cut_call(actor)
+
+    def _begin_drain(self) -> None:
+        self._drain_until = time.monotonic() + self._drain_s
+        for actor in self._actors.values():
+            actor.post(Drain())
+
+    def _abandon(self) -> None:
+        """Give up: the drain has taken too long."""
+        error = NotDrained(f"not all was committed and acknowledged within {self._drain_s:g} s")
+        self._error = self._error or error
+        self._quit = True
+        if self._open_calls:
+            self._watcher.abandon(self.summary(), self._error)
+
+    def _idle_for_s(self, now_ms: int) -> float:
+        since = [actor.core.idle_since_ms for actor in self._live()]
+        if not since or None in since:
+            return -1.0
+        return (now_ms - max(at for at in since if at is not None)) / 1000
+
+    # --- Host ------------------------------------------------------------------------------------
+
+    def start_call(self, actor: ConsumerActor, run: RunHandler) -> None:
+        """Hand a call to the main thread."""
+        call = Call(actor.consumer, run, lambda topic: self._find_topic(actor, topic))
+        self._open_calls[actor] = call
+        self._calls.put((actor, call))
+
+    def cut_call(self, actor: ConsumerActor) -> None:
+        """Make the running call of an actor end after its message."""
+        call = self._open_calls.get(actor)
+        if call is not None:
+            call.cut()
+
+    def topic_found(self, actor: ConsumerActor, partitions: int) -> None:
+        """Start the consumers of the other partitions."""
+        for partition in range(1, partitions):
+            if (*actor.place[:2], partition) not in self._actors:
+                self._add(actor.consumer, partition)
+
+    def topic_resolved(self, resolved: TopicResolved) -> None:
+        """Tell the handler that waits for the topic."""
+        self._topics.learn(resolved)
+
+    def standing_by(self, actor: ConsumerActor, owner: str) -> None:
+        """Tell the user."""
+        group, topic, partition = actor.place
+        self._watcher.standby(
+            f"{topic}/{partition} of group {group} is held by {owner}; standing by"
+        )
+
+    def _add(self, consumer: Consumer, partition: int) -> None:
+        place = (consumer.group, consumer.topic, partition)
+        directory = ledger_directory(self._state, *place)
+        transport = DealerTransport(self._endpoint)
+        actor = ConsumerActor(
+            consumer,
+            partition,
+            self._endpoint,
+            transport=transport,
+            clock=self._clock,
+            events=self._events,
+            ledger=LedgerFiles(
+                self._disk,
+                directory,
+                self._owner,
+                draw=lambda: secrets.token_bytes(16),
+                open_log=self._open_log,
+            ),
+            host=self,
+            label=label(),
+            reopen=transport.reopen,
+        )
+        self._actors[place] = actor
+        self._transports[actor] = transport
+
+    def _open_log(self, *arguments: Any, **options: Any) -> FencedLog:
+        """Open a ledger; with a crash point of tests, one that dies there."""
+        if self._point is None:
+            return FencedLog.open(*arguments, **options)
+        log = _CrashingLedger.open(*arguments, **options)
+        assert isinstance(log, _CrashingLedger)
+        log.point = self._point
+        return log
+
+
+class _CrashingLedger(CrashingLog):
+    """Dies also between a commit and the outputs that it lets go."""
+
+    def sync(self) -> int:
+        """Make the group durable and look at the fence; return the durable end."""
+        end = super().sync()
+        self.point.visit(AFTER_COMMIT_BEFORE_OUTPUT)
+        return end
