@@ -121,7 +121,7 @@ def decode_commit(data: bytes | memoryview, at: int, position: int, seed: int) -
     commit = Commit(*COMMIT_META.unpack_from(data, at + HEADER_BYTES))
     if log_seed(commit.log_id) != seed or commit.end != position:
         raise BadFrame("a commit frame of another log or place")
-    if not commit.attested <= commit.end or not commit.first <= commit.end:
+    if commit.attested > commit.end:
         raise BadFrame("a commit frame with impossible positions")
     return commit
 

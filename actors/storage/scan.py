@@ -61,7 +61,6 @@ class Tail:
     data: bytes  # the whole file, with its header
     good: int  # position after the last whole group
     chain: int  # chain before `good`
-    attested: int  # highest position that a frame below `good` attests
     reason: str = ""  # why the walk ended
 
     def at(self, position: int) -> int:
@@ -78,27 +77,14 @@ def read_tail(file: File, first: int, chain: int, place: Place, known: Tail | No
     """Read the last segment from its `file` and walk over its groups.
 
     `known` is an earlier reading of the same segment in the same generation: its whole groups are
-    not read again. A group that another process is just writing may look bad before it looks
-    whole, so the rest is read a second time before it is called bad.
+    not read again.
     """
     length = file.length()
     if known is None or known.first != first:
-        data = file.read(0, min(length, SEGMENT_HEADER_BYTES))
-        known = Tail(first, data, first, chain, 0)
-    read_twice = False
-    while True:
-        whole = known.at(known.good)
-        data = known.data[:whole] + file.read(whole, max(0, length - whole))
-        tail = walk(replace(known, data=data), place)
-        if not tail.data[tail.at(tail.good) :].strip(b"\0"):
-            return tail
-        if tail.good > known.good:
-            read_twice = False
-        elif read_twice:
-            return tail
-        else:
-            read_twice = True
-        known = tail
+        known = Tail(first, file.read(0, min(length, SEGMENT_HEADER_BYTES)), first, chain)
+    whole = known.at(known.good)
+    data = known.data[:whole] + file.read(whole, max(0, length - whole))
+    return walk(replace(known, data=data), place)
 
 
 def walk(tail: Tail, place: Place) -> Tail:
@@ -106,7 +92,6 @@ def walk(tail: Tail, place: Place) -> Tail:
     view = memoryview(tail.data)
     position = good = tail.good
     chain = good_chain = tail.chain
-    attested = tail.attested
     reason = ""
     shift = SEGMENT_HEADER_BYTES - tail.first
     try:
@@ -121,14 +106,13 @@ def walk(tail: Tail, place: Place) -> Tail:
             if kind == COMMIT:
                 commit = decode_commit(view, at, position, place.seed)
                 _check_commit(commit, good, chain, place)
-                attested = max(attested, commit.attested)
             chain = crc32(view[at : at + HEADER_BYTES], chain)
             position = end_at - shift
             if kind == COMMIT:
                 good, good_chain = position, chain
     except BadFrame as bad:
         reason = str(bad)
-    return Tail(tail.first, tail.data, good, good_chain, attested, reason)
+    return Tail(tail.first, tail.data, good, good_chain, reason)
 
 
 def _check_commit(commit: Commit, first: int, chain: int, place: Place) -> None:

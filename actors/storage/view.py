@@ -120,8 +120,9 @@ def _raw_header(disk: Disk, path: str) -> SegmentHeader | None:
 def read_latest(disk: Disk, directory: str, known: View | None = None) -> View | None:
     """Read the highest complete generation; None if there is none. Raises CorruptLog.
 
-    What a live owner or a successor takes away in the meantime makes it look again, and damage is
-    believed when two looks in a row find it at the same place.
+    What a live owner or a successor takes away in the meantime makes it look again. A group that is
+    just being written may look bad before it looks whole, so damage is believed only when two looks
+    in a row find it at the same place.
     """
     damage: tuple[str, int] | None = None
     for _ in range(LOOKS_MAX):
@@ -262,7 +263,7 @@ def _read_last(disk: Disk, view: View, known: Tail | None) -> None:
         if before is not None and header.chain != before:
             raise CorruptLog(path, 0, "the segment does not follow from the one before it")
         if view.tail_is_new:
-            tail = Tail(first, b"", first, header.chain, 0)
+            tail = Tail(first, b"", first, header.chain)
         else:
             tail = read_tail(file, first, header.chain, view.place, known)
         view.tail = tail
@@ -281,7 +282,7 @@ def _unfinished_header(
     writing it just now: only if it is missing after all the rest was read, there was no rest.
     """
     path = view.segment(first)
-    tail = Tail(first, file.read(0, file.length()), first, 0, 0)
+    tail = Tail(first, file.read(0, file.length()), first, 0)
     with contextlib.suppress(BadFrame):
         return read_header(file, view, first)
     listed = any(first == f for f, _ in view.manifest.segments)
@@ -298,8 +299,6 @@ def _judge(view: View, tail: Tail, path: str) -> None:
         witness = f"the manifest attests all below {view.manifest.cut}"
     elif view.snapshots and view.snapshots[-1] > good:
         witness = f"a snapshot attests all below {view.snapshots[-1]}"
-    elif tail.attested > good:
-        witness = f"a frame attests all below {tail.attested}"
     else:
         frame = attesting_frame(tail, view.place, good)
         if frame is not None:

@@ -143,6 +143,33 @@ def test_an_owner_fenced_by_a_later_opening_gives_way_at_its_end() -> None:
     put(taken[0], b"two")
 
 
+def test_an_opening_looks_at_the_fence_before_it_deletes_the_old_log() -> None:
+    """A higher number made at the last moment: the lower opening ends and leaves all to it."""
+    disk = HookedDisk()
+    put(granted(disk, 5), b"one")
+
+    def overtake(call: str, path: str) -> None:
+        if call == "rename" and path.endswith("MANIFEST"):
+            disk.hook = HookedDisk.hook
+            disk.make_directory(f"{DIRECTORY}/{layout.generation_name(9)}")
+
+    disk.hook = overtake
+    with pytest.raises(Fenced):
+        granted(disk, 8)
+    assert layout.generations(disk, DIRECTORY) == [5, 8, 9]
+    assert bodies(granted(disk, 10)) == [b"one"]
+
+
+def test_an_overtaken_grant_does_not_even_prepare() -> None:
+    """No socket is bound for a number that is already void."""
+    disk = MemoryDisk()
+    granted(disk, 5)
+    prepared: list[int] = []
+    with pytest.raises(Fenced):
+        open_log(disk, generation=4, prepare=lambda: prepared.append(1))
+    assert prepared == []
+
+
 @pytest.mark.parametrize("call", ["write", "reserve", "sync", "sync_directory", "create"])
 def test_an_opening_that_loses_its_files_to_a_later_one_is_fenced(call: str) -> None:
     """Wherever an opening is overtaken it ends Fenced, and the log is whole."""

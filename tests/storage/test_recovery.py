@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import posixpath
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,10 @@ from actors.storage.framing import (
     HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
     SegmentHeader,
+    decode_commit,
+    encode_commit,
     encode_segment_header,
+    log_seed,
 )
 from actors.storage.log import FencedLog
 from actors.storage.memory import MemoryDisk
@@ -214,6 +218,43 @@ def test_groups_must_follow_from_each_other() -> None:
     assert bodies(log) == [b"one"]
     assert log.cut_report is not None
     assert "does not follow" in log.cut_report.reason
+
+
+@pytest.mark.parametrize("fields", [{"first": 1}, {"generation": 1}, {"generation": 3}])
+def test_a_commit_frame_must_close_its_own_group_in_its_own_generation(
+    fields: dict[str, int],
+) -> None:
+    """A frame with right checksums that tells another story closes nothing."""
+    disk, path, end = killed(b"one", b"two")
+    at = SEGMENT_HEADER_BYTES + end - COMMIT_BYTES
+    data = content(disk, path)
+    commit = decode_commit(data, at, end - COMMIT_BYTES, log_seed(LOG_ID))
+    forged = encode_commit(replace(commit, **fields), log_seed(LOG_ID))
+    overwrite(disk, path, data[:at] + forged)
+
+    assert bodies(open_log(disk)) == [b"one"]
+
+
+def test_bytes_of_a_torn_tail_are_not_taken_over() -> None:
+    """The copy ends at the cut: no old byte can come back behind a shorter new group."""
+    disk, path, end = killed(b"one")
+    overwrite(disk, path, content(disk, path)[: SEGMENT_HEADER_BYTES + end] + b"x" * 5000)
+    log = open_log(disk)
+    assert not content(disk, segment_path(log))[SEGMENT_HEADER_BYTES + end :].strip(b"\0")
+    put(log, b"two")
+    crash(disk, log)
+    assert open_log(disk).cut_report is None
+
+
+def test_a_taken_over_segment_without_groups_is_attested_too() -> None:
+    """The manifest lists it, so its head was synced: damage to the head is no unfinished making."""
+    disk, log, firsts = rolled()
+    overwrite(disk, segment_path(log, firsts[-1]), b"")
+    log = open_log(disk)
+    crash(disk, log)
+    flip(disk, segment_path(log, firsts[-1]), 20)
+    with pytest.raises(CorruptLog, match="segment header"):
+        open_log(disk)
 
 
 def rolled() -> tuple[MemoryDisk, FencedLog, list[int]]:
