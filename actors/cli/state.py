@@ -1,0 +1,91 @@
+"""`oncemq state`: what a group has in tx.state, read from its ledgers."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import click
+
+from ..core.ledger import Ledger
+from ..errors import OnceMQError
+from ..ids import check_name
+from ..library.ledger_reader import read_group
+from ..library.state_view import decode_state
+from ..runtime.os_disk import OsDisk
+from ..runtime.settings import Settings
+from .config import setting_options
+from .output import print_json, print_table
+
+
+class SameKey(OnceMQError):
+    """Two partitions hold the same key; one JSON object cannot show both."""
+
+    code = "same_key"
+    default_hint = "use --by-partition, or --topic if they belong to two topics"
+
+
+@click.command()
+@setting_options("state")
+@click.option("--group", required=True, metavar="G", help="The group.")
+@click.option("--topic", metavar="T", help="Only what it keeps for this topic.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--by-partition", is_flag=True, help="One object for each topic/partition.")
+def state(
+    state: str | None, group: str, topic: str | None, as_json: bool, by_partition: bool
+) -> None:
+    """Print the committed state of a group: one object of all its partitions.
+
+    It is read from the ledgers in --state; the consumer may run meanwhile. Bytes that are no text
+    are shown in hexadecimal with a leading 0x, times in ISO 8601.
+    """
+    check_name(group, "--group")
+    settings = Settings.load(flags={"state": state})
+    ledgers = read_group(OsDisk(), settings.state, group)
+    if topic is not None:
+        ledgers = {place: one for place, one in ledgers.items() if place[0] == topic}
+    shown: dict[str, Any] = _by_partition(ledgers) if by_partition else _merged(ledgers)
+    if as_json:
+        print_json(shown)
+    elif by_partition:
+        rows = [(place, k, v) for place, found in shown.items() for k, v in found.items()]
+        print_table(f"state of {group}", ("partition", "key", "value"), rows)
+    else:
+        print_table(f"state of {group}", ("key", "value"), list(shown.items()))
+
+
+def _decoded(ledger: Ledger) -> dict[str, Any]:
+    return {key: _plain(decode_state(value)) for key, value in sorted(ledger.state.items())}
+
+
+def _by_partition(ledgers: dict[tuple[str, int], Ledger]) -> dict[str, Any]:
+    return {f"{topic}/{number}": _decoded(ledger) for (topic, number), ledger in ledgers.items()}
+
+
+def _merged(ledgers: dict[tuple[str, int], Ledger]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    homes: dict[str, tuple[str, int]] = {}
+    for place, ledger in ledgers.items():
+        for key, value in _decoded(ledger).items():
+            if key in homes:
+                one, other = ("/".join(map(str, p)) for p in (homes[key], place))
+                raise SameKey(f"{one} and {other} both hold the key {key!r}")
+            homes[key] = place
+            merged[key] = value
+    return dict(sorted(merged.items()))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of the state as JSON carries it."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return "0x" + value.hex()
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
