@@ -151,9 +151,9 @@ class Call:
         handled = 0
         try:
             for piece in self.run.window.pieces:
-                lot = Lot(piece, *place)
+                lot = Lot(piece, *place, attempt)
                 for index, offset in zip(piece.indices, piece.offsets, strict=True):
-                    message = Message(lot, index, offset, attempt)
+                    message = Message(lot, index, offset)
                     tx.message = message
                     result = handler(message, tx)
                     if result is not None:
@@ -161,9 +161,9 @@ class Call:
                     if state.touched:
                         tx.accept()
                     handled += 1
-                    attempt = 1
                     if tx.cut:
                         return
+                attempt = 1
                 if handled >= COMMIT_MESSAGES_MAX:
                     return
         finally:

@@ -260,6 +260,6 @@ def _messages(topic: str, stored: BatchStored) -> list[Message]:
     piece = Piece(stored, kept_indices(stored), offsets)
     lot = Lot(piece, "", topic, stored.partition)
     return [
-        Message(lot, index, offset, 1)
+        Message(lot, index, offset)
         for index, offset in zip(piece.indices, piece.offsets, strict=True)
     ]

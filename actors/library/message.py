@@ -6,7 +6,7 @@ from typing import Any
 
 from ..batch import BODY_PREFIX_BYTES
 from ..codec.batch import split_body
-from ..codec.values import decode_headers, decode_value
+from ..codec.values import BYTES, decode_headers, decode_value
 from ..core.window import Piece
 from ..ids import TEXT_TAG, sequence_id, untagged_id
 
@@ -16,14 +16,32 @@ _UNSET: Any = object()
 class Lot:
     """What all messages of one stored batch share. Made once a batch, never by users."""
 
-    __slots__ = ("batch", "group", "partition", "raw", "stored", "topic")
+    __slots__ = (
+        "attempt",
+        "batch",
+        "ends",
+        "group",
+        "lengths",
+        "partition",
+        "raw",
+        "retried_offset",
+        "stored",
+        "topic",
+    )
 
-    def __init__(self, piece: Piece, group: str, topic: str, partition: int) -> None:
+    def __init__(
+        self, piece: Piece, group: str, topic: str, partition: int, attempt: int = 1
+    ) -> None:
+        """`attempt` is that of the first message; all others are at their first."""
         batch = piece.stored.batch
         assert batch is not None, "fetched batches come parsed"
         self.stored = piece.stored
         self.batch = batch
         self.raw = bytes(batch.raw)  # one copy a batch makes every slice below a bytes object
+        self.ends = batch.ends
+        self.lengths = batch.lengths
+        self.attempt = attempt
+        self.retried_offset = piece.offsets[0]
         self.group = group
         self.topic = topic
         self.partition = partition
@@ -35,16 +53,20 @@ class Message:
     The object is valid while its handler runs and after; it never changes.
     """
 
-    __slots__ = ("_index", "_lot", "_value", "attempt", "offset")
+    __slots__ = ("_index", "_lot", "_value", "offset")
 
-    def __init__(self, lot: Lot, index: int, offset: int, attempt: int) -> None:
+    def __init__(self, lot: Lot, index: int, offset: int) -> None:
         self._lot = lot
         self._index = index
         self._value = _UNSET
         #: The place in the partition: 0, 1, 2 ... without holes.
         self.offset: int = offset
-        #: 1 at the first call for this message in this process, 2 at the first retry.
-        self.attempt: int = attempt
+
+    @property
+    def attempt(self) -> int:
+        """1 at the first call for this message in this process, 2 at the first retry."""
+        lot = self._lot
+        return lot.attempt if self.offset == lot.retried_offset else 1
 
     @property
     def topic(self) -> str:
@@ -66,7 +88,7 @@ class Message:
         value = self._value
         if value is _UNSET:
             encoding, _, data = split_body(self._body())
-            value = self._value = decode_value(encoding, data)
+            value = self._value = data if encoding == BYTES else decode_value(encoding, data)
         return value
 
     @property
@@ -108,9 +130,9 @@ class Message:
         return None if created is None else created[self._index]
 
     def _body(self) -> bytes:
-        batch = self._lot.batch
-        end = batch.ends[self._index]
-        return self._lot.raw[end - batch.lengths[self._index] - BODY_PREFIX_BYTES : end]
+        lot, index = self._lot, self._index
+        end = lot.ends[index]
+        return lot.raw[end - lot.lengths[index] - BODY_PREFIX_BYTES : end]
 
     def __repr__(self) -> str:
         return f"<Message {self.id!r} {self.topic}/{self.partition}@{self.offset}>"

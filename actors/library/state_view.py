@@ -39,7 +39,17 @@ def decode_state(encoded: bytes) -> Any:
 class StateView(MutableMapping[str, Any]):
     """The state during one batch. `accept` after each message that returned, `reject` else."""
 
-    __slots__ = ("_base", "_cache", "_changes", "_mine", "_pending", "_seen", "_sizes", "touched")
+    __slots__ = (
+        "_base",
+        "_cache",
+        "_changes",
+        "_mine",
+        "_pending",
+        "_seen",
+        "_sizes",
+        "_undo",
+        "touched",
+    )
 
     def __init__(self, ledger: Ledger) -> None:
         self._base = ledger.state
@@ -49,6 +59,8 @@ class StateView(MutableMapping[str, Any]):
         # the bytes they came from.
         self._mine: dict[str, Any] = {}
         self._seen: dict[str, bytes] = {}
+        # Of the message at hand too: what it replaced in the cache, for counters (see __setitem__).
+        self._undo: dict[str, Any] = {}
         # Of earlier messages of the batch: immutable values as they stand, decoded or set ...
         self._cache: dict[str, Any] = {}
         # ... those of them that were set and are not encoded yet ...
@@ -77,9 +89,17 @@ class StateView(MutableMapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         """Set a value. Raises ValueNotEncodable with the path, TypeError for keys but text."""
         kind = type(value)
+        in_range = kind is not int or _INT_MIN <= value < _INT_END
+        if kind in _FIXED and in_range and key in self._pending and key not in self._mine:
+            # A counter that an earlier message of the batch has set: it has its room already.
+            if key not in self._undo:
+                self._undo[key] = self._cache[key]
+            self._cache[key] = value
+            self.touched = True
+            return
         if type(key) is not str:
             raise TypeError(f"keys of tx.state are text, not {type(key).__name__}")
-        if kind not in _FIXED or (kind is int and not _INT_MIN <= value < _INT_END):
+        if kind not in _FIXED or not in_range:
             encode_value(value)
         if key not in self._cache:
             _check_key(key)
@@ -137,11 +157,9 @@ class StateView(MutableMapping[str, Any]):
 
     def accept(self) -> None:
         """The message returned: keep what it did. Raises ValueNotEncodable, StateTooLarge."""
-        mine = self._mine
-        fixed = not self._seen and _FIXED.issuperset(map(type, mine.values()))
-        if fixed and self._pending.issuperset(mine):  # counters that have their room already
-            self._cache.update(mine)
-            self.reject()
+        if not self._mine:
+            self._undo.clear()
+            self.touched = False
             return
         encoded = {
             key: None if value is _GONE else encode_state(value)
@@ -164,10 +182,13 @@ class StateView(MutableMapping[str, Any]):
                 self._cache.pop(key, None)
                 self._pending.discard(key)
                 self._changes[key] = encoded[key]
+        self._undo.clear()
         self.reject()
 
     def reject(self) -> None:
         """Forget what the message at hand did."""
+        self._cache.update(self._undo)
+        self._undo.clear()
         self._mine.clear()
         self._seen.clear()
         self.touched = False

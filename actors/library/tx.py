@@ -115,6 +115,11 @@ class Tx:
 
     def accept(self) -> None:
         """The handler has returned and touched something: keep it. Raises what send may raise."""
+        if len(self._outgoing) == self._mark:
+            self.state.accept()
+            if self._sent_bytes + self.state.changed_bytes > COMMIT_BYTES:
+                self.cut = True
+            return
         sent = sum(
             len(data) + len(key or b"") + len(headers) + _OVERHEAD_BYTES
             for _, _, _, data, key, headers in self._outgoing[self._mark :]
