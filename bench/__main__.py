@@ -1,0 +1,111 @@
+"""`python -m bench`: figures of this machine, each beside what the machine can do at all."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from . import dedup as dedup_bench
+from . import latency as latency_bench
+from . import pipeline as pipeline_bench
+from . import recover as recover_bench
+from .processes import Failed
+from .workload import KINDS
+
+Figures = dict[str, Any]
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+where = click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("data/bench"),
+    show_default=True,
+    help="Where logs are written meanwhile: on the disk that is meant.",
+)
+size_option = click.option(
+    "--size", type=click.IntRange(1, 1_000_000), default=100, show_default=True
+)
+
+
+def messages_option(default: int) -> Callable[[Any], Any]:
+    """The count of messages."""
+    return click.option("--messages", type=click.IntRange(1), default=default, show_default=True)
+
+
+@click.group()
+def main() -> None:
+    """Measure OnceMQ on this machine."""
+
+
+@main.command()
+@messages_option(1_000_000)
+@size_option
+@click.option("--ids", type=click.Choice(KINDS), default="sequence", show_default=True)
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True)
+@where
+@as_json
+def pipeline(
+    messages: int, size: int, ids: str, rounds: int, directory: Path, as_json: bool
+) -> None:
+    """Throughput of producer, broker and consumer, in turn with a naive prototype."""
+    _show("pipeline", as_json, directory, pipeline_bench.measure, messages, size, ids, rounds)
+
+
+@main.command()
+@messages_option(500)
+@size_option
+@where
+@as_json
+def latency(messages: int, size: int, directory: Path, as_json: bool) -> None:
+    """Time from one send to its durable acknowledgement."""
+    _show("latency", as_json, directory, latency_bench.measure, messages, size)
+
+
+@main.command()
+@click.option("--ids", type=click.IntRange(10), default=2_000_000, show_default=True)
+@where
+@as_json
+def dedup(ids: int, directory: Path, as_json: bool) -> None:
+    """Speed and memory of the broker as it remembers more and more ids."""
+    _show("dedup", as_json, directory, dedup_bench.measure, ids)
+
+
+@main.command()
+@messages_option(1_000_000)
+@where
+@as_json
+def recover(messages: int, directory: Path, as_json: bool) -> None:
+    """Time until a killed broker answers again."""
+    _show("recover", as_json, directory, recover_bench.measure, messages)
+
+
+def _show(
+    title: str, as_json: bool, directory: Path, measure: Callable[..., Figures], *arguments: Any
+) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        figures = measure(directory, *arguments)
+    except Failed as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        print(json.dumps(figures), flush=True)
+        return
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        for label, one in value.items() if isinstance(value, dict) else [("", value)]:
+            shown = f"{one:,}" if isinstance(one, int | float) else str(one)
+            table.add_row(f"{name} {label}".strip(), shown)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog_name="python -m bench"))
