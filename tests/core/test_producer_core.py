@@ -237,6 +237,9 @@ def test_another_log_behind_the_endpoint_ends_the_producer() -> None:
     run.exchange()
     (stop,) = run.of(Stop)
     assert isinstance(stop.error, StoreMismatch)
+    run.pass_time(10 * SILENCE_MS)
+    run.send(b"1")
+    assert run.requests == []
     assert broker.bodies("t") == []
 
 
@@ -251,6 +254,41 @@ def test_a_log_cut_below_an_acknowledgement_ends_the_producer() -> None:
     run.exchange()
     (stop,) = run.of(Stop)
     assert isinstance(stop.error, LogRegressed)
+
+
+def test_a_log_cut_below_the_granted_numbers_ends_the_producer() -> None:
+    """What the broker told at InitProducer is relied on like an acknowledgement."""
+    broker = DumbBroker()
+    first = opened(broker)
+    first.send(b"0", b"1")
+    first.exchange()
+    second = opened(broker)
+    broker.lose_log()
+    second.send(b"2")
+    second.exchange()
+    (stop,) = second.of(Stop)
+    assert isinstance(stop.error, LogRegressed)
+
+
+def test_a_late_second_answer_does_not_turn_numbers_back() -> None:
+    """The answer to an InitProducer asked twice comes late: numbers given since then stay given."""
+    broker = DumbBroker()
+    first = opened(broker)
+    first.send(b"0")
+    first.exchange()
+    run = Run(broker)
+    run.post(Received(b"", broker.handle_send(run.peer, run.requests.pop(0))))
+    run.pass_time(RESEND_MS)
+    assert len(run.on_the_way(InitProducer)) == 2
+    late = broker.handle_send(run.peer, run.requests.pop(0))
+    run.exchange()
+    run.send(b"1")
+    run.exchange()
+    run.post(Received(b"", late))
+    run.send(b"2")
+    run.exchange()
+    assert broker.bodies("t") == [b"0", b"1", b"2"]
+    assert len(run.of(Opened)) == 1
 
 
 def test_an_idle_producer_keeps_quiet() -> None:
