@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..library.broker_process import BrokerProcess, UnsafeBind, serve
+from ..limits import SNAPSHOT_EVERY_BYTES
 from ..runtime.process import stop_signals
 from ..runtime.settings import Settings
 from .config import setting_options
@@ -23,12 +24,21 @@ from .output import process_events
     is_flag=True,
     help="Allow a --bind that other machines can reach. Anybody there may read and write.",
 )
+@click.option(
+    "--snapshot-every",
+    type=click.IntRange(min=4096),
+    default=SNAPSHOT_EVERY_BYTES,
+    show_default=True,
+    metavar="BYTES",
+    help="Write a snapshot after so much new log: it bounds what a restart replays.",
+)
 @setting_options("log_dir", "log_level")
 def broker(
     data: str | None,
     bind: str | None,
     takeover: bool,
     insecure: bool,
+    snapshot_every: int,
     log_dir: str | None,
     log_level: str | None,
 ) -> None:
@@ -42,7 +52,12 @@ def broker(
     with process_events("broker", settings) as events:
         try:
             process = BrokerProcess(
-                settings.data, settings.bind, events, takeover=takeover, insecure=insecure
+                settings.data,
+                settings.bind,
+                events,
+                takeover=takeover,
+                insecure=insecure,
+                snapshot_every_bytes=snapshot_every,
             )
         except UnsafeBind as error:
             raise click.UsageError(str(error)) from None

@@ -1,0 +1,186 @@
+"""The broker as a real process: killed, frozen, stopped, refused; what it acknowledged stays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from actors.codec import batch as batch_codec
+from actors.library.chaos.programs import CRASHED, FENCED
+from actors.protocol import Produce, Produced
+from tests.process.house import START_S, House
+from tests.process.talker import Talker
+
+pytestmark = pytest.mark.process
+
+
+def generations(house: House) -> list[str]:
+    return sorted(name for name in os.listdir(house.data) if name.startswith("gen-"))
+
+
+def test_what_was_acknowledged_survives_sigkill(house):
+    """Killed after each of many acknowledgements, the broker has every message once, in order."""
+    broker = house.broker()
+    with Talker(house.endpoint) as talker:
+        talker.become()
+        sent = []
+        for number in range(6):
+            assert talker.send(f"m{number}") == ((1, 0, number),)
+            sent.append(f"m{number}")
+            broker.kill()
+            broker = house.broker()
+        assert talker.send("m3", first=3) == ((1, 1, 3),)
+        assert talker.stored() == sent
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "after_append_before_sync:3",
+        "after_sync_before_reply:3",
+        "during_snapshot:1",
+    ],
+)
+def test_a_crash_inside_a_turn_loses_and_doubles_nothing(house, point):
+    """Dead between append, sync and reply: the resend settles it, each message is there once."""
+    broker = house.broker("--snapshot-every=4096", ONCEMQ_CRASH_AT=point)
+    with Talker(house.endpoint) as talker:
+        sent = [f"m{number}-{'x' * 600}" for number in range(12)]
+        try:
+            talker.become()
+            done = 0
+            while broker.exit_code is None and done < len(sent):
+                batch = sent[done]
+                answer = talker_once(talker, batch)
+                done += answer
+        finally:
+            assert broker.wait(START_S) == CRASHED
+        house.broker("--snapshot-every=4096")
+        talker.become()
+        for number, value in enumerate(sent):
+            talker.send(value, first=number)
+        assert talker.stored() == sent
+
+
+def talker_once(talker: Talker, value: str) -> int:
+    """Send one message once; 1 if it was acknowledged, 0 if the broker died over it."""
+    batch = batch_codec.build([value.encode()], encodings=1)
+    produce = Produce(0, "t", 0, "p", talker.epoch, talker.next_number, b"", 0, b"", batch.crc)
+    received = talker.once(produce, batch.raw, timeout_s=0.5)
+    if received is None:
+        return 0
+    assert isinstance(received.message, Produced)
+    talker.next_number += 1
+    return 1
+
+
+@pytest.mark.parametrize("point", ["during_generation_change:1", "during_recovery:2"])
+def test_a_crash_while_starting_is_survived(house, point):
+    """Dead while taking over the log: the next start finds everything."""
+    broker = house.broker()
+    with Talker(house.endpoint) as talker:
+        talker.become()
+        talker.send("a", "b")
+        talker.send("c")
+        broker.kill()
+        assert house.broker(ready=False, ONCEMQ_CRASH_AT=point).wait(START_S) == CRASHED
+        house.broker()
+        assert talker.stored() == ["a", "b", "c"]
+
+
+def test_an_unknown_crash_point_is_wrong_usage(house):
+    """A typing error must not make a fault test pass without its fault."""
+    assert house.broker(ready=False, ONCEMQ_CRASH_AT="nowhere:1").wait(START_S) == 2
+
+
+def test_sigterm_stops_cleanly(house):
+    """Exit 0, and the next start cuts no tail."""
+    broker = house.broker()
+    with Talker(house.endpoint) as talker:
+        talker.become()
+        talker.send("a")
+        assert broker.stop(START_S, 0) == 0
+        again = house.broker()
+        assert talker.stored() == ["a"]
+    assert house.history.of(again.pid)["log.tail_cut"] == 0
+
+
+def test_a_second_broker_on_the_data_is_refused_and_told_who_owns_it(house):
+    """Exit 1, the owner's pid, and the owner goes on undisturbed."""
+    first = house.broker()
+    before = generations(house)
+    second = house.start("second", "broker.py", f"--data={house.data}", "--bind=tcp://127.0.0.1:0")
+    assert second.wait(START_S) == 1
+    assert f"pid {first.pid}" in second.stderr()
+    assert generations(house) == before
+    with Talker(house.endpoint) as talker:
+        talker.become()
+        talker.send("a")
+
+
+def test_takeover_is_for_a_frozen_owner_only(house):
+    """--takeover leaves a running owner alone, ends a frozen one, and frees its port."""
+    first = house.broker()
+    with Talker(house.endpoint) as talker:
+        talker.become()
+        talker.send("a")
+        assert house.broker("--takeover", ready=False).wait(START_S) == 1
+        assert first.exit_code is None
+        first.freeze()
+        house.broker("--takeover")
+        assert first.wait(START_S) == -signal.SIGKILL
+        assert talker.stored() == ["a"]
+
+
+def test_a_superseded_broker_ends_fenced(house):
+    """A higher generation appears (a takeover it did not see): exit 3 within about a second."""
+    broker = house.broker()
+    highest = generations(house)[-1]
+    (house.data / f"gen-{int(highest[4:]) + 1:020d}").mkdir()
+    assert broker.wait(START_S) == FENCED
+
+
+def test_a_port_in_use_takes_no_generation(house, tmp_path):
+    """All that can fail comes first: the log of a broker that cannot bind is untouched."""
+    house.broker()
+    data = tmp_path / "other"
+    shutil.copytree(house.data, data)
+    before = sorted(os.listdir(data))
+    second = house.start("second", "broker.py", f"--data={data}", f"--bind={house.endpoint}")
+    assert second.wait(START_S) == 1
+    assert "in use" in second.stderr()
+    assert [name for name in sorted(os.listdir(data)) if name.startswith("gen-")] == [
+        name for name in before if name.startswith("gen-")
+    ]
+
+
+@pytest.mark.parametrize("bind", ["tcp://0.0.0.0:0", "tcp://*:0"])
+def test_other_machines_need_insecure(house, bind):
+    """Without keys nobody proves who connects: a bind for other machines is wrong usage."""
+    broker = house.start("second", "broker.py", f"--data={house.data}", f"--bind={bind}")
+    assert broker.wait(START_S) == 2
+    assert "--insecure" in broker.stderr()
+    assert not Path(house.data).exists()
+
+
+def test_damage_stops_the_broker(house):
+    """A flipped byte in what was attested is named, with file and offset, and nothing is changed."""
+    broker = house.broker()
+    with Talker(house.endpoint) as talker:
+        talker.become()
+        talker.send("a" * 500)
+        talker.send("b" * 500)
+    broker.stop(START_S, 0)
+    folder = Path(house.data) / generations(house)[-1]
+    (segment,) = [path for path in folder.iterdir() if b"a" * 500 in path.read_bytes()]
+    data = bytearray(segment.read_bytes())
+    data[data.index(b"a" * 500)] ^= 1
+    segment.write_bytes(data)
+    again = house.broker(ready=False)
+    assert again.wait(START_S) == 1
+    assert segment.name in again.stderr()
+    assert segment.read_bytes() == data
