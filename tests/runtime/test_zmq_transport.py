@@ -1,0 +1,202 @@
+"""The ZeroMQ transports: bounded, never blocking, woken from other threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from actors.limits import REQUEST_FRAMES_MAX, ROUTING_ID_BYTES, TURN_EVENTS_MAX
+from actors.runtime import zmq_transport
+from actors.runtime.zmq_transport import CannotBind, DealerTransport, RouterTransport
+
+WAIT_MS = 5_000
+
+
+class Events:
+    """Collects structured events."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, dict[str, Any]]] = []
+
+    def emit(self, event: str, **fields: Any) -> None:
+        self.seen.append((event, fields))
+
+
+@pytest.fixture
+def router() -> Iterator[RouterTransport]:
+    """A bound router; `endpoint` and `events` are beside it."""
+    router = RouterTransport(Events())
+    router.endpoint = router.bind("tcp://127.0.0.1:0")
+    yield router
+    router.close()
+
+
+@pytest.fixture
+def dealer(router) -> Iterator[DealerTransport]:
+    """A client of the router."""
+    dealer = DealerTransport(router.endpoint)
+    yield dealer
+    dealer.close()
+
+
+def receive(transport: Any, count: int) -> list[tuple[bytes, list[bytes]]]:
+    """Poll until `count` messages are there."""
+    messages: list[tuple[bytes, list[bytes]]] = []
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while len(messages) < count and time.monotonic() < deadline:
+        messages += transport.poll(100)
+    assert len(messages) == count
+    return messages
+
+
+def test_there_and_back(router, dealer):
+    """Frames arrive as they were sent, and the answer reaches the peer that asked."""
+    assert dealer.send(b"", [b"header", memoryview(b"body")])
+    ((peer, frames),) = receive(router, 1)
+    assert (len(peer), frames) == (ROUTING_ID_BYTES, [b"header", b"body"])
+    assert router.send(peer, [b"answer"])
+    assert receive(dealer, 1) == [(b"", [b"answer"])]
+
+
+def test_an_unknown_peer_is_told_at_once(router):
+    """A message for nobody is refused, not queued and not lost in silence."""
+    assert not router.send(b"x" * ROUTING_ID_BYTES, [b"answer"])
+    assert router.refused == 1
+
+
+def test_a_full_queue_refuses_and_does_not_block(monkeypatch):
+    """With nobody there the queue fills to its bound; then send says no, at once."""
+    monkeypatch.setattr(zmq_transport, "SEND_QUEUE_MESSAGES", 10)
+    dealer = DealerTransport("tcp://127.0.0.1:9")
+    try:
+        taken = sum(dealer.send(b"", [b"x"]) for _ in range(1000))
+        assert 0 < taken < 1000
+    finally:
+        dealer.close()
+
+
+def test_one_poll_takes_one_turn_at_most(router, dealer):
+    """What waits beyond a turn's worth stays for the next poll, in order."""
+    for number in range(TURN_EVENTS_MAX + 10):
+        assert dealer.send(b"", [b"%d" % number])
+    deadline = time.monotonic() + WAIT_MS / 1000
+    got: list[bytes] = []
+    while len(got) < TURN_EVENTS_MAX + 10 and time.monotonic() < deadline:
+        polled = router.poll(100)
+        assert len(polled) <= TURN_EVENTS_MAX
+        got += [frames[0] for _, frames in polled]
+    assert got == [b"%d" % number for number in range(TURN_EVENTS_MAX + 10)]
+
+
+def test_a_turn_is_bounded_in_bytes(router, dealer, monkeypatch):
+    """A poll stops taking messages once a turn's bytes are there."""
+    monkeypatch.setattr(zmq_transport, "TURN_BYTES_MAX", 1000)
+    for _ in range(20):
+        dealer.send(b"", [bytes(400)])
+    deadline = time.monotonic() + WAIT_MS / 1000
+    got = 0
+    while got < 20 and time.monotonic() < deadline:
+        polled = len(router.poll(100))
+        assert polled <= 3
+        got += polled
+    assert got == 20
+
+
+@pytest.mark.parametrize(
+    ("frames", "identity"),
+    [
+        ([b"x"] * REQUEST_FRAMES_MAX, b"i" * ROUTING_ID_BYTES),
+        ([b"x"] * 1000, b"i" * ROUTING_ID_BYTES),
+        ([bytes(3_000_000), bytes(3_000_000)], b"i" * ROUTING_ID_BYTES),
+        ([b"x"], b"short"),
+        ([b"x"], b"l" * 255),
+    ],
+)
+def test_what_is_out_of_bounds_is_dropped_and_counted(router, dealer, frames, identity):
+    """Too many frames, too many bytes, a foreign routing id: dropped, told, others are heard."""
+    context = zmq.Context()
+    hostile = context.socket(zmq.DEALER)
+    hostile.setsockopt(zmq.LINGER, 0)
+    hostile.setsockopt(zmq.ROUTING_ID, identity)
+    hostile.connect(router.endpoint)
+    hostile.send_multipart(frames)
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while router.dropped == 0 and time.monotonic() < deadline:
+        assert router.poll(50) == []
+    assert router.dropped == 1
+    assert [name for name, _ in router._events.seen] == ["wire.malformed"]
+    hostile.close(linger=0)
+    context.term()
+    dealer.send(b"", [b"hello"])
+    assert receive(router, 1)[0][1] == [b"hello"]
+
+
+def test_a_flood_of_drops_is_told_in_few_events(router):
+    """Drops are told at powers of two."""
+    for _ in range(1000):
+        router._drop("test")
+    assert [fields["count"] for _, fields in router._events.seen] == [2**n for n in range(10)]
+
+
+def test_wake_ends_a_poll_from_another_thread(dealer):
+    """A thread that waits for messages is woken long before its time."""
+    timer = threading.Timer(0.05, dealer.wake)
+    started = time.monotonic()
+    timer.start()
+    assert dealer.poll(WAIT_MS) == []
+    assert time.monotonic() - started < WAIT_MS / 2000
+    timer.join()
+
+
+def test_a_wake_before_the_poll_is_not_lost(dealer):
+    """The next poll returns at once, and later ones wait again."""
+    dealer.wake()
+    started = time.monotonic()
+    assert dealer.poll(WAIT_MS) == []
+    assert time.monotonic() - started < WAIT_MS / 2000
+    started = time.monotonic()
+    assert dealer.poll(100) == []
+    assert time.monotonic() - started >= 0.09
+
+
+def test_many_wakes_never_block(dealer):
+    """A full pipe means woken already."""
+    for _ in range(100_000):
+        dealer.wake()
+    assert dealer.poll(WAIT_MS) == []
+
+
+def test_reopen_takes_a_fresh_routing_id(router, dealer):
+    """A client that gave up on a connection comes back as somebody else."""
+    dealer.send(b"", [b"1"])
+    ((first, _),) = receive(router, 1)
+    dealer.reopen()
+    dealer.send(b"", [b"2"])
+    ((second, frames),) = receive(router, 1)
+    assert (frames, first != second, len(second)) == ([b"2"], True, ROUTING_ID_BYTES)
+    assert router.send(second, [b"answer"])
+    assert receive(dealer, 1) == [(b"", [b"answer"])]
+
+
+def test_two_routers_cannot_share_an_endpoint(router):
+    """The second bind names the endpoint and the reason."""
+    second = RouterTransport(Events())
+    try:
+        with pytest.raises(CannotBind, match=r"tcp://127.0.0.1:\d+: address already in use"):
+            second.bind(router.endpoint)
+    finally:
+        second.close()
+
+
+def test_closing_twice_is_closing_once(router):
+    """Close may be called from a finally; a wake after it does nothing."""
+    transport = DealerTransport(router.endpoint)
+    transport.close()
+    transport.close()
+    transport.wake()
+    assert transport.socket.closed
