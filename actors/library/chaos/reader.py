@@ -19,7 +19,7 @@ from ...codec import values as value_codec
 from ...codec import wire
 from ...errors import GapError, ResultTimeout, from_code
 from ...ids import sequence_id, untagged_id
-from ...limits import FETCH_BYTES_DEFAULT, FRAME_BYTES_MAX, RESEND_MS
+from ...limits import FETCH_BYTES_DEFAULT, FRAME_BYTES_MAX, RESEND_MS, ROUTING_ID_BYTES
 from ...outcome import Received
 from ...protocol import (
     VERSION_MAX,
@@ -60,6 +60,7 @@ class _Client:
         self._deadline = time.monotonic() + timeout_s
         self._request = 0
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(ROUTING_ID_BYTES - 1))
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
         self._socket.connect(endpoint)
