@@ -202,8 +202,8 @@ class Demo:
         ]
         for line in wrong:
             self.console.print(f"WRONG {line}", markup=False, highlight=False)
-        killed = "; ".join(self.kills)
-        self.console.print(f"Killed with SIGKILL: {killed}.", highlight=False)
+        for kill in self.kills:
+            self.console.print(f"Ended by SIGKILL: {kill}", highlight=False)
         self.console.print(
             f"Duplicates suppressed: {self.scene.duplicates:,}, sent again after the kills.",
             highlight=False,
@@ -219,8 +219,8 @@ class Demo:
     def _print_table(self, totals: dict[str, Any], cancelled: dict[str, Any]) -> None:
         names = expected.airlines()
         table = Table(title="Flights from New York, January 2013", title_justify="left")
-        table.add_column("carrier")
-        for name in ("flights", "arrival delay, minutes", "cancelled", "by csv"):
+        table.add_column("carrier", no_wrap=True)
+        for name in ("flights", "delay, min", "cancelled", "by csv"):
             table.add_column(name, justify="right")
         none = {"flights": 0, "delay_minutes": 0, "cancelled": 0}
         summed: Counter[str] = Counter()
