@@ -159,7 +159,8 @@ class FencedLog:
     ) -> int:
         """Add a record to the group of this turn and return its position.
 
-        Nothing may rely on it before `sync` has returned. `body_crc` saves computing it.
+        Nothing may rely on it before `sync` has returned. `body_crc` saves computing it; it must
+        have been checked against the body, or the log cannot be opened again.
         """
         if self._failure is not None:
             self._check_usable()
@@ -303,7 +304,8 @@ class FencedLog:
     def close(self, clean: bool = True) -> None:  # noqa: FBT001, FBT002
         """Vouch for the last group (when clean and nothing failed) and let the lock go.
 
-        Records that were appended after the last sync are gone: nobody was told of them.
+        Records that were appended after the last sync are gone: nobody was told of them. Raises
+        Fenced, OSError; what is held is let go all the same.
         """
         if self._closed:
             return
@@ -314,6 +316,7 @@ class FencedLog:
             self._writer.close(seal=clean and self._failure is None and whole)
         finally:
             self._closed = True
+            self._writer.close(seal=False)
             self._failure = self._failure or StorageError("the log is closed")
             self._reader.close()
             self._lock.release()

@@ -161,19 +161,16 @@ def prune(disk: Disk, path: str, known: Sequence[SnapshotInfo]) -> list[Snapshot
 def carry(disk: Disk, view: View, target: str) -> list[int]:
     """Give a new generation the readable snapshots of its parent; return their positions."""
     carried = []
-    done: set[str] = set()
     for position in view.snapshots:
         try:
             info = read_head(disk, view.path, position, view.manifest.log_id)
         except CorruptLog:
             continue  # `usable` has judged it; a snapshot that cannot be read is worth nothing
         for name in [part.file for part in info.parts] + [layout.snapshot_name(position)]:
-            if name not in done:
-                done.add(name)
-                with contextlib.suppress(FileExistsError):
-                    layout.link_or_copy(
-                        disk, posixpath.join(view.path, name), posixpath.join(target, name)
-                    )
+            with contextlib.suppress(FileExistsError):  # a part that two heads name
+                layout.link_or_copy(
+                    disk, posixpath.join(view.path, name), posixpath.join(target, name)
+                )
         carried.append(position)
     return carried
 

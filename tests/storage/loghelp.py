@@ -84,6 +84,10 @@ class HookedDisk(MemoryDisk):
         self.hook("sync_directory", path)
         super().sync_directory(path)
 
+    def lock(self, path: str):  # type: ignore[no-untyped-def]
+        self.hook("lock", path)
+        return super().lock(path)
+
     def make_directory(self, path: str) -> None:
         self.hook("make_directory", path)
         super().make_directory(path)

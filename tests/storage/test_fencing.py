@@ -99,7 +99,7 @@ def test_other_names_in_the_directory_do_not_fence() -> None:
     disk.make_directory(f"{DIRECTORY}/gen-x")
     disk.make_directory(f"{DIRECTORY}/gen-{'x' * 20}")
     disk.make_directory(f"{DIRECTORY}/zzz")
-    put(log, b"fine")
+    assert put(log, b"fine") == log.durable_end
 
 
 def test_a_number_that_is_not_above_all_others_is_fenced() -> None:
@@ -301,3 +301,16 @@ def test_a_directory_that_is_gone_ends_the_log() -> None:
     layout.remove_generation(disk, DIRECTORY, log.generation)
     with pytest.raises(StorageError, match="is gone"):
         log.check_fence()
+
+
+def test_a_clean_close_of_a_zombie_tells_it_and_lets_go() -> None:
+    """The attesting frame of a clean stop is followed by a look at the fence like any other."""
+    disk = MemoryDisk()
+    old = granted(disk, 5)
+    put(old, b"one")
+    path = f"{generation_path(old)}/LOCK"
+    disk.make_directory(f"{DIRECTORY}/{layout.generation_name(6)}")
+    with pytest.raises(Fenced):
+        old.close()
+    assert disk.lock(path) is not None
+    old.close()

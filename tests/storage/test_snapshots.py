@@ -165,6 +165,18 @@ def test_a_snapshot_of_another_history_is_passed_over() -> None:
     assert "other records" in str(log.snapshot_damage[0])
 
 
+def test_a_snapshot_of_another_log_is_passed_over() -> None:
+    """Even where nothing else could tell them apart, before the first record."""
+    disk, other = MemoryDisk(), MemoryDisk()
+    log, theirs = open_log(disk), open_log(other, create_log_id=b"another log's id")
+    theirs.write_snapshot(0, {})
+    log.write_snapshot(0, {})
+    overwrite(disk, snapshot_path(log, 0), content(other, snapshot_path(theirs, 0)))
+
+    assert log.snapshots() == []
+    assert "another log" in str(log.snapshot_damage[0])
+
+
 def test_a_snapshot_under_another_name_is_passed_over() -> None:
     """A head must name its own position."""
     disk = MemoryDisk()
