@@ -296,17 +296,24 @@ class MaelstromNode:
         gather.settle(part, (write.offset, write.duplicate), refusal)
 
     def _read(self, offsets: dict[str, int], ends: dict[str, Callable[[], int]]) -> dict[str, str]:
-        """Return the messages of each key as JSON text."""
+        """Return the messages of each key as JSON text, within the bytes of one answer.
+
+        Keys share them; one that finds nothing left is empty this time, never the first.
+        """
+        left = NODE_POLL_BYTES_MAX
         share = NODE_POLL_BYTES_MAX // max(1, len(offsets))
         found = {}
         for key, first in offsets.items():
-            messages = self._store.read(
-                key,
-                first,
-                ends[key](),
-                messages_max=NODE_POLL_MESSAGES_MAX,
-                bytes_max=share,
-            )
+            messages = []
+            if left > 0:
+                messages = self._store.read(
+                    key,
+                    first,
+                    ends[key](),
+                    messages_max=NODE_POLL_MESSAGES_MAX,
+                    bytes_max=min(share, left),
+                )
+            left -= sum(len(value) for _, value in messages)
             pairs = (f"[{offset},{value.decode()}]" for offset, value in messages)
             found[key] = f"[{','.join(pairs)}]"
         return found

@@ -165,6 +165,10 @@ def test_sends_with_and_without_ids_keep_their_order(station: Station) -> None:
     assert [body["offset"] for body in bodies] == list(range(30))
     found = turn(station, line(99, type="poll", offsets={"k": 0}))[0]["msgs"]["k"]
     assert found == [[n, n] for n in range(30)]
+    again = [
+        line(100 + n, type="send", key="k", msg=n, message_id=f"m{n}") for n in range(30) if n % 3
+    ]
+    assert {body["duplicate"] for body in turn(station, *again)} == {True}
 
 
 def test_a_repeated_id_inside_one_turn_is_a_duplicate(station: Station) -> None:
@@ -355,6 +359,23 @@ def test_a_poll_is_bounded_and_goes_on(cluster: Cluster) -> None:
     assert [len(value) for value in cluster.values("n1", "large")] == [700_000, 800_000, 900_000]
 
 
+def test_an_answer_about_many_keys_is_bounded(cluster: Cluster) -> None:
+    """Large messages of many keys come over several polls; none is passed over."""
+    keys = [f"k{number}" for number in range(6)]
+    for key in keys:
+        cluster.send("n1", key, "x" * 400_000)
+    seen: list[str] = []
+    offsets = dict.fromkeys(keys, 0)
+    while offsets:
+        found = cluster.poll("n1", **offsets)
+        assert set(found) == set(offsets)
+        got = [key for key, messages in found.items() if messages]
+        assert 0 < len(got) <= 3
+        seen += got
+        offsets = {key: 0 for key in offsets if key not in got}
+    assert sorted(seen) == keys
+
+
 def test_a_full_disk_refuses_definitely_and_work_goes_on_after_it(cluster: Cluster) -> None:
     """Error 11 while there is no room, for sends and commits; what was refused is not there."""
     station = cluster.stations["n1"]
@@ -372,6 +393,21 @@ def test_a_full_disk_refuses_definitely_and_work_goes_on_after_it(cluster: Clust
     assert cluster.send("n1", "k", "after")["offset"] == 2
     assert cluster.send("n1", "k", "after by id", "m6")["offset"] == 3
     assert cluster.values("n1", "k") == ["kept", "by id", "after", "after by id"]
+
+
+def test_too_many_keys_are_refused_and_nothing_is_left_behind(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the bound of topics a send is refused definitely; a later one is judged afresh."""
+    cluster.send("n1", "k", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("actors.core.broker.TOPICS_MAX", 1)
+        assert cluster.send("n1", "new", 1)["code"] == 11
+        assert cluster.send("n1", "other", 1, "m")["code"] == 11
+        assert cluster.send("n1", "k", 2)["offset"] == 1
+    assert cluster.send("n1", "new", 1)["offset"] == 0
+    reply = cluster.send("n1", "other", 1, "m")
+    assert (reply.get("offset"), reply.get("duplicate")) == (0, False)
 
 
 def test_too_many_committed_keys_are_refused(
