@@ -232,7 +232,12 @@ class Fire:
             self.chaos.start()
             self.chaos.run(kills // 2, takeovers=takeovers[::2], timeout_s=timeout_s / 2)
             seen = list(read_topic(self.endpoint, "flights"))  # an observer in the middle
-            self.chaos.run(kills, takeovers=takeovers[1::2], timeout_s=timeout_s / 2)
+            self.chaos.run(
+                kills,
+                takeovers=takeovers[1::2],
+                timeout_s=timeout_s / 2,
+                each_role=KILLS_PER_ROLE_MIN,
+            )
             self.chaos.calm()
             return self._drain(seen)
         finally:
@@ -390,7 +395,8 @@ def takeovers_of(kills: int) -> list[str]:
     nothing to send for a while, and a zombie is noticed when it speaks.
     """
     share = max(1, kills // 50)
-    return [*["numbered", "broker"] * share, *["totals", "cancelled"] * -(-share // 4)]
+    consumers = ["totals", "cancelled"] * (share // 4) or ["totals"]
+    return [*consumers, *["numbered", "broker"] * share]
 
 
 def burn(

@@ -110,23 +110,31 @@ class Chaos:
         for name, slot in self._slots.items():
             self._parts[name] = self._start(slot)
 
-    def run(self, kills: int, *, takeovers: Sequence[str], timeout_s: float) -> None:
+    def run(
+        self, kills: int, *, takeovers: Sequence[str], timeout_s: float, each_role: int = 0
+    ) -> None:
         """Do `kills` kills, with a takeover of each slot named in `takeovers` spread among them.
 
-        Raises ProgramFailed when something ends that nobody ended, when a zombie is not fenced,
-        and after `timeout_s`.
+        Kills are counted from the start of the play. It goes on beyond `kills` until each role
+        was killed `each_role` times. Raises ProgramFailed when something ends that nobody ended,
+        when a zombie is not fenced, and after `timeout_s`.
         """
         self._crashing = True
         deadline = time.monotonic() + timeout_s
         order = list(takeovers)
         self.rng.shuffle(order)
         due = [(index + 1) * kills // (len(order) + 1) for index in range(len(order))]
-        while (done := self.deeds.kills.total()) < kills or order or self._zombies():
+        roles = {slot.role for slot in self._slots.values()}
+        while True:
+            done = self.deeds.kills.total()
+            spared = [role for role in roles if self.deeds.kills[role] < each_role]
+            if done >= kills and not (spared or order or self._zombies()):
+                return
             if time.monotonic() > deadline:
                 raise ProgramFailed(f"{done} of {kills} kills within {timeout_s:g} s")
             if order and done >= due[-len(order)] and not self._zombies():
                 self._freeze(order.pop(0))
-            elif done >= kills:
+            elif done >= kills and not spared:
                 self.breathe(POLL_S)
             elif self.rng.random() < 0.05:
                 self._pause(self._victim())
