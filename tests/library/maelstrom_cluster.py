@@ -27,9 +27,11 @@ class NoEvents:
 class Station:
     """One node with its disk; it can be killed and started again."""
 
-    def __init__(self, name: str, clock: SimClock, rng: random.Random) -> None:
+    def __init__(
+        self, name: str, clock: SimClock, rng: random.Random, disk: Any | None = None
+    ) -> None:
         self.name = name
-        self.disk = MemoryDisk()
+        self.disk = MemoryDisk() if disk is None else disk
         self.clock = clock
         self.rng = rng
         self.written = b""

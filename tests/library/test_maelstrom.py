@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from actors.library import maelstrom_replies, maelstrom_store
 from actors.library.maelstrom_lines import LineCutter
 from actors.library.maelstrom_messages import topic_of
+from actors.sim.disk import SimDisk
+from actors.sim.machine import SimulatedCrash
 from tests.library.maelstrom_cluster import Cluster, Station
 
 INIT = (
@@ -434,6 +437,61 @@ def test_a_store_of_many_keys_opens_again(cluster: Cluster) -> None:
     cluster.restart("n1")
     bodies = turn(station, *[line(n, type="send", key=f"k{n}", msg=-n) for n in range(count)])
     assert {body["offset"] for body in bodies} == {1}
+
+
+def test_a_power_cut_at_every_disk_call_takes_back_no_reply(cluster: Cluster) -> None:
+    """Whatever call the power fails in, all that was answered by then is there afterwards."""
+    turns = [
+        [line(11, type="send", key="k", msg="a"), line(12, type="send", key="k", msg="b")],
+        [line(13, type="commit_offsets", offsets={"k": 1})],
+        [line(14, type="send", key="k", msg="c", message_id="m")],
+        [
+            line(15, type="send", key="new", msg="d"),
+            line(16, type="commit_offsets", offsets={"k": 2}),
+        ],
+    ]
+    replies_seen = []
+    for fail_at in itertools.count(1):
+        disk = SimDisk()
+        station: Station | None = None
+        replies: dict[int, Any] = {}
+        disk.fail_at = fail_at
+        try:
+            station = Station("n1", cluster.clock, cluster.rng, disk)
+            station.node.feed([INIT])
+            for lines in turns:
+                station.node.feed(lines)
+                station.node.tick()
+            station.store.close()
+        except SimulatedCrash:
+            pass
+        else:
+            break
+        for reply in station.take() if station is not None else []:
+            replies[reply["body"]["in_reply_to"]] = reply["body"]
+        replies_seen.append(len(replies))
+        check_after_power_cut(Station("n1", cluster.clock, cluster.rng, disk.power_cut()), replies)
+    assert len(replies_seen) > 50
+    assert {0, 1, 3, 4, 5, 7} == set(replies_seen)
+
+
+def check_after_power_cut(station: Station, replies: dict[int, Any]) -> None:
+    """Assert that what was answered holds, and that the node goes on."""
+    _, found, listed = turn(
+        station,
+        INIT,
+        line(7, type="poll", offsets={"k": 0, "new": 0}),
+        line(8, type="list_committed_offsets", keys=["k"]),
+    )
+    values = [value for _, value in found["msgs"]["k"]]
+    assert values == ["a", "b", "c"][: len(values)]
+    assert len(values) >= (3 if 14 in replies else 2 if 11 in replies else 0)
+    assert found["msgs"]["new"] == ([[0, "d"]] if 15 in replies else found["msgs"]["new"])
+    assert listed["offsets"].get("k", -1) >= (2 if 16 in replies else 1 if 13 in replies else -1)
+    (again,) = turn(station, line(9, type="send", key="k", msg="c", message_id="m"))
+    assert again["duplicate"] is (len(values) == 3)
+    (more,) = turn(station, line(10, type="send", key="k", msg="e"))
+    assert more["offset"] == max(len(values), again["offset"] + 1)
 
 
 def test_lines_are_cut_wherever_the_bytes_break() -> None:

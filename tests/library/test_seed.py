@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import shelve
 import threading
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from actors.errors import BufferFull, DiskFull, IdConflict, InvalidName, ValueNotEncodable
 from actors.library.seed import ExactlyOnceConsumer, ExactlyOnceQueue
 from actors.library.seed_ledger import LedgerStore
+from actors.sim.disk import SimDisk
+from actors.sim.machine import SimulatedCrash
 from actors.storage.memory import MemoryDisk
 
 
@@ -140,6 +143,44 @@ def test_a_kill_keeps_what_was_processed(monkeypatch: pytest.MonkeyPatch) -> Non
     disk.drop_locks()
     queue.send(100, 100)
     assert handled(ExactlyOnceConsumer(queue, "ledger")) == [100]
+
+
+def test_a_power_cut_at_every_disk_call_repeats_one_message_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a cut only the message that was being handled may come again; none is passed over."""
+    repeated = []
+    for fail_at in itertools.count(1):
+        disk: list[SimDisk] = [SimDisk()]
+        disk[0].fail_at = fail_at
+        monkeypatch.setattr(
+            LedgerStore, "in_directory", lambda path, disk=disk: LedgerStore(disk[0], path)
+        )
+        queue = ExactlyOnceQueue()
+        for number in range(5):
+            queue.send(number, number)
+        calls: list[int] = []
+        try:
+            consumer = ExactlyOnceConsumer(queue, "ledger")
+            consumer.poll_and_process(calls.append)
+            consumer.close()
+        except SimulatedCrash:
+            pass
+        else:
+            break
+        before = list(calls)
+        disk[0] = disk[0].power_cut()
+        ExactlyOnceConsumer(queue, "ledger").poll_and_process(calls.append)
+        assert sorted(set(calls)) == list(range(5))
+        assert len(calls) <= 6
+        assert calls[len(before) :] in (
+            list(range(len(before), 5)),
+            list(range(len(before) - 1, 5)),
+        )
+        repeated.append(len(calls) == 6)
+    assert len(repeated) > 30
+    assert True in repeated
+    assert False in repeated
 
 
 def test_a_full_disk_calls_no_handler(monkeypatch: pytest.MonkeyPatch) -> None:
