@@ -52,6 +52,7 @@ class DumbBroker:
     peers: set[bytes] = field(default_factory=set)
     sessions: dict[bytes, int] = field(default_factory=dict)
     logs: dict[tuple[str, int], list[Stored]] = field(default_factory=dict)
+    index: dict[tuple[str, int, object], int] = field(default_factory=dict)  # key: where in a log
     epochs: dict[str, tuple[int, list[bytes]]] = field(default_factory=dict)
     digests: dict[tuple[str, int, str], bytes] = field(default_factory=dict)
     topics: set[str] = field(default_factory=set)
@@ -68,6 +69,7 @@ class DumbBroker:
         """Come back without the messages: what must never happen unnoticed."""
         self.restart()
         self.logs.clear()
+        self.index.clear()
 
     def bodies(self, topic: str, partition: int = 0) -> list[bytes]:
         """The values stored, without the prefix of three bytes (no keys)."""
@@ -154,13 +156,11 @@ class DumbBroker:
     ) -> tuple[int, int, int]:
         body = batch.body(index)
         tagged = None if batch.ids is None else batch.ids[index]
-        for offset, stored in enumerate(log):
-            same_number = first >= 0 and (stored.producer, stored.number) == (
-                message.producer,
-                first + index,
-            )
-            if same_number or (tagged is not None and stored.id == tagged):
-                return 1, DUPLICATE if stored.body == body else CONFLICT, offset
+        key = (message.producer, first + index) if tagged is None else tagged
+        place = (message.topic, message.partition, key)
+        if (offset := self.index.get(place)) is not None:
+            return 1, DUPLICATE if log[offset].body == body else CONFLICT, offset
+        self.index[place] = len(log)
         number = first + index if first >= 0 else -1
         log.append(Stored(body, tagged, message.producer, number))
         return 1, STORED, len(log) - 1

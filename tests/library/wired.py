@@ -1,0 +1,107 @@
+"""A producer engine wired to the simple broker in this process: no sockets, no processes."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from actors.library.producer import Producer
+from actors.library.producer_engine import ProducerEngine
+from tests.core.dumb_broker import DumbBroker
+
+ENDPOINT = "tcp://127.0.0.1:7400"
+SPEED = 25  # time of the engine runs so much faster, so that resends cost a test little
+
+
+class FastClock:
+    """A clock that runs SPEED times as fast as the world."""
+
+    def now_ms(self) -> int:
+        """Return milliseconds that never decrease."""
+        return time.monotonic_ns() * SPEED // 1_000_000
+
+
+class Wire:
+    """Connects any number of clients with one broker; `cut` loses all that is said."""
+
+    def __init__(self, **options: Any) -> None:
+        self.broker = DumbBroker(**options)
+        self.lock = threading.Lock()
+        self.cut = False
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Keep the structured events of all clients."""
+        self.events.append((event, fields))
+
+    def wants(self, event: str) -> bool:
+        """Want all events."""
+        return bool(event)
+
+    def engine(self, name: str, endpoint: str = ENDPOINT) -> ProducerEngine:
+        """Make the engine of one incarnation."""
+        return ProducerEngine(name, endpoint, self, WiredTransport(self), FastClock())
+
+    def producer(self, name: str | None = None, **options: Any) -> Producer:
+        """Make a producer of the library."""
+        return Producer(name, connect=self.engine, **options)
+
+    def values(self, topic: str, partition: int = 0) -> list[bytes]:
+        """The values stored in a partition."""
+        with self.lock:
+            return self.broker.bodies(topic, partition)
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Let the broker be unreachable for a while."""
+        self.cut = True
+        try:
+            yield
+        finally:
+            self.cut = False
+
+
+class WiredTransport:
+    """A socket whose other end answers at once."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._peer = secrets.token_bytes(16)
+        self._inbox: list[tuple[bytes, list[bytes]]] = []
+        self._woken = threading.Event()
+        self.closed = False
+
+    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
+        """Return the answers that wait; else sleep until woken."""
+        if not self._inbox and timeout_ms > 0:
+            self._woken.wait(timeout_ms / 1000 / SPEED)
+        self._woken.clear()
+        inbox, self._inbox = self._inbox, []
+        return inbox
+
+    def send(self, peer: bytes, frames: Sequence[bytes | memoryview]) -> bool:
+        """Let the broker answer."""
+        assert peer == b""
+        assert not self.closed
+        if not self._wire.cut:
+            with self._wire.lock:
+                answer = self._wire.broker.handle_frames(self._peer, [bytes(f) for f in frames])
+            self._inbox.append((b"", answer))
+        return True
+
+    def wake(self) -> None:
+        """End a poll."""
+        self._woken.set()
+
+    def reopen(self) -> None:
+        """Come back as another peer."""
+        self._peer = secrets.token_bytes(16)
+        self._inbox.clear()
+
+    def close(self) -> None:
+        """Say no more."""
+        self.closed = True
