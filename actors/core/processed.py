@@ -56,7 +56,7 @@ class Ranges:
     def touches(self, start: int, end: int) -> bool:
         """Return whether any number of [start, end) is in the set."""
         at = bisect_right(self.ends, start)
-        return at < len(self.starts) and self.starts[at] < end
+        return start < end and at < len(self.starts) and self.starts[at] < end
 
     def __contains__(self, number: int) -> bool:
         return self.touches(number, number + 1)

@@ -200,13 +200,13 @@ class Harness:
         return None
 
     def _all_idle(self) -> bool:
-        """Whether every consumer has handled all that is durable now."""
+        """Whether every consumer has handled all that is stored."""
         topics = self._broker.core.state.topics
         for (_, topic, partition), actor in self._actors.items():
             known = topics.by_name.get(topic)
             if known is None or actor.core.idle_since_ms is None:
                 return False
-            end = known.partition(partition).durable_end_offset
+            end = known.partition(partition).end_offset
             if actor.core.ledger.next_offset != end:
                 return False
         return True
