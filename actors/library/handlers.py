@@ -57,14 +57,14 @@ def check_handler(function: Any, options: dict[str, Any]) -> None:
     name = getattr(function, "__qualname__", repr(function))
     if isinstance(function, type) or not callable(function):
         raise NotAHandler(f"{name} is not a function", hint="decorate: def handler(message, tx)")
-    call = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
-    if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
-        raise NotAHandler(
-            f"{name} is async; handlers are plain functions",
-            hint="write def instead of async def; handlers run beside the I/O thread anyway",
-        )
-    if inspect.isgeneratorfunction(call):
-        raise NotAHandler(f"{name} is a generator", hint="use tx.send(...) instead of yield")
+    for call in (function, function.__call__):
+        if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
+            raise NotAHandler(
+                f"{name} is async; handlers are plain functions",
+                hint="write def instead of async def; handlers run beside the I/O thread anyway",
+            )
+        if inspect.isgeneratorfunction(call):
+            raise NotAHandler(f"{name} is a generator", hint="use tx.send(...) instead of yield")
     _check_signature(function, name)
 
 
