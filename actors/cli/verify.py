@@ -1,0 +1,92 @@
+"""`oncemq verify`: prove from the files what became of every id."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+import click
+
+from ..proof.files import OsFiles
+from ..proof.verify import Report
+from ..proof.verify import verify as prove
+from ..runtime.settings import Settings
+from .config import setting_options
+from .output import ExitCode, print_json, print_table
+
+_SHOWN_MAX = 20  # violations on a terminal; --json holds more
+_PROGRESS_EVERY_S = 0.2
+
+
+@click.command("verify")
+@setting_options("data", "state")
+@click.option("--topic", metavar="TOPIC", help="Only this topic and its ledgers.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(as_json: bool, topic: str | None, **flags: str | None) -> None:
+    """Read the broker's log and all ledgers, and say what became of every message.
+
+    Every id is accepted once, and for each group processed once, pending, parked or skipped.
+    Broken promises are listed and the exit status is 1. Processes may go on running meanwhile;
+    nothing is written. Ids are sorted in temporary files (TMPDIR), so memory stays flat.
+    """
+    settings = Settings.load(flags=flags)
+    state: str | None = settings.state
+    if not os.path.isdir(settings.state):
+        if flags["state"] is not None:
+            raise click.UsageError(f"--state {state}: there is no such directory")
+        state = None
+    progress = _Progress()
+    report = prove(OsFiles(), settings.data, state, topic=topic, tell=progress.tell)
+    progress.end()
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        _print(report)
+    if not report.ok:
+        raise click.exceptions.Exit(ExitCode.FAILED)
+
+
+class _Progress:
+    """One line on a terminal, rewritten."""
+
+    def __init__(self) -> None:
+        self._on = sys.stderr.isatty()
+        self._next_s = 0.0
+        self._width = 0
+
+    def tell(self, phase: str, done: int, whole: int) -> None:
+        now = time.monotonic()
+        if self._on and now >= self._next_s:
+            self._next_s = now + _PROGRESS_EVERY_S
+            share = f"{100 * done // whole} %" if whole else ""
+            text = f"verify: {phase} {share}"
+            self._width = max(self._width, len(text))
+            click.echo("\r" + text.ljust(self._width), err=True, nl=False)
+
+    def end(self) -> None:
+        if self._on and self._width:
+            click.echo("\r" + " " * self._width + "\r", err=True, nl=False)
+
+
+def _print(report: Report) -> None:
+    rows: list[tuple[Any, ...]] = []
+    for name, topic in report.topics.items():
+        groups = topic["groups"] or {"": {}}
+        for group, row in groups.items():
+            counts = [row.get(key) for key in ("processed", "pending", "parked", "skipped")]
+            rows.append((name, topic["accepted"], group, *counts))
+    columns = ("topic", "accepted", "group", "processed", "pending", "parked", "skipped")
+    print_table("messages", columns, rows)
+    if report.outputs_pending:
+        click.echo(f"{report.outputs_pending} outgoing messages are committed and not sent yet")
+    for note in report.found.notes[:_SHOWN_MAX]:
+        click.echo(f"note: {note}")
+    for violation in report.found.kept[:_SHOWN_MAX]:
+        click.echo(f"VIOLATION {violation}")
+    total = report.found.total
+    if total > _SHOWN_MAX:
+        click.echo(f"... and {total - _SHOWN_MAX} more (--json lists them)")
+    verdict = "every promise was kept" if report.ok else f"{total} violations"
+    click.echo(f"{verdict} ({report.elapsed_s:.1f} s)")

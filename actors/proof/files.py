@@ -1,0 +1,76 @@
+"""The door to files, for reading only. A simulated disk fits through it as it is."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+
+class OpenFile(Protocol):
+    """A file open for reading."""
+
+    def read(self, offset: int, length: int, /) -> bytes:
+        """Return up to `length` bytes from `offset`; shorter only at the end of the file."""
+
+    def length(self) -> int:
+        """Return the length in bytes."""
+
+    def sync(self) -> None:
+        """Make what others wrote durable, so that a verdict on it stays true after a power cut."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class Files(Protocol):
+    """A file system, as far as reading needs one."""
+
+    def list(self, directory: str) -> list[str]:
+        """Return the names in a directory. Raises FileNotFoundError."""
+
+    def open(self, path: str) -> OpenFile:
+        """Open a file. Raises FileNotFoundError."""
+
+
+class OsFile:
+    """A file of the operating system."""
+
+    def __init__(self, path: str) -> None:
+        """Open `path`. Raises OSError."""
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`."""
+        data = os.pread(self._descriptor, length, offset)
+        if len(data) == length or not data:
+            return data
+        pieces = [data]
+        got = len(data)
+        while got < length and (data := os.pread(self._descriptor, length - got, offset + got)):
+            pieces.append(data)
+            got += len(data)
+        return b"".join(pieces)
+
+    def length(self) -> int:
+        """Return the length in bytes."""
+        return os.fstat(self._descriptor).st_size
+
+    def sync(self) -> None:
+        """Make the bytes of the file durable through a descriptor of our own."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._descriptor)
+
+
+class OsFiles:
+    """The file system of the operating system."""
+
+    def list(self, directory: str) -> list[str]:
+        """Return the names in a directory, sorted. Raises OSError."""
+        return sorted(os.listdir(directory))
+
+    def open(self, path: str) -> OsFile:
+        """Open a file for reading. Raises OSError."""
+        return OsFile(path)

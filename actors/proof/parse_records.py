@@ -1,0 +1,212 @@
+"""Records of the broker's log and of ledgers, from what frames hold.
+
+1  topic created      msgpack [topic, topic_id, partitions, at_ms]
+2  producer granted   msgpack [producer, epoch, nonce, label, at_ms]
+3  batch stored       meta: topic number u32, partition u32, first offset u64, kept u32,
+                      messages u32, at_ms u64, epoch u32, first sequence i64, lengths of
+                      producer u16, digest u8 and mask u16; producer, digest, mask.
+                      body: the batch as it arrived
+4  group granted      msgpack [group, topic, partition, epoch, incarnation, ledger_id,
+                      next_offset, host, path, label, at_ms]
+10 ledger started     msgpack [group, topic, partition, topic_id, log_id, lineage, start_offset]
+11 committed          msgpack [epoch, commit_no, inputs, ranges, fingerprints, state, outputs,
+                      acked]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Any
+
+import msgpack
+
+from .parse_frames import Frame
+
+TOPIC, PRODUCER, STORED, GROUP, STARTED, COMMITTED = 1, 2, 3, 4, 10, 11
+FINGERPRINT_BYTES = 16
+
+_STORED = Struct("<IIQIIQIqHBH")
+
+
+class BadRecord(Exception):
+    """A frame whose checksum holds and whose content makes no sense. Carries the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic was created."""
+
+    topic: str
+    topic_id: bytes
+    partitions: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerGrant:
+    """A producer name has a new owner."""
+
+    producer: str
+    epoch: int
+    nonce: bytes
+    label: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A batch was stored."""
+
+    topic_number: int
+    partition: int
+    first_offset: int
+    kept: int
+    count: int
+    at_ms: int
+    epoch: int
+    first_sequence: int  # -1: explicit ids
+    producer: str
+    digest: bytes
+    mask: bytes
+    raw: memoryview
+    crc: int
+
+    def kept_indices(self) -> Sequence[int]:
+        """Return which messages of the batch have offsets."""
+        if not self.mask:
+            return range(self.count)
+        bits = int.from_bytes(self.mask, "little")
+        return [index for index in range(self.count) if bits >> index & 1]
+
+    @property
+    def end_offset(self) -> int:
+        """The offset behind its last message."""
+        return self.first_offset + self.kept
+
+
+@dataclass(frozen=True, slots=True)
+class GroupGrant:
+    """A partition of a group has a new owner."""
+
+    group: str
+    topic: str
+    partition: int
+    epoch: int
+    incarnation: bytes
+    ledger_id: bytes
+    next_offset: int
+    host: str
+    path: str
+    label: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The first record of a ledger."""
+
+    group: str
+    topic: str
+    partition: int
+    topic_id: bytes
+    log_id: bytes
+    lineage: bytes
+    start_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Outgoing messages of a commit to one partition."""
+
+    topic: str
+    partition: int
+    first_sequence: int
+    count: int
+    raw: bytes
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """One commit of a consumer."""
+
+    epoch: int
+    commit_no: int
+    inputs: tuple[tuple[bytes, int], ...]
+    ranges: tuple[tuple[str, int, int], ...]
+    fingerprints: bytes
+    state: dict[str, bytes | None]
+    outputs: tuple[Output, ...]
+    acked: tuple[tuple[str, int, int], ...]
+
+
+Record = Topic | ProducerGrant | Stored | GroupGrant | Started | Committed
+
+_ARRAYS: dict[int, Any] = {
+    TOPIC: Topic,
+    PRODUCER: ProducerGrant,
+    GROUP: GroupGrant,
+    STARTED: Started,
+}
+
+
+def parse(frame: Frame) -> Record:
+    """Return the record in a frame. Raises BadRecord."""
+    try:
+        if frame.kind == STORED:
+            return _stored(frame)
+        fields = msgpack.unpackb(frame.body, use_list=False)
+        if frame.kind == COMMITTED:
+            epoch, number, inputs, ranges, fingerprints, state, outputs, acked = fields
+            if len(fingerprints) % FINGERPRINT_BYTES:
+                raise BadRecord("fingerprints that are not whole")
+            its = tuple(Output(*output) for output in outputs)
+            return Committed(epoch, number, inputs, ranges, fingerprints, state, its, acked)
+        return _ARRAYS[frame.kind](*fields)  # type: ignore[no-any-return]
+    except KeyError:
+        raise BadRecord(f"unknown record type {frame.kind}") from None
+    except (ValueError, TypeError, msgpack.UnpackException, UnicodeDecodeError) as error:
+        raise BadRecord(f"a record of type {frame.kind} cannot be decoded: {error}") from None
+
+
+def _stored(frame: Frame) -> Stored:
+    meta = frame.meta
+    if len(meta) < _STORED.size:
+        raise BadRecord("the meta of a stored batch is too short")
+    number, partition, first, kept, count, at_ms, epoch, sequence, name, digest, mask = (
+        _STORED.unpack_from(meta)
+    )
+    digest_at = _STORED.size + name
+    mask_at = digest_at + digest
+    if mask_at + mask != len(meta):
+        raise BadRecord("the meta of a stored batch has another length than it says")
+    stored = Stored(
+        number,
+        partition,
+        first,
+        kept,
+        count,
+        at_ms,
+        epoch,
+        sequence,
+        meta[_STORED.size : digest_at].decode(),
+        meta[digest_at:mask_at],
+        meta[mask_at:],
+        frame.body,
+        frame.body_crc,
+    )
+    if not 0 < kept <= count or (not mask and kept != count):
+        raise BadRecord(f"a stored batch that keeps {kept} of {count} messages")
+    if mask and (int.from_bytes(stored.mask, "little").bit_count() != kept):
+        raise BadRecord("a mask that keeps another number of messages than the record says")
+    return stored
+
+
+def unpack(data: bytes) -> Any:
+    """Return the content of a snapshot part. Raises BadRecord."""
+    try:
+        return msgpack.unpackb(data, strict_map_key=False)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise BadRecord(f"a snapshot part cannot be decoded: {error}") from None

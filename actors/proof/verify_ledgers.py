@@ -1,0 +1,359 @@
+"""Reading one ledger for a proof: its records must follow from each other; its ids become rows.
+
+A ledger that was compacted starts at a snapshot: what the snapshot says is taken for the records
+below it, and every later snapshot is compared with the records up to its place.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+from ..errors import CorruptLog
+from ..ids import output_producer
+from .files import Files
+from .model import Findings
+from .parse_batch import BadBatch
+from .parse_batch import parse as parse_batch
+from .parse_document import SnapshotHead
+from .parse_frames import Group
+from .parse_log import Log
+from .parse_records import BadRecord, Committed, Output, Started, parse, unpack
+from .verify_rows import IN_LEDGER, Rows
+
+STATE_KEYS_MAX = 100_000  # of a larger state the snapshots are not compared
+
+Target = tuple[str, int]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What the records of one ledger say, up to `end`."""
+
+    directory: str
+    number: int  # in the rows
+    ledger_id: bytes = b""
+    generation: int = 0
+    end: int = 0
+    started: Started | None = None
+    next_offset: int = 0
+    commit_no: int = 0
+    epoch: int = 0
+    # Offsets below it come from a snapshot, not from commits.
+    base_offset: int = 0
+    # Ids processed, messages passed over because their ids had been, and commits read.
+    processed: int = 0
+    passed_over: int = 0
+    commits: int = 0
+    parked: int = 0
+    # The next number of an output, the first that records here tell of, and what is acknowledged.
+    next_sequence: dict[Target, int] = field(default_factory=dict)
+    known_from: dict[Target, int] = field(default_factory=dict)
+    acked: dict[Target, int] = field(default_factory=dict)
+    # Each epoch that committed, and the first offset of its first commit.
+    epochs: dict[int, int] = field(default_factory=dict)
+    # For the comparison with snapshots: numbers by producer, fingerprints, their words' sum.
+    numbers: dict[str, int] = field(default_factory=dict)
+    fingerprints: int = 0
+    words: int = 0
+    state: dict[str, bytes] | None = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """The ledger, for people."""
+        started = self.started
+        if started is None:
+            return self.directory
+        return f"group {started.group} {started.topic}/{started.partition}"
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """(group, topic, partition)."""
+        assert self.started is not None, "only ledgers with a first record have a place"
+        return self.started.group, self.started.topic, self.started.partition
+
+
+class LedgerReader:
+    """Reads one ledger into rows."""
+
+    def __init__(
+        self, files: Files, directory: str, number: int, rows: Rows, found: Findings
+    ) -> None:
+        """Read the ledger in `directory`; its rows carry `number`."""
+        self.ledger = Ledger(directory, number)
+        self._files = files
+        self._rows = rows
+        self._found = found
+        # The log behind the ledger, once read.
+        self.log: Log | None = None
+
+    def read(self) -> Ledger | None:
+        """Read to the last whole group; None if there is no ledger yet.
+
+        Raises CorruptLog, LogMoved, UnsupportedFormat.
+        """
+        ledger = self.ledger
+        log = Log.look(self._files, ledger.directory)
+        if log is None:
+            return None
+        self.log = log
+        ledger.ledger_id, ledger.generation, ledger.end = log.log_id, log.generation, log.end
+        self._found.notes += [f"{ledger.directory}: {damage}" for damage in log.snapshot_damage]
+        later = list(log.snapshots)
+        if log.start:
+            later = [head for head in later if head.position >= log.start]
+            self._restore(later[0])
+        position = later[0].position if log.start else 0
+        later = [head for head in later if head.position > position]
+        for group in log.groups(position):
+            self._group(group)
+            while later and later[0].position <= group.end:
+                self._compare(later.pop(0))
+        log.sync()
+        return ledger
+
+    def read_outputs(self, known: Ledger) -> bool:
+        """Take the outputs behind what `known` holds, for a ledger that has grown since.
+
+        Returns False if they are not there any more. Raises CorruptLog, LogMoved.
+        """
+        log = Log.look(self._files, known.directory)
+        if log is None or log.start > known.end:
+            return False
+        self.ledger = known
+        parked = known.parked
+        for group in log.groups(known.end):
+            for frame in group.frames:
+                record = self._parsed(frame)
+                if isinstance(record, Committed):
+                    self._outputs(record.outputs, frame.position)
+        known.parked = parked  # only what lies below `end` is counted
+        return True
+
+    def _violation(self, check: str, explanation: str) -> None:
+        self._found.add(check, self.ledger.where, explanation)
+
+    # --- records ---------------------------------------------------------------------------------
+
+    def _group(self, group: Group) -> None:
+        for frame in group.frames:
+            record = self._parsed(frame)
+            if isinstance(record, Started):
+                self._started(record, frame.position)
+            elif isinstance(record, Committed):
+                if self.ledger.started is None:
+                    self._violation("ledger-shape", "a commit before the first record")
+                self._committed(record, frame.position, group.generation)
+            else:
+                self._violation("ledger-shape", f"a record of the broker at {frame.position}")
+
+    def _parsed(self, frame: Any) -> Any:
+        try:
+            return parse(frame)
+        except BadRecord as bad:
+            raise CorruptLog(self.ledger.directory, frame.position, str(bad)) from None
+
+    def _started(self, record: Started, position: int) -> None:
+        ledger = self.ledger
+        if ledger.started is not None:
+            self._violation("ledger-shape", f"it starts a second time at position {position}")
+        ledger.started = record
+        ledger.next_offset = ledger.base_offset = record.start_offset
+
+    def _committed(self, record: Committed, position: int, generation: int) -> None:
+        ledger = self.ledger
+        first, following = ledger.next_offset, self._next_offset(record)
+        self._check_order(record, position, generation)
+        ledger.commit_no = record.commit_no
+        ledger.epoch = max(ledger.epoch, record.epoch)
+        ledger.epochs.setdefault(record.epoch, first)
+        ledger.commits += 1
+        count = len(record.fingerprints) // 16
+        if record.fingerprints:
+            self._rows.committed_ids(ledger.number, record.fingerprints, first, following)
+            self._count_fingerprints(record.fingerprints)
+        for producer, start, size in record.ranges:
+            self._range(producer, start, size, first, following)
+            count += size
+        passed_over = following - first - count
+        if passed_over < 0:
+            self._violation(
+                "I7-effect-once",
+                f"commit {record.commit_no} names {count} messages, its offsets "
+                f"[{first}, {following}) are {following - first}",
+            )
+        ledger.processed += count
+        ledger.passed_over += max(0, passed_over)
+        ledger.next_offset = following
+        self._change_state(record.state)
+        for topic, partition, end in record.acked:
+            self._acked((topic, partition), end, record.commit_no)
+        self._outputs(record.outputs, position)
+
+    def _next_offset(self, record: Committed) -> int:
+        ledger = self.ledger
+        following = ledger.next_offset
+        for topic_id, offset in record.inputs:
+            if ledger.started is not None and topic_id != ledger.started.topic_id:
+                self._violation("ledger-shape", f"commit {record.commit_no} is of another topic")
+            elif offset < following:
+                self._violation(
+                    "I8-commit-monotone",
+                    f"commit {record.commit_no} goes back from offset {following} to {offset}",
+                )
+            else:
+                following = offset
+        return following
+
+    def _check_order(self, record: Committed, position: int, generation: int) -> None:
+        ledger = self.ledger
+        if record.commit_no != ledger.commit_no + 1:
+            self._violation(
+                "I8-commit-monotone",
+                f"commit {record.commit_no} at position {position} follows {ledger.commit_no}",
+            )
+        if record.epoch < ledger.epoch or record.epoch != generation:
+            self._violation(
+                "I10-zombie-fenced",
+                f"commit {record.commit_no} of epoch {record.epoch} was written by generation "
+                f"{generation}, after epoch {ledger.epoch}",
+            )
+
+    def _range(self, producer: str, first: int, count: int, low: int, high: int) -> None:
+        ledger = self.ledger
+        self._rows.sequence_range(ledger.number, producer, first, count, IN_LEDGER, low, high)
+        ledger.numbers[producer] = ledger.numbers.get(producer, 0) + count
+
+    def _count_fingerprints(self, blob: bytes) -> None:
+        self.ledger.fingerprints += len(blob) // 16
+        self.ledger.words += sum(array("Q", blob))
+
+    def _change_state(self, changes: dict[str, bytes | None]) -> None:
+        state = self.ledger.state
+        if state is None:
+            return
+        for key, value in changes.items():
+            if value is None:
+                state.pop(key, None)
+            else:
+                state[key] = value
+        if len(state) > STATE_KEYS_MAX:
+            self.ledger.state = None
+
+    def _acked(self, target: Target, end: int, commit_no: int) -> None:
+        ledger = self.ledger
+        sent = ledger.next_sequence.get(target, 0)
+        if end > sent:
+            self._violation(
+                "I11-outputs-once",
+                f"commit {commit_no} takes outputs below {end} to {target[0]}/{target[1]} as "
+                f"acknowledged, {sent} were made",
+            )
+        ledger.acked[target] = max(end, ledger.acked.get(target, 0))
+
+    def _outputs(self, outputs: tuple[Output, ...], position: int) -> None:
+        ledger = self.ledger
+        group, topic, partition = ledger.place
+        producer = output_producer(group, topic, partition)
+        for output in outputs:
+            target = (output.topic, output.partition)
+            expected = ledger.next_sequence.get(target, 0)
+            if output.first_sequence != expected:
+                self._violation(
+                    "I11-outputs-once",
+                    f"outputs to {target[0]}/{target[1]} start at {output.first_sequence}, "
+                    f"{expected} is expected",
+                )
+            ledger.next_sequence[target] = output.first_sequence + output.count
+            ledger.known_from.setdefault(target, output.first_sequence)
+            self._rows.output(
+                (producer, *target),
+                output.first_sequence,
+                output.count,
+                output.crc,
+                IN_LEDGER,
+                position,
+            )
+            if output.topic == f"{topic}.dead":
+                ledger.parked += output.count
+            try:
+                whole = crc32(output.raw) == output.crc
+                whole = whole and parse_batch(output.raw).count == output.count
+            except BadBatch:
+                whole = False
+            if not whole:
+                self._violation("I11-outputs-once", f"damaged outputs at position {position}")
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    def _part(self, head: SnapshotHead, name: str) -> Any:
+        assert self.log is not None, "read first"
+        return unpack(self.log.snapshot_part(head, name))
+
+    def _restore(self, head: SnapshotHead) -> None:
+        ledger = self.ledger
+        fields = self._part(head, "ledger")
+        if fields["started"] is not None:
+            self._started(Started(*fields["started"]), head.position)
+        ledger.next_offset = ledger.base_offset = fields["next_offset"]
+        ledger.commit_no, ledger.epoch = fields["commit_no"], fields["epoch"]
+        start = 0 if ledger.started is None else ledger.started.start_offset
+        for producer, first, count in fields["ranges"]:
+            self._range(producer, first, count, start, ledger.next_offset)
+            ledger.processed += count
+        for part in head.parts:
+            if part.name.startswith("ids-"):
+                blob = self._part(head, part.name)
+                self._rows.committed_ids(ledger.number, blob, start, ledger.next_offset)
+                self._count_fingerprints(blob)
+                ledger.processed += len(blob) // 16
+        self._change_state(self._part(head, "state"))
+        ledger.next_sequence = {(t, p): number for t, p, number in fields["next_sequence"]}
+        ledger.known_from = dict(ledger.next_sequence)
+        ledger.acked = dict(ledger.next_sequence)
+        for output in self._part(head, "outputs"):
+            self._unacked(Output(*output), head.position)
+
+    def _unacked(self, output: Output, position: int) -> None:
+        """Outputs that the snapshot carries: they were made and not acknowledged."""
+        ledger = self.ledger
+        target = (output.topic, output.partition)
+        for table in (ledger.known_from, ledger.acked):
+            table[target] = min(table[target], output.first_sequence)
+        made, ledger.next_sequence[target] = ledger.next_sequence[target], output.first_sequence
+        self._outputs((output,), position)
+        ledger.next_sequence[target] = made
+
+    def _compare(self, head: SnapshotHead) -> None:
+        """A snapshot says the same as the records below it."""
+        ledger = self.ledger
+        fields = self._part(head, "ledger")
+        said = (fields["next_offset"], fields["commit_no"], fields["epoch"])
+        sequences = {(t, p): number for t, p, number in fields["next_sequence"]}
+        numbers: dict[str, int] = {}
+        for producer, _, count in fields["ranges"]:
+            numbers[producer] = numbers.get(producer, 0) + count
+        fingerprints = words = 0
+        for part in head.parts:
+            if part.name.startswith("ids-"):
+                blob = self._part(head, part.name)
+                fingerprints += len(blob) // 16
+                words += sum(array("Q", blob))
+        wrong = [
+            what
+            for what, same in (
+                ("offset", said == (ledger.next_offset, ledger.commit_no, ledger.epoch)),
+                ("outputs", sequences == ledger.next_sequence),
+                ("sequence ids", numbers == ledger.numbers),
+                ("explicit ids", (fingerprints, words) == (ledger.fingerprints, ledger.words)),
+                ("state", ledger.state is None or self._part(head, "state") == ledger.state),
+            )
+            if not same
+        ]
+        if wrong:
+            self._violation(
+                "I13-atomicity",
+                f"the snapshot at {head.position} differs from the records in {', '.join(wrong)}",
+            )

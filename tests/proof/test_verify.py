@@ -1,0 +1,348 @@
+"""The proof from files: a clean system passes, and every kind of broken promise is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.codec import batch as batch_codec
+from actors.errors import CorruptLog, StorageError, UnknownTopic
+from actors.ids import output_producer, tagged_id
+from actors.proof.files import OsFiles
+from actors.proof.verify import find_ledgers, verify
+from actors.records import LedgerStarted
+from actors.runtime.os_disk import OsDisk
+from actors.storage.memory import MemoryDisk
+from tests.proof.golden import (
+    DATA,
+    STATE,
+    Broker,
+    Consumer,
+    explicit,
+    ledger_id,
+    numbered,
+    put,
+    shop,
+    topic_id,
+)
+
+SENDER = output_producer("billing", "orders", 0)
+
+
+def checks(disk: Any, **more: Any) -> set[str]:
+    """The names of the checks that found something."""
+    return set(verify(disk, DATA, STATE, **more).found.counts)
+
+
+def test_a_clean_system_passes_and_every_message_is_accounted_for() -> None:
+    """Accepted is processed plus pending, and nothing is found."""
+    disk = MemoryDisk()
+    shop(disk)
+    report = verify(disk, DATA, STATE)
+    assert report.ok, report.found.kept
+    assert report.topics["orders"]["accepted"] == 8
+    assert report.topics["orders"]["groups"]["billing"] == {
+        "processed": 7,
+        "parked": 0,
+        "skipped": 0,
+        "pending": 1,
+        "partitions": 1,
+    }
+    assert report.outputs_pending == 0
+    assert json.loads(json.dumps(report.as_dict()))["ok"] is True
+
+
+def test_one_topic_can_be_asked_for() -> None:
+    """Only its messages are reported; an unknown one is an error."""
+    disk = MemoryDisk()
+    shop(disk)
+    assert set(verify(disk, DATA, STATE, topic="invoices").topics) == {"invoices"}
+    with pytest.raises(UnknownTopic):
+        verify(disk, DATA, STATE, topic="nothing")
+
+
+def test_without_a_log_there_is_nothing_to_prove() -> None:
+    """An empty directory is an error, not a clean verdict."""
+    with pytest.raises(StorageError):
+        verify(MemoryDisk(), DATA, None)
+
+
+def test_rows_may_outgrow_memory() -> None:
+    """Tiny runs in temporary files give the same verdicts as sorting in memory."""
+    disk = MemoryDisk()
+    broker, _ = shop(disk)
+    assert verify(disk, DATA, STATE, run_records=2).ok
+    broker.store("orders", explicit("o-9", "o-2"))
+    assert checks(disk, run_records=2) == {"I3-no-duplicate"}
+
+
+def test_an_id_twice_is_named_with_both_places() -> None:
+    """The violation tells the id and where it stands, whatever partitions those are."""
+    disk = MemoryDisk()
+    broker = Broker(disk)
+    broker.topic("t", 2)
+    broker.store("t", explicit("a", "b"))
+    broker.store("t", explicit("b"), partition=1)
+    (violation,) = verify(disk, DATA, None).found.kept
+    assert violation.ids == ("b",)
+    assert "t/0 offset 1" in violation.explanation + violation.where
+    assert "t/1 offset 0" in violation.explanation + violation.where
+
+
+def test_the_same_id_in_two_topics_is_two_messages() -> None:
+    """Ids are deduplicated in their topic, and not beyond."""
+    disk = MemoryDisk()
+    broker = Broker(disk)
+    broker.topic("t")
+    broker.topic("u")
+    broker.store("t", explicit("a"))
+    broker.store("u", explicit("a"))
+    assert verify(disk, DATA, None).ok
+
+
+# --- forged logs ---------------------------------------------------------------------------------
+
+
+def _gap(broker: Broker, consumer: Consumer) -> None:
+    broker.store("orders", explicit("x"), first_offset=9)
+
+
+def _offset_again(broker: Broker, consumer: Consumer) -> None:
+    broker.store("orders", explicit("x"), first_offset=6)
+
+
+def _number_twice(broker: Broker, consumer: Consumer) -> None:
+    broker.store("orders", numbered(1), producer="importer", first_sequence=3)
+
+
+def _number_gap(broker: Broker, consumer: Consumer) -> None:
+    broker.store("orders", numbered(1), producer="importer", first_sequence=9)
+
+
+def _old_epoch(broker: Broker, consumer: Consumer) -> None:
+    broker.producer("importer")
+    broker.store("orders", numbered(1), producer="importer", epoch=1)
+
+
+def _old_output_epoch(broker: Broker, consumer: Consumer) -> None:
+    broker.grant("billing", "orders", 0, 3, next_offset=7)
+    broker.store("invoices", numbered(1), producer=SENDER, epoch=2)
+
+
+def _other_body(broker: Broker, consumer: Consumer) -> None:
+    batch = batch_codec.build([b"abc"], encodings=0, ids=[tagged_id("x")])
+    raw = bytes(batch.raw).replace(b"abc", b"abd")
+    batch = batch_codec.parse(raw, 0, check=False)
+    broker.store("orders", batch, crc=None)
+
+
+def _uncommitted_output(broker: Broker, consumer: Consumer) -> None:
+    broker.store("invoices", numbered(3), producer=SENDER)
+
+
+def _other_ledger(broker: Broker, consumer: Consumer) -> None:
+    broker.grant("billing", "orders", 0, 3, next_offset=7, ledger_id=b"?" * 16)
+
+
+def _granted_below(broker: Broker, consumer: Consumer) -> None:
+    broker.grant("billing", "orders", 0, 3, next_offset=9)
+    broker.grant("billing", "orders", 0, 4, next_offset=7)
+
+
+# --- forged ledgers ------------------------------------------------------------------------------
+
+
+def _processed_twice(broker: Broker, consumer: Consumer) -> None:
+    consumer.commit(8, ["o-2"])
+
+
+def _not_processed(broker: Broker, consumer: Consumer) -> None:
+    consumer.commit(8, [])
+
+
+def _invented(broker: Broker, consumer: Consumer) -> None:
+    consumer.commit(8, ["o-4x"])
+
+
+def _numbers_again(broker: Broker, consumer: Consumer) -> None:
+    consumer.commit(8, ["o-4"], ranges=[("importer", 2, 1)])
+
+
+def _numbers_invented(broker: Broker, consumer: Consumer) -> None:
+    consumer.commit(8, [], ranges=[("importer", 4, 1)])
+
+
+def _numbers_missing(broker: Broker, consumer: Consumer) -> None:
+    broker.store("orders", numbered(2), producer="importer")
+    consumer.commit(10, ["o-4"], ranges=[("importer", 4, 1)])
+
+
+def _beyond_the_log(broker: Broker, consumer: Consumer) -> None:
+    consumer.commit(9, ["o-4"])
+
+
+def _backwards(broker: Broker, consumer: Consumer) -> None:
+    consumer.commit(5, [])
+
+
+def _number_skipped(broker: Broker, consumer: Consumer) -> None:
+    consumer.commit(8, ["o-4"], commit_no=9)
+
+
+def _zombie_commit(broker: Broker, consumer: Consumer) -> None:
+    consumer.commit(8, ["o-4"], epoch=1)
+
+
+def _too_many(broker: Broker, consumer: Consumer) -> None:
+    consumer.commit(8, ["o-4", "o-5"])
+
+
+def _output_changed(broker: Broker, consumer: Consumer) -> None:
+    output = consumer.output("invoices", numbered(1, b"one"))
+    consumer.commit(8, ["o-4"], outputs=[output])
+    broker.store("invoices", numbered(1, b"two"), producer=SENDER)
+
+
+def _output_gap(broker: Broker, consumer: Consumer) -> None:
+    output = consumer.output("invoices", numbered(1))
+    output.first_sequence += 1
+    consumer.commit(8, ["o-4"], outputs=[output])
+
+
+def _output_damaged(broker: Broker, consumer: Consumer) -> None:
+    output = consumer.output("invoices", numbered(1))
+    output.crc ^= 1
+    consumer.commit(8, ["o-4"], outputs=[output])
+
+
+def _acked_output_lost(broker: Broker, consumer: Consumer) -> None:
+    output = consumer.output("invoices", numbered(1))
+    consumer.commit(8, ["o-4"], outputs=[output])
+    consumer.commit(8, [], acked=[("invoices", 0, 3)])
+
+
+def _acked_unmade(broker: Broker, consumer: Consumer) -> None:
+    consumer.commit(8, ["o-4"], acked=[("invoices", 0, 9)])
+
+
+def _starts_twice(broker: Broker, consumer: Consumer) -> None:
+    consumer.start(7)
+
+
+def _not_granted(broker: Broker, consumer: Consumer) -> None:
+    other = Consumer(broker.disk, "mailing", "orders")
+    other.start()
+    other.commit(1, ["o-1"])
+
+
+def _another_log(broker: Broker, consumer: Consumer) -> None:
+    other = Consumer(broker.disk, "mailing", "orders")
+    put(other.log, LedgerStarted("mailing", "orders", 0, topic_id("orders"), b"?" * 16, b"", 0))
+
+
+def _second_directory(broker: Broker, consumer: Consumer) -> None:
+    other = Consumer(broker.disk, "elsewhere", "orders")
+    other.place = ("billing", "orders", 0)
+    other.start()
+
+
+FORGED: list[tuple[Callable[[Broker, Consumer], None], str]] = [
+    (_gap, "I6-offsets"),
+    (_offset_again, "I6-offsets"),
+    (_number_twice, "I3-no-duplicate"),
+    (_number_gap, "I5-producer-order"),
+    (_old_epoch, "I10-zombie-fenced"),
+    (_old_output_epoch, "I10-zombie-fenced"),
+    (_other_body, "one-body"),
+    (_uncommitted_output, "I11-outputs-once"),
+    (_other_ledger, "one-ledger"),
+    (_granted_below, "I8-commit-monotone"),
+    (_processed_twice, "I7-effect-once"),
+    (_not_processed, "I8-commit-covers"),
+    (_invented, "I4-no-invention"),
+    (_numbers_again, "I7-effect-once"),
+    (_numbers_invented, "I4-no-invention"),
+    (_numbers_missing, "I8-commit-covers"),
+    (_beyond_the_log, "I8-commit-monotone"),
+    (_backwards, "I8-commit-monotone"),
+    (_number_skipped, "I8-commit-monotone"),
+    (_zombie_commit, "I10-zombie-fenced"),
+    (_too_many, "I7-effect-once"),
+    (_output_changed, "I11-outputs-once"),
+    (_output_gap, "I11-outputs-once"),
+    (_output_damaged, "I11-outputs-once"),
+    (_acked_output_lost, "I1-acked-not-lost"),
+    (_acked_unmade, "I11-outputs-once"),
+    (_starts_twice, "ledger-shape"),
+    (_not_granted, "I10-zombie-fenced"),
+    (_another_log, "one-log"),
+    (_second_directory, "one-ledger"),
+]
+
+
+@pytest.mark.parametrize(("forge", "check"), FORGED, ids=[f.__name__[1:] for f, _ in FORGED])
+def test_a_broken_promise_is_found(forge: Callable[..., None], check: str) -> None:
+    """Whatever broker or consumer got wrong, the check of that promise says so."""
+    disk = MemoryDisk()
+    broker, consumer = shop(disk)
+    assert checks(disk) == set()
+    forge(broker, consumer)
+    assert check in checks(disk)
+
+
+def test_a_copied_ledger_of_the_same_partition_is_found() -> None:
+    """A commit under an epoch that was granted to another ledger does not count."""
+    disk = MemoryDisk()
+    broker = Broker(disk)
+    broker.topic("t")
+    broker.store("t", explicit("a"))
+    broker.grant("g", "t", 0, 2, ledger_id=ledger_id("g", "t", 9))
+    consumer = Consumer(disk, "g", "t")
+    consumer.start()
+    consumer.commit(1, ["a"])
+    assert checks(disk) == {"one-ledger"}
+
+
+def test_damage_is_an_error_with_file_and_offset() -> None:
+    """A flipped byte in a body stops the proof; it is never counted as something else."""
+    disk = MemoryDisk()
+    broker, _ = shop(disk)
+    broker.log.attest()
+    path = f"{DATA}/gen-{broker.log.generation:020d}/{0:020d}.log"
+    file = disk.open(path, write=True)
+    byte = file.read(300, 1)
+    file.write(bytes([byte[0] ^ 1]), 300)
+    with pytest.raises(CorruptLog) as error:
+        verify(disk, DATA, STATE)
+    assert path in str(error.value)
+
+
+def test_ledgers_are_found_below_a_state_directory(tmp_path: Path) -> None:
+    """Files and empty directories beside ledgers are passed over, also on the real disk."""
+    disk = MemoryDisk()
+    shop(disk)
+    assert find_ledgers(disk, STATE) == [f"{STATE}/billing/orders/0"]
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "g" / "t" / "0").mkdir(parents=True)
+    assert find_ledgers(OsFiles(), str(tmp_path)) == []
+
+
+def test_the_real_disk_is_read_through_the_same_door(tmp_path: Path) -> None:
+    """What an operating-system disk holds gives the same report as one in memory."""
+    data, state = f"{tmp_path}/{DATA}", f"{tmp_path}/{STATE}"
+    broker = Broker(OsDisk(), data)
+    broker.topic("t")
+    broker.store("t", explicit("a", "b"))
+    broker.grant("g", "t", 0, 2)
+    consumer = Consumer(OsDisk(), "g", "t", state=state)
+    consumer.start()
+    consumer.commit(1, ["a"])
+    report = verify(OsFiles(), data, state)
+    broker.log.close()
+    consumer.log.close()
+    assert report.ok, report.found.kept
+    assert report.topics["t"]["groups"]["g"]["pending"] == 1
