@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import add
 
 BODY_PREFIX_BYTES = 3  # encoding u8, key length + 1 as u16 (0: no key)
 
@@ -33,8 +34,9 @@ class Batch:
     def ends(self) -> list[int]:
         """Where each message's body ends in `raw`."""
         if self._ends is None:
-            sizes = [length + BODY_PREFIX_BYTES for length in self.lengths]
-            self._ends = list(accumulate(sizes, initial=self.payload_start))[1:]
+            first = self.payload_start + BODY_PREFIX_BYTES
+            prefixes = range(first, first + BODY_PREFIX_BYTES * self.count, BODY_PREFIX_BYTES)
+            self._ends = list(map(add, accumulate(self.lengths), prefixes))
         return self._ends
 
     def body(self, index: int) -> bytes:

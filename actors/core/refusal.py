@@ -17,7 +17,6 @@ class Refusal(Exception):
 
 def failure(request: int, error: OnceMQError | Refusal) -> Failure:
     """Return the answer that says why a request was refused."""
-    expected = -1
-    if isinstance(error, Refusal):
-        error, expected = error.error, error.expected
-    return Failure(request, error.code, error.reason, error.hint, expected)
+    reason = error.error if isinstance(error, Refusal) else error
+    expected = error.expected if isinstance(error, Refusal) else -1
+    return Failure(request, reason.code, reason.reason, reason.hint, expected)

@@ -17,6 +17,7 @@ import typing
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from ..core.consumer_work import FailedMessage, HandlerDone, RunHandler
@@ -152,8 +153,7 @@ class Call:
         try:
             for piece in self.run.window.pieces:
                 lot = Lot(piece, *place, attempt)
-                for index, offset in zip(piece.indices, piece.offsets, strict=True):
-                    message = Message(lot, index, offset)
+                for message in map(Message, repeat(lot), piece.indices, piece.offsets):
                     tx.message = message
                     result = handler(message, tx)
                     if result is not None:

@@ -11,6 +11,7 @@ from ..core.window import Piece
 from ..ids import TEXT_TAG, sequence_id, untagged_id
 
 _UNSET: Any = object()
+_BYTES_WITHOUT_KEY = bytes([BYTES, 0, 0])
 
 
 class Lot:
@@ -87,8 +88,15 @@ class Message:
         """
         value = self._value
         if value is _UNSET:
-            encoding, _, data = split_body(self._body())
-            value = self._value = data if encoding == BYTES else decode_value(encoding, data)
+            lot, index = self._lot, self._index
+            raw, end = lot.raw, lot.ends[index]
+            start = end - lot.lengths[index]
+            if raw[start - BODY_PREFIX_BYTES : start] == _BYTES_WITHOUT_KEY:  # the quick way
+                value = raw[start:end]
+            else:
+                encoding, _, data = split_body(raw[start - BODY_PREFIX_BYTES : end])
+                value = decode_value(encoding, data)
+            self._value = value
         return value
 
     @property
