@@ -46,11 +46,6 @@ class Recent:
         while self._records and self._records[0][0] < end:
             yield self._records.popleft()[1]
 
-    @property
-    def first_position(self) -> int | None:
-        """Where the first of them lies: nothing from there on can be read yet."""
-        return self._records[0][0] if self._records else None
-
     def all(self) -> Iterator[BatchStored]:
         """Yield all records in the order of the log."""
         for _, record in self._records:

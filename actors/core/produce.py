@@ -44,7 +44,7 @@ class Arrival:
     batch: Batch
     topic: Topic
     partition: Partition
-    at_ms: int  # broker time, not below the last time in the partition
+    at_ms: int  # broker time, which never goes back
 
 
 @dataclass(slots=True)
@@ -95,8 +95,7 @@ class Judge:
     def _arrival(self, peer: bytes, request: Produce, batch: Batch, broker_ms: int) -> Arrival:
         topic = self.state.topics.get(request.topic)
         partition = topic.partition(request.partition)
-        at_ms = max(partition.last_at_ms, broker_ms)
-        return Arrival(peer, request, batch, topic, partition, at_ms)
+        return Arrival(peer, request, batch, topic, partition, broker_ms)
 
     # --- sequence ids ----------------------------------------------------------------------------
 
@@ -145,12 +144,9 @@ class Judge:
         self.go_on(self._next_token, out)
 
     def go_on(self, token: int, out: Outcome) -> None:
-        """Read on for a lookup, or finish it from what was stored in this turn."""
+        """Read on for a lookup, as far as this turn allows."""
         lookup = self.lookups[token]
-        first_recent = self.recent.first_position
-        if first_recent is not None and lookup.position >= first_recent:
-            self._finish(token, out)
-        elif lookup.reads_left > 0:
+        if lookup.reads_left > 0:
             out.reads.append(lookup.next_read(-token))
 
     def read_done(

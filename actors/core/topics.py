@@ -40,8 +40,6 @@ class Partition:
     end_offset: int = 0
     # Readers see what lies below. Invariant: <= end_offset; moved by Synced and Recovered only.
     durable_end_offset: int = 0
-    # Broker time of the last applied batch. Invariant: never decreases.
-    last_at_ms: int = 0
     index: OffsetIndex = field(default_factory=OffsetIndex)
     # Volatile: next wanted offset to position, for fetches that go on. Invariant: bounded; the
     # batch with that offset does not lie before that position.
@@ -53,7 +51,6 @@ class Partition:
         assert record.kept > 0, "a batch with nothing new is not stored"
         self.index.add(record.first_offset, position)
         self.end_offset += record.kept
-        self.last_at_ms = max(self.last_at_ms, record.at_ms)
 
     def position_of(self, offset: int) -> int | None:
         """Return a position at or before the batch that contains `offset`."""
@@ -147,7 +144,7 @@ class TopicTable:
                 topic.partitions,
                 topic.at_ms,
                 [
-                    [number, partition.end_offset, partition.last_at_ms]
+                    [number, partition.end_offset]
                     for number, partition in sorted(topic.by_number.items())
                     if partition.end_offset
                 ],
@@ -160,5 +157,5 @@ class TopicTable:
         for name, topic_id, count, at_ms, partitions in part:
             topic = Topic(len(self), name, topic_id, count, at_ms)
             self._add(topic)
-            for number, end_offset, last_at_ms in partitions:
-                topic.by_number[number] = Partition(number, end_offset, end_offset, last_at_ms)
+            for number, end_offset in partitions:
+                topic.by_number[number] = Partition(number, end_offset, end_offset)

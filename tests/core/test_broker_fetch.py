@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors import limits
+from actors.codec import wire
 from actors.core import fetch as fetch_module
 from actors.protocol import Fetch, Fetched
 from tests.core.broker_help import OTHER, World, batch_of, values_of
@@ -48,6 +49,51 @@ def test_what_is_not_durable_is_not_shown(world):
     world.turn()
     fetched = [answer for answer in world.take() if isinstance(answer, Fetched)]
     assert [(answer.next_offset, answer.end_offset) for answer in fetched] == [(0, 0)]
+
+
+def test_a_fetch_for_what_is_being_synced_waits_for_it(world):
+    """It is answered once, with the messages, as soon as they are durable."""
+    batch = batch_of("a")
+    world.put(world.numbered(0, batch), batch.raw)
+    wait_for(world, 0)
+    assert world.take(OTHER) == []
+    world.turn()
+    assert [answer.next_offset for answer in world.take(OTHER)] == [1]
+
+
+def test_a_fetch_behind_what_is_being_synced_goes_on_waiting(world):
+    """A sync that brings it nothing does not answer it."""
+    batch = batch_of("a")
+    world.put(world.numbered(0, batch), batch.raw)
+    wait_for(world, 1)
+    world.settle()
+    assert world.take(OTHER) == []
+    world.send(1, "b")
+    assert [answer.next_offset for answer in world.take(OTHER)] == [2]
+
+
+def test_a_read_that_brings_more_than_is_durable_shows_less(world):
+    """Whatever the log returns, the durable end of the turn is the limit."""
+    world.send(0, "a")
+    world.send(1, "b")
+    partition = world.core.state.topics.get("t").partition(0)
+    partition.durable_end_offset = 1
+    assert [values_of(record) for record in world.fetch(0).stored] == [["a"]]
+
+
+def test_a_reader_at_the_end_goes_on_from_there(world, monkeypatch):
+    """Who has read all does not read it again for the next message."""
+    for number in range(20):
+        world.send(number, f"v{number}")
+    world.fetch(0)
+    end = world.log.end
+    world.send(20, "next")
+    starts: list[int] = []
+    plain = world.log.read
+    monkeypatch.setattr(world.log, "read", lambda at, size: starts.append(at) or plain(at, size))
+    assert world.fetch(20).message.next_offset == 21
+    assert len(starts) == 1
+    assert starts[0] > end - 300
 
 
 def test_a_fetch_that_waits_is_woken_by_the_sync(world):
@@ -216,11 +262,13 @@ def test_waits_are_bounded(world):
 
 def test_many_small_batches_fit_one_frame(world):
     """What the answer holds besides the batches counts towards its bytes."""
-    for number in range(200):
-        world.send(number, "x")
-    received = world.fetch(0, max_bytes=4000)
-    size = sum(len(record.raw) + 64 for record in received.stored)
-    assert 0 < size <= 4000
+    name = "é" * 64
+    world.producer(name)
+    for number in range(100):
+        world.send(number, "x", producer=name, digest=b"d" * 64)
+    received = world.fetch(0, max_bytes=8000)
+    size = len(wire.pack_stored(received.stored))
+    assert 4000 < size <= 8000
 
 
 def test_after_a_restart_all_is_readable(world):

@@ -87,6 +87,13 @@ def test_leaving_frees_at_once(world):
     assert join(world, b"B", next_offset=7).epoch == 2
 
 
+def test_who_left_and_comes_back_gets_a_new_epoch(world):
+    """A grant that was given back is not handed out again, not even to the same incarnation."""
+    join(world)
+    world.ask(Leave(world.n, "g", "t", 0, 1, 0))
+    assert join(world).epoch == 2
+
+
 def test_leaving_with_an_impossible_offset_is_refused(world):
     """A hostile goodbye cannot lock the group out of its own ledger."""
     join(world)

@@ -194,6 +194,26 @@ def test_old_numbers_are_found_although_places_are_thinned(world):
     assert runs(world.send(5, "X")) == [(1, "conflict", 5)]
 
 
+def test_a_lookup_passes_over_what_is_not_its_own(world):
+    """Other producers, partitions and kinds of ids in between do not answer for a number."""
+    world.topic("u", partitions=2)
+    world.producer("q", b"q" * 16)
+    place = {"topic": "u"}
+    world.send(0, "p0", **place)
+    world.send(0, "q0", producer="q", **place)
+    world.send(1, "q1", producer="q", **place)
+    world.send(0, "other0", partition=1, **place)
+    world.send(1, "other1", partition=1, **place)
+    world.send(0, "t0")
+    world.send(1, "t1")
+    world.send_ids(0, {"x": "1", "y": "2"}, producer="p", epoch=1, **place)
+    world.send(1, "p1", **place)
+    for row in world.core.state.producers.by_name["p"].rows.values():
+        row.sequences[1:], row.positions[1:] = [], []
+    assert runs(world.send(1, "p1", **place)) == [(1, "duplicate", 5)]
+    assert runs(world.send(1, "q1", **place)) == [(1, "conflict", 5)]
+
+
 def test_a_long_lookup_goes_on_over_turns(world, monkeypatch):
     """A resend whose original lies far back is answered later, and nobody waits for it."""
     monkeypatch.setattr(lookup_module, "READ_BYTES", 1)
