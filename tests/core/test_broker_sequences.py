@@ -206,12 +206,12 @@ def test_a_lookup_passes_over_what_is_not_its_own(world):
     world.send(1, "other1", partition=1, **place)
     world.send(0, "t0")
     world.send(1, "t1")
-    world.send_ids(0, {"x": "1", "y": "2"}, producer="p", epoch=1, **place)
+    world.send_ids(0, dict.fromkeys("wxyz", "1"), producer="p", epoch=1, **place)
     world.send(1, "p1", **place)
     for row in world.core.state.producers.by_name["p"].rows.values():
         row.sequences[1:], row.positions[1:] = [], []
-    assert runs(world.send(1, "p1", **place)) == [(1, "duplicate", 5)]
-    assert runs(world.send(1, "q1", **place)) == [(1, "conflict", 5)]
+    assert runs(world.send(1, "p1", **place)) == [(1, "duplicate", 7)]
+    assert runs(world.send(1, "q1", **place)) == [(1, "conflict", 7)]
 
 
 def test_a_long_lookup_goes_on_over_turns(world, monkeypatch):
