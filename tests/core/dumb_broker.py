@@ -146,24 +146,31 @@ class DumbBroker:
             if message.counter > (known or 0):
                 return Failure(message.request, "gap", "too early", "", known or 0)
             self.sessions[message.session] = max(known or 0, message.counter + 1)
-        runs = [self._judge(log, message, batch, index, first) for index in range(batch.count)]
+        runs: list[tuple[int, int, int]] = []
+        for index in range(batch.count):
+            verdict, offset = self._judge(log, message, batch, index, first)
+            count, last, begin = runs[-1] if runs else (0, verdict, offset)
+            if runs and last == verdict and begin + count == offset:
+                runs[-1] = (count + 1, verdict, begin)
+            else:
+                runs.append((1, verdict, offset))
         if message.digest and any(verdict == STORED for _, verdict, _ in runs):
             self.digests[message.topic, message.partition, message.producer] = message.digest
         return Produced(message.request, 1, tuple(runs))
 
     def _judge(
         self, log: list[Stored], message: Produce, batch: Batch, index: int, first: int
-    ) -> tuple[int, int, int]:
+    ) -> tuple[int, int]:
         body = batch.body(index)
         tagged = None if batch.ids is None else batch.ids[index]
         key = (message.producer, first + index) if tagged is None else tagged
         place = (message.topic, message.partition, key)
         if (offset := self.index.get(place)) is not None:
-            return 1, DUPLICATE if log[offset].body == body else CONFLICT, offset
+            return DUPLICATE if log[offset].body == body else CONFLICT, offset
         self.index[place] = len(log)
         number = first + index if first >= 0 else -1
         log.append(Stored(body, tagged, message.producer, number))
-        return 1, STORED, len(log) - 1
+        return STORED, len(log) - 1
 
 
 def _place(message: Produce) -> tuple[str, int, str]:

@@ -273,6 +273,15 @@ def test_a_large_call_is_cut_into_batches_in_order() -> None:
     assert wire.values("t") == values
 
 
+def test_the_largest_messages_go_alone() -> None:
+    """Messages at the limit, with ids, each make a batch of their own."""
+    wire = Wire()
+    values = [b"%d" % number * MESSAGE_BYTES_MAX for number in range(2)]
+    with wire.producer() as producer:
+        acks = producer.send_many("t", values, ids=["a", "b"]).result(SOON)
+    assert [ack.offset for ack in acks] == [0, 1]
+
+
 def test_results_can_be_waited_for_with_a_bound() -> None:
     """result(timeout) raises ResultTimeout, which is a TimeoutError; the message goes on."""
     wire = Wire()
@@ -426,10 +435,14 @@ def test_waiting_for_room_ends_at_the_timeout() -> None:
 
 
 def test_a_cancelled_waiter_harms_nobody() -> None:
-    """Cancelling a task that awaits a handle leaves the message on its way."""
+    """Cancelling a task that awaits a handle leaves the message on its way, without a trace."""
     wire = Wire()
+    troubles: list[dict[str, Any]] = []
 
     async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, trouble: troubles.append(trouble)
+        )
         async with wire.producer("importer") as producer:
             with wire.away():
                 pending = producer.send("t", b"x")
@@ -438,6 +451,7 @@ def test_a_cancelled_waiter_harms_nobody() -> None:
             assert (await pending).offset == 0
 
     asyncio.run(main())
+    assert troubles == []
 
 
 def test_leaving_without_acknowledgement_is_loud() -> None:
