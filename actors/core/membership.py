@@ -17,9 +17,10 @@ from ..errors import (
     OnceMQError,
     ProtocolError,
     StoreMismatch,
+    TooLarge,
 )
 from ..ids import check_name
-from ..limits import GROUPS_MAX, LABEL_CHARS_MAX, LEASE_MS
+from ..limits import FRAME_BYTES_MAX, GROUPS_MAX, LABEL_CHARS_MAX, LEASE_MS
 from ..outcome import Outcome, Send
 from ..protocol import (
     Granted,
@@ -38,6 +39,8 @@ from .produce import NO_ROOM
 from .topics import Topic
 
 _IDENTITY_BYTES = 16
+_TEXT_BYTES_MAX = 4  # of a character in UTF-8
+_ROW_BYTES = 48  # of a grant in a list, besides its texts
 
 
 @dataclass(slots=True)
@@ -181,8 +184,14 @@ class Membership:
         )
 
     def list(self, peer: bytes, request: ListGroups, now_ms: int, out: Outcome) -> None:
-        """Answer with all grants."""
+        """Answer with all grants. Raises TooLarge: the answer would not fit a frame."""
         groups = self.state.groups
+        chars = sum(
+            sum(map(len, (grant.group, grant.topic, grant.label, grant.host, grant.path)))
+            for grant in groups.grants.values()
+        )
+        if chars * _TEXT_BYTES_MAX + len(groups) * _ROW_BYTES > FRAME_BYTES_MAX:
+            raise TooLarge(f"{len(groups)} grants do not fit one answer", hint="")
         rows = tuple(
             (*key, grant.epoch, grant.label, grant.host, grant.path, groups.live(key, now_ms))
             for key, grant in sorted(groups.grants.items())

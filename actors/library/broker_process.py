@@ -7,7 +7,6 @@ fences the one before. A broker that finds a live owner of the directory refuses
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -84,7 +83,6 @@ class BrokerProcess:
         Raises LogInUse (another broker owns the directory), CannotBind, CorruptLog, DiskFull,
         UnsupportedFormat, Fenced, OSError; nothing was changed then. Call `run` next.
         """
-        os.makedirs(self._data, exist_ok=True)
         warning = filesystem_warning(self._data)
         if warning is not None:
             self._events.emit("log.filesystem", directory=self._data, reason=warning)

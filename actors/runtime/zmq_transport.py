@@ -15,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import socket
+import threading
 from typing import Any
 
 import zmq
@@ -45,6 +47,16 @@ class CannotBind(OnceMQError):
     default_hint = "another process may listen there; choose another --bind"
 
 
+def _answers(path: str) -> bool:
+    """Tell whether somebody accepts connections at a socket in the file system."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
 class _Socket:
     """What both ends share: bounded receiving, refusing sends, waking up from another thread."""
 
@@ -56,6 +68,9 @@ class _Socket:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._poller = self._watch()
+        # A wake must never write to a descriptor that was closed and given to somebody else.
+        # Reentrant, because a signal handler may wake the thread that it interrupts.
+        self._wake_lock = threading.RLock()
         self._closed = False
 
     @property
@@ -70,18 +85,20 @@ class _Socket:
 
     def wake(self) -> None:
         """Let a `poll` that waits, or the next one, return at once. Any thread may call this."""
-        if not self._closed:
-            with contextlib.suppress(BlockingIOError):  # full: woken already
-                os.write(self._wake_write, b"w")
+        with self._wake_lock:
+            if not self._closed:
+                with contextlib.suppress(BlockingIOError):  # full: woken already
+                    os.write(self._wake_write, b"w")
 
     def close(self) -> None:
         """Close the socket; what was not sent yet is dropped. Closing twice does nothing."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._wake_lock:
+            if self._closed:
+                return
+            self._closed = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
         self._socket.close(linger=0)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
 
     def _open(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(self._kind)
@@ -160,6 +177,9 @@ class RouterTransport(_Socket):
 
     def bind(self, endpoint: str) -> str:
         """Listen at `endpoint` and return it with the real port. Raises CannotBind."""
+        if endpoint.startswith("ipc://") and _answers(endpoint.removeprefix("ipc://")):
+            # ZeroMQ would take the path away from whoever listens there.
+            raise CannotBind(f"{endpoint}: somebody listens there")
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:

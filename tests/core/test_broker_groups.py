@@ -230,6 +230,16 @@ def test_the_list_of_groups_shows_owners(world):
     assert world.ask(ListGroups(world.n)).groups[0][-1] is False
 
 
+def test_a_list_that_fits_no_frame_is_refused(world, monkeypatch):
+    """The answer is an error, not a frame that breaks the connection."""
+    for number in range(3):
+        join(world, group=f"g{number}", path="/" * 4000)
+    monkeypatch.setattr(membership_module, "FRAME_BYTES_MAX", 40_000)
+    assert world.ask(ListGroups(world.n)).code == "too_large"
+    monkeypatch.undo()
+    assert len(world.ask(ListGroups(world.n)).groups) == 3
+
+
 def test_groups_do_not_share_grants(world):
     """Each group has its own owner of a partition."""
     assert join(world).epoch == 1

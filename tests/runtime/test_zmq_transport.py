@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -191,6 +192,23 @@ def test_two_routers_cannot_share_an_endpoint(router):
             second.bind(router.endpoint)
     finally:
         second.close()
+
+
+def test_a_path_that_somebody_listens_at_is_not_taken_away(tmp_path):
+    """ZeroMQ would steal the path of a live listener; one that was left behind is free."""
+    endpoint = f"ipc://{tmp_path}/s"
+    first, second, third = (RouterTransport(Events()) for _ in range(3))
+    try:
+        first.bind(endpoint)
+        with pytest.raises(CannotBind, match="somebody listens there"):
+            second.bind(endpoint)
+        left_behind = tmp_path / "left"
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.bind(str(left_behind))
+        assert third.bind(f"ipc://{left_behind}") == f"ipc://{left_behind}"
+    finally:
+        for transport in (first, second, third):
+            transport.close()
 
 
 def test_closing_twice_is_closing_once(router):
