@@ -66,7 +66,7 @@ SNAPSHOTS_KEPT = 2
 
 # --- producer ------------------------------------------------------------------------------------
 IN_FLIGHT_BYTES_DEFAULT = 16 * 1024 * 1024
-IN_FLIGHT_BATCHES_MAX = 16
+IN_FLIGHT_BATCHES_MAX = 64
 LINGER_MS = 2  # how long a lone send waits for company while others are in flight
 SEND_TIMEOUT_MS = 30_000
 NO_BROKER_WARNING_MS = 2_000

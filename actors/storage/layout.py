@@ -76,12 +76,22 @@ def parts_in(names: list[str]) -> dict[str, int]:
     return {name: int(match[1]) for name in names if (match := _PART.match(name))}
 
 
-def generations(disk: Disk, directory: str) -> list[int]:
-    """Return the numbers of all generations, complete or not, ascending."""
+def names_in(disk: Disk, directory: str) -> list[str]:
+    """Return the names in a log's directory; none if there is no such directory."""
     try:
-        return _numbers(_GENERATION, disk.list(directory))
+        return disk.list(directory)
     except FileNotFoundError:
         return []
+
+
+def generations_in(names: list[str]) -> list[int]:
+    """Return the numbers of the generations among `names`, complete or not, ascending."""
+    return _numbers(_GENERATION, names)
+
+
+def generations(disk: Disk, directory: str) -> list[int]:
+    """Return the numbers of all generations, complete or not, ascending."""
+    return generations_in(names_in(disk, directory))
 
 
 def read_file(disk: Disk, path: str) -> bytes:

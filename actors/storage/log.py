@@ -75,6 +75,7 @@ class FencedLog:
         self._snapshots: list[SnapshotInfo] | None = None
         self._failure: BaseException | None = None
         self._closed = False
+        self._names_seen: list[str] = []  # in the directory, when the fence was last found whole
 
     @classmethod
     def open(
@@ -200,13 +201,17 @@ class FencedLog:
         """Raise Fenced if a higher generation exists, complete or not. Call it when idle too."""
         self._check_usable()
         try:
-            numbers = layout.generations(self._disk, self._directory)
+            names = layout.names_in(self._disk, self._directory)
         except OSError as error:
             raise self._failed(error) from error
+        if names and names == self._names_seen:  # every turn asks, and they hardly ever change
+            return
+        numbers = layout.generations_in(names)
         if numbers and numbers[-1] > self.generation:
             raise self._failed(superseded(self.generation, numbers[-1]))
         if self.generation not in numbers:
             raise self._failed(StorageError(f"{self._name} is gone from {self._directory}"))
+        self._names_seen = names
 
     # --- reading ---------------------------------------------------------------------------------
 
