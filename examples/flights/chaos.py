@@ -42,7 +42,8 @@ from actors.library.chaos import (
 from . import expected
 
 ROOT = Path(__file__).resolve().parents[2]
-APPLICATION = "examples.flights.app:app"
+APPLICATION = "examples.flights.chaos_app:app"
+GROUPS = ("totals", "jfk", "cancelled")
 BACKLOG_MAX = 4_000  # flights fed but not yet committed; feeding waits above it
 IDS_FED_MAX = 5_000  # while faults last: after each kill this producer sends all of it again
 DRAIN_S = 120.0
@@ -112,20 +113,24 @@ def check_commits(commits: Iterable[tuple[str, str, int, int]]) -> list[str]:
 
 
 def check_states(
-    rows: Sequence[expected.Row], januaries: int, totals: dict[str, Any], cancelled: dict[str, Any]
+    rows: Sequence[expected.Row], januaries: int, states: dict[str, dict[str, Any]]
 ) -> list[str]:
-    """Both groups hold exactly what `januaries` times the file gives."""
+    """Each group holds exactly what `januaries` times the file gives."""
     once = expected.totals_of(rows)
-    wanted = {
+    totals = {
         carrier: {name: januaries * number for name, number in entry.items()}
         for carrier, entry in once.items()
     }
+    from_jfk = Counter(row["carrier"] for row in rows if row["origin"] == "JFK")
+    wanted: dict[str, dict[str, Any]] = {
+        "totals": totals,
+        "cancelled": expected.cancelled_of(totals),
+        "jfk": {carrier: januaries * count for carrier, count in from_jfk.items()},
+    }
     return [
-        *(f"totals, {line}" for line in expected.differences(wanted, totals)),
-        *(
-            f"cancelled, {line}"
-            for line in expected.differences(expected.cancelled_of(wanted), cancelled)
-        ),
+        f"{group}, {line}"
+        for group in wanted
+        for line in expected.differences(wanted[group], states.get(group, {}))
     ]
 
 
@@ -275,7 +280,7 @@ class Fire:
                     owned="consumer.granted",
                     lease=True,
                 )
-                for group in ("totals", "cancelled")
+                for group in ("totals", "jfk")
             ),
         ]
 
@@ -307,29 +312,33 @@ class Fire:
         for slot in producers:
             argv = tuple(word for word in slot.program.argv if word != "--follow")
             self._finish(Program(f"{slot.program.name}-rest", argv))
-        for group in ("totals", "cancelled"):
-            self.chaos.leave(group)
+        for group in GROUPS:
+            if group != "cancelled":  # that group begins only now
+                self.chaos.leave(group)
             last = _python(f"{group}-rest", "consumer.py", APPLICATION, "--group", group)
             self._finish(last, "--until-idle", "1")
         messages = list(read_topic(self.endpoint, "flights"))
-        outputs = list(read_topic(self.endpoint, "cancelled"))
+        outputs = {
+            topic: list(read_topic(self.endpoint, topic)) for topic in GROUPS if topic != "totals"
+        }
         self.chaos.leave("broker")
         self.history.refresh()
         wrong = check_log(messages, self.rows, cycles)
         if messages[: len(seen)] != seen:
             wrong.append("what was read in the middle is not how the log begins")
-        totals, cancelled = self._state("totals"), self._state("cancelled")
-        wrong += check_states(self.rows, cycles + 1, totals, cancelled)
-        wrong += check_outputs(outputs)
-        if len(outputs) != sum(cancelled.values()):
-            wrong.append(
-                f"{len(outputs)} messages in `cancelled`, {sum(cancelled.values())} counted"
-            )
+        states = {group: self._state(group) for group in GROUPS}
+        wrong += check_states(self.rows, cycles + 1, states)
+        for topic, held in outputs.items():
+            wrong += check_outputs(held)
+            if len(held) != sum(states[topic].values()):
+                wrong.append(
+                    f"{len(held)} messages in {topic}, {sum(states[topic].values())} counted"
+                )
         wrong += check_commits(self.history.commits)
         duplicates = self.history.duplicates
         wrong += check_deeds(self.chaos.deeds, self.history.events, duplicates, self.history.holes)
         facts = {
-            "messages": len(messages) + len(outputs),
+            "messages": len(messages) + sum(map(len, outputs.values())),
             "commits": self.history.events["commit.synced"],
             "duplicates": duplicates,
             "processes": len(self.history.by_process),
@@ -395,7 +404,7 @@ def takeovers_of(kills: int) -> list[str]:
     nothing to send for a while, and a zombie is noticed when it speaks.
     """
     share = max(1, kills // 50)
-    consumers = ["totals", "cancelled"] * (share // 4) or ["totals"]
+    consumers = ["totals", "jfk"] * (share // 4) or ["totals"]
     return [*consumers, *["numbered", "broker"] * share]
 
 

@@ -117,16 +117,25 @@ def test_a_flaw_in_the_log_is_seen(flaw: str) -> None:
 
 
 def test_states_are_compared_exactly() -> None:
-    """One flight or one cancellation too many or too few is found."""
+    """One flight, one cancellation or one output too many or too few is found."""
     totals = expected.totals_of(ROWS * 3)
-    cancelled = expected.cancelled_of(totals)
     assert totals["UA"] == {"flights": 9, "delay_minutes": 42, "cancelled": 3}
-    assert chaos.check_states(ROWS, 3, totals, cancelled) == []
-    assert chaos.check_states(ROWS, 3, totals, {**cancelled, "UA": 4}) != []
-    assert chaos.check_states(ROWS, 3, totals, {"UA": 3}) != []
-    assert chaos.check_states(ROWS, 3, {**totals, "ZZ": totals["UA"]}, cancelled) != []
-    one_more = {**totals, "UA": {**totals["UA"], "flights": 10}}
-    assert chaos.check_states(ROWS, 3, one_more, cancelled) != []
+    good = {
+        "totals": totals,
+        "cancelled": expected.cancelled_of(totals),
+        "jfk": {"UA": 9, "B6": 9},
+    }
+    assert chaos.check_states(ROWS, 3, good) == []
+    flawed: dict[str, dict[str, object]] = {
+        "totals": {**totals, "UA": {**totals["UA"], "flights": 10}},
+        "cancelled": {"UA": 3},
+        "jfk": {"UA": 9, "B6": 8},
+    }
+    for group, state in flawed.items():
+        (wrong,) = chaos.check_states(ROWS, 3, {**good, group: state})
+        assert wrong.startswith(group)
+        assert chaos.check_states(ROWS, 3, {**good, group: {**good[group], "ZZ": 1}}) != []
+        assert chaos.check_states(ROWS, 3, {**good, group: {}}) != []
 
 
 def test_an_offset_committed_twice_is_seen() -> None:
