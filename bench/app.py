@@ -10,13 +10,17 @@ app = App()
 
 
 class _Seen:
-    messages = 0
-    bytes = 0
+    def __init__(self) -> None:
+        self.messages = 0
+        self.bytes = 0
+
+
+seen = _Seen()
 
 
 @app.consumer(TOPIC, group="bench")
 def look(message: Message, tx: Tx) -> None:
     """Look at the message."""
     del tx
-    _Seen.messages += 1
-    _Seen.bytes += len(message.value)
+    seen.messages += 1
+    seen.bytes += len(message.value)

@@ -28,6 +28,7 @@ class Lot:
         "retried_offset",
         "stored",
         "topic",
+        "values",
     )
 
     def __init__(
@@ -46,6 +47,25 @@ class Lot:
         self.group = group
         self.topic = topic
         self.partition = partition
+        # Beside the messages of the batch: what was decoded so far. None: nobody asked yet.
+        self.values: list[Any] | None = None
+
+    def load(self) -> list[Any]:
+        """Make and return `values`: all of them where they are bytes without keys."""
+        raw = self.raw
+        values: list[Any] = [
+            raw[end - length : end] for end, length in zip(self.ends, self.lengths, strict=True)
+        ]
+        head = _BYTES_WITHOUT_KEY
+        if head + head.join(values) != raw[self.batch.payload_start :]:
+            values = [_UNSET] * len(values)
+        self.values = values
+        return values
+
+    def body(self, index: int) -> bytes:
+        """Return encoding, key and value of a message as they are stored."""
+        end = self.ends[index]
+        return self.raw[end - self.lengths[index] - BODY_PREFIX_BYTES : end]
 
 
 class Message:
@@ -54,12 +74,11 @@ class Message:
     The object is valid while its handler runs and after; it never changes.
     """
 
-    __slots__ = ("_index", "_lot", "_value", "offset")
+    __slots__ = ("_index", "_lot", "offset")
 
     def __init__(self, lot: Lot, index: int, offset: int) -> None:
         self._lot = lot
         self._index = index
-        self._value = _UNSET
         #: The place in the partition: 0, 1, 2 ... without holes.
         self.offset: int = offset
 
@@ -86,23 +105,20 @@ class Message:
         The same object every time; changing it changes nothing but this object. Raises Malformed
         if a program other than OnceMQ made the bytes.
         """
-        value = self._value
+        lot, index = self._lot, self._index
+        values = lot.values
+        if values is None:
+            values = lot.load()
+        value = values[index]
         if value is _UNSET:
-            lot, index = self._lot, self._index
-            raw, end = lot.raw, lot.ends[index]
-            start = end - lot.lengths[index]
-            if raw[start - BODY_PREFIX_BYTES : start] == _BYTES_WITHOUT_KEY:  # the quick way
-                value = raw[start:end]
-            else:
-                encoding, _, data = split_body(raw[start - BODY_PREFIX_BYTES : end])
-                value = decode_value(encoding, data)
-            self._value = value
+            encoding, _, data = split_body(lot.body(index))
+            value = values[index] = decode_value(encoding, data)
         return value
 
     @property
     def key(self) -> str | bytes | None:
         """The key, None without one. Text where it is UTF-8, else bytes."""
-        key = split_body(self._body())[1]
+        key = split_body(self._lot.body(self._index))[1]
         if key is None:
             return None
         try:
@@ -136,11 +152,6 @@ class Message:
         """When the sender says it was made: milliseconds since 1970; None if it does not say."""
         created = self._lot.batch.created_at_ms
         return None if created is None else created[self._index]
-
-    def _body(self) -> bytes:
-        lot, index = self._lot, self._index
-        end = lot.ends[index]
-        return lot.raw[end - lot.lengths[index] - BODY_PREFIX_BYTES : end]
 
     def __repr__(self) -> str:
         return f"<Message {self.id!r} {self.topic}/{self.partition}@{self.offset}>"
