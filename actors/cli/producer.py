@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from ..library.file_producer import FileProducer, Progress
 from ..library.file_rows import FileJob, default_name
 from ..library.producer_engine import ProducerEngine
 from ..library.sources import FORMATS, STDIN, open_rows
+from ..limits import MESSAGE_BYTES_MAX
 from ..runtime.clock import SystemClock
 from ..runtime.events import EventLog
 from ..runtime.process import stop_signals
@@ -73,6 +75,7 @@ def producer(
     settings = Settings.load(
         flags={"broker": broker, "log_dir": log_dir, "log_level": log_level},
     )
+    csv.field_size_limit(MESSAGE_BYTES_MAX)  # of this process; the default is an eighth of it
     job = _job(topic, file, format_name, id_fields, key_field, follow=follow)
     owner = _owner(job, name)
     with process_events("producer", settings) as events:

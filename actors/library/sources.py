@@ -279,7 +279,7 @@ class _Csv(_Format):
                     ) from None
                 return
             except csv.Error as error:
-                raise BadInput(f"line {self._row[-1][0]}: {error}") from None
+                raise BadInput(f"line {self._row[0][0]}: {error}") from None
             if row is None:
                 return
             if row:
