@@ -33,14 +33,14 @@ class Besieged:
         self.honest = honest
         self.sent: list[str] = []
         honest.become()
-        self.serves()
+        self.check_serves()
 
     @property
     def address(self) -> tuple[str, int]:
         host, _, port = self.house.endpoint.removeprefix("tcp://").rpartition(":")
         return host, int(port)
 
-    def serves(self) -> None:
+    def check_serves(self) -> None:
         """The honest client is served, within a second, by the same process."""
         started = time.monotonic()
         value = f"m{len(self.sent)}"
@@ -68,7 +68,7 @@ def besieged(house) -> Iterator[Besieged]:
     with Talker(house.endpoint) as honest:
         besieged = Besieged(house, honest)
         yield besieged
-        besieged.serves()
+        besieged.check_serves()
         assert honest.stored() == besieged.sent
         assert "Traceback" not in besieged.broker.stderr()
 
@@ -110,7 +110,7 @@ def test_raw_bytes_on_the_port(besieged):
         peer = socket.create_connection(besieged.address, timeout=5)
         sockets.append(peer)
         peer.sendall(data)
-    besieged.serves()
+    besieged.check_serves()
     for peer in sockets:
         peer.close()
 
@@ -118,10 +118,10 @@ def test_raw_bytes_on_the_port(besieged):
 def test_a_flood_of_connections(besieged):
     """Hundreds of connections that say nothing take nobody's turn."""
     sockets = [socket.create_connection(besieged.address, timeout=5) for _ in range(400)]
-    besieged.serves()
+    besieged.check_serves()
     for peer in sockets:
         peer.close()
-    besieged.serves()
+    besieged.check_serves()
 
 
 def test_a_frame_above_its_limit_closes_the_connection(besieged, attacker):
@@ -129,7 +129,7 @@ def test_a_frame_above_its_limit_closes_the_connection(besieged, attacker):
     before = besieged.memory()
     for _ in range(4):
         attacker.send(bytes(FRAME_BYTES_MAX + 1))
-    besieged.serves()
+    besieged.check_serves()
     assert not attacker.poll(200)
     assert besieged.memory() - before < 64 * 1024 * 1024
 
@@ -139,7 +139,7 @@ def test_too_many_frames_are_dropped_and_counted(besieged, attacker):
     attacker.send_multipart([b"x"] * 20_000)
     attacker.send_multipart([bytes(1024 * 1024)] * 20)
     attacker.send_multipart([b"a", b"b", b"c"])
-    besieged.serves()
+    besieged.check_serves()
     assert not attacker.poll(200)
     assert besieged.events("wire.malformed") >= 1
 
@@ -198,7 +198,7 @@ def test_headers_that_break_parsers(besieged, attacker):
         if told.request == 7777:
             break
         assert isinstance(told, Failure)
-    besieged.serves()
+    besieged.check_serves()
     assert besieged.memory() - before < 64 * 1024 * 1024
 
 
@@ -232,7 +232,7 @@ def test_a_peer_that_never_reads(besieged, attacker):
     attacker.send_multipart(wire.encode(Hello(1, 1, 1, "x", b"i" * 16, b"", 0), None))
     for number in range(20_000):
         attacker.send_multipart(wire.encode(Ping(number + 2), None))
-    besieged.serves()
+    besieged.check_serves()
     assert besieged.memory() - before < 64 * 1024 * 1024
 
 
@@ -243,4 +243,4 @@ def test_claims_of_a_successor_do_not_end_the_broker(besieged, attacker):
         hello = Hello(number + 1, 1, 1, "x", b"i" * 16, log_id, 2**60)
         attacker.send_multipart(wire.encode(hello, None))
         assert answer(attacker).code == "log_regressed"
-    besieged.serves()
+    besieged.check_serves()
