@@ -1,0 +1,1 @@
+"""One file for each family of checks; table.py loads them all."""
