@@ -153,6 +153,7 @@ class ConsumerCore:
                 self._received(event, now_ms, out)
             case HandlerDone() if self._running is not None:
                 failed = self._running.handling.done(event, now_ms, out, self._acked)
+                self._queue_outputs(self._running.outbox, out)
                 if failed is not None:
                     self._stop(failed, now_ms, out)
             case LedgerPeeked():
@@ -294,9 +295,6 @@ class ConsumerCore:
             handling.cut(out)
         elif self.phase == RUNNING and outbox.messages < OUTPUTS_UNACKED_MAX:
             handling.advance(now_ms, out, self._acked)
-        for record in out.appends:
-            if isinstance(record, Committed):
-                self._send_outputs(outbox, record, out)
         if self.connection.ready:
             self._lookups.advance(now_ms, out)
         outbox.advance(now_ms, out)
@@ -312,11 +310,14 @@ class ConsumerCore:
         quiet = quiet and handling.idle and running.fetcher.caught_up and self.connection.ready
         self.idle_since_ms = (self.idle_since_ms or now_ms) if quiet else None
 
-    def _send_outputs(self, outbox: Outbox, record: Committed, out: Outcome) -> None:
-        for output in record.outputs:
-            outbox.add_output(output)
-            fields = {"first_sequence": output.first_sequence, "count": output.count}
-            out.events.append(("output.sent", self.member.fields(**fields)))
+    def _queue_outputs(self, outbox: Outbox, out: Outcome) -> None:
+        """Hand the outputs of a commit to the outbox, whose sends wait for the sync."""
+        for record in out.appends:
+            assert isinstance(record, Committed), "only commits have outputs"
+            for output in record.outputs:
+                outbox.add_output(output)
+                fields = {"first_sequence": output.first_sequence, "count": output.count}
+                out.events.append(("output.sent", self.member.fields(**fields)))
 
     def _committed_offset(self, out: Outcome) -> int:
         """The next offset once the appends of this step are applied."""
