@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from actors.library.chaos import History, free_endpoint, read_topic
+from actors.library.chaos import History, end_with_parent, free_endpoint, read_topic
 
 from . import expected
 
@@ -113,7 +113,13 @@ class Demo:
         command = [sys.executable, "-m", "honcho", "start", "-f", str(procfile), "-d", str(ROOT)]
         with (self.directory / "honcho.txt").open("wb") as printed:
             honcho = subprocess.Popen(
-                command, env=self.environ, stdout=printed, stderr=subprocess.STDOUT, cwd=ROOT
+                command,
+                env=self.environ,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                start_new_session=True,  # Ctrl-C reaches this process, which then ends the others
+                preexec_fn=lambda: end_with_parent(signal.SIGTERM),  # noqa: PLW1509
             )
         try:
             self._watch(honcho)
@@ -288,25 +294,28 @@ class Display:
 
 def main() -> int:
     """Run the demo; keep its directory only if something went wrong."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as on Ctrl-C: all of it
     console = Console()
     directory = Path(tempfile.mkdtemp(prefix="oncemq-demo-"))
     began_s = time.monotonic()
-    exact = False
+    keep = exact = False
     try:
         exact = Demo(directory, console).run()
+        keep = not exact
         console.print(f"{time.monotonic() - began_s:.1f} s", highlight=False)
     except DemoFailed as error:
+        keep = True
         console.print(f"error: {error}", markup=False, highlight=False)
         with suppress(OSError):
             printed = (directory / "honcho.txt").read_text("utf-8", "replace").splitlines()
             console.print("\n".join(printed[-30:]), markup=False, highlight=False)
     except KeyboardInterrupt:
         console.print("interrupted")
-    if exact:
+    if keep:
+        console.print(f"kept for a look: {directory}", highlight=False)
+    else:
         shutil.rmtree(directory, ignore_errors=True)
-        return 0
-    console.print(f"kept for a look: {directory}", highlight=False)
-    return 1
+    return 0 if exact else 1
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.library.chaos import Program
+from actors.library.chaos import Program, wait_until
 from examples.flights import expected
 from tests.process.house import ROOT
 
@@ -58,3 +58,31 @@ def test_demo_ends_by_itself_with_exact_totals(tmp_path: Path) -> None:
     assert re.search(r"UA United Air Lines Inc\.\W+4,637\W", printed), printed
     assert re.search(r"all\W+27,004\W+[\d,]+\W+521\W", printed), printed
     assert list(temporary.iterdir()) == []
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent to look does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_demo_that_is_stopped_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C or SIGTERM on the way: all processes end, the directory goes, exit 1."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    demo = Program("demo", (sys.executable, "-m", "examples.flights.demo"))
+    environ = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+    with demo.start(tmp_path, environ) as running:
+        wait_until(lambda: "flights totalled" in running.stdout(), 40, "first progress")
+        (directory,) = temporary.iterdir()
+        started = {int(path.stem.rpartition("-")[2]) for path in directory.rglob("events/*.jsonl")}
+        running.send_signal(number)
+        running.wait(30, 1)
+    assert "interrupted" in running.stdout()
+    assert list(temporary.iterdir()) == []
+    assert len(started) >= 8  # broker, producer, two consumers, and a supervisor of each
+    assert [pid for pid in started if is_alive(pid)] == []

@@ -151,7 +151,7 @@ def test_a_frozen_consumer_that_was_replaced_has_no_effect(house: House, tmp_pat
         "app = App()\n"
         "@app.consumer('flights', group='totals')\n"
         "def slow(flight, tx):\n"
-        "    time.sleep(0.0005)\n"
+        "    time.sleep(0.0001)\n"
         "    add_flight(flight, tx)\n",
         "utf-8",
     )

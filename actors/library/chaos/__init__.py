@@ -6,7 +6,7 @@ are ever touched, each by its own pid.
 
 from .engine import Chaos, Deeds, Slot
 from .history import History
-from .programs import Program, ProgramFailed, Running, free_endpoint, wait_until
+from .programs import Program, ProgramFailed, Running, end_with_parent, free_endpoint, wait_until
 from .reader import StoredMessage, read_topic
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Running",
     "Slot",
     "StoredMessage",
+    "end_with_parent",
     "free_endpoint",
     "read_topic",
     "wait_until",

@@ -31,10 +31,10 @@ _PRCTL = ctypes.CDLL(None).prctl if sys.platform.startswith("linux") else None
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with_parent() -> None:
-    """Runs in the child: should the caller itself be killed, the kernel ends the child (Linux)."""
+def end_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Call it in a child before exec: if the caller is killed, the kernel signals it (Linux)."""
     if _PRCTL is not None:
-        _PRCTL(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        _PRCTL(_PR_SET_PDEATHSIG, int(number))
 
 
 class ProgramFailed(AssertionError):
@@ -98,7 +98,7 @@ class Running:
                 stderr=err,
                 env=dict(environ),
                 start_new_session=True,  # Ctrl-C reaches the caller, and the caller decides
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - a test run has one thread
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - a test run has one thread
             )
         self.pid = self._process.pid
 
