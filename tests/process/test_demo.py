@@ -6,12 +6,14 @@ import os
 import re
 import signal
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from actors.library.chaos import Program, wait_until
-from examples.flights import expected
+from examples.flights import demo, expected
 from tests.process.house import ROOT
 
 pytestmark = pytest.mark.process
@@ -37,14 +39,35 @@ def test_a_difference_is_named() -> None:
     ]
 
 
+@pytest.mark.parametrize("flaw", ["none", "totals", "cancelled", "log"])
+def test_the_verdict_of_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flaw: str
+) -> None:
+    """One flight, one cancellation or one message too many: the verdict is "wrong" and says why."""
+    printed = StringIO()
+    run = demo.Demo(tmp_path, Console(file=printed, width=100))
+    states = {"totals": dict(run.totals), "cancelled": dict(run.cancelled)}
+    run.stored = {"flights": 27_004, "cancelled": 521}
+    if flaw == "totals":
+        states["totals"]["UA"] = {**run.totals["UA"], "flights": 4_638}
+    if flaw == "cancelled":
+        states["cancelled"]["UA"] += 1
+    if flaw == "log":
+        run.stored["flights"] += 1
+    monkeypatch.setattr(run, "_state", states.__getitem__)
+    assert run._report() is (flaw == "none")
+    assert ("WRONG" in printed.getvalue()) is (flaw != "none")
+    assert ("nothing was doubled" in printed.getvalue()) is (flaw == "none")
+
+
 @pytest.mark.timeout(150)
 def test_demo_ends_by_itself_with_exact_totals(tmp_path: Path) -> None:
     """Three kills on the way, the exact table, exit 0 within two minutes, nothing left behind."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    demo = Program("demo", (sys.executable, "-m", "examples.flights.demo"))
+    program = Program("demo", (sys.executable, "-m", "examples.flights.demo"))
     environ = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    with demo.start(tmp_path, environ) as running:
+    with program.start(tmp_path, environ) as running:
         try:
             running.wait(125, 0)
         finally:
@@ -74,9 +97,9 @@ def test_demo_that_is_stopped_leaves_nothing(tmp_path: Path, number: signal.Sign
     """Ctrl-C or SIGTERM on the way: all processes end, the directory goes, exit 1."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    demo = Program("demo", (sys.executable, "-m", "examples.flights.demo"))
+    program = Program("demo", (sys.executable, "-m", "examples.flights.demo"))
     environ = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
-    with demo.start(tmp_path, environ) as running:
+    with program.start(tmp_path, environ) as running:
         wait_until(lambda: "flights totalled" in running.stdout(), 40, "first progress")
         (directory,) = temporary.iterdir()
         started = {int(path.stem.rpartition("-")[2]) for path in directory.rglob("events/*.jsonl")}
