@@ -302,6 +302,7 @@ class FileProducer:
         self._engine.submit(Submit(parcel.topic, partition, batch, token, digest))
 
     def _changed(self, how: str) -> InputChanged:
+        self.progress.sent = 0  # what was passed over was another file's
         return InputChanged(
             f"{self.job.path} is not what was sent before as producer "
             f"{self._engine.core.name!r} to {self.job.topic!r}: {how}; nothing was sent"
