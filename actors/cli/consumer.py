@@ -112,7 +112,7 @@ def choose(app: App, target: str, group: str | None) -> list[Consumer]:
 def _run(
     consumers: list[Consumer], settings: Settings, until_idle: float | None, events: EventLog
 ) -> None:
-    console = _Console(events)
+    console = _Console(events, quiet=settings.log_dir is None)
     process = ConsumerProcess(
         consumers,
         broker=settings.broker,
@@ -136,13 +136,20 @@ def _run(
 class _Console(Watcher):
     """Tells a person: one line that is drawn over on a terminal, else only what matters."""
 
-    def __init__(self, events: EventLog) -> None:
+    def __init__(self, events: EventLog, *, quiet: bool) -> None:
+        """`quiet`: the events on stderr tell already what is not told twice."""
         self._events = events
+        self._quiet = quiet
         self._drawn = ""
 
     def standby(self, text: str) -> None:
         """Say that another member is at work."""
         click.echo(text, err=True)
+
+    def silence(self, endpoint: str) -> None:
+        """Say why nothing happens."""
+        if not self._quiet:
+            click.echo(f"no broker answers at {endpoint}; it is tried on", err=True)
 
     def progress(self, summary: Summary) -> None:
         """Draw the counts."""

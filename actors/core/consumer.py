@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from ..errors import Fenced, IdConflict, OnceMQError, StoreMismatch, from_code
 from ..ids import output_producer
-from ..limits import FETCHES_HELD_MAX, OUTPUTS_UNACKED_MAX
+from ..limits import FETCHES_HELD_MAX, OUTPUTS_UNACKED_BYTES_MAX, OUTPUTS_UNACKED_MAX
 from ..outcome import (
     DiskSpace,
     Event,
@@ -29,7 +29,7 @@ from ..outcome import (
     Stop,
 )
 from ..protocol import CONFLICT, Failure, Fetched, Granted, Message, TopicDescribed
-from ..records import Committed, LedgerStarted, Plain, Record
+from ..records import Committed, LedgerStarted, Output, Plain, Record
 from .connection import Connection
 from .consumer_fetch import Fetcher, regressed
 from .consumer_grant import LEAVING, OPENING, RUNNING, STOPPED, GrantHolder, Member
@@ -53,13 +53,27 @@ class _Running:
         offset = ledger.next_offset if ledger.started else START_OFFSET
         self.fetcher = Fetcher(core.connection, place, grant.epoch, log, offset, fingerprint)
         self.handling = Handling(ledger, place, grant.epoch, member.retries, self.fetcher.windows)
+        # Bytes of the outputs that the outbox holds.
+        self.output_bytes = 0
         self.outbox = Outbox(core.connection, producer=output_producer(*place), epoch=grant.epoch)
         for (topic, partition), following in sorted(ledger.next_sequence.items()):
             outputs = ledger.unacked.get((topic, partition), ())
             first = outputs[0].first_sequence if outputs else following
             self.outbox.expect(topic, partition, first)
             for output in outputs:
-                self.outbox.add_output(output)
+                self.queue(output)
+
+    def queue(self, output: Output) -> None:
+        """Let an output out, after the sync of the step."""
+        self.output_bytes += len(output.raw)
+        self.outbox.add_output(output, token=len(output.raw))
+
+    def may_call(self) -> bool:
+        """Whether the outputs that wait for the broker leave room for more."""
+        return (
+            self.outbox.messages < OUTPUTS_UNACKED_MAX
+            and self.output_bytes < OUTPUTS_UNACKED_BYTES_MAX
+        )
 
     def may_fetch(self) -> bool:
         """Whether one more reply may be held."""
@@ -153,7 +167,7 @@ class ConsumerCore:
                 self._received(event, now_ms, out)
             case HandlerDone() if self._running is not None:
                 failed = self._running.handling.done(event, now_ms, out, self._acked)
-                self._queue_outputs(self._running.outbox, out)
+                self._queue_outputs(self._running, out)
                 if failed is not None:
                     self._stop(failed, now_ms, out)
             case LedgerPeeked():
@@ -219,11 +233,13 @@ class ConsumerCore:
                 raise error
             running.fetcher.pause(now_ms)
         else:
-            self._settle(running.outbox, message, now_ms, out)
+            self._settle(running, message, now_ms, out)
 
-    def _settle(self, outbox: Outbox, message: Message, now_ms: int, out: Outcome) -> None:
+    def _settle(self, running: _Running, message: Message, now_ms: int, out: Outcome) -> None:
         """Take the verdict on outputs. Raises what ends the consumer."""
+        outbox = running.outbox
         for settled in outbox.received(message, now_ms, out):
+            running.output_bytes -= settled.token
             first, count = settled.first_sequence, settled.count
             if any(run[1] == CONFLICT for run in settled.runs):
                 raise IdConflict(
@@ -293,7 +309,7 @@ class ConsumerCore:
         handling, outbox = running.handling, running.outbox
         if self._draining:
             handling.cut(out)
-        elif self.phase == RUNNING and outbox.messages < OUTPUTS_UNACKED_MAX:
+        elif self.phase == RUNNING and running.may_call():
             handling.advance(now_ms, out, self._acked)
         if self.connection.ready:
             self._lookups.advance(now_ms, out)
@@ -310,12 +326,12 @@ class ConsumerCore:
         quiet = quiet and handling.idle and running.fetcher.caught_up and self.connection.ready
         self.idle_since_ms = (self.idle_since_ms or now_ms) if quiet else None
 
-    def _queue_outputs(self, outbox: Outbox, out: Outcome) -> None:
+    def _queue_outputs(self, running: _Running, out: Outcome) -> None:
         """Hand the outputs of a commit to the outbox, whose sends wait for the sync."""
         for record in out.appends:
             assert isinstance(record, Committed), "only commits have outputs"
             for output in record.outputs:
-                outbox.add_output(output)
+                running.queue(output)
                 fields = {"first_sequence": output.first_sequence, "count": output.count}
                 out.events.append(("output.sent", self.member.fields(**fields)))
 

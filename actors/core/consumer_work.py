@@ -111,6 +111,7 @@ class FailedMessage:
     """A handler raised. `jitter` is drawn from [0, 1) by the shell and stretches the pause."""
 
     message_id: str
+    text: str  # of the error, bounded
     error: BaseException
     traceback: str
     jitter: float

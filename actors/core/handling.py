@@ -146,7 +146,7 @@ class Handling:
     ) -> HandlerFailed | None:
         group, topic, partition = self._place
         offset = rest.offset_of(0)
-        error = f"{type(failure.error).__name__}: {failure.error}"
+        error = failure.text
         where = self._fields(offset=offset, id=failure.message_id)
         out.events.append(("handler.raised", {**where, "attempt": attempt, "error": error}))
         if attempt > self._retries:

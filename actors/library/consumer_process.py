@@ -76,6 +76,9 @@ class Watcher:
     def standby(self, text: str) -> None:
         """Another member has a partition; this process waits for it."""
 
+    def silence(self, endpoint: str) -> None:
+        """No broker has answered for two seconds; it is tried on. Told once for each silence."""
+
     def progress(self, summary: Summary) -> None:
         """So much is done: told about five times a second."""
 
@@ -121,6 +124,7 @@ class ConsumerProcess:
         self._transports: dict[ConsumerActor, DealerTransport] = {}
         self._open_calls: dict[ConsumerActor, Call] = {}
         self._look_at_ms = 0
+        self._told_silence = False
         self._drain_until: float | None = None
         # Set by signal handlers and by the main thread.
         self._stop_asked = False
@@ -249,11 +253,18 @@ class ConsumerProcess:
             return
         self._look_at_ms = now_ms + LOOK_MS
         self._watcher.progress(self.summary())
+        self._tell_silence()
         if self._drain_until is not None:
             if time.monotonic() >= self._drain_until:
                 self._abandon()
         elif self._until_idle_s is not None and self._idle_for_s(now_ms) >= self._until_idle_s:
             self._begin_drain()
+
+    def _tell_silence(self) -> None:
+        silent = any(actor.core.connection.silent for actor in self._live())
+        if silent and not self._told_silence:
+            self._watcher.silence(self._endpoint)
+        self._told_silence = silent
 
     def _note_end(self, actor: ConsumerActor) -> None:
         """An actor that failed ends the process: the others in good order."""

@@ -29,6 +29,8 @@ from .tx import FindTopic, Tx
 
 Handler = Callable[[Message, Tx], object]
 
+ERROR_CHARS_MAX = 1000  # of an error's text in events and messages; the traceback is whole
+
 _LISTS = (list, tuple, collections.abc.Iterable, collections.abc.Sequence)
 
 # The Tx of the batch whose handlers run in this context: where log lines find the message.
@@ -174,8 +176,18 @@ def _failed(message: Message, error: Exception) -> FailedMessage:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
-    text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-    return FailedMessage(str(message.id), error, text, random.random())
+    lines = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        text = type(error).__name__
+    return FailedMessage(
+        str(message.id), _bounded(text, ERROR_CHARS_MAX), error, lines, random.random()
+    )
+
+
+def _bounded(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class MessageContext(logging.Filter):

@@ -35,6 +35,7 @@ from actors.limits import (
     JOIN_RETRY_MS,
     LEASE_RENEW_MS,
     LEAVE_WAIT_MS,
+    OUTPUTS_UNACKED_BYTES_MAX,
     OUTPUTS_UNACKED_MAX,
     RESEND_MS,
 )
@@ -434,13 +435,30 @@ def test_calls_wait_while_too_many_outputs_are_unacknowledged() -> None:
     assert len(scripted.take_all(RunHandler)) == 1
 
 
+def test_calls_wait_while_too_many_bytes_are_unacknowledged() -> None:
+    """The bound on outputs counts bytes too."""
+    scripted = Scripted()
+    scripted.run()
+    scripted.fetched([batch(0, 1)], 1)
+    scripted.fetched([batch(1, 1)], 2)
+    scripted.work.clear()
+    made = batch_codec.build([bytes(1024 * 1024 - 3)] * 3, encodings=0)
+    pile = Output("out", 0, -1, 3, made.raw, made.crc)
+    count = OUTPUTS_UNACKED_BYTES_MAX // len(made.raw) + 1
+    scripted.step(HandlerDone(5, 0, 1, outputs=[pile] * count))
+    assert scripted.take_all(RunHandler) == []
+    (first, *_) = [m for m in scripted.said if isinstance(m, Produce)]
+    scripted.hear(Produced(first.request, 1, ((3, 0, 0),)))
+    assert len(scripted.take_all(RunHandler)) == 1
+
+
 def test_a_last_failure_commits_what_came_before_it() -> None:
     """With no retries left the prefix is committed in the step that stops the consumer."""
     scripted = Scripted(retries=0)
     scripted.run()
     scripted.fetched([batch(0, 3)], 3)
     scripted.work.clear()
-    failed = FailedMessage("id", ValueError("x"), "trace", 0.5)
+    failed = FailedMessage("id", "ValueError: x", ValueError("x"), "trace", 0.5)
     outcome = scripted.step(HandlerDone(5, 0, 2, failure=failed))
     assert outcome.appends[0].inputs == [(TOPIC_ID, 2)]
     (stop,) = outcome.work_after_sync

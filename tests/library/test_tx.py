@@ -432,3 +432,20 @@ def test_the_context_names_the_message_while_its_handler_runs(
         "",
     ]
     assert current.get() is None
+
+
+def test_an_error_whose_text_cannot_be_made_is_told_by_its_name() -> None:
+    """A user's exception may be broken or huge; what is told of it is bounded and never raises."""
+
+    class BrokenError(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    def broken(message, tx):
+        raise BrokenError
+
+    def huge(message, tx):
+        raise ValueError("x" * 100_000)
+
+    assert call(broken, [1]).failure.text == "BrokenError"
+    assert len(call(huge, [1]).failure.text) < 1100
