@@ -238,3 +238,30 @@ def test_wrong_usage_is_status_2(
     consumer = house.consumer(target, *more)
     consumer.wait(START_S, 2)
     assert says in consumer.stderr()
+
+
+def test_without_a_broker_it_says_so_and_waits(house: House) -> None:
+    """The endpoint is named after two seconds; the consumer goes on when the broker comes."""
+    shop = Shop(house)
+    consumer = shop.consumer()
+    wait_until(lambda: house.endpoint in consumer.stderr(), START_S, "a word about the broker")
+    house.broker()
+    shop.send("a")
+    house.wait_for(consumer, "commit.synced")
+    consumer.stop(START_S, 0)
+    assert shop.state() == {"count": 1, "log": ["a"]}
+
+
+def test_a_broker_that_restarts_is_no_event_for_a_consumer(shop: Shop) -> None:
+    """Killed and started again, the broker is met again; nothing is lost or doubled."""
+    shop.send("a")
+    consumer = shop.consumer()
+    shop.house.wait_for(consumer, "commit.synced")
+    broker = next(running for running in shop.house.running if "broker" in str(running))
+    broker.kill()
+    shop.house.broker()
+    shop.send("b")
+    shop.house.wait_for(consumer, "commit.synced", 2)
+    consumer.stop(START_S, 0)
+    assert shop.state() == {"count": 2, "log": ["a", "b"]}
+    assert shop.out() == ["a", "b"]
