@@ -7,14 +7,16 @@ index.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ..errors import OnceMQError
 from ..protocol import DUPLICATE, STORED
 from .verdicts import Ack, Verdicts
+
+if TYPE_CHECKING:
+    import asyncio  # loaded by who awaits; others do not pay for it
 
 Result = TypeVar("Result")
 
@@ -94,8 +96,10 @@ class Pending(Generic[Result]):
     def __await__(self) -> Generator[Any, None, Result]:
         """Wait without blocking the event loop."""
         if not self._verdicts.settled:
+            import asyncio
+
             loop = asyncio.get_running_loop()
-            future: asyncio.Future[None] = loop.create_future()
+            future = loop.create_future()
 
             def wake() -> None:
                 with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
