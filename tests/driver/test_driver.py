@@ -254,6 +254,19 @@ def test_idle_time_attests_the_last_group_and_looks_at_the_fence():
     assert world.trace[-1] == "fence"
 
 
+def test_reading_turns_look_at_the_fence_too():
+    """A writer that is asked all the time and writes nothing still finds out that it is fenced."""
+    world, _, driver = start()
+    ask(world, CreateTopic(1, "t", 1))
+    driver.turn()
+    for number in range(4):
+        world.now += 400
+        ask(world, Ping(2 + number))
+        driver.turn(0)
+    acts = [act for act in world.trace if act in ("attest", "fence")]
+    assert acts == ["attest", "fence"]
+
+
 def test_ticks_come_when_the_core_asked_for_them():
     """The poll waits no longer than the core's next deadline."""
     world, core, driver = start()
