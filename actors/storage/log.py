@@ -218,10 +218,14 @@ class FencedLog:
     def read(self, position: int, max_bytes: int, *, end: int | None = None) -> list[StoredRecord]:
         """Return records from the boundary `position` on, whole below `end` and the durable end.
 
-        At least one if there is one, else as many as fit `max_bytes`. Raises CorruptLog.
+        At least one if there is one, else as many as fit `max_bytes`. Raises CorruptLog, Fenced,
+        OSError.
         """
         self._check_usable()
-        records = self._reader.read(position, max_bytes, self._view.end, self._trusted_from)
+        try:
+            records = self._reader.read(position, max_bytes, self._view.end, self._trusted_from)
+        except OSError as error:  # a successor has taken a sealed segment away, most likely
+            raise self._failed(error) from error
         return records if end is None else [record for record in records if record.end <= end]
 
     def replay(self, position: int) -> Iterator[StoredRecord]:

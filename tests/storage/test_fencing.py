@@ -211,6 +211,19 @@ def test_the_zombie_of_a_deleted_generation_is_fenced_not_broken() -> None:
         old.sync()
 
 
+def test_a_zombie_that_reads_what_is_gone_is_fenced_not_broken() -> None:
+    """A successor deletes sealed segments: whoever still reads them is told why they are gone."""
+    disk = MemoryDisk()
+    old = open_log(disk, generation=5, segment_bytes=400)
+    for _ in range(4):
+        put(old, b"x" * 300)
+    granted(disk, 6)
+    with pytest.raises(Fenced):
+        old.read(0, 1000)
+    with pytest.raises(Fenced):
+        old.sync()
+
+
 def test_a_zombie_makes_no_snapshot_deletes_nothing_and_begins_no_segment() -> None:
     """Each act of a writer is preceded by a look at the fence."""
     acts = [
