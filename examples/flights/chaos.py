@@ -236,7 +236,8 @@ class Fire:
         try:
             self.chaos.start()
             self.chaos.run(kills // 2, takeovers=takeovers[::2], timeout_s=timeout_s / 2)
-            seen = list(read_topic(self.endpoint, "flights"))  # an observer in the middle
+            self.chaos.calm()  # nobody would start the broker again while the observer reads
+            seen = list(read_topic(self.endpoint, "flights"))
             self.chaos.run(
                 kills,
                 takeovers=takeovers[1::2],
