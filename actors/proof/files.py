@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from typing import Protocol
 
@@ -22,6 +23,13 @@ class OpenFile(Protocol):
         """Close it."""
 
 
+class HeldLock(Protocol):
+    """A lock that was free a moment ago."""
+
+    def release(self) -> None:
+        """Let it go at once."""
+
+
 class Files(Protocol):
     """A file system, as far as reading needs one."""
 
@@ -30,6 +38,9 @@ class Files(Protocol):
 
     def open(self, path: str) -> OpenFile:
         """Open a file. Raises FileNotFoundError."""
+
+    def lock(self, path: str) -> HeldLock | None:
+        """Take the lock of a file; None if a live process holds it. Raises FileNotFoundError."""
 
 
 class OsFile:
@@ -64,6 +75,18 @@ class OsFile:
         os.close(self._descriptor)
 
 
+class OsLock:
+    """A lock of the operating system, held."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Closing `descriptor` lets the lock go."""
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let it go."""
+        os.close(self._descriptor)
+
+
 class OsFiles:
     """The file system of the operating system."""
 
@@ -74,3 +97,16 @@ class OsFiles:
     def open(self, path: str) -> OsFile:
         """Open a file for reading. Raises OSError."""
         return OsFile(path)
+
+    def lock(self, path: str) -> OsLock | None:
+        """Take the lock of a file; None if a live process holds it. Raises OSError."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:
+            os.close(descriptor)
+            raise
+        return OsLock(descriptor)

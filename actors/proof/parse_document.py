@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -121,20 +122,33 @@ def start_position(files: Files, path: str) -> int:
     return start
 
 
+def check_part(files: Files, directory: str, part: Part) -> None:
+    """Read a part of a snapshot through. Raises CorruptLog, also where it is missing."""
+    try:
+        for _ in _pieces(files, directory, part):
+            continue
+    except FileNotFoundError:
+        raise CorruptLog(f"{directory}/{part.file}", 0, "a part is missing") from None
+
+
 def part_bytes(files: Files, directory: str, part: Part) -> bytes:
     """Return a part of a snapshot. Raises CorruptLog, FileNotFoundError."""
+    return b"".join(_pieces(files, directory, part))
+
+
+def _pieces(files: Files, directory: str, part: Part) -> Iterator[bytes]:
     path = f"{directory}/{part.file}"
+    crc = 0
     file = files.open(path)
     try:
         length = file.length()
         if length != part.length:
             raise CorruptLog(path, length, f"a part of {part.length} bytes was promised")
-        pieces = [
-            file.read(at, min(_CHUNK_BYTES, length - at)) for at in range(0, length, _CHUNK_BYTES)
-        ]
+        for at in range(0, length, _CHUNK_BYTES):
+            piece = file.read(at, min(_CHUNK_BYTES, length - at))
+            crc = crc32(piece, crc)
+            yield piece
     finally:
         file.close()
-    data = b"".join(pieces)
-    if len(data) != length or crc32(data) != part.crc:
+    if crc != part.crc:
         raise CorruptLog(path, 0, "wrong checksum of a part")
-    return data

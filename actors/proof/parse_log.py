@@ -62,8 +62,6 @@ class Log:
         self.log_id = manifest.log_id
         self.path = f"{directory}/gen-{number:020d}"
         self._files = files
-        # The highest number in use when it was looked at, complete or not.
-        self.highest = number
         # Where the log starts: what lies below was discarded.
         self.start = manifest.start
         # First positions of the segments. Invariant: ascending, the first is `start`.
@@ -118,9 +116,7 @@ class Log:
             if manifest.generation != number:
                 reason = f"it belongs to generation {manifest.generation}"
                 raise CorruptLog(f"{path}/MANIFEST", 0, reason)
-            log = cls(files, directory, number, manifest)
-            log.highest = numbers[-1]
-            return log
+            return cls(files, directory, number, manifest)
         return None
 
     # --- the look --------------------------------------------------------------------------------
@@ -158,7 +154,8 @@ class Log:
             try:
                 head = self._head(file, first)
             except Bad as bad:
-                if self._is_unborn(file, first):
+                attested = max([self.manifest.cut, *self._snapshot_positions()])
+                if self._is_unborn(file, first) and attested <= first:
                     self.firsts.pop()
                     self.end = first
                     return
@@ -206,6 +203,8 @@ class Log:
                     raise CorruptLog(path, 0, "the snapshot belongs to another log or position")
                 if position > self.end:
                     raise CorruptLog(path, 0, f"a snapshot ahead of the log's end at {self.end}")
+                for part in head.parts:
+                    documents.check_part(self._files, self.path, part)
             except (CorruptLog, FileNotFoundError) as error:
                 self.snapshot_damage.append(str(error))
             else:
@@ -356,10 +355,21 @@ class Log:
         manifest = latest.manifest
         return manifest.parent == self.generation and manifest.cut >= self.end
 
-    def unfinished(self) -> bool:
-        """Tell whether a successor is in the making: it may still leave part of this behind."""
-        numbers = generation_numbers(self._files, self.directory)
-        return bool(numbers) and numbers[-1] > max(self.generation, self.highest)
+    def being_replaced(self) -> bool:
+        """Tell whether a live process is making a successor: it may leave part of this behind.
+
+        What is read before the maker holds its lock is in what it takes.
+        """
+        for number in generation_numbers(self._files, self.directory):
+            if number > self.generation:
+                try:
+                    lock = self._files.lock(f"{self.directory}/gen-{number:020d}/LOCK")
+                except FileNotFoundError:
+                    continue
+                if lock is None:
+                    return True
+                lock.release()
+        return False
 
 
 def _holds_own_group(files: Files, path: str, number: int) -> bool:

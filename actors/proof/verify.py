@@ -213,7 +213,9 @@ class _Proof:
     def _settle(self, log: Log) -> None:
         """No successor may have left behind what was read."""
         deadline = time.monotonic() + SUCCESSOR_WAIT_S
-        while log.unfinished() and time.monotonic() < deadline:
+        while log.being_replaced():
+            if time.monotonic() > deadline:
+                raise LogMoved(f"a successor of {log.directory} is being made")
             time.sleep(_LOOK_AGAIN_S)
         if not log.still_counts():
             raise LogMoved(f"{log.directory} was taken over, and part of it does not count")

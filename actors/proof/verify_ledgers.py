@@ -7,6 +7,7 @@ below it, and every later snapshot is compared with the records up to its place.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -104,13 +105,13 @@ class LedgerReader:
         later = list(log.snapshots)
         if log.start:
             later = [head for head in later if head.position >= log.start]
-            self._restore(later[0])
+            sensible(self._restore, later[0], log.path)
         position = later[0].position if log.start else 0
         later = [head for head in later if head.position > position]
         for group in log.groups(position):
             self._group(group)
             while later and later[0].position <= group.end:
-                self._compare(later.pop(0))
+                sensible(self._compare, later.pop(0), log.path)
         log.sync()
         return ledger
 
@@ -357,3 +358,12 @@ class LedgerReader:
                 "I13-atomicity",
                 f"the snapshot at {head.position} differs from the records in {', '.join(wrong)}",
             )
+
+
+def sensible(look: Callable[[SnapshotHead], None], head: SnapshotHead, path: str) -> None:
+    """Call `look`; a snapshot whose parts have another shape than they must is damage."""
+    try:
+        look(head)
+    except (BadRecord, LookupError, TypeError, ValueError) as error:
+        reason = f"the parts of the snapshot at {head.position} make no sense: {error!r}"
+        raise CorruptLog(path, 0, reason) from error

@@ -20,7 +20,7 @@ from .parse_batch import parse as parse_batch
 from .parse_document import SnapshotHead
 from .parse_log import Log
 from .parse_records import BadRecord, GroupGrant, ProducerGrant, Stored, Topic, parse, unpack
-from .verify_ledgers import Ledger
+from .verify_ledgers import Ledger, sensible
 from .verify_rows import IN_LOG, Rows, seed_of
 
 Place = tuple[int, int]  # topic number, partition
@@ -87,7 +87,7 @@ class LogReader:
                 except (BadRecord, BadBatch) as bad:
                     raise CorruptLog(log.path, frame.position, str(bad)) from None
             while later and later[0].position <= group.end:
-                self._compare(later.pop(0))
+                sensible(self._compare, later.pop(0), log.path)
             progress(group.end, log.end)
         log.sync()
         return self.facts
@@ -254,11 +254,7 @@ class LogReader:
         """A snapshot says the same as the records below it."""
         log, facts = self._log, self.facts
         topics = unpack(log.snapshot_part(head, "topics"))
-        ends = {
-            (number, partition): end
-            for number, topic in enumerate(topics)
-            for partition, end, _at_ms in topic[4]
-        }
+        ends = {(number, row[0]): row[1] for number, topic in enumerate(topics) for row in topic[4]}
         producers = unpack(log.snapshot_part(head, "producers"))
         rows = {(p[0], row[0], row[1]): row[2] for p in producers for row in p[4]}
         ids: dict[int, tuple[int, int]] = {}
@@ -266,7 +262,7 @@ class LogReader:
             kind, _, place = part.name.partition("-")
             if kind == "ids":
                 number = int(place.partition("-")[0])
-                names, _places, hashes = unpack(log.snapshot_part(head, part.name))
+                names, _, hashes = unpack(log.snapshot_part(head, part.name))[:3]
                 count, total = ids.get(number, (0, 0))
                 ids[number] = (count + len(names), total + sum(hashes))
         known = {place: its.end_offset for place, its in facts.partitions.items()}

@@ -10,6 +10,8 @@ import xxhash
 
 from actors.codec import batch as batch_codec
 from actors.codec import records as record_codec
+from actors.codec import wire
+from actors.core.ledger import Ledger
 from actors.ids import output_producer, tagged_id
 from actors.records import (
     BatchStored,
@@ -206,3 +208,31 @@ def shop(disk: MemoryDisk) -> tuple[Broker, Consumer]:
     broker.store("invoices", numbered(2, b"i"), producer=sender)
     consumer.commit(7, [], acked=[("invoices", 0, 2)])
     return broker, consumer
+
+
+def compacted(broker: Broker, *, discard: bool = True) -> Consumer:
+    """A ledger of topic orders as a core has written it, with snapshots and without its start."""
+    consumer = Consumer(broker.disk, "billing", "orders", segment_bytes=4096)
+    consumer.start()
+    core = Ledger()
+    started = LedgerStarted("billing", "orders", 0, topic_id("orders"), LOG_ID, LOG_ID, 0)
+    core.apply(started, 0)
+    sender = output_producer("billing", "orders", 0)
+    for number in range(60):
+        broker.store("orders", explicit(f"a{number}", f"b{number}"))
+        batch = numbered(1, b"%d" % number)
+        output = consumer.output("out", batch)
+        acked = [("out", 0, number)] if number else []
+        ids = [f"a{number}", f"b{number}"]
+        commit = consumer.commit(consumer.offset + 2, ids, outputs=[output], acked=acked)
+        core.apply(commit, 0)
+        broker.store("out", batch, producer=sender)
+        if number in {20, 40}:
+            snapshot = core.snapshot()
+            packed = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}
+            consumer.log.write_snapshot(consumer.log.durable_end, packed, snapshot.keep)
+            core.snapshot_written()
+    if discard:
+        consumer.log.discard(consumer.log.durable_end)
+        assert consumer.log.start > 0
+    return consumer

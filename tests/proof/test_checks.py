@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from actors.ids import output_producer
 from actors.proof.collect import read_ledgers, read_log
 from actors.proof.evidence import (
     FAIL,
@@ -29,9 +28,8 @@ from actors.proof.history import count_events, read_history
 from actors.proof.table import all_checks, run_checks
 from actors.runtime.events import EventLog
 from actors.storage.memory import MemoryDisk
-from tests.proof.golden import DATA, STATE, Broker, Consumer, explicit, numbered, shop
+from tests.proof.golden import DATA, STATE, Broker, compacted, shop
 
-SENDER = output_producer("billing", "orders", 0)
 IDS = ("o-1", "o-2", "o-3", *[f"orders/importer:0:{n}" for n in range(4)], "o-4")
 
 
@@ -318,34 +316,6 @@ def test_a_snapshot_stands_for_the_commits_below_it() -> None:
     assert ledger.next_offset == consumer.offset
     verdict = run_checks(Evidence(log=log, ledgers=[ledger], drained=True))
     assert verdict.ok, verdict.found.kept
-
-
-def compacted(broker: Broker) -> Consumer:
-    """A ledger that a core has written, with a snapshot and without its first segments."""
-    from actors.codec import wire
-    from actors.core.ledger import Ledger
-    from actors.records import LedgerStarted
-    from tests.proof.golden import LOG_ID, topic_id
-
-    consumer = Consumer(broker.disk, "billing", "orders", segment_bytes=4096)
-    consumer.start()
-    core = Ledger()
-    core.apply(LedgerStarted("billing", "orders", 0, topic_id("orders"), LOG_ID, LOG_ID, 0), 0)
-    for number in range(60):
-        broker.store("orders", explicit(f"a{number}", f"b{number}"))
-        output = consumer.output("out", numbered(1, b"%d" % number))
-        acked = [("out", 0, number)] if number else []
-        ids = [f"a{number}", f"b{number}"]
-        core.apply(consumer.commit(consumer.offset + 2, ids, outputs=[output], acked=acked), 0)
-        broker.store("out", numbered(1, b"%d" % number), producer=SENDER)
-        if number in {20, 40}:
-            snapshot = core.snapshot()
-            packed = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}
-            consumer.log.write_snapshot(consumer.log.durable_end, packed, snapshot.keep)
-            core.snapshot_written()
-    consumer.log.discard(consumer.log.durable_end)
-    assert consumer.log.start > 0
-    return consumer
 
 
 # --- histories -----------------------------------------------------------------------------------

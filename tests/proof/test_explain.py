@@ -16,8 +16,8 @@ from actors.proof.explain import explain
 from actors.proof.story import Story
 from actors.runtime.os_disk import OsDisk
 from actors.storage.memory import MemoryDisk
-from tests.proof.golden import DATA, STATE, Broker, Consumer, explicit, numbered, shop
-from tests.proof.test_checks import an_event, commit_event, compacted
+from tests.proof.golden import DATA, STATE, Broker, Consumer, compacted, explicit, numbered, shop
+from tests.proof.test_checks import an_event, commit_event
 
 
 def story_of(disk: Any, message_id: str, **more: Any) -> Story:

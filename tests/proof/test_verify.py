@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,10 @@ from typing import Any
 import pytest
 
 from actors.codec import batch as batch_codec
+from actors.codec import records as record_codec
+from actors.codec import wire
+from actors.core.broker_state import BrokerState
+from actors.core.ledger import Ledger
 from actors.errors import CorruptLog, StorageError, UnknownTopic
 from actors.ids import output_producer, tagged_id
 from actors.proof.files import OsFiles
@@ -22,6 +27,7 @@ from tests.proof.golden import (
     STATE,
     Broker,
     Consumer,
+    compacted,
     explicit,
     ledger_id,
     numbered,
@@ -346,3 +352,168 @@ def test_the_real_disk_is_read_through_the_same_door(tmp_path: Path) -> None:
     consumer.log.close()
     assert report.ok, report.found.kept
     assert report.topics["t"]["groups"]["g"]["pending"] == 1
+
+
+# --- compacted and live systems ------------------------------------------------------------------
+
+
+def compacted_shop(disk: MemoryDisk) -> tuple[Broker, Consumer]:
+    """A system whose ledger starts at a snapshot and has one more behind it."""
+    broker = Broker(disk)
+    broker.topic("orders")
+    broker.topic("out")
+    broker.grant("billing", "orders", 0, 2)
+    return broker, compacted(broker)
+
+
+def test_a_compacted_ledger_is_proved_from_its_snapshot() -> None:
+    """What only the snapshot holds counts as processed, and nothing is found."""
+    disk = MemoryDisk()
+    compacted_shop(disk)
+    report = verify(disk, DATA, STATE)
+    assert report.ok, report.found.kept
+    assert report.topics["orders"]["groups"]["billing"]["processed"] == 120
+
+
+def test_an_id_of_the_snapshot_processed_again_is_found() -> None:
+    """The set that a snapshot carries forbids a second time like any commit."""
+    disk = MemoryDisk()
+    broker, consumer = compacted_shop(disk)
+    broker.store("orders", explicit("c"))
+    consumer.commit(121, ["a3"])
+    assert "I7-effect-once" in checks(disk)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("ledger", lambda part: part | {"next_offset": part["next_offset"] - 2}),
+        ("ledger", lambda part: part | {"next_sequence": []}),
+        ("ledger", lambda part: part | {"ranges": [["p", 0, 1]]}),
+        ("state", lambda part: {**part, "k": b"v"}),
+        ("ids", lambda part: part[16:]),
+    ],
+)
+def test_a_snapshot_that_says_something_else_is_found(part: str, change: Any) -> None:
+    """Snapshot and records below it must be the same state, in every field."""
+    disk = MemoryDisk()
+    consumer = shop(disk)[1]
+    snapshot = core_of(consumer).snapshot()
+    parts = dict(snapshot.parts)
+    name = next(name for name in parts if name.startswith(part))
+    parts[name] = change(parts[name])
+    packed = {name: wire.pack_plain(content) for name, content in parts.items()}
+    consumer.log.write_snapshot(consumer.log.durable_end, packed)
+    assert checks(disk) == {"I13-atomicity"}
+
+
+def core_of(consumer: Consumer) -> Ledger:
+    """The state that a ledger's records make."""
+    core = Ledger()
+    for stored in consumer.log.replay(0):
+        record = record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)
+        core.apply(record, stored.position)
+    return core
+
+
+def broker_snapshot(broker: Broker) -> dict[str, Any]:
+    """The parts of a snapshot of what a broker's log says."""
+    state = BrokerState()
+    for stored in broker.log.replay(0):
+        record = record_codec.decode(
+            stored.type, stored.meta, stored.body, stored.body_crc, columns=True
+        )
+        state.apply(record, stored.position)
+    return dict(state.snapshot().parts)
+
+
+def _write(broker: Broker, parts: dict[str, Any]) -> None:
+    packed = {name: wire.pack_plain(content) for name, content in parts.items()}
+    broker.log.write_snapshot(broker.log.durable_end, packed)
+
+
+def test_a_true_snapshot_of_the_broker_passes() -> None:
+    """Topics, numbers, epochs, ids and grants of a snapshot are those of the records."""
+    disk = MemoryDisk()
+    broker, _ = shop(disk)
+    _write(broker, broker_snapshot(broker))
+    assert verify(disk, DATA, STATE).ok
+
+
+@pytest.mark.parametrize("part", ["topics", "producers", "groups", "ids"])
+def test_a_snapshot_of_the_broker_that_lacks_something_is_found(part: str) -> None:
+    """A dedup state that forgot anything would store a message twice: it is named before that."""
+    disk = MemoryDisk()
+    broker, _ = shop(disk)
+    parts = broker_snapshot(broker)
+    name = next(name for name in parts if name.startswith(part))
+    content = parts[name]
+    parts[name] = [column[:-1] for column in content] if part == "ids" else content[:-1]
+    _write(broker, parts)
+    assert checks(disk) == {"I13-atomicity"}
+
+
+def test_a_system_that_goes_on_meanwhile_gives_a_true_picture() -> None:
+    """Ledgers, log and outputs move between the steps of the proof, and nothing is found."""
+    disk = MemoryDisk()
+    broker, consumer = shop(disk)
+    numbers = itertools.count()
+
+    def go_on(phase: str, done: int, whole: int) -> None:
+        number = next(numbers)
+        broker.store("orders", explicit(f"live-{number}"))
+        if number == 0:
+            consumer.commit(8, ["o-4"])
+        batch = numbered(1, b"%d" % number)
+        output = consumer.output("invoices", batch)
+        consumer.commit(9 + number, [f"live-{number}"], outputs=[output])
+        broker.store("invoices", batch, producer=SENDER)
+
+    for _ in range(4):
+        report = verify(disk, DATA, STATE, tell=go_on)
+        assert report.ok, report.found.kept
+    assert next(numbers) > 8
+
+
+def test_a_ledger_compacted_meanwhile_is_read_again() -> None:
+    """Files that its owner takes away while they are read are no violation."""
+    disk = MemoryDisk()
+    broker = Broker(disk)
+    broker.topic("orders")
+    broker.topic("out")
+    broker.grant("billing", "orders", 0, 2)
+    consumer = compacted(broker, discard=False)
+    opened = disk.open
+    times = iter([True])
+
+    def open_once(path: str, **more: Any) -> Any:
+        if STATE in path and path.endswith(f"{0:020d}.log") and next(times, False):
+            consumer.log.discard(consumer.log.durable_end)
+        return opened(path, **more)
+
+    disk.open = open_once  # type: ignore[method-assign]
+    report = verify(disk, DATA, STATE)
+    assert consumer.log.start > 0
+    assert report.ok, report.found.kept
+    assert report.topics["orders"]["groups"]["billing"]["processed"] == 120
+
+
+def test_bytes_of_a_replaced_consumer_behind_the_cut_do_not_count() -> None:
+    """A look that a successor left part of behind is thrown away and taken anew."""
+    disk = MemoryDisk()
+    broker, consumer = shop(disk)
+    disk.drop_locks()
+    looked = []
+
+    def take_over(phase: str, done: int, whole: int) -> None:
+        if phase == "log" and not looked:
+            looked.append(phase)
+            broker.grant("billing", "orders", 0, 3, next_offset=7)
+            successor = Consumer(disk, "billing", "orders", epoch=3)
+            successor.number = 3
+            successor.commit(8, ["o-4"])
+
+    report = verify(disk, DATA, STATE, tell=take_over)
+    assert looked
+    assert report.ok, report.found.kept
+    del consumer
