@@ -148,7 +148,7 @@ class Driver:
         except OnceMQError as error:
             self._events.emit("wire.malformed", code=error.code, reason=error.reason)
             request = wire.request_number(frames)
-            if request is not None:
+            if request is not None and peer:  # a client asks again; the broker did not ask
                 failure = Failure(request, error.code, error.reason, error.hint, -1)
                 self._transport.send(peer, wire.encode(failure, None))
             return None

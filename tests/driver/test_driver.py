@@ -236,6 +236,17 @@ def test_malformed_bytes_get_a_typed_answer_and_reach_no_core():
     assert world.trace.count(("event", "wire.malformed")) == 2
 
 
+def test_a_client_does_not_answer_malformed_answers():
+    """An answer that cannot be understood is dropped: answering it could be taken for a request."""
+    world, core, driver = start()
+    world.inbox = [(b"", [msgpack.packb([39, 77, "wrong"])])]
+    driver.turn()
+
+    assert not any(isinstance(item, tuple) and item[0] == "send" for item in world.trace)
+    assert core.seen == []
+    assert world.trace.count(("event", "wire.malformed")) == 1
+
+
 def test_idle_time_attests_the_last_group_and_looks_at_the_fence():
     """After 50 ms a frame vouches for the last group; once a second the fence is looked at."""
     world, _, driver = start()
