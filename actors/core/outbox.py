@@ -191,8 +191,7 @@ class Outbox:
     # --- answers ---------------------------------------------------------------------------------
 
     def _judged(self, lane: Lane, entry: Entry, verdict: Produced | OnceMQError) -> None:
-        if entry.verdict is not None:
-            return
+        assert entry.verdict is None, "a settled batch has no attempts any more"
         entry.verdict = verdict
         if isinstance(verdict, Produced) and not entry.explicit:
             lane.acked_end = max(lane.acked_end, entry.first_sequence + entry.count)

@@ -215,20 +215,21 @@ class FileProducer:
         source = self._open_source()
         try:
             while not self._stopping and self._failure is None:
-                if not send and not self._unchecked():
-                    return
                 if not source.source.ready(0):
                     self._wait_for_input(source.source)
                     continue
                 rows = source.next_rows()
                 self._take(rows, send=send)
+                if not send and not self._unchecked():
+                    return
+                if rows.ended or rows.waiting:
+                    self._check_end(rows)
                 if rows.ended:
-                    self._finish(rows)
                     return
                 if send:
                     self.progress.position = source.source.position
                     self.progress.total = source.source.total
-                    self._turn(IDLE_MS if source.source.follow and not rows.values else 0)
+                    self._turn(IDLE_MS if rows.waiting else 0)
         finally:
             source.source.close()
 
@@ -245,7 +246,8 @@ class FileProducer:
             partition.rows < partition.next_number for partition in self._partitions.values()
         )
 
-    def _finish(self, rows: Rows) -> None:
+    def _check_end(self, rows: Rows) -> None:
+        """At the end, for now or for good: all that was sent before must have been there."""
         if rows.error is not None:
             self._failure = self._failure or rows.error
         elif self._unchecked():

@@ -28,6 +28,8 @@ BATCH_BYTES = 1024 * 1024
 GATHER_MESSAGES = 1000
 GATHER_BYTES = 256 * 1024
 
+MESSAGE_COST = 48  # what a message costs beside its bytes, so that tiny ones are bounded too
+
 Item = TypeVar("Item")
 
 
@@ -118,7 +120,13 @@ class Message(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes that it takes, roughly, until it is acknowledged."""
-        return len(self.value) + len(self.key or b"") + len(self.id or b"") + len(self.headers) + 16
+        return (
+            len(self.value)
+            + len(self.key or b"")
+            + len(self.id or b"")
+            + len(self.headers)
+            + MESSAGE_COST
+        )
 
 
 def checked_message(
@@ -158,7 +166,7 @@ def checked_many(
             raise ValueError(f"{len(values)} values but {len(column)} {name}")
     parcel.encodings, parcel.values = _encode_values(values, canonical=ids is not None)
     longest = max(map(len, parcel.values))
-    parcel.size = sum(map(len, parcel.values)) + 16 * len(values)
+    parcel.size = sum(map(len, parcel.values)) + MESSAGE_COST * len(values)
     if ids is not None:
         parcel.ids = _tag_ids(ids)
         parcel.size += sum(map(len, parcel.ids))

@@ -37,6 +37,7 @@ class Rows:
     numbers: list[int] = field(default_factory=list)
     error: OnceMQError | None = None  # what stands after these rows
     ended: bool = False  # nothing follows
+    waiting: bool = False  # the end of a followed file: ask again later
 
 
 class ByteSource:
@@ -133,7 +134,7 @@ class RowSource:
         return self._parse.field_names
 
     def next_rows(self) -> Rows:
-        """Return what can be read now; nothing new and not `ended`: ask again later."""
+        """Return what can be read now, perhaps nothing; ask again unless it says `ended`."""
         rows = Rows()
         try:
             self._take(rows)
@@ -160,6 +161,7 @@ class RowSource:
                 raise BadInput(f"line {self._line + 1} is longer than {MESSAGE_BYTES_MAX} bytes")
         elif self.source.follow:
             self.source.check_same()
+            rows.waiting = True
         else:
             last, self._tail = self._tail, b""
             if last:

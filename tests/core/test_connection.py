@@ -61,6 +61,9 @@ def open_client() -> Client:
 def test_hello_opens_the_connection() -> None:
     """A client says hello first and is ready after the Welcome, whose log it remembers."""
     client = Client()
+    client.tick(10 * SILENCE_MS)
+    assert client.out.sends_after_sync == []
+    assert client.connection.endpoint == ENDPOINT
     hello = client.start()
     assert (hello.log_id_seen, hello.epoch_seen, client.connection.ready) == (b"", 0, False)
     assert client.receive(welcome(hello.request, epoch=4))

@@ -19,14 +19,18 @@ from actors.errors import (
     ProducerClosed,
     ResultTimeout,
     TooLarge,
+    TooOld,
     TopicExists,
     Unacknowledged,
     ValueNotEncodable,
 )
 from actors.ids import partition_of, tagged_id
+from actors.library import producer as producer_module
 from actors.library.pending import AckMany
 from actors.library.producer import Ack, Pending, Producer
+from actors.library.verdicts import Verdicts
 from actors.limits import KEY_BYTES_MAX, MESSAGE_BYTES_MAX
+from actors.protocol import DUPLICATE, UNKNOWN_OFFSET
 from tests.library.wired import ENDPOINT, Wire
 
 SOON = 10.0  # seconds: far beyond what a test needs
@@ -220,6 +224,7 @@ def test_what_cannot_be_sent_is_refused_at_send(
         ({"values": [b"x"], "ids": ["\ud800"]}, InvalidName),
         ({"values": [b"x"], "ids": [b"i" * 129]}, TooLarge),
         ({"values": [b"x", b"y"], "ids": ["a", 1]}, InvalidName),
+        ({"values": [b"x", b"y"], "ids": [b"", "b"]}, InvalidName),
         ({"values": [b"x"], "ids": ["a", "b"]}, ValueError),
         ({"values": [b"x"], "keys": []}, ValueError),
     ],
@@ -547,6 +552,63 @@ def test_a_refused_topic_fails_only_its_messages() -> None:
             producer.send("bad", b"x").result(SOON)
         assert producer.send("good", b"y").result(SOON).offset == 1
         assert producer.send("bad", b"z").result(SOON).offset == 0
+
+
+def test_messages_that_are_too_old_are_refused_one_batch_at_a_time() -> None:
+    """A batch refused for good raises from its own handles only."""
+    wire = Wire()
+    with wire.producer() as producer:
+        producer.send("t", b"x", id="a").result(SOON)
+        wire.broker.refusals = ["too_old"]
+        single = producer.send("t", b"x", id="b")
+        with pytest.raises(TooOld):
+            single.result(SOON)
+        wire.broker.refusals = ["too_old"]
+        many = producer.send_many("t", [b"x", b"y"], ids=["c", "d"])
+        with pytest.raises(TooOld):
+            many.result(SOON)
+        with pytest.raises(TooOld):
+            list(many.acks())  # type: ignore[attr-defined]
+        assert producer.send("t", b"x", id="e").result(SOON).offset == 1
+
+
+def test_a_trimmed_duplicate_has_no_offset() -> None:
+    """A duplicate whose original is no longer kept is acknowledged with offset None."""
+    verdicts = Verdicts("t")
+    verdicts.expect(2)
+    verdicts.give(range(2), 0, ((2, DUPLICATE, UNKNOWN_OFFSET),), None)
+    assert list(AckMany(verdicts)) == [Ack("t", 0, None, duplicate=True)] * 2
+
+
+def test_a_fenced_producer_fails_flush_and_every_handle() -> None:
+    """flush() and the handles of send_many raise what ended the producer."""
+    wire = Wire()
+    old = wire.producer("importer")
+    old.send("t", b"0").result(SOON)
+    with wire.producer("importer") as new:
+        new.send("t", b"1").result(SOON)
+        many = old.send_many("t", [b"2", b"3"])
+        with pytest.raises(Fenced):
+            old.flush(SOON)
+        with pytest.raises(Fenced):
+            many.result(SOON)
+        with pytest.raises(Fenced):
+            many.acks()  # type: ignore[attr-defined]
+        with pytest.raises(Fenced):
+            old.close()
+
+
+def test_forgetting_to_close_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    """At the end of the interpreter a producer that was never closed gets a moment to flush."""
+    wire = Wire()
+    good = wire.producer("good")
+    pending = good.send("t", b"x")
+    bad = Wire().producer("bad")
+    bad._connect = lambda name, endpoint: 1 / 0  # type: ignore[assignment,return-value]
+    bad.send("t", b"y")
+    producer_module._at_exit()
+    assert pending.done()
+    assert "was not closed" in caplog.text
 
 
 def test_a_broken_engine_fails_what_is_on_its_way() -> None:

@@ -17,6 +17,7 @@ from actors.errors import (
     IdConflict,
     InputChanged,
     OnceMQError,
+    TooOld,
     TopicExists,
     Unacknowledged,
 )
@@ -244,6 +245,22 @@ class TestPartitions:
             many.send()
         assert len(log["t", 0]) == 100
 
+    def test_a_bad_line_behind_the_checked_rows_stops_none_before_it(self, many: Desk) -> None:
+        """A bad line found while checking ends the run only after all rows before it are sent."""
+        many.path.write_bytes(b"a\nb\nc\n")
+        many.send()
+        many.path.write_bytes(b"a\nb\nc\nd\ne\n\xff\n")
+        with pytest.raises(BadInput, match="line 6"):
+            many.send()
+        assert many.stored == 5
+
+    def test_a_followed_file_is_checked_first_too(self, many: Desk) -> None:
+        """Following over partitions: a file that lost rows is refused instead of waited for."""
+        many.send()
+        many.path.write_text("line 0\n")
+        with pytest.raises(InputChanged, match="shorter"):
+            many.send(follow=True)
+
     def digest_of_first(self, many: Desk, count: int) -> bytes:
         """The digest that the broker would hold had partition 0 stopped there."""
         other = Desk(many.path.with_name("part"), partitions=1)
@@ -452,6 +469,28 @@ def test_a_followed_file_that_is_rotated_ends_the_run(desk: Desk) -> None:
     with pytest.raises(InputChanged, match="rotated"):
         desk.send(follow=True, report=report)
     assert desk.lines() == ["a"]
+
+
+def test_a_followed_file_that_lost_lines_is_refused(desk: Desk) -> None:
+    """A file that ends below what an earlier run sent is another file, not one to wait for."""
+    desk.send()
+    desk.path.write_text("line 0\n")
+    with pytest.raises(InputChanged, match="shorter"):
+        desk.send(follow=True)
+
+
+def test_a_batch_that_is_too_old_ends_the_run(desk: Desk) -> None:
+    """A refusal of rows with ids is raised once all else on its way has its verdict."""
+    desk.path.write_bytes(CSV)
+
+    def report(progress: Progress) -> None:
+        if progress.sent and not desk.wire.broker.refusals:
+            desk.wire.broker.refusals = ["too_old"]
+
+    with pytest.raises(TooOld):
+        desk.send(format_name="csv", id_fields=("id",), report=report)
+    assert desk.last is not None
+    assert 0 < desk.last.progress.sent < 500
 
 
 def test_a_followed_file_is_resumed(desk: Desk) -> None:
