@@ -14,11 +14,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from actors import limits
+from actors.core import broker_state, id_index, offset_index
 from actors.protocol import Failure, Produced
 from tests.core.broker_help import World, batch_of, batch_with_ids, runs
 
 PARTITIONS = 2
-IDS = [f"id{number}" for number in range(12)]
+IDS = [f"id{number}" for number in range(14)]
 
 
 class BrokerMachine(RuleBasedStateMachine):
@@ -26,6 +28,9 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
+        id_index.ID_PART_IDS = 3
+        broker_state.OFFSET_PART_BYTES = 700
+        offset_index.OFFSET_INDEX_STEP_BYTES = 300
         self.world = World(snapshot_every=1500)
         self.world.hello()
         self.world.topic(partitions=PARTITIONS)
@@ -49,7 +54,7 @@ class BrokerMachine(RuleBasedStateMachine):
         expected = {
             ("t", partition, len(numbers))
             for (owner, partition), numbers in self.numbers.items()
-            if owner == name
+            if owner == name and numbers
         }
         assert {row[:3] for row in ready.partitions} == expected
 
@@ -60,9 +65,17 @@ class BrokerMachine(RuleBasedStateMachine):
         values=st.lists(st.sampled_from("xyz"), min_size=1, max_size=4),
         honest=st.booleans(),
         stale=st.integers(0, 5),
+        copies=st.integers(1, 2),
     )
     def send_numbers(
-        self, name: str, partition: int, back: int, values: list[str], honest: bool, stale: int
+        self,
+        name: str,
+        partition: int,
+        back: int,
+        values: list[str],
+        honest: bool,
+        stale: int,
+        copies: int,
     ) -> None:
         """Numbers from before, at or behind the end; a resend repeats the bodies or lies."""
         stored = self.numbers.get((name, partition), [])
@@ -77,7 +90,7 @@ class BrokerMachine(RuleBasedStateMachine):
         request = self.world.numbered(
             first, batch, producer=name, partition=partition, epoch=max(0, epoch)
         )
-        self.deliver(request, batch, values)
+        self.deliver(request, batch, values, copies)
 
     def judge_numbers(self, request: Any, values: list[str], answer: Any) -> None:
         if request.epoch != self.epochs.get(request.producer, 0) or request.epoch == 0:
@@ -110,15 +123,21 @@ class BrokerMachine(RuleBasedStateMachine):
         ),
         session=st.sampled_from([b"S" * 16, b"T" * 16]),
         ahead=st.integers(-2, 1),
+        copies=st.integers(1, 2),
     )
     def send_ids(
-        self, partition: int, items: list[tuple[str, str]], session: bytes, ahead: int
+        self,
+        partition: int,
+        items: list[tuple[str, str]],
+        session: bytes,
+        ahead: int,
+        copies: int,
     ) -> None:
         """Any ids, known or not, twice in a batch or not, at a counter near the right one."""
         batch = batch_with_ids(items)
         counter = max(0, self.sessions.get(session, 0) + ahead)
         request = self.world.explicit(counter, batch, session=session, partition=partition)
-        self.deliver(request, batch, items)
+        self.deliver(request, batch, items, copies)
 
     def judge_ids(self, request: Any, items: list[tuple[str, str]], answer: Any) -> None:
         expected = self.sessions.get(request.session)
@@ -149,10 +168,23 @@ class BrokerMachine(RuleBasedStateMachine):
 
     # --- the network and the process -------------------------------------------------------------
 
-    def deliver(self, request: Any, batch: Any, content: Any) -> None:
+    def deliver(self, request: Any, batch: Any, content: Any, copies: int) -> None:
+        """The network brings a request, perhaps twice in one turn."""
         self.late.append((request, batch, content))
-        answer = self.world.ask(request, batch.raw)
-        self.judge(request, content, answer)
+        self.bring([(request, batch, content)] * copies)
+
+    def bring(self, chosen: list[tuple[Any, Any, Any]]) -> None:
+        """Let requests arrive in one turn; answers leave in the same turn, in the same order."""
+        self.world.take()
+        for request, batch, _ in chosen:
+            self.world.put(request, batch.raw)
+        self.world.turn()
+        answers = self.world.take()
+        assert len(answers) == len(chosen)
+        for (request, _, content), answer in zip(chosen, answers, strict=True):
+            assert answer.request == request.request
+            self.judge(request, content, answer)
+        self.world.settle()
 
     def judge(self, request: Any, content: Any, answer: Any) -> None:
         assert isinstance(answer, Produced | Failure)
@@ -167,18 +199,7 @@ class BrokerMachine(RuleBasedStateMachine):
         if not self.late:
             return
         picks = data.draw(st.lists(st.integers(0, len(self.late) - 1), min_size=1, max_size=4))
-        self.world.take()
-        chosen = [self.late[pick] for pick in picks]
-        for request, batch, _ in chosen:
-            self.world.put(request, batch.raw)
-        self.world.turn()
-        answers = self.world.take()
-        assert len(answers) == len(chosen)
-        # Resends that read the log are answered in the same turn too, in the order they came.
-        for (request, _, content), answer in zip(chosen, answers, strict=True):
-            assert answer.request == request.request
-            self.judge(request, content, answer)
-        self.world.settle()
+        self.bring([self.late[pick] for pick in picks])
 
     @rule(unsynced=st.booleans(), clean=st.booleans())
     def restart(self, unsynced: bool, clean: bool) -> None:
@@ -209,6 +230,9 @@ class BrokerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "world"):
             self.world.driver.close()
+        id_index.ID_PART_IDS = limits.ID_PART_IDS
+        broker_state.OFFSET_PART_BYTES = limits.OFFSET_PART_BYTES
+        offset_index.OFFSET_INDEX_STEP_BYTES = limits.OFFSET_INDEX_STEP_BYTES
 
 
 class _DeathError(Exception):
