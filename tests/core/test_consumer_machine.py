@@ -126,6 +126,7 @@ class ConsumerMachine(RuleBasedStateMachine):
         if member is not None and log is not None and log.end == log.durable_end:
             try:
                 member.actor._driver.write_snapshot()
+                member.turn()
             except Fenced:
                 member.kill()
 
