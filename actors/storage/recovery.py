@@ -113,7 +113,7 @@ class Opening:
 
     def _probe(self, view: View) -> None:
         """Try whether the files of step 4 will find room."""
-        need = len(view.tail.data) if view.tail is not None else SEGMENT_HEADER_BYTES
+        need = SEGMENT_HEADER_BYTES if view.tail is None else view.tail.at(view.end)
         path = posixpath.join(self.directory, layout.PROBE)
         layout.remove(self.disk, path)
         try:

@@ -235,6 +235,19 @@ def test_a_commit_frame_must_close_its_own_group_in_its_own_generation(
     assert bodies(open_log(disk)) == [b"one"]
 
 
+def test_an_opening_asks_for_the_room_that_it_needs() -> None:
+    """What the last owner had only reserved is not copied: a nearly full disk can be opened."""
+    disk = MemoryDisk()
+    log = open_log(disk, segment_bytes=1 << 20)
+    put(log, b"one")
+    crash(disk, log)
+    reserved = len(content(disk, segment_path(log)))
+    assert reserved > 1 << 20
+    disk.capacity = disk.used() + reserved // 2
+
+    assert bodies(open_log(disk)) == [b"one"]
+
+
 def test_bytes_of_a_torn_tail_are_not_taken_over() -> None:
     """The copy ends at the cut: no old byte can come back behind a shorter new group."""
     disk, path, end = killed(b"one")
