@@ -116,17 +116,7 @@ class Message(NamedTuple):
     key: bytes | None
     id: bytes | None  # tagged
     headers: bytes
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes, roughly, until it is acknowledged."""
-        return (
-            len(self.value)
-            + len(self.key or b"")
-            + len(self.id or b"")
-            + len(self.headers)
-            + MESSAGE_COST
-        )
+    size: int  # bytes that it takes, roughly, until it is acknowledged
 
 
 def checked_message(
@@ -141,17 +131,14 @@ def checked_message(
     Raises ValueNotEncodable, TooLarge, InvalidName (an id that is empty or of a wrong type).
     """
     encoding, data = value_codec.encode_value(value, canonical=id is not None)
-    message = Message(
-        encoding,
-        data,
-        None if key is None else value_codec.encode_key(key),
-        None if id is None else tagged_id(id),
-        value_codec.encode_headers(headers) if headers else b"",
-    )
-    length = len(data) + len(message.key or b"")
+    key_bytes = None if key is None else value_codec.encode_key(key)
+    tagged = None if id is None else tagged_id(id)
+    header_bytes = value_codec.encode_headers(headers) if headers else b""
+    length = len(data) + len(key_bytes or b"")
     if length > MESSAGE_BYTES_MAX:
         raise TooLarge(f"a message is {length} bytes long, the limit is {MESSAGE_BYTES_MAX}")
-    return message
+    size = length + len(tagged or b"") + len(header_bytes) + MESSAGE_COST
+    return Message(encoding, data, key_bytes, tagged, header_bytes, size)
 
 
 def checked_many(
