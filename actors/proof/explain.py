@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import xxhash
 
 from ..errors import CorruptLog, StorageError, UnknownTopic
@@ -36,7 +37,8 @@ from .verify_rows import seed_of
 
 ATTEMPTS_MAX = 5
 VALUE_BYTES_SHOWN = 200
-_ENCODINGS = {0: "bytes", 1: "text", 2: "msgpack"}
+_MSGPACK = 2
+_ENCODINGS = {0: "bytes", 1: "text", _MSGPACK: "msgpack"}
 
 
 def explain(
@@ -133,7 +135,7 @@ def _accepted(record: Stored, index: int, position: int, label: str) -> dict[str
         "batch_messages": record.count,
         "kind": "sequence" if record.first_sequence >= 0 else "explicit",
         "encoding": _ENCODINGS.get(encoding, str(encoding)),
-        "value": _shown(value),
+        "value": _value(encoding, value),
         "value_bytes": len(value),
     }
     if key is not None:
@@ -143,6 +145,16 @@ def _accepted(record: Stored, index: int, position: int, label: str) -> dict[str
     if batch.ids is not None:
         accepted["tagged"] = batch.ids[index].hex()
     return accepted
+
+
+def _value(encoding: int, data: bytes) -> str:
+    """Return a value for people, cut where it is long."""
+    if encoding != _MSGPACK or len(data) > 10 * VALUE_BYTES_SHOWN:
+        return _shown(data)
+    try:
+        return _shown(repr(msgpack.unpackb(data, timestamp=3)).encode())
+    except (ValueError, msgpack.UnpackException):
+        return _shown(data)
 
 
 def _shown(data: bytes) -> str:

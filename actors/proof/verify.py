@@ -30,6 +30,27 @@ ATTEMPTS_MAX = 5  # while others take over or compact what is read
 SUCCESSOR_WAIT_S = 5.0
 _LOOK_AGAIN_S = 0.1
 
+# What is proved, by the name under which a violation is told.
+PROVED = {
+    "I1-acked-not-lost": "Outputs that the broker acknowledged are in its log.",
+    "I3-no-duplicate": "One id stands once in its topic, over all partitions and epochs.",
+    "I4-no-invention": "What a ledger processed is in the log, at the offsets of that commit.",
+    "I5-producer-order": "Numbers of a producer go up by one in a partition, over its epochs.",
+    "I6-offsets": "Offsets of a partition are dense, and its times never go back.",
+    "I7-effect-once": "An id is in one commit of its group, and no other.",
+    "I8-commit-covers": "All below a committed offset was processed.",
+    "I8-commit-monotone": "Commits are numbered without holes and never go back or ahead.",
+    "I10-zombie-fenced": "Nothing was written under an epoch that was not the live one.",
+    "I11-outputs-once": "Outputs are numbered, whole, and in the log as their commit made them.",
+    "I12-order": "A message is processed by the commit whose offsets hold it.",
+    "I13-atomicity": "A snapshot says the same as the records below it.",
+    "ledger-shape": "A ledger is one start and then commits of its topic.",
+    "log-shape": "The log holds records of a broker, of topics and partitions that exist.",
+    "one-body": "A body is the one whose hash was judged when it came.",
+    "one-ledger": "A partition of a group has one ledger.",
+    "one-log": "A ledger follows the log that it was built on.",
+}
+
 Tell = Callable[[str, int, int], None]  # (phase, done, all)
 
 

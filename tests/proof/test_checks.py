@@ -26,6 +26,7 @@ from actors.proof.evidence import (
 )
 from actors.proof.history import count_events, read_history
 from actors.proof.table import all_checks, run_checks
+from actors.proof.verify import PROVED
 from actors.runtime.events import EventLog
 from actors.storage.memory import MemoryDisk
 from tests.proof.golden import DATA, STATE, Broker, compacted, shop
@@ -377,3 +378,13 @@ def test_operations_of_clients_are_read_beside_events(tmp_path: Path) -> None:
     assert history.reads[0].messages == ((0, "a"),)
     (tmp_path / "load.operations.jsonl").write_text(text + "\n{}")
     assert read_history(str(tmp_path)).faults
+
+
+def test_the_page_lists_every_check() -> None:
+    """docs/TESTING.md names all that is proved and checked, in the words of the code."""
+    page = (Path(__file__).parents[2] / "docs" / "TESTING.md").read_text("utf-8")
+    for name, promise in PROVED.items():
+        assert f"| `{name}` | {promise} |" in page
+    for entry in all_checks():
+        needs = ", ".join(entry.needs) or "nothing"
+        assert f"| `{entry.name}` | {needs} | {entry.promise} |" in page

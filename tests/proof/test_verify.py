@@ -18,8 +18,8 @@ from actors.core.ledger import Ledger
 from actors.errors import CorruptLog, StorageError, UnknownTopic
 from actors.ids import output_producer, tagged_id
 from actors.proof.files import OsFiles
-from actors.proof.verify import find_ledgers, verify
-from actors.records import LedgerStarted
+from actors.proof.verify import PROVED, find_ledgers, verify
+from actors.records import LedgerStarted, TopicCreated
 from actors.runtime.os_disk import OsDisk
 from actors.storage.memory import MemoryDisk
 from tests.proof.golden import (
@@ -256,6 +256,30 @@ def _second_directory(broker: Broker, consumer: Consumer) -> None:
     other.start()
 
 
+def _wrong_commit(broker: Broker, consumer: Consumer) -> None:
+    broker.store("orders", explicit("o-5"))
+    consumer.commit(8, ["o-5"])
+    consumer.commit(9, ["o-4"])
+
+
+def _wrong_commit_numbers(broker: Broker, consumer: Consumer) -> None:
+    broker.store("orders", numbered(2), producer="importer")
+    consumer.commit(9, ["o-4"], ranges=[("importer", 5, 1)])
+    consumer.commit(10, ranges=[("importer", 4, 1)])
+
+
+def _broker_record(broker: Broker, consumer: Consumer) -> None:
+    put(consumer.log, TopicCreated("t", b"", 1, 1))
+
+
+def _ledger_record(broker: Broker, consumer: Consumer) -> None:
+    put(broker.log, LedgerStarted("g", "t", 0, b"", b"", b"", 0))
+
+
+def _unknown_partition(broker: Broker, consumer: Consumer) -> None:
+    broker.store("orders", explicit("x"), partition=7)
+
+
 FORGED: list[tuple[Callable[[Broker, Consumer], None], str]] = [
     (_gap, "I6-offsets"),
     (_offset_again, "I6-offsets"),
@@ -284,6 +308,11 @@ FORGED: list[tuple[Callable[[Broker, Consumer], None], str]] = [
     (_acked_output_lost, "I1-acked-not-lost"),
     (_acked_unmade, "I11-outputs-once"),
     (_starts_twice, "ledger-shape"),
+    (_broker_record, "ledger-shape"),
+    (_ledger_record, "log-shape"),
+    (_unknown_partition, "log-shape"),
+    (_wrong_commit, "I12-order"),
+    (_wrong_commit_numbers, "I12-order"),
     (_not_granted, "I10-zombie-fenced"),
     (_another_log, "one-log"),
     (_second_directory, "one-ledger"),
@@ -298,6 +327,11 @@ def test_a_broken_promise_is_found(forge: Callable[..., None], check: str) -> No
     assert checks(disk) == set()
     forge(broker, consumer)
     assert check in checks(disk)
+
+
+def test_everything_that_is_proved_is_shown_to_be_found() -> None:
+    """Each name of the list has its forged log or ledger; snapshots have tests of their own."""
+    assert {check for _, check in FORGED} | {"I13-atomicity"} == set(PROVED)
 
 
 def test_a_copied_ledger_of_the_same_partition_is_found() -> None:
