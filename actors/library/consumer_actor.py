@@ -26,7 +26,7 @@ from ..core.consumer_work import (
     TopicResolved,
 )
 from ..driver import DISK_FULL_RETRY_MS, Driver
-from ..errors import DiskFull, LogInUse, OnceMQError
+from ..errors import DiskFull, Fenced, LogInUse, OnceMQError
 from ..limits import LEDGER_SNAPSHOT_EVERY_BYTES, STANDBY_RETRY_MS
 from ..outcome import Event, Stop
 from ..ports import Clock, Events, Transport
@@ -135,6 +135,10 @@ class ConsumerActor:
                 self._perform(item)
             return self._driver.turn(0)
         except (OnceMQError, OSError) as error:
+            log = self._driver.log
+            if isinstance(error, Fenced) and log is not None:  # the log tells before the broker
+                fields = self.core.member.fields(epoch=log.generation, reason=error.reason)
+                self._events.emit("consumer.fenced", **fields)
             self._end(error)
             return True
 
