@@ -152,12 +152,19 @@ def named_modules(path: Path) -> Iterator[str]:
                 yield ".".join([*package, node.value.lstrip(".").split(":")[0]])
 
 
+def loaded_whole(path: Path) -> Iterator[str]:
+    """The modules of every package beside `path` that it loads file by file, whatever their names."""
+    for package in re.findall(r"iter_modules\((\w+)\.__path__", path.read_text("utf-8")):
+        yield from map(module_name, (path.parent / package).glob("*.py"))
+
+
 def test_every_file_of_actors_is_used() -> None:
     """A module that nobody imports and no entry table names is dead."""
     used = set(re.findall(r"\bactors(?:\.\w+)+", (ROOT / "pyproject.toml").read_text("utf-8")))
     for path in all_sources():
         me = module_name(path)
         used.update(name for name in named_modules(path) if name != me)
+        used.update(loaded_whole(path))
     dead = [
         place(path, 1)
         for path in sources("actors")
