@@ -14,11 +14,30 @@ cache still shows the bytes, and no later sync writes them.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from .disk_image import Node
 from .machine import SECTOR_BYTES, Fault, Machine, SimulatedCrash, failure
 
-__all__ = ["SECTOR_BYTES", "Fault", "SimDisk", "SimFile", "SimLock", "SimProcess", "SimulatedCrash"]
+__all__ = [
+    "SECTOR_BYTES",
+    "Fault",
+    "SimDisk",
+    "SimFile",
+    "SimLock",
+    "SimProcess",
+    "SimulatedCrash",
+    "TornWrite",
+]
+
+
+class TornWrite(SimulatedCrash):
+    """The process dies in the middle of a write: the first part of its bytes is in the cache."""
+
+    def __init__(self, share: float) -> None:
+        """`share` of the bytes, from 0 to 1, are written."""
+        super().__init__(f"died after {share:.0%} of a write")
+        self.share = share
 
 
 class SimFile:
@@ -32,6 +51,7 @@ class SimFile:
         self._write = write
         self._closed = False
         node.opens += 1
+        process.files.add(self)
 
     def _enter(self, kind: str) -> Fault | None:
         fault = self._process.enter(kind, self._path)
@@ -47,9 +67,13 @@ class SimFile:
 
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """See `File.write`."""
-        fault = self._enter_to_change("write")
         machine, node = self._machine, self._node
         whole = bytes(data)
+        try:
+            fault = self._enter_to_change("write")
+        except TornWrite as torn:
+            machine.put(node, whole[: int(len(whole) * torn.share)], offset)
+            raise
         if machine.calls == machine.fail_at:  # halfway: the other case ended in `count_call`
             machine.put(node, whole[: len(whole) // 2], offset)
             machine.crash("write", self._path)
@@ -88,13 +112,14 @@ class SimFile:
     def sync(self) -> None:
         """See `File.sync`."""
         fault = self._enter("sync")
-        if self._node.sync_failed:
+        if self._node.number in self._process.failed_syncs:
             self._machine.sync_retries += 1
         self._machine.changes += 1
         if fault is not None and fault.code == 0:
             return
         if fault is not None:
             self._node.lose_pending()
+            self._process.failed_syncs.add(self._node.number)
             raise failure(fault.code, self._path)
         self._node.make_durable()
 
@@ -102,10 +127,15 @@ class SimFile:
         """See `File.close`."""
         if not self._closed:
             fault = self._process.enter("close", self._path)
-            self._closed = True
-            self._node.opens -= 1
+            self.drop()
             if fault is not None:
                 raise failure(fault.code, self._path)
+
+    def drop(self) -> None:
+        """Let the file go without a call: the process has closed it, or is dead."""
+        self._closed = True
+        self._node.opens -= 1
+        self._process.files.discard(self)
 
 
 class SimLock:
@@ -133,6 +163,11 @@ class SimProcess:
         self.machine = machine
         self.name = name
         self.dead = False
+        # Looks at each call of this process before it is done: kind, path. It may raise, and it may
+        # let others work meanwhile, which is what a freeze in the middle of a turn looks like.
+        self.hook: Callable[[str, str], None] | None = None
+        self.files: set[SimFile] = set()  # open ones
+        self.failed_syncs: set[int] = set()  # nodes whose sync failed for this process
         self._held: list[SimLock] = []
 
     def kill(self) -> None:
@@ -140,10 +175,14 @@ class SimProcess:
         for lock in self._held:
             lock.release()
         self._held.clear()
+        for file in list(self.files):
+            file.drop()
         self.dead = True
 
     def enter(self, kind: str, path: str) -> Fault | None:
         """Count a call of this process; see `Machine.count_call`."""
+        if self.hook is not None and not self.dead:
+            self.hook(kind, path)
         if self.dead:
             raise SimulatedCrash(f"{kind} {path}: process {self.name} was killed")
         return self.machine.count_call(kind, path)

@@ -77,7 +77,7 @@ class Machine:
         self.fail_halfway = False  # a write at `fail_at` first puts half of its bytes in
         self.observer: Callable[[str, str], None] | None = None  # before each call: kind, path
         self.changes = 0  # grows with every change of what is cached, pending or durable
-        self.sync_retries = 0  # syncs of a file whose sync had failed: a broken rule of the caller
+        self.sync_retries = 0  # syncs by a process for which that file's sync failed: a broken rule
         self.down = False
         self.faults: list[Fault] = []
         self.nodes = {ROOT: Node.new(ROOT, sector_bytes, directory=True)}

@@ -75,6 +75,10 @@ class SimNetwork:
         self._sides[name] = side
         return side
 
+    def listening(self, name: bytes) -> bool:
+        """Tell whether an endpoint has this name."""
+        return name in self._sides
+
     def partition(self, sender: bytes, receiver: bytes, *, one_way: bool = False) -> None:
         """Drop all that `sender` sends to `receiver`, and the other way round unless `one_way`."""
         self._cuts.add((sender, receiver))
