@@ -1,0 +1,192 @@
+"""`oncemq sim`: whole systems in one thread, with everything that can go wrong, from a seed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import count
+from pathlib import Path
+
+import click
+
+from ..library.ledger_files import LedgerFiles
+from ..sim.plan import Plan
+from ..sim.run import Result, run_plan, shrink
+from .output import ExitCode, print_json
+
+CORPUS = Path("tests/sim/seeds.txt")
+TRACE_LINES = 60
+
+
+@click.command()
+@click.option("--seed", type=click.IntRange(0), help="Run this one seed.")
+@click.option("--seeds", type=click.IntRange(1), metavar="N", help="Run N seeds.")
+@click.option("--minutes", type=click.FloatRange(0.01), metavar="M", help="Run for M minutes.")
+@click.option("--first", type=click.IntRange(0), default=1, show_default=True, help="First seed.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes; default: one a core.")
+@click.option("--trace", is_flag=True, help="With --seed: print everything that happened.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+def sim(
+    seed: int | None,
+    seeds: int | None,
+    minutes: float | None,
+    first: int,
+    jobs: int | None,
+    trace: bool,
+    as_json: bool,
+) -> int:
+    """Run simulated systems and check every promise at every event.
+
+    A seed decides everything: actors, sizes, faults, the order of all events. A failing run prints
+    its seed, the plan it shrinks to and the end of its trace; the seed is added to
+    tests/sim/seeds.txt where there is such a file. Exit status 1 if any run failed.
+    """
+    if seed is not None:
+        return _one(seed, trace=trace, as_json=as_json)
+    if seeds is None and minutes is None:
+        raise click.UsageError("give --seed, --seeds or --minutes")
+    click.echo(f"commit {_commit()}, seeds from {first}", err=True)
+    started = time.monotonic()
+    deadline = None if minutes is None else started + 60 * minutes
+    numbers = iter(range(first, first + seeds)) if seeds is not None else count(first)
+    results = list(_swarm(numbers, deadline, jobs or os.cpu_count() or 1))
+    failed = sorted((r for r in results if r.rule), key=lambda result: result.plan.seed)
+    for result in failed:
+        _remember(result.plan.seed)
+    _sum_up(results, time.monotonic() - started, as_json=as_json)
+    if failed:
+        _tell(failed[0], shrinking=True)
+    return ExitCode.FAILED if failed else ExitCode.DONE
+
+
+def run_seed(seed: int) -> Result:
+    """Run one seed with the ledger door of production."""
+    return run_plan(Plan.of(seed), LedgerFiles)
+
+
+def _one(seed: int, *, trace: bool, as_json: bool) -> int:
+    result = run_plan(Plan.of(seed), LedgerFiles, trace=trace)
+    if trace:
+        click.echo("\n".join(result.lines))
+    if as_json:
+        print_json(_as_dict(result))
+    else:
+        click.echo(
+            f"seed {seed}, commit {_commit()}: {result.events} events in "
+            f"{result.simulated_ms / 1000:.1f} simulated seconds, trace {result.trace_hash}, "
+            f"faults: {_faults(result.counts)}"
+        )
+    if not result.rule:
+        return ExitCode.DONE
+    _remember(seed)
+    _tell(result, shrinking=not trace)
+    return ExitCode.FAILED
+
+
+def _swarm(numbers: Iterator[int], deadline: float | None, jobs: int) -> Iterator[Result]:
+    """Yield results of many seeds as they come."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        running: set[Future[Result]] = set()
+        while True:
+            while len(running) < 4 * jobs and (deadline is None or time.monotonic() < deadline):
+                number = next(numbers, None)
+                if number is None:
+                    break
+                running.add(pool.submit(run_seed, number))
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                result = future.result()
+                if result.rule:
+                    click.echo(f"seed {result.plan.seed} FAILED: {result.rule}", err=True)
+                yield result
+
+
+def _sum_up(results: list[Result], seconds: float, *, as_json: bool) -> None:
+    fired: Counter[str] = Counter()
+    for result in results:
+        fired.update(name for name, times in result.counts.items() if times)
+    failed = [result.plan.seed for result in results if result.rule]
+    median = statistics.median(result.events for result in results) if results else 0
+    faults = {n.removeprefix("fault."): c for n, c in sorted(fired.items()) if "fault." in n}
+    if as_json:
+        print_json(
+            {
+                "seeds": len(results),
+                "failed": failed,
+                "median_events": median,
+                "seconds": round(seconds, 1),
+                "seeds_with_fault": faults,
+                "seeds_with_event": dict(sorted(fired.items())),
+            }
+        )
+        return
+    click.echo(f"{len(results)} seeds in {seconds:.0f} s, median {median:.0f} events a seed")
+    click.echo("seeds in which each fault fired:")
+    for name, times in faults.items():
+        click.echo(f"  {times:6}  {name}")
+    click.echo("and what followed from them, among the rest:")
+    for name, times in sorted(fired.items()):
+        if "fault." not in name and name != "turn":
+            click.echo(f"  {times:6}  {name}")
+    click.echo(f"violations: {len(failed)} {failed[:20] or ''}".rstrip())
+
+
+def _tell(result: Result, *, shrinking: bool) -> None:
+    """Print a failure so that it can be understood and repeated."""
+    click.echo(f"seed {result.plan.seed} at commit {_commit()}: {result.rule}", err=True)
+    click.echo(f"again: oncemq sim --seed {result.plan.seed} --trace", err=True)
+    if shrinking:
+        result = shrink(result, LedgerFiles)
+        click.echo(f"shrunk to: {result.plan}", err=True)
+    quiet = [line for line in result.lines if not line.endswith(" turn")]
+    click.echo("\n".join(quiet[-TRACE_LINES:]), err=True)
+    click.echo(result.failure, err=True)
+
+
+def _remember(seed: int) -> None:
+    """Add a failing seed to the corpus, which a test runs from then on."""
+    if CORPUS.exists():
+        known = {line.partition("#")[0].strip() for line in CORPUS.read_text().splitlines()}
+        if str(seed) not in known:
+            with CORPUS.open("a") as corpus:
+                corpus.write(f"{seed}  # found at {_commit()}\n")
+
+
+def _commit() -> str:
+    """Return the commit of the working directory; "unknown" outside of a checkout."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return asked.stdout.strip()
+
+
+def _faults(counts: Counter[str]) -> str:
+    fired = {n.removeprefix("fault."): c for n, c in sorted(counts.items()) if "fault." in n}
+    return ", ".join(f"{name} {times}" for name, times in fired.items()) or "none"
+
+
+def _as_dict(result: Result) -> dict[str, object]:
+    return {
+        "seed": result.plan.seed,
+        "events": result.events,
+        "simulated_ms": result.simulated_ms,
+        "trace_hash": result.trace_hash,
+        "violation": result.rule,
+        "counts": dict(sorted(result.counts.items())),
+    }

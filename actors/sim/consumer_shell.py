@@ -1,0 +1,304 @@
+"""A consumer's process in a simulated world: one member for one partition of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Protocol
+
+import xxhash
+
+from ..core.connection import Reconnect
+from ..core.consumer import ConsumerCore
+from ..core.consumer_grant import Member
+from ..core.consumer_work import (
+    CutHandler,
+    Drain,
+    FailedMessage,
+    HandlerDone,
+    LedgerPeeked,
+    OpenLedger,
+    PeekLedger,
+    Repost,
+    ResolveTopic,
+    RunHandler,
+    StandingBy,
+    TopicFound,
+    TopicResolved,
+)
+from ..driver import DISK_FULL_RETRY_MS, Driver
+from ..errors import DiskFull, LogInUse
+from ..limits import STANDBY_RETRY_MS
+from ..outcome import Stop
+from ..storage.disk import Disk
+from ..storage.document import Owner
+from ..storage.log import FencedLog
+from .handler import Group, build_outputs, failures_of, handle, identity_of
+from .shell import NEVER_MS, Host, ProcessClock, Shell, SimEvents
+from .trace import Violation
+from .watched import WatchedLog
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+class LedgerDoor(Protocol):
+    """What a consumer's process does with its ledger before it may write (library/ledger_files)."""
+
+    def peek(self) -> LedgerPeeked:
+        """Return the facts that a join reports."""
+
+    def open(self, epoch: int) -> FencedLog:
+        """Open generation `epoch` for writing."""
+
+    def release(self) -> None:
+        """Let the lock of the last owner go."""
+
+
+class MakeLedgerDoor(Protocol):
+    """How a LedgerDoor is made."""
+
+    def __call__(
+        self,
+        disk: Disk,
+        directory: str,
+        owner: Owner,
+        *,
+        draw: Callable[[], bytes],
+        open_log: Callable[..., FencedLog],
+    ) -> LedgerDoor:
+        """Return the door to the ledger in `directory`."""
+
+
+class ConsumerShell(Shell):
+    """One member."""
+
+    def __init__(
+        self, world: World, name: str, host: Host, group: Group, partition: int, directory: str
+    ) -> None:
+        super().__init__(world, name, host)
+        self.group = group
+        self.partition = partition
+        self.directory = directory
+        self.stranger = False  # started with a wrong directory: it must never be granted
+        self.core: ConsumerCore | None = None
+        self._ledger: LedgerDoor | None = None
+        self._seed = 0
+        self._again: Any = None
+        self._again_ms = NEVER_MS
+        self._call: RunHandler | None = None
+        self._call_ms = NEVER_MS
+        self._cut = False
+        self._resolved = False
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """(group, topic, partition)."""
+        return self.group.name, self.group.topic, self.partition
+
+    def begin(self) -> None:
+        """Make the core; it peeks into the ledger by itself."""
+        world, process = self.world, self.process
+        assert process is not None
+        owner: Owner = {"shell": self.name, "host": self.host.name, "incarnation": self.incarnation}
+        self._ledger = world.make_ledger_door(
+            process, self.directory, owner, draw=world.draw, open_log=self._open_watched
+        )
+        member = Member(*self.place, world.draw(), f"{self.name}.{self.incarnation}")
+        self.core = ConsumerCore(member, "sim", fingerprint=self._fingerprints)
+        self.transport = world.connect()
+        self.driver = Driver(
+            self.core,
+            self.transport,
+            ProcessClock(world.clock),
+            SimEvents(world, self.name),
+            perform=self._perform,
+            snapshot_every_bytes=world.plan.ledger_snapshot_every_bytes,
+            compacts=True,
+        )
+        self._again = self._call = None
+        self._again_ms = self._call_ms = NEVER_MS
+        self._resolved = False
+
+    def gone(self) -> None:
+        """See the base class."""
+        super().gone()
+        self.core = self._ledger = None
+
+    def next_due_ms(self) -> int:
+        """See the base class."""
+        return min(super().next_due_ms(), self._again_ms, self._call_ms)
+
+    def turn(self) -> None:
+        """Do what waits outside of the core, then one turn of the driver."""
+        now = self.world.clock.now_ms()
+        if self._again_ms <= now:
+            item, self._again, self._again_ms = self._again, None, NEVER_MS
+            self._perform(item)
+        if self._call_ms <= now and self._call is not None:
+            self._answer_call()
+        if self.driver is not None:
+            self.driver.turn(0)
+
+    def stop(self) -> None:
+        """See the base class: commit what is being handled, give the grant back."""
+        self._post(Drain())
+        self.due_ms = self.world.clock.now_ms()
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that is stored was handled, committed and acknowledged."""
+        core = self.core
+        if core is None or core.idle_since_ms is None or core.phase != "running":
+            return False
+        stored = self.world.oracle.messages[self.group.topic, self.partition]
+        return core.ledger.next_offset == len(stored)
+
+    # --- work ------------------------------------------------------------------------------------
+
+    def _perform(self, item: Any) -> None:
+        match item:
+            case RunHandler():
+                self._call = item
+                self._cut = False
+                self._call_ms = self.world.clock.now_ms() + self.world.plan.handler_ms(self.rng)
+            case CutHandler():
+                self._cut = True
+            case Repost():
+                self._post(item.event)
+            case PeekLedger():
+                self._peek(item)
+            case OpenLedger():
+                self._open(item)
+            case TopicResolved():
+                self._topic_resolved(item)
+            case Reconnect():
+                self.world.reopen(self)
+            case Stop():
+                self.finish(item.error)
+            case _:
+                assert isinstance(item, TopicFound | StandingBy), f"unknown work {item!r}"
+
+    def _post(self, event: object) -> None:
+        if self.driver is not None:
+            self.driver.post(event)
+
+    def _peek(self, item: PeekLedger) -> None:
+        assert self._ledger is not None
+        try:
+            facts = self._ledger.peek()
+        except LogInUse:
+            self._try_again(item, STANDBY_RETRY_MS)
+            return
+        self._seed = int.from_bytes(facts.ledger_id[:8], "little")
+        self._post(facts)
+
+    def _open(self, item: OpenLedger) -> None:
+        assert self._ledger is not None and self.driver is not None and self.core is not None  # noqa: PT018
+        grant = self.world.oracle.grants.get(self.place)
+        if grant is None or grant.epoch < item.epoch:
+            raise Violation("grant not durable", f"{self.name} was granted epoch {item.epoch}")
+        if self.stranger:
+            raise Violation("stranger granted", f"{self.name} in {self.directory}")
+        try:
+            log = self._ledger.open(item.epoch)
+        except DiskFull:
+            self._try_again(item, DISK_FULL_RETRY_MS)
+            return
+        if log.cut_report is not None:
+            self.world.trace.add(self.name, "log.tail_cut", {"bytes": log.cut_report.nbytes})
+        self.driver.open_log(log)
+        for damage in log.snapshot_damage:
+            self.world.trace.add(self.name, "snapshot.fallback", {"reason": str(damage)})
+        self._check_recovered(self.core)
+
+    def _open_watched(self, *arguments: Any, **options: Any) -> FencedLog:
+        log = WatchedLog.open(
+            *arguments, segment_bytes=self.world.plan.ledger_segment_bytes, **options
+        )
+        assert isinstance(log, WatchedLog)
+        log.watch(self.world.ledger_oracle(self))
+        return log
+
+    def _check_recovered(self, core: ConsumerCore) -> None:
+        ledger, model = core.ledger, self.world.ledger_oracle(self)
+        found = (ledger.next_offset, ledger.commit_no, ledger.state, ledger.next_sequence)
+        expected = (model.next_offset, model.commit_no, model.state, model.next_sequence)
+        if found != expected:
+            raise Violation("recovered state", f"{self.name}: {found}, not {expected}")
+
+    def _try_again(self, item: Any, pause_ms: int) -> None:
+        self._again = item
+        self._again_ms = self.world.clock.now_ms() + pause_ms
+
+    def _fingerprints(self, ids: list[bytes]) -> list[bytes]:
+        return [xxhash.xxh3_128_digest(tagged, self._seed) for tagged in ids]
+
+    # --- handlers --------------------------------------------------------------------------------
+
+    def _topic_resolved(self, item: TopicResolved) -> None:
+        if item.error is not None:
+            raise item.error
+        if item.partitions != self.world.oracle.partitions()[self.group.output]:
+            raise Violation("partitions", f"{item.topic} was said to have {item.partitions}")
+        self._resolved = True
+        self._call_ms = self.world.clock.now_ms()
+
+    def _answer_call(self) -> None:
+        """The handler calls are over: tell the core what they did."""
+        run = self._call
+        assert run is not None and self.driver is not None  # noqa: PT018
+        self._call_ms = NEVER_MS
+        if self.group.output and not self._resolved:
+            self.driver.post(ResolveTopic(self.group.output))
+            return
+        self._call = None
+        self.driver.post(self._carry_out(run))
+
+    def _failure(self, identity: bytes, error: ValueError) -> FailedMessage:
+        values: dict[str, Any] = {
+            "message_id": str(identity),
+            "text": str(error),
+            "error": error,
+            "traceback": "",
+            "jitter": self.rng.random(),
+        }
+        names = {field.name for field in fields(FailedMessage)}
+        return FailedMessage(**{name: values[name] for name in values if name in names})
+
+    def _carry_out(self, run: RunHandler) -> HandlerDone:
+        state = run.ledger.state
+        changed: dict[str, bytes | None] = {}
+
+        def look(name: str) -> bytes | None:
+            return changed[name] if name in changed else state.get(name)
+
+        partitions = self.world.oracle.partitions()
+        outgoing = []
+        handled = 0
+        failure: FailedMessage | None = None
+        stop_after = self.world.plan.commit_after(self.rng, cut=self._cut)
+        for piece in run.window.pieces:
+            batch = piece.stored.batch
+            assert batch is not None
+            for index in piece.indices:
+                identity = identity_of(self.group.topic, piece.stored, batch, index)
+                attempt = run.attempt if handled == 0 else 1
+                if attempt <= failures_of(identity):
+                    error = ValueError(f"attempt {attempt}")
+                    failure = self._failure(identity, error)
+                    break
+                effects = handle(
+                    self.group, self.partition, identity, batch.body(index), look, partitions
+                )
+                changed.update(effects.state)
+                outgoing += effects.outputs
+                handled += 1
+                if handled >= stop_after:
+                    break
+            if failure is not None or handled >= stop_after:
+                break
+        changes = {name: value for name, value in changed.items() if value != state.get(name)}
+        outputs = build_outputs(outgoing)
+        size = 64 * handled + sum(len(output.raw) for output in outputs) + 64 * len(changes)
+        return HandlerDone(run.epoch, run.first_offset, handled, changes, outputs, failure, 0, size)

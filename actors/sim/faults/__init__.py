@@ -1,0 +1,12 @@
+"""Everything that goes wrong in a simulated world. A new fault is a new file, imported here.
+
+Each kind is a `Fault` in `FAULTS`; a plan switches it on or off and says how often it strikes. The
+world reports how often each one struck: a run that injected nothing proves nothing.
+"""
+
+from __future__ import annotations
+
+from . import clock, crash, disk, freeze, network, operators
+from .base import FAULTS, Fault
+
+__all__ = ["FAULTS", "Fault", "clock", "crash", "disk", "freeze", "network", "operators"]

@@ -1,0 +1,21 @@
+"""Clocks that are set forward or back."""
+
+from __future__ import annotations
+
+from .base import Fault, fault
+
+DAY_MS = 86_400_000
+
+
+@fault
+class ClockJump(Fault):
+    """The date of all machines jumps: processes that start from now on believe it."""
+
+    name = "clock jump"
+    mean_ms = (2_000, 20_000)
+
+    def strike(self) -> bool:
+        """Jump by seconds, or by days."""
+        reach = self.rng.choice((3_000, 60_000, 2 * DAY_MS))
+        self.world.clock.jump(self.rng.randint(-reach, reach))
+        return True

@@ -1,0 +1,84 @@
+"""Disks that fail or are full."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, ClassVar
+
+from ..machine import Fault as Planned
+from ..shell import Host
+from .base import Fault, fault
+
+if TYPE_CHECKING:
+    from ..world import World
+
+
+class _Error(Fault):
+    """A call fails once with an input/output error."""
+
+    odds = 0.35
+    mean_ms = (3_000, 20_000)
+    kinds: ClassVar[tuple[str, ...]] = ()
+    calls_max: ClassVar[int] = 12
+
+    def __init__(self, world: World, mean_ms: float) -> None:
+        """See the base class."""
+        super().__init__(world, mean_ms)
+        self._planned: list[Planned] = []
+
+    def strike(self) -> bool:
+        """Let one of the next calls on some machine fail; it counts when it has."""
+        host = self.rng.choice(self.world.hosts)
+        kind = self.rng.choice(self.kinds)
+        nth = self.rng.randint(1, self.calls_max)
+        self._planned.append(host.disk.inject(kind, errno.EIO, nth=nth))
+        self.world.io_faults += 1
+        return False
+
+    def heal(self) -> None:
+        """Count those that came."""
+        for planned in self._planned:
+            if planned.met >= planned.nth:
+                self.fired()
+
+
+@fault
+class SyncError(_Error):
+    """An fsync fails once: what it covered is in the page cache and never on the disk."""
+
+    name = "fsync error"
+    kinds = ("sync", "sync", "sync_directory")
+
+
+@fault
+class CallError(_Error):
+    """Some other call fails."""
+
+    name = "call error"
+    kinds = ("create", "rename", "link", "unlink", "write", "open", "reserve", "read", "list")
+    calls_max = 20
+
+
+@fault
+class DiskIsFull(Fault):
+    """A machine's disk has next to no room for a while."""
+
+    name = "disk full"
+    odds = 0.35
+    mean_ms = (4_000, 20_000)
+
+    def strike(self) -> bool:
+        """Leave a little room, or none."""
+        host = self.rng.choice(self.world.hosts)
+        host.disk.capacity = host.disk.used() + self.rng.choice((0, 1_000, 70_000, 200_000))
+        self.world.disks_full += 1
+        self.world.after(self.rng.choice((500, 3_000, 15_000)), lambda: self._free(host))
+        return True
+
+    def heal(self) -> None:
+        """Make room everywhere."""
+        for host in self.world.hosts:
+            self._free(host)
+
+    def _free(self, host: Host) -> None:
+        host.disk.capacity = None

@@ -1,0 +1,37 @@
+"""Processes that stand still, long enough to be replaced, and go on as if nothing had been."""
+
+from __future__ import annotations
+
+from ..shell import Shell
+from .base import Fault, fault
+
+CALLS_MAX = 40
+
+
+@fault
+class Freeze(Fault):
+    """A process stops inside a call to the disk, or between turns, and goes on later."""
+
+    name = "freeze"
+    mean_ms = (1_500, 15_000)
+
+    def strike(self) -> bool:
+        """Choose who, where and for how long: often longer than a lease."""
+        living = [shell for shell in self.world.shells if shell.alive]
+        if not living:
+            return False
+        weights = [4 if shell.name.startswith("broker") else 1 for shell in living]
+        shell = self.rng.choices(living, weights)[0]
+        pause_ms = self.rng.choice((200, 3_000, 12_000, 20_000))
+        if self.rng.random() < 0.3:
+            shell.frozen_until_ms = self.world.clock.now_ms() + pause_ms
+            self.world.trace.add(shell.name, "frozen", {"ms": pause_ms})
+            return True
+        calls = 1 + int(self.rng.random() * CALLS_MAX)
+        shell.interrupt(calls, lambda kind, _: self._inside(shell, kind, pause_ms))
+        return False
+
+    def _inside(self, shell: Shell, kind: str, pause_ms: int) -> None:
+        if self.world.may_nest():
+            self.fired()
+            self.world.freeze_inside(shell, kind, pause_ms)

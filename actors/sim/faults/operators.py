@@ -1,0 +1,81 @@
+"""What operators do, rightly or wrongly."""
+
+from __future__ import annotations
+
+from ..broker_shell import BrokerShell
+from ..consumer_shell import ConsumerShell
+from .base import Fault, fault
+
+
+@fault
+class Takeover(Fault):
+    """A second broker is started on the same directory, with --takeover; sometimes without."""
+
+    name = "takeover"
+    mean_ms = (3_000, 20_000)
+
+    def strike(self) -> bool:
+        """Start the spare broker; a frozen owner is killed, or stays as a zombie."""
+        spare = self.world.spare_broker
+        if spare.alive or spare.host is not self.world.broker.host:
+            return False
+        spare.takeover = self.rng.random() < 0.8
+        spare.zombie_stays = self.rng.random() < 0.5
+        if self.rng.random() < 0.7:  # they mean it: the owner hangs
+            owner: BrokerShell = self.world.broker
+            if owner.alive and owner.frozen_until_ms == 0:
+                owner.frozen_until_ms = self.world.clock.now_ms() + self.rng.choice((500, 15_000))
+        spare.start()
+        return True
+
+
+@fault
+class Stop(Fault):
+    """A process is asked to end in good order, and started again."""
+
+    name = "clean stop"
+    mean_ms = (2_000, 20_000)
+
+    def strike(self) -> bool:
+        """Drain a consumer or close the broker."""
+        living = [
+            shell
+            for shell in self.world.shells
+            if shell.ready_to_stop() and isinstance(shell, ConsumerShell | BrokerShell)
+        ]
+        if not living:
+            return False
+        self.rng.choice(living).stop()
+        return True
+
+
+@fault
+class WrongDirectory(Fault):
+    """A consumer is started with another state directory: it must not handle anything."""
+
+    name = "wrong directory"
+    odds = 0.3
+    mean_ms = (4_000, 20_000)
+
+    def strike(self) -> bool:
+        """Start one for a partition whose ledger is known."""
+        if self.world.strangers >= 3:
+            return False
+        shell = self.rng.choice(self.world.members)
+        return self.world.start_elsewhere(shell, copy=False)
+
+
+@fault
+class CopiedLedger(Fault):
+    """A consumer is started on another machine with a copy of the ledger directory."""
+
+    name = "copied ledger"
+    odds = 0.2
+    mean_ms = (5_000, 20_000)
+
+    def strike(self) -> bool:
+        """Copy the files as they are, then start there."""
+        if self.world.strangers >= 3:
+            return False
+        shell = self.rng.choice(self.world.members)
+        return self.world.start_elsewhere(shell, copy=True)

@@ -1,0 +1,103 @@
+"""The handler of simulated consumers: what it does follows from state and message alone.
+
+It counts by key, keeps a checksum over all messages in order (so an effect that comes twice, not
+at all or at another place shows in every later state), adds and removes a key now and then, and
+sends none, one or two messages on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from zlib import crc32
+
+from ..batch import Batch
+from ..codec import batch as batch_codec
+from ..codec.values import BYTES
+from ..ids import partition_of, sequence_id
+from ..records import BatchStored, Output
+
+Target = tuple[str, int]
+UNNUMBERED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group that handles `topic` and sends to `output`, unless that is ""."""
+
+    name: str
+    topic: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What handling one message does."""
+
+    state: dict[str, bytes | None]
+    outputs: list[tuple[Target, bytes | None, bytes]]  # target, key, value
+
+
+def identity_of(topic: str, record: BatchStored, batch: Batch, index: int) -> bytes:
+    """Return the id of a message as bytes that no other message of any topic has."""
+    if batch.ids is not None:
+        return topic.encode() + b"?" + batch.ids[index]
+    number = record.first_sequence + index
+    return sequence_id(topic, record.producer, record.partition, number).encode()
+
+
+def failures_of(identity: bytes) -> int:
+    """Return how many attempts at this message raise before one succeeds."""
+    weight = crc32(identity) >> 8
+    return 0 if weight % 13 else 1 + weight % 2
+
+
+def handle(
+    group: Group,
+    partition: int,
+    identity: bytes,
+    body: bytes,
+    look: Callable[[str], bytes | None],
+    partitions: Mapping[str, int],
+) -> Effects:
+    """Handle one message; `look` reads the state. Calls with the same arguments do the same."""
+    weight = crc32(identity)
+    key = batch_codec.split_body(body)[1]
+    count = f"n:{(key or b'').decode()}"
+    state: dict[str, bytes | None] = {
+        count: b"%d" % (1 + int(look(count) or b"0")),
+        "chain": b"%d" % crc32(identity + body, int(look("chain") or b"0")),
+    }
+    if weight % 5 == 0:
+        state["seen"] = None if look("seen") else identity
+    outputs: list[tuple[Target, bytes | None, bytes]] = []
+    for number in range(weight % 3 if group.output else 0):
+        out_key = key if number else None
+        to = partition_of(out_key, None, partition, partitions[group.output])
+        value = b"%s>%s#%d" % (identity, group.name.encode(), number)
+        outputs.append(((group.output, to), out_key, value))
+    return Effects(state, outputs)
+
+
+def encoded_body(key: bytes | None, value: bytes) -> bytes:
+    """Return the body that a message with this key and value has in a batch."""
+    built = batch_codec.build([value], encodings=BYTES, keys=[key] if key is not None else None)
+    return built.body(0)
+
+
+def build_outputs(outgoing: list[tuple[Target, bytes | None, bytes]]) -> list[Output]:
+    """Return messages as batches without numbers, in order for each target."""
+    by_target: dict[Target, list[tuple[bytes | None, bytes]]] = {}
+    for target, key, value in outgoing:
+        by_target.setdefault(target, []).append((key, value))
+    outputs = []
+    for (topic, partition), messages in by_target.items():
+        keys = [key for key, _ in messages]
+        built = batch_codec.build(
+            [value for _, value in messages],
+            encodings=BYTES,
+            keys=keys if any(key is not None for key in keys) else None,
+        )
+        raw = bytes(built.raw)
+        outputs.append(Output(topic, partition, UNNUMBERED, built.count, raw, built.crc))
+    return outputs

@@ -1,0 +1,86 @@
+"""The end of a run: mend all, wait until all is done, then read what is really on the disks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .broker_shell import DATA
+from .consumer_shell import ConsumerShell
+from .cuts import LoseEverything
+from .oracle import read_back
+from .shell import Shell
+from .trace import Violation
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+def heal(world: World) -> None:
+    """Mend all that is broken, end who is in the wrong place, start what is dead."""
+    for host in world.hosts:
+        host.disk.faults.clear()
+    for shell in world.shells:
+        shell.calm()
+    for user in world.users:
+        rivals = [p for p in world.producers if p.user is user and user.name]
+        for rival in rivals[1:]:
+            _retire(world, rival)
+    for shell in _members(world):
+        grant = world.oracle.grants.get(shell.place)
+        here = (shell.host.name, shell.directory)
+        if shell.stranger or (grant is not None and here != (grant.host, grant.path)):
+            _retire(world, shell)
+    _retire(world, world.spare_broker)
+    for shell in world.shells:
+        if shell.wanted and not shell.alive:
+            world.restart(shell)
+
+
+def done(world: World) -> bool:
+    """Whether all is stored that users want, and all that is stored was handled."""
+    if not all(user.content for user in world.users):
+        return False
+    if not all(producer.settled for producer in world.producers):
+        return False
+    settled = {shell.place for shell in _members(world) if shell.settled}
+    return {member.place for member in world.members} <= settled
+
+
+def what_is_left(world: World) -> str:
+    """Say who is not done."""
+    left = [f"user {user.name or 'web'}" for user in world.users if not user.content]
+    left += [producer.name for producer in world.producers if not producer.settled]
+    for shell in _members(world):
+        if not shell.settled and shell.wanted:
+            phase = shell.core.phase if shell.core else "dead"
+            model = world.ledgers.get((shell.host.name, shell.directory))
+            left.append(f"{shell.name} {phase} at {model.next_offset if model else 0}")
+    left += [f"{s.name} is dead: {s.error}" for s in world.shells if s.wanted and not s.alive]
+    return "; ".join(left)
+
+
+def validate(world: World) -> None:
+    """Cut the power for good; what is left on the disks must be what the oracles have."""
+    for (producer, topic, partition), bodies in world.oracle.outputs.items():
+        stored = world.oracle.next_sequence.get((producer, topic, partition), 0)
+        if stored != len(bodies):
+            raise Violation("outputs", f"{producer}: {stored} stored of {len(bodies)}")
+    disks = {}
+    for host in world.hosts:
+        if host.disk.sync_retries:
+            raise Violation("sync retried", f"{host.disk.sync_retries} times on {host.name}")
+        disks[host.name] = host.disk.power_cut(LoseEverything())
+    read_back(disks[world.broker.host.name], DATA, world.oracle)
+    for grant in world.oracle.grants.values():
+        read_back(disks[grant.host], grant.path, world.ledgers[grant.host, grant.path])
+
+
+def _members(world: World) -> list[ConsumerShell]:
+    return [shell for shell in world.shells if isinstance(shell, ConsumerShell)]
+
+
+def _retire(world: World, shell: Shell) -> None:
+    shell.wanted = False
+    if shell.alive:
+        world.trace.add(shell.name, "retired")
+        shell.gone()

@@ -1,0 +1,106 @@
+"""What a seed stands for: the actors of a world, its sizes, and which faults it meets how often.
+
+Swarm testing: each seed switches each fault fully on or off and weighs the rest wildly, because a
+run in which everything goes wrong at once never gets to the bugs that need one thing to go wrong
+and all else to work.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from .faults import FAULTS
+from .handler import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that is decided before a run. Times are milliseconds of simulated time."""
+
+    seed: int
+    safety_ms: int
+    faults: dict[str, float]  # name to mean time between two strikes
+    partitions: dict[str, int]  # of each topic
+    groups: tuple[Group, ...]
+    standbys: int  # members of each group partition besides the first
+    files: int  # producers with a name and numbered rows
+    rivals: int  # processes that fight for one name
+    webs: int  # anonymous workers that share explicit ids
+    named_web: bool  # one more user with explicit ids and a name
+    quota: int  # messages of each user (for each partition, with numbered rows)
+    one_host: bool  # broker and consumers on one machine
+    segment_bytes: int
+    ledger_segment_bytes: int
+    snapshot_every_bytes: int
+    ledger_snapshot_every_bytes: int
+    submit_mean_ms: int
+    handler_mean_ms: int
+    slow_handlers: float  # odds of a handler call longer than a lease
+    partial_commits: float  # odds of a handler run that comes back before its end
+
+    @classmethod
+    def of(cls, seed: int) -> Plan:
+        """Return the plan of a seed: always the same one."""
+        rng = random.Random(f"plan {seed}")
+        chained = rng.random() < 0.6
+        groups = [Group("bill", "orders", "invoices" if chained else "")]
+        if chained and rng.random() < 0.7:
+            groups.append(Group("ship", "invoices", "parcels" if rng.random() < 0.5 else ""))
+        if rng.random() < 0.3:
+            groups.append(Group("audit", "orders", ""))
+        topics = {"orders": rng.choice((1, 1, 2, 3))}
+        for group in groups:
+            if group.output:
+                topics[group.output] = rng.choice((1, 1, 2))
+        faults = {}
+        for name, kind in FAULTS.items():
+            low, high = kind.mean_ms
+            mean = low * (high / low) ** rng.random()
+            if rng.random() < kind.odds:
+                faults[name] = mean
+        files, rivals, webs = rng.choice(((1, 0, 1), (0, 2, 1), (1, 2, 0), (1, 2, 2), (0, 0, 2)))
+        return cls(
+            seed=seed,
+            safety_ms=rng.choice((15_000, 30_000, 45_000)),
+            faults=faults,
+            partitions=topics,
+            groups=tuple(groups),
+            standbys=rng.choice((0, 1, 1)),
+            files=files,
+            rivals=rivals,
+            webs=webs,
+            named_web=rng.random() < 0.2,
+            quota=rng.choice((20, 60, 120)),
+            one_host=rng.random() < 0.4,
+            segment_bytes=rng.choice((2_000, 8_000, 60_000)),
+            ledger_segment_bytes=rng.choice((1_000, 4_000, 60_000)),
+            snapshot_every_bytes=rng.choice((1_500, 6_000, 30_000)),
+            ledger_snapshot_every_bytes=rng.choice((700, 3_000, 30_000)),
+            submit_mean_ms=rng.choice((50, 200, 600)),
+            handler_mean_ms=rng.choice((1, 20, 200)),
+            slow_handlers=rng.choice((0.0, 0.0, 0.01)),
+            partial_commits=rng.choice((0.0, 0.2, 0.6)),
+        )
+
+    def without(self, fault: str) -> Plan:
+        """Return the plan with one fault less."""
+        return replace(self, faults={n: m for n, m in self.faults.items() if n != fault})
+
+    def submit_ms(self, rng: random.Random) -> int:
+        """Return the time from one batch of a producer to the next."""
+        return 1 + int(rng.expovariate(1 / self.submit_mean_ms))
+
+    def handler_ms(self, rng: random.Random) -> int:
+        """Return how long one handler run takes."""
+        if self.slow_handlers and rng.random() < self.slow_handlers:
+            return rng.randint(5_000, 15_000)
+        return int(rng.expovariate(1 / self.handler_mean_ms))
+
+    def commit_after(self, rng: random.Random, *, cut: bool) -> int:
+        """Return after how many messages a handler run comes back."""
+        if cut:
+            return 1
+        if rng.random() < self.partial_commits:
+            return rng.randint(1, 5)
+        return 1 << 30

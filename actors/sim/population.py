@@ -1,0 +1,100 @@
+"""Who lives in a world: brokers, users with their producers, groups with their members."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING
+
+from ..codec import wire
+from ..ports import Frames
+from ..protocol import VERSION_MAX, VERSION_MIN, CreateTopic, Hello
+from .broker_shell import BrokerShell
+from .consumer_shell import ConsumerShell
+from .disk import SimFile, SimProcess
+from .producer_shell import ProducerShell
+from .shell import Host
+from .users import FileUser, RivalUser, User, WebUser
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+class Population:
+    """All shells of a plan, not started yet."""
+
+    def __init__(self, world: World) -> None:
+        plan, oracle = world.plan, world.oracle
+        broker_host, consumer_host = world.hosts[0], world.hosts[-2]
+        self.broker = BrokerShell(world, "broker", broker_host)
+        self.spare_broker = BrokerShell(world, "broker-spare", broker_host)
+        self.spare_broker.wanted = False
+        self.users: list[User] = []
+        self.producers: list[ProducerShell] = []
+        topic = plan.groups[0].topic
+        kinds: list[tuple[User, int]] = []
+        if plan.files:
+            kinds.append((FileUser("file", topic, plan.quota, oracle), 1))
+        if plan.rivals:
+            kinds.append((RivalUser("rival", topic, plan.quota, oracle), plan.rivals))
+        if plan.webs:
+            kinds.append((WebUser("", topic, plan.quota, oracle), plan.webs))
+        if plan.named_web:
+            kinds.append((WebUser("named", topic, plan.quota, oracle), 2))
+        for user, count in kinds:
+            self.users.append(user)
+            for number in range(count):
+                name = f"{type(user).__name__}-{user.name or 'web'}-{number}".lower()
+                self.producers.append(ProducerShell(world, name, consumer_host, user))
+        self.members: list[ConsumerShell] = []
+        for group in plan.groups:
+            for partition in range(plan.partitions[group.topic]):
+                directory = f"/state/{group.name}/{group.topic}/{partition}"
+                for number in range(1 + plan.standbys):
+                    name = f"{group.name}-{partition}-{'ab'[number]}"
+                    self.members.append(
+                        ConsumerShell(world, name, consumer_host, group, partition, directory)
+                    )
+
+    @staticmethod
+    def topic_requests(world: World) -> list[Frames]:
+        """Return what makes the topics of the plan."""
+        hello = Hello(1, VERSION_MIN, VERSION_MAX, "admin", world.draw(), b"", 0)
+        requests: list[Frames] = [wire.encode(hello, None)]
+        for number, (topic, partitions) in enumerate(sorted(world.plan.partitions.items()), 2):
+            requests.append(wire.encode(CreateTopic(number, topic, partitions), None))
+        return requests
+
+
+def copy_directory(source: Host, path: str, target: Host, new_path: str) -> None:
+    """Copy files as `cp -r` does, and sync them. Raises OSError."""
+    reader, writer = source.disk.process("cp"), target.disk.process("cp")
+    try:
+        _make_directories(writer, new_path)
+        _copy(reader, path, writer, new_path)
+    finally:
+        reader.kill()
+        writer.kill()
+
+
+def _make_directories(disk: SimProcess, path: str) -> None:
+    parent = posixpath.dirname(path)
+    if parent != path and not disk.exists(parent):
+        _make_directories(disk, parent)
+    disk.make_directory(path)
+    disk.sync_directory(parent)
+
+
+def _copy(reader: SimProcess, path: str, writer: SimProcess, new_path: str) -> None:
+    for name in reader.list(path):
+        old, new = posixpath.join(path, name), posixpath.join(new_path, name)
+        if reader.machine.find(old).directory:
+            writer.make_directory(new)
+            _copy(reader, old, writer, new)
+        else:
+            _copy_file(reader.open(old), writer.create(new))
+    writer.sync_directory(new_path)
+
+
+def _copy_file(old: SimFile, new: SimFile) -> None:
+    new.write(old.read(0, old.length()), 0)
+    new.sync()

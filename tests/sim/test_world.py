@@ -1,0 +1,108 @@
+"""Whole simulated systems: every promise holds, one seed is one run, and faults really happen."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from actors.library.ledger_files import LedgerFiles
+from actors.sim.faults import FAULTS
+from actors.sim.plan import Plan
+from actors.sim.run import Result, run_plan, shrink
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE_SEEDS = 12
+
+
+def corpus() -> list[int]:
+    """The seeds that once failed."""
+    lines = (Path(__file__).parent / "seeds.txt").read_text().splitlines()
+    return [int(text) for line in lines if (text := line.partition("#")[0].strip())]
+
+
+def run(seed: int) -> Result:
+    """One seed with the ledger door of production."""
+    return run_plan(Plan.of(seed), LedgerFiles)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", corpus())
+def test_seeds_that_once_failed(seed: int) -> None:
+    """What was found once stays mended."""
+    result = run(seed)
+    assert result.rule == "", result.failure
+
+
+@pytest.mark.slow
+def test_no_promise_is_broken_and_faults_happen() -> None:
+    """A few seeds: zero violations, and in sum every part of the system was in trouble."""
+    seen: Counter[str] = Counter()
+    for seed in range(100, 100 + SMOKE_SEEDS):
+        result = run(seed)
+        assert result.rule == "", f"seed {seed}: {result.failure}"
+        seen += result.counts
+    wanted = ("killed", "power off", "commit.synced", "output.acked", "batch.duplicate")
+    assert [name for name in wanted if not seen[name]] == []
+
+
+def test_a_quiet_world_does_its_work() -> None:
+    """Without any fault all is sent, handled and acknowledged, and nothing is refused or fenced."""
+    plan = replace(Plan.of(1), faults={}, rivals=0, webs=1, files=1, quota=20, safety_ms=2_000)
+    result = run_plan(plan, LedgerFiles)
+    assert result.rule == "", result.failure
+    assert result.counts["commit.synced"] > 0
+    trouble = ("killed", "power off", "producer.fenced", "consumer.fenced", "message dropped")
+    assert [name for name in trouble if result.counts[name]] == []
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS))
+def test_a_fault_strikes_alone(name: str) -> None:
+    """Each kind of fault finds something to happen to, and the system survives it by itself."""
+    plan = replace(Plan.of(3), faults={name: 300.0}, safety_ms=5_000, quota=20)
+    result = run_plan(replace(plan, groups=plan.groups[:1]), LedgerFiles)
+    assert result.rule == "", f"{name}: {result.failure}"
+    assert result.counts[f"fault.{name}"] > 0, name
+
+
+def test_one_seed_is_one_run() -> None:
+    """The same seed does the same in another process, whatever the hashes of its strings."""
+    hashes = set()
+    for hash_seed in ("0", "1"):
+        done = subprocess.run(
+            [sys.executable, "-m", "actors", "sim", "--seed", "5", "--json"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        hashes.add(json.loads(done.stdout)["trace_hash"])
+    hashes.add(run(5).trace_hash)
+    assert len(hashes) == 1
+    assert run(6).trace_hash not in hashes
+
+
+def test_a_failing_run_shrinks() -> None:
+    """The smallest plan that still breaks the same promise has no fault that it does not need."""
+    plan = replace(Plan.of(2), quota=10, safety_ms=3_000)
+
+    class Forgetful(LedgerFiles):
+        """A ledger door that lies about the offset."""
+
+        def peek(self):  # type: ignore[no-untyped-def]
+            facts = super().peek()
+            return replace(facts, next_offset=facts.next_offset + 1_000_000)
+
+    result = run_plan(plan, Forgetful)
+    small = shrink(result, Forgetful, runs=25)
+    assert result.rule == "unexpected end"
+    assert small.rule == result.rule
+    assert len(small.plan.faults) < len(plan.faults)
+    assert small.plan.safety_ms <= plan.safety_ms
