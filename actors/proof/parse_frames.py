@@ -92,13 +92,26 @@ def segment_head(data: bytes) -> SegmentHead:
     return SegmentHead(log_id, generation, first, chain)
 
 
+class Writers(NamedTuple):
+    """Who may have written what: groups below `cut` are older than `generation`, the rest its own."""
+
+    generation: int
+    cut: int
+
+    def fits(self, generation: int, position: int) -> bool:
+        """Tell whether `generation` may have written a commit frame at `position`."""
+        own = position >= self.cut
+        return generation == self.generation if own else generation < self.generation
+
+
 class Walker:
     """Walks over the frames of one segment, whole groups at a time, checking all that can be."""
 
-    def __init__(self, file: OpenFile, head: SegmentHead) -> None:
-        """`head` is the segment's header."""
+    def __init__(self, file: OpenFile, head: SegmentHead, writers: Writers | None = None) -> None:
+        """`head` is the segment's header; without `writers` a group may be anybody's."""
         self._file = file
         self._head = head
+        self._writers = writers
         self._seed = crc32(head.log_id)
         self._chunk = memoryview(b"")
         self._chunk_at = head.first
@@ -131,6 +144,8 @@ class Walker:
                 raise Bad(frame.position, "a commit frame of another log or place")
             if first != self.position or attested > end:
                 raise Bad(frame.position, "a commit frame that closes another group")
+            if self._writers is not None and not self._writers.fits(generation, end):
+                raise Bad(frame.position, f"a commit frame of generation {generation}")
             if its_chain != before:
                 raise Bad(frame.position, "a commit frame that does not follow from what is before")
             return Group(first, position, generation, attested, chain, frames)

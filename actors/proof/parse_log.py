@@ -22,7 +22,16 @@ from ..errors import CorruptLog, OnceMQError
 from . import parse_document as documents
 from .files import Files, OpenFile
 from .parse_document import Manifest, SnapshotHead
-from .parse_frames import SEGMENT_HEADER_BYTES, Bad, Frame, Group, SegmentHead, Walker, segment_head
+from .parse_frames import (
+    SEGMENT_HEADER_BYTES,
+    Bad,
+    Frame,
+    Group,
+    SegmentHead,
+    Walker,
+    Writers,
+    segment_head,
+)
 
 LOOKS_MAX = 20  # how often a look starts over while others replace what it reads
 
@@ -160,7 +169,7 @@ class Log:
                     self.end = first
                     return
                 raise CorruptLog(path, 0, bad.reason) from None
-            walker = Walker(file, head)
+            walker = Walker(file, head, self._writers)
             attested = first
             bad_at = -1
             while True:
@@ -232,7 +241,6 @@ class Log:
             return
         index = bisect_right(self.firsts, position) - 1
         chain: int | None = None
-        generation = 0
         stops = [*self.firsts[1:], max(end, self.end)]
         for first, stop in list(zip(self.firsts, stops, strict=True))[index:]:
             if first >= end:
@@ -245,10 +253,8 @@ class Log:
             try:
                 head = self._checked_head(file, path, first, chain)
                 self._check_cut(path, first, head.chain, first)
-                walker = Walker(file, head)
+                walker = Walker(file, head, self._writers)
                 for group in self._walk(walker, path, min(stop, end)):
-                    self._check_writer(path, group, generation)
-                    generation = group.generation
                     self._check_cut(path, group.end, group.chain, first)
                     if group.first < self.manifest.cut < group.end:
                         raise CorruptLog(path, group.first - first, "no group ends at the cut")
@@ -311,13 +317,6 @@ class Log:
             raise Bad(first, f"the segment belongs to generation {head.generation}")
         return head
 
-    def _check_writer(self, path: str, group: Group, before: int) -> None:
-        """Frames below the cut are of older generations, all others of this one."""
-        own = group.first >= self.manifest.cut
-        fits = group.generation == self.generation if own else group.generation < self.generation
-        if not fits or group.generation < before:
-            raise CorruptLog(path, 0, f"generation {group.generation} wrote at {group.first}")
-
     def _check_cut(self, path: str, position: int, chain: int, first: int) -> None:
         """The branch that the manifest and the snapshots name is this one."""
         at = position - first + SEGMENT_HEADER_BYTES
@@ -326,6 +325,10 @@ class Log:
         for head in self.snapshots:
             if head.position == position and head.chain != chain:
                 raise CorruptLog(path, at, f"the snapshot at {position} is of other records")
+
+    @property
+    def _writers(self) -> Writers:
+        return Writers(self.generation, self.manifest.cut)
 
     def _segment_path(self, first: int) -> str:
         return f"{self.path}/{first:020d}.log"

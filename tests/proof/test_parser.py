@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from actors.proof.parse_frames import Frame
 from actors.proof.parse_log import Log, LogMoved
 from actors.proof.sorter import Sorter
 from actors.runtime.os_disk import OsDisk
-from actors.storage import layout
+from actors.storage import framing, layout
 from actors.storage.log import FencedLog
 from actors.storage.memory import MemoryDisk
 from actors.storage.reader import LogReader
@@ -368,3 +369,102 @@ def test_a_log_of_another_owner_is_opened_by_nobody() -> None:
     assert by_proof(disk) == by_storage(disk)
     put(log, b"b")
     assert log.durable_end > 0
+
+
+# --- bytes of another branch: every checksum holds, the history is another one -------------------
+
+
+def two_branches(*, reopen: bool) -> tuple[MemoryDisk, MemoryDisk, list[str]]:
+    """Two logs of one id and shape with other bodies, and the paths of their segments."""
+    disks = []
+    for body in (b"a", b"b"):
+        disk = MemoryDisk()
+        log = open_log(disk, segment_bytes=2048)
+        for _ in range(30):
+            put(log, body * 100)
+        if reopen:
+            log.close()
+            disk.drop_locks()
+            log = open_log(disk, segment_bytes=2048)
+        disks.append(disk)
+    path = f"{DIRECTORY}/{layout.generation_name(layout.generations(disk, DIRECTORY)[-1])}"
+    names = map(layout.segment_name, layout.segments_in(disk.list(path)))
+    return disks[0], disks[1], [f"{path}/{name}" for name in names]
+
+
+def refusal(disk: MemoryDisk) -> str:
+    """Why the proof refuses a log. Storage refuses to read it too."""
+    assert by_storage(disk) == "CorruptLog"
+    with pytest.raises(CorruptLog) as error:
+        log = Log.look(disk, DIRECTORY)
+        assert log is not None
+        list(log.groups())
+    return str(error.value)
+
+
+def test_a_segment_of_another_branch_does_not_follow() -> None:
+    """Its header names the chain before it, and that is not the chain here."""
+    disk, other, paths = two_branches(reopen=False)
+    assert len(paths) > 2
+    overwrite(disk, paths[1], content(other, paths[1]))
+    assert "does not follow" in refusal(disk)
+
+
+def test_all_segments_of_another_branch_are_not_what_was_taken_over() -> None:
+    """They agree with each other, but the manifest names the chain at its cut."""
+    disk, other, paths = two_branches(reopen=True)
+    for path in paths:
+        overwrite(disk, path, content(other, path))
+    assert "not those of the manifest" in refusal(disk)
+
+
+def test_a_record_of_another_branch_breaks_the_chain_of_its_group() -> None:
+    """A commit frame counts only after the very records that it was written after."""
+    disk, other, paths = two_branches(reopen=False)
+    frame = 64 + 24 + 1 + 100
+    mixed = content(other, paths[0])[:frame] + content(disk, paths[0])[frame:]
+    overwrite(disk, paths[0], mixed)
+    with pytest.raises(CorruptLog) as error:
+        log = Log.look(disk, DIRECTORY)
+        assert log is not None
+        list(log.groups())
+    assert "does not follow from what is before" in str(error.value)
+
+
+def test_a_record_copied_to_another_place_is_no_record_there() -> None:
+    """Its own position gives it away, though its checksums hold."""
+    disk, _, paths = two_branches(reopen=False)
+    data = content(disk, paths[0])
+    frame, group = 24 + 1 + 100, 24 + 1 + 100 + 76
+    moved = data[64 : 64 + frame]
+    overwrite(disk, paths[0], data[: 64 + group] + moved + data[64 + group + frame :])
+    assert "a record of position 0 stands here" in refusal(disk)
+
+
+def test_bytes_behind_the_end_of_a_sealed_segment_are_damage() -> None:
+    """Where the next segment starts, the one before it has ended: only zeros may follow."""
+    disk, _, paths = two_branches(reopen=False)
+    data = content(disk, paths[0])
+    overwrite(disk, paths[0], data + bytes(50))
+    assert not isinstance(by_proof(disk), str)
+    overwrite(disk, paths[0], data + bytes(50) + b"x")
+    assert "where the next one starts" in refusal(disk)
+
+
+def test_a_group_of_the_wrong_writer_is_no_group() -> None:
+    """Behind the cut only this generation has written, below it only older ones."""
+    disk = MemoryDisk()
+    log = open_log(disk)
+    put(log, b"a")
+    end = put(log, b"b")
+    path = segment_path(log)
+    seed = framing.log_seed(log.log_id)
+    at = 64 + end - framing.COMMIT_BYTES
+    data = content(disk, path)
+    frame = framing.decode_commit(data, at, end - framing.COMMIT_BYTES, seed)
+    forged = framing.encode_commit(replace(frame, generation=frame.generation - 1), seed)
+    overwrite(disk, path, data[:at] + forged + data[at + len(forged) :])
+    told = by_proof(disk)
+    assert told == by_storage(disk)
+    assert not isinstance(told, str)
+    assert [body for *_, body in told[2]] == [b"a"]

@@ -418,6 +418,34 @@ def test_an_id_of_the_snapshot_processed_again_is_found() -> None:
     assert "I7-effect-once" in checks(disk)
 
 
+def test_a_damaged_snapshot_is_noted_and_the_other_one_taken() -> None:
+    """Either of two stands for what was discarded; without both that is damage."""
+    disk = MemoryDisk()
+    _, consumer = compacted_shop(disk)
+    path = f"{consumer.directory}/gen-{consumer.log.generation:020d}"
+    parts = [name for name in disk.list(path) if name.endswith(".part")]
+    heads = [name for name in disk.list(path) if name.endswith(".snapshot")]
+    assert len(heads) == 2
+    first = [name for name in parts if name.split("-")[1] == min(parts).split("-")[1]]
+    damage(disk, f"{path}/{first[0]}")
+    report = verify(disk, DATA, STATE)
+    assert report.ok, report.found.kept
+    assert "wrong checksum of a part" in report.found.notes[0]
+    assert report.topics["orders"]["groups"]["billing"]["processed"] == 120
+    for name in parts:
+        if name not in first:
+            damage(disk, f"{path}/{name}")
+    with pytest.raises(CorruptLog):
+        verify(disk, DATA, STATE)
+
+
+def damage(disk: MemoryDisk, path: str) -> None:
+    """Flip a bit of the first byte of a file."""
+    file = disk.open(path, write=True)
+    file.write(bytes([file.read(0, 1)[0] ^ 1]), 0)
+    file.close()
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [
