@@ -99,6 +99,9 @@ class BrokerOracle(RecordOracle):
         self.outputs: dict[tuple[str, str, int], list[bytes]] = {}
         # Bodies that users have sent: nothing else may be stored.
         self.sent: set[bytes] = set()
+        # Batches that processes have sent: raw bytes to (process, number, rising).
+        self.submitted: dict[bytes, tuple[str, int]] = {}
+        self._last_number: dict[tuple[str, str, int], int] = {}
         self._last_at_ms = 0
 
     def partitions(self) -> dict[str, int]:
@@ -155,6 +158,7 @@ class BrokerOracle(RecordOracle):
             raise Violation("mask", f"{record.kept} kept, the mask says {len(kept)}")
         if record.first_sequence >= 0:
             self._numbers(topic, record, kept)
+        self._order(topic, record)
         for index in kept:
             sequence = record.first_sequence + index if record.first_sequence >= 0 else -1
             identity = identity_of(topic, record, batch, index)
@@ -163,6 +167,14 @@ class BrokerOracle(RecordOracle):
             )
             self._message(topic, record.partition, message)
             log.append(message)
+
+    def _order(self, topic: str, record: BatchStored) -> None:
+        """What one process sent to one partition is stored in the order in which it was sent."""
+        process, number = self.submitted.get(bytes(record.raw), ("", 0))
+        key = (process, topic, record.partition)
+        if process and number <= self._last_number.get(key, 0):
+            raise Violation("order", f"batch {number} of {process} comes after a later one")
+        self._last_number[key] = number
 
     def _numbers(self, topic: str, record: BatchStored, kept: list[int]) -> None:
         key = (record.producer, topic, record.partition)

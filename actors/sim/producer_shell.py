@@ -72,7 +72,9 @@ class ProducerShell(Shell):
         if self._submit_ms <= now:
             self._submit_ms = now + self.world.plan.submit_ms(self.rng)
             if self.core.outbox.batches < BATCHES_MAX:
-                submit = self.user.next_submit(self.rng, self._memory)
+                submit = self.user.next_submit(
+                    f"{self.name}.{self.incarnation}", self.rng, self._memory
+                )
                 if submit is not None:
                     self.driver.post(submit)
         self.driver.turn(0)

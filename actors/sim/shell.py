@@ -164,6 +164,7 @@ class Shell:
         self.error = error
         fields = {} if error is None else {"error": f"{type(error).__name__}: {error}"}
         self.world.trace.add(self.name, "end", fields)
+        serving = self.driver is not None and self.driver.log is not None
         if self.driver is not None:
             try:
                 self.driver.close(clean=error is None)
@@ -173,7 +174,7 @@ class Shell:
             except (OnceMQError, OSError) as closing:
                 self.world.trace.add(self.name, "close failed", {"error": closing})
         self.gone()
-        self.world.ended(self, error)
+        self.world.ended(self, error, serving=serving)
 
     def gone(self) -> None:
         """Take the process out of the world; only the page cache of its host remembers it."""

@@ -10,7 +10,7 @@ import random
 
 from ..batch import Batch
 from ..codec import batch as batch_codec
-from ..codec.values import BYTES
+from ..codec.values import BYTES, encode_headers
 from ..core.lane import Settled
 from ..core.producer import Opened, Submit
 from ..ids import partition_of, sequence_id
@@ -29,8 +29,7 @@ class User:
         self.topic = topic
         self.quota = quota
         self.oracle = oracle
-        self.duplicates = 0
-        self.conflicts = 0
+        self._batches = 0  # made so far: a header carries the number of each
 
     @property
     def content(self) -> bool:
@@ -40,9 +39,11 @@ class User:
     def opened(self, opened: Opened, memory: dict[str, int]) -> None:
         """A producer process may send now; `memory` is that process's own."""
 
-    def next_submit(self, rng: random.Random, memory: dict[str, int]) -> Submit | None:
+    def next_submit(
+        self, process: str, rng: random.Random, memory: dict[str, int]
+    ) -> Submit | None:
         """Return what a producer process shall send next; None: nothing now."""
-        raise AssertionError(f"{self.name} has nothing for {memory} and {rng}")
+        raise AssertionError(f"{process} has nothing to send: {memory} {rng}")
 
     def settled(self, settled: Settled) -> None:
         """Take a verdict."""
@@ -77,7 +78,7 @@ class User:
                 "ack content", f"{identity!r}: verdict {verdict}, stored {stored.body!r}"
             )
         if verdict == CONFLICT:
-            self.conflicts += 1
+            self._conflict(identity)
         else:
             self._stored(identity, stored)
 
@@ -90,16 +91,28 @@ class User:
     def _stored(self, identity: bytes, stored: StoredMessage) -> None:
         """Note that a message of ours is acknowledged."""
 
+    def _conflict(self, identity: bytes) -> None:
+        """Another message has an id of ours."""
+        raise Violation("conflict", f"{identity!r} is taken")
+
     def _batch(
-        self, messages: list[tuple[bytes | None, bytes]], ids: list[bytes] | None = None
+        self,
+        process: str,
+        messages: list[tuple[bytes | None, bytes]],
+        ids: list[bytes] | None = None,
     ) -> Batch:
+        """Make a batch of what `process` sends; a header makes it unlike any other."""
+        self._batches += 1
+        header = encode_headers({"batch": b"%d of %s" % (self._batches, process.encode())})
         batch = batch_codec.build(
             [value for _, value in messages],
             encodings=BYTES,
             keys=[key for key, _ in messages],
             ids=ids,
+            headers=[header] + [b""] * (len(messages) - 1),
         )
         self.oracle.sent.update(batch.body(index) for index in range(batch.count))
+        self.oracle.submitted[bytes(batch.raw)] = (process, self._batches)
         return batch
 
 
@@ -129,7 +142,9 @@ class FileUser(User):
                 raise Violation("lost", f"{self.name}: {number} is next in {partition}")
             self.acked[partition] = number
 
-    def next_submit(self, rng: random.Random, memory: dict[str, int]) -> Submit | None:
+    def next_submit(
+        self, process: str, rng: random.Random, memory: dict[str, int]
+    ) -> Submit | None:
         """See the base class."""
         counts = self.oracle.partitions()[self.topic]
         open_ones = [p for p in range(counts) if memory.get(str(p), 0) < self.quota]
@@ -141,7 +156,11 @@ class FileUser(User):
         memory[str(partition)] = first + count
         rows = [self._row(partition, number) for number in range(first, first + count)]
         return Submit(
-            self.topic, partition, (batch := self._batch(rows)), batch, b"%d" % (first + count)
+            self.topic,
+            partition,
+            (batch := self._batch(process, rows)),
+            batch,
+            b"%d" % (first + count),
         )
 
     def _row(self, partition: int, number: int) -> tuple[bytes | None, bytes]:
@@ -168,7 +187,9 @@ class RivalUser(User):
         """See the base class: what a fenced process had not heard of is unknown for ever."""
         return len(self.acked) >= self.quota
 
-    def next_submit(self, rng: random.Random, memory: dict[str, int]) -> Submit | None:
+    def next_submit(
+        self, process: str, rng: random.Random, memory: dict[str, int]
+    ) -> Submit | None:
         """See the base class."""
         del memory
         if self.made >= self.quota and self.content:
@@ -179,7 +200,7 @@ class RivalUser(User):
         for _ in range(count):
             rows.append((b"k%d" % (self.made % 5), b"%s row %d" % (self.name.encode(), self.made)))
             self.made += 1
-        return Submit(self.topic, partition, (batch := self._batch(rows)), batch)
+        return Submit(self.topic, partition, (batch := self._batch(process, rows)), batch)
 
     def _stored(self, identity: bytes, stored: StoredMessage) -> None:
         del identity
@@ -200,7 +221,9 @@ class WebUser(User):
         """See the base class."""
         return len(self.acked) >= self.quota
 
-    def next_submit(self, rng: random.Random, memory: dict[str, int]) -> Submit | None:
+    def next_submit(
+        self, process: str, rng: random.Random, memory: dict[str, int]
+    ) -> Submit | None:
         """See the base class."""
         del memory
         if self.content:
@@ -221,16 +244,12 @@ class WebUser(User):
                 lie = b"!" if rng.random() < self.lies else b""
                 rows.append((key, b"order %d%s" % (number, lie)))
                 ids.append(tagged)
-        return Submit(self.topic, partition, (batch := self._batch(rows, ids)), batch)
+        return Submit(self.topic, partition, (batch := self._batch(process, rows, ids)), batch)
 
     def _stored(self, identity: bytes, stored: StoredMessage) -> None:
         del stored
         self.acked.add(int(identity.rpartition(b"-")[2]))
 
-    def _verdict(
-        self, settled: Settled, batch: Batch, number: int, verdict: int, offset: int
-    ) -> None:
-        super()._verdict(settled, batch, number, verdict, offset)
-        if verdict == CONFLICT:  # the lie, or the truth after the lie: the id is taken
-            assert batch.ids is not None
-            self.acked.add(int(batch.ids[number].rpartition(b"-")[2]))
+    def _conflict(self, identity: bytes) -> None:
+        """See the base class: the lie, or the truth after the lie."""
+        self.acked.add(int(identity.rpartition(b"-")[2]))

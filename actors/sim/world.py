@@ -285,15 +285,15 @@ class World:
             self._depth -= 1
         self.trace.add(shell.name, "thawed")
 
-    def ended(self, shell: Shell, error: BaseException | None) -> None:
-        """A process ended by itself: was it right to?"""
-        if not self._expected(shell, error):
+    def ended(self, shell: Shell, error: BaseException | None, *, serving: bool) -> None:
+        """A process ended by itself: was it right to? `serving`: it had its log open."""
+        if not self._expected(shell, error, serving=serving):
             raise Violation(
                 "unexpected end", f"{shell.name}: {type(error).__name__}: {error}"
             ) from error
         self.restart(shell)
 
-    def _expected(self, shell: Shell, error: BaseException | None) -> bool:
+    def _expected(self, shell: Shell, error: BaseException | None, *, serving: bool) -> bool:
         if error is None or isinstance(error, Fenced | LogInUse):
             return True
         if isinstance(error, DiskFull):
@@ -301,7 +301,8 @@ class World:
         if isinstance(error, LedgerNotHere):
             return isinstance(shell, ConsumerShell) and (shell.stranger or self.strangers > 0)
         if isinstance(error, OSError):
-            full = error.errno in {errno.ENOSPC} and self.disks_full > 0
+            # A full disk may keep a process from starting; one that runs refuses and waits.
+            full = error.errno == errno.ENOSPC and self.disks_full > 0 and not serving
             return full or (error.errno == errno.EIO and self.io_faults > 0)
         return type(error) is StorageError and self.io_faults + self.disks_full > 0
 
