@@ -291,3 +291,15 @@ def test_readme_names_the_two_make_targets(target: str) -> None:
     """What the README tells to type exists."""
     assert f"make {target}" in (ROOT / "README.md").read_text("utf-8")
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+
+
+def test_the_architecture_page_has_a_line_for_each_file() -> None:
+    """docs/ARCHITECTURE.md names every module of actors/ once, and none that is gone."""
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
+    listed = re.findall(r"^\| `([\w/]+\.py)` \|", page, re.MULTILINE)
+    present = [
+        path.relative_to(ROOT / "actors").as_posix()
+        for path in sources("actors")
+        if path.name not in {"__init__.py", "__main__.py"}
+    ]
+    assert sorted(listed) == sorted(present)
