@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -18,6 +19,8 @@ from actors import limits
 from actors.core import broker_state, id_index, offset_index
 from actors.protocol import Failure, Produced
 from tests.core.broker_help import World, batch_of, batch_with_ids, runs
+
+pytestmark = pytest.mark.slow
 
 PARTITIONS = 2
 IDS = [f"id{number}" for number in range(14)]
@@ -253,4 +256,4 @@ def flat(answer: Any) -> list[tuple[str, int]]:
 
 
 TestBrokerMachine = BrokerMachine.TestCase
-TestBrokerMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestBrokerMachine.settings = settings(stateful_step_count=30)
