@@ -242,7 +242,8 @@ class FencedLog:
         whole and the log no longer reaches back.
         """
         self._check_usable()
-        found, self.snapshot_damage = snapshots.usable(self._disk, self._view)
+        found, damage = snapshots.usable(self._disk, self._view)
+        self.snapshot_damage = [*self._view.snapshot_damage, *damage]
         self._snapshots = found
         return list(found)
 

@@ -200,7 +200,7 @@ class Opening:
             file.write(data, 0)
             file.reserve(len(data), RESERVE_MARGIN_BYTES)
             file.sync()
-            kept = snapshots.carry(self.disk, parent, path)
+            kept, damage = snapshots.carry(self.disk, parent, path)
         except BaseException:
             file.close()
             raise
@@ -219,6 +219,7 @@ class Opening:
         )
         view = View(path, manifest, parent.start, list(firsts), kept, parent.end, parent.chain)
         view.cut = parent.cut
+        view.snapshot_damage = damage
         return view, file, parent.end + RESERVE_MARGIN_BYTES
 
     def _clear(self, path: str) -> None:

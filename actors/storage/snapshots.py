@@ -5,7 +5,6 @@ A part that did not change is named again by the next head, so a snapshot costs 
 
 from __future__ import annotations
 
-import contextlib
 import posixpath
 from collections.abc import Callable, Collection, Mapping, Sequence
 from zlib import crc32
@@ -42,7 +41,8 @@ def read_part(disk: Disk, path: str, part: Part, *, keep: bool = True) -> bytes:
         raise CorruptLog(name, 0, "a part of a snapshot is missing") from None
     try:
         if file.length() != part.length:
-            raise CorruptLog(name, file.length(), f"a part of {part.length} bytes was promised")
+            at = min(file.length(), part.length)
+            raise CorruptLog(name, at, f"a part of {part.length} bytes was promised")
         while at < part.length:
             chunk = file.read(at, min(layout.COPY_BYTES, part.length - at))
             if not chunk:
@@ -158,21 +158,38 @@ def prune(disk: Disk, path: str, known: Sequence[SnapshotInfo]) -> list[Snapshot
     return kept
 
 
-def carry(disk: Disk, view: View, target: str) -> list[int]:
-    """Give a new generation the readable snapshots of its parent; return their positions."""
-    carried = []
+def carry(disk: Disk, view: View, target: str) -> tuple[list[int], list[CorruptLog]]:
+    """Give a new generation the snapshots of its parent; return (their positions, damage).
+
+    A snapshot that is damaged here is not carried on; `usable` has judged whether it is needed.
+    Raises FileNotFoundError when the owner took one away: list again.
+    """
+    carried: list[int] = []
+    damage: list[CorruptLog] = []
     for position in view.snapshots:
+        head = layout.snapshot_name(position)
         try:
             info = read_head(disk, view.path, position, view.manifest.log_id)
-        except CorruptLog:
-            continue  # `usable` has judged it; a snapshot that cannot be read is worth nothing
-        for name in [part.file for part in info.parts] + [layout.snapshot_name(position)]:
-            with contextlib.suppress(FileExistsError):  # a part that two heads name
-                layout.link_or_copy(
-                    disk, posixpath.join(view.path, name), posixpath.join(target, name)
-                )
-        carried.append(position)
-    return carried
+            for name in [*(part.file for part in info.parts), head]:
+                _carry_file(disk, view.path, target, name, head)
+        except CorruptLog as error:
+            damage.append(error)
+        else:
+            carried.append(position)
+    return carried, damage
+
+
+def _carry_file(disk: Disk, path: str, target: str, name: str, head: str) -> None:
+    """Link one file. An owner deletes a head before its parts: a part alone is not just gone."""
+    old = posixpath.join(path, name)
+    try:
+        layout.link_or_copy(disk, old, posixpath.join(target, name))
+    except FileExistsError:
+        return  # a part that two heads name
+    except FileNotFoundError:
+        if disk.exists(posixpath.join(path, head)):
+            raise CorruptLog(old, 0, "a part of a snapshot is missing") from None
+        raise
 
 
 def write_start(disk: Disk, path: str, start: int) -> None:

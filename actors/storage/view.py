@@ -54,6 +54,8 @@ class View:
     tail_is_new: bool = False  # the last segment has no usable header: its making was cut short
     cut: TailCut | None = None
     sealed: dict[int, int] = field(default_factory=dict)  # checked segment -> chain behind it
+    # Snapshots of the parent that could not be carried on.
+    snapshot_damage: list[CorruptLog] = field(default_factory=list)
 
     @property
     def place(self) -> Place:
