@@ -88,9 +88,22 @@ def highest_complete(disk: Disk, directory: str) -> tuple[int | None, list[int]]
         except FileNotFoundError:
             continue
         if not numbers or numbers == nothing:
+            _refuse_orphans(disk, directory, numbers)
             return None, numbers
         nothing = numbers  # one may have become complete, and deleted the next, while we looked
     raise CorruptLog(directory, 0, "generations come and go without end")
+
+
+def _refuse_orphans(disk: Disk, directory: str, numbers: list[int]) -> None:
+    """Without any complete generation there are no segments: a first one begins without, and a
+    later one is made beside its complete parent. Raises CorruptLog.
+    """
+    for number in reversed(numbers):
+        path = posixpath.join(directory, layout.generation_name(number))
+        with contextlib.suppress(FileNotFoundError):
+            if layout.segments_in(disk.list(path)):
+                manifest = posixpath.join(path, layout.MANIFEST)
+                raise CorruptLog(manifest, 0, "the manifest is missing, its segments are not")
 
 
 def _holds_own_frame(disk: Disk, path: str, number: int) -> bool:
@@ -237,8 +250,10 @@ def _check_sealed(disk: Disk, view: View, first: int, successor: int, before: in
         frame_at = at - COMMIT_BYTES
         if frame_at < SEGMENT_HEADER_BYTES:
             raise BadFrame("a sealed segment without a commit frame")
+        at = frame_at
         frame = file.read(frame_at, COMMIT_BYTES)
         commit = decode_commit(frame, 0, successor - COMMIT_BYTES, view.place.seed)
+        at += COMMIT_BYTES
         if file.read(at, length - at).strip(b"\0"):
             raise BadFrame(f"bytes behind position {successor}, where the next one starts")
     except BadFrame as bad:
@@ -280,15 +295,16 @@ def _unfinished_header(
 ) -> SegmentHeader:
     """Tell a segment whose making was cut short (nothing is in it yet) from a damaged header.
 
-    The header that such a segment would have is returned with generation 0. A live owner may be
-    writing it just now: only if it is missing after all the rest was read, there was no rest.
+    The header is synced before anything is written behind it. The one that such a segment would
+    have is returned with generation 0. A live owner may be writing it just now: only if it is
+    missing after all the rest was read, there was no rest.
     """
     path = view.segment(first)
-    tail = Tail(first, file.read(0, file.length()), first, 0)
+    data = file.read(0, file.length())
     with contextlib.suppress(BadFrame):
         return read_header(file, view, first)
     listed = any(first == f for f, _ in view.manifest.segments)
-    if listed or before is None or attesting_frame(tail, view.place, -1) is not None:
+    if listed or before is None or data[SEGMENT_HEADER_BYTES:].strip(b"\0"):
         raise CorruptLog(path, 0, str(bad)) from None
     return SegmentHeader(view.manifest.log_id, 0, first, before)
 
