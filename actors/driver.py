@@ -38,6 +38,11 @@ DISK_FULL_RETRY_MS = 500
 _EVENT_BYTES = 1024  # what a record adds to the bytes of the request that caused it
 
 
+def _is_told(count: int) -> bool:
+    """Whether the `count`-th of its kind gets an event: the first, and at powers of two."""
+    return count & (count - 1) == 0
+
+
 class Driver:
     """Drives one core. Not thread-safe: one thread calls `turn`."""
 
@@ -66,6 +71,7 @@ class Driver:
         self._snapshot_at = 0
         self._synced_at_ms = 0
         self._fence_seen_ms = 0
+        self._malformed = self._dropped = 0  # messages so far; a flood is not told one by one
         self._short_of = 0  # bytes that could not be reserved; 0: the disk is not full
 
     @property
@@ -146,7 +152,14 @@ class Driver:
         try:
             return wire.decode(peer, frames)
         except OnceMQError as error:
-            self._events.emit("wire.malformed", code=error.code, reason=error.reason)
+            self._malformed += 1
+            if _is_told(self._malformed):
+                self._events.emit(
+                    "wire.malformed",
+                    code=error.code,
+                    reason=error.reason,
+                    count=self._malformed,
+                )
             request = wire.request_number(frames)
             if request is not None and peer:  # a client asks again; the broker did not ask
                 failure = Failure(request, error.code, error.reason, error.hint, -1)
@@ -272,7 +285,10 @@ class Driver:
 
     def _send(self, send: Send) -> None:
         if not self._transport.send(send.peer, wire.encode(send.message, send.body)):
-            self._events.emit("wire.dropped", kind=type(send.message).__name__)
+            self._dropped += 1
+            if _is_told(self._dropped):
+                kind = type(send.message).__name__
+                self._events.emit("wire.dropped", kind=kind, count=self._dropped)
 
     def close(self, *, clean: bool = True) -> None:
         """Close the log. A clean end attests what was synced."""

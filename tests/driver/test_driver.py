@@ -236,6 +236,15 @@ def test_malformed_bytes_get_a_typed_answer_and_reach_no_core():
     assert world.trace.count(("event", "wire.malformed")) == 2
 
 
+def test_a_flood_of_malformed_bytes_is_told_in_few_events():
+    """A hostile peer cannot fill the disk with events about itself."""
+    world, _, driver = start()
+    for _ in range(10):
+        world.inbox = [(b"peer", [b"\xc1"])] * 100
+        driver.turn()
+    assert world.trace.count(("event", "wire.malformed")) == 10  # 1, 2, 4 ... 512
+
+
 def test_a_client_does_not_answer_malformed_answers():
     """An answer that cannot be understood is dropped: answering it could be taken for a request."""
     world, core, driver = start()
