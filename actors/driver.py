@@ -275,13 +275,12 @@ class Driver:
         self._snapshot_at = position
         try:
             log.write_snapshot(position, parts, snapshot.keep)
+            self._events.emit("snapshot.written", position=position, parts=len(parts))
+            self.post(SnapshotWritten(position))
+            if self._compacts:
+                log.discard(position)
         except DiskFull as error:
             self._events.emit("log.disk_full", need=sum(map(len, parts.values())), for_=str(error))
-            return
-        self._events.emit("snapshot.written", position=position, parts=len(parts))
-        self.post(SnapshotWritten(position))
-        if self._compacts:
-            log.discard(position)
 
     def _send(self, send: Send) -> None:
         if not self._transport.send(send.peer, wire.encode(send.message, send.body)):

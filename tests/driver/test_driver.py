@@ -11,7 +11,8 @@ from actors.codec import records as record_codec
 from actors.codec import wire
 from actors.driver import Driver
 from actors.errors import DiskFull, Fenced
-from actors.outcome import DiskSpace, Outcome, Received, Recovered, Send, Snapshot, Synced, Tick
+from actors.outcome import DiskSpace, Outcome, Received, Recovered, Send, Snapshot,
+    SnapshotWritten, Synced, Tick
 from actors.protocol import CreateTopic, Failure, Ping, Pong
 from actors.records import TopicCreated
 
@@ -126,6 +127,8 @@ class World:
 
     def discard(self, below):
         self.trace.append(("discard", below))
+        if self.room == 0:
+            raise DiskFull("no room to note the new start")
         return below
 
     def close(self, *, clean=True):
@@ -316,6 +319,19 @@ def test_recovery_gives_the_state_of_the_live_run():
     assert fresh.topics == core.topics == [f"t{n}" for n in range(5)]
     assert fresh.seen == [Recovered(3, 50)]
     assert world.stored[0].type == record_codec.TOPIC_CREATED
+
+
+def test_a_full_disk_only_postpones_what_compaction_would_free():
+    """A snapshot that is durable stays so when the old log cannot be discarded for want of room."""
+    world, core, driver = start(snapshot_every_bytes=10, compacts=True)
+    ask(world, CreateTopic(1, "t", 1))
+    world.reserve = lambda nbytes: None
+    world.room = 0
+    driver.turn()
+
+    assert world.trace[-2:] == [("discard", 10), ("event", "log.disk_full")]
+    driver.turn()
+    assert core.seen[-1] == SnapshotWritten(10)
 
 
 def test_close_tells_the_log_whether_the_end_is_clean():
