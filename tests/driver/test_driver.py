@@ -11,8 +11,17 @@ from actors.codec import records as record_codec
 from actors.codec import wire
 from actors.driver import Driver
 from actors.errors import DiskFull, Fenced
-from actors.outcome import DiskSpace, Outcome, Received, Recovered, Send, Snapshot,
-    SnapshotWritten, Synced, Tick
+from actors.outcome import (
+    DiskSpace,
+    Outcome,
+    Received,
+    Recovered,
+    Send,
+    Snapshot,
+    SnapshotWritten,
+    Synced,
+    Tick,
+)
 from actors.protocol import CreateTopic, Failure, Ping, Pong
 from actors.records import TopicCreated
 
