@@ -165,6 +165,7 @@ class _Proof:
         for done, directory in enumerate(directories):
             self._tell("ledgers", done, len(directories))
             self._read_ledger(directory)
+        self._tell("log", 0, 0)
         log = Log.look(self._files, self._data)
         if log is None:
             raise StorageError(f"there is no log in {self._data}")

@@ -156,14 +156,12 @@ class Consumer:
     def commit(self, following: int, ids: Any = (), **more: Any) -> Committed:
         """Commit up to `following`; ids are explicit, ranges=[(producer, first, count)]."""
         self.number += 1
-        seed = int.from_bytes(self.ledger_id[:8], "little")
-        fingerprints = [xxhash.xxh3_128_digest(tagged_id(name), seed) for name in ids]
         record = Committed(
             more.get("epoch", self.epoch),
             more.get("commit_no", self.number),
             [(topic_id(self.place[1]), following)],
             list(more.get("ranges", ())),
-            b"".join(fingerprints),
+            b"".join(self.fingerprints(ids)),
             more.get("state", {}),
             list(more.get("outputs", ())),
             list(more.get("acked", ())),
@@ -171,6 +169,10 @@ class Consumer:
         put(self.log, record)
         self.offset = following
         return record
+
+    def fingerprints(self, ids: Any) -> list[bytes]:
+        seed = int.from_bytes(self.ledger_id[:8], "little")
+        return [xxhash.xxh3_128_digest(tagged_id(name), seed) for name in ids]
 
     def output(self, topic: str, batch: Any, partition: int = 0) -> Output:
         first = self.sent.get((topic, partition), 0)
@@ -210,8 +212,11 @@ def shop(disk: MemoryDisk) -> tuple[Broker, Consumer]:
     return broker, consumer
 
 
-def compacted(broker: Broker, *, discard: bool = True) -> Consumer:
-    """A ledger of topic orders as a core has written it, with snapshots and without its start."""
+def compacted(broker: Broker, *, discard: bool = True, stored: int = 60) -> Consumer:
+    """A ledger of topic orders as a core has written it, with snapshots and without its start.
+
+    Of its 60 outputs the broker has stored and acknowledged the first `stored`.
+    """
     consumer = Consumer(broker.disk, "billing", "orders", segment_bytes=4096)
     consumer.start()
     core = Ledger()
@@ -222,11 +227,12 @@ def compacted(broker: Broker, *, discard: bool = True) -> Consumer:
         broker.store("orders", explicit(f"a{number}", f"b{number}"))
         batch = numbered(1, b"%d" % number)
         output = consumer.output("out", batch)
-        acked = [("out", 0, number)] if number else []
+        acked = [("out", 0, number)] if 0 < number <= stored else []
         ids = [f"a{number}", f"b{number}"]
         commit = consumer.commit(consumer.offset + 2, ids, outputs=[output], acked=acked)
         core.apply(commit, 0)
-        broker.store("out", batch, producer=sender)
+        if number < stored:
+            broker.store("out", batch, producer=sender)
         if number in {20, 40}:
             snapshot = core.snapshot()
             packed = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}

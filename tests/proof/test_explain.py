@@ -14,9 +14,21 @@ from actors.errors import StorageError, UnknownTopic
 from actors.proof.evidence import History
 from actors.proof.explain import explain
 from actors.proof.story import Story
+from actors.records import Committed
 from actors.runtime.os_disk import OsDisk
 from actors.storage.memory import MemoryDisk
-from tests.proof.golden import DATA, STATE, Broker, Consumer, compacted, explicit, numbered, shop
+from tests.proof.golden import (
+    DATA,
+    STATE,
+    Broker,
+    Consumer,
+    compacted,
+    explicit,
+    numbered,
+    put,
+    shop,
+    topic_id,
+)
 from tests.proof.test_checks import an_event, commit_event
 
 
@@ -37,6 +49,25 @@ def test_an_explicit_id_is_found_with_its_commit_and_outputs() -> None:
     (output,) = group["outputs"]
     assert (output["topic"], output["count"], output["offset"]) == ("invoices", 2, 0)
     assert output["ids"][0] == "invoices/@billing/orders/0:0:0"
+
+
+def test_bytes_of_two_fingerprints_are_not_a_third_one() -> None:
+    """Fingerprints count at whole places only."""
+    disk = MemoryDisk()
+    broker = Broker(disk)
+    broker.topic("orders")
+    broker.store("orders", explicit("a"))
+    consumer = Consumer(disk, "g", "orders")
+    consumer.start()
+    (told,) = consumer.fingerprints(["a"])
+    across = b"x" * 8 + told + b"x" * 8
+    inputs = [(topic_id("orders"), 1)]
+    put(consumer.log, Committed(2, 1, inputs, [], across, {}))
+    (group,) = story_of(disk, "a").groups
+    assert group["status"] == "passed over"
+    put(consumer.log, Committed(2, 2, inputs, [], across + told, {}))
+    (group,) = story_of(disk, "a").groups
+    assert group["commit_no"] == 2
 
 
 def test_a_sequence_id_is_found_by_its_number() -> None:

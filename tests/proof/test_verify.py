@@ -268,6 +268,13 @@ def _wrong_commit_numbers(broker: Broker, consumer: Consumer) -> None:
     consumer.commit(10, ranges=[("importer", 4, 1)])
 
 
+def _committed_below_the_grant(broker: Broker, consumer: Consumer) -> None:
+    broker.grant("mailing", "orders", 0, 2, next_offset=1)
+    other = Consumer(broker.disk, "mailing", "orders")
+    other.start()
+    other.commit(1, ["o-1"])
+
+
 def _broker_record(broker: Broker, consumer: Consumer) -> None:
     put(consumer.log, TopicCreated("t", b"", 1, 1))
 
@@ -297,6 +304,7 @@ FORGED: list[tuple[Callable[[Broker, Consumer], None], str]] = [
     (_numbers_again, "I7-effect-once"),
     (_numbers_invented, "I4-no-invention"),
     (_numbers_missing, "I8-commit-covers"),
+    (_committed_below_the_grant, "I8-commit-monotone"),
     (_beyond_the_log, "I8-commit-monotone"),
     (_backwards, "I8-commit-monotone"),
     (_number_skipped, "I8-commit-monotone"),
@@ -407,6 +415,37 @@ def test_a_compacted_ledger_is_proved_from_its_snapshot() -> None:
     report = verify(disk, DATA, STATE)
     assert report.ok, report.found.kept
     assert report.topics["orders"]["groups"]["billing"]["processed"] == 120
+
+
+def test_outputs_that_only_a_snapshot_holds_may_still_be_on_their_way() -> None:
+    """Unacknowledged outputs of a compacted ledger are pending, not lost."""
+    disk = MemoryDisk()
+    broker = Broker(disk)
+    broker.topic("orders")
+    broker.topic("out")
+    broker.grant("billing", "orders", 0, 2)
+    compacted(broker, stored=5)
+    report = verify(disk, DATA, STATE)
+    assert report.ok, report.found.kept
+    assert report.outputs_pending == 55
+
+
+def test_a_group_that_began_later_owes_nothing_below() -> None:
+    """What lies below the start of a group is skipped by it, in both kinds of ids."""
+    disk = MemoryDisk()
+    broker, _ = shop(disk)
+    broker.grant("late", "orders", 0, 2, next_offset=4)
+    late = Consumer(disk, "late", "orders")
+    late.start(4)
+    late.commit(8, ["o-4"], ranges=[("importer", 1, 3)])
+    broker.grant("later", "orders", 0, 2, next_offset=2)
+    later = Consumer(disk, "later", "orders")
+    later.start(2)
+    later.commit(3, ["o-3"])
+    report = verify(disk, DATA, STATE)
+    assert report.ok, report.found.kept
+    assert report.topics["orders"]["groups"]["late"]["skipped"] == 4
+    assert report.topics["orders"]["groups"]["later"]["pending"] == 5
 
 
 def test_an_id_of_the_snapshot_processed_again_is_found() -> None:
