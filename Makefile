@@ -8,7 +8,7 @@ FAST   := not slow and not process and not chaos
 SEED   ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-lint check-fast format chaos crash bench run build clean
+.PHONY: help demo test check check-lint check-fast format chaos crash sim swarm mutants bench run build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,15 @@ chaos: $(STAMP) ## long runs that kill, freeze and cut real and simulated proces
 
 crash: $(STAMP) ## a power cut at every disk call, all variants
 	@ONCEMQ_CRASH_ALL=1 $(PYTEST) -s --timeout=3600 tests/storage/test_crash_every_call.py $(ARGS)
+
+sim: $(STAMP) ## one simulated run with its trace: make sim SEED=7
+	@$(BIN)/python -m actors sim --seed $(SEED) --trace
+
+swarm: $(STAMP) ## 2,000 simulated runs, each with faults of its own: make swarm ARGS="--minutes 5"
+	@$(BIN)/python -m actors sim $(or $(ARGS),--seeds 2000)
+
+mutants: $(STAMP) ## seeded bugs, one after the other: each must be caught
+	@$(BIN)/python -m tests.sim.mutants $(ARGS)
 
 bench: $(STAMP) ## throughput, latency, dedup and recovery figures of this machine
 	@$(BIN)/python -m bench pipeline --json

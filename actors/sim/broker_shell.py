@@ -34,6 +34,7 @@ class BrokerShell(Shell):
         """Recover, bind, take the generation."""
         world, process = self.world, self.process
         assert process is not None
+        world.about_to_open(self)
         log = WatchedLog.open(
             process,
             DATA,

@@ -200,6 +200,7 @@ class ConsumerShell(Shell):
             raise Violation("grant not durable", f"{self.name} was granted epoch {item.epoch}")
         if self.stranger:
             raise Violation("stranger granted", f"{self.name} in {self.directory}")
+        self.world.about_to_open(self)
         try:
             log = self._ledger.open(item.epoch)
         except DiskFull:

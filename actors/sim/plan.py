@@ -30,6 +30,7 @@ class Plan:
     named_web: bool  # one more user with explicit ids and a name
     quota: int  # messages of each user (for each partition, with numbered rows)
     one_host: bool  # broker and consumers on one machine
+    sector_bytes: int  # what a power cut keeps or loses as one
     segment_bytes: int
     ledger_segment_bytes: int
     snapshot_every_bytes: int
@@ -73,6 +74,7 @@ class Plan:
             named_web=rng.random() < 0.2,
             quota=rng.choice((20, 60, 120)),
             one_host=rng.random() < 0.4,
+            sector_bytes=rng.choice((64, 512, 512, 4096)),
             segment_bytes=rng.choice((2_000, 8_000, 60_000)),
             ledger_segment_bytes=rng.choice((1_000, 4_000, 60_000)),
             snapshot_every_bytes=rng.choice((1_500, 6_000, 30_000)),

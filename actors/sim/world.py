@@ -79,6 +79,8 @@ class World:
         self.io_faults = 0
         self.disks_full = 0
         self.strangers = 0
+        # What happens to the next process that opens a log.
+        self.next_opening: Callable[[Shell], None] | None = None
         # Addresses at which a broker was, the present one last.
         self.addresses: list[bytes] = [MAIN_ADDRESS]
         self._depth = 0
@@ -86,7 +88,9 @@ class World:
         self._timer_count = 0
         self._power: dict[Shell, Callable[[], CutPolicy]] = {}  # what a crash of a shell means
         names = ("alpha",) if plan.one_host else ("alpha", "beta")
-        self.hosts = [Host(name, SimDisk()) for name in (*names, "elsewhere")]
+        self.hosts = [
+            Host(name, SimDisk(sector_bytes=plan.sector_bytes)) for name in (*names, "elsewhere")
+        ]
         people = Population(self)
         self.broker: BrokerShell = people.broker
         self.spare_broker: BrokerShell = people.spare_broker
@@ -219,6 +223,12 @@ class World:
         if not self.network.listening(MAIN_ADDRESS):
             return MAIN_ADDRESS
         return b"broker-%d" % self.trace.counts["broker open"]
+
+    def about_to_open(self, shell: Shell) -> None:
+        """A process begins to open a log."""
+        happening, self.next_opening = self.next_opening, None
+        if happening is not None:
+            happening(shell)
 
     def broker_opened(self, shell: BrokerShell) -> None:
         """A broker serves from now on: whoever connects anew finds it."""

@@ -35,3 +35,30 @@ class Freeze(Fault):
         if self.world.may_nest():
             self.fired()
             self.world.freeze_inside(shell, kind, pause_ms)
+
+
+@fault
+class SlowOpening(Fault):
+    """A process that opens a log stands still on the way, while the last owner goes on writing."""
+
+    name = "slow opening"
+    mean_ms = (1_000, 10_000)
+
+    def strike(self) -> bool:
+        """Let the next opening, by whomever, be a slow one."""
+        self.world.next_opening = self._slow
+        return False
+
+    def _slow(self, shell: Shell) -> None:
+        pause_ms = self.rng.choice((100, 1_500, 6_000))
+        calls = 1 + int(self.rng.random() * CALLS_MAX)
+        shell.interrupt(calls, lambda kind, _: self._inside(shell, kind, pause_ms))
+
+    def _inside(self, shell: Shell, kind: str, pause_ms: int) -> None:
+        if self.world.may_nest():
+            self.fired()
+            self.world.freeze_inside(shell, kind, pause_ms)
+
+    def heal(self) -> None:
+        """Let openings be quick again."""
+        self.world.next_opening = None

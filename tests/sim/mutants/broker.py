@@ -1,0 +1,177 @@
+"""Mutants of the broker: dedup, order, epochs, grants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.core import produce, producers, verdicts
+from actors.core.broker import BrokerCore
+from actors.core.broker_state import BrokerState
+from actors.core.groups import GroupTable
+from actors.core.id_index import MemoryIdIndex
+from actors.core.producers import Producer, ProducerTable, Row
+from actors.core.sessions import SessionTable
+from actors.core.topics import Partition
+from actors.protocol import DUPLICATE
+from tests.sim.mutants.table import mutant, nothing
+
+
+def _row_jumps(_original: Any) -> Any:
+    def broken(self: Row, record: Any, position: int) -> None:
+        self.next_sequence = max(self.next_sequence, record.first_sequence + record.count)
+        self.digest = record.digest
+        self.sequences.append(record.first_sequence)
+        self.positions.append(position)
+
+    return broken
+
+
+def _gap_is_new(original: Any) -> Any:
+    def broken(self: Any, arrival: Any, out: Any) -> None:
+        key = (arrival.topic.number, arrival.partition.number)
+        producer = self.state.producers.checked(arrival.request.producer, arrival.request.epoch)
+        row = producer.rows.get(key)
+        first = arrival.request.first_sequence
+        if row is not None and first > row.next_sequence:
+            row.next_sequence = first
+        elif row is None and first > 0:
+            producer.rows[key] = Row(next_sequence=first)
+        original(self, arrival, out)
+
+    return broken
+
+
+mutant(
+    "dedup by highest sequence",
+    "numbers are contiguous: newer than the highest seen is not enough",
+    (Row, "apply", _row_jumps),
+    (produce.Judge, "_judge_numbers", _gap_is_new),
+)
+mutant(
+    "epoch checked at login only",
+    "every batch must come from the live epoch",
+    (Producer, "check", nothing),
+)
+mutant(
+    "ids forgotten by a restart",
+    "dedup state is rebuilt from snapshot and log",
+    (BrokerState, "restore", lambda original: _without_ids(original)),
+)
+
+
+def _without_ids(original: Any) -> Any:
+    def broken(self: Any, parts: Any) -> None:
+        original(self, parts)
+        for topic in self.topics.by_number:
+            topic.ids = MemoryIdIndex()
+
+    return broken
+
+
+mutant(
+    "all ids count as new",
+    "one id, one offset",
+    (MemoryIdIndex, "all_new", lambda _original: lambda _self, _ids: True),
+)
+
+
+def _only_duplicates(original: Any) -> Any:
+    def broken(index: Any, batch: Any, partition: int, offset: int) -> Any:
+        runs, new = original(index, batch, partition, offset)
+        runs.runs = [(c, DUPLICATE if v == 2 else v, at) for c, v, at in runs.runs]
+        return runs, new
+
+    return broken
+
+
+mutant(
+    "conflict told as duplicate",
+    "one id, one body",
+    (produce, "judge_ids", _only_duplicates),
+)
+mutant(
+    "mask of duplicates lost",
+    "a batch is judged message by message",
+    (produce, "mask_of", lambda _original: lambda _new, _count: b""),
+)
+mutant(
+    "sessions not checked",
+    "explicit batches of a producer are stored in the order sent",
+    (SessionTable, "check", lambda _original: lambda _self, _session, _counter: True),
+)
+mutant(
+    "foreign ledger accepted",
+    "only the ledger of the last grant may go on",
+    (GroupTable, "check_ledger", nothing),
+)
+mutant(
+    "grants missing from snapshots",
+    "an epoch is granted once",
+    (GroupTable, "freeze", lambda _original: lambda _self: []),
+)
+mutant(
+    "output producer not fenced with the grant",
+    "ledger, outputs and grant are fenced as one",
+    (ProducerTable, "apply_group", lambda original: _epoch_stays(original)),
+)
+
+
+def _epoch_stays(original: Any) -> Any:
+    def broken(self: Any, record: Any) -> None:
+        from actors.ids import output_producer
+
+        known = self.by_name.get(output_producer(record.group, record.topic, record.partition))
+        epoch = known.epoch if known is not None else None
+        original(self, record)
+        if known is not None and epoch is not None:
+            known.epoch = epoch
+
+    return broken
+
+
+def _seen_at_once(original: Any) -> Any:
+    def broken(self: Any, record: Any, position: int) -> None:
+        original(self, record, position)
+        self.durable_end_offset = self.end_offset
+
+    return broken
+
+
+mutant(
+    "readers see what is not synced",
+    "a fetch never shows what lies at or above the durable end",
+    (Partition, "apply", _seen_at_once),
+    tests=("tests/core/test_broker_fetch.py",),
+)
+mutant(
+    "broker time follows the clock",
+    "times in the log never go back",
+    (BrokerCore, "_broker_ms", lambda _original: lambda self: self._now_ms),
+)
+mutant(
+    "producer table restored without numbers",
+    "the next number survives a snapshot",
+    (producers.ProducerTable, "restore", lambda original: _without_rows(original)),
+)
+
+
+def _without_rows(original: Any) -> Any:
+    def broken(self: Any, part: Any) -> None:
+        original(self, [[*fields[:4], []] for fields in part])
+
+    return broken
+
+
+mutant(
+    "resends are not compared",
+    "a duplicate is answered with the offset of its original",
+    (
+        verdicts.Runs,
+        "add",
+        lambda original: (
+            lambda self, count, verdict, offset: original(
+                self, count, verdict, offset + 1 if verdict == DUPLICATE else offset
+            )
+        ),
+    ),
+)

@@ -1,0 +1,87 @@
+"""Run every mutant until something catches it; print who did. Exit 1 if one survives.
+
+    python -m tests.sim.mutants [NAME-PART ...]
+
+A mutant is caught if within SEEDS_MAX seeds or SECONDS_MAX a simulated run fails, or a fast test
+named for it does. The control runs the same seeds, and the same tests, without any mutant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from actors.library.ledger_files import LedgerFiles
+from actors.sim.plan import Plan
+from actors.sim.run import run_plan
+from tests.sim.mutants import MUTANTS, applied
+
+SEEDS_MAX = 200
+SECONDS_MAX = 60.0
+FIRST_SEED = 1
+
+
+def hunt(name: str | None, seeds: int) -> tuple[str | None, str, int, float]:
+    """Look for a failing seed; return (name, who caught it, seeds run, seconds)."""
+    started = time.monotonic()
+    mutant = MUTANTS[name] if name else None
+    with applied(mutant):
+        if mutant is not None and mutant.tests:
+            caught = run_tests(mutant.tests)
+            return name, caught, 0, time.monotonic() - started
+        for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+            result = run_plan(Plan.of(seed), LedgerFiles)
+            if result.rule:
+                who = f"simulator: {result.rule} (seed {seed})"
+                return name, who, seed - FIRST_SEED + 1, time.monotonic() - started
+            if mutant is not None and time.monotonic() - started > SECONDS_MAX:
+                break
+    return name, "", seed - FIRST_SEED + 1, time.monotonic() - started
+
+
+class Failures:
+    """A pytest plugin that remembers the first failing test."""
+
+    def __init__(self) -> None:
+        self.first = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a failure."""
+        if report.failed and not self.first:
+            self.first = report.nodeid
+
+
+def run_tests(tests: tuple[str, ...]) -> str:
+    """Run fast tests in this process, where the mutant is; return the first that fails."""
+    failures = Failures()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+        pytest.main([*options, *tests], plugins=[failures])
+    return f"test: {failures.first.rpartition('/')[2]}" if failures.first else ""
+
+
+def main(parts: list[str]) -> int:
+    """Run all that match, the control last; print the table."""
+    names = [name for name in MUTANTS if not parts or any(part in name for part in parts)]
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        for row in pool.map(hunt, names, [SEEDS_MAX] * len(names)):
+            name, who, seeds, seconds = row
+            rows.append(row)
+            verdict = who or "SURVIVED"
+            print(f"{name:<48} {verdict:<72} {seeds:>4} seeds {seconds:6.1f} s", flush=True)
+    survivors = [name for name, who, _, _ in rows if not who]
+    most = max((seeds for _, who, seeds, _ in rows if who), default=1)
+    _, who, seeds, seconds = hunt(None, most)
+    tests = sorted({test for name in names for test in MUTANTS[name].tests})
+    failed = run_tests(tuple(tests)) if tests else ""
+    print(f"control: {seeds} seeds {who or 'pass'}, {len(tests)} test files {failed or 'pass'}")
+    print(f"{len(rows) - len(survivors)} of {len(rows)} mutants killed; survivors: {survivors}")
+    return 1 if survivors or who or failed else 0
