@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import Fenced, NotSupported, from_code
+from ..errors import Fenced, LedgerNotHere, NotSupported, from_code
 from ..limits import (
     JOIN_RETRY_MS,
     LEASE_RENEW_MS,
@@ -94,6 +94,9 @@ class GrantHolder:
         # Number of the last renewal of the lease, and when the next is due.
         self._renewal = 0
         self._renew_at_ms = 0
+        # What the last join told of the ledger, and what the last LedgerNotHere was about.
+        self._told: tuple[bytes, int] | None = None
+        self._doubted: tuple[bytes, int] | None = None
         # Whether the ledger was asked for its facts, and the user told of standing by.
         self._asked_facts = False
         self._told_standby = False
@@ -152,6 +155,7 @@ class GrantHolder:
         elif self.phase == JOINING and self._connection.ready:
             self._request = self._connection.next_request()
             self.ledger_id = facts.ledger_id
+            self._told = (facts.ledger_id, facts.next_offset)
             join = Join(
                 self._request,
                 *self.member.place,
@@ -202,15 +206,20 @@ class GrantHolder:
     def refused(self, failure: Failure, now_ms: int) -> None:
         """Take a refusal of a request of this class; others are ignored.
 
-        Raises what the broker says unless a retry mends it; Fenced when the grant is gone.
+        Raises what the broker says unless a retry mends it; Fenced when the grant is gone. A ledger
+        that its owner still moved while the join was on its way looks old: it is shown once more,
+        and only what the broker refuses twice as it stands is another ledger.
         """
         if failure.request == self._renewal and failure.code in {"not_granted", "fenced"}:
             raise Fenced(failure.reason)
         if failure.request != self._request or self.phase == LEAVING:
             return
         error = from_code(failure.code, failure.reason, failure.hint)
-        if not error.retriable:
+        moving = isinstance(error, LedgerNotHere) and self._told != self._doubted
+        if not error.retriable and not moving:
             raise error
+        if moving:
+            self._doubted = self._told
         self._request = 0
         self._again_at_ms = now_ms + JOIN_RETRY_MS
 

@@ -217,6 +217,21 @@ def test_refusals_of_a_join() -> None:
     scripted.step(Tick())
     scripted.take(PeekLedger)
     scripted.step(scripted.facts())
+    scripted.hear(Failure(scripted.number(Join), "log_regressed", "shorter", "", -1))
+    assert scripted.error().code == "log_regressed"  # type: ignore[union-attr]
+
+
+def test_a_ledger_that_moves_while_it_joins_is_shown_again() -> None:
+    """A standby whose join was late is not in the wrong place; one refused twice as it stands is."""
+    scripted = Scripted()
+    scripted.join()
+    for next_offset in (4, 5, 5):
+        scripted.hear(Failure(scripted.number(Join), "ledger_not_here", "elsewhere", "", -1))
+        assert not [item for item in scripted.work if isinstance(item, Stop)]
+        scripted.now += JOIN_RETRY_MS
+        scripted.step(Tick())
+        scripted.take(PeekLedger)
+        scripted.step(scripted.facts(next_offset=next_offset))
     scripted.hear(Failure(scripted.number(Join), "ledger_not_here", "elsewhere", "", -1))
     assert scripted.error().code == "ledger_not_here"  # type: ignore[union-attr]
 
