@@ -234,6 +234,7 @@ class Driver:
             if log.end > log.durable_end:
                 end = log.sync()
                 self._synced_at_ms = self._fence_seen_ms = now
+                self._events.emit("log.synced", durable_end=end)
                 self.post(Synced(end))
             else:
                 self._rest(log, now)

@@ -47,7 +47,7 @@ OFFSET_PART_BYTES = 1024 * 1024 * 1024  # log covered by one part of a snapshot
 LABEL_CHARS_MAX = 256  # of who somebody is, for people; the rest is cut off
 
 # --- fetch ---------------------------------------------------------------------------------------
-FETCH_BYTES_DEFAULT = 1024 * 1024
+FETCH_BYTES_DEFAULT = 4 * 1024 * 1024
 FETCH_BYTES_MAX = 4 * 1024 * 1024
 FETCH_WAIT_MS_DEFAULT = 500
 FETCH_WAIT_MS_MAX = 30_000

@@ -114,6 +114,8 @@ class Committed:
     outputs: list[Output] = field(default_factory=list)
     acked: list[tuple[str, int, int]] = field(default_factory=list)
     # (topic, partition, next sequence): outputs below it are acknowledged and may be forgotten
+    split_fingerprints: list[bytes] | None = field(default=None, compare=False, repr=False)
+    # the same one by one, where they are at hand anyway; not written
 
 
 Record = TopicCreated | ProducerGranted | BatchStored | GroupGranted | LedgerStarted | Committed

@@ -176,10 +176,11 @@ class Handling:
             ledger.commit_no + 1,
             [(ledger.started.topic_id, window.next_offset)],
             ranges,
-            fingerprints,
+            b"".join(fingerprints),
             answer.state,
             outputs,
             list(acked),
+            fingerprints,
         )
         acked.clear()
         out.appends.append(record)

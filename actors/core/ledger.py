@@ -23,7 +23,7 @@ from typing import Any
 from ..limits import LEDGER_PARTS_MAX
 from ..outcome import Snapshot
 from ..records import Committed, LedgerStarted, Output, Plain, Record
-from .processed import Processed
+from .processed import Processed, fingerprints_of, split_fingerprints
 
 Target = tuple[str, int]  # (topic, partition) of an output
 
@@ -84,7 +84,7 @@ class Ledger:
         for producer, first, count in record.ranges:
             self.processed.add_numbers(producer, first, count)
         if record.fingerprints:
-            self.processed.add_fingerprints(record.fingerprints)
+            self.processed.add_fingerprints(fingerprints_of(record))
             self._fresh.append(record.fingerprints)
         self._change_state(record.state)
         for topic, partition, next_sequence in record.acked:
@@ -177,7 +177,7 @@ class Ledger:
             self.unacked.setdefault((kept.topic, kept.partition), deque()).append(kept)
         self._parts = sorted(name for name in parts if name.startswith(_IDS))
         for name in self._parts:
-            self.processed.add_fingerprints(parts[name])
+            self.processed.add_fingerprints(split_fingerprints(parts[name]))
 
 
 def _start_fields(started: LedgerStarted) -> list[Plain]:

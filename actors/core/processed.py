@@ -13,16 +13,27 @@ known costs no statement a message.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from struct import Struct
+
+from ..records import Committed
 
 FINGERPRINT_BYTES = 16
+_FINGERPRINT = Struct(f"{FINGERPRINT_BYTES}s")
 
 
 def split_fingerprints(blob: bytes) -> list[bytes]:
     """Return the fingerprints that stand one behind the other in `blob`."""
-    size = FINGERPRINT_BYTES
-    assert len(blob) % size == 0, "a blob of fingerprints holds whole ones"
-    return [blob[at : at + size] for at in range(0, len(blob), size)]
+    assert len(blob) % FINGERPRINT_BYTES == 0, "a blob of fingerprints holds whole ones"
+    return list(chain.from_iterable(_FINGERPRINT.iter_unpack(blob)))
+
+
+def fingerprints_of(record: Committed) -> list[bytes]:
+    """Return the fingerprints of a commit one by one; live they are at hand."""
+    if record.split_fingerprints is not None:
+        return record.split_fingerprints
+    return split_fingerprints(record.fingerprints)
 
 
 class Ranges:
@@ -76,9 +87,9 @@ class Processed:
         if count > 0:
             self.numbers.setdefault(producer, Ranges()).add(first, first + count)
 
-    def add_fingerprints(self, blob: bytes) -> None:
+    def add_fingerprints(self, fingerprints: Iterable[bytes]) -> None:
         """Take explicit ids as processed."""
-        self.fingerprints.update(split_fingerprints(blob))
+        self.fingerprints.update(fingerprints)
 
     def knows_numbers(self, producer: str, first: int, count: int) -> bool:
         """Return whether any of these sequence ids is processed."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import compress
 
 from ..records import BatchStored, Committed
-from .processed import Processed
+from .processed import Processed, fingerprints_of
 
 Fingerprint = Callable[[list[bytes]], list[bytes]]
 
@@ -143,9 +143,11 @@ def leave_out_known(
 
     `appended` is a commit that `processed` does not hold yet.
     """
+    if _all_new(window, processed, appended):
+        return window
     seen = Processed()  # besides: what earlier pieces of this window hold
     if appended is not None:
-        seen.add_fingerprints(appended.fingerprints)
+        seen.add_fingerprints(fingerprints_of(appended))
         for producer, first, count in appended.ranges:
             seen.add_numbers(producer, first, count)
     pieces: list[Piece] = []
@@ -159,6 +161,26 @@ def leave_out_known(
         if kept.indices:
             pieces.append(kept)
     return Window(window.first_offset, window.next_offset, pieces)
+
+
+def _all_new(window: Window, processed: Processed, appended: Committed | None) -> bool:
+    """Tell whether no id is known and none comes twice: the usual case, by a few set operations."""
+    ranges, fingerprints = identities(window)
+    numbers = Processed()
+    for producer, first, count in [] if appended is None else appended.ranges:
+        numbers.add_numbers(producer, first, count)
+    for producer, first, count in ranges:
+        if processed.knows_numbers(producer, first, count):
+            return False
+        if numbers.knows_numbers(producer, first, count):
+            return False
+        numbers.add_numbers(producer, first, count)
+    if not fingerprints:
+        return True
+    fresh = set(fingerprints)
+    if len(fresh) < len(fingerprints) or not processed.fingerprints.isdisjoint(fresh):
+        return False
+    return appended is None or fresh.isdisjoint(fingerprints_of(appended))
 
 
 def _unknown_fingerprints(
@@ -219,13 +241,13 @@ def runs(indices: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-def identities(window: Window) -> tuple[list[tuple[str, int, int]], bytes]:
-    """Return the ids of a window as a commit carries them: ranges and fingerprints."""
+def identities(window: Window) -> tuple[list[tuple[str, int, int]], list[bytes]]:
+    """Return the ids of a window for a commit: ranges and fingerprints."""
     ranges: list[tuple[str, int, int]] = []
-    blobs: list[bytes] = []
+    fingerprints: list[bytes] = []
     for piece in window.pieces:
         if piece.fingerprints is not None:
-            blobs += piece.fingerprints
+            fingerprints += piece.fingerprints
         elif piece.stored.first_sequence >= 0:
             producer, base = piece.stored.producer, piece.stored.first_sequence
             for start, count in runs(piece.indices):
@@ -234,4 +256,4 @@ def identities(window: Window) -> tuple[list[tuple[str, int, int]], bytes]:
                     ranges[-1] = (producer, previous[1], previous[2] + count)
                 else:
                     ranges.append((producer, base + start, count))
-    return ranges, b"".join(blobs)
+    return ranges, fingerprints

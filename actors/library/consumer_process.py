@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 import threading
 import time
 from collections import deque
@@ -42,6 +43,7 @@ from .ledger_files import LedgerFiles, ledger_directory
 from .producer_engine import label
 
 LOOK_MS = 200  # how often deadlines of the process are looked at
+SWITCH_INTERVAL_S = 0.0005
 
 
 @dataclass(slots=True)
@@ -143,6 +145,8 @@ class ConsumerProcess:
         that ended a consumer (HandlerFailed, Fenced, LedgerNotHere, ...); `summary` is true then
         too. What was not committed has not happened.
         """
+        # A handler that computes must not keep sockets and leases waiting for the default 5 ms.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         thread = threading.Thread(target=self._io_main, name="oncemq-consumer", daemon=True)
         with stop_signals(self._on_signal):
             thread.start()

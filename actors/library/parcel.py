@@ -200,7 +200,8 @@ def _tag_ids(ids: list[Any]) -> list[bytes]:
         tagged = list(map(BYTES_TAG.__add__, ids))
     else:
         return list(map(tagged_id, ids))
-    if len(min(tagged, key=len)) < 2 or len(max(tagged, key=len)) > MESSAGE_ID_BYTES_MAX + 1:
+    sizes = list(map(len, tagged))
+    if min(sizes) < 2 or max(sizes) > MESSAGE_ID_BYTES_MAX + 1:
         return list(map(tagged_id, ids))  # finds the culprit and raises
     return tagged
 

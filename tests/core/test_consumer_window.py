@@ -150,14 +150,14 @@ def test_the_skip_rule_is_a_full_set(
     known = cut(earlier, earlier[0].first_offset, earlier[-1].first_offset + earlier[-1].kept)
     assert known is not None
     known = known.split(data.draw(st.integers(0, known.count)))[0]
-    ranges, blob = identities(with_fingerprints(known, fingerprint))
+    ranges, fingerprints = identities(with_fingerprints(known, fingerprint))
     processed, appended = Processed(), None
     if data.draw(st.booleans()):
-        appended = Committed(1, 1, [], ranges, blob, {})
+        appended = Committed(1, 1, [], ranges, b"".join(fingerprints), {})
     else:
         for producer, first, count in ranges:
             processed.add_numbers(producer, first, count)
-        processed.add_fingerprints(blob)
+        processed.add_fingerprints(fingerprints)
     seen = set(names(known))
     wanted = []
     for offset, name in zip(offsets(window), names(window), strict=True):
@@ -186,4 +186,4 @@ def test_one_range_for_contiguous_batches() -> None:
     """A commit of many batches of one producer carries one range."""
     window = cut([stored(n * 4, 4, first_sequence=n * 4) for n in range(5)], 2, 20)
     assert window is not None
-    assert identities(window) == ([("p", 2, 18)], b"")
+    assert identities(window) == ([("p", 2, 18)], [])

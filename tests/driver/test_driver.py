@@ -169,6 +169,7 @@ def test_promises_leave_after_the_sync_and_in_order():
     assert world.trace == [
         "append",
         "sync",
+        ("event", "log.synced"),
         ("send", Pong(1, 1)),
         ("event", "topic.created"),
         ("created", "t"),
