@@ -56,10 +56,10 @@ class Plan:
                 topics[group.output] = rng.choice((1, 1, 2))
         faults = {}
         for name, kind in FAULTS.items():
+            draw = random.Random(f"plan {seed} {name}")  # its own: a new kind moves no other
             low, high = kind.mean_ms
-            mean = low * (high / low) ** rng.random()
-            if rng.random() < kind.odds:
-                faults[name] = mean
+            if draw.random() < kind.odds:
+                faults[name] = low * (high / low) ** draw.random()
         files, rivals, webs = rng.choice(((1, 0, 1), (0, 2, 1), (1, 2, 0), (1, 2, 2), (0, 0, 2)))
         return cls(
             seed=seed,

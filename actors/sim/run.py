@@ -37,6 +37,8 @@ def run_plan(plan: Plan, make_ledger_door: MakeLedgerDoor, *, trace: bool = Fals
         rule, failure = violation.rule, "".join(traceback.format_exception(violation))
     except Exception as error:  # noqa: BLE001 - a bug of a core is what a run looks for
         rule, failure = type(error).__name__, "".join(traceback.format_exception(error))
+    finally:
+        world.close()
     outline = world.outline()
     lines = world.trace.lines() if trace or rule else []
     return Result(

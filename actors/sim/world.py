@@ -19,6 +19,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 from ..errors import (
     DiskFull,
@@ -84,6 +85,7 @@ class World:
         # Addresses at which a broker was, the present one last.
         self.addresses: list[bytes] = [MAIN_ADDRESS]
         self._depth = 0
+        self._changed: list[tuple[ModuleType, str, object]] = []
         self._timers: list[tuple[int, int, Callable[[], None]]] = []
         self._timer_count = 0
         self._power: dict[Shell, Callable[[], CutPolicy]] = {}  # what a crash of a shell means
@@ -132,6 +134,17 @@ class World:
                 raise Violation("not live", liveness.what_is_left(self))
             self._step()
         liveness.validate(self)
+
+    def change(self, owner: ModuleType, name: str, value: int) -> None:
+        """Give a name of a module another value until `close`."""
+        self._changed.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+    def close(self) -> None:
+        """Undo what was changed outside of this world. Call it after `run`, however that ended."""
+        for owner, name, value in reversed(self._changed):
+            setattr(owner, name, value)
+        self._changed.clear()
 
     def outline(self) -> Outline:
         """Return what happened, in numbers."""
