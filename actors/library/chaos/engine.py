@@ -11,18 +11,20 @@ an end that nobody caused fails the run. Faults are drawn from a seeded source:
   zombie now and must end as fenced, or have been ended by its successor.
 
 What faults hit is counted, since a run in which nothing was hit proves nothing: see `Deeds`.
+Each one is kept with its time, see `Fault`.
 """
 
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from .history import History
+from .parts import CRASH, FENCED_AFTER, KILL, PAUSE, TAKEOVER, Deeds, Fault, Part, Slot
 from .programs import FENCED, KILLED, POLL_S, Program, ProgramFailed, Running
 
 AT_WORK_S = 10.0  # how long a victim may take to show work; then it is killed as it is
@@ -33,47 +35,16 @@ ZOMBIE_S = 90.0  # a takeover must be over by then; a lease or two may pass, and
 CRASH_SHARE = 0.35  # of the starts get a crash point
 EARLY_SHARE = 0.15  # of the kills do not wait for work: they hit start and recovery
 PASSES_MAX = 8  # a crash point fires when it is passed for up to the n-th time
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One part in the play. The program must go on for ever unless it is ended."""
-
-    role: str
-    program: Program
-    working: frozenset[str]  # events by which a process shows that it is at work
-    crash_points: tuple[str, ...] = ()
-    starting_points: tuple[str, ...] = ()  # crash points that are passed once, at the start
-    owned: str = ""  # by this event a successor tells that it is one; "": no takeover
-    takeover: tuple[str, ...] = ()  # arguments for a process that takes over
-    lease: bool = False  # a taker must wait for a lease: the broker is spared meanwhile
-
-
-@dataclass(slots=True)
-class Deeds:
-    """What was done to whom, by role."""
-
-    kills: Counter[str] = field(default_factory=Counter)
-    at_work: Counter[str] = field(default_factory=Counter)  # of the kills: after a sign of work
-    crashes: Counter[str] = field(default_factory=Counter)  # of the kills, by crash point
-    pauses: Counter[str] = field(default_factory=Counter)
-    takeovers: Counter[str] = field(default_factory=Counter)
-    fenced: Counter[str] = field(default_factory=Counter)  # zombies that ended as fenced
-
-
-class _Part:
-    """A slot at work."""
-
-    def __init__(self, slot: Slot, running: Running, before: Counter[str]) -> None:
-        self.slot = slot
-        self.running = running
-        self.before = before  # events of that pid at the start: an earlier process had it
-        self.zombie: Running | None = None  # frozen, being replaced by `running`
-        self.thawed = False
+PAUSE_SHARE = 0.05  # of the faults are pauses
+FAULTS_KEPT_MAX = 100_000  # later ones are counted only
+SIGN_OF_LIFE_S = 30.0  # how long a process that shall end may take to show that it is up
 
 
 class Chaos:
-    """Runs slots under faults. Use it as: `start()`, `run(...)`, `calm()`, then check, `close()`."""
+    """Runs slots under faults. Use it as: `start()`, `run(...)`, `calm()`, then check, `close()`.
+
+    `run` goes by a number of kills, `run_for` by the clock.
+    """
 
     def __init__(
         self,
@@ -85,22 +56,34 @@ class Chaos:
         history: History,
         say: Callable[[str], None],
         feed: Callable[[], None] = lambda: None,
+        roles: Collection[str] | None = None,
+        pauses: bool = True,
+        gap_s: float = 0.0,
+        poll_s: float = POLL_S,
     ) -> None:
         """`feed` is called all the time, to give the cast work; `say` gets a line for each fault.
 
         `environ` is the whole environment of the programs; their output goes to `directory`.
+        Only `roles` are hit (None: all), `pauses` allows short freezes, and after each fault comes
+        peace for up to `gap_s`. Events are read every `poll_s`.
         """
         self.rng = random.Random(seed)
         self.history = history
         self.deeds = Deeds()
+        self.started = 0  # processes
+        self.faults: list[Fault] = []  # in order of their times, FAULTS_KEPT_MAX at most
+        self._roles = frozenset(roles or (slot.role for slot in slots))
+        self._pauses = pauses
+        self._gap_s = gap_s
+        self._poll_s = poll_s
         self._directory = directory
         self._environ = environ
         self._say_line = say
         self._feed = feed
-        self._began_s = time.monotonic()
+        self.began_s = time.monotonic()
         self._crashing = False
         self._slots = {slot.program.name: slot for slot in slots}
-        self._parts: dict[str, _Part] = {}
+        self._parts: dict[str, Part] = {}
         self._all: list[Running] = []
 
     # --- the play --------------------------------------------------------------------------------
@@ -124,22 +107,41 @@ class Chaos:
         order = list(takeovers)
         self.rng.shuffle(order)
         due = [(index + 1) * kills // (len(order) + 1) for index in range(len(order))]
-        roles = {slot.role for slot in self._slots.values()}
         while True:
             done = self.deeds.kills.total()
-            spared = [role for role in roles if self.deeds.kills[role] < each_role]
+            spared = [role for role in self._roles if self.deeds.kills[role] < each_role]
             if done >= kills and not (spared or order or self._zombies()):
                 return
             if time.monotonic() > deadline:
                 raise ProgramFailed(f"{done} of {kills} kills within {timeout_s:g} s")
-            if order and done >= due[-len(order)] and not self._zombies():
+            if order and done >= due[-len(order)] and self._can_freeze(order[0]):
                 self._freeze(order.pop(0))
             elif done >= kills and not spared:
-                self.breathe(POLL_S)
-            elif self.rng.random() < 0.05:
-                self._pause(self._victim())
+                self.breathe(self._poll_s)
             else:
-                self._kill(self._victim())
+                self._hurt()
+
+    def run_for(self, seconds: float, *, takeovers: Sequence[str]) -> None:
+        """Do faults for `seconds`, with a takeover of each slot in `takeovers` spread among them.
+
+        It goes on until every zombie has ended; a takeover whose time does not come is left out.
+        Raises ProgramFailed as `run` does.
+        """
+        self._crashing = True
+        began_s = time.monotonic()
+        order = list(takeovers)
+        self.rng.shuffle(order)
+        due = [(index + 0.5) * seconds / len(order) for index in range(len(order))]
+        while True:
+            passed_s = time.monotonic() - began_s
+            if passed_s >= seconds:
+                if not self._zombies():
+                    return
+                self.breathe(self._poll_s)
+            elif order and passed_s >= due[-len(order)] and self._can_freeze(order[0]):
+                self._freeze(order.pop(0))
+            else:
+                self._hurt()
 
     def calm(self) -> None:
         """No more faults: whoever still has a crash point ahead is replaced by one without."""
@@ -147,12 +149,43 @@ class Chaos:
         for name, part in self._parts.items():
             if part.running.crash_at:
                 part.running.kill()
-                self._parts[name] = self._start(part.slot)
+                self._parts[name] = self._start(part.slot, program=part.program)
 
-    def leave(self, name: str) -> None:
-        """Take a slot out of the play: once at work, end its process by SIGTERM, exit code 0."""
-        self._await_work(name)
+    def leave(self, name: str, shown: frozenset[str] = frozenset()) -> None:
+        """Take a slot out of the play: once at work, end its process by SIGTERM, exit code 0.
+
+        `shown`: events that tell that it is up, where it may find no work any more. Raises
+        ProgramFailed if it ends otherwise.
+        """
+        if shown:
+            until = time.monotonic() + SIGN_OF_LIFE_S
+            while shown.isdisjoint(self._seen(self._parts[name])) and time.monotonic() < until:
+                self.breathe(self._poll_s)
+        else:
+            self._await_work(name)
         self._parts.pop(name).running.stop(30.0, 0)
+
+    def ask_to_end(self, name: str) -> bool:
+        """Send SIGTERM to a process at work; `renew` of its slot tells what comes then.
+
+        Returns False if it cannot be asked now: starting, ending, or in a takeover.
+        """
+        part = self._parts[name]
+        assert part.slot.renew is not None, f"{name} goes on for ever"
+        if part.leaving or part.zombie is not None or not self._at_work(part):
+            return False
+        part.leaving = part.running.send_signal(signal.SIGTERM)
+        return part.leaving
+
+    def in_takeover(self, name: str) -> bool:
+        """Whether a frozen process of this slot is being replaced."""
+        part = self._parts.get(name)
+        return part is not None and part.zombie is not None
+
+    @property
+    def present(self) -> list[str]:
+        """The names of the slots that are still in the play."""
+        return list(self._parts)
 
     def breathe(self, seconds: float) -> None:
         """Let time pass: feed the cast, read events, start again what was killed."""
@@ -160,11 +193,15 @@ class Chaos:
         while True:
             self._feed()
             self.history.refresh()
-            for name, part in self._parts.items():
-                self._parts[name] = self._tend(part)
+            for name, part in list(self._parts.items()):
+                following = self._tend(part)
+                if following is None:
+                    del self._parts[name]
+                else:
+                    self._parts[name] = following
             if time.monotonic() >= until:
                 return
-            time.sleep(POLL_S)
+            time.sleep(min(self._poll_s, max(until - time.monotonic(), POLL_S)))
 
     def close(self) -> None:
         """End every process that was started here."""
@@ -173,16 +210,31 @@ class Chaos:
 
     # --- faults ----------------------------------------------------------------------------------
 
-    def _victim(self) -> str:
+    def _hurt(self) -> None:
+        """Do the next fault, if there is anybody to be hit, and leave some peace after it."""
+        name = self._victim()
+        if name is None:
+            self.breathe(self._poll_s)
+            return
+        if self._pauses and self.rng.random() < PAUSE_SHARE:
+            self._pause(name)
+        else:
+            self._kill(name)
+        if self._gap_s:
+            self.breathe(self.rng.uniform(0, self._gap_s))
+
+    def _victim(self) -> str | None:
         """Choose a slot: often of the role that was hit least, and never one in a takeover."""
         leased = any(part.slot.lease for part in self._zombies())
         names = [
             name
             for name, part in self._parts.items()
-            if part.zombie is None and not (leased and part.slot.role == "broker")
+            if part.zombie is None
+            and part.slot.role in self._roles
+            and not (leased and part.slot.role == "broker")
         ]
         if not names:
-            names = list(self._parts)
+            return None
         if self.rng.random() < 0.5:
             least = min(self.deeds.kills[self._slots[name].role] for name in names)
             names = [n for n in names if self.deeds.kills[self._slots[n].role] == least]
@@ -194,7 +246,7 @@ class Chaos:
         running = self._parts[name].running
         until = time.monotonic() + (PATIENCE_S if running.crash_at else 0.0)
         while running.exit_code is None and time.monotonic() < until:
-            self.breathe(POLL_S)  # it shall have the time to reach its crash point
+            self.breathe(self._poll_s)  # it shall have the time to reach its crash point
         self.breathe(self.rng.uniform(0, DELAY_S))
         part = self._parts[name]
         if part.running is not running:  # it has crashed, and that was this kill
@@ -203,71 +255,94 @@ class Chaos:
             return
         worked = self._at_work(part)
         if part.running.kill() == KILLED:
-            self._count_kill(part, "killed", worked=worked)
-            self._parts[name] = self._start(part.slot)
+            self._count_kill(part, KILL, worked=worked)
+            self._parts[name] = self._start(part.slot, program=part.program)
 
     def _pause(self, name: str) -> None:
         """Stop the world for one process, as a long garbage collection or a swapped host does."""
         running = self._parts[name].running
         if running.freeze():
-            self.deeds.pauses[self._parts[name].slot.role] += 1
+            slot = self._parts[name].slot
+            self.deeds.pauses[slot.role] += 1
+            fault = self._note(PAUSE, slot, running)
             self._say(f"pause   {running}")
             self.breathe(self.rng.uniform(0.1, PAUSE_S))
             running.thaw()
+            fault.until_s = self.now_s
+
+    def _can_freeze(self, name: str) -> bool:
+        """Whether a takeover of this slot can begin now."""
+        part = self._parts[name]
+        return not self._zombies() and not part.leaving and part.slot.talks()
 
     def _freeze(self, name: str) -> None:
         """Freeze the owner and start its successor; `_tend` does the rest."""
         assert self._slots[name].owned, f"{name} cannot be taken over"
         self._await_work(name)
         part = self._parts[name]
-        if not part.running.freeze():
+        if part.leaving or not part.running.freeze():
             return
-        successor = self._start(part.slot, *part.slot.takeover)
+        successor = self._start(part.slot, *part.slot.takeover, program=part.program)
         successor.zombie = part.running
+        successor.takeover = self._note(TAKEOVER, part.slot, part.running)
         self._parts[name] = successor
         self.deeds.takeovers[part.slot.role] += 1
         self._say(f"freeze  {part.running}, {successor.running} shall take over")
 
     # --- keeping the cast at work ----------------------------------------------------------------
 
-    def _start(self, slot: Slot, *more: str) -> _Part:
+    @property
+    def now_s(self) -> float:
+        """Seconds since the start of the play."""
+        return time.monotonic() - self.began_s
+
+    def _start(self, slot: Slot, *more: str, program: Program | None = None) -> Part:
+        program = program or slot.program
         environ = dict(self._environ)
         points = slot.crash_points + slot.starting_points
-        if self._crashing and points and not more and self.rng.random() < CRASH_SHARE:
+        hit = self._crashing and slot.role in self._roles
+        if hit and points and not more and self.rng.random() < CRASH_SHARE:
             point = self.rng.choice(points)
             times = 1 if point in slot.starting_points else self.rng.randint(1, PASSES_MAX)
             environ["ONCEMQ_CRASH_AT"] = f"{point}:{times}"
-        running = slot.program.start(self._directory, environ, *more)
+        running = program.start(self._directory, environ, *more)
+        self._all = [one for one in self._all if one.exit_code is None]
         self._all.append(running)
-        return _Part(slot, running, self.history.of(running.pid))
+        self.started += 1
+        return Part(slot, program, running, self.history.of(running.pid))
 
-    def _tend(self, part: _Part) -> _Part:
+    def _tend(self, part: Part) -> Part | None:
         """Look after one slot: a crash, a zombie. Returns the part as it is from now on."""
         running = part.running
         if part.zombie is not None:
             self._tend_zombie(part)
         if running.exit_code is None:
             return part
+        if part.leaving and not running.was_killed:
+            assert part.slot.renew is not None, "only such slots are asked to end"
+            program = part.slot.renew(running)
+            return None if program is None else self._start(part.slot, program=program)
         crash_point = running.crash_at.partition(":")[0]
         if not (running.was_killed and crash_point):
             raise ProgramFailed(f"{running} ended with {running.exit_code}\n{running.told()}")
         self.deeds.crashes[crash_point] += 1
-        self._count_kill(part, f"crashed at {running.crash_at}", worked=self._at_work(part))
-        successor = self._start(part.slot)
+        self._count_kill(part, CRASH, worked=self._at_work(part))
+        successor = self._start(part.slot, program=part.program)
         successor.zombie, successor.thawed = part.zombie, part.thawed
+        successor.takeover = part.takeover
         return successor
 
-    def _tend_zombie(self, part: _Part) -> None:
+    def _tend_zombie(self, part: Part) -> None:
         zombie = part.zombie
         assert zombie is not None
         code = zombie.exit_code
         if code == FENCED:
             self.deeds.fenced[part.slot.role] += 1
             self._say(f"fenced  {zombie}")
-            part.zombie = None
+            self._zombie_ended(part, zombie, "it ended as fenced")
         elif code == KILLED:  # its successor proved it frozen and ended it
             self._say(f"ended   {zombie} by its successor")
-            part.zombie = None
+            self._zombie_ended(part, zombie, "its successor ended it")
         elif code is not None:
             raise ProgramFailed(f"zombie {zombie} ended with {code}\n{zombie.told()}")
         elif not part.thawed and self._seen(part)[part.slot.owned]:
@@ -277,27 +352,42 @@ class Chaos:
             what = "is not fenced" if part.thawed else "has no successor"
             raise ProgramFailed(f"zombie {zombie} {what}\n{zombie.told()}\n{part.running.told()}")
 
-    def _zombies(self) -> list[_Part]:
+    def _zombie_ended(self, part: Part, zombie: Running, how: str) -> None:
+        self._note(FENCED_AFTER, part.slot, zombie, how)
+        if part.takeover is not None:
+            part.takeover.until_s = self.now_s
+        part.zombie = part.takeover = None
+
+    def _zombies(self) -> list[Part]:
         return [part for part in self._parts.values() if part.zombie is not None]
 
     def _await_work(self, name: str) -> None:
         """Let time pass until a slot's process shows work, or has had its chance to."""
         until = time.monotonic() + AT_WORK_S
         while not self._at_work(self._parts[name]) and time.monotonic() < until:
-            self.breathe(POLL_S)
+            self.breathe(self._poll_s)
 
-    def _at_work(self, part: _Part) -> bool:
+    def _at_work(self, part: Part) -> bool:
         return not part.slot.working.isdisjoint(self._seen(part))
 
-    def _seen(self, part: _Part) -> Counter[str]:
+    def _seen(self, part: Part) -> Counter[str]:
         """Return the events of the slot's present process."""
         return self.history.of(part.running.pid) - part.before
 
-    def _count_kill(self, part: _Part, how: str, *, worked: bool) -> None:
+    def _count_kill(self, part: Part, kind: str, *, worked: bool) -> None:
         self.deeds.kills[part.slot.role] += 1
         self.deeds.at_work[part.slot.role] += worked
         where = "at work" if worked else "at start"
+        how = "killed" if kind == KILL else f"crashed at {part.running.crash_at}"
+        detail = where if kind == KILL else f"{where}, {part.running.crash_at}"
+        self._note(kind, part.slot, part.running, detail)
         self._say(f"{self.deeds.kills.total():4} {how} {part.running}, {where}")
 
+    def _note(self, kind: str, slot: Slot, running: Running, detail: str = "") -> Fault:
+        fault = Fault(self.now_s, kind, slot.role, slot.program.name, running.pid, detail)
+        if len(self.faults) < FAULTS_KEPT_MAX:
+            self.faults.append(fault)
+        return fault
+
     def _say(self, text: str) -> None:
-        self._say_line(f"{time.monotonic() - self._began_s:8.2f} {text}")
+        self._say_line(f"{time.monotonic() - self.began_s:8.2f} {text}")

@@ -1,0 +1,312 @@
+"""`oncemq chaos`: a user's own application under kills and freezes, and the proof afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from ..ids import check_name
+from ..library.chaos.cast import ROLES
+from ..library.chaos.feed import Input, read_input
+from ..library.chaos.play import RATE_PER_S, Outcome, Plan, Play
+from ..library.chaos.report import render
+from ..library.file_rows import FileJob
+from ..library.sources import FORMATS
+from .consumer import choose, load_app
+from .output import ExitCode, print_json
+
+MINUTES_DEFAULT = 1.0
+_SHOWN_MAX = 10  # anomalies on a terminal; --json and the report hold more
+
+
+@click.command("chaos")
+@click.argument("app", metavar="MODULE:APP")
+@click.option("--topic", required=True, metavar="T", help="The topic that gets the input.")
+@click.option(
+    "--input",
+    "file",
+    required=True,
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, readable=True),
+    help="Real input; `.gz` is read as it is.",
+)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(FORMATS),
+    help="[default: from the name of the file, else lines]",
+)
+@click.option(
+    "--id-field",
+    "id_fields",
+    metavar="F[,F..]",
+    help="Fields that make the message id; without, rows are numbered.",
+)
+@click.option("--key-field", metavar="F", help="Field that makes the message key.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0.05, 24 * 60),
+    metavar="M",
+    help=f"How long faults last [default: {MINUTES_DEFAULT:g}].",
+)
+@click.option("--kills", type=click.IntRange(1, 100_000), metavar="N", help="Or: how many kills.")
+@click.option(
+    "--kill",
+    "roles",
+    default=",".join(ROLES),
+    show_default=True,
+    metavar="ROLE[,ROLE..]",
+    help="Whom faults may hit.",
+)
+@click.option(
+    "--pause", "pauses", is_flag=True, help="Freeze processes too, and replace frozen ones."
+)
+@click.option("--seed", type=click.IntRange(0), help="Draws the faults [default: a new one].")
+@click.option(
+    "--rate",
+    type=click.FloatRange(1, 100_000),
+    default=RATE_PER_S,
+    show_default=True,
+    metavar="N",
+    help="Rows fed a second, if consumers keep up.",
+)
+@click.option(
+    "--producers", type=click.IntRange(1, 8), default=2, show_default=True, help="How many at once."
+)
+@click.option(
+    "--report",
+    "report_path",
+    metavar="HTML",
+    type=click.Path(dir_okay=False),
+    help="Write a report.",
+)
+@click.option("--keep", metavar="DIR", help="Work in DIR, new or empty, and keep it.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def chaos(
+    app: str,
+    topic: str,
+    file: str,
+    format_name: str | None,
+    id_fields: str | None,
+    key_field: str | None,
+    minutes: float | None,
+    kills: int | None,
+    roles: str,
+    pauses: bool,
+    seed: int | None,
+    rate: float,
+    producers: int,
+    report_path: str | None,
+    keep: str | None,
+    as_json: bool,
+) -> int:
+    """Run MODULE:APP on real input while its processes are killed, and prove what came of it.
+
+    Broker, producers and consumers run on fresh directories and a port of their own; nothing else
+    is touched. FILE is fed again and again. In the end faults stop, everything is processed and
+    ended, and files and events are checked. Exit status 0: every promise was kept, and put to the
+    test. Handlers that reach outside (HTTP, a database) do so here, more than once.
+    """
+    if minutes is not None and kills is not None:
+        raise click.UsageError("give --minutes or --kills")
+    consumers = tuple(choose(load_app(app), app, None))
+    check_name(topic, "topic")
+    if topic not in {its.topic for its in consumers}:
+        raise click.UsageError(f"{app} has no consumer of topic {topic!r}")
+    plan = Plan(
+        application=app,
+        consumers=consumers,
+        source=_input(topic, file, format_name, id_fields, key_field),
+        seed=random.SystemRandom().randrange(2**32) if seed is None else seed,
+        seconds=None if kills is not None else 60 * (minutes or MINUTES_DEFAULT),
+        kills=kills,
+        roles=_roles(roles),
+        pauses=pauses,
+        producers=producers,
+        rate_per_s=rate,
+    )
+    if report_path is not None and not os.path.isdir(os.path.dirname(report_path) or "."):
+        raise click.UsageError(f"--report {report_path}: there is no such directory")
+    with _directory(keep) as (directory, retain), _terminated_like_interrupted():
+        outcome = _play(plan, directory)
+        if not outcome.verdict.ok:
+            retain()
+        if report_path is not None:
+            _write(Path(report_path), render(outcome))
+        _write(directory / "report.html", render(outcome))
+    if as_json:
+        kept = keep is not None or not outcome.verdict.ok
+        print_json({**outcome.as_dict(), "directory": str(directory) if kept else None})
+    else:
+        _tell(outcome, report_path)
+    return ExitCode.DONE if outcome.verdict.ok else ExitCode.FAILED
+
+
+def _input(
+    topic: str, file: str, format_name: str | None, id_fields: str | None, key_field: str | None
+) -> Input:
+    """Read the input, or say why it cannot be used."""
+    if format_name is None:
+        ending = file.removesuffix(".gz").rpartition(".")[2]
+        format_name = ending if ending in FORMATS else "lines"
+    fields = tuple(id_fields.split(",")) if id_fields is not None else ()
+    if "" in fields or len(set(fields)) != len(fields):
+        raise click.UsageError("--id-field: field names, each once, with commas between")
+    if format_name == "lines" and (fields or key_field is not None):
+        raise click.UsageError("--format lines has no fields; use csv or jsonl")
+    source = read_input(FileJob(topic, file, format_name, fields, key_field))
+    if source.repeated:
+        click.echo(
+            f"note: {source.repeated} rows stand in {file} twice; each is fed once", err=True
+        )
+    if source.cut:
+        click.echo(f"note: only the first {len(source.rows)} rows of {file} are fed", err=True)
+    return source
+
+
+def _roles(text: str) -> tuple[str, ...]:
+    named = set(text.split(","))
+    if not named <= set(ROLES):
+        raise click.UsageError(f"--kill: some of {','.join(ROLES)}, with commas between")
+    return tuple(role for role in ROLES if role in named)
+
+
+@contextlib.contextmanager
+def _directory(keep: str | None) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Yield where to work, and what to call so that a temporary directory is kept."""
+    kept = keep is not None
+    if keep is not None:
+        directory = Path(keep).absolute()
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise click.UsageError(f"--keep {keep}: the directory is not empty")
+    else:
+        directory = Path(tempfile.mkdtemp(prefix="oncemq-chaos-"))
+
+    def retain() -> None:
+        nonlocal kept
+        kept = True
+
+    try:
+        yield directory, retain
+    finally:
+        if kept:
+            click.echo(f"everything is in {directory}", err=True)
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """End the cast on SIGTERM too: as Ctrl-C does."""
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _play(plan: Plan, directory: Path) -> Outcome:
+    length = f"{plan.kills} kills" if plan.kills else f"{plan.seconds:g} s"
+    with (
+        (directory / "chaos.log").open("w", encoding="utf-8") as log,
+        _console() as (write, progress),
+    ):
+
+        def say(line: str) -> None:
+            print(line, file=log, flush=True)
+            write(line)
+
+        say(f"seed {plan.seed}: {length} of faults for {plan.application} in {directory}")
+        try:
+            return Play(plan, directory, say=say, progress=progress).run()
+        except KeyboardInterrupt:
+            say("interrupted: every process was ended; there is no verdict")
+            raise
+
+
+@contextlib.contextmanager
+def _console() -> Iterator[tuple[Callable[[str], None], Callable[[float, str], None]]]:
+    """Yield a writer of lines and a shower of progress, on stderr."""
+    if not sys.stderr.isatty():
+        yield lambda line: click.echo(line, err=True), lambda share, text: None  # noqa: ARG005
+        return
+    from rich.console import Console  # only a terminal pays for loading it
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True, highlight=False)
+    columns = (BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn())
+    # No thread that draws by itself: processes are forked here all the time.
+    with Bar(
+        *columns,
+        TextColumn("{task.description}"),
+        console=console,
+        auto_refresh=False,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def progress(share: float, text: str) -> None:
+            bar.update(task, completed=share, description=text, refresh=True)
+
+        yield lambda line: console.print(line, markup=False, soft_wrap=True), progress
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _tell(outcome: Outcome, report_path: str | None) -> None:
+    """Print the verdict for a person."""
+    verdict, deeds, watch = outcome.verdict, outcome.deeds, outcome.watch
+    by_role = ", ".join(f"{count} {role}" for role, count in sorted(deeds.kills.items())) or "none"
+    click.echo(
+        f"kills: {by_role}; pauses {deeds.pauses.total()}, takeovers {deeds.takeovers.total()}"
+    )
+    report = verdict.report
+    for name, topic in report.topics.items() if report is not None else ():
+        click.echo(f"topic {name}: {topic['accepted']} accepted")
+        for group, row in topic["groups"].items():
+            counts = ", ".join(
+                f"{row[key]} {key}" for key in ("processed", "pending", "parked", "skipped")
+            )
+            click.echo(f"  group {group}: {counts}")
+    click.echo(
+        f"duplicates suppressed: {watch.duplicates} by the broker, {watch.skipped} by consumers"
+    )
+    for note in verdict.notes:
+        click.echo(f"note: {note}")
+    for anomaly in verdict.anomalies[:_SHOWN_MAX]:
+        click.echo(f"ANOMALY {anomaly}")
+    if verdict.anomalies_total > _SHOWN_MAX:
+        click.echo(f"... {verdict.anomalies_total} in all (--json and the report show more)")
+    if report_path is not None:
+        click.echo(f"report: {report_path}")
+    click.echo(sentence(outcome))
+
+
+def sentence(outcome: Outcome) -> str:
+    """Return the verdict as one line."""
+    if outcome.verdict.ok:
+        return (
+            f"PASSED: nothing lost, nothing doubled: {outcome.fed} rows, "
+            f"{outcome.deeds.kills.total()} kills, {len(outcome.verdict.checks_run)} checks and "
+            f"verify (seed {outcome.plan.seed})"
+        )
+    return f"FAILED: {outcome.verdict.anomalies_total} anomalies (seed {outcome.plan.seed})"

@@ -1,0 +1,94 @@
+"""Who plays and what is done to them: slots, faults, and how often which role was hit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .programs import Program, Running
+
+KILL, CRASH, PAUSE, TAKEOVER = "kill", "crash", "pause", "takeover"
+FENCED_AFTER = "fenced"  # what became of a zombie: it ended as fenced, or by its successor
+FAULT_KINDS = (KILL, CRASH, PAUSE, TAKEOVER, FENCED_AFTER)
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One part in the play. The program must go on for ever unless it is ended."""
+
+    role: str
+    program: Program
+    working: frozenset[str]  # events by which a process shows that it is at work
+    crash_points: tuple[str, ...] = ()
+    starting_points: tuple[str, ...] = ()  # crash points that are passed once, at the start
+    owned: str = ""  # by this event a successor tells that it is one; "": no takeover
+    takeover: tuple[str, ...] = ()  # arguments for a process that takes over
+    lease: bool = False  # a taker must wait for a lease: the broker is spared meanwhile
+    # What comes after a process that was asked to end and did; None: the slot is done.
+    renew: Callable[[Running], Program | None] | None = None
+    # Whether there is more for it to say: a zombie is noticed when it speaks.
+    talks: Callable[[], bool] = _always
+
+
+@dataclass(slots=True)
+class Fault:
+    """One thing that was done to a process. Times are seconds since the start of the play."""
+
+    at_s: float
+    kind: str  # one of FAULT_KINDS
+    role: str
+    name: str  # of the slot
+    pid: int
+    detail: str = ""
+    until_s: float | None = None  # the end of a pause or of a takeover
+
+    def as_dict(self) -> dict[str, object]:
+        """Return it as JSON carries it."""
+        until = {} if self.until_s is None else {"until_s": round(self.until_s, 3)}
+        return {
+            "at_s": round(self.at_s, 3),
+            "kind": self.kind,
+            "role": self.role,
+            "name": self.name,
+            "pid": self.pid,
+            "detail": self.detail,
+            **until,
+        }
+
+
+@dataclass(slots=True)
+class Deeds:
+    """What was done to whom, by role."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    at_work: Counter[str] = field(default_factory=Counter)  # of the kills: after a sign of work
+    crashes: Counter[str] = field(default_factory=Counter)  # of the kills, by crash point
+    pauses: Counter[str] = field(default_factory=Counter)
+    takeovers: Counter[str] = field(default_factory=Counter)
+    fenced: Counter[str] = field(default_factory=Counter)  # zombies that ended as fenced
+
+    def as_dict(self) -> dict[str, dict[str, int]]:
+        """Return it as JSON carries it."""
+        names = ("kills", "at_work", "crashes", "pauses", "takeovers", "fenced")
+        return {name: dict(sorted(getattr(self, name).items())) for name in names}
+
+
+class Part:
+    """A slot at work."""
+
+    def __init__(
+        self, slot: Slot, program: Program, running: Running, before: Counter[str]
+    ) -> None:
+        self.slot = slot
+        self.program = program  # the slot's, or what renewed it
+        self.running = running
+        self.leaving = False  # it was asked to end
+        self.before = before  # events of that pid at the start: an earlier process had it
+        self.zombie: Running | None = None  # frozen, being replaced by `running`
+        self.thawed = False
+        self.takeover: Fault | None = None  # the fault that made `zombie`
