@@ -10,7 +10,9 @@ import random
 from collections import deque
 from typing import Any
 
+from actors.codec import batch as batch_codec
 from actors.core.consumer_work import HandlerDone, RunHandler
+from actors.core.producer import Submit
 from actors.library.consumer_actor import ConsumerActor
 from actors.library.handlers import Call, Consumer
 from actors.library.ledger_files import LedgerFiles, ledger_directory
@@ -237,6 +239,16 @@ class World:
         for _ in range(count):
             producer.send(self.loop, TOPIC, value, id=id)
 
+    def send_batch(self, count: int) -> None:
+        """Send several numbered messages as one batch."""
+        batch = batch_codec.build([b"x"] * count, encodings=0)
+        producer = self.producers["importer"]
+        self.loop.run_until(lambda: producer._opened)
+        end = self.broker.core.state.topics.by_name[TOPIC].partition(0).end_offset
+        producer._driver.post(Submit(TOPIC, 0, batch, None))
+        topic = self.broker.core.state.topics.by_name[TOPIC]
+        self.loop.run_until(lambda: topic.partition(0).end_offset == end + count)
+
     def power_cut(self, policy: CutPolicy | None = None) -> None:
         """Cut the power of the machine of the members; all of them are gone."""
         self.disk = self.disk.power_cut(policy)
@@ -308,7 +320,10 @@ class World:
             self.outputs()
             == [[one, offset] for offset, one in enumerate(ids)][: len(self.outputs())]
         )
-        assert len(self.outputs()) <= len(done)
+        generation = member.actor._driver.log.generation
+        newest = self.broker.core.state.groups.grants[GROUP, TOPIC, 0].epoch
+        if generation == newest:  # an older owner does not know what its successor has sent
+            assert len(self.outputs()) <= len(done)
 
 
 class Answers:

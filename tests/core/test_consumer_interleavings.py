@@ -19,7 +19,7 @@ from actors.errors import (
 from actors.limits import LEASE_MS
 from actors.sim.cuts import KeepEverything, LoseEverything
 from actors.sim.disk import SimDisk
-from tests.core.consumer_world import TOPIC, World
+from tests.core.consumer_world import World
 
 
 @pytest.fixture
@@ -165,13 +165,7 @@ def test_doubled_and_late_fetch_replies_are_dropped(world: World) -> None:
 def test_a_commit_may_end_inside_a_stored_batch(world: World) -> None:
     """A cut run commits its first messages; the next one starts inside the batch, also after a crash."""
     world.send(count=1)
-    from actors.codec import batch as batch_codec
-    from actors.core.producer import Submit
-
-    batch = batch_codec.build([b"x"] * 5, encodings=0)
-    producer = world.producers["importer"]
-    producer._driver.post(Submit(TOPIC, 0, batch, None))
-    world.loop.run_until(lambda: len(world.ids()) == 6)
+    world.send_batch(5)
     member = world.member()
     world.run(lambda: bool(member.calls), member, handle=False)
     member.answer(cut=True)
