@@ -17,6 +17,7 @@ from ..errors import OnceMQError
 from ..limits import SNAPSHOT_EVERY_BYTES
 from ..runtime.clock import SystemClock
 from ..runtime.crash_points import CrashingDisk, CrashingLog, CrashPoint
+from ..runtime.descriptors import keep_descriptors
 from ..runtime.events import EventLog, NullEvents
 from ..runtime.os_disk import OsDisk, filesystem_warning
 from ..runtime.process import end_frozen_owner, owner_facts
@@ -83,6 +84,7 @@ class BrokerProcess:
         Raises LogInUse (another broker owns the directory), CannotBind, CorruptLog, DiskFull,
         UnsupportedFormat, Fenced, OSError; nothing was changed then. Call `run` next.
         """
+        keep_descriptors()
         warning = filesystem_warning(self._data)
         if warning is not None:
             self._events.emit("log.filesystem", directory=self._data, reason=warning)

@@ -12,6 +12,7 @@ import os
 import sys
 
 from ..errors import NotSupported
+from .descriptors import with_descriptor
 
 if sys.platform != "win32":
     import fcntl
@@ -115,7 +116,7 @@ class OsDisk:
 
     def list(self, directory: str) -> list[str]:
         """Return the names in `directory`, sorted."""
-        return sorted(os.listdir(directory))
+        return sorted(with_descriptor(os.listdir, directory))
 
     def exists(self, path: str) -> bool:
         """Tell whether a file or directory stands at `path`."""
@@ -131,7 +132,7 @@ class OsDisk:
 
     def sync_directory(self, path: str) -> None:
         """Make the names in `path` durable."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = with_descriptor(os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _sync(descriptor, whole=True)
         finally:
@@ -140,12 +141,12 @@ class OsDisk:
     def create(self, path: str) -> OsFile:
         """Create a new file for reading and writing."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return OsFile(os.open(path, flags, 0o644), path)
+        return OsFile(with_descriptor(os.open, path, flags, 0o644), path)
 
     def open(self, path: str, *, write: bool = False) -> OsFile:
         """Open an existing file."""
         flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
-        return OsFile(os.open(path, flags), path)
+        return OsFile(with_descriptor(os.open, path, flags), path)
 
     def rename(self, old: str, new: str) -> None:
         """Rename within one directory, replacing `new` if it exists."""
@@ -163,7 +164,7 @@ class OsDisk:
         """Take the flock of an existing file; None if another open file holds it."""
         if sys.platform == "win32":  # the constructor has refused it; this tells the type checker
             raise NotSupported("no flock")
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = with_descriptor(os.open, path, os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,0 +1,123 @@
+"""Connections that use up all descriptors: the broker goes on, and so do those it knows."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from actors.runtime.descriptors import keep_descriptors, with_descriptor
+from actors.runtime.os_disk import OsDisk
+from tests.process.house import ROOT, House
+from tests.process.talker import Talker
+
+ALLOWED = 400
+LIMITED = (
+    "import resource, runpy, sys;"
+    f"resource.setrlimit(resource.RLIMIT_NOFILE, ({ALLOWED}, {ALLOWED}));"
+    f"sys.argv[0] = {str(ROOT / 'broker.py')!r};"
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
+
+@contextmanager
+def limited(soft: int, hard: int) -> Iterator[None]:
+    """Lower the limit of this process for a moment. Its hard limit stays: it cannot be raised."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, before[1]), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_the_disk_works_without_a_free_descriptor(tmp_path: Path) -> None:
+    """Listing, creating, opening, locking and syncing directories use what is kept in reserve."""
+    disk = OsDisk()
+    in_use = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+    taken: list[int] = []
+    with limited(in_use + 20, 0):
+        try:
+            with pytest.raises(OSError) as full:
+                while True:
+                    taken.append(os.open("/dev/null", os.O_RDONLY))
+            assert full.value.errno == errno.EMFILE
+            before = resource.getrlimit(resource.RLIMIT_NOFILE)
+            path = str(tmp_path / "a")
+            disk.create(path).close()
+            disk.open(path).close()
+            lock = disk.lock(path)
+            assert lock is not None
+            lock.release()
+            disk.sync_directory(str(tmp_path))
+            assert disk.list(str(tmp_path)) == ["a"]
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+            with pytest.raises(OSError):
+                os.open("/dev/null", os.O_RDONLY)
+        finally:
+            for descriptor in taken:
+                os.close(descriptor)
+
+
+def test_other_errors_are_not_tried_again() -> None:
+    """Only a missing descriptor is a reason for a second attempt."""
+    calls = []
+
+    def opening() -> None:
+        calls.append(1)
+        raise OSError(errno.EIO, "broken")
+
+    with pytest.raises(OSError, match="broken"):
+        with_descriptor(opening)
+    assert calls == [1]
+
+
+def test_a_limit_that_leaves_room_stays() -> None:
+    """Who may raise the limit anyway has a reserve."""
+    with limited(100, 0):
+        keep_descriptors()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 100
+
+
+@pytest.mark.process
+def test_connections_beyond_the_limit_stop_nobody(house: House) -> None:
+    """More silent connections than descriptors: who is connected is served, the broker lives."""
+    broker = house.start(
+        "broker", "-c", LIMITED, f"--data={house.data}", f"--bind={house.endpoint}"
+    )
+    house.wait_for(broker, "broker.ready")
+    host, _, port = house.endpoint.removeprefix("tcp://").rpartition(":")
+    peers: list[socket.socket] = []
+    with Talker(house.endpoint) as talker:
+        talker.become()
+        sent = 0
+        try:
+            for number in range(3 * ALLOWED):
+                peer = socket.socket()
+                peers.append(peer)
+                peer.setblocking(False)
+                peer.connect_ex((host, int(port)))
+                if number % 50 == 0:
+                    assert talker.send(f"m{sent}") == ((1, 0, sent),)
+                    sent += 1
+            deadline = time.monotonic() + 3
+            while time.monotonic() < deadline:
+                assert talker.send(f"m{sent}") == ((1, 0, sent),)
+                sent += 1
+            used = len(os.listdir(f"/proc/{broker.pid}/fd"))
+            assert used >= ALLOWED * 3 // 4 - 5, "the connections did not use up the descriptors"
+        finally:
+            for peer in peers:
+                peer.close()
+        assert broker.exit_code is None, broker.told()
+        assert talker.stored() == [f"m{number}" for number in range(sent)]
+    with Talker(house.endpoint) as another:
+        assert another.stored() == [f"m{number}" for number in range(sent)]
+    broker.stop(15, 0)
