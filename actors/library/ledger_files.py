@@ -128,9 +128,13 @@ class LedgerFiles:
         raise CorruptLog(self.directory, 0, "generations come and go without end")
 
     def _read_facts(self, view: View) -> None:
-        """Read on where the last look ended; from the start in another generation."""
+        """Read on where the last look ended; from the start in another generation.
+
+        Also where the end went back: the owner's sync failed and it took its last group away.
+        """
         known = self._view
-        if known is None or known.path != view.path or self._read_to < view.start:
+        same = known is not None and known.path == view.path
+        if not same or not view.start <= self._read_to <= view.end:
             self._facts, self._read_to = self._from_snapshot(view)
         reader = RecordReader(self._disk, view.path, view.firsts, view.place.seed)
         try:

@@ -194,6 +194,7 @@ class FencedLog:
         try:
             self._writer.commit()
         except OSError as error:
+            self._writer.take_back()
             raise self._failed(error) from error
         self._attested = covered
 

@@ -77,10 +77,10 @@ def read_tail(file: File, first: int, chain: int, place: Place, known: Tail | No
     """Read the last segment from its `file` and walk over its groups.
 
     `known` is an earlier reading of the same segment in the same generation: its whole groups are
-    not read again.
+    not read again, unless the owner took the last of them back because its sync failed.
     """
     length = file.length()
-    if known is None or known.first != first:
+    if known is None or known.first != first or length < known.at(known.good):
         known = Tail(first, file.read(0, min(length, SEGMENT_HEADER_BYTES)), first, chain)
     whole = known.at(known.good)
     data = known.data[:whole] + file.read(whole, max(0, length - whole))

@@ -5,6 +5,7 @@ It knows nothing of fences or of what happens after a failure; `log.py` does.
 
 from __future__ import annotations
 
+import contextlib
 from zlib import crc32
 
 from ..errors import DiskFull
@@ -125,6 +126,16 @@ class SegmentWriter:
         self._buffer.clear()
         self._file.write(data, at)
         self._written_end += len(data)
+
+    def take_back(self) -> None:
+        """Cut off what was written and never synced: a write or sync has failed.
+
+        The page cache would go on showing it, and a reader's own sync would return without an error
+        and mean nothing. What cannot be cut stays: nobody was told of it either way.
+        """
+        durable = self.view.end - self.view.firsts[-1] + SEGMENT_HEADER_BYTES
+        with contextlib.suppress(OSError):
+            self._file.truncate(durable)
 
     def roll(self, nbytes: int) -> None:
         """Begin the next segment, with room for `nbytes`; all of the last one is synced.

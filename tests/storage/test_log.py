@@ -10,10 +10,12 @@ import pytest
 
 from actors.errors import CorruptLog, DiskFull, StorageError
 from actors.limits import RECORD_BYTES_MAX, RECORD_META_BYTES_MAX, RESERVE_MARGIN_BYTES
+from actors.sim.disk import SimDisk
 from actors.storage import layout
 from actors.storage.framing import COMMIT_BYTES, HEADER_BYTES, SEGMENT_HEADER_BYTES
 from actors.storage.log import FencedLog, LogIdentity, create, hold_lock, identity
 from actors.storage.memory import MemoryDisk
+from actors.storage.view import View, read_latest
 from tests.storage.loghelp import (
     DIRECTORY,
     LOG_ID,
@@ -235,6 +237,49 @@ def test_a_failed_write_or_sync_is_final(call: str) -> None:
     log.close()
     assert not {"write", "sync"} & set(calls)
     assert bodies(open_log(disk))[:1] == [b"one"]
+
+
+@pytest.mark.parametrize("call", ["write", "sync"])
+def test_nobody_reads_a_group_whose_sync_failed(call: str) -> None:
+    """The page cache shows it and a reader's own sync succeeds, but no disk has it: it is cut off."""
+    disk = SimDisk()
+    log = open_log(disk)
+    put(log, b"one")
+    before = read_latest(disk, DIRECTORY)
+    log.append(1, b"", b"two" * 400)
+    disk.inject(call, errno.EIO, written=1 << 20)
+    with pytest.raises(OSError, match="Input/output error"):
+        log.sync()
+    after = read_latest(disk, DIRECTORY, before)
+
+    assert before is not None
+    assert after is not None
+    assert after.end == before.end
+
+
+def test_a_reader_that_saw_a_group_too_early_forgets_it() -> None:
+    """It looked between write and sync; the sync failed: its next look ends before that group."""
+    disk = SimDisk()
+    log = open_log(disk)
+    end = put(log, b"one")
+    seen: list[View | None] = []
+    disk.inject("sync", errno.EIO)
+    log.append(1, b"", b"two")
+
+    def look(kind: str, _path: str) -> None:
+        if kind == "sync" and not seen:
+            seen.append(None)
+            seen[0] = read_latest(disk, DIRECTORY)
+
+    disk.observer = look
+    with pytest.raises(OSError, match="Input/output error"):
+        log.sync()
+    early = seen[0]
+    assert early is not None
+    assert early.end > end
+    again = read_latest(disk, DIRECTORY, early)
+    assert again is not None
+    assert again.end == end
 
 
 def test_an_error_of_the_fence_check_is_final() -> None:
