@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -141,9 +142,13 @@ def chaos(
         outcome = _play(plan, directory)
         if not outcome.verdict.ok:
             retain()
-        if report_path is not None:
-            _write(Path(report_path), render(outcome))
-        _write(directory / "report.html", render(outcome))
+        page = render(outcome)
+        for path in (str(directory / "report.html"), report_path):
+            if path is not None:
+                Path(path).write_text(page, encoding="utf-8")
+        faults = [fault.as_dict() for fault in outcome.faults]
+        verdict = json.dumps({**outcome.as_dict(), "faults": faults}, indent=1, default=str)
+        (directory / "verdict.json").write_text(verdict + "\n", encoding="utf-8")
     if as_json:
         kept = keep is not None or not outcome.verdict.ok
         print_json({**outcome.as_dict(), "directory": str(directory) if kept else None})
@@ -266,10 +271,6 @@ def _console() -> Iterator[tuple[Callable[[str], None], Callable[[float, str], N
             bar.update(task, completed=share, description=text, refresh=True)
 
         yield lambda line: console.print(line, markup=False, soft_wrap=True), progress
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _tell(outcome: Outcome, report_path: str | None) -> None:

@@ -137,9 +137,9 @@ def _line(format_name: str, value: Any) -> str:
 
 
 def _csv_line(fields: list[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(fields)
-    return text.getvalue()
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(fields)  # so that both are quoted in fields
+    return text.getvalue().removesuffix("\r\n")
 
 
 # --- growing files --------------------------------------------------------------------------------

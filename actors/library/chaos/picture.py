@@ -8,12 +8,14 @@ test can count.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
 from .parts import CRASH, FENCED_AFTER, KILL, PAUSE, TAKEOVER, Fault
 
-WIDTH, LEFT, RIGHT = 1000.0, 132.0, 24.0
+WIDTH, LEFT, RIGHT = 1000.0, 148.0, 24.0
 PANEL, GAP, LANE, TOP = 150.0, 44.0, 26.0, 26.0
+LANE_CHARS = 20  # of a name beside its lane
 POINTS_MAX = 500  # of a curve; more seconds are put together
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b58900", "#117799", "#884422", "#556677")
 KIND_WORDS = {
@@ -26,13 +28,13 @@ KIND_WORDS = {
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400)
 
 
+@dataclass(frozen=True, slots=True)
 class Curve:
     """A named curve: one value for each second."""
 
-    def __init__(self, name: str, values: Sequence[float], *, colour: str = "") -> None:
-        self.name = name
-        self.values = values
-        self.colour = colour
+    name: str
+    values: Sequence[float]
+    colour: str
 
 
 def rates(ends: Sequence[int]) -> list[float]:
@@ -66,8 +68,6 @@ def draw(
 ) -> str:
     """Return the picture. `lanes` names the slots, top to bottom; faults end at `healed_s`."""
     scale = _Scale(seconds)
-    for number, curve in enumerate([*throughput, *lag]):
-        curve.colour = curve.colour or COLOURS[number % len(COLOURS)]
     lag_top = TOP + PANEL + GAP
     lanes_top = lag_top + PANEL + GAP
     bottom = lanes_top + LANE * len(lanes)
@@ -78,10 +78,10 @@ def draw(
             'aria-label="Throughput, lag and faults over time">'
         ),
         *_healing(scale, healed_s, bottom),
+        *_times(scale, ((TOP, TOP + PANEL), (lag_top, lag_top + PANEL), (lanes_top, bottom + 5))),
         *_panel(scale, TOP, "messages per second", throughput),
-        *_panel(scale, lag_top, "lag (messages)", lag),
+        *_panel(scale, lag_top, "messages behind", lag),
         *_lanes(scale, lanes_top, lanes),
-        *_times(scale, bottom),
         *(_mark(scale, lanes_top, lanes, fault) for fault in faults),
         *_key(bottom + 44),
         "</svg>",
@@ -109,7 +109,7 @@ def _panel(scale: _Scale, top: float, title: str, curves: Sequence[Curve]) -> It
     base = top + PANEL
     highest, step = _axis(max((max(c.values, default=0) for c in curves), default=0))
     yield _text(LEFT, top - 9, title, kind="title")
-    x = LEFT + 150
+    x = LEFT + 165
     for curve in curves:
         yield f'<line x1="{x:.1f}" y1="{top - 13:g}" x2="{x + 16:.1f}" y2="{top - 13:g}" stroke="{curve.colour}" stroke-width="3"/>'
         yield _text(x + 21, top - 9, curve.name)
@@ -154,16 +154,18 @@ def _lanes(scale: _Scale, top: float, lanes: Sequence[str]) -> Iterable[str]:
     for number, name in enumerate(lanes):
         y = top + LANE * (number + 0.5)
         yield f'<line class="lane" x1="{LEFT:g}" y1="{y:g}" x2="{scale.x(scale.seconds):g}" y2="{y:g}"/>'
-        shown = name if len(name) <= 19 else name[:18] + "…"
+        shown = name if len(name) <= LANE_CHARS else name[: LANE_CHARS - 1] + "…"
         yield f"<g><title>{escape(name)}</title>{_text(LEFT - 8, y + 4, shown, anchor='end')}</g>"
 
 
-def _times(scale: _Scale, bottom: float) -> Iterable[str]:
+def _times(scale: _Scale, spans: Sequence[tuple[float, float]]) -> Iterable[str]:
+    """Draw lines of time through the panels, which lie at `spans`, and name them at the bottom."""
     for at in scale.ticks():
         x = scale.x(at)
-        yield f'<line class="grid" x1="{x:.1f}" y1="{TOP:g}" x2="{x:.1f}" y2="{bottom + 5:g}"/>'
+        for top, bottom in spans:
+            yield f'<line class="grid" x1="{x:.1f}" y1="{top:g}" x2="{x:.1f}" y2="{bottom:g}"/>'
         minutes, seconds = divmod(at, 60)
-        yield _text(x, bottom + 19, f"{minutes}:{seconds:02}", anchor="middle")
+        yield _text(x, spans[-1][1] + 14, f"{minutes}:{seconds:02}", anchor="middle")
 
 
 def _mark(scale: _Scale, top: float, lanes: Sequence[str], fault: Fault) -> str:

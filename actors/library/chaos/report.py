@@ -80,17 +80,14 @@ def picture(outcome: Outcome) -> str:
     bins = max(watch.bins, int(outcome.played_s) + 1)
     groups = sorted({(its.group, its.topic) for its in outcome.plan.consumers})
     groups.sort(key=lambda place: place[1] != topic)  # those that read the input come first
-    throughput = [Curve(f"accepted in {topic}", rates(watch.accepted_series(topic, bins)))]
-    lag = []
-    for group, name in groups[:GROUPS_DRAWN_MAX]:
+    accepted = rates(watch.accepted_series(topic, bins))
+    throughput, lag = [Curve(f"accepted in {topic}", accepted, COLOURS[0])], []
+    for (group, name), colour in zip(groups, COLOURS[1 : 1 + GROUPS_DRAWN_MAX], strict=False):
         done = watch.processed_series(group, name, bins)
         stored = watch.accepted_series(name, bins)
-        throughput.append(Curve(f"processed by {group}", rates(done)))
+        throughput.append(Curve(f"processed by {group}", rates(done), colour))
         behind = [float(max(0, end - at)) for end, at in zip(stored, done, strict=False)]
-        lag.append(Curve(f"{group} behind {name}", behind))
-    colours = _colours(throughput)
-    for curve, colour in zip(lag, colours[1:], strict=True):
-        curve.colour = colour
+        lag.append(Curve(f"{group} behind {name}", behind, colour))
     return draw(
         seconds=outcome.played_s,
         healed_s=outcome.faults_over_s,
@@ -99,13 +96,6 @@ def picture(outcome: Outcome) -> str:
         lanes=outcome.lanes,
         faults=outcome.faults,
     )
-
-
-def _colours(curves: Sequence[Curve]) -> list[str]:
-    """Give each curve a colour and return them: a group has one colour in both panels."""
-    for number, curve in enumerate(curves):
-        curve.colour = COLOURS[number % len(COLOURS)]
-    return [curve.colour for curve in curves]
 
 
 def _verdict(outcome: Outcome) -> Iterable[str]:
@@ -152,9 +142,14 @@ def _deeds(outcome: Outcome) -> Iterable[str]:
         crashes = ", ".join(f"{name} {count}" for name, count in sorted(deeds.crashes.items()))
         yield f'<p class="soft">Of the killed, at crash points: {escape(crashes)}.</p>'
     yield (
-        f'<p class="soft">{outcome.processes:,} processes were started; {outcome.rounds} rounds of '
-        f"the input were begun.</p>"
+        f'<p class="soft">{outcome.processes:,} processes were started. When faults ended, the '
+        f"input was being fed for the {_ordinal(outcome.rounds)} time.</p>"
     )
+
+
+def _ordinal(number: int) -> str:
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{'th' if number % 100 in {11, 12, 13} else ending}"
 
 
 def _messages(outcome: Outcome) -> Iterable[str]:

@@ -113,18 +113,18 @@ class Watch(History):
 
     def accepted_series(self, topic: str, bins: int) -> list[int]:
         """Return the end of a topic by the second."""
-        return _added([p.series(bins) for (name, _), p in self.accepted.items() if name == topic])
+        found = [its.series(bins) for (name, _), its in self.accepted.items() if name == topic]
+        return _added(found, bins)
 
     def processed_series(self, group: str, topic: str, bins: int) -> list[int]:
         """Return how far a group was in a topic, by the second."""
-        return _added(
-            [
-                its.series(bins)
-                for (who, name, _), its in self.processed.items()
-                if (who, name) == (group, topic)
-            ]
-        )
+        found = [
+            its.series(bins)
+            for (who, name, _), its in self.processed.items()
+            if (who, name) == (group, topic)
+        ]
+        return _added(found, bins)
 
 
-def _added(series: list[list[int]]) -> list[int]:
-    return [sum(column) for column in zip(*series, strict=True)]
+def _added(series: list[list[int]], bins: int) -> list[int]:
+    return [sum(column) for column in zip([0] * bins, *series, strict=True)]

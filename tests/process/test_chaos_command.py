@@ -1,0 +1,217 @@
+"""`oncemq chaos` with real processes: a good application passes, a bad one fails, Ctrl-C is clean."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from actors.library.chaos import Program, Running, wait_until
+from actors.library.chaos.feed import Feed, Input, read_input
+from actors.library.chaos.judge import Run, judge
+from actors.library.chaos.parts import Deeds
+from actors.library.file_rows import FileJob
+from tests.process.house import ROOT
+
+pytestmark = pytest.mark.process
+
+SHOP = """
+from oncemq import App
+
+app = App()
+
+@app.consumer("orders", group="billing", retries=0)
+def bill(order, tx):
+    if order.value["sku"] == "poison":
+        raise ValueError("not for sale")
+    tx.state[order.value["sku"]] = tx.state.get(order.value["sku"], 0) + 1
+    if int(order.value["id"]) % 3 == 0:
+        tx.send("invoices", order.value["id"])
+
+@app.consumer("invoices", group="post")
+def post(invoice, tx):
+    tx.state["posted"] = tx.state.get("posted", 0) + 1
+"""
+ROWS = 300  # a round is over after a second: the run begins several
+
+
+class Shop:
+    """A user's directory: an application and its input."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.kept = directory / "kept"
+        (directory / "shop.py").write_text(SHOP, "utf-8")
+        self.orders = directory / "orders.csv"
+        self.write()
+        (directory / "printed").mkdir()
+        (directory / "tmp").mkdir()
+
+    def write(self, poison: int = -1) -> None:
+        """Write the input; the row `poison` cannot be handled."""
+        rows = [f"{n},sku{n % 7}" for n in range(ROWS)]
+        if poison >= 0:
+            rows[poison] = f"{poison},poison"
+        self.orders.write_text("\n".join(["id,sku", *rows]) + "\n", "utf-8")
+
+    def chaos(self, *more: str) -> Running:
+        """Start the command in the user's directory."""
+        code = f"import os, sys; os.chdir({str(self.directory)!r}); from actors.cli.main import main; sys.exit(main())"
+        argv = ("chaos", "shop:app", "--topic=orders", "--input=orders.csv", "--seed=3", *more)
+        program = Program("chaos", (sys.executable, "-c", code, *argv))
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.directory / "tmp")}
+        return program.start(self.directory / "printed", environ)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    """A user's directory."""
+    return Shop(tmp_path)
+
+
+def marks(page: str) -> Counter[str]:
+    """Count the marks of faults in a report by kind."""
+    (picture,) = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    groups = ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}g")
+    return Counter(its.get("class").split()[1] for its in groups if "mark " in its.get("class", ""))
+
+
+@pytest.mark.timeout(180)
+def test_a_good_application_passes(shop: Shop) -> None:
+    """Kills of all roles, input in several rounds, verdict, report; then the same files are judged
+    by a judge who knows of one more row, and by one who knows of one less."""
+    with shop.chaos(
+        "--kills=8", "--id-field=id", f"--keep={shop.kept}", "--report=out.html", "--json"
+    ) as running:
+        running.wait(150, 0)
+    told = running.summary()
+    assert told["ok"], told
+    assert sum(told["kills"].values()) >= 8
+    assert all(told["kills"][role] >= 1 for role in ("broker", "producer", "consumer"))
+    assert told["topics"]["orders"]["accepted"] == told["rows_fed"] > ROWS
+    assert told["topics"]["orders"]["groups"]["billing"]["processed"] == told["rows_fed"]
+    assert told["rounds"] >= 2
+    assert told["suppressed"]["refused_by_broker"] >= 1
+    assert told["topics"]["invoices"]["groups"]["post"]["pending"] == 0
+    assert {"I1-acked-not-lost", "I4-no-invention", "I6-history-stays"} <= set(told["checks_run"])
+    page = (shop.directory / "out.html").read_text("utf-8")
+    assert page == (shop.kept / "report.html").read_text("utf-8")
+    assert "http" not in re.sub(r'xmlns="[^"]*"', "", page), "it needs no network"
+    verdict = json.loads((shop.kept / "verdict.json").read_text("utf-8"))
+    assert marks(page) == Counter(fault["kind"] for fault in verdict["faults"])
+    assert marks(page).total() >= 8
+    judged_again(shop)
+
+
+def judged_again(shop: Shop) -> None:
+    """Let judges with a wrong idea of what was fed look at the files of the good run."""
+    source = read_input(FileJob("orders", str(shop.orders), "csv", ("id",)))
+    feed = portions_of(shop, source)
+    good = judge(run_of(shop, feed), lambda *_: None)
+    assert good.ok, good.anomalies
+    first = feed.portions[0]
+    text = first.path.read_text("utf-8")
+    with first.path.open("a") as stream:
+        stream.write("4711,sku1\n")
+    feed.fed += 1
+    lost = judge(run_of(shop, feed), lambda *_: None)
+    assert {its.check for its in lost.anomalies} == {"I1-acked-not-lost", "fed-is-accepted"}
+    (story,) = lost.stories
+    assert story["id"] == "4711"
+    assert story["accepted"] is None
+    first.path.write_text(text.replace(text.splitlines()[1] + "\n", "", 1), "utf-8")
+    feed.fed -= 2
+    invented = judge(run_of(shop, feed), lambda *_: None)
+    assert [its.check for its in invented.anomalies] == ["I4-no-invention"]
+    (story,) = invented.stories
+    assert story["accepted"]["offset"] >= 0
+    assert story["groups"][0]["status"] == "processed"
+    first.path.write_text(text.replace(",sku0", ",other", 1), "utf-8")
+    feed.fed += 1
+    (altered,) = judge(run_of(shop, feed), lambda *_: None).anomalies
+    assert "another body" in altered.explanation
+
+
+def portions_of(shop: Shop, source: Input) -> Feed:
+    """Find the portions of a run that is over, from its files."""
+    scratch = shop.directory / "scratch"
+    scratch.mkdir()
+    feed = Feed(source, scratch, 1, rate=1, rng=random.Random(1))
+    model = feed.portions.pop()
+    for path in sorted((shop.kept / "input").iterdir()):
+        head, *rows = path.read_text("utf-8").splitlines()
+        portion = type(model)(
+            len(feed.portions) + 1, 1, 0, len(rows), path, path.stem, tuple(source.id_fields(1))
+        )
+        if "oncemq_round" in head:
+            portion.id_fields = source.id_fields(2)
+        portion.fed, portion.confirmed = len(rows), True
+        feed.portions.append(portion)
+        feed.fed += len(rows)
+    return feed
+
+
+def run_of(shop: Shop, feed: Feed) -> Run:
+    """What the judge of a kept run is told."""
+    return Run(
+        directory=shop.kept,
+        topic="orders",
+        feed=feed,
+        consumes=(("billing", "orders"), ("post", "invoices")),
+        roles=("broker",),
+        deeds=Deeds(kills=Counter(broker=1), at_work=Counter(broker=1)),
+        counters=Counter(refused=1),
+        drained=True,
+    )
+
+
+@pytest.mark.timeout(120)
+def test_a_bad_application_fails(shop: Shop) -> None:
+    """A handler that raises ends its consumer: the run is broken off, told, kept, and fails."""
+    shop.write(poison=150)
+    with shop.chaos("--minutes=1", "--json") as running:
+        running.wait(100, 1)
+    told = running.summary()
+    assert not told["ok"]
+    (ended,) = [its for its in told["anomalies_shown"] if its["check"] == "ended-unasked"]
+    assert "not for sale" in ended["explanation"]
+    kept = Path(told["directory"])
+    assert kept.parent == shop.directory / "tmp"
+    assert "not for sale" in (kept / "report.html").read_text("utf-8")
+    assert alive(shop) == []
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(shop: Shop, number: signal.Signals) -> None:
+    """Ctrl-C ends every process of the cast, removes the directory and gives no verdict."""
+    with shop.chaos("--minutes=5") as running:
+        wait_until(lambda: "killed" in running.stderr(), 40, "the first kill")
+        assert len(alive(shop)) >= 5, "the cast and the command"
+        running.send_signal(number)
+        assert running.wait(20) == 130
+    assert "no verdict" in running.stderr()
+    assert "PASSED" not in running.stdout()
+    assert "Traceback" not in running.stderr()
+    assert list((shop.directory / "tmp").iterdir()) == []
+    assert alive(shop) == []
+
+
+def alive(shop: Shop) -> list[str]:
+    """Return the command lines of processes that work in the user's directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").resolve() == shop.directory.resolve():
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue  # it has ended meanwhile, or is not ours
+    return found
