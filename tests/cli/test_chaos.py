@@ -395,6 +395,7 @@ def outcome_of(tmp_path: Path, verdict: Verdict) -> Outcome:
     plan = Plan("shop:app", consumers, source_of(5), 7, seconds=10.0)
     (tmp_path / "events").mkdir()
     watch = Watch(tmp_path / "events")
+    watch.count_from(10.0)
     deeds = Deeds(Counter(broker=2), Counter(broker=1))
     return Outcome(plan, verdict, ["broker"], deeds, FAULTS, watch, 50, 2, 9, 12.0, 10.0)
 
@@ -410,14 +411,26 @@ def test_a_report_shows_anomalies_and_lives(tmp_path: Path) -> None:
             "accepted": {"offset": 17},
             "groups": [{"group": "billing", "status": "processed"}],
             "events": [
-                {"process": "broker 9", "event": "e", "meaning": "taken", "fields": {"n": "<5>"}}
+                {
+                    "mono_ns": 12_500_000_000,
+                    "process": "broker 9",
+                    "event": "e",
+                    "meaning": "taken",
+                    "fields": {"n": "<5>"},
+                }
             ],
             "notes": ["<odd>"],
         }
     ]
     outcome = outcome_of(tmp_path, verdict)
     page = render(outcome)
-    for shown in ("&lt;id&gt;", "stored twice", "&quot;offset&quot;: 17", "taken", "n=&lt;5&gt;"):
+    for shown in (
+        "&lt;id&gt;",
+        "stored twice",
+        "offset 17",
+        "2.50 s  broker 9: taken",
+        "n &lt;5&gt;",
+    ):
         assert shown in page
     for raw in ("<id>", "<note>", "<odd>", "<so>", "<5>", "<script", "Passed"):
         assert raw not in page

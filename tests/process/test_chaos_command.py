@@ -9,17 +9,19 @@ import re
 import signal
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from actors.library.chaos import Program, Running, wait_until
+from actors.library.chaos import Chaos, Program, Running, wait_until
 from actors.library.chaos.feed import Feed, Input, read_input
 from actors.library.chaos.judge import Run, judge
 from actors.library.chaos.parts import Deeds
 from actors.library.file_rows import FileJob
 from tests.process.house import ROOT
+from tests.process.test_chaos_engine import Stage
 
 pytestmark = pytest.mark.process
 
@@ -203,6 +205,60 @@ def test_an_interrupted_run_leaves_nothing(shop: Shop, number: signal.Signals) -
     assert "Traceback" not in running.stderr()
     assert list((shop.directory / "tmp").iterdir()) == []
     assert alive(shop) == []
+
+
+def test_only_who_may_be_hit_is_hit(tmp_path: Path) -> None:
+    """For a time, only the named roles, without pauses; every fault is kept with its time."""
+    stage = Stage(tmp_path)
+    slots = [stage.slot("broker"), stage.slot("consumer", points=("point",))]
+    engine = stage.engine(*slots, roles={"consumer"}, pauses=False, gap_s=0.05)
+    try:
+        engine.run_for(3.0, takeovers=["consumer"])
+        engine.calm()
+        assert 3.0 <= engine.now_s < 20
+        assert engine.deeds.kills["broker"] == engine.deeds.pauses.total() == 0
+        assert engine.deeds.kills["consumer"] >= 3
+        assert engine.deeds.fenced == {"consumer": 1}
+        kinds = Counter(fault.kind for fault in engine.faults)
+        assert kinds["kill"] + kinds["crash"] == engine.deeds.kills.total()
+        assert (kinds["takeover"], kinds["fenced"], kinds["pause"]) == (1, 1, 0)
+        times = [fault.at_s for fault in engine.faults]
+        assert times == sorted(times)
+        (takeover,) = [fault for fault in engine.faults if fault.kind == "takeover"]
+        assert takeover.until_s is not None
+        assert takeover.until_s > takeover.at_s
+    finally:
+        engine.close()
+
+
+def test_a_slot_that_is_asked_to_end_is_renewed(tmp_path: Path) -> None:
+    """Its end is no finding; what comes next is what the slot says, and nothing after the last."""
+    stage = Stage(tmp_path)
+    slot = stage.slot("producer")
+    following = [replace(slot.program, name="second"), None]
+    ended: list[Running] = []
+
+    def renew(running: Running) -> Program | None:
+        ended.append(running)
+        return following.pop(0)
+
+    engine = stage.engine(replace(slot, renew=renew))
+    try:
+        for count in (1, 2):
+            wait_until(lambda: breathe(engine) and engine.ask_to_end("producer"), 10, "asked")
+            assert not engine.ask_to_end("producer"), "it was asked already"
+            wait_until(lambda: breathe(engine) and len(following) == 2 - count, 10, "ended")  # noqa: B023
+        assert [its.program.name for its in ended] == ["producer", "second"]
+        assert [its.exit_code for its in ended] == [0, 0]
+        assert engine.present == []
+    finally:
+        engine.close()
+
+
+def breathe(engine: Chaos) -> bool:
+    """Let the engine look at its cast."""
+    engine.breathe(0.01)
+    return True
 
 
 def alive(shop: Shop) -> list[str]:

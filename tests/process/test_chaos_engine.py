@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,8 +70,8 @@ class Stage:
         program = Program(role, argv)
         return Slot(role, program, frozenset({"toy.work"}), points, owned="toy.owner")
 
-    def engine(self, *slots: Slot, seed: int = 1) -> Chaos:
-        """A started engine."""
+    def engine(self, *slots: Slot, seed: int = 1, **options: Any) -> Chaos:
+        """A started engine; `options` are those of Chaos."""
         engine = Chaos(
             slots,
             seed=seed,
@@ -78,6 +79,7 @@ class Stage:
             environ=dict(os.environ),
             history=History(self.events),
             say=self.lines.append,
+            **options,
         )
         self.engines.append(engine)
         engine.start()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -62,11 +61,11 @@ def render(outcome: Outcome) -> str:
         *_verdict(outcome),
         "<h2>What happened when</h2>",
         picture(outcome),
+        *_anomalies(outcome),
         "<h2>What was done</h2>",
         *_deeds(outcome),
         "<h2>What became of the messages</h2>",
         *_messages(outcome),
-        *_anomalies(outcome),
         *_checks(outcome),
         *_all_faults(outcome),
         "</body></html>",
@@ -185,24 +184,30 @@ def _anomalies(outcome: Outcome) -> Iterable[str]:
         for message_id in anomaly.ids:
             yield f"<div><code>{escape(message_id)}</code></div>"
             if message_id in stories:
-                yield from _story(stories[message_id])
+                yield from _story(stories[message_id], outcome.watch.began_ns)
         yield "</div>"
 
 
-def _story(story: dict[str, Any]) -> Iterable[str]:
-    """The life of one message."""
+def _story(story: dict[str, Any], began_ns: int) -> Iterable[str]:
+    """The life of one message; its events have the times of the picture."""
     yield "<details open><summary>its life</summary><pre>"
-    accepted = story.get("accepted")
-    if accepted is not None:
-        yield escape("accepted: " + json.dumps(accepted, ensure_ascii=False, default=str))
+    if story.get("accepted") is not None:
+        yield escape(f"accepted: {_facts(story['accepted'])}")
     for group in story.get("groups", ()):
-        yield escape("group: " + json.dumps(group, ensure_ascii=False, default=str))
+        yield escape(f"group {group['group']}: {_facts(group)}")
     for event in story.get("events", ()):
-        fields = " ".join(f"{name}={value}" for name, value in event["fields"].items())
-        yield escape(f"{event['process']}: {event['meaning']} [{event['event']} {fields}]")
+        at_s = (event["mono_ns"] - began_ns) / 1e9
+        what = f"{event['process']}: {event['meaning']}"
+        yield escape(f"{at_s:8.2f} s  {what} [{event['event']} {_facts(event['fields'])}]")
     for note in story.get("notes", ()):
         yield escape(f"note: {note}")
     yield "</pre></details>"
+
+
+def _facts(fields: Mapping[str, Any]) -> str:
+    """Return fields as text; `tagged` and `group` are told elsewhere."""
+    shown = ((name, value) for name, value in fields.items() if name not in {"tagged", "group"})
+    return ", ".join(f"{name} {value}" for name, value in shown)
 
 
 def _checks(outcome: Outcome) -> Iterable[str]:

@@ -48,7 +48,7 @@ class Watch(History):
 
     def __init__(self, log_dir: Path) -> None:
         super().__init__(log_dir)
-        self._began_ns = time.monotonic_ns()
+        self.began_ns = time.monotonic_ns()
         # (topic, partition) -> end of the log; (group, topic, partition) -> committed offset.
         self.accepted: dict[tuple[str, int], Progress] = defaultdict(Progress)
         self.processed: dict[tuple[str, str, int], Progress] = defaultdict(Progress)
@@ -59,7 +59,7 @@ class Watch(History):
 
     def count_from(self, began_s: float) -> None:
         """Let the first bin begin at this monotonic time."""
-        self._began_ns = int(began_s * 1e9)
+        self.began_ns = int(began_s * 1e9)
 
     def refresh(self) -> list[Line]:
         """Take in what was written since the last time."""
@@ -88,7 +88,7 @@ class Watch(History):
                     del self._recent[old]
 
     def _bin(self, line: Line) -> int:
-        passed = (line["mono_ns"] - self._began_ns) / 1e9
+        passed = (line["mono_ns"] - self.began_ns) / 1e9
         return min(BINS_MAX, max(0, int(passed / BIN_S)))
 
     # --- what it comes to ------------------------------------------------------------------------
