@@ -194,6 +194,7 @@ class World:
         self.disk = SimDisk()
         self.broker_disk = SimDisk()
         self._random = random.Random(seed)
+        random.seed(seed)  # the jitter of retries is drawn from there
         self.network = LocalNetwork()
         self.loop = LocalLoop(self.clock)
         self.members: list[Member] = []
