@@ -36,7 +36,7 @@ check-lint: $(STAMP) ## format, lint, types and layers only
 	@$(BIN)/lint-imports --no-logo
 
 check-fast: $(STAMP) ## tidy and the fast tests only
-	@$(PYTEST) -q -m "$(FAST)" $(ARGS)
+	@$(PYTEST) -q -n 2 -m "$(FAST)" $(ARGS)
 
 format: $(STAMP) ## format the code and mend what ruff can mend
 	@$(BIN)/ruff format --quiet .

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from actors.errors import Fenced, HandlerFailed
 from actors.limits import LEASE_MS
 from actors.sim.cuts import KeepEverything, LoseEverything, Seeded
 from tests.core.consumer_world import Member, World
+
+pytestmark = pytest.mark.slow
 
 WAITS_MS = (1, 100, 600, 1100, 3100, LEASE_MS)
 CUTS = (LoseEverything(), KeepEverything(), Seeded(3), Seeded(4))

@@ -25,6 +25,8 @@ from tests.corruption.mutations import (
 )
 from tests.corruption.specimens import LARGE, SMALL, Specimen, copy_of
 
+pytestmark = pytest.mark.slow
+
 RESERVED_SAMPLE = 60
 LARGE_SAMPLE = 250
 

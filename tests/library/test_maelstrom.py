@@ -439,6 +439,7 @@ def test_a_store_of_many_keys_opens_again(cluster: Cluster) -> None:
     assert {body["offset"] for body in bodies} == {1}
 
 
+@pytest.mark.slow
 def test_a_power_cut_at_every_disk_call_takes_back_no_reply(cluster: Cluster) -> None:
     """Whatever call the power fails in, all that was answered by then is there afterwards."""
     turns = [

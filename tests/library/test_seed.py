@@ -145,6 +145,7 @@ def test_a_kill_keeps_what_was_processed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert handled(ExactlyOnceConsumer(queue, "ledger")) == [100]
 
 
+@pytest.mark.slow
 def test_a_power_cut_at_every_disk_call_repeats_one_message_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

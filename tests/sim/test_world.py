@@ -71,6 +71,7 @@ def test_a_fault_strikes_alone(name: str) -> None:
     assert result.counts[f"fault.{name}"] > 0, name
 
 
+@pytest.mark.slow
 def test_one_seed_is_one_run() -> None:
     """The same seed does the same in another process, whatever the hashes of its strings."""
     hashes = set()
