@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
@@ -256,17 +255,6 @@ class ConsumerShell(Shell):
         self._call = None
         self.driver.post(self._carry_out(run))
 
-    def _failure(self, identity: bytes, error: ValueError) -> FailedMessage:
-        values: dict[str, Any] = {
-            "message_id": str(identity),
-            "text": str(error),
-            "error": error,
-            "traceback": "",
-            "jitter": self.rng.random(),
-        }
-        names = {field.name for field in fields(FailedMessage)}
-        return FailedMessage(**{name: values[name] for name in values if name in names})
-
     def _carry_out(self, run: RunHandler) -> HandlerDone:
         state = run.ledger.state
         changed: dict[str, bytes | None] = {}
@@ -287,7 +275,7 @@ class ConsumerShell(Shell):
                 attempt = run.attempt if handled == 0 else 1
                 if attempt <= failures_of(identity):
                     error = ValueError(f"attempt {attempt}")
-                    failure = self._failure(identity, error)
+                    failure = FailedMessage(str(identity), str(error), error, "", self.rng.random())
                     break
                 effects = handle(
                     self.group, self.partition, identity, batch.body(index), look, partitions
