@@ -172,7 +172,7 @@ def test_numbered_rounds_are_the_input_under_new_names(tmp_path: Path) -> None:
 
 def test_feeding_waits_for_slow_consumers_and_for_takeovers(tmp_path: Path) -> None:
     """Above the backlog nothing is fed; the last row of a lane waits for the end of a takeover."""
-    feed = Feed(source_of(500), tmp_path, 1, rate=1000, rng=random.Random(3))
+    feed = Feed(source_of(1_900), tmp_path, 1, rate=1000, rng=random.Random(3))
     for second in range(1, 100):
         feed.grow(float(second), feed.fed, 0.0, lambda _: False)
     assert feed.fed == feed_module.BACKLOG_MIN
@@ -313,6 +313,7 @@ def test_progress_goes_by_offsets(tmp_path: Path) -> None:
     emit("batch.duplicate", 103.6, **place, count=4)
     emit("commit.synced", 101.5, **place, group="g", first_offset=0, next_offset=8, count=8)
     emit("commit.synced", 101.7, **place, group="g", first_offset=0, next_offset=8, count=8)
+    emit("commit.synced", 103.7, **place, group="g", first_offset=0, next_offset=4, count=4)
     emit("consumer.skipped", 101.8, **place, group="g", count=3, first_offset=0)
     watch.refresh()
     assert watch.accepted_of("t") == 20
