@@ -256,7 +256,7 @@ def _console() -> Iterator[tuple[Callable[[str], None], Callable[[float, str], N
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True, highlight=False)
-    columns = (BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (BarColumn(bar_width=16), TaskProgressColumn(), TimeElapsedColumn())
     # No thread that draws by itself: processes are forked here all the time.
     with Bar(
         *columns,
@@ -310,4 +310,6 @@ def sentence(outcome: Outcome) -> str:
             f"{outcome.deeds.kills.total()} kills, {len(outcome.verdict.checks_run)} checks and "
             f"verify (seed {outcome.plan.seed})"
         )
-    return f"FAILED: {outcome.verdict.anomalies_total} anomalies (seed {outcome.plan.seed})"
+    total = outcome.verdict.anomalies_total
+    what = "1 anomaly" if total == 1 else f"{total} anomalies"
+    return f"FAILED: {what} (seed {outcome.plan.seed})"

@@ -435,7 +435,7 @@ def test_a_report_shows_anomalies_and_lives(tmp_path: Path) -> None:
         assert shown in page
     for raw in ("<id>", "<note>", "<odd>", "<so>", "<5>", "<script", "Passed"):
         assert raw not in page
-    assert sentence(outcome) == "FAILED: 1 anomalies (seed 7)"
+    assert sentence(outcome) == "FAILED: 1 anomaly (seed 7)"
     assert not outcome.as_dict()["ok"]
 
 

@@ -189,7 +189,8 @@ def vacuous(run: Run, counters: Counter[str]) -> list[Violation]:
     resent = not {"broker", "producer"}.isdisjoint(run.roles)  # consumers alone send nothing again
     if resent and not counters["suppressed"]:
         reasons.append(
-            "no duplicate had to be suppressed: run longer, or let --kill hit broker and producer"
+            "no duplicate had to be suppressed: run longer, or hit more (broker and producers; "
+            "those with id fields send most again)"
         )
     return [Violation("not-vacuous", "the run", (), reason) for reason in reasons]
 

@@ -293,11 +293,11 @@ class Play:
         return min(1.0, now_s / (plan.seconds or 1.0))
 
     def _status(self) -> str:
-        deeds, watch = self._chaos.deeds, self._watch
-        processed = sum(its.end for its in watch.processed.values())
+        deeds = self._chaos.deeds
+        processed = sum(its.end for its in self._watch.processed.values())
         return (
-            f"{self._phase}: {deeds.kills.total()} kills, {self._feed.fed:,} rows fed, "
-            f"{processed:,} processed, {watch.duplicates + watch.skipped:,} duplicates suppressed"
+            f"{self._phase}: {deeds.kills.total()} kills, {self._feed.fed:,} fed, "
+            f"{processed:,} processed"
         )
 
     def _tell_judge(self, phase: str, done: int, whole: int) -> None:

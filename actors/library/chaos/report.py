@@ -107,7 +107,9 @@ def _verdict(outcome: Outcome) -> Iterable[str]:
             f"{suppressed:,} duplicates were suppressed. Nothing was lost, nothing doubled."
         )
     else:
-        text = f"<b>Failed:</b> {verdict.anomalies_total:,} anomalies, listed below."
+        total = verdict.anomalies_total
+        what = "1 anomaly" if total == 1 else f"{total:,} anomalies"
+        text = f"<b>Failed:</b> {what}, listed below."
     yield f'<div class="verdict {"ok" if verdict.ok else "failed"}">{text}</div>'
     for note in verdict.notes:
         yield f'<div class="soft">Note: {escape(note)}</div>'
