@@ -22,7 +22,7 @@ REQUEST_FRAMES_MAX = 3
 REQUEST_BYTES_MAX = FRAME_BYTES_MAX + 64 * 1024
 HEADER_FRAME_BYTES_MAX = 64 * 1024
 ROUTING_ID_BYTES = 16
-DESCRIPTORS_SPARE = 256  # kept back for the disk; connections beyond the others wait
+DESCRIPTORS_SPARE = 256  # kept back for the disk; half of it gone: all connections are closed
 
 # --- broker tables (Busy) ------------------------------------------------------------------------
 TOPICS_MAX = 10_000

@@ -144,6 +144,11 @@ EVENTS: dict[str, EventKind] = {
     # --- wire ------------------------------------------------------------------------------------
     "wire.malformed": _info("A message could not be understood", "code reason peer count"),
     "wire.dropped": _info("A message was dropped at a bound or for want of a peer", "kind count"),
+    "wire.closed": _info(
+        "Connections took descriptors kept for the disk: all are closed, clients come again",
+        "endpoint reason",
+    ),
+    "wire.opened": _info("Connections are taken again", "endpoint"),
     # --- supervisor ------------------------------------------------------------------------------
     "supervise.started": _info("The child runs", "child_pid command attempt"),
     "supervise.exited": _info("The child ended", "child_pid exit_code signal ran_s"),

@@ -17,6 +17,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from typing import Any
 
 import zmq
@@ -31,6 +32,7 @@ from ..limits import (
     TURN_EVENTS_MAX,
 )
 from ..ports import Events, Frames
+from .descriptors import reserve_used_up
 
 SEND_QUEUE_MESSAGES = 2 * TURN_EVENTS_MAX  # all answers of one turn, twice, may wait for one peer
 HEARTBEAT_MS = 1_000
@@ -38,6 +40,7 @@ HEARTBEAT_TIMEOUT_MS = 5_000
 HANDSHAKE_MS = 5_000  # who connects and says nothing is thrown out after it
 RECONNECT_FIRST_MS = 50
 RECONNECT_MAX_MS = 1_000
+LISTEN_AGAIN_S = 1.0  # after all connections had to be closed
 
 
 class CannotBind(OnceMQError):
@@ -174,6 +177,10 @@ class RouterTransport(_Socket):
         self.dropped = 0
         # How many sends were refused.
         self.refused = 0
+        # Where to listen, once bound; whether we do just now; when we stopped, or tried again.
+        self._endpoint = ""
+        self._listening = False
+        self._closed_s = 0.0
 
     def bind(self, endpoint: str) -> str:
         """Listen at `endpoint` and return it with the real port. Raises CannotBind."""
@@ -186,12 +193,37 @@ class RouterTransport(_Socket):
             raise CannotBind(f"{endpoint}: {zmq.strerror(error.errno or 0).lower()}") from None
         bound = self._socket.getsockopt(zmq.LAST_ENDPOINT)
         assert isinstance(bound, bytes)
-        return bound.rstrip(b"\0").decode()
+        self._endpoint = bound.rstrip(b"\0").decode()
+        self._listening = True
+        return self._endpoint
+
+    def _mind_descriptors(self) -> None:
+        """When connections take what is kept for the disk, close all of them and listen anew.
+
+        Clients connect again by themselves and send again what was not answered.
+        """
+        if self._listening:
+            if reserve_used_up():
+                self._socket.unbind(self._endpoint)  # closes what was accepted there
+                self._listening = False
+                self._closed_s = time.monotonic()
+                self._events.emit("wire.closed", endpoint=self._endpoint)
+        elif self._endpoint and time.monotonic() - self._closed_s >= LISTEN_AGAIN_S:
+            self._closed_s = time.monotonic()
+            try:
+                self._socket.bind(self._endpoint)
+            except zmq.ZMQError as error:
+                reason = zmq.strerror(error.errno or 0).lower()
+                self._events.emit("wire.closed", endpoint=self._endpoint, reason=reason)
+                return
+            self._listening = True
+            self._events.emit("wire.opened", endpoint=self._endpoint)
 
     def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
         """Wait up to `timeout_ms` and return what waits as (peer, frames), one turn at most."""
         if timeout_ms > 0:
             self._wait(timeout_ms)
+        self._mind_descriptors()
         messages: list[tuple[bytes, list[bytes]]] = []
         left = TURN_BYTES_MAX
         for _ in range(TURN_EVENTS_MAX):

@@ -10,11 +10,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zmq
 
-from actors.runtime.descriptors import keep_descriptors, with_descriptor
+from actors.limits import DESCRIPTORS_SPARE
+from actors.runtime.descriptors import keep_descriptors, reserve_used_up, with_descriptor
 from actors.runtime.os_disk import OsDisk
+from actors.runtime.zmq_transport import DealerTransport, RouterTransport
 from tests.process.house import ROOT, House
 from tests.process.talker import Talker
 
@@ -28,7 +32,7 @@ LIMITED = (
 
 
 @contextmanager
-def limited(soft: int, hard: int) -> Iterator[None]:
+def limited(soft: int) -> Iterator[None]:
     """Lower the limit of this process for a moment. Its hard limit stays: it cannot be raised."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, before[1]), before[1]))
@@ -43,7 +47,7 @@ def test_the_disk_works_without_a_free_descriptor(tmp_path: Path) -> None:
     disk = OsDisk()
     in_use = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
     taken: list[int] = []
-    with limited(in_use + 20, 0):
+    with limited(in_use + 20):
         try:
             with pytest.raises(OSError) as full:
                 while True:
@@ -81,9 +85,58 @@ def test_other_errors_are_not_tried_again() -> None:
 
 def test_a_limit_that_leaves_room_stays() -> None:
     """Who may raise the limit anyway has a reserve."""
-    with limited(100, 0):
+    with limited(100):
         keep_descriptors()
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 100
+
+
+def test_when_the_reserve_is_taken_all_connections_are_closed_and_taken_again() -> None:
+    """Half of the reserve gone: the socket listens anew, and a client is served again."""
+    events = Told()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = RouterTransport(events, context=context)
+    endpoint = router.bind("tcp://127.0.0.1:*")
+    dealer = DealerTransport(endpoint, context=context)
+    taken: list[int] = []
+    try:
+        dealer.send(b"", [b"one"])
+        assert [frames for _, frames in router.poll(5000)] == [[b"one"]]
+        in_use = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+        with limited(in_use + 10 + DESCRIPTORS_SPARE // 2 + 1):
+            with pytest.raises(OSError):
+                while True:
+                    taken.append(os.open("/dev/null", os.O_RDONLY))
+            with limited(in_use + 10):
+                assert reserve_used_up()
+                router.poll(0)
+                assert events.names == ["wire.closed"]
+        for descriptor in taken:
+            os.close(descriptor)
+        taken.clear()
+        assert not reserve_used_up()
+        deadline = time.monotonic() + 10
+        got: list[list[bytes]] = []
+        while not got and time.monotonic() < deadline:
+            dealer.send(b"", [b"two"])
+            got = [frames for _, frames in router.poll(100)]
+        assert got[:1] == [[b"two"]]
+        assert events.names == ["wire.closed", "wire.opened"]
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        dealer.close()
+        router.close()
+        context.term()
+
+
+class Told:
+    """Events by name."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def emit(self, event: str, **_fields: Any) -> None:
+        self.names.append(event)
 
 
 @pytest.mark.process
@@ -97,7 +150,7 @@ def test_connections_beyond_the_limit_stop_nobody(house: House) -> None:
     peers: list[socket.socket] = []
     with Talker(house.endpoint) as talker:
         talker.become()
-        sent = 0
+        sent = used = 0
         try:
             for number in range(3 * ALLOWED):
                 peer = socket.socket()
@@ -107,11 +160,12 @@ def test_connections_beyond_the_limit_stop_nobody(house: House) -> None:
                 if number % 50 == 0:
                     assert talker.send(f"m{sent}") == ((1, 0, sent),)
                     sent += 1
+                    used = max(used, len(os.listdir(f"/proc/{broker.pid}/fd")))
             deadline = time.monotonic() + 3
             while time.monotonic() < deadline:
                 assert talker.send(f"m{sent}") == ((1, 0, sent),)
                 sent += 1
-            used = len(os.listdir(f"/proc/{broker.pid}/fd"))
+                used = max(used, len(os.listdir(f"/proc/{broker.pid}/fd")))
             assert used >= ALLOWED * 3 // 4 - 5, "the connections did not use up the descriptors"
         finally:
             for peer in peers:
