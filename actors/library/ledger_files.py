@@ -26,7 +26,7 @@ from ..storage.layout import generations
 from ..storage.log import FencedLog
 from ..storage.reading import RecordReader
 from ..storage.recovery import being_made
-from ..storage.view import LOOKS_MAX, View, read_latest
+from ..storage.view import LOOKS_MAX, View, known_chain, read_latest
 
 OpenLog = Callable[..., FencedLog]
 
@@ -139,7 +139,8 @@ class LedgerFiles:
         reader = RecordReader(self._disk, view.path, view.firsts, view.place.seed)
         try:
             trusted_from = view.firsts[-1] if view.firsts else 0
-            for stored in reader.replay(self._read_to, view.end, trusted_from):
+            chain = known_chain(self._disk, view, self._read_to)
+            for stored in reader.replay(self._read_to, view.end, trusted_from, chain):
                 record = record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)
                 self._facts.take(record)
         finally:

@@ -29,7 +29,7 @@ from .framing import BadFrame
 from .reading import RecordReader, StoredRecord
 from .recovery import Opened, Opening, superseded
 from .scan import TailCut
-from .view import View, chain_before, highest_complete
+from .view import View, chain_before, highest_complete, known_chain
 from .writing import SegmentWriter
 
 __all__ = [
@@ -232,7 +232,8 @@ class FencedLog:
     def replay(self, position: int) -> Iterator[StoredRecord]:
         """Yield all records from the boundary `position` to the durable end. Raises CorruptLog."""
         self._check_usable()
-        return self._reader.replay(position, self._view.end, self._trusted_from)
+        chain = known_chain(self._disk, self._view, position)
+        return self._reader.replay(position, self._view.end, self._trusted_from, chain)
 
     # --- snapshots and compaction ----------------------------------------------------------------
 

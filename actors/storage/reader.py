@@ -16,7 +16,7 @@ from .disk import Disk
 from .document import Manifest, SnapshotInfo
 from .reading import RecordReader, StoredRecord
 from .recovery import being_made
-from .view import LOOKS_MAX, View, highest_complete, read_latest
+from .view import LOOKS_MAX, View, highest_complete, known_chain, read_latest
 
 
 class LogReader:
@@ -67,9 +67,9 @@ class LogReader:
         """Yield the records from `position` (default: the start) to the end. Raises CorruptLog."""
         at = self.start if position is None else position
         try:
-            yield from self._reader.replay(
-                at, self.end, self._view.firsts[-1] if self._view.firsts else 0
-            )
+            chain = known_chain(self._disk, self._view, at)
+            trusted_from = self._view.firsts[-1] if self._view.firsts else 0
+            yield from self._reader.replay(at, self.end, trusted_from, chain)
         except FileNotFoundError as error:
             self._replaced(error)
 

@@ -12,7 +12,14 @@ from ..errors import CorruptLog
 from ..limits import RECORD_BYTES_MAX
 from . import layout
 from .disk import Disk, File
-from .framing import COMMIT, HEADER_BYTES, SEGMENT_HEADER_BYTES, BadFrame, decode_header
+from .framing import (
+    COMMIT,
+    HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    BadFrame,
+    decode_commit,
+    decode_header,
+)
 
 READ_BYTES_MIN = 64 * 1024
 REPLAY_BYTES = 1024 * 1024
@@ -30,6 +37,23 @@ class StoredRecord:
     body: bytes | memoryview  # a view of the bytes that were read together
     body_crc: int
     trusted: bool  # this process wrote the body or has checked its CRC
+
+
+@dataclass(slots=True)
+class ChainWalk:
+    """The chain up to where a replay stands; None until a commit frame has told it."""
+
+    value: int | None
+
+    def take(self, chunk: memoryview, at: int, position: int, kind: int, seed: int) -> None:
+        """Walk over the frame at `chunk[at:]`. Raises BadFrame where a group does not follow."""
+        if kind == COMMIT:
+            told = decode_commit(chunk, at, position, seed).chain
+            if self.value is not None and self.value != told:
+                raise BadFrame("a commit frame that does not follow from the records before it")
+            self.value = told
+        if self.value is not None:
+            self.value = crc32(chunk[at : at + HEADER_BYTES], self.value)
 
 
 class RecordReader:
@@ -50,6 +74,12 @@ class RecordReader:
 
         Bodies from `trusted_from` on are not checked. Raises CorruptLog.
         """
+        return self._read_on(position, max_bytes, limit, trusted_from, None)[0]
+
+    def _read_on(
+        self, position: int, max_bytes: int, limit: int, trusted_from: int, walk: ChainWalk | None
+    ) -> tuple[list[StoredRecord], int]:
+        """Return records and the position behind the last frame that was taken."""
         records: list[StoredRecord] = []
         left = max_bytes
         while position < limit and (left > 0 or not records):
@@ -61,11 +91,11 @@ class RecordReader:
             if place + 1 < len(self._firsts):
                 end = min(limit, self._firsts[place + 1])
             position, left, done = self._read_segment(
-                records, first, position, end, left, trusted_from
+                records, first, position, end, left, trusted_from, walk
             )
             if done:
                 break
-        return records
+        return records, position
 
     def _read_segment(
         self,
@@ -75,6 +105,7 @@ class RecordReader:
         end: int,
         left: int,
         trusted_from: int,
+        walk: ChainWalk | None,
     ) -> tuple[int, int, bool]:
         """Take records up to `end`; return (next position, bytes left, whether to stop)."""
         at = position - first + SEGMENT_HEADER_BYTES
@@ -104,6 +135,8 @@ class RecordReader:
                     records.append(
                         StoredRecord(position, following, kind, meta, body, crc, trusted=True)
                     )
+                if walk is not None:
+                    walk.take(chunk, here, position, kind, self._seed)
                 position += after - here
                 here = after
         except BadFrame as bad:
@@ -120,11 +153,18 @@ class RecordReader:
             raise BadFrame("the file ends inside a record")
         return chunk
 
-    def replay(self, position: int, limit: int, trusted_from: int) -> Iterator[StoredRecord]:
-        """Yield all records from `position` to `limit`. Raises CorruptLog."""
-        while records := self.read(position, REPLAY_BYTES, limit, trusted_from):
+    def replay(
+        self, position: int, limit: int, trusted_from: int, chain: int | None
+    ) -> Iterator[StoredRecord]:
+        """Yield all records from `position` to `limit`; `chain` is the one before `position`.
+
+        Checks that every group follows from the one before it: records of another branch of this
+        log may be whole in themselves. Raises CorruptLog.
+        """
+        walk = ChainWalk(chain)
+        while position < limit:
+            records, position = self._read_on(position, REPLAY_BYTES, limit, trusted_from, walk)
             yield from records
-            position = records[-1].end
 
     def _file(self, first: int) -> File:
         file = self._files.get(first)

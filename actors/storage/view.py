@@ -370,3 +370,11 @@ def chain_before(disk: Disk, view: View, position: int) -> int:
         return decode_commit(file.read(at, COMMIT_BYTES), 0, position, seed).chain
     finally:
         file.close()
+
+
+def known_chain(disk: Disk, view: View, position: int) -> int | None:
+    """Return the chain before `position`, None where no group ends there."""
+    try:
+        return chain_before(disk, view, position)
+    except BadFrame:
+        return None

@@ -578,3 +578,30 @@ def test_an_empty_log_opens_again_and_again() -> None:
         log.close()
     put(log := open_log(disk), b"one")
     assert bodies(log) == [b"one"]
+
+
+def test_a_group_of_another_branch_is_damage_when_the_log_is_replayed() -> None:
+    """Records may be whole in themselves and still not be those that the log was built on."""
+    disks = MemoryDisk(), MemoryDisk()
+    logs = [open_log(disk, segment_bytes=1024) for disk in disks]
+    for number in range(12):
+        for log, fill in zip(logs, (b"a", b"b"), strict=True):
+            put(log, fill * 200 + b"%02d" % number)
+    paths = [generation_path(log) for log in logs]
+    sealed = disks[0].list(paths[0])[0]
+    assert sealed.endswith(".log")
+    mine, other = (
+        layout.read_file(disk, posixpath.join(path, sealed))
+        for disk, path in zip(disks, paths, strict=True)
+    )
+    assert len(mine) == len(other)
+    group = 24 + 1 + 202  # the first group's record
+    file = disks[0].open(posixpath.join(paths[0], sealed), write=True)
+    file.write(other[64 : 64 + group], 64)
+    file.close()
+    crash(disks[0], logs[0])
+    again = open_log(disks[0], segment_bytes=1024)
+
+    with pytest.raises(CorruptLog, match="does not follow") as error:
+        bodies(again)
+    assert sealed in str(error.value)
