@@ -75,6 +75,10 @@ class _Running:
             and self.output_bytes < OUTPUTS_UNACKED_BYTES_MAX
         )
 
+    def may_advance(self) -> bool:
+        """Whether `handling.advance` may be called, and so whether its deadlines count."""
+        return self.handling.running is not None or self.may_call()
+
     def may_fetch(self) -> bool:
         """Whether one more reply may be held."""
         held = len(self.fetcher.windows) + (self.handling.running is not None)
@@ -132,7 +136,8 @@ class ConsumerCore:
         if running is not None and self.connection.ready:
             times += [self._lookups.wake_at_ms, running.outbox.wake_at_ms]
             if not self._draining:
-                times.append(running.handling.wake_at_ms)
+                if running.may_advance():
+                    times.append(running.handling.wake_at_ms)
                 if running.may_fetch():
                     times.append(running.fetcher.wake_at_ms)
         return min((time for time in times if time is not None), default=None)
@@ -309,7 +314,7 @@ class ConsumerCore:
         handling, outbox = running.handling, running.outbox
         if self._draining:
             handling.cut(out)
-        elif self.phase == RUNNING and running.may_call():
+        elif self.phase == RUNNING and running.may_advance():
             handling.advance(now_ms, out, self._acked)
         if self.connection.ready:
             self._lookups.advance(now_ms, out)

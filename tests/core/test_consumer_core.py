@@ -445,6 +445,9 @@ def test_calls_wait_while_too_many_outputs_are_unacknowledged() -> None:
     piles = [output(16_000) for _ in range(OUTPUTS_UNACKED_MAX // 16_000 + 1)]
     scripted.step(HandlerDone(5, 0, 1, outputs=piles))
     assert scripted.take_all(RunHandler) == []
+    wake = scripted.core.wake_at_ms
+    assert wake is not None
+    assert wake > scripted.now  # it waits, it does not spin
     for message in [m for m in scripted.said if isinstance(m, Produce)]:
         scripted.hear(Produced(message.request, 1, ((16_000, 0, message.first_sequence),)))
     assert len(scripted.take_all(RunHandler)) == 1
