@@ -8,7 +8,7 @@ FAST   := not slow and not process and not chaos
 SEED   ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-lint check-fast format chaos crash sim swarm mutants bench run build clean
+.PHONY: help demo test check check-lint check-fast format chaos crash sim swarm mutants powercut corruption hostile bench run build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,6 +56,16 @@ swarm: $(STAMP) ## 2,000 simulated runs, each with faults of its own: make swarm
 
 mutants: $(STAMP) ## seeded bugs, one after the other: each must be caught
 	@$(BIN)/python -m tests.sim.mutants $(ARGS)
+
+powercut: $(STAMP) ## power cuts on real file systems, every cut point (root; else skipped)
+	@tests/powercut/install.sh
+	@ONCEMQ_POWERCUT_ALL=1 $(PYTEST) -s --timeout=3600 tests/powercut $(ARGS)
+
+corruption: $(STAMP) ## every byte of every log, ledger and snapshot damaged; none of it silent
+	@$(BIN)/python -m tests.corruption.sweep $(ARGS)
+
+hostile: $(STAMP) ## 110,000 hostile messages against a real broker
+	@$(BIN)/python -m tests.hostile.siege --cases 110000 --seed $(SEED)
 
 bench: $(STAMP) ## throughput, latency, dedup and recovery figures of this machine
 	@$(BIN)/python -m bench pipeline --json

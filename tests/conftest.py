@@ -8,7 +8,7 @@ import random
 import pytest
 from hypothesis import settings
 
-KEPT = {"ONCEMQ_TEST_SEED", "ONCEMQ_CRASH_ALL"}
+KEPT = {"ONCEMQ_TEST_SEED", "ONCEMQ_CRASH_ALL", "ONCEMQ_POWERCUT_ALL"}
 for _name in [name for name in os.environ if name.startswith("ONCEMQ_") and name not in KEPT]:
     del os.environ[_name]  # no setting of the developer's shell reaches a test
 
