@@ -60,6 +60,7 @@ mutant(
     "tail taken before the generation is made",
     "a successor reads the tail when no older writer may act any more",
     (recovery, "read_latest", _as_known),
+    faults=("takeover", "slow opening", "freeze"),
 )
 
 
@@ -76,6 +77,7 @@ mutant(
     "a frame attests its own group",
     "only what a returned fsync covers is attested: all else may be torn",
     (writing, "encode_commit", _self_attesting),
+    tests=("tests/storage/test_recovery.py",),
 )
 
 

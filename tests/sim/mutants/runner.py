@@ -14,10 +14,12 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from actors.library.ledger_files import LedgerFiles
+from actors.sim.faults import FAULTS
 from actors.sim.plan import Plan
 from actors.sim.run import run_plan
 from tests.sim.mutants import MUTANTS, applied
@@ -27,7 +29,17 @@ SECONDS_MAX = 60.0
 FIRST_SEED = 1
 
 
-def hunt(name: str | None, seeds: int) -> tuple[str | None, str, int, float]:
+def plan_of(seed: int, faults: tuple[str, ...]) -> Plan:
+    """Return the plan of a seed; with `faults` only those strike, as often as they may."""
+    plan = Plan.of(seed)
+    if not faults:
+        return plan
+    return replace(plan, faults={name: float(FAULTS[name].mean_ms[0]) for name in faults})
+
+
+def hunt(
+    name: str | None, seeds: int, faults: tuple[str, ...] = ()
+) -> tuple[str | None, str, int, float]:
     """Look for a failing seed; return (name, who caught it, seeds run, seconds)."""
     started = time.monotonic()
     mutant = MUTANTS[name] if name else None
@@ -36,7 +48,7 @@ def hunt(name: str | None, seeds: int) -> tuple[str | None, str, int, float]:
             caught = run_tests(mutant.tests)
             return name, caught, 0, time.monotonic() - started
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-            result = run_plan(Plan.of(seed), LedgerFiles)
+            result = run_plan(plan_of(seed, mutant.faults if mutant else faults), LedgerFiles)
             if result.rule:
                 who = f"simulator: {result.rule} (seed {seed})"
                 return name, who, seed - FIRST_SEED + 1, time.monotonic() - started
@@ -78,10 +90,17 @@ def main(parts: list[str]) -> int:
             verdict = who or "SURVIVED"
             print(f"{name:<48} {verdict:<72} {seeds:>4} seeds {seconds:6.1f} s", flush=True)
     survivors = [name for name, who, _, _ in rows if not who]
-    most = max((seeds for _, who, seeds, _ in rows if who), default=1)
-    _, who, seeds, seconds = hunt(None, most)
+    needed: dict[tuple[str, ...], int] = {}
+    for name, who, seeds, _ in rows:
+        faults = MUTANTS[name].faults
+        needed[faults] = max(needed.get(faults, 1), seeds if who else 1)
+    wrong = ""
+    for faults, most in sorted(needed.items()):
+        _, who, seeds, _ = hunt(None, most, faults)
+        wrong = wrong or who
+        print(f"control: {seeds} seeds ({', '.join(faults) or 'all faults'}) {who or 'pass'}")
     tests = sorted({test for name in names for test in MUTANTS[name].tests})
     failed = run_tests(tuple(tests)) if tests else ""
-    print(f"control: {seeds} seeds {who or 'pass'}, {len(tests)} test files {failed or 'pass'}")
+    print(f"control: {len(tests)} test files {failed or 'pass'}")
     print(f"{len(rows) - len(survivors)} of {len(rows)} mutants killed; survivors: {survivors}")
-    return 1 if survivors or who or failed else 0
+    return 1 if survivors or wrong or failed else 0

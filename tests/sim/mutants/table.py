@@ -32,17 +32,24 @@ class Mutant:
     rule: str  # what it breaks
     patches: tuple[Patch, ...]
     tests: tuple[str, ...] = ()  # fast tests that must catch it; () for the simulator
+    faults: tuple[str, ...] = ()  # only these strike, often; () for what each seed draws
 
 
 MUTANTS: dict[str, Mutant] = {}
 
 
 def mutant(
-    name: str, rule: str, *patches: tuple[Any, str, Change], tests: Sequence[str] = ()
+    name: str,
+    rule: str,
+    *patches: tuple[Any, str, Change],
+    tests: Sequence[str] = (),
+    faults: Sequence[str] = (),
 ) -> None:
     """Put a mutant into the table."""
     assert name not in MUTANTS, name
-    MUTANTS[name] = Mutant(name, rule, tuple(Patch(*patch) for patch in patches), tuple(tests))
+    MUTANTS[name] = Mutant(
+        name, rule, tuple(Patch(*patch) for patch in patches), tuple(tests), tuple(faults)
+    )
 
 
 @contextlib.contextmanager

@@ -181,4 +181,5 @@ mutant(
     "a reader's turn never looks at the fence",
     "a writer looks at the fence once a second, also when it only serves reads",
     (Driver, "_rest", _never_rests),
+    faults=("takeover", "freeze"),
 )
