@@ -15,6 +15,14 @@ from operator import add
 BODY_PREFIX_BYTES = 3  # encoding u8, key length + 1 as u16 (0: no key)
 
 
+def measure(lengths: array[int]) -> tuple[int, int]:
+    """Return sum and maximum of lengths that are not none."""
+    first, count = lengths[0], len(lengths)
+    if lengths == lengths[:1] * count:  # messages of one size, the usual case: one call
+        return first * count, first
+    return sum(lengths), max(lengths)
+
+
 @dataclass(slots=True)
 class Batch:
     """Some messages under one header. `raw` is what is sent, stored and fetched."""
@@ -22,18 +30,27 @@ class Batch:
     raw: bytes | memoryview
     crc: int  # crc32 of `raw`, made once by the sender
     count: int
-    lengths: Sequence[int]  # of key and value together, without the three-byte prefix
+    lengths: array[int]  # of key and value together, without the three-byte prefix
     payload_start: int
     ids: list[bytes] | None = None  # tagged; None for a batch with sequence ids
     hashes: array[int] | None = None  # 64-bit body hashes; always there with ids
     created_at_ms: array[int] | None = None
     headers: list[bytes] | None = None  # one encoded map a message, b"" for none
-    _ends: list[int] | None = field(default=None, repr=False)
+    _ends: Sequence[int] | None = field(default=None, repr=False)
 
     @property
-    def ends(self) -> list[int]:
+    def uniform(self) -> bool:
+        """Whether all messages are of one size: one comparison in C."""
+        return self.lengths == self.lengths[:1] * self.count
+
+    @property
+    def ends(self) -> Sequence[int]:
         """Where each message's body ends in `raw`."""
-        if self._ends is None:
+        if self._ends is None and self.uniform:  # messages of one size, the usual case
+            step = self.lengths[0] + BODY_PREFIX_BYTES
+            end = self.payload_start + step * self.count
+            self._ends = range(self.payload_start + step, end + 1, step)
+        elif self._ends is None:
             first = self.payload_start + BODY_PREFIX_BYTES
             prefixes = range(first, first + BODY_PREFIX_BYTES * self.count, BODY_PREFIX_BYTES)
             self._ends = list(map(add, accumulate(self.lengths), prefixes))

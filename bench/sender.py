@@ -12,7 +12,7 @@ from actors.library.producer import Producer
 from .app import TOPIC
 from .workload import BATCH, id_maker, values
 
-CALLS_OPEN = 64  # calls whose verdicts are waited for only later
+CALLS_OPEN = 128  # calls whose verdicts are waited for only later
 
 
 def main(endpoint: str, messages: int, size: int, kind: str) -> None:

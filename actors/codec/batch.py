@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from ..batch import BODY_PREFIX_BYTES, Batch
+from ..batch import BODY_PREFIX_BYTES, Batch, measure
 from ..errors import Malformed, TooLarge
 from ..limits import (
     BATCH_BYTES_MAX,
@@ -70,8 +70,9 @@ def build(
         payload = b"".join(bodies)
         if ids is not None:
             hashes = array("Q", map(body_hash, bodies))
-    if max(lengths) > MESSAGE_BYTES_MAX:
-        raise TooLarge(f"a message is {max(lengths)} bytes long, the limit is {MESSAGE_BYTES_MAX}")
+    longest = measure(lengths)[1]
+    if longest > MESSAGE_BYTES_MAX:
+        raise TooLarge(f"a message is {longest} bytes long, the limit is {MESSAGE_BYTES_MAX}")
     flags = 0
     columns = [_to_bytes(lengths)]
     id_bytes = header_bytes = 0
@@ -170,9 +171,10 @@ def parse(raw: bytes | memoryview, crc: int, *, check: bool) -> Batch:
     batch.payload_start = cursor.at
     if cursor.at + payload_bytes != len(raw):
         raise Malformed("a batch's columns and payload do not fill it")
-    if sum(lengths) + BODY_PREFIX_BYTES * count != payload_bytes:
+    total, longest = measure(lengths)
+    if total + BODY_PREFIX_BYTES * count != payload_bytes:
         raise Malformed("a batch's lengths do not add up to its payload")
-    if max(lengths) > MESSAGE_BYTES_MAX:
+    if longest > MESSAGE_BYTES_MAX:
         raise Malformed(f"a message above {MESSAGE_BYTES_MAX} bytes")
     return batch
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from itertools import chain
 from typing import Any
 
 from ..batch import BODY_PREFIX_BYTES
@@ -53,11 +55,17 @@ class Lot:
     def load(self) -> list[Any]:
         """Make and return `values`: all of them where they are bytes without keys."""
         raw = self.raw
-        values: list[Any] = [
-            raw[end - length : end] for end, length in zip(self.ends, self.lengths, strict=True)
-        ]
+        start, size = self.batch.payload_start, self.lengths[0]
+        values: list[Any]
+        if size and self.batch.uniform:  # messages of one size, the usual case: no call a message
+            whole = struct.iter_unpack(f"{BODY_PREFIX_BYTES}x{size}s", memoryview(raw)[start:])
+            values = list(chain.from_iterable(whole))
+        else:
+            values = [
+                raw[end - length : end] for end, length in zip(self.ends, self.lengths, strict=True)
+            ]
         head = _BYTES_WITHOUT_KEY
-        if head + head.join(values) != raw[self.batch.payload_start :]:
+        if head + head.join(values) != raw[start:]:
             values = [_UNSET] * len(values)
         self.values = values
         return values

@@ -8,12 +8,13 @@ does for each message is a bulk call in C; only mixed columns are walked in Pyth
 from __future__ import annotations
 
 import zlib
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar
 
-from ..batch import Batch
+from ..batch import Batch, measure
 from ..codec import batch as batch_codec
 from ..codec import values as value_codec
 from ..errors import InvalidName, TooLarge, ValueNotEncodable
@@ -152,8 +153,8 @@ def checked_many(
         if column is not None and len(column) != len(values):
             raise ValueError(f"{len(values)} values but {len(column)} {name}")
     parcel.encodings, parcel.values = _encode_values(values, canonical=ids is not None)
-    longest = max(map(len, parcel.values))
-    parcel.size = sum(map(len, parcel.values)) + MESSAGE_COST * len(values)
+    total, longest = measure(array("I", map(len, parcel.values)))
+    parcel.size = total + MESSAGE_COST * len(values)
     if ids is not None:
         parcel.ids = _tag_ids(ids)
         parcel.size += sum(map(len, parcel.ids))

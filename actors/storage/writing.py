@@ -32,7 +32,7 @@ from .framing import (
 )
 from .recovery import Opened
 
-EARLY_WRITE_BYTES = 4 * 1024 * 1024  # a group that grows over this is written before its sync
+EARLY_WRITE_BYTES = 256 * 1024  # written as the group grows: small joins stay in warm memory
 _TURN_HEADERS_BYTES = TURN_EVENTS_MAX * HEADER_BYTES + COMMIT_BYTES
 
 
