@@ -14,6 +14,8 @@ from .trace import Violation
 if TYPE_CHECKING:
     from .world import World
 
+PLACE_MS = 5_000
+
 
 def heal(world: World) -> None:
     """Mend all that is broken, end who is in the wrong place, start what is dead."""
@@ -25,15 +27,27 @@ def heal(world: World) -> None:
         rivals = [p for p in world.producers if p.user is user and user.name]
         for rival in rivals[1:]:
             _retire(world, rival)
+    _put_in_place(world)
+    _retire(world, world.spare_broker)
+    for shell in world.shells:
+        if shell.wanted and not shell.alive:
+            world.restart(shell)
+
+
+def _put_in_place(world: World) -> None:
+    """Run members only where the broker knows their ledger, as an operator would see to it.
+
+    Again and again: a join that was on its way when its sender ended may still be granted.
+    """
     for shell in _members(world):
         grant = world.oracle.grants.get(shell.place)
         here = (shell.host.name, shell.directory)
         if shell.stranger or (grant is not None and here != (grant.host, grant.path)):
             _retire(world, shell)
-    _retire(world, world.spare_broker)
-    for shell in world.shells:
-        if shell.wanted and not shell.alive:
+        elif not shell.wanted:
+            shell.wanted = True
             world.restart(shell)
+    world.after(PLACE_MS, lambda: _put_in_place(world))
 
 
 def done(world: World) -> bool:
