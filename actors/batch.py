@@ -15,11 +15,15 @@ from operator import add
 BODY_PREFIX_BYTES = 3  # encoding u8, key length + 1 as u16 (0: no key)
 
 
+def one_size(lengths: array[int]) -> bool:
+    """Tell whether all lengths are the same, the usual case: one comparison in C."""
+    return lengths == lengths[:1] * len(lengths)
+
+
 def measure(lengths: array[int]) -> tuple[int, int]:
-    """Return sum and maximum of lengths that are not none."""
-    first, count = lengths[0], len(lengths)
-    if lengths == lengths[:1] * count:  # messages of one size, the usual case: one call
-        return first * count, first
+    """Return sum and maximum of `lengths`, of which there is at least one."""
+    if one_size(lengths):
+        return lengths[0] * len(lengths), lengths[0]
     return sum(lengths), max(lengths)
 
 
@@ -40,13 +44,13 @@ class Batch:
 
     @property
     def uniform(self) -> bool:
-        """Whether all messages are of one size: one comparison in C."""
-        return self.lengths == self.lengths[:1] * self.count
+        """Whether all messages are of one size."""
+        return one_size(self.lengths)
 
     @property
     def ends(self) -> Sequence[int]:
         """Where each message's body ends in `raw`."""
-        if self._ends is None and self.uniform:  # messages of one size, the usual case
+        if self._ends is None and self.uniform:
             step = self.lengths[0] + BODY_PREFIX_BYTES
             end = self.payload_start + step * self.count
             self._ends = range(self.payload_start + step, end + 1, step)
