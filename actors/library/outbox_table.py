@@ -85,13 +85,15 @@ READ_FAILED = (
     "SELECT place, topic, message_id, error, created_at_ms, done_at_ms FROM oncemq_outbox"
     " WHERE state = 'failed' ORDER BY place"
 )
-REMOVE = "DELETE FROM oncemq_outbox WHERE place = ?"
+# A row is named by place and id: a database that was restored from a backup gives places again.
+REMOVE = "DELETE FROM oncemq_outbox WHERE place = ? AND message_id = ? AND state = 'waiting'"
 KEEP = (
-    "UPDATE oncemq_outbox SET state = 'sent', done_at_ms = ? WHERE place = ? AND state = 'waiting'"
+    "UPDATE oncemq_outbox SET state = 'sent', done_at_ms = ?"
+    " WHERE place = ? AND message_id = ? AND state = 'waiting'"
 )
 FAIL = (
     "UPDATE oncemq_outbox SET state = 'failed', error = ?, done_at_ms = ?"
-    " WHERE place = ? AND state = 'waiting'"
+    " WHERE place = ? AND message_id = ? AND state = 'waiting'"
 )
 RETRY = (
     "UPDATE oncemq_outbox SET state = 'waiting', error = NULL, done_at_ms = NULL"
@@ -101,11 +103,13 @@ RETRY = (
 # that wait for each other would be a deadlock. What is left by both is sent and taken out again.
 REMOVE_MANY = (
     "DELETE FROM oncemq_outbox WHERE place IN (SELECT place FROM oncemq_outbox"
-    " WHERE place = ANY(?) AND state = 'waiting' FOR UPDATE SKIP LOCKED)"
+    " WHERE (place, message_id) IN (SELECT * FROM unnest(?::bigint[], ?::bytea[]))"
+    " AND state = 'waiting' FOR UPDATE SKIP LOCKED)"
 )
 KEEP_MANY = (
     "UPDATE oncemq_outbox SET state = 'sent', done_at_ms = ? WHERE place IN (SELECT place FROM"
-    " oncemq_outbox WHERE place = ANY(?) AND state = 'waiting' FOR UPDATE SKIP LOCKED)"
+    " oncemq_outbox WHERE (place, message_id) IN (SELECT * FROM unnest(?::bigint[], ?::bytea[]))"
+    " AND state = 'waiting' FOR UPDATE SKIP LOCKED)"
 )
 
 

@@ -145,11 +145,15 @@ class Relay:
         if current.open == len(rows):  # stopped before anything was told
             return False
         self._visit(RELAY_AFTER_ACK)
-        failed = [(place, f"{e.code}: {e.reason}") for place, e in sorted(current.errors.items())]
+        acked = [current.rows[place] for place in current.acked]
+        failed = [
+            (current.rows[place], f"{error.code}: {error.reason}")
+            for place, error in sorted(current.errors.items())
+        ]
         changed = None
         while changed is None:
             changed = self._from_database(
-                lambda: self._database.settle(current.acked, failed, keep=self._keep)
+                lambda: self._database.settle(acked, failed, keep=self._keep)
             )
             if changed is None and self._stopping:
                 return False  # what is sent stays in the outbox: it will be sent again

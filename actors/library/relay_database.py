@@ -42,7 +42,7 @@ from .outbox_table import (
 _LOCK_S = 1.0  # how long SQLite waits for a lock; then the relay says so and tries on
 _CREATE_HINT = "outbox.create(connection) makes it"
 
-Failed = Sequence[tuple[int, str]]  # (place, error)
+Failed = Sequence[tuple[Row, str]]  # and why
 Visit = Callable[[str], None]
 
 
@@ -58,7 +58,7 @@ class OutboxDatabase(Protocol):
         """Return the first rows that wait, in order; all of them are durable."""
         ...
 
-    def settle(self, acked: Sequence[int], failed: Failed, *, keep: bool) -> int:
+    def settle(self, acked: Sequence[Row], failed: Failed, *, keep: bool) -> int:
         """Take out (or mark as sent) rows that the broker has, mark others; return how many."""
         ...
 
@@ -143,16 +143,18 @@ class SqliteOutbox:
                 sync_files(self._path, self._fsync)
         return rows
 
-    def settle(self, acked: Sequence[int], failed: Failed, *, keep: bool) -> int:
+    def settle(self, acked: Sequence[Row], failed: Failed, *, keep: bool) -> int:
         """Take rows out in one transaction."""
         now_ms = _now_ms()
         with self._connected() as connection, _transaction(connection):
             before = connection.total_changes
+            names = [(row.place, row.message_id) for row in acked]
             if keep:
-                connection.executemany(KEEP, [(now_ms, place) for place in acked])
+                connection.executemany(KEEP, [(now_ms, *name) for name in names])
             else:
-                connection.executemany(REMOVE, [(place,) for place in acked])
-            connection.executemany(FAIL, [(error, now_ms, place) for place, error in failed])
+                connection.executemany(REMOVE, names)
+            refused = [(error, now_ms, row.place, row.message_id) for row, error in failed]
+            connection.executemany(FAIL, refused)
             changed = connection.total_changes - before
             self._visit(RELAY_BEFORE_COMMIT)
         return changed
@@ -254,18 +256,18 @@ class PostgresOutbox:
                 connection.execute("SELECT pg_logical_emit_message(true, 'oncemq', '')")
         return rows
 
-    def settle(self, acked: Sequence[int], failed: Failed, *, keep: bool) -> int:
+    def settle(self, acked: Sequence[Row], failed: Failed, *, keep: bool) -> int:
         """Take rows out in one transaction."""
         now_ms = _now_ms()
         changed: int = 0
         with self._connected() as connection, connection.transaction():
+            names = ([row.place for row in acked], [row.message_id for row in acked])
             if keep:
-                cursor = connection.execute(percent(KEEP_MANY), (now_ms, list(acked)))
+                changed += connection.execute(percent(KEEP_MANY), (now_ms, *names)).rowcount
             else:
-                cursor = connection.execute(percent(REMOVE_MANY), (list(acked),))
-            changed += cursor.rowcount
-            for place, error in failed:
-                values = (error.replace("\0", "\\0"), now_ms, place)
+                changed += connection.execute(percent(REMOVE_MANY), names).rowcount
+            for row, error in failed:
+                values = (error.replace("\0", "\\0"), now_ms, row.place, row.message_id)
                 changed += connection.execute(percent(FAIL), values).rowcount
             self._visit(RELAY_BEFORE_COMMIT)
         return changed
