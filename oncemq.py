@@ -10,9 +10,17 @@ if not getattr(actors, "__oncemq__", False):
         "first: rename that package, or put it inside another one"
     )
 if TYPE_CHECKING:  # what type checkers and editors see; errors come through __getattr__
-    from actors.library import App, ExactlyOnceConsumer, ExactlyOnceQueue, Harness, Message, Tx
+    from actors.library import (
+        App,
+        ExactlyOnceConsumer,
+        ExactlyOnceQueue,
+        Harness,
+        Message,
+        Tx,
+        outbox,
+    )
 
-__all__ = ["App", "ExactlyOnceConsumer", "ExactlyOnceQueue", "Harness", "Message", "Tx"]
+__all__ = ["App", "ExactlyOnceConsumer", "ExactlyOnceQueue", "Harness", "Message", "Tx", "outbox"]
 __version__ = actors.__version__
 
 

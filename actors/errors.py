@@ -217,6 +217,26 @@ class IdRequired(OnceMQError):
     default_hint = "pass id=..., or give the producer a name for sequence ids"
 
 
+class TransactionRequired(OnceMQError):
+    """A message was put into the outbox outside of a transaction: it would stand alone."""
+
+    code = "transaction_required"
+    default_hint = "begin a transaction, write your rows in it, and send before you commit"
+
+
+class DatabaseAway(OnceMQError):
+    """The user's database, or the table in it, cannot be used now. Waiting may help."""
+
+    code = "database_away"
+    retriable = True
+
+
+class DatabaseRefused(OnceMQError):
+    """The user's database refuses what was asked of it, and will again."""
+
+    code = "database_refused"
+
+
 class BufferFull(OnceMQError):
     """The producer's in-flight bytes reached their bound and did not fall within the timeout."""
 

@@ -72,6 +72,11 @@ LINGER_MS = 2  # how long a lone send waits for company while others are in flig
 SEND_TIMEOUT_MS = 30_000
 NO_BROKER_WARNING_MS = 2_000
 
+# --- outbox in a user's database: one round of the relay -----------------------------------------
+RELAY_ROUND_MESSAGES = 4096
+RELAY_ROUND_BYTES = 8 * 1024 * 1024  # of values; the row that reaches it is the last
+RELAY_POLL_S_DEFAULT = 0.25
+
 # --- liveness ------------------------------------------------------------------------------------
 PING_MS = 500
 SILENCE_MS = 3_000  # no word for so long while one is owed: say hello again

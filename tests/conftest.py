@@ -8,6 +8,10 @@ import random
 import pytest
 from hypothesis import settings
 
+from tests.postgres import postgres_server, postgres_url
+
+__all__ = ["postgres_server", "postgres_url"]
+
 KEPT = {"ONCEMQ_TEST_SEED", "ONCEMQ_CRASH_ALL", "ONCEMQ_POWERCUT_ALL"}
 for _name in [name for name in os.environ if name.startswith("ONCEMQ_") and name not in KEPT]:
     del os.environ[_name]  # no setting of the developer's shell reaches a test

@@ -10,6 +10,7 @@ import click
 from ..runtime.settings import SPECS, Settings
 from .output import print_json, print_table
 
+_DEFAULTS = {"log_dir": "stderr", "sink": "none"}  # in words, where there is no value
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -23,7 +24,7 @@ def setting_options(*names: str) -> Callable[[Decorated], Decorated]:
     def decorate(command: Decorated) -> Decorated:
         for name in reversed(names):
             spec = SPECS[name]
-            default = "stderr" if spec.default is None else spec.default
+            default = _DEFAULTS.get(name, spec.default)
             command = click.option(
                 spec.flag,
                 name,
@@ -49,5 +50,5 @@ def config(as_json: bool, **flags: str | None) -> None:
     if as_json:
         print_json(settings.as_dict())
         return
-    rows = [(setting.name, setting.value, setting.source) for setting in settings.by_name.values()]
+    rows = [(setting.name, setting.shown, setting.source) for setting in settings.by_name.values()]
     print_table("settings", ("setting", "value", "source"), rows)

@@ -32,6 +32,7 @@ COMMANDS: dict[str, Entry] = {
     "broker": Entry("broker:broker", "Run the broker that owns the log."),
     "producer": Entry("producer:producer", "Send the lines or rows of a file."),
     "consumer": Entry("consumer:consumer", "Run the handlers of MODULE:APP."),
+    "relay": Entry("relay:relay", "Send what is committed in the outbox of a database."),
     "supervise": Entry("supervise:supervise", "Keep a command running: restart it with back-off."),
     "state": Entry("state:state", "Print the committed state of a group."),
     "topics": Entry("topics:topics", "List or create topics."),

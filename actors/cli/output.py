@@ -21,7 +21,7 @@ import click
 from .. import __version__
 from ..errors import Fenced, InvalidName, OnceMQError
 from ..runtime.events import EventLog
-from ..runtime.settings import BadSetting, Settings
+from ..runtime.settings import BadSetting, Settings, without_password
 
 
 class ExitCode(enum.IntEnum):
@@ -104,8 +104,9 @@ def process_events(role: str, settings: Settings) -> Iterator[EventLog]:
     that ends with another status than 0 and no error raises `click.exceptions.Exit(status)`.
     """
     events = open_events(role, settings)
-    values = {name: setting.value for name, setting in settings.by_name.items()}
-    events.emit("process.start", version=__version__, argv=sys.argv, settings=values)
+    values = {name: setting.shown for name, setting in settings.by_name.items()}
+    argv = list(map(without_password, sys.argv))
+    events.emit("process.start", version=__version__, argv=argv, settings=values)
     try:
         yield events
     except click.exceptions.Exit as ending:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..errors import OnceMQError
+    from . import outbox
     from .app import App
     from .harness import Harness
     from .message import Message
@@ -28,6 +29,8 @@ _ERRORS = (
     "BufferFull",
     "Busy",
     "CorruptLog",
+    "DatabaseAway",
+    "DatabaseRefused",
     "DiskFull",
     "Fenced",
     "HandlerFailed",
@@ -45,6 +48,7 @@ _ERRORS = (
     "StoreMismatch",
     "TooLarge",
     "TooOld",
+    "TransactionRequired",
     "Unacknowledged",
     "UnknownTopic",
     "ValueNotEncodable",
@@ -59,6 +63,7 @@ __all__ = [  # noqa: PLE0604
     "OnceMQError",
     "Tx",
     *_ERRORS[1:],
+    "outbox",
 ]
 
 # A library never decides where its log lines go: without a handler of the user's, nowhere.
@@ -68,6 +73,8 @@ logging.getLogger("oncemq").addHandler(logging.NullHandler())
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    if name == "outbox":
+        return importlib.import_module(".outbox", __name__)
     if name in _ERRORS:
         return getattr(importlib.import_module("..errors", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

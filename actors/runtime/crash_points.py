@@ -23,6 +23,10 @@ AFTER_COMMIT_BEFORE_OUTPUT = "after_commit_before_output"
 DURING_SNAPSHOT = "during_snapshot"
 DURING_GENERATION_CHANGE = "during_generation_change"
 DURING_RECOVERY = "during_recovery"
+RELAY_AFTER_READ = "relay_after_read"
+RELAY_AFTER_ACK = "relay_after_ack"
+RELAY_BEFORE_COMMIT = "relay_before_commit"
+RELAY_AFTER_COMMIT = "relay_after_commit"
 NAMES = frozenset(
     {
         AFTER_APPEND_BEFORE_SYNC,
@@ -31,6 +35,10 @@ NAMES = frozenset(
         DURING_SNAPSHOT,
         DURING_GENERATION_CHANGE,
         DURING_RECOVERY,
+        RELAY_AFTER_READ,
+        RELAY_AFTER_ACK,
+        RELAY_BEFORE_COMMIT,
+        RELAY_AFTER_COMMIT,
     }
 )
 

@@ -103,6 +103,19 @@ EVENTS: dict[str, EventKind] = {
         "A batch is acknowledged", "topic partition count duplicates first_offset producer"
     ),
     "producer.resent": _info("Unacknowledged batches were sent again", "batches messages reason"),
+    # --- relay of an outbox ----------------------------------------------------------------------
+    "relay.settled": _info(
+        "Rows of an outbox are at the broker and were taken out",
+        "database count duplicates failed took_ms",
+    ),
+    "relay.refused": _info(
+        "A row was refused for good: it stays, marked with the reason",
+        "topic id place code reason",
+    ),
+    "relay.database_away": _info(
+        "The database of an outbox cannot be used; it is tried on", "database reason"
+    ),
+    "relay.database_back": _info("The database of an outbox can be used again", "database"),
     # --- consumer --------------------------------------------------------------------------------
     "consumer.standby": _info(
         "Another member holds the partition; this one waits", "group topic partition"
@@ -175,7 +188,7 @@ def page() -> str:
         "| `event` | one of the names below; a name never changes its meaning |",
         "| `ts` | wall time, ISO 8601, UTC |",
         "| `mono_ns` | monotonic clock of this machine, nanoseconds: orders events of all processes |",
-        "| `role` | broker, producer, consumer, supervise, ... |",
+        "| `role` | broker, producer, consumer, relay, supervise, ... |",
         "| `pid` | process id |",
         "| `incarnation` | random, new at every start: tells apart two processes with one pid |",
         "| `n` | counter from 0 without holes: a missing number is a lost line |",

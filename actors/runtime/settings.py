@@ -33,6 +33,11 @@ class Setting:
     value: Value
     source: str  # "flag --broker", "environment ONCEMQ_BROKER", "argument" or "default"
 
+    @property
+    def shown(self) -> Value:
+        """The value as it may be told to people and logs."""
+        return without_password(self.value) if isinstance(self.value, str) else self.value
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
@@ -80,6 +85,20 @@ def _directory(text: str) -> str:
     return text
 
 
+def _sink(text: str) -> str:
+    if not re.fullmatch(r"sqlite:///[^\s\0?][^\0?]*|postgres(?:ql)?://\S+", text):
+        raise ValueError(
+            "expected sqlite:///PATH (sqlite:////PATH from the root) or postgresql://HOST/DATABASE"
+        )
+    return text
+
+
+def without_password(text: str) -> str:
+    """Return a text, such as a URL or a command line, in which no password of a URL is told."""
+    text = re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
+    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
+
+
 def _log_level(text: str) -> str:
     if text not in {"info", "debug"}:
         raise ValueError("expected info or debug")
@@ -103,6 +122,7 @@ SPECS: dict[str, Spec] = {
         Spec("bind", "tcp://127.0.0.1:7400", "where the broker listens", _bind, "EP"),
         Spec("data", "data/broker", "the broker's log", _directory, "DIR"),
         Spec("state", "data/consumers", "the ledgers of consumers", _directory, "DIR"),
+        Spec("sink", None, "the database that holds the outbox", _sink, "URL"),
         Spec("log_dir", None, "write events to role-pid.jsonl there", _directory, "DIR"),
         Spec(
             "log_level", "info", "info (once a batch) or debug (each message)", _log_level, "LEVEL"
@@ -136,7 +156,8 @@ def resolve(
             return Setting(name, spec.parse(str(given)), source)
         except ValueError as error:
             label = spec.name.replace("_", " ")
-            raise BadSetting(f"{label} from {source}: {str(given)!r}", hint=str(error)) from None
+            told = without_password(str(given))
+            raise BadSetting(f"{label} from {source}: {told!r}", hint=str(error)) from None
     return Setting(name, spec.default, "default")
 
 
@@ -194,6 +215,12 @@ class Settings:
         return self._text("state")
 
     @property
+    def sink(self) -> str | None:
+        """The database of the user; None where none is named."""
+        value = self.by_name["sink"].value
+        return None if value is None else str(value)
+
+    @property
     def log_dir(self) -> str | None:
         """The directory for event files, or None for stderr."""
         value = self.by_name["log_dir"].value
@@ -214,6 +241,6 @@ class Settings:
     def as_dict(self) -> dict[str, dict[str, Value]]:
         """Return what `oncemq config --json` prints."""
         return {
-            name: {"value": setting.value, "source": setting.source}
+            name: {"value": setting.shown, "source": setting.source}
             for name, setting in self.by_name.items()
         }

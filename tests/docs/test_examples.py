@@ -141,6 +141,20 @@ def test_links_of_the_page_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+PROCFILES = [ROOT / "Procfile", *sorted((ROOT / "examples").rglob("Procfile"))]
+
+
+@pytest.mark.parametrize("path", PROCFILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_of_the_procfile_exist(path: Path) -> None:
+    """Each process of a Procfile, ours or of an example, could be typed."""
+    for line in path.read_text("utf-8").splitlines():
+        for part in line.partition(": ")[2].split(" && "):
+            words = shlex.split(part)
+            while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                words = words[1:]
+            check_command([word for word in words if word != "exec"])
+
+
 def document(tmp_path: Path, text: str) -> list[Example]:
     """The examples of a page made for a test."""
     path = tmp_path / "page.md"

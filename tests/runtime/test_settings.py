@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.runtime.settings import SPECS, BadSetting, Setting, Settings, resolve
+from actors.runtime.settings import SPECS, BadSetting, Setting, Settings, resolve, without_password
 
 FLAG, VARIABLE, ARGUMENT = "tcp://flag:1", "tcp://variable:2", "tcp://argument:3"
 
@@ -42,6 +42,11 @@ def test_the_strongest_source_wins(
         ("data", " "),
         ("data", __file__),
         ("log_level", "warning"),
+        ("sink", "shop.db"),
+        ("sink", "sqlite://"),
+        ("sink", "sqlite:///"),
+        ("sink", "sqlite:///shop.db?mode=ro"),
+        ("sink", "mysql://host/shop"),
         ("drain", "soon"),
         ("drain", "-1"),
         ("drain", "nan"),
@@ -65,6 +70,10 @@ def test_a_bad_value_is_refused_by_name(name: str, value: str) -> None:
         ("bind", "tcp://127.0.0.1:*"),
         ("bind", "tcp://127.0.0.1:0"),
         ("log_level", "debug"),
+        ("sink", "sqlite:///shop.db"),
+        ("sink", "sqlite:////var/lib/my shop/shop.db"),
+        ("sink", "postgresql://user:secret@host:5432/shop?sslmode=require"),
+        ("sink", "postgres:///shop"),
     ],
 )
 def test_good_values_are_taken_as_they_are(name: str, value: str) -> None:
@@ -90,6 +99,7 @@ def test_all_settings_together(tmp_path: Path) -> None:
         "bind": "default",
         "data": "default",
         "state": "argument",
+        "sink": "default",
         "log_dir": "environment ONCEMQ_LOG_DIR",
         "log_level": "environment ONCEMQ_LOG_LEVEL",
         "drain": "flag --drain",
@@ -101,3 +111,29 @@ def test_defaults_would_be_accepted_if_given() -> None:
     for name, spec in SPECS.items():
         if spec.default is not None:
             assert resolve(name, flag=spec.default, environ={}).value == spec.default
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("postgresql://shop:s3cret@host/db", "postgresql://shop:***@host/db"),
+        (
+            "postgresql://shop@host/db?password=s3cret&x=1",
+            "postgresql://shop@host/db?password=***&x=1",
+        ),
+        ("--sink=postgresql://:s3cret@host/db", "--sink=postgresql://:***@host/db"),
+        ("tcp://127.0.0.1:7400", "tcp://127.0.0.1:7400"),
+        ("sqlite:////a/b@c:d.db", "sqlite:////a/b@c:d.db"),
+    ],
+)
+def test_passwords_are_not_told(text: str, told: str) -> None:
+    """What is shown to people and written to event files has no password in it."""
+    assert without_password(text) == told
+    for bad in ("", "mysql+"):
+        given = bad + "postgresql://shop:s3cret@host/db x"
+        with pytest.raises(BadSetting) as caught:
+            resolve("sink", flag=given, environ={})
+        assert "s3cret" not in str(caught.value)
+    settings = Settings.load(flags={"sink": "postgresql://shop:s3cret@host/db"}, environ={})
+    assert settings.sink == "postgresql://shop:s3cret@host/db"
+    assert "s3cret" not in str(settings.as_dict())

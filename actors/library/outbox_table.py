@@ -1,0 +1,148 @@
+"""The table `oncemq_outbox` in a user's database: what is in it and how its SQL is written.
+
+Every statement is written once, with `?` for a value, and translated to what a driver wants. A
+row is a message that was checked and encoded when it was sent, so a relay needs no knowledge of
+the program that sent it.
+
+The state of a row is 'waiting', 'sent' (kept on request, after the broker had acknowledged it) or
+'failed' (refused for good; `error` says why). A row's `place` is given by the database and never twice. It orders the rows of one transaction;
+across transactions it says nothing about which was committed first, so nobody may remember "the
+last place seen": what is left to do is told by `state` alone.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+SQLITE = "sqlite"
+POSTGRESQL = "postgresql"
+
+_COLUMNS = """
+    topic TEXT NOT NULL,
+    message_id {bytes} NOT NULL,
+    message_key {bytes},
+    encoding INTEGER NOT NULL,
+    value {bytes} NOT NULL,
+    headers {bytes} NOT NULL,
+    state TEXT NOT NULL DEFAULT 'waiting',
+    error TEXT,
+    created_at_ms BIGINT NOT NULL,
+    done_at_ms BIGINT,
+    UNIQUE (topic, message_id)
+"""
+_INDEX = (
+    "CREATE INDEX {if_absent}oncemq_outbox_waiting ON oncemq_outbox (place) WHERE state = 'waiting'"
+)
+_CREATE_SQLITE = (
+    # Without AUTOINCREMENT the place of a deleted row is given again, and a relay that was slow
+    # to delete would delete another message.
+    "CREATE TABLE IF NOT EXISTS oncemq_outbox (place INTEGER PRIMARY KEY AUTOINCREMENT,"
+    + _COLUMNS.format(bytes="BLOB")
+    + ")",
+    _INDEX.format(if_absent="IF NOT EXISTS "),
+)
+# One statement is one transaction also for who commits each statement by itself. The lock is for
+# workers that start together: IF NOT EXISTS alone lets both try, and one fails. A table that is
+# there is left alone, so that a program without the right to make tables may call this too.
+_CREATE_POSTGRESQL = (
+    "DO $$ BEGIN PERFORM pg_advisory_xact_lock({lock}); "
+    "IF to_regclass('oncemq_outbox') IS NULL THEN "
+    "CREATE TABLE oncemq_outbox (place BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+    "{columns}); {index}; END IF; END $$".format(
+        lock=zlib.crc32(b"oncemq_outbox"),
+        columns=_COLUMNS.format(bytes="BYTEA"),
+        index=_INDEX.format(if_absent=""),
+    ),
+)
+CREATE = {SQLITE: _CREATE_SQLITE, POSTGRESQL: _CREATE_POSTGRESQL}
+
+# The row comes back if it is new. It must be the first statement on the table: in SQLite a
+# transaction that reads first may find that it cannot write any more.
+INSERT = (
+    "INSERT INTO oncemq_outbox (topic, message_id, message_key, encoding, value, headers,"
+    " created_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (topic, message_id) DO NOTHING RETURNING place"
+)
+FIND_BODY = (
+    "SELECT message_key, encoding, value FROM oncemq_outbox WHERE topic = ? AND message_id = ?"
+)
+
+READ = (
+    "SELECT place, topic, message_id, message_key, encoding, value, headers FROM oncemq_outbox"
+    " WHERE state = 'waiting' ORDER BY place LIMIT ?"
+)
+# For a driver that fetches a whole result: the bound on bytes is the server's work, which knows
+# the lengths of large values without reading them.
+READ_SIZED = (
+    "SELECT place, topic, message_id, message_key, encoding, value, headers FROM oncemq_outbox"
+    " JOIN (SELECT place, SUM(octet_length(value)) OVER (ORDER BY place) - octet_length(value)"
+    " AS ahead FROM (SELECT place, value FROM oncemq_outbox WHERE state = 'waiting'"
+    " ORDER BY place LIMIT ?) AS first_rows) AS sized USING (place)"
+    " WHERE ahead < ? ORDER BY place"
+)
+READ_FAILED = (
+    "SELECT place, topic, message_id, error, created_at_ms, done_at_ms FROM oncemq_outbox"
+    " WHERE state = 'failed' ORDER BY place"
+)
+# A row is named by place and id: a database that was restored from a backup gives places again.
+REMOVE = "DELETE FROM oncemq_outbox WHERE place = ? AND message_id = ? AND state = 'waiting'"
+KEEP = (
+    "UPDATE oncemq_outbox SET state = 'sent', done_at_ms = ?"
+    " WHERE place = ? AND message_id = ? AND state = 'waiting'"
+)
+FAIL = (
+    "UPDATE oncemq_outbox SET state = 'failed', error = ?, done_at_ms = ?"
+    " WHERE place = ? AND message_id = ? AND state = 'waiting'"
+)
+RETRY = (
+    "UPDATE oncemq_outbox SET state = 'waiting', error = NULL, done_at_ms = NULL"
+    " WHERE state = 'failed'"
+)
+# Who finds a row locked leaves it to the other: one relay that takes it out is enough, and two
+# that wait for each other would be a deadlock. What is left by both is sent and taken out again.
+REMOVE_MANY = (
+    "DELETE FROM oncemq_outbox WHERE place IN (SELECT place FROM oncemq_outbox"
+    " WHERE (place, message_id) IN (SELECT * FROM unnest(?::bigint[], ?::bytea[]))"
+    " AND state = 'waiting' FOR UPDATE SKIP LOCKED)"
+)
+KEEP_MANY = (
+    "UPDATE oncemq_outbox SET state = 'sent', done_at_ms = ? WHERE place IN (SELECT place FROM"
+    " oncemq_outbox WHERE (place, message_id) IN (SELECT * FROM unnest(?::bigint[], ?::bytea[]))"
+    " AND state = 'waiting' FOR UPDATE SKIP LOCKED)"
+)
+
+
+class Row(NamedTuple):
+    """A message that waits to be sent."""
+
+    place: int
+    topic: str
+    message_id: bytes  # tagged
+    key: bytes | None
+    encoding: int
+    value: bytes
+    headers: bytes
+
+
+class FailedRow(NamedTuple):
+    """A message that the broker, or a check before it, refused for good."""
+
+    place: int
+    topic: str
+    message_id: bytes  # tagged
+    error: str
+    created_at_ms: int
+    done_at_ms: int
+
+
+def percent(sql: str) -> str:
+    """Write the values of a statement as psycopg and Django want them."""
+    return sql.replace("?", "%s")
+
+
+def named(sql: str) -> tuple[str, list[str]]:
+    """Write the values of a statement as SQLAlchemy wants them; return their names too."""
+    head, *tail = sql.split("?")
+    names = [f"v{number}" for number in range(len(tail))]
+    return head + "".join(f":{name}{text}" for name, text in zip(names, tail, strict=True)), names

@@ -1,0 +1,1 @@
+"""A Django project whose view takes an order and sends a message in one transaction."""

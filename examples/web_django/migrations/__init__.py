@@ -1,0 +1,1 @@
+"""What makes the tables: the one of the orders, and the outbox."""
