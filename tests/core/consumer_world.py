@@ -86,7 +86,7 @@ class BadWire:
 class Member:
     """One process of the group: it is its own Host; handlers run when the test says so."""
 
-    def __init__(self, world: World, name: str, handler: Any = None, retries: int = 5) -> None:
+    def __init__(self, world: World, name: str, handler: Any = None, **options: Any) -> None:
         self.world = world
         self.name = name
         self.disk: SimProcess = world.disk.process(name)
@@ -98,7 +98,7 @@ class Member:
         self.fail_at: int | None = None  # the call of a run that raises
         directory = ledger_directory(world.state, GROUP, TOPIC, world.partition)
         self.actor = ConsumerActor(
-            Consumer(TOPIC, GROUP, handler or self.handle, retries),
+            Consumer(TOPIC, GROUP, handler or self.handle, **options),
             world.partition,
             "memory",
             transport=self.wire,
@@ -227,10 +227,13 @@ class World:
         self.broker = self._broker()
         self.loop.add(self.broker)
 
-    def member(self, handler: Any = None, *, retries: int = 5) -> Member:
-        """Start one more member of the group; only the loop's `run` turns it."""
+    def member(self, handler: Any = None, **options: Any) -> Member:
+        """Start one more member of the group; only the loop's `run` turns it.
+
+        `options` are those of a consumer: retries, crash_retries, no_retry, park.
+        """
         self._count += 1
-        member = Member(self, f"m{self._count}", handler, retries)
+        member = Member(self, f"m{self._count}", handler, **options)
         self.members.append(member)
         return member
 
