@@ -59,9 +59,9 @@ class Ledger:
         # Outputs that no commit knows to be acknowledged. Invariant: contiguous numbers that end
         # at next_sequence of the target.
         self.unacked: dict[Target, deque[Output]] = {}
-        # Messages that were parked, and those that an operator had the group pass over.
+        # Messages that were parked, and dead letters that an operator dropped.
         self.parked = 0
-        self.skipped = 0
+        self.dropped = 0
         # By topic_id: the message that processes died in while it was handled alone (its offset),
         # and how many. Invariant: not below the next offset of its input.
         self.deaths: dict[bytes, tuple[int, int]] = {}
@@ -134,7 +134,9 @@ class Ledger:
         for output in record.outputs:
             self._add_output(output)
         self.parked += len(record.parked)
-        self.skipped += sum(one.next_offset - one.first_offset for one in record.skipped)
+        for skipped in record.skipped:
+            if skipped.topic_id in self.private_offsets:
+                self.dropped += skipped.next_offset - skipped.first_offset
 
     def _move(self, topic_id: bytes, next_offset: int) -> None:
         assert next_offset >= self.next_offset_of(topic_id), "an offset never goes back"
@@ -221,7 +223,7 @@ class Ledger:
         fields: dict[str, Plain] = {
             "private_offsets": sorted(map(list, self.private_offsets.items())),
             "parked": self.parked,
-            "skipped": self.skipped,
+            "dropped": self.dropped,
             "deaths": [[topic_id, *at] for topic_id, at in sorted(self.deaths.items())],
             "running": running
             and [running.epoch, running.topic_id, running.offset, running.deaths],
@@ -249,7 +251,7 @@ class Ledger:
             self.processed.add_numbers(producer, first, count)
         self.next_sequence = {(t, p): n for t, p, n in fields["next_sequence"]}
         self.private_offsets = dict(fields.get("private_offsets", ()))
-        self.parked, self.skipped = fields.get("parked", 0), fields.get("skipped", 0)
+        self.parked, self.dropped = fields.get("parked", 0), fields.get("dropped", 0)
         self.deaths = {topic_id: (at, n) for topic_id, at, n in fields.get("deaths", ())}
         if fields.get("running"):
             epoch, topic_id, offset, deaths = fields["running"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from functools import partial
 from typing import Any
 
 from actors.codec import batch as batch_codec
@@ -21,8 +22,10 @@ from actors.library.local_actors import LocalBroker, LocalProducer, create_topic
 from actors.library.message import Message
 from actors.library.state_view import decode_state
 from actors.library.tx import Tx
+from actors.limits import SEGMENT_BYTES
 from actors.sim.cuts import CutPolicy
 from actors.sim.disk import SimDisk, SimProcess, SimulatedCrash
+from actors.storage.log import FencedLog
 
 OWNER: dict[str, str | int] = {"host": "here", "pid": 1}
 GROUP, TOPIC, OUT = "billing", "orders", "invoices"
@@ -104,7 +107,13 @@ class Member:
             transport=self.wire,
             clock=world.clock,
             events=world.events,
-            ledger=LedgerFiles(self.disk, directory, {**OWNER, "pid": name}, draw=world.draw),
+            ledger=LedgerFiles(
+                self.disk,
+                directory,
+                {**OWNER, "pid": name},
+                draw=world.draw,
+                open_log=partial(FencedLog.open, segment_bytes=world.segment_bytes),
+            ),
             host=self,
             label=name,
             reopen=self.wire.endpoint.reopen,
@@ -189,6 +198,7 @@ class World:
     def __init__(self, *, state: str = "/state", seed: int = 1) -> None:
         self.state = state
         self.partition = 0
+        self.segment_bytes = SEGMENT_BYTES  # of ledgers
         self.clock = LocalClock()
         self.events = Recorder()
         self.disk = SimDisk()
