@@ -16,15 +16,20 @@ from ..codec import batch as batch_codec
 from ..codec.batch import split_body
 from ..codec.values import decode_headers, decode_value
 from ..core.inputs import DROPPED_HEADERS
+from ..core.ledger import Ledger
 from ..core.window import kept_indices
 from ..errors import Malformed, OnceMQError, UnknownTopic
 from ..ids import TEXT_TAG, dead_topic, letter_id, private_topic, tagged_id
+from ..protocol import STORED
 from ..records import BatchStored
 from .admin import AdminClient
 from .letters import ATTEMPTS, ERROR, GROUP, KIND, PARKED_AT, Origin, origin_in
 
 PENDING, REPLAYED, DROPPED = "pending", "replayed", "dropped"
 PROCESSED = "processed"  # replayed, and the group's ledger is past it
+PARKED_AGAIN = "parked again"  # as above, and there is a later letter of the same message
+BATCH_LETTERS = 500
+BATCH_BYTES = 1024 * 1024
 
 
 class NoSuchLetter(OnceMQError):
@@ -61,22 +66,11 @@ class Letter:
 
     def replay(self) -> Batch:
         """Return what has the group handle the message again."""
-        return self._batch(self.headers)
+        return _batch([self], drop=False)
 
     def drop(self) -> Batch:
         """Return what has the group pass over the message for good."""
-        return self._batch(DROPPED_HEADERS)
-
-    def _batch(self, headers: bytes) -> Batch:
-        encoding, key, value = split_body(self.body)
-        return batch_codec.build(
-            [value],
-            encodings=encoding,
-            keys=None if key is None else [key],
-            ids=[tagged_id(letter_id(self.partition, self.offset))],
-            headers=[headers],
-            created_at_ms=None if self.created_at_ms is None else [self.created_at_ms],
-        )
+        return _batch([self], drop=True)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON carries it, without the value."""
@@ -132,9 +126,38 @@ def letter_at(topic: str, record: BatchStored, index: int, offset: int) -> Lette
     )
 
 
+def _batch(letters: list[Letter], *, drop: bool) -> Batch:
+    """Return what says about letters of one partition what becomes of them."""
+    bodies = [split_body(letter.body) for letter in letters]
+    created = [letter.created_at_ms for letter in letters]
+    return batch_codec.build(
+        [value for _, _, value in bodies],
+        encodings=[encoding for encoding, _, _ in bodies],
+        keys=[key for _, key, _ in bodies],
+        ids=[tagged_id(letter_id(letter.partition, letter.offset)) for letter in letters],
+        headers=[DROPPED_HEADERS if drop else letter.headers for letter in letters],
+        created_at_ms=[at or 0 for at in created] if any(created) else None,
+    )
+
+
+def batches(letters: list[Letter], *, drop: bool) -> Iterator[tuple[int, Batch]]:
+    """Yield (partition, batch) for letters, in batches of a good size."""
+    chosen: dict[tuple[int, bool], list[Letter]] = {}
+    for letter in letters:
+        place = (letter.partition, letter.created_at_ms is None)  # the column is all or nothing
+        some = chosen.setdefault(place, [])
+        size = sum(len(one.body) + len(one.headers) for one in some)
+        if len(some) >= BATCH_LETTERS or size >= BATCH_BYTES:
+            yield letter.partition, _batch(some, drop=drop)
+            some.clear()
+        some.append(letter)
+    for (partition, _), some in chosen.items():
+        yield partition, _batch(some, drop=drop)
+
+
 @dataclass(slots=True)
 class DeadLetters:
-    """The dead letters of one topic, read from a broker. `load` reads; nothing is sent here."""
+    """The dead letters of one topic, by way of a broker."""
 
     client: AdminClient
     topic: str
@@ -156,6 +179,38 @@ class DeadLetters:
         for name in sorted({letter.group for letter in self.letters.values()}):
             self._answers(name)
         return list(self.letters.values())
+
+    def answer(self, letters: list[Letter], group: str, *, drop: bool) -> int:
+        """Have letters of a group handled again, or passed over for good. Returns how many are new.
+
+        What was said of a letter before stands: look at `status` after another `load`. May be
+        interrupted and repeated. Raises InvalidName, DiskFull, Busy, NoAnswer.
+        """
+        topic = private_topic(self.topic, group)
+        self.client.create_topic(topic, self.partitions)
+        new = 0
+        for partition, batch in batches(letters, drop=drop):
+            produced = self.client.produce(topic, partition, batch)
+            new += sum(count for count, verdict, _ in produced.runs if verdict == STORED)
+        return new
+
+    def follow(self, group: str, ledgers: dict[int, Ledger]) -> None:
+        """Learn from the ledgers of a group, by partition, which replays are over."""
+        try:
+            topic_id = self.client.describe_topic(private_topic(self.topic, group)).topic_id
+        except UnknownTopic:
+            return
+        last: dict[Origin, Letter] = {}
+        for letter in self.letters.values():
+            if letter.group == group and letter.origin is not None:
+                last[letter.origin] = letter
+        for letter in self.letters.values():
+            ledger = ledgers.get(letter.partition)
+            if letter.group != group or letter.status != REPLAYED or ledger is None:
+                continue
+            if ledger.next_offset_of(topic_id) > (letter.answered_at or 0):
+                again = letter.origin is not None and last[letter.origin] is not letter
+                letter.status = PARKED_AGAIN if again else PROCESSED
 
     def named(self, ids: list[str], group: str | None) -> list[Letter]:
         """Return letters by their ids. Raises NoSuchLetter; call `load` first."""
