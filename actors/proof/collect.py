@@ -222,6 +222,7 @@ class _Ledger:
                 following,
                 ids,
                 position,
+                bool(record.parked),
             )
         )
         self._offset = following

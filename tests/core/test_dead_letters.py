@@ -258,14 +258,26 @@ def test_a_death_between_mark_and_handler_counts_once(world: World) -> None:
     world.check_whole(third)
 
 
-def test_the_mark_is_synced_before_the_handler_starts(world: World) -> None:
-    """Whoever sees the call out can read its mark from the disk, whatever the power does."""
-    world.send("x", id="x")
-    die_in_call(world, world.member())
-    member = world.member()
-    world.run(lambda: bool(member.calls), member, handle=False)
-    world.power_cut(LoseEverything())
-    assert [mark.offset for mark in records(world, AttemptMarked)] == [0]
+def test_the_mark_is_synced_before_the_handler_starts() -> None:
+    """Power fails at any disk call: if the handler was called, its mark is on the disk."""
+    for call in range(1, 200):
+        world = World()
+        world.send("x", id="x")
+        die_in_call(world, world.member())
+        member = world.member()
+        world.disk.fail_at = world.disk.calls + call
+        while not member.calls and not member.actor.ended:
+            world.step(member)
+            world.clock.advance(max(0, min(member.time_left_ms(), world.broker.time_left_ms())))
+        called, failed = bool(member.calls), world.disk.down
+        world.disk.fail_at = None
+        world.power_cut(LoseEverything())
+        if called:
+            assert [mark.offset for mark in records(world, AttemptMarked)] == [0], f"call {call}"
+        if not failed:
+            assert called
+            return
+    raise AssertionError("the handler was never called")
 
 
 def test_a_healthy_neighbour_is_not_blamed(world: World) -> None:
