@@ -260,11 +260,12 @@ def test_a_death_between_mark_and_handler_counts_once(world: World) -> None:
 
 def test_the_mark_is_synced_before_the_handler_starts() -> None:
     """Power fails at any disk call: if the handler was called, its mark is on the disk."""
-    for call in range(1, 200):
+    for call in range(1, 40):
         world = World()
         world.send("x", id="x")
         die_in_call(world, world.member())
         member = world.member()
+        world.run(lambda m=member: m.core.phase == "running", member, handle=False)
         world.disk.fail_at = world.disk.calls + call
         while not member.calls and not member.actor.ended:
             world.step(member)
