@@ -165,7 +165,7 @@ def dead_letter(message: Message, *, kind: str, attempts: int, error: str, at_ms
     system = {
         GROUP: lot.group.encode(),
         KIND: kind.encode(),
-        ERROR: _bounded(error),
+        ERROR: bounded_error(error),
         ATTEMPTS: b"%d" % attempts,
         PARKED_AT: b"%d" % at_ms,
         **origin.headers(),
@@ -182,6 +182,7 @@ def dead_letter(message: Message, *, kind: str, attempts: int, error: str, at_ms
     return Output(topic, origin.partition, UNNUMBERED, 1, bytes(built.raw), built.crc)
 
 
-def _bounded(text: str) -> bytes:
+def bounded_error(text: str) -> bytes:
+    """Return an error's text as it stands in a letter: whole characters, within the limit."""
     data = text.encode(errors="replace")[:PARKED_ERROR_BYTES_MAX]
     return data.decode(errors="ignore").encode()

@@ -193,6 +193,11 @@ def _read_ledger(files: Files, directory: str, wanted: Wanted, story: Story) -> 
         )
         if _holds(fields["ranges"], blob, prints, wanted):
             row = {"status": "processed", "commit_no": None, "up_to_commit": fields["commit_no"]}
+            if fields.get("parked"):
+                story.notes.append(
+                    f"group {started.group} has parked messages in commits compacted since; "
+                    "whether this is one of them: oncemq dlq list"
+                )
     for group in log.groups(position):
         for frame in group.frames:
             try:

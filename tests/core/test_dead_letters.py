@@ -8,13 +8,23 @@ from typing import Any
 import msgpack
 import pytest
 
-from actors.codec.values import decode_headers
+from actors.codec import batch as batch_codec
+from actors.codec.values import decode_headers, encode_letter_headers
 from actors.core.consumer_work import GiveUp, HandlerDone
 from actors.core.inputs import DROPPED_HEADERS
 from actors.core.ledger import Ledger
 from actors.errors import HandlerFailed, Reject
+from actors.ids import output_producer, sequence_id
+from actors.library.letters import ATTEMPTS, ERROR, KIND, PARKED_AT, SEQUENCE, Origin, bounded_error
+from actors.library.letters import GROUP as GROUP_HEADER
 from actors.library.local_actors import create_topic
-from actors.limits import LEASE_MS, PRIVATE_LOOK_MS
+from actors.limits import (
+    HEADERS_BYTES_MAX,
+    LEASE_MS,
+    PARKED_ERROR_BYTES_MAX,
+    PRIVATE_LOOK_MS,
+    SYSTEM_HEADERS_BYTES_MAX,
+)
 from actors.records import AttemptMarked, Committed, LedgerEnded
 from actors.sim.cuts import KeepEverything, LoseEverything
 from tests.core.consumer_world import GROUP, OUT, TOPIC, Member, World
@@ -525,3 +535,28 @@ def test_outputs_of_a_replay_go_out(world: World) -> None:
     member = world.member()
     world.run(lambda: member.core.phase == "running" and private_done(world, member), member)
     assert [message.value for message in world.stored(OUT)] == [["poison", 0]]
+
+
+def test_headers_of_a_letter_are_within_their_room() -> None:
+    """The longest names, id and error that there can be, and headers of a sender at the limit."""
+    longest = "x" * 128
+    producer = output_producer(longest, longest, 999)
+    sequence = sequence_id(longest, producer, 999, 10**18)
+    origin = Origin(longest, 999, 10**18, 10**15, sequence, SEQUENCE)
+    system = {
+        GROUP_HEADER: longest.encode(),
+        KIND: b"rejected",
+        ERROR: bounded_error("\N{SNOWMAN}" * 5000),
+        ATTEMPTS: b"1000001",
+        PARKED_AT: b"%d" % 10**15,
+        **origin.headers(),
+    }
+    assert len(system[ERROR]) <= PARKED_ERROR_BYTES_MAX
+    assert len(msgpack.packb(system)) <= SYSTEM_HEADERS_BYTES_MAX
+    own = {"h": b"x" * (HEADERS_BYTES_MAX - 10)}
+    packed = encode_letter_headers(own, system)
+    assert decode_headers(packed) == {**own, **system}
+    built = batch_codec.build([b"v"], encodings=0, headers=[packed])
+    assert batch_codec.parse(built.raw, built.crc, check=True).headers == [packed]
+    beyond = encode_letter_headers({"h": b"x" * 20_000}, system)
+    assert decode_headers(beyond) == system
