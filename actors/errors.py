@@ -291,6 +291,12 @@ class HandlerFailed(OnceMQError):
     default_hint = "mend the handler and start again: nothing of the failed message was kept"
 
 
+class Reject(OnceMQError):
+    """A handler raises it for a message that no retry will mend: it is parked at once."""
+
+    code = "rejected"
+
+
 class StateTooLarge(OnceMQError):
     """The state of one partition is above its limit."""
 

@@ -45,6 +45,21 @@ def output_producer(group: str, topic: str, partition: int) -> str:
     return f"{INTERNAL_MARK}{group}/{topic}/{partition}"
 
 
+def dead_topic(topic: str) -> str:
+    """Return the topic that holds the dead letters of `topic`."""
+    return topic + DEAD_SUFFIX
+
+
+def private_topic(topic: str, group: str) -> str:
+    """Return the topic whose messages `group` alone handles again as messages of `topic`."""
+    return f"{topic}{INTERNAL_MARK}{group}"
+
+
+def letter_id(partition: int, offset: int) -> str:
+    """Return the id under which what becomes of one dead letter is sent to a private topic."""
+    return f"dead:{partition}:{offset}"
+
+
 def tagged_id(message_id: str | bytes) -> bytes:
     """Return an explicit id as tagged bytes. Raises TooLarge, InvalidName (empty or wrong type)."""
     if isinstance(message_id, str):

@@ -10,6 +10,7 @@ NAME_BYTES_MAX = 128
 MESSAGE_ID_BYTES_MAX = 128
 KEY_BYTES_MAX = 1024
 HEADERS_BYTES_MAX = 8 * 1024
+SYSTEM_HEADERS_BYTES_MAX = 4 * 1024  # room above it for those that OnceMQ itself adds
 
 # --- messages and batches (TooLarge) -------------------------------------------------------------
 MESSAGE_BYTES_MAX = 1024 * 1024
@@ -87,6 +88,10 @@ JOIN_RETRY_MS = 250
 
 # --- consumer ------------------------------------------------------------------------------------
 RETRIES_DEFAULT = 5
+CRASH_RETRIES_DEFAULT = 6  # six kills in a row of a healthy slow handler never park its message
+SOLITARY_MESSAGES_MAX = 4 * 1024  # of each input, handled alone after an unclean end
+PRIVATE_LOOK_MS = 5_000  # how often topic@group is looked for while there is none
+PARKED_ERROR_BYTES_MAX = 1024  # of an error's text in a dead letter; the rest is cut off
 BACKOFF_FIRST_MS = 100
 BACKOFF_MAX_MS = 5_000
 STATE_BYTES_MAX = 64 * 1024 * 1024

@@ -101,6 +101,26 @@ class Output:
     crc: int
 
 
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A message that a commit passes as a dead letter: its output to `<topic>.dead` is beside it."""
+
+    topic_id: bytes  # of the input it was read from
+    offset: int  # in that input
+    kind: str  # raised | rejected | crashed
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Offsets of an input that an operator told the group to pass over."""
+
+    topic_id: bytes
+    first_offset: int
+    next_offset: int
+    reason: str
+
+
 @dataclass(slots=True)
 class Committed:
     """The one commit: all of it becomes durable together or not at all."""
@@ -116,8 +136,41 @@ class Committed:
     # (topic, partition, next sequence): outputs below it are acknowledged and may be forgotten
     split_fingerprints: list[bytes] | None = field(default=None, compare=False, repr=False)
     # the same one by one, where they are at hand anyway; not written
+    parked: list[Parked] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
 
-Record = TopicCreated | ProducerGranted | BatchStored | GroupGranted | LedgerStarted | Committed
+@dataclass(frozen=True, slots=True)
+class AttemptMarked:
+    """An attempt at one message alone, after a generation that did not end cleanly.
+
+    It is synced before the handler starts. Nothing behind it that says how the attempt ended means
+    that the process died in it.
+    """
+
+    epoch: int
+    topic_id: bytes  # of the input
+    offset: int
+    deaths: int  # how many processes died before in such an attempt at this message
+    returned: bool  # False: the handler starts now; True: it came back and raised
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEnded:
+    """A generation ended because it was to: no handler died in it."""
+
+    epoch: int
+
+
+Record = (
+    TopicCreated
+    | ProducerGranted
+    | BatchStored
+    | GroupGranted
+    | LedgerStarted
+    | Committed
+    | AttemptMarked
+    | LedgerEnded
+)
 
 Plain = Any  # what a snapshot part is made of: None, bool, int, text, bytes, lists, dicts of these

@@ -154,6 +154,7 @@ class _Console(Watcher):
     def progress(self, summary: Summary) -> None:
         """Draw the counts."""
         text = f"{summary.processed:,} processed, {summary.skipped:,} skipped"
+        text += f", {summary.parked:,} parked" if summary.parked else ""
         if sys.stderr.isatty() and text != self._drawn:
             sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()

@@ -86,7 +86,9 @@ def _accepted(accepted: dict[str, Any]) -> list[str]:
 
 def _group(group: dict[str, Any]) -> list[str]:
     head = f"group {group['group']}: {group['status']}"
-    if group["status"] != "processed":
+    if group["status"] == "parked":
+        head = f"{head}, {group['kind']} after {group['attempts']} attempt(s),"
+    elif group["status"] != "processed":
         return [f"{head} (committed up to offset {group['committed_offset']})"]
     if group["commit_no"] is None:
         return [f"{head} by a commit up to number {group['up_to_commit']}, compacted since"]

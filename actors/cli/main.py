@@ -39,7 +39,7 @@ COMMANDS: dict[str, Entry] = {
     "groups": Entry("groups:groups", "Show groups, their offsets and their lag."),
     "verify": Entry("verify:verify", "Prove from the files what became of every id."),
     "explain": Entry("explain:explain", "Tell the story of one message."),
-    "dlq": Entry("dlq:dlq", "List or replay parked messages."),
+    "dlq": Entry("dlq:dlq", "Look at parked messages, replay or drop them."),
     "dump": Entry("dump:dump", "Print the records of a log directory."),
     "config": Entry("config:config", "Print each setting and where it came from."),
     "sim": Entry("sim:sim", "Run seeded simulations."),

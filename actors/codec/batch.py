@@ -25,6 +25,7 @@ from ..limits import (
     KEY_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     MESSAGE_ID_BYTES_MAX,
+    SYSTEM_HEADERS_BYTES_MAX,
 )
 
 MAGIC = 0xB7
@@ -166,7 +167,7 @@ def parse(raw: bytes | memoryview, crc: int, *, check: bool) -> Batch:
     if flags & HAS_HEADERS:
         sizes = cursor.numbers("H", count)
         batch.headers = _cut(cursor.take(header_bytes), sizes)
-        if max(sizes) > HEADERS_BYTES_MAX:
+        if max(sizes) > HEADERS_BYTES_MAX + SYSTEM_HEADERS_BYTES_MAX:
             raise Malformed("headers above their limit")
     batch.payload_start = cursor.at
     if cursor.at + payload_bytes != len(raw):

@@ -13,15 +13,19 @@ from typing import Any
 
 import msgpack
 
-from ..errors import Malformed
+from ..errors import Malformed, UnsupportedFormat
 from ..records import (
+    AttemptMarked,
     BatchStored,
     Committed,
     GroupGranted,
+    LedgerEnded,
     LedgerStarted,
     Output,
+    Parked,
     ProducerGranted,
     Record,
+    Skipped,
     TopicCreated,
 )
 from . import batch as batch_codec
@@ -32,6 +36,9 @@ BATCH_STORED = 3
 GROUP_GRANTED = 4
 LEDGER_STARTED = 10
 COMMITTED = 11
+COMMITTED_MORE = 12  # the same with parts that commits did not always have
+ATTEMPT_MARKED = 13
+LEDGER_ENDED = 16
 
 # topic number, partition, first offset, kept, count, at_ms, epoch, first sequence,
 # bytes of producer name, of digest, of mask; then those bytes
@@ -60,10 +67,17 @@ _SIMPLE: dict[int, tuple[type[Any], tuple[str, ...]]] = {
         LedgerStarted,
         ("group", "topic", "partition", "topic_id", "log_id", "lineage", "start_offset"),
     ),
+    ATTEMPT_MARKED: (AttemptMarked, ("epoch", "topic_id", "offset", "deaths", "returned")),
+    LEDGER_ENDED: (LedgerEnded, ("epoch",)),
 }
 _NUMBER_OF = {kind: number for number, (kind, _) in _SIMPLE.items()}
-_FIELDS_OF = {kind: attrgetter(*fields) for kind, fields in _SIMPLE.values()}
+_FIELDS_OF = dict(_SIMPLE.values())
 _OUTPUT = attrgetter("topic", "partition", "first_sequence", "count", "raw", "crc")
+# Parts of a commit that are written under their names, where there are any.
+_MORE: dict[str, tuple[type[Any], Any]] = {
+    "parked": (Parked, attrgetter("topic_id", "offset", "kind", "attempts")),
+    "skipped": (Skipped, attrgetter("topic_id", "first_offset", "next_offset", "reason")),
+}
 
 
 def encode(record: Record) -> tuple[int, bytes, bytes | memoryview, int | None]:
@@ -71,20 +85,31 @@ def encode(record: Record) -> tuple[int, bytes, bytes | memoryview, int | None]:
     if isinstance(record, BatchStored):
         return BATCH_STORED, encode_stored_meta(record), record.raw, record.crc
     if isinstance(record, Committed):
-        outputs = [_OUTPUT(output) for output in record.outputs]
-        fields = (
-            record.epoch,
-            record.commit_no,
-            record.inputs,
-            record.ranges,
-            record.fingerprints,
-            record.state,
-            outputs,
-            record.acked,
-        )
-        return COMMITTED, b"", msgpack.packb(fields), None
+        return _encode_committed(record)
     kind = type(record)
-    return _NUMBER_OF[kind], b"", msgpack.packb(_FIELDS_OF[kind](record)), None
+    fields = [getattr(record, name) for name in _FIELDS_OF[kind]]
+    return _NUMBER_OF[kind], b"", msgpack.packb(fields), None
+
+
+def _encode_committed(record: Committed) -> tuple[int, bytes, bytes, None]:
+    fields: tuple[Any, ...] = (
+        record.epoch,
+        record.commit_no,
+        record.inputs,
+        record.ranges,
+        record.fingerprints,
+        record.state,
+        [_OUTPUT(output) for output in record.outputs],
+        record.acked,
+    )
+    more = {
+        name: [fields_of(entry) for entry in entries]
+        for name, (_, fields_of) in _MORE.items()
+        if (entries := getattr(record, name))
+    }
+    if not more:
+        return COMMITTED, b"", msgpack.packb(fields), None
+    return COMMITTED_MORE, b"", msgpack.packb((*fields, more)), None
 
 
 def decode(
@@ -97,7 +122,7 @@ def decode(
 ) -> Record:
     """Return the record; `columns` also parses the columns of a stored batch.
 
-    Raises Malformed: the bytes passed their CRC, so a newer OnceMQ or a bug wrote them.
+    Raises Malformed: the bytes passed their CRC, so a bug wrote them; and UnsupportedFormat.
     """
     if type_number == BATCH_STORED:
         stored = decode_stored(meta, body, crc)
@@ -108,6 +133,8 @@ def decode(
         fields = msgpack.unpackb(body, use_list=False, strict_map_key=True)
         if type_number == COMMITTED:
             return _decode_committed(fields)
+        if type_number == COMMITTED_MORE:
+            return _decode_more(fields)
         kind, names = _SIMPLE[type_number]
         return kind(**dict(zip(names, fields, strict=True)))  # type: ignore[no-any-return]
     except KeyError:
@@ -128,6 +155,16 @@ def _decode_committed(fields: tuple[Any, ...]) -> Committed:
         [Output(*output) for output in outputs],
         list(acked),
     )
+
+
+def _decode_more(fields: tuple[Any, ...]) -> Committed:
+    committed = _decode_committed(fields[:-1])
+    for name, entries in fields[-1].items():
+        if name not in _MORE:
+            raise UnsupportedFormat(f"a commit holds {name!r}, which this version does not know")
+        kind = _MORE[name][0]
+        setattr(committed, name, [kind(*entry) for entry in entries])
+    return committed
 
 
 def encode_stored_meta(record: BatchStored) -> bytes:

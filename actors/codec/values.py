@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 
 from ..errors import Malformed, TooLarge, ValueNotEncodable
-from ..limits import HEADERS_BYTES_MAX, KEY_BYTES_MAX
+from ..limits import HEADERS_BYTES_MAX, KEY_BYTES_MAX, SYSTEM_HEADERS_BYTES_MAX
 
 BYTES = 0
 TEXT = 1
@@ -88,6 +88,20 @@ def encode_headers(headers: Mapping[str, bytes]) -> bytes:
     if len(data) > HEADERS_BYTES_MAX:
         raise TooLarge(f"headers are {len(data)} bytes long, the limit is {HEADERS_BYTES_MAX}")
     return data
+
+
+def encode_letter_headers(own: Mapping[str, bytes], system: Mapping[str, bytes]) -> bytes:
+    """Return a message's own headers and those that OnceMQ adds as bytes, within the limits.
+
+    `own` come from the log. Should they be above the limit of senders, they are left out: a message
+    that is passed on must never be refused for its headers.
+    """
+    data: bytes = msgpack.packb({**own, **system})
+    if len(data) <= HEADERS_BYTES_MAX + SYSTEM_HEADERS_BYTES_MAX:
+        return data
+    alone: bytes = msgpack.packb(dict(system))
+    assert len(alone) <= SYSTEM_HEADERS_BYTES_MAX, "system headers are bounded one by one"
+    return alone
 
 
 def decode_headers(data: bytes) -> dict[str, bytes]:

@@ -4,11 +4,14 @@ Theory of operation. consumer_grant.py gets the grant and keeps it; once the she
 ledger under it, outputs that the ledger committed and nobody acknowledged go out first, and
 consumer_fetch.py goes on where the ledger ends. handling.py has one handler call out at a time; its
 answer becomes one commit record: inputs, ids, state, outputs and acknowledgements together.
-Outputs (outbox.py) and the event `commit.synced` wait for the sync.
+Outputs (outbox.py) and the event `commit.synced` wait for the sync. A message that cannot be
+handled is parked in the same way (handling.py); what an operator has handled again comes as a
+second input (consumer_running.py).
 
 While the disk is full an answer is held and comes back when there is room; fetching is bounded by
 what is held, and the lease is renewed all the time. To end in good order the consumer commits what
-is being handled, waits until its outputs are acknowledged, and gives the grant back.
+is being handled, waits until its outputs are acknowledged, says in the ledger that it ended well,
+and gives the grant back.
 
 docs/PROTOCOL.md, "Groups" and "Fetch"; docs/STORAGE.md, "Ledger".
 """
@@ -16,8 +19,6 @@ docs/PROTOCOL.md, "Groups" and "Fetch"; docs/STORAGE.md, "Ledger".
 from __future__ import annotations
 
 from ..errors import Fenced, IdConflict, OnceMQError, StoreMismatch, from_code
-from ..ids import output_producer
-from ..limits import FETCHES_HELD_MAX, OUTPUTS_UNACKED_BYTES_MAX, OUTPUTS_UNACKED_MAX
 from ..outcome import (
     DiskSpace,
     Event,
@@ -29,60 +30,16 @@ from ..outcome import (
     Stop,
 )
 from ..protocol import CONFLICT, Failure, Fetched, Granted, Message, TopicDescribed
-from ..records import Committed, LedgerStarted, Output, Plain, Record
+from ..records import Committed, LedgerEnded, LedgerStarted, Plain, Record
 from .connection import Connection
-from .consumer_fetch import Fetcher, regressed
+from .consumer_fetch import regressed
 from .consumer_grant import LEAVING, OPENING, RUNNING, STOPPED, GrantHolder, Member
+from .consumer_running import START_OFFSET, Running
 from .consumer_topics import TopicLookups
-from .consumer_work import Drain, HandlerDone, LedgerPeeked, ResolveTopic
-from .handling import Acked, Handling
+from .consumer_work import Drain, GiveUp, HandlerDone, LedgerPeeked, ResolveTopic
+from .handling import Acked
 from .ledger import Ledger
-from .outbox import Outbox
 from .window import Fingerprint
-
-START_OFFSET = 0  # a new group starts at the earliest message
-
-
-class _Running:
-    """What a consumer works with once its ledger is open."""
-
-    def __init__(self, core: ConsumerCore, grant: Granted, fingerprint: Fingerprint) -> None:
-        member, ledger = core.member, core.ledger
-        place = member.place
-        log = (grant.log_id, grant.topic_id)
-        offset = ledger.next_offset if ledger.started else START_OFFSET
-        self.fetcher = Fetcher(core.connection, place, grant.epoch, log, offset, fingerprint)
-        self.handling = Handling(ledger, place, grant.epoch, member.retries, self.fetcher.windows)
-        # Bytes of the outputs that the outbox holds.
-        self.output_bytes = 0
-        self.outbox = Outbox(core.connection, producer=output_producer(*place), epoch=grant.epoch)
-        for (topic, partition), following in sorted(ledger.next_sequence.items()):
-            outputs = ledger.unacked.get((topic, partition), ())
-            first = outputs[0].first_sequence if outputs else following
-            self.outbox.expect(topic, partition, first)
-            for output in outputs:
-                self.queue(output)
-
-    def queue(self, output: Output) -> None:
-        """Let an output out, after the sync of the step."""
-        self.output_bytes += len(output.raw)
-        self.outbox.add_output(output, token=len(output.raw))
-
-    def may_call(self) -> bool:
-        """Whether the outputs that wait for the broker leave room for more."""
-        return (
-            self.outbox.messages < OUTPUTS_UNACKED_MAX
-            and self.output_bytes < OUTPUTS_UNACKED_BYTES_MAX
-        )
-
-    def may_advance(self) -> bool:
-        """Whether `handling.advance` may be called, and so whether its deadlines count."""
-        return self.handling.running is not None or self.may_call()
-
-    def may_fetch(self) -> bool:
-        """Whether one more reply may be held."""
-        held = len(self.fetcher.windows) + (self.handling.running is not None)
-        return held < FETCHES_HELD_MAX
 
 
 class ConsumerCore:
@@ -97,7 +54,7 @@ class ConsumerCore:
         self._lookups = TopicLookups(self.connection)
         self._fingerprint = fingerprint
         # Invariant: there from RUNNING on.
-        self._running: _Running | None = None
+        self._running: Running | None = None
         # Acknowledgements that the next commit will carry: (topic, partition, next sequence).
         self._acked: Acked = []
         # Session of the connection in which requests were last sent.
@@ -120,6 +77,11 @@ class ConsumerCore:
         return self._running.handling.processed if self._running else 0
 
     @property
+    def parked(self) -> int:
+        """Messages parked under this grant."""
+        return self._running.handling.parked if self._running else 0
+
+    @property
     def skipped(self) -> int:
         """Messages passed over under this grant because they were processed before."""
         return self._running.handling.skipped if self._running else 0
@@ -134,12 +96,8 @@ class ConsumerCore:
         times = [self._holder.wake_at_ms, self.connection.wake_at_ms]
         running = self._running
         if running is not None and self.connection.ready:
-            times += [self._lookups.wake_at_ms, running.outbox.wake_at_ms]
-            if not self._draining:
-                if running.may_advance():
-                    times.append(running.handling.wake_at_ms)
-                if running.may_fetch():
-                    times.append(running.fetcher.wake_at_ms)
+            times.append(self._lookups.wake_at_ms)
+            times += running.wake_times(draining=self._draining)
         return min((time for time in times if time is not None), default=None)
 
     def apply(self, record: Record, position: int) -> None:
@@ -172,7 +130,6 @@ class ConsumerCore:
                 self._received(event, now_ms, out)
             case HandlerDone() if self._running is not None:
                 failed = self._running.handling.done(event, now_ms, out, self._acked)
-                self._queue_outputs(self._running, out)
                 if failed is not None:
                     self._stop(failed, now_ms, out)
             case LedgerPeeked():
@@ -189,6 +146,8 @@ class ConsumerCore:
                 self._lookups.want(event.topic)
             case Drain():
                 self._draining = True
+            case GiveUp():
+                self._give_up(now_ms, out)
 
     def _stop(self, error: Exception | None, now_ms: int, out: Outcome) -> None:
         """End, after the sync of what this step commits. The broker is told where that helps."""
@@ -197,9 +156,23 @@ class ConsumerCore:
             fields = self.member.fields(epoch=grant.epoch if grant else 0, reason=error.reason)
             out.events.append(("consumer.fenced", fields))
         elif self.phase == RUNNING and error is not None:
+            self._end_well(out)
             self._holder.leave(self._committed_offset(out), now_ms, out)
         self._holder.phase = STOPPED
         out.work_after_sync.append(Stop(error))
+
+    def _give_up(self, now_ms: int, out: Outcome) -> None:
+        """End as an owner would who has no time: what is being handled has not happened."""
+        if self.phase == RUNNING:
+            self._end_well(out)
+            self._holder.leave(self._committed_offset(out), now_ms, out)
+        self._stop(None, now_ms, out)
+
+    def _end_well(self, out: Outcome) -> None:
+        """Write down that this generation ends because it is to, unless there is no room."""
+        grant = self._holder.grant
+        if grant is not None and not self._disk_full:
+            out.appends.append(LedgerEnded(grant.epoch))
 
     # --- messages --------------------------------------------------------------------------------
 
@@ -214,7 +187,7 @@ class ConsumerCore:
             self._holder.lost()
             self._lookups.lost()
             if self._running is not None:
-                self._running.fetcher.lost()
+                self._running.lost()
         if taken:
             return
         if self._running is not None:
@@ -226,21 +199,28 @@ class ConsumerCore:
         elif self._holder.answered(message, now_ms, out):
             self._stop(None, now_ms, out)
 
-    def _for_running(self, running: _Running, event: Received, now_ms: int, out: Outcome) -> None:
+    def _for_running(self, running: Running, event: Received, now_ms: int, out: Outcome) -> None:
         message = event.message
         if isinstance(message, Fetched):
-            running.fetcher.received(message, event.stored or [], now_ms)
-        elif isinstance(message, Failure) and running.fetcher.answers(message.request):
+            for fetcher in running.fetchers:
+                fetcher.received(message, event.stored or [], now_ms)
+            return
+        asking = [f for f in running.fetchers if f.answers(message.request)]
+        if isinstance(message, Failure) and asking:
             error = from_code(message.code, message.reason, message.hint)
             if message.code in {"not_granted", "fenced"}:
                 raise Fenced(message.reason)
             if not error.retriable:
                 raise error
-            running.fetcher.pause(now_ms)
+            asking[0].pause(now_ms)
+        elif isinstance(message, TopicDescribed):
+            running.described(message, now_ms)
         else:
+            if isinstance(message, Failure):
+                running.described(message, now_ms)
             self._settle(running, message, now_ms, out)
 
-    def _settle(self, running: _Running, message: Message, now_ms: int, out: Outcome) -> None:
+    def _settle(self, running: Running, message: Message, now_ms: int, out: Outcome) -> None:
         """Take the verdict on outputs. Raises what ends the consumer."""
         outbox = running.outbox
         for settled in outbox.received(message, now_ms, out):
@@ -274,19 +254,31 @@ class ConsumerCore:
         holder.advance(now_ms, out)
         owed = holder.owed or self._lookups.owed
         if self._running is not None:
-            owed = owed or self._running.fetcher.owed or self._running.outbox.owed
+            owed = owed or self._running.owed
         self.connection.tick(now_ms, out, owed=owed)
 
     def _begin(self, out: Outcome) -> None:
         """The ledger is open: check that it belongs here, then start running."""
-        grant, started = self._holder.grant, self.ledger.started
+        grant, ledger = self._holder.grant, self.ledger
         assert grant is not None, "a ledger is opened for a grant"
-        if started is None:
+        if ledger.started is not None:
+            self._check(ledger.started, grant)
+        self._running = Running(
+            self.member,
+            self.connection,
+            ledger,
+            grant,
+            self._holder.partitions,
+            self._fingerprint,
+        )
+        if ledger.started is None:
             log = (grant.topic_id, grant.log_id, grant.lineage)
             out.appends.append(LedgerStarted(*self.member.place, *log, START_OFFSET))
-        else:
-            self._check(started, grant)
-        self._running = _Running(self, grant, self._fingerprint)
+        elif ledger.ended:
+            # The good end was that of the generation before. An empty commit takes its place, or
+            # else a death before our first record would look like a good end.
+            number = ledger.commit_no + 1
+            out.appends.append(Committed(grant.epoch, number, [], [], b"", {}, []))
         self._holder.phase = RUNNING
         fields = self.member.fields(
             epoch=grant.epoch,
@@ -310,12 +302,14 @@ class ConsumerCore:
         if grant.end_offset < self.ledger.next_offset:
             raise regressed(self.member.place, self.ledger.next_offset, grant.end_offset)
 
-    def _run(self, running: _Running, now_ms: int, out: Outcome) -> None:
+    def _run(self, running: Running, now_ms: int, out: Outcome) -> None:
         handling, outbox = running.handling, running.outbox
+        running.queue_outputs(out)  # before more is begun: what waits for the broker is bounded
         if self._draining:
             handling.cut(out)
-        elif self.phase == RUNNING and running.may_advance():
-            handling.advance(now_ms, out, self._acked)
+        elif self.phase == RUNNING:
+            running.advance(now_ms, out, self._acked)
+        running.queue_outputs(out)
         if self.connection.ready:
             self._lookups.advance(now_ms, out)
         outbox.advance(now_ms, out)
@@ -324,36 +318,29 @@ class ConsumerCore:
             if self._draining:
                 if quiet and not self._disk_full:
                     self._finish(now_ms, out)
-            elif self.connection.ready and running.may_fetch():
-                running.fetcher.ask(now_ms, out)
+            elif self.connection.ready:
+                running.ask(now_ms, out)
         elif self.phase == LEAVING and self._holder.wait_is_over(now_ms):
             self._stop(None, now_ms, out)
-        quiet = quiet and handling.idle and running.fetcher.caught_up and self.connection.ready
+        quiet = quiet and handling.idle and running.caught_up and self.connection.ready
         self.idle_since_ms = (self.idle_since_ms or now_ms) if quiet else None
-
-    def _queue_outputs(self, running: _Running, out: Outcome) -> None:
-        """Hand the outputs of a commit to the outbox, whose sends wait for the sync."""
-        for record in out.appends:
-            assert isinstance(record, Committed), "only commits have outputs"
-            for output in record.outputs:
-                running.queue(output)
-                fields = {"first_sequence": output.first_sequence, "count": output.count}
-                out.events.append(("output.sent", self.member.fields(**fields)))
 
     def _committed_offset(self, out: Outcome) -> int:
         """The next offset once the appends of this step are applied."""
         for record in reversed(out.appends):
-            if isinstance(record, Committed) and record.inputs:
-                return record.inputs[0][1]
+            for topic_id, next_offset in record.inputs if isinstance(record, Committed) else ():
+                if self.ledger.started is not None and topic_id == self.ledger.started.topic_id:
+                    return next_offset
         return self.ledger.next_offset
 
     def _finish(self, now_ms: int, out: Outcome) -> None:
         """All is committed and acknowledged: note what was acknowledged, give the grant back."""
         grant = self._holder.grant
         assert grant is not None, "a running consumer has a grant"
-        if self._acked and not out.appends:
+        if self._acked and not any(isinstance(one, Committed) for one in out.appends):
             number = self.ledger.commit_no + 1
             acked = list(self._acked)
             out.appends.append(Committed(grant.epoch, number, [], [], b"", {}, [], acked))
             self._acked.clear()
+        self._end_well(out)
         self._holder.leave(self._committed_offset(out), now_ms, out)

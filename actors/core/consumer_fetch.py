@@ -121,8 +121,11 @@ class Fetcher:
         if window is None:
             self._again_at_ms = now_ms + JOIN_RETRY_MS
         elif window.next_offset > self.offset:
-            self.windows.append(with_fingerprints(window, self._fingerprint))
+            self.windows.append(self._identified(window))
             self.offset = window.next_offset
+
+    def _identified(self, window: Window) -> Window:
+        return with_fingerprints(window, self._fingerprint)
 
 
 def regressed(place: tuple[str, str, int], offset: int, end_offset: int) -> LogRegressed:

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Fenced, LedgerNotHere, NotSupported, from_code
+from ..ids import private_topic
 from ..limits import (
+    CRASH_RETRIES_DEFAULT,
     JOIN_RETRY_MS,
     LEASE_RENEW_MS,
     LEAVE_WAIT_MS,
@@ -62,6 +64,12 @@ class Member:
     incarnation: bytes  # 16 random bytes
     label: str  # host and pid, for messages to people
     retries: int = RETRIES_DEFAULT
+    crash_retries: int = CRASH_RETRIES_DEFAULT
+
+    @property
+    def private_topic(self) -> str:
+        """Where messages come from that only this group handles again."""
+        return private_topic(self.topic, self.group)
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -87,6 +95,8 @@ class GrantHolder:
         self.grant: Granted | None = None
         # The ledger that joined; b"" before.
         self.ledger_id = b""
+        # How many partitions the topic has. Invariant: set from JOINING on.
+        self.partitions = 0
         # Number of the request (describe, join, leave) whose answer the phase waits for; 0: none.
         self._request = 0
         # When the phase asks again; when LEAVING, when it waits no longer.
@@ -185,6 +195,7 @@ class GrantHolder:
                     f"topic {message.topic} has {message.partitions} partitions, "
                     f"no partition {self.member.partition}"
                 )
+            self.partitions = message.partitions
             out.work.append(TopicFound(message.topic, message.partitions))
             self.phase = JOINING
             self._request = self._again_at_ms = 0

@@ -55,12 +55,19 @@ class RunHandler:
 
     The first message is at attempt `attempt`, all others at their first. `ledger` is to be read
     only; it does not change before the answer. Answer with HandlerDone.
+
+    With `deaths` the one message of the window killed so many processes: do not call the handler,
+    answer with a FailedMessage of kind CRASHED. `private` messages come from topic@group: the
+    handler sees the message that they stand for.
     """
 
     epoch: int
     window: Window
     attempt: int
     ledger: Ledger
+    at_ms: int = 0  # when it was decided
+    private: bool = False
+    deaths: int = 0
 
     @property
     def first_offset(self) -> int:
@@ -106,15 +113,27 @@ class LedgerPeeked:
     path: str
 
 
+# Why a message failed, in dead letters and in the commits that park them.
+RAISED = "raised"  # the handler raised on every attempt
+REJECTED = "rejected"  # it raised what no retry mends
+CRASHED = "crashed"  # it killed its process again and again
+
+
 @dataclass(frozen=True, slots=True)
 class FailedMessage:
-    """A handler raised. `jitter` is drawn from [0, 1) by the shell and stretches the pause."""
+    """A handler raised. `jitter` is drawn from [0, 1) by the shell and stretches the pause.
+
+    `letter` is the dead letter for its last attempt; None: the consumer stops instead. Its
+    partition is that of the input; the core sees to it that the topic has it.
+    """
 
     message_id: str
     text: str  # of the error, bounded
     error: BaseException
     traceback: str
     jitter: float
+    kind: str = RAISED
+    letter: Output | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +152,7 @@ class HandlerDone:
     failure: FailedMessage | None = None
     took_us: int = 0
     size: int = 0  # bytes that the commit will need, about: the driver reserves them
+    private: bool = False  # as of the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +160,11 @@ class ResolveTopic:
     """tx.send waits for the facts of this topic; it is made where it does not exist."""
 
     topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """End at once: what is being handled is not committed, and nobody is to blame for it."""
 
 
 @dataclass(frozen=True, slots=True)

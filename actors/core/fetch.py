@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
 from ..errors import Busy, LogRegressed, NotGranted, ProtocolError
+from ..ids import INTERNAL_MARK
 from ..limits import (
     FETCH_BYTES_MAX,
     FETCH_WAIT_MS_MAX,
@@ -184,7 +185,14 @@ class FetchServer:
     # --- inside ----------------------------------------------------------------------------------
 
     def _grant_key(self, request: Fetch) -> Key:
-        return (request.group, request.topic, request.partition)
+        """Return whose grant counts: a private topic is read under that of its topic.
+
+        Raises NotGranted for the private topic of another group.
+        """
+        topic, mark, group = request.topic.partition(INTERNAL_MARK)
+        if mark and group != request.group:
+            raise NotGranted(f"{request.topic} belongs to group {group}, not to {request.group}")
+        return (request.group, topic, request.partition)
 
     def _serve(self, job: FetchJob, now_ms: int, out: Outcome) -> None:
         """Begin to read, or put the job off if the turn is full."""

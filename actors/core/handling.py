@@ -3,72 +3,87 @@
 Theory of operation. At most one call is out. Its answer becomes one commit record, unless it does
 not match the call (an older grant, a call that was given up): then it is dropped with all that it
 holds. The next call is made in the step that commits the last one, so handlers work while the disk
-syncs; ids of a commit that is appended but not yet applied are shown to the skip rule by hand.
+syncs; ids of a commit that is appended but not yet applied are shown to the skip rule by hand. A
+call moves one input (inputs.py); the inputs take turns.
 
 A message that raises ends the commit before it. It is then tried again alone in front of the rest
-of its window, after a pause that doubles from BACKOFF_FIRST_MS to BACKOFF_MAX_MS.
+of its window, after a pause that doubles from BACKOFF_FIRST_MS to BACKOFF_MAX_MS. After its last
+attempt it is parked: the offset, its id and the dead letter are one commit, made once the topic of
+dead letters is known to be there, so that what is committed can always go out.
+
+After an unclean end messages run alone, each behind a mark that is synced first. A message that
+more than `crash_retries` processes died in is parked without another call.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import replace
 from typing import Any
 
 from ..errors import HandlerFailed
 from ..limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS, COMMIT_EVERY_MS
 from ..outcome import Outcome
-from ..records import Committed, Output
-from .consumer_work import CutHandler, FailedMessage, HandlerDone, Repost, RunHandler
+from ..records import AttemptMarked, Committed, Output, Parked, Skipped
+from .consumer_grant import Member
+from .consumer_work import RAISED, CutHandler, FailedMessage, HandlerDone, Repost, RunHandler
+from .inputs import Input, Parking, is_dropped
 from .ledger import Ledger
 from .window import Window, identities, leave_out_known
 
 Acked = list[tuple[str, int, int]]
 
+DROPPED = "dropped"  # the reason of a skipped message whose dead letter an operator dropped
+
 
 class Handling:
     """Turns windows into commits under one grant."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        place: tuple[str, str, int],
-        epoch: int,
-        retries: int,
-        windows: deque[Window],
-    ) -> None:
-        """Handle `windows` of `place` (group, topic, partition), which the fetcher fills."""
+    def __init__(self, ledger: Ledger, member: Member, epoch: int, main: Input) -> None:
+        """Handle `main` for `member`; more inputs may join `inputs` later."""
         self._ledger = ledger
-        self._place = place
+        self._member = member
         self._epoch = epoch
-        self._retries = retries
-        self._windows = windows
-        # The call that is out. Invariant: its window starts at the committed offset.
+        # What is read. Invariant: the first one is the partition itself.
+        self.inputs = [main]
+        # Which of them has the next turn.
+        self._turn = 0
+        # The call that is out, the input it moves, and the mark it runs behind, if any.
+        # Invariant: its window starts at the committed offset of the input.
         self.running: RunHandler | None = None
+        self._moved = main
+        self._mark: AttemptMarked | None = None
         # Whether the disk is full, and the answer that waits for room meanwhile.
         # Invariant: an answer is held only while its call counts as running.
         self._disk_full = False
         self._held: HandlerDone | None = None
-        # The attempt at the first message of the next window, and not before when.
-        self._attempt = 1
-        self._not_before_ms = 0
         # When the running call is asked to commit what it has; None: it was asked.
         self._cut_at_ms: int | None = None
-        # Messages handled and passed over since the grant.
+        # Where dead letters go: (topic, partition); None: not known to be there yet.
+        self.dead: tuple[str, int] | None = None
+        # Messages handled, passed over and parked since the grant.
         self.processed = 0
         self.skipped = 0
+        self.parked = 0
 
     @property
     def idle(self) -> bool:
         """Whether no call is out and nothing waits for one."""
-        return self.running is None and not self._windows
+        return self.running is None and all(one.idle for one in self.inputs)
+
+    @property
+    def wants_dead(self) -> bool:
+        """Whether a dead letter waits for its topic."""
+        return self.dead is None and any(one.parking is not None for one in self.inputs)
 
     @property
     def wake_at_ms(self) -> int | None:
         """When `advance` has something to do without any event."""
         if self.running is not None:
             return self._cut_at_ms
-        return self._not_before_ms if self._windows and not self._disk_full else None
+        if self._disk_full:
+            return None
+        times = [one.not_before_ms for one in self.inputs if one.windows and one.parking is None]
+        return min(times, default=None)
 
     def disk_space(self, *, full: bool, out: Outcome) -> None:
         """The disk is full, or has room again: then the held answer comes back as it is."""
@@ -84,49 +99,94 @@ class Handling:
             out.work.append(CutHandler())
 
     def advance(self, now_ms: int, out: Outcome, acked: Acked) -> None:
-        """Call the handler for the next window if none is running and it is time."""
+        """Park what can be parked, or call the handler for the next window, if it is time."""
         if self.running is not None:
             if self._cut_at_ms is not None and self._cut_at_ms <= now_ms:
                 self.cut(out)
             return
-        if not self._windows or self._disk_full or now_ms < self._not_before_ms:
+        if self._disk_full:
             return
-        before = out.appends[-1] if out.appends else None
-        assert before is None or isinstance(before, Committed), "only commits go before a call"
-        window = leave_out_known(self._windows[0], self._ledger.processed, before)
-        left_out = self._windows[0].count - window.count
-        if not window.count and before is not None:
-            return  # one commit a step: the sync of this one brings the next
-        self._windows.popleft()
+        before = next((r for r in reversed(out.appends) if isinstance(r, Committed)), None)
+        for step in range(len(self.inputs)):
+            turn = (self._turn + step) % len(self.inputs)
+            its = self.inputs[turn]
+            if its.parking is not None:
+                # One commit a step: the sync of this one brings the next.
+                served = self.dead is not None and before is None
+                if served:
+                    self._park(its, its.parking, out, acked)
+            else:
+                due = bool(its.windows) and its.not_before_ms <= now_ms
+                served = due and self._start(its, before, now_ms, out, acked)
+            if served:
+                self._turn = (turn + 1) % len(self.inputs)
+                return
+
+    def _start(
+        self, its: Input, before: Committed | None, now_ms: int, out: Outcome, acked: Acked
+    ) -> bool:
+        """Call the handler for what is new in the next window, or commit that nothing is."""
+        alone = its.alone()
+        if alone or its.private:
+            its.split_first()
+        window = leave_out_known(its.windows[0], self._ledger.processed, before)
+        left_out = its.windows[0].count - window.count
+        dropped = its.private and window.count > 0 and is_dropped(window)
+        if before is not None and (dropped or not window.count):
+            return False  # one commit a step, as above
+        its.windows.popleft()
         if left_out:
             self.skipped += left_out
-            out.events.append(
-                ("consumer.skipped", self._fields(first_offset=window.first_offset, count=left_out))
-            )
-        if not window.count:
-            self._commit(window, HandlerDone(self._epoch, window.first_offset, 0), acked, out)
-            return
-        self.running = RunHandler(self._epoch, window, self._attempt, self._ledger)
+            fields = self._fields(its, first_offset=window.first_offset, count=left_out)
+            out.events.append(("consumer.skipped", fields))
+        if dropped or not window.count:
+            skipped = []
+            if dropped:
+                self.skipped += 1
+                first, following = window.offset_of(0), window.next_offset
+                skipped = [Skipped(its.topic_id, first, following, DROPPED)]
+            nothing = HandlerDone(self._epoch, window.first_offset, 0)
+            self._commit(its, window, nothing, acked, out, skipped=skipped)
+            return True
+        self._call(its, window, now_ms, out, alone=alone)
+        return True
+
+    def _call(self, its: Input, window: Window, now_ms: int, out: Outcome, *, alone: bool) -> None:
+        offset = window.offset_of(0)
+        deaths = self._ledger.deaths_in(its.topic_id, offset)
+        fatal = deaths if deaths > self._member.crash_retries else 0
+        run = RunHandler(self._epoch, window, its.attempt, self._ledger, now_ms, its.private, fatal)
+        self.running, self._moved, self._mark = run, its, None
         self._cut_at_ms = now_ms + COMMIT_EVERY_MS
-        out.work.append(self.running)
+        if fatal or not alone:
+            out.work.append(run)
+            return
+        self._mark = AttemptMarked(self._epoch, its.topic_id, offset, deaths, returned=False)
+        out.appends.append(self._mark)
+        out.work_after_sync.append(run)
+        fields = self._fields(its, epoch=self._epoch, offset=offset, deaths=deaths)
+        out.events.append(("attempt.marked", fields))
 
     def done(
         self, answer: HandlerDone, now_ms: int, out: Outcome, acked: Acked
     ) -> HandlerFailed | None:
         """Take the answer of a call; return the error that ends the consumer, if it does."""
-        run = self.running
-        if run is None or (answer.epoch, answer.first_offset) != (run.epoch, run.first_offset):
+        run, its = self.running, self._moved
+        matching = (answer.epoch, answer.private, answer.first_offset)
+        if run is None or matching != (run.epoch, run.private, run.first_offset):
             return None
         if self._disk_full:
             self._held = answer
             return None
         self.running = None
         handled, rest = run.window.split(answer.handled)
-        attempt = self._attempt
+        attempt = run.deaths or its.attempt
         if answer.handled:
-            attempt = self._attempt = 1
+            attempt = 1
+            its.passed()
             self.processed += answer.handled
             fields = self._fields(
+                its,
                 epoch=self._epoch,
                 count=answer.handled,
                 first_offset=handled.first_offset,
@@ -134,57 +194,101 @@ class Handling:
                 took_us=answer.took_us,
             )
             out.events.append(("consumer.handled", fields))
-            self._commit(handled, answer, acked, out)
+            self._commit(its, handled, answer, acked, out)
         if rest.count:
-            self._windows.appendleft(rest)
+            its.windows.appendleft(rest)
         if answer.failure is None:
             return None
-        return self._failed(answer.failure, rest, attempt, now_ms, out)
+        if self._mark is not None:  # it came back: nobody died
+            out.appends.append(replace(self._mark, returned=True))
+        return self._failed(its, answer.failure, attempt, now_ms, out)
 
     def _failed(
-        self, failure: FailedMessage, rest: Window, attempt: int, now_ms: int, out: Outcome
+        self, its: Input, failure: FailedMessage, attempt: int, now_ms: int, out: Outcome
     ) -> HandlerFailed | None:
-        group, topic, partition = self._place
-        offset = rest.offset_of(0)
+        offset = its.windows[0].offset_of(0)
         error = failure.text
-        where = self._fields(offset=offset, id=failure.message_id)
+        where = self._fields(its, offset=offset, id=failure.message_id)
         out.events.append(("handler.raised", {**where, "attempt": attempt, "error": error}))
-        if attempt > self._retries:
-            out.events.append(("handler.failed", {**where, "attempts": attempt, "error": error}))
-            failed = HandlerFailed(
-                f"group {group}: the handler raised {error} for message {failure.message_id} of "
-                f"{topic}/{partition} at offset {offset}, attempt {attempt}"
-            )
-            failed.add_note(failure.traceback)  # the user's own; a command prints it
-            failed.__cause__ = failure.error
-            return failed
-        pause = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(attempt - 1, 16))
-        delay = int(pause * (0.5 + failure.jitter / 2))
-        self._attempt = attempt + 1
-        self._not_before_ms = now_ms + delay
-        out.events.append(("handler.retry", {**where, "attempt": attempt + 1, "delay_ms": delay}))
-        return None
+        if failure.kind == RAISED and attempt <= self._member.retries:
+            pause = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(attempt - 1, 16))
+            delay = int(pause * (0.5 + failure.jitter / 2))
+            its.attempt = attempt + 1
+            its.not_before_ms = now_ms + delay
+            again = {**where, "attempt": attempt + 1, "delay_ms": delay}
+            out.events.append(("handler.retry", again))
+            return None
+        out.events.append(("handler.failed", {**where, "attempts": attempt, "error": error}))
+        if failure.letter is not None:
+            its.split_first()
+            its.parking = Parking(its.windows.popleft(), failure, attempt)
+            return None
+        group, topic, partition = self._member.place
+        failed = HandlerFailed(
+            f"group {group}: the handler raised {error} for message {failure.message_id} of "
+            f"{topic}/{partition} at offset {offset}, attempt {attempt}"
+        )
+        failed.add_note(failure.traceback)  # the user's own; a command prints it
+        failed.__cause__ = failure.error
+        return failed
 
-    def _commit(self, window: Window, answer: HandlerDone, acked: Acked, out: Outcome) -> None:
+    def _park(self, its: Input, parking: Parking, out: Outcome, acked: Acked) -> None:
+        """Commit that a message is a dead letter."""
+        failure, offset = parking.failure, parking.window.offset_of(0)
+        letter = failure.letter
+        assert self.dead is not None and letter is not None  # noqa: PT018
+        topic, partition = self.dead
+        letter = replace(letter, topic=topic, partition=partition)
+        answer = HandlerDone(self._epoch, parking.window.first_offset, 0, outputs=[letter])
+        parked = [Parked(its.topic_id, offset, failure.kind, parking.attempts)]
+        self._commit(its, parking.window, answer, acked, out, parked=parked)
+        its.parking = None
+        its.passed()
+        self.parked += 1
+        fields = self._fields(
+            its,
+            epoch=self._epoch,
+            offset=offset,
+            id=failure.message_id,
+            kind=failure.kind,
+            attempts=parking.attempts,
+            error=failure.text,
+        )
+        out.events.append(("message.parked", fields))
+
+    def _commit(
+        self,
+        its: Input,
+        window: Window,
+        answer: HandlerDone,
+        acked: Acked,
+        out: Outcome,
+        *,
+        parked: list[Parked] | None = None,
+        skipped: list[Skipped] | None = None,
+    ) -> None:
         ledger = self._ledger
         assert ledger.started is not None, "a commit follows the first record"
-        assert window.first_offset == ledger.next_offset, "commits follow each other"
+        assert window.first_offset == ledger.next_offset_of(its.topic_id), "commits follow"
         ranges, fingerprints = identities(window)
         outputs = self._numbered(answer.outputs)
         record = Committed(
             self._epoch,
             ledger.commit_no + 1,
-            [(ledger.started.topic_id, window.next_offset)],
+            [(its.topic_id, window.next_offset)],
             ranges,
             b"".join(fingerprints),
             answer.state,
             outputs,
             list(acked),
             fingerprints,
+            parked or [],
+            skipped or [],
         )
         acked.clear()
         out.appends.append(record)
         fields = self._fields(
+            its,
             epoch=self._epoch,
             first_offset=window.first_offset,
             next_offset=window.next_offset,
@@ -205,6 +309,8 @@ class Handling:
             numbered.append(replace(output, first_sequence=first))
         return numbered
 
-    def _fields(self, **more: Any) -> dict[str, Any]:
-        group, topic, partition = self._place
-        return {"group": group, "topic": topic, "partition": partition, **more}
+    def _fields(self, its: Input, **more: Any) -> dict[str, Any]:
+        fields = self._member.fields(**more)
+        if its.private:
+            fields["topic"] = self._member.private_topic
+        return fields

@@ -1,9 +1,14 @@
 """What a consumer must not forget: the state that its ledger's records make.
 
 Theory of operation. A ledger belongs to one (group, topic, partition). Its first record says which
-log it follows and where it began; every other record is one commit, which carries inputs, ids,
-state and outputs together, so that any prefix of the ledger is a state the group really was in.
-`apply` is the only thing that changes a Ledger, live and on replay.
+log it follows and where it began; nearly every other record is one commit, which carries inputs,
+ids, state and outputs together, so that any prefix of the ledger is a state the group really was
+in. `apply` is the only thing that changes a Ledger, live and on replay. Besides the partition
+itself it reads that of the private topic (`topic@group`); each commit moves one of the two.
+
+The other records are about processes that die in a handler (solitary.py): marks of attempts, and
+the word of a generation that it ended well. A mark counts as a death from the start, until a
+record behind it says how the attempt ended.
 
 Outputs are numbered here, by target partition and without holes, and kept until a later commit
 says that the broker acknowledged them: whatever process comes next sends what is left, under the
@@ -22,7 +27,7 @@ from typing import Any
 
 from ..limits import LEDGER_PARTS_MAX
 from ..outcome import Snapshot
-from ..records import Committed, LedgerStarted, Output, Plain, Record
+from ..records import AttemptMarked, Committed, LedgerEnded, LedgerStarted, Output, Plain, Record
 from .processed import Processed, fingerprints_of, split_fingerprints
 
 Target = tuple[str, int]  # (topic, partition) of an output
@@ -38,6 +43,8 @@ class Ledger:
         self.started: LedgerStarted | None = None
         # The next offset to be processed. Invariant: never decreases.
         self.next_offset = 0
+        # The same of the private topic, by its topic_id. Invariant: as above.
+        self.private_offsets: dict[bytes, int] = {}
         # Number of commits. Invariant: each commit record carries the next number.
         self.commit_no = 0
         # Epoch of the last commit. Invariant: never decreases.
@@ -52,6 +59,16 @@ class Ledger:
         # Outputs that no commit knows to be acknowledged. Invariant: contiguous numbers that end
         # at next_sequence of the target.
         self.unacked: dict[Target, deque[Output]] = {}
+        # Messages that were parked, and dead letters that an operator dropped.
+        self.parked = 0
+        self.dropped = 0
+        # By topic_id: the message that processes died in while it was handled alone (its offset),
+        # and how many. Invariant: not below the next offset of its input.
+        self.deaths: dict[bytes, tuple[int, int]] = {}
+        # The attempt that was marked and not told the end of; it is counted in `deaths`.
+        self._running: AttemptMarked | None = None
+        # Whether the last record says that its generation ended well.
+        self.ended = False
         # Fingerprints that no snapshot on disk holds, as they were committed.
         self._fresh: list[bytes] = []
         # Names of the parts that the last snapshot on disk holds, and the one being written.
@@ -71,16 +88,41 @@ class Ledger:
             self.started = record
             self.next_offset = record.start_offset
             return
-        assert isinstance(record, Committed), "a ledger holds a start and commits"
         assert self.started is not None, "a ledger starts with its first record"
-        assert record.commit_no == self.commit_no + 1, "commits are numbered without holes"
+        assert isinstance(record, Committed | AttemptMarked | LedgerEnded), (
+            "a record of another log"
+        )
         assert record.epoch >= self.epoch, "an epoch never goes back"
-        self.commit_no = record.commit_no
         self.epoch = record.epoch
+        self.ended = isinstance(record, LedgerEnded)
+        if isinstance(record, Committed):
+            self._commit(record)
+            return
+        running, self._running = self._running, None
+        if running is not None and running.epoch == record.epoch:
+            # Its process lives and says so: the attempt was no death.
+            self._set_deaths(running.topic_id, running.offset, running.deaths)
+        if isinstance(record, AttemptMarked):
+            deaths = record.deaths if record.returned else record.deaths + 1
+            self._set_deaths(record.topic_id, record.offset, deaths)
+            self._running = None if record.returned else record
+
+    def next_offset_of(self, topic_id: bytes) -> int:
+        """Return the next offset of one input."""
+        if self.started is None or topic_id == self.started.topic_id:
+            return self.next_offset
+        return self.private_offsets.get(topic_id, 0)
+
+    def deaths_in(self, topic_id: bytes, offset: int) -> int:
+        """Return how many processes died in the handler of this message alone."""
+        marked, deaths = self.deaths.get(topic_id, (-1, 0))
+        return deaths if marked == offset else 0
+
+    def _commit(self, record: Committed) -> None:
+        assert record.commit_no == self.commit_no + 1, "commits are numbered without holes"
+        self.commit_no = record.commit_no
         for topic_id, next_offset in record.inputs:
-            assert topic_id == self.started.topic_id, "a commit of another topic"
-            assert next_offset >= self.next_offset, "an offset never goes back"
-            self.next_offset = next_offset
+            self._move(topic_id, next_offset)
         for producer, first, count in record.ranges:
             self.processed.add_numbers(producer, first, count)
         if record.fingerprints:
@@ -91,6 +133,28 @@ class Ledger:
             self._forget_acked((topic, partition), next_sequence)
         for output in record.outputs:
             self._add_output(output)
+        self.parked += len(record.parked)
+        for skipped in record.skipped:
+            if skipped.topic_id in self.private_offsets:
+                self.dropped += skipped.next_offset - skipped.first_offset
+
+    def _move(self, topic_id: bytes, next_offset: int) -> None:
+        assert next_offset >= self.next_offset_of(topic_id), "an offset never goes back"
+        assert self.started is not None, "a ledger starts with its first record"
+        if topic_id == self.started.topic_id:
+            self.next_offset = next_offset
+        else:
+            self.private_offsets[topic_id] = next_offset
+        if self.deaths.get(topic_id, (next_offset, 0))[0] < next_offset:
+            del self.deaths[topic_id]
+        running = self._running
+        if running is not None and running.topic_id == topic_id and running.offset < next_offset:
+            self._running = None
+
+    def _set_deaths(self, topic_id: bytes, offset: int, deaths: int) -> None:
+        self.deaths.pop(topic_id, None)
+        if deaths:
+            self.deaths[topic_id] = (offset, deaths)
 
     def _change_state(self, changes: dict[str, bytes | None]) -> None:
         state = self.state
@@ -130,6 +194,7 @@ class Ledger:
                 "epoch": self.epoch,
                 "ranges": self.processed.ranges(),
                 "next_sequence": [[*t, n] for t, n in sorted(self.next_sequence.items())],
+                **self._rarely(),
             },
             "state": dict(self.state),
             "outputs": [
@@ -152,6 +217,20 @@ class Ledger:
         self._writing = (names, len(self._fresh))
         return Snapshot(parts, frozenset(kept))
 
+    def _rarely(self) -> dict[str, Plain]:
+        """What most ledgers have none of; not written then."""
+        running = self._running
+        fields: dict[str, Plain] = {
+            "private_offsets": sorted(map(list, self.private_offsets.items())),
+            "parked": self.parked,
+            "dropped": self.dropped,
+            "deaths": [[topic_id, *at] for topic_id, at in sorted(self.deaths.items())],
+            "running": running
+            and [running.epoch, running.topic_id, running.offset, running.deaths],
+            "ended": self.ended,
+        }
+        return {name: value for name, value in fields.items() if value}
+
     def snapshot_written(self) -> None:
         """The snapshot that `snapshot` returned last is durable: its parts can be kept by name."""
         assert self._writing is not None, "no snapshot was asked for"
@@ -171,6 +250,13 @@ class Ledger:
         for producer, first, count in fields["ranges"]:
             self.processed.add_numbers(producer, first, count)
         self.next_sequence = {(t, p): n for t, p, n in fields["next_sequence"]}
+        self.private_offsets = dict(fields.get("private_offsets", ()))
+        self.parked, self.dropped = fields.get("parked", 0), fields.get("dropped", 0)
+        self.deaths = {topic_id: (at, n) for topic_id, at, n in fields.get("deaths", ())}
+        if fields.get("running"):
+            epoch, topic_id, offset, deaths = fields["running"]
+            self._running = AttemptMarked(epoch, topic_id, offset, deaths, returned=False)
+        self.ended = fields.get("ended", False)
         self._change_state(parts["state"])
         for output in parts["outputs"]:
             kept = Output(*output)

@@ -18,8 +18,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..batch import Batch
-from ..errors import Busy, DiskFull, GapError, OnceMQError, ProtocolError, UnknownSession
-from ..ids import sequence_id, untagged_id
+from ..errors import (
+    Busy,
+    DiskFull,
+    GapError,
+    InvalidName,
+    OnceMQError,
+    ProtocolError,
+    UnknownSession,
+)
+from ..ids import DEAD_SUFFIX, INTERNAL_MARK, sequence_id, untagged_id
 from ..limits import LOOKUPS_MAX
 from ..outcome import Outcome, Send
 from ..protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET, Produce, Produced
@@ -94,6 +102,7 @@ class Judge:
 
     def _arrival(self, peer: bytes, request: Produce, batch: Batch, broker_ms: int) -> Arrival:
         topic = self.state.topics.get(request.topic)
+        _check_sender(topic.name, request)
         partition = topic.partition(request.partition)
         return Arrival(peer, request, batch, topic, partition, broker_ms)
 
@@ -266,6 +275,18 @@ class Judge:
         if self.verbose:
             numbers = new if mask else range(batch.count)
             _tell_messages("message.appended", arrival, numbers, record.first_offset, out)
+
+
+def _check_sender(topic: str, request: Produce) -> None:
+    """Topics of OnceMQ's own take only what they are for. Raises InvalidName.
+
+    Dead letters are outputs of consumers; a private topic tells its messages apart by their ids.
+    """
+    output = request.producer.startswith(INTERNAL_MARK)
+    if topic.endswith(DEAD_SUFFIX) and not output:
+        raise InvalidName(f"{topic} takes dead letters only, which consumers send")
+    if INTERNAL_MARK in topic and (request.producer or not request.session):
+        raise InvalidName(f"{topic} takes messages with explicit ids from operators only")
 
 
 def _first(runs: Runs, verdict: int) -> int:

@@ -43,6 +43,7 @@ _ERRORS = (
     "LogRegressed",
     "NotSupported",
     "ProducerClosed",
+    "Reject",
     "ResultTimeout",
     "StateTooLarge",
     "StoreMismatch",

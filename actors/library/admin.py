@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
+from ..batch import Batch
 from ..codec import wire
 from ..errors import OnceMQError, ProtocolError, from_code
 from ..limits import FETCH_BYTES_DEFAULT, RESEND_MS
@@ -29,6 +30,8 @@ from ..protocol import (
     ListGroups,
     ListTopics,
     Message,
+    Produce,
+    Produced,
     TopicDescribed,
     TopicsListed,
     Welcome,
@@ -39,6 +42,7 @@ from ..runtime.zmq_transport import DealerTransport
 Answer = TypeVar("Answer")
 
 DEFAULT_TIMEOUT_S = 5.0
+SESSION_BYTES = 16
 
 
 class NoAnswer(OnceMQError):
@@ -115,6 +119,19 @@ class AdminClient:
             raise _refused(answer)
         return answer, received.stored or []
 
+    def produce(self, topic: str, partition: int, batch: Batch) -> Produced:
+        """Send a batch with explicit ids, as a session of its own; the same again is a duplicate.
+
+        Raises UnknownTopic, InvalidName, DiskFull, Busy, NoAnswer.
+        """
+        session = secrets.token_bytes(SESSION_BYTES)
+        produce = Produce(0, topic, partition, "", 0, -1, session, 0, b"", batch.crc)
+        self.welcome()
+        answer = self._exchange(produce, batch.raw).message
+        if not isinstance(answer, Produced):
+            raise _refused(answer)
+        return answer
+
     # --- one question ----------------------------------------------------------------------------
 
     def _ask(self, message: Any, kind: type[Answer]) -> Answer:
@@ -127,13 +144,13 @@ class AdminClient:
             raise _refused(answer)
         return answer
 
-    def _exchange(self, message: Any) -> Received:
+    def _exchange(self, message: Any, body: bytes | memoryview | None = None) -> Received:
         """Send until an answer comes. A broker that restarted meanwhile gets a hello first."""
         deadline = time.monotonic() + self._timeout_s
         while True:
             self._request += 1
             numbered = replace(message, request=self._request)
-            self._transport.send(b"", wire.encode(numbered, None))
+            self._transport.send(b"", wire.encode(numbered, body))
             received = self._wait(min(deadline, time.monotonic() + RESEND_MS / 1000))
             if received is None:
                 if time.monotonic() >= deadline:

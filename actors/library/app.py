@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..ids import check_name
-from ..limits import RETRIES_DEFAULT
+from ..limits import CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
 from .handlers import Consumer, Handler, check_handler
 
 if TYPE_CHECKING:
@@ -37,28 +37,44 @@ class App:
         return list(self._consumers.values())
 
     def consumer(
-        self, topic: str, *, group: str, retries: int = RETRIES_DEFAULT, **options: Any
+        self,
+        topic: str,
+        *,
+        group: str,
+        retries: int = RETRIES_DEFAULT,
+        crash_retries: int = CRASH_RETRIES_DEFAULT,
+        no_retry: type[Exception] | tuple[type[Exception], ...] = (),
+        park: bool = True,
+        **options: Any,
     ) -> Callable[[_Function], _Function]:
         """Make the decorated function the handler of `topic` for `group`; it stays as it is.
 
         The function takes (message, tx) and returns nothing: returning commits what it did through
         `tx` together with the offset, raising means that nothing happened. A message whose handler
-        raises is tried `retries` more times, then the consumer stops at that offset.
+        raises is tried `retries` more times and then parked: it goes to the topic `<topic>.dead` in
+        the commit that moves the offset. Errors of `no_retry`, and Reject, park it at once. A
+        message in whose handler more than `crash_retries` processes died, while it was handled
+        alone, is parked without another call. `park=False` stops the consumer there instead.
 
         Raises InvalidName for topic or group, ValueError for a second handler of both or impossible
-        `retries`, and a TypeError (NotSupported) for functions that cannot be handlers: async
-        ones, generators, and those of a list of messages.
+        numbers of retries, TypeError for a `no_retry` that is not made of exceptions, and a
+        TypeError (NotSupported) for functions that cannot be handlers: async ones, generators, and
+        those of a list of messages.
         """
         check_name(topic, "topic")
         check_name(group, "group")
-        if type(retries) is not int or not 0 <= retries <= RETRIES_MAX:
-            raise ValueError(f"retries is a number from 0 to {RETRIES_MAX}, not {retries!r}")
+        _check_count("retries", retries)
+        _check_count("crash_retries", crash_retries)
+        final = no_retry if isinstance(no_retry, tuple) else (no_retry,)
+        _check_exceptions(final)
 
         def register(function: _Function) -> _Function:
             check_handler(function, options)
             if (topic, group) in self._consumers:
                 raise ValueError(f"group {group!r} has a handler of topic {topic!r} already")
-            self._consumers[topic, group] = Consumer(topic, group, function, retries)
+            self._consumers[topic, group] = Consumer(
+                topic, group, function, retries, crash_retries, final, park
+            )
             return function
 
         return register
@@ -77,3 +93,13 @@ class App:
     def __repr__(self) -> str:
         handlers = ", ".join(f"{c.topic} for {c.group}" for c in self._consumers.values())
         return f"<App of {handlers or 'no consumers'}>"
+
+
+def _check_count(name: str, count: object) -> None:
+    if type(count) is not int or not 0 <= count <= RETRIES_MAX:
+        raise ValueError(f"{name} is a number from 0 to {RETRIES_MAX}, not {count!r}")
+
+
+def _check_exceptions(kinds: tuple[object, ...]) -> None:
+    if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+        raise TypeError(f"no_retry is made of classes of exceptions, not {kinds!r}")

@@ -87,6 +87,7 @@ class ConsumerActor:
             secrets.token_bytes(16),
             label,
             consumer.retries,
+            consumer.crash_retries,
         )
         self.core = ConsumerCore(member, endpoint, fingerprint=self._fingerprints)
         self._driver = Driver(

@@ -25,7 +25,7 @@ from typing import Any
 
 import zmq
 
-from ..core.consumer_work import Drain, HandlerDone, ResolveTopic, RunHandler, TopicResolved
+from ..core.consumer_work import Drain, GiveUp, HandlerDone, ResolveTopic, RunHandler, TopicResolved
 from ..errors import OnceMQError
 from ..limits import DRAIN_S_DEFAULT, TOPIC_LOOKUP_MS
 from ..ports import Events
@@ -193,6 +193,7 @@ class ConsumerProcess:
         for (_, topic, partition), actor in list(self._actors.items()):
             total.processed += actor.core.processed
             total.skipped += actor.core.skipped
+            total.parked += actor.core.parked
             total.offsets[f"{topic}/{partition}"] = actor.core.ledger.next_offset
         return total
 
@@ -284,7 +285,10 @@ class ConsumerProcess:
             actor.post(Drain())
 
     def _abandon(self) -> None:
-        """Give up: the drain has taken too long."""
+        """Give up: the drain has taken too long. No message is to blame for that."""
+        for actor in self._live():
+            actor.post(GiveUp())
+            actor.turn()
         error = NotDrained(f"not all was committed and acknowledged within {self._drain_s:g} s")
         self._error = self._error or error
         self._quit = True

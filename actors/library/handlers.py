@@ -20,9 +20,19 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
-from ..core.consumer_work import FailedMessage, HandlerDone, RunHandler
-from ..errors import NotSupported
-from ..limits import COMMIT_MESSAGES_MAX
+from ..core.consumer_work import (
+    CRASHED,
+    RAISED,
+    REJECTED,
+    FailedMessage,
+    HandlerDone,
+    RunHandler,
+)
+from ..errors import HandlerFailed, NotSupported, Reject
+from ..ids import private_topic
+from ..limits import COMMIT_MESSAGES_MAX, CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
+from ..records import Output
+from .letters import Replayed, dead_letter
 from .message import Lot, Message
 from .state_view import StateView
 from .tx import FindTopic, Tx
@@ -50,7 +60,10 @@ class Consumer:
     topic: str
     group: str
     handler: Handler
-    retries: int
+    retries: int = RETRIES_DEFAULT
+    crash_retries: int = CRASH_RETRIES_DEFAULT
+    no_retry: tuple[type[Exception], ...] = ()  # parked at the first attempt, as by Reject
+    park: bool = True  # False: the consumer stops where it would park
 
 
 def check_handler(function: Any, options: dict[str, Any]) -> None:
@@ -129,6 +142,11 @@ class Call:
         what ends the process (KeyboardInterrupt, SystemExit) goes through.
         """
         run, tx = self.run, self._tx
+        if run.private:
+            group, topic, partition = place
+            place = (group, private_topic(topic, group), partition)
+        if run.deaths:
+            return self._crashed(place)
         started_ns = time.perf_counter_ns()
         failure: FailedMessage | None = None
         token = current.set(tx)
@@ -136,26 +154,79 @@ class Call:
             self._handle(place)
         except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
             assert tx.message is not None, "a handler raised for a message"
-            failure = _failed(tx.message, error)
+            failure = self._failed(tx.message, error)
             tx.reject()
         finally:
             current.reset(token)
         state, outputs, size = tx.finish()
         took_us = (time.perf_counter_ns() - started_ns) // 1000
         size += 32 * self._handled
+        return self._done(self._handled, state, outputs, failure, took_us, size)
+
+    def _done(
+        self,
+        handled: int,
+        state: dict[str, bytes | None],
+        outputs: list[Output],
+        failure: FailedMessage | None,
+        took_us: int,
+        size: int,
+    ) -> HandlerDone:
+        run = self.run
+        if failure is not None and failure.letter is not None:
+            size += len(failure.letter.raw)
         return HandlerDone(
-            run.epoch, run.first_offset, self._handled, state, outputs, failure, took_us, size
+            run.epoch,
+            run.first_offset,
+            handled,
+            state,
+            outputs,
+            failure,
+            took_us,
+            size,
+            run.private,
         )
+
+    def _crashed(self, place: tuple[str, str, int]) -> HandlerDone:
+        """Answer for a message that has killed too many processes, without calling its handler."""
+        run = self.run
+        piece = run.window.pieces[0]
+        lot = Lot(piece, *place, run.attempt)
+        message = self._kind(lot, piece.indices[0], piece.offsets[0])
+        text = f"{run.deaths} processes died while they handled this message alone"
+        letter = self._letter(message, CRASHED, run.deaths, text)
+        failure = FailedMessage(
+            str(message.id), text, HandlerFailed(text), "", 0.0, CRASHED, letter
+        )
+        return self._done(0, {}, [], failure, 0, 0)
+
+    @property
+    def _kind(self) -> type[Message]:
+        return Replayed if self.run.private else Message
+
+    def _failed(self, message: Message, error: Exception) -> FailedMessage:
+        final = isinstance(error, (Reject, *self._consumer.no_retry))
+        kind = REJECTED if final else RAISED
+        text, lines = _told(error)
+        # What is no handler at all fails for every message: it stops the consumer.
+        bug = isinstance(error, NotAHandler)
+        letter = None if bug else self._letter(message, kind, message.attempt, text)
+        return FailedMessage(str(message.id), text, error, lines, random.random(), kind, letter)
+
+    def _letter(self, message: Message, kind: str, attempts: int, text: str) -> Output | None:
+        if not self._consumer.park:
+            return None
+        return dead_letter(message, kind=kind, attempts=attempts, error=text, at_ms=self.run.at_ms)
 
     def _handle(self, place: tuple[str, str, int]) -> None:
         """The loop that every message passes: each line of it costs."""
         tx, state, handler = self._tx, self._tx.state, self._consumer.handler
-        attempt = self.run.attempt
+        attempt, kind = self.run.attempt, self._kind
         handled = 0
         try:
             for piece in self.run.window.pieces:
                 lot = Lot(piece, *place, attempt)
-                for message in map(Message, repeat(lot), piece.indices, piece.offsets):
+                for message in map(kind, repeat(lot), piece.indices, piece.offsets):
                     tx.message = message
                     result = handler(message, tx)
                     if result is not None:
@@ -172,7 +243,8 @@ class Call:
             self._handled = handled
 
 
-def _failed(message: Message, error: Exception) -> FailedMessage:
+def _told(error: Exception) -> tuple[str, str]:
+    """Return an error as one bounded text, and its traceback without frames of ours."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
@@ -181,9 +253,7 @@ def _failed(message: Message, error: Exception) -> FailedMessage:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
         text = type(error).__name__
-    return FailedMessage(
-        str(message.id), _bounded(text, ERROR_CHARS_MAX), error, lines, random.random()
-    )
+    return _bounded(text, ERROR_CHARS_MAX), lines
 
 
 def _bounded(text: str, most: int) -> str:

@@ -89,8 +89,9 @@ class Harness:
     def drain(self) -> None:
         """Run the handlers until every message is handled, committed and its outputs are stored.
 
-        Raises HandlerFailed, with the handler's own error as cause, once a message has failed at
-        every attempt; its offset has not moved, and the next `drain` tries it again.
+        A message that fails at every attempt is parked, as in production: look at
+        `sent("TOPIC.dead")`. For a consumer with `park=False` it raises HandlerFailed, with the
+        handler's own error as cause; the offset has not moved, and the next `drain` tries again.
         """
         for consumer in self._app.consumers:
             self._add(consumer, 0)

@@ -177,5 +177,6 @@ class _Facts:
             self.topic_id, self.log_id = record.topic_id, record.log_id
             self.next_offset = record.start_offset
         elif isinstance(record, Committed):
-            for _, next_offset in record.inputs:
-                self.next_offset = next_offset
+            for topic_id, next_offset in record.inputs:
+                if topic_id == self.topic_id:  # not that of the group's private topic
+                    self.next_offset = next_offset

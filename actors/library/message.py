@@ -161,17 +161,19 @@ class Message:
         created = self._lot.batch.created_at_ms
         return None if created is None else created[self._index]
 
+    def idempotency_key(self, group: str) -> str:
+        """What `tx.key` is: one text for each (group, message), the same at every attempt."""
+        lot = self._lot
+        if lot.batch.ids is None:
+            return f"{group}@{self.id!s}"
+        return explicit_key(group, lot.topic, lot.batch.ids[self._index])
+
     def __repr__(self) -> str:
         return f"<Message {self.id!r} {self.topic}/{self.partition}@{self.offset}>"
 
 
-def idempotency_key(message: Message) -> str:
-    """Return what `tx.key` is: one text for each (group, message), the same at every attempt."""
-    lot = message._lot  # noqa: SLF001 - one module, two faces
-    ids = lot.batch.ids
-    if ids is None:
-        return f"{lot.group}@{message.id!s}"
-    tagged = ids[message._index]  # noqa: SLF001
+def explicit_key(group: str, topic: str, tagged: bytes) -> str:
+    """Return the idempotency key of a message with an explicit id."""
     kind = tagged[:1].decode()
     text = tagged[1:].decode() if tagged[:1] == TEXT_TAG else tagged[1:].hex()
-    return f"{lot.group}@{lot.topic}:{kind}:{text}"
+    return f"{group}@{topic}:{kind}:{text}"

@@ -17,7 +17,7 @@ from ..limits import (
     MESSAGE_EFFECTS_BYTES_MAX,
 )
 from ..records import Output
-from .message import Message, idempotency_key
+from .message import Message
 from .state_view import StateView
 
 UNNUMBERED = -1
@@ -62,7 +62,8 @@ class Tx:
         Give it to the outside world as idempotency key: an HTTP call may be made again after a
         crash, the key makes it count once.
         """
-        return idempotency_key(self._current())
+        message = self._current()
+        return message.idempotency_key(message._lot.group)  # noqa: SLF001 - one module, two faces
 
     def send(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 import xxhash
 
 from ..errors import CorruptLog
-from ..ids import output_producer, sequence_id
+from ..ids import output_producer, private_topic, sequence_id
 from .evidence import CommitView, Entry, Grant, LedgerView, LogView, Sent
 from .files import Files
 from .model import shown_id
@@ -33,6 +33,7 @@ from .parse_records import (
     unpack,
 )
 from .verify import find_ledgers
+from .verify_parked import PRIVATE_ID_MARK
 from .verify_rows import seed_of
 
 ATTEMPTS_MAX = 5
@@ -135,6 +136,8 @@ class _Ledger:
         self._directory = directory
         self._view = log
         self._names: dict[bytes, str] = {}
+        # Ids of the private topic: names of dead letters, not of messages of this partition.
+        self._private: set[bytes] = set()
         self._started: Started | None = None
         self._commits: list[CommitView] = []
         self._outputs: list[Sent] = []
@@ -181,8 +184,12 @@ class _Ledger:
         self._started = record
         self._offset = record.start_offset
         seed = seed_of(ledger_id)
+        private = private_topic(record.topic, record.group)
         for entry in self._view.entries if self._view else ():
-            if (entry.topic, entry.partition) == (record.topic, record.partition):
+            if (entry.topic, entry.partition) == (private, record.partition):
+                name = PRIVATE_ID_MARK + b"s" + entry.message_id.encode()
+                self._private.add(xxhash.xxh3_128_digest(name, seed))
+            elif (entry.topic, entry.partition) == (record.topic, record.partition):
                 for tag in (b"s", b"b"):
                     name = tag + _untold(entry.message_id, tag)
                     digest = xxhash.xxh3_128_digest(name, seed)
@@ -197,11 +204,15 @@ class _Ledger:
             for number in range(first, first + count)
         ]
         prints = [blob[at : at + 16] for at in range(0, len(blob), 16)]
+        prints = [each for each in prints if each not in self._private]
         return (*ids, *[self._names.get(each, "0x" + each.hex()) for each in prints])
 
     def _commit(self, record: Committed, generation: int, position: int) -> None:
-        following = record.inputs[-1][1] if record.inputs else self._offset
-        ids = self._ids(record.ranges, record.fingerprints)
+        assert self._started is not None, "a ledger starts before it commits"
+        moved = dict(record.inputs).get(self._started.topic_id)
+        following = self._offset if moved is None else moved
+        private = bool(record.inputs) and moved is None
+        ids = () if private else self._ids(record.ranges, record.fingerprints)
         self._commits.append(
             CommitView(
                 record.commit_no,
@@ -211,6 +222,7 @@ class _Ledger:
                 following,
                 ids,
                 position,
+                bool(record.parked),
             )
         )
         self._offset = following

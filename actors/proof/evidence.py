@@ -127,6 +127,7 @@ class CommitView:
     next_offset: int
     ids: tuple[str, ...]  # an id that the log does not know is shown as 0x and its fingerprint
     position: int = 0
+    parked: bool = False  # its messages became dead letters: they had no effect
 
 
 @dataclass(frozen=True, slots=True)

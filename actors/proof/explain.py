@@ -193,6 +193,11 @@ def _read_ledger(files: Files, directory: str, wanted: Wanted, story: Story) -> 
         )
         if _holds(fields["ranges"], blob, prints, wanted):
             row = {"status": "processed", "commit_no": None, "up_to_commit": fields["commit_no"]}
+            if fields.get("parked"):
+                story.notes.append(
+                    f"group {started.group} has parked messages in commits compacted since; "
+                    "whether this is one of them: oncemq dlq list"
+                )
     for group in log.groups(position):
         for frame in group.frames:
             try:
@@ -202,11 +207,14 @@ def _read_ledger(files: Files, directory: str, wanted: Wanted, story: Story) -> 
             if isinstance(record, Started):
                 started, offset = record, record.start_offset
             elif isinstance(record, Committed):
-                following = record.inputs[-1][1] if record.inputs else offset
+                following = _moved(record, started, offset)
                 if _holds(record.ranges, record.fingerprints, prints, wanted):
                     if started is None or started.topic != wanted.topic:
                         return
                     row = _committed(record, frame.position, (offset, following), started)
+                    parked = _parked(record, story.accepted)
+                    if parked is not None:
+                        row |= {"status": "parked", "kind": parked[2], "attempts": parked[3]}
                 offset = following
     if started is None or started.topic != wanted.topic:
         return
@@ -221,6 +229,19 @@ def _read_ledger(files: Files, directory: str, wanted: Wanted, story: Story) -> 
     row["committed_offset"] = offset
     story.groups = [its for its in story.groups if its["group"] != started.group]
     story.groups.append({**where, **row})
+
+
+def _moved(record: Committed, started: Started | None, offset: int) -> int:
+    """Return where the partition stands after a commit, which may be of the private topic."""
+    return offset if started is None else dict(record.inputs).get(started.topic_id, offset)
+
+
+def _parked(record: Committed, accepted: dict[str, Any] | None) -> Any:
+    """Return the entry of the commit that parks the message; None: it was handled."""
+    if not record.parked:
+        return None
+    offset = None if accepted is None else accepted["offset"]
+    return next((one for one in record.parked if offset in {None, one[1]}), None)
 
 
 def _unprocessed(accepted: dict[str, Any] | None, started: Started, offset: int) -> str:

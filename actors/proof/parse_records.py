@@ -11,6 +11,11 @@
 10 ledger started     msgpack [group, topic, partition, topic_id, log_id, lineage, start_offset]
 11 committed          msgpack [epoch, commit_no, inputs, ranges, fingerprints, state, outputs,
                       acked]
+12 the same and more  the fields of 11, then a map of names to lists:
+                      parked [topic_id, offset, kind, attempts],
+                      skipped [topic_id, first_offset, next_offset, reason]
+13 attempt marked     msgpack [epoch, topic_id, offset, deaths, returned]
+16 ledger ended       msgpack [epoch]
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import msgpack
 from .parse_frames import Frame
 
 TOPIC, PRODUCER, STORED, GROUP, STARTED, COMMITTED = 1, 2, 3, 4, 10, 11
+COMMITTED_MORE, MARKED, ENDED = 12, 13, 16
 FINGERPRINT_BYTES = 16
 
 _STORED = Struct("<IIQIIQIqHBH")
@@ -140,16 +146,39 @@ class Committed:
     state: dict[str, bytes | None]
     outputs: tuple[Output, ...]
     acked: tuple[tuple[str, int, int], ...]
+    parked: tuple[tuple[bytes, int, str, int], ...] = ()  # topic_id, offset, kind, attempts
+    skipped: tuple[tuple[bytes, int, int, str], ...] = ()  # topic_id, from, to, reason
 
 
-Record = Topic | ProducerGrant | Stored | GroupGrant | Started | Committed
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """An attempt at one message alone begins, or came back."""
+
+    epoch: int
+    topic_id: bytes
+    offset: int
+    deaths: int
+    returned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A generation ended well."""
+
+    epoch: int
+
+
+Record = Topic | ProducerGrant | Stored | GroupGrant | Started | Committed | Marked | Ended
 
 _ARRAYS: dict[int, Any] = {
     TOPIC: Topic,
     PRODUCER: ProducerGrant,
     GROUP: GroupGrant,
     STARTED: Started,
+    MARKED: Marked,
+    ENDED: Ended,
 }
+_MORE = {"parked": 4, "skipped": 4}  # fields of an entry
 
 
 def parse(frame: Frame) -> Record:
@@ -159,16 +188,27 @@ def parse(frame: Frame) -> Record:
             return _stored(frame)
         fields = msgpack.unpackb(frame.body, use_list=False)
         if frame.kind == COMMITTED:
-            epoch, number, inputs, ranges, fingerprints, state, outputs, acked = fields
-            if len(fingerprints) % FINGERPRINT_BYTES:
-                raise BadRecord("fingerprints that are not whole")
-            its = tuple(Output(*output) for output in outputs)
-            return Committed(epoch, number, inputs, ranges, fingerprints, state, its, acked)
+            return _committed(fields, {})
+        if frame.kind == COMMITTED_MORE:
+            return _committed(fields[:-1], fields[-1])
         return _ARRAYS[frame.kind](*fields)  # type: ignore[no-any-return]
     except KeyError:
         raise BadRecord(f"unknown record type {frame.kind}") from None
     except (ValueError, TypeError, msgpack.UnpackException, UnicodeDecodeError) as error:
         raise BadRecord(f"a record of type {frame.kind} cannot be decoded: {error}") from None
+
+
+def _committed(fields: tuple[Any, ...], more: dict[str, Any]) -> Committed:
+    epoch, number, inputs, ranges, fingerprints, state, outputs, acked = fields
+    if len(fingerprints) % FINGERPRINT_BYTES:
+        raise BadRecord("fingerprints that are not whole")
+    for name, entries in more.items():
+        if name not in _MORE:
+            raise BadRecord(f"a commit holds {name!r}: a newer OnceMQ wrote it")
+        if any(len(entry) != _MORE[name] for entry in entries):
+            raise BadRecord(f"a commit whose {name} have another shape than they must")
+    its = tuple(Output(*output) for output in outputs)
+    return Committed(epoch, number, inputs, ranges, fingerprints, state, its, acked, **more)
 
 
 def _stored(frame: Frame) -> Stored:

@@ -77,7 +77,8 @@ _MEANING = {
     "commit.synced": "committed",
     "handler.raised": "its handler raised",
     "handler.retry": "will be tried again",
-    "handler.failed": "its handler raised on every attempt",
+    "handler.failed": "its handler raised on its last attempt",
+    "message.parked": "parked as a dead letter",
 }
 
 

@@ -22,7 +22,8 @@ from .files import Files
 from .model import Findings
 from .parse_log import Log, LogMoved, generation_numbers
 from .verify_compare import compare_ids, compare_outputs, compare_ranges, compare_unique
-from .verify_ledgers import Ledger, LedgerReader
+from .verify_facts import Ledger
+from .verify_ledgers import LedgerReader
 from .verify_log import BrokerLog, LogReader
 from .verify_rows import Rows
 
@@ -44,7 +45,8 @@ PROVED = {
     "I11-outputs-once": "Outputs are numbered, whole, and in the log as their commit made them.",
     "I12-order": "A message is processed by the commit whose offsets hold it.",
     "I13-atomicity": "A snapshot says the same as the records below it.",
-    "ledger-shape": "A ledger is one start and then commits of its topic.",
+    "P9-parked": "A commit makes one dead letter for each message that it parks, and passes it.",
+    "ledger-shape": "A ledger is one start and then commits of its inputs.",
     "log-shape": "The log holds records of a broker, of topics and partitions that exist.",
     "one-body": "A body is the one whose hash was judged when it came.",
     "one-ledger": "A partition of a group has one ledger.",
@@ -258,6 +260,7 @@ def _check_ledger(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
     if ledger.next_offset > end:
         explanation = f"it stands at offset {ledger.next_offset}, the log ends at {end}"
         found.add("I8-commit-monotone", ledger.where, explanation)
+    _check_private(ledger, log, found)
     grants = log.grants.get(ledger.place, {})
     for epoch, first in ledger.epochs.items():
         grant = grants.get(epoch)
@@ -268,6 +271,20 @@ def _check_ledger(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
         elif first < grant.next_offset:
             explanation = f"epoch {epoch} begins at {first}, it was granted at {grant.next_offset}"
             found.add("I8-commit-monotone", ledger.where, explanation)
+
+
+def _check_private(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
+    """Its other inputs are the private topic of its group, and it is not ahead of it."""
+    for topic_id, offset in ledger.parked.offsets.items():
+        numbers = [n for n, topic in enumerate(log.topics) if topic.topic_id == topic_id]
+        if not numbers or log.topics[numbers[0]].topic != ledger.private_topic:
+            found.add("ledger-shape", ledger.where, f"it reads a topic {topic_id.hex()}")
+            continue
+        partition = log.partitions.get((numbers[0], ledger.place[2]))
+        end = 0 if partition is None else partition.end_offset
+        if offset > end:
+            text = f"it stands at offset {offset} of {ledger.private_topic}, the log ends at {end}"
+            found.add("I8-commit-monotone", ledger.where, text)
 
 
 def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str, dict[str, Any]]:
@@ -285,9 +302,10 @@ def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str
             if name == topic.topic:
                 row = groups.setdefault(group, dict.fromkeys(_COUNTS, 0))
                 assert ledger.started is not None
-                row["processed"] += ledger.processed - ledger.parked
-                row["parked"] += ledger.parked
-                row["skipped"] += ledger.passed_over + ledger.started.start_offset
+                parked = ledger.parked
+                row["processed"] += ledger.processed + parked.processed
+                row["parked"] += parked.left
+                row["skipped"] += ledger.passed_over + ledger.started.start_offset + parked.dropped
                 row["partitions"] += 1
         for row in groups.values():
             done = row["processed"] + row["parked"] + row["skipped"]

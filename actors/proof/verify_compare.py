@@ -12,7 +12,7 @@ from .model import Findings, shown_id
 from .parse_batch import parse as parse_batch
 from .parse_frames import Frame
 from .parse_records import Stored, parse
-from .verify_ledgers import Ledger
+from .verify_facts import Ledger
 from .verify_log import BrokerLog
 from .verify_rows import ID, IN_LOG, OUTPUT, RANGE, UNIQUE, Rows
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
@@ -21,59 +20,12 @@ from .parse_batch import parse as parse_batch
 from .parse_document import SnapshotHead
 from .parse_frames import Group
 from .parse_log import Log
-from .parse_records import BadRecord, Committed, Output, Started, parse, unpack
+from .parse_records import BadRecord, Committed, Ended, Marked, Output, Started, parse, unpack
+from .verify_facts import Ledger, Target
+from .verify_parked import ANY_OFFSET, mark_is_wrong
 from .verify_rows import IN_LEDGER, Rows
 
 STATE_KEYS_MAX = 100_000  # of a larger state the snapshots are not compared
-
-Target = tuple[str, int]
-
-
-@dataclass(slots=True)
-class Ledger:
-    """What the records of one ledger say, up to `end`."""
-
-    directory: str
-    number: int  # in the rows
-    ledger_id: bytes = b""
-    generation: int = 0
-    end: int = 0
-    started: Started | None = None
-    next_offset: int = 0
-    commit_no: int = 0
-    epoch: int = 0
-    # Offsets below it come from a snapshot, not from commits.
-    base_offset: int = 0
-    # Ids processed, messages passed over because their ids had been, and commits read.
-    processed: int = 0
-    passed_over: int = 0
-    commits: int = 0
-    parked: int = 0
-    # The next number of an output, the first that records here tell of, and what is acknowledged.
-    next_sequence: dict[Target, int] = field(default_factory=dict)
-    known_from: dict[Target, int] = field(default_factory=dict)
-    acked: dict[Target, int] = field(default_factory=dict)
-    # Each epoch that committed, and the first offset of its first commit.
-    epochs: dict[int, int] = field(default_factory=dict)
-    # For the comparison with snapshots: numbers by producer, fingerprints, their words' sum.
-    numbers: dict[str, int] = field(default_factory=dict)
-    fingerprints: int = 0
-    words: int = 0
-    state: dict[str, bytes] | None = field(default_factory=dict)
-
-    @property
-    def where(self) -> str:
-        """The ledger, for people."""
-        started = self.started
-        if started is None:
-            return self.directory
-        return f"group {started.group} {started.topic}/{started.partition}"
-
-    @property
-    def place(self) -> tuple[str, str, int]:
-        """(group, topic, partition)."""
-        assert self.started is not None, "only ledgers with a first record have a place"
-        return self.started.group, self.started.topic, self.started.partition
 
 
 class LedgerReader:
@@ -124,13 +76,11 @@ class LedgerReader:
         if log is None or log.start > known.end:
             return False
         self.ledger = known
-        parked = known.parked
         for group in log.groups(known.end):
             for frame in group.frames:
                 record = self._parsed(frame)
                 if isinstance(record, Committed):
                     self._outputs(record.outputs, frame.position)
-        known.parked = parked  # only what lies below `end` is counted
         return True
 
     def _violation(self, check: str, explanation: str) -> None:
@@ -147,8 +97,18 @@ class LedgerReader:
                 if self.ledger.started is None:
                     self._violation("ledger-shape", "a commit before the first record")
                 self._committed(record, frame.position, group.generation)
+            elif isinstance(record, Marked | Ended):
+                self._process(record, group.generation)
             else:
                 self._violation("ledger-shape", f"a record of the broker at {frame.position}")
+
+    def _process(self, record: Marked | Ended, generation: int) -> None:
+        ledger = self.ledger
+        at = ledger.next_offset_of(record.topic_id) if isinstance(record, Marked) else 0
+        wrong = mark_is_wrong(record, ledger.epoch, generation, at)
+        if wrong:
+            self._violation("I10-zombie-fenced", wrong)
+        ledger.epoch = max(ledger.epoch, record.epoch)
 
     def _parsed(self, frame: Any) -> Any:
         try:
@@ -165,11 +125,12 @@ class LedgerReader:
 
     def _committed(self, record: Committed, position: int, generation: int) -> None:
         ledger = self.ledger
-        first, following = ledger.next_offset, self._next_offset(record)
+        spans = self._spans(record)
+        first, following = next(iter(spans.values()), (ledger.next_offset, ledger.next_offset))
         self._check_order(record, position, generation)
         ledger.commit_no = record.commit_no
         ledger.epoch = max(ledger.epoch, record.epoch)
-        ledger.epochs.setdefault(record.epoch, first)
+        ledger.epochs.setdefault(record.epoch, ledger.next_offset)
         ledger.commits += 1
         count = len(record.fingerprints) // 16
         if record.fingerprints:
@@ -185,28 +146,36 @@ class LedgerReader:
                 f"commit {record.commit_no} names {count} messages, its offsets "
                 f"[{first}, {following}) are {following - first}",
             )
-        ledger.processed += count
-        ledger.passed_over += max(0, passed_over)
-        ledger.next_offset = following
+        for topic_id, (_, end) in spans.items():
+            if ledger.started is None or topic_id == ledger.started.topic_id:
+                ledger.processed += count
+                ledger.passed_over += max(0, passed_over)
+                ledger.next_offset = end
+            else:
+                ledger.parked.offsets[topic_id] = end
+        if ledger.started is not None:
+            for wrong in ledger.parked.take(record, ledger.started.topic, spans):
+                self._violation("P9-parked", wrong)
         self._change_state(record.state)
         for topic, partition, end in record.acked:
             self._acked((topic, partition), end, record.commit_no)
         self._outputs(record.outputs, position)
 
-    def _next_offset(self, record: Committed) -> int:
+    def _spans(self, record: Committed) -> dict[bytes, tuple[int, int]]:
+        """Return which offsets of which input the commit passes. It moves one input, or none."""
         ledger = self.ledger
-        following = ledger.next_offset
+        spans: dict[bytes, tuple[int, int]] = {}
         for topic_id, offset in record.inputs:
-            if ledger.started is not None and topic_id != ledger.started.topic_id:
-                self._violation("ledger-shape", f"commit {record.commit_no} is of another topic")
-            elif offset < following:
+            first = ledger.next_offset_of(topic_id)
+            if offset < first:
                 self._violation(
                     "I8-commit-monotone",
-                    f"commit {record.commit_no} goes back from offset {following} to {offset}",
+                    f"commit {record.commit_no} goes back from offset {first} to {offset}",
                 )
-            else:
-                following = offset
-        return following
+            spans[topic_id] = (first, max(first, offset))
+        if len(spans) > 1:
+            self._violation("ledger-shape", f"commit {record.commit_no} moves two inputs")
+        return spans
 
     def _check_order(self, record: Committed, position: int, generation: int) -> None:
         ledger = self.ledger
@@ -277,8 +246,6 @@ class LedgerReader:
                 IN_LEDGER,
                 position,
             )
-            if output.topic == f"{topic}.dead":
-                ledger.parked += output.count
             try:
                 whole = crc32(output.raw) == output.crc
                 whole = whole and parse_batch(output.raw).count == output.count
@@ -300,6 +267,9 @@ class LedgerReader:
             self._started(Started(*fields["started"]), head.position)
         ledger.next_offset = ledger.base_offset = fields["next_offset"]
         ledger.commit_no, ledger.epoch = fields["commit_no"], fields["epoch"]
+        ledger.parked.restore(fields)
+        # Which ids are those of the private input is not told: theirs lie at any offset.
+        end = ANY_OFFSET if ledger.parked.offsets else ledger.next_offset
         start = 0 if ledger.started is None else ledger.started.start_offset
         for producer, first, count in fields["ranges"]:
             self._range(producer, first, count, start, ledger.next_offset)
@@ -307,9 +277,10 @@ class LedgerReader:
         for part in head.parts:
             if part.name.startswith("ids-"):
                 blob = self._part(head, part.name)
-                self._rows.committed_ids(ledger.number, blob, start, ledger.next_offset)
+                self._rows.committed_ids(ledger.number, blob, start, end)
                 self._count_fingerprints(blob)
                 ledger.processed += len(blob) // 16
+        ledger.processed -= ledger.parked.answered  # ids of the private input
         self._change_state(self._part(head, "state"))
         ledger.next_sequence = {(t, p): number for t, p, number in fields["next_sequence"]}
         ledger.known_from = dict(ledger.next_sequence)
@@ -346,6 +317,7 @@ class LedgerReader:
             what
             for what, same in (
                 ("offset", said == (ledger.next_offset, ledger.commit_no, ledger.epoch)),
+                ("dead letters", not ledger.parked.differs(fields)),
                 ("outputs", sequences == ledger.next_sequence),
                 ("sequence ids", numbers == ledger.numbers),
                 ("explicit ids", (fingerprints, words) == (ledger.fingerprints, ledger.words)),

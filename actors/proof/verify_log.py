@@ -20,7 +20,9 @@ from .parse_batch import parse as parse_batch
 from .parse_document import SnapshotHead
 from .parse_log import Log
 from .parse_records import BadRecord, GroupGrant, ProducerGrant, Stored, Topic, parse, unpack
-from .verify_ledgers import Ledger, sensible
+from .verify_facts import Ledger
+from .verify_ledgers import sensible
+from .verify_parked import PRIVATE_ID_MARK
 from .verify_rows import IN_LOG, Rows, seed_of
 
 Place = tuple[int, int]  # topic number, partition
@@ -70,7 +72,8 @@ class LogReader:
         self._ledgers: dict[tuple[str, int], list[Ledger]] = {}
         for ledger in ledgers:
             _, topic, partition = ledger.place
-            self._ledgers.setdefault((topic, partition), []).append(ledger)
+            for name in (topic, ledger.private_topic):
+                self._ledgers.setdefault((name, partition), []).append(ledger)
         self._output_epochs: dict[str, GroupGrant] = {}
 
     def read(self, progress: Callable[[int, int], None]) -> BrokerLog:
@@ -206,7 +209,7 @@ class LogReader:
                 position,
             )
         for ledger in self._ledgers.get((topic, record.partition), ()):
-            low, high = _clip(ledger, record)
+            low, high = self._clip(ledger, record)
             if low < high:
                 first = first_new + low - record.first_offset
                 self._rows.sequence_range(
@@ -230,10 +233,12 @@ class LogReader:
         self.facts.ids[record.topic_number] = (count + len(ids), total + sum(hashes))
         self._rows.unique_ids(record.topic_number, position, ids, indices)
         for ledger in self._ledgers.get((topic, record.partition), ()):
-            low, high = _clip(ledger, record)
+            low, high = self._clip(ledger, record)
             if low < high:
                 start = low - record.first_offset
                 chosen = ids[start : start + high - low]
+                if topic == ledger.private_topic:
+                    chosen = [PRIVATE_ID_MARK + tagged for tagged in chosen]
                 seed = seed_of(ledger.ledger_id)
                 self._rows.stored_ids(ledger.number, seed, chosen, low, position)
 
@@ -247,6 +252,15 @@ class LogReader:
         wrong = [shown_id(tagged) for tagged, its, said in pairs if its != said]
         explanation = f"bodies of the batch at offset {first_offset} do not match their hashes"
         self._found.add("one-body", where, explanation, wrong)
+
+    def _clip(self, ledger: Ledger, record: Stored) -> tuple[int, int]:
+        """Return which offsets of a batch a ledger has behind it."""
+        assert ledger.started is not None, "ledgers without a first record are left out"
+        topic = self.facts.topics[record.topic_number]
+        private = topic.topic == ledger.private_topic
+        start = 0 if private else ledger.started.start_offset
+        end = ledger.parked.offsets.get(topic.topic_id, 0) if private else ledger.next_offset
+        return max(record.first_offset, start), min(record.end_offset, end)
 
     # --- snapshots -------------------------------------------------------------------------------
 
@@ -283,10 +297,3 @@ class LogReader:
                 log.directory,
                 f"the snapshot at {head.position} differs from the records in {', '.join(wrong)}",
             )
-
-
-def _clip(ledger: Ledger, record: Stored) -> tuple[int, int]:
-    """Return which offsets of a batch a ledger has behind it."""
-    assert ledger.started is not None, "ledgers without a first record are left out"
-    low = max(record.first_offset, ledger.started.start_offset)
-    return low, min(record.end_offset, ledger.next_offset)

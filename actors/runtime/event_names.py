@@ -148,7 +148,16 @@ EVENTS: dict[str, EventKind] = {
         "The message will be tried again", "group topic partition offset id attempt delay_ms"
     ),
     "handler.failed": _info(
-        "A handler raised on every attempt", "group topic partition offset id attempts error"
+        "A handler raised on its last attempt, or killed too many processes",
+        "group topic partition offset id attempts error",
+    ),
+    "attempt.marked": _info(
+        "After an unclean end a message is handled alone; `deaths` processes died in it before",
+        "group topic partition epoch offset deaths",
+    ),
+    "message.parked": _info(
+        "A message is a dead letter: it is in the topic of dead letters, its offset passed",
+        "group topic partition epoch offset id kind attempts error",
     ),
     "consumer.fenced": _info(
         "Another owner took the partition; nothing more of this one counts",

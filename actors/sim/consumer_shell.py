@@ -11,6 +11,8 @@ from ..core.connection import Reconnect
 from ..core.consumer import ConsumerCore
 from ..core.consumer_grant import Member
 from ..core.consumer_work import (
+    CRASHED,
+    RAISED,
     CutHandler,
     Drain,
     FailedMessage,
@@ -25,14 +27,26 @@ from ..core.consumer_work import (
     TopicFound,
     TopicResolved,
 )
+from ..core.window import Piece
 from ..driver import DISK_FULL_RETRY_MS, Driver
 from ..errors import DiskFull, LogInUse
+from ..ids import private_topic
 from ..limits import STANDBY_RETRY_MS
 from ..outcome import Stop
 from ..storage.disk import Disk
 from ..storage.document import Owner
 from ..storage.log import FencedLog
-from .handler import Group, build_outputs, failures_of, handle, identity_of
+from .handler import (
+    Group,
+    build_outputs,
+    dead_letter,
+    failures_of,
+    fate_of,
+    handle,
+    identity_of,
+    original_of,
+)
+from .ledger_oracle import RETRIES
 from .shell import NEVER_MS, Host, ProcessClock, Shell, SimEvents
 from .trace import Violation
 from .watched import WatchedLog
@@ -103,7 +117,9 @@ class ConsumerShell(Shell):
         self._ledger = world.make_ledger_door(
             process, self.directory, owner, draw=world.draw, open_log=self._open_watched
         )
-        member = Member(*self.place, world.draw(), f"{self.name}.{self.incarnation}")
+        label = f"{self.name}.{self.incarnation}"
+        limits = (RETRIES, world.plan.crash_retries)
+        member = Member(*self.place, world.draw(), label, *limits)
         self.core = ConsumerCore(member, "sim", fingerprint=self._fingerprints)
         self.transport = world.connect()
         self.driver = Driver(
@@ -150,8 +166,11 @@ class ConsumerShell(Shell):
         core = self.core
         if core is None or core.idle_since_ms is None or core.phase != "running":
             return False
-        stored = self.world.oracle.messages[self.group.topic, self.partition]
-        return core.ledger.next_offset == len(stored)
+        messages = self.world.oracle.messages
+        stored = messages[self.group.topic, self.partition]
+        private = messages.get((private_topic(self.group.topic, self.group.name), self.partition))
+        handled = sum(core.ledger.private_offsets.values())
+        return core.ledger.next_offset == len(stored) and handled == len(private or ())
 
     # --- work ------------------------------------------------------------------------------------
 
@@ -253,9 +272,42 @@ class ConsumerShell(Shell):
             self.driver.post(ResolveTopic(self.group.output))
             return
         self._call = None
-        self.driver.post(self._carry_out(run))
+        if run.deaths:
+            self.driver.post(self._crashed(run))
+            return
+        done = self._carry_out(run)
+        if done is None:
+            self.world.trace.add(self.name, "killed by a message")
+            self.world.kill(self)
+        else:
+            self.driver.post(done)
 
-    def _carry_out(self, run: RunHandler) -> HandlerDone:
+    def _identity(self, run: RunHandler, piece: Piece, index: int) -> bytes:
+        batch = piece.stored.batch
+        assert batch is not None
+        if run.private:
+            return original_of(batch, index)
+        return identity_of(self.group.topic, piece.stored, batch, index)
+
+    def _failure(self, identity: bytes, body: bytes, kind: str, attempt: int) -> FailedMessage:
+        error = ValueError(f"{kind} at attempt {attempt}")
+        letter = dead_letter(self.group.topic, self.partition, identity, body, kind)
+        jitter = self.rng.random()
+        return FailedMessage(str(identity), str(error), error, "", jitter, kind, letter)
+
+    def _crashed(self, run: RunHandler) -> HandlerDone:
+        """Answer for a message that has killed too many processes."""
+        piece = run.window.pieces[0]
+        assert piece.stored.batch is not None
+        index = piece.indices[0]
+        body = piece.stored.batch.body(index)
+        failure = self._failure(self._identity(run, piece, index), body, CRASHED, run.deaths)
+        return HandlerDone(
+            run.epoch, run.first_offset, 0, failure=failure, size=len(body), private=run.private
+        )
+
+    def _carry_out(self, run: RunHandler) -> HandlerDone | None:
+        """Return what handlers did; None if one killed the process."""
         state = run.ledger.state
         changed: dict[str, bytes | None] = {}
 
@@ -271,11 +323,14 @@ class ConsumerShell(Shell):
             batch = piece.stored.batch
             assert batch is not None
             for index in piece.indices:
-                identity = identity_of(self.group.topic, piece.stored, batch, index)
+                identity = self._identity(run, piece, index)
                 attempt = run.attempt if handled == 0 else 1
-                if attempt <= failures_of(identity):
-                    error = ValueError(f"attempt {attempt}")
-                    failure = FailedMessage(str(identity), str(error), error, "", self.rng.random())
+                fate = fate_of(identity, replayed=run.private)
+                if fate == CRASHED:
+                    return None
+                if fate or attempt <= failures_of(identity):
+                    body = batch.body(index)
+                    failure = self._failure(identity, body, fate or RAISED, attempt)
                     break
                 effects = handle(
                     self.group, self.partition, identity, batch.body(index), look, partitions
@@ -290,4 +345,14 @@ class ConsumerShell(Shell):
         changes = {name: value for name, value in changed.items() if value != state.get(name)}
         outputs = build_outputs(outgoing)
         size = 64 * handled + sum(len(output.raw) for output in outputs) + 64 * len(changes)
-        return HandlerDone(run.epoch, run.first_offset, handled, changes, outputs, failure, 0, size)
+        return HandlerDone(
+            run.epoch,
+            run.first_offset,
+            handled,
+            changes,
+            outputs,
+            failure,
+            0,
+            size,
+            run.private,
+        )

@@ -1,6 +1,7 @@
 """The handler of simulated consumers: what it does follows from state and message alone.
 
-It counts by key, keeps a checksum over all messages in order (so an effect that comes twice, not
+Some messages it cannot handle: it raises each time, rejects them, or kills its process. A replay of
+one of them mostly succeeds: somebody has mended the handler meanwhile. Of the others it counts by key, keeps a checksum over all messages in order (so an effect that comes twice, not
 at all or at another place shows in every later state), adds and removes a key now and then, and
 sends none, one or two messages on.
 """
@@ -13,12 +14,14 @@ from zlib import crc32
 
 from ..batch import Batch
 from ..codec import batch as batch_codec
-from ..codec.values import BYTES
-from ..ids import partition_of, sequence_id
+from ..codec.values import BYTES, decode_headers, encode_letter_headers
+from ..core.consumer_work import CRASHED, RAISED, REJECTED
+from ..ids import dead_topic, partition_of, sequence_id
 from ..records import BatchStored, Output
 
 Target = tuple[str, int]
 UNNUMBERED = -1
+IDENTITY = "oncemq-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,15 @@ def identity_of(topic: str, record: BatchStored, batch: Batch, index: int) -> by
         return topic.encode() + b"?" + batch.ids[index]
     number = record.first_sequence + index
     return sequence_id(topic, record.producer, record.partition, number).encode()
+
+
+def fate_of(identity: bytes, *, replayed: bool) -> str:
+    """Return how handling this message ends every time: a kind of dead letter, or "" for well."""
+    weight = crc32(identity) >> 4
+    kind = next(
+        (k for k, odds in ((CRASHED, 53), (REJECTED, 43), (RAISED, 47)) if not weight % odds), ""
+    )
+    return kind if not replayed or weight % 3 == 0 else ""
 
 
 def failures_of(identity: bytes) -> int:
@@ -83,6 +95,25 @@ def encoded_body(key: bytes | None, value: bytes) -> bytes:
     """Return the body that a message with this key and value has in a batch."""
     built = batch_codec.build([value], encodings=BYTES, keys=[key] if key is not None else None)
     return built.body(0)
+
+
+def dead_letter(topic: str, partition: int, identity: bytes, body: bytes, kind: str) -> Output:
+    """Return the dead letter of a message, without a number."""
+    encoding, key, value = batch_codec.split_body(body)
+    built = batch_codec.build(
+        [value],
+        encodings=encoding,
+        keys=None if key is None else [key],
+        headers=[encode_letter_headers({}, {IDENTITY: identity, "oncemq-kind": kind.encode()})],
+    )
+    raw = bytes(built.raw)
+    return Output(dead_topic(topic), partition, UNNUMBERED, 1, raw, built.crc)
+
+
+def original_of(batch: Batch, index: int) -> bytes:
+    """Return the identity of the message behind a letter or a replay."""
+    assert batch.headers is not None, "letters and replays have headers"
+    return decode_headers(batch.headers[index])[IDENTITY]
 
 
 def build_outputs(outgoing: list[tuple[Target, bytes | None, bytes]]) -> list[Output]:

@@ -6,27 +6,94 @@ with a full set of ids and nothing clever, and compares: state changes, outputs,
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from itertools import groupby
 
 from ..codec import batch as batch_codec
+from ..core.consumer_work import CRASHED, RAISED, REJECTED
 from ..core.processed import FINGERPRINT_BYTES
-from ..ids import output_producer
-from ..records import Committed, LedgerStarted, Record
-from .handler import Group, Target, handle
+from ..ids import dead_topic, output_producer, private_topic
+from ..records import AttemptMarked, Committed, LedgerEnded, LedgerStarted, Record
+from .handler import Group, Target, fate_of, handle
 from .oracle import BrokerOracle, RecordOracle, StoredMessage
 from .trace import Violation
+
+RETRIES = 2  # of simulated consumers
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """A message that a commit passes, whatever became of it."""
+
+    topic_id: bytes
+    offset: int
+    identity: bytes  # of the original; b"" for what drops a letter
+    message: StoredMessage
+    private: bool
+
+    @property
+    def place(self) -> tuple[bytes, int]:
+        """Where it was read."""
+        return self.topic_id, self.offset
+
+    @property
+    def dropped(self) -> bool:
+        """Whether an operator has the group pass over it."""
+        return self.private and not self.identity
+
+
+class Deaths:
+    """Who died in which message alone, counted from marks: one that nothing answers is a death."""
+
+    def __init__(self) -> None:
+        self._deaths: Counter[tuple[bytes, int]] = Counter()
+        self._open: AttemptMarked | None = None
+
+    def of(self, place: tuple[bytes, int]) -> int:
+        """Return how many processes died in it."""
+        return self._deaths[place]
+
+    def _settle(self, epoch: int) -> AttemptMarked | None:
+        """Close the open mark: an older process died in it. Returns that of this one."""
+        mark, self._open = self._open, None
+        if mark is not None and mark.epoch != epoch:
+            self._deaths[mark.topic_id, mark.offset] += 1
+            return None
+        return mark
+
+    def mark(self, record: AttemptMarked) -> bool:
+        """Take a mark; return whether it counts the deaths before it right."""
+        self._settle(record.epoch)
+        self._open = None if record.returned else record
+        return record.deaths == self._deaths[record.topic_id, record.offset]
+
+    def commit(self, record: Committed, inputs: dict[bytes, int]) -> None:
+        """A commit that passes the message of the open mark answers it."""
+        mark = self._settle(record.epoch)
+        if mark is not None and inputs.get(mark.topic_id, 0) <= mark.offset:
+            self._open = mark
+
+    def end(self, record: LedgerEnded) -> None:
+        """Nobody dies in a generation that ends well."""
+        self._settle(record.epoch)
 
 
 class LedgerOracle(RecordOracle):
     """One ledger directory."""
 
-    def __init__(self, name: str, group: Group, partition: int, broker: BrokerOracle) -> None:
+    def __init__(
+        self, name: str, group: Group, partition: int, broker: BrokerOracle, crash_retries: int
+    ) -> None:
         super().__init__(f"ledger {name}")
         self.group = group
         self.partition = partition
         self.broker = broker
         self.started: LedgerStarted | None = None
         self.next_offset = 0
+        self.private_offset = 0
+        self.crash_retries = crash_retries
+        self.deaths = Deaths()
         self.commit_no = 0
         self.epoch = 0
         self.state: dict[str, bytes] = {}
@@ -36,7 +103,7 @@ class LedgerOracle(RecordOracle):
 
     def copy(self, name: str) -> LedgerOracle:
         """Return the oracle of a directory into which this one was copied just now."""
-        other = LedgerOracle(name, self.group, self.partition, self.broker)
+        other = LedgerOracle(name, self.group, self.partition, self.broker, self.crash_retries)
         for position, raw in self.records.items():
             other.durable(position, raw)
         return other
@@ -54,20 +121,31 @@ class LedgerOracle(RecordOracle):
             self.next_offset = record.start_offset
         elif isinstance(record, Committed):
             self._commit(record)
+        elif isinstance(record, AttemptMarked):
+            self._epoch(record.epoch)
+            if not self.deaths.mark(record):
+                raise Violation("deaths", f"{self.name}: {record}")
+        elif isinstance(record, LedgerEnded):
+            self._epoch(record.epoch)
+            self.deaths.end(record)
         else:
             raise Violation("foreign record", f"{record} in {self.name}")
 
     def _commit(self, record: Committed) -> None:
         if self.started is None or record.commit_no != self.commit_no + 1:
             raise Violation("commit number", f"{self.name}: {record.commit_no}")
-        if record.epoch < self.epoch:
-            raise Violation("zombie commit", f"{self.name}: {record.epoch} after {self.epoch}")
+        self._epoch(record.epoch)
         self.commit_no = record.commit_no
-        self.epoch = record.epoch
-        fresh: list[StoredMessage] = []
-        for _, next_offset in record.inputs:
-            fresh = self._take(next_offset)
-        changes, outputs = self._handle(fresh)
+        fresh: list[Handled] = []
+        for topic_id, next_offset in record.inputs:
+            fresh += self._take(topic_id, next_offset)
+        self.deaths.commit(record, dict(record.inputs))
+        self._compare_parked(record, fresh)
+        parked = {(one.topic_id, one.offset) for one in record.parked}
+        healthy = [one for one in fresh if one.place not in parked and not one.dropped]
+        letters = [one for one in fresh if one.place in parked]
+        changes, outputs = self._handle(healthy)
+        outputs += [self._letter(one) for one in letters]
         if record.state != changes:
             raise Violation("wrong effects", f"{self.name}: {record.state} instead of {changes}")
         self._compare_outputs(record, outputs)
@@ -77,23 +155,64 @@ class LedgerOracle(RecordOracle):
             if sequence > stored:
                 raise Violation("ack not durable", f"{self.name}: {topic} {sequence} > {stored}")
 
-    def _take(self, next_offset: int) -> list[StoredMessage]:
-        """Move to `next_offset`; return the messages that were never handled before."""
-        log = self.broker.messages[self.group.topic, self.partition]
-        if next_offset < self.next_offset:
+    def _epoch(self, epoch: int) -> None:
+        if epoch < self.epoch:
+            raise Violation("zombie commit", f"{self.name}: {epoch} after {self.epoch}")
+        self.epoch = epoch
+
+    def _take(self, topic_id: bytes, next_offset: int) -> list[Handled]:
+        """Move an input to `next_offset`; return the messages that were never passed before."""
+        topic = {created.topic_id: created.topic for created in self.broker.topics}[topic_id]
+        private = topic == private_topic(self.group.topic, self.group.name)
+        if not private and topic != self.group.topic:
+            raise Violation("foreign input", f"{self.name} reads {topic}")
+        log = self.broker.messages[topic, self.partition]
+        offset = self.private_offset if private else self.next_offset
+        if next_offset < offset:
             raise Violation("offset goes back", f"{self.name}: {next_offset}")
         if next_offset > len(log):
             raise Violation("commit ahead", f"{self.name}: {next_offset}, the log has {len(log)}")
         fresh = []
-        for message in log[self.next_offset : next_offset]:
+        for number, message in enumerate(log[offset:next_offset], offset):
             if message.identity not in self.ids:
                 self.ids.add(message.identity)
-                fresh.append(message)
-        self.next_offset = next_offset
+                identity = message.original if private else message.identity
+                fresh.append(Handled(topic_id, number, identity, message, private))
+        if private:
+            self.private_offset = next_offset
+        else:
+            self.next_offset = next_offset
         return fresh
 
+    def _compare_parked(self, record: Committed, fresh: list[Handled]) -> None:
+        """Exactly those are parked that cannot be handled, each for its reason."""
+        parked = {(one.topic_id, one.offset): one for one in record.parked}
+        for one in fresh:
+            entry = parked.pop(one.place, None)
+            fate = "" if one.dropped else fate_of(one.identity, replayed=one.private)
+            if entry is None:
+                if fate:
+                    raise Violation("poison handled", f"{self.name}: {one.identity!r} is {fate}")
+                continue
+            right = {RAISED: RETRIES + 1, REJECTED: 1}.get(entry.kind)
+            deaths = self.deaths.of(one.place)
+            if entry.kind == CRASHED:
+                if deaths <= self.crash_retries or entry.attempts != deaths:
+                    raise Violation("healthy blamed", f"{self.name}: {one.identity!r}, {deaths}")
+            elif entry.kind != fate or entry.attempts != right:
+                raise Violation("wrongly parked", f"{self.name}: {entry}, its fate is {fate!r}")
+        if parked:
+            raise Violation("parked, not passed", f"{self.name}: {sorted(parked)}")
+        skipped = [(one.topic_id, one.first_offset) for one in record.skipped]
+        if skipped != [one.place for one in fresh if one.dropped]:
+            raise Violation("dropped", f"{self.name}: {skipped}")
+
+    def _letter(self, one: Handled) -> tuple[Target, bytes | None, bytes]:
+        _, key, value = batch_codec.split_body(one.message.body)
+        return (dead_topic(self.group.topic), self.partition), key, value
+
     def _handle(
-        self, messages: list[StoredMessage]
+        self, messages: list[Handled]
     ) -> tuple[dict[str, bytes | None], list[tuple[Target, bytes | None, bytes]]]:
         before = dict(self.state)
         outputs: list[tuple[Target, bytes | None, bytes]] = []
@@ -104,7 +223,7 @@ class LedgerOracle(RecordOracle):
                 self.group,
                 self.partition,
                 message.identity,
-                message.body,
+                message.message.body,
                 self.state.get,
                 partitions,
             )
@@ -143,7 +262,8 @@ class LedgerOracle(RecordOracle):
                 raise Violation("wrong outputs", f"{self.name}: {value!r} expected")
             numbers[target] += 1
 
-    def _compare_ids(self, record: Committed, fresh: list[StoredMessage]) -> None:
+    def _compare_ids(self, record: Committed, handled: list[Handled]) -> None:
+        fresh = [one.message for one in handled]
         explicit = sum(message.sequence < 0 for message in fresh)
         if len(record.fingerprints) != explicit * FINGERPRINT_BYTES:
             raise Violation("processed ids", f"{self.name}: not {explicit} explicit ids")

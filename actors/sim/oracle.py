@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from itertools import compress
 
 from ..codec import records as record_codec
+from ..core.inputs import DROPPED_HEADERS
 from ..core.verdicts import kept_of
+from ..ids import DEAD_SUFFIX, INTERNAL_MARK, dead_topic
 from ..proof.parse_log import Log
 from ..records import BatchStored, GroupGranted, ProducerGranted, Record, TopicCreated
 from .disk import SimDisk
-from .handler import Target, encoded_body, identity_of
+from .handler import Target, encoded_body, identity_of, original_of
 from .trace import Violation
 
 Place = tuple[str, str, int]  # group, topic, partition
@@ -82,6 +84,7 @@ class StoredMessage:
     producer: str
     sequence: int  # -1 with an explicit id
     position: int
+    original: bytes = b""  # whose letter or replay it is; b"" for what drops a letter
 
 
 class BrokerOracle(RecordOracle):
@@ -162,8 +165,13 @@ class BrokerOracle(RecordOracle):
         for index in kept:
             sequence = record.first_sequence + index if record.first_sequence >= 0 else -1
             identity = identity_of(topic, record, batch, index)
+            original = b""
+            internal = INTERNAL_MARK in topic or topic.endswith(DEAD_SUFFIX)
+            if internal and batch.headers is not None:
+                dropped = batch.headers[index] == DROPPED_HEADERS
+                original = b"" if dropped else original_of(batch, index)
             message = StoredMessage(
-                identity, batch.body(index), record.producer, sequence, position
+                identity, batch.body(index), record.producer, sequence, position, original
             )
             self._message(topic, record.partition, message)
             log.append(message)
@@ -189,6 +197,9 @@ class BrokerOracle(RecordOracle):
         if known is not None:
             raise Violation("stored twice", f"{message.identity!r} in {topic}/{partition}")
         self.by_identity[message.identity] = (partition, message)
+        if INTERNAL_MARK in topic:
+            self._replay(topic, message)
+            return
         if not message.producer.startswith("@"):
             if message.body not in self.sent:
                 raise Violation("invented", f"{message.identity!r} was never sent")
@@ -198,6 +209,14 @@ class BrokerOracle(RecordOracle):
             raise Violation("output before commit", f"{message.identity!r}")
         if committed[message.sequence] != message.body:
             raise Violation("wrong output", f"{message.identity!r} is not what was committed")
+
+    def _replay(self, topic: str, message: StoredMessage) -> None:
+        """What is sent to a private topic is a letter that its group has parked."""
+        place = message.identity.rpartition(b"?sdead:")[2].split(b":")
+        dead = dead_topic(topic.partition(INTERNAL_MARK)[0])
+        letters = self.messages.get((dead, int(place[0])), [])
+        if int(place[1]) >= len(letters) or letters[int(place[1])].body != message.body:
+            raise Violation("invented", f"{message.identity!r} is no dead letter of {topic}")
 
     def committed_output(
         self, producer: str, target: Target, sequence: int, key: bytes | None, value: bytes

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
+from ..limits import CRASH_RETRIES_DEFAULT
 from .faults import FAULTS
 from .handler import Group
 
@@ -39,6 +40,7 @@ class Plan:
     handler_mean_ms: int
     slow_handlers: float  # odds of a handler call longer than a lease
     partial_commits: float  # odds of a handler run that comes back before its end
+    crash_retries: int = CRASH_RETRIES_DEFAULT
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -83,6 +85,7 @@ class Plan:
             handler_mean_ms=rng.choice((1, 20, 200)),
             slow_handlers=rng.choice((0.0, 0.0, 0.01)),
             partial_commits=rng.choice((0.0, 0.2, 0.6)),
+            crash_retries=_crash_retries(seed, faults),
         )
 
     def without(self, fault: str) -> Plan:
@@ -106,3 +109,14 @@ class Plan:
         if rng.random() < self.partial_commits:
             return rng.randint(1, 5)
         return 1 << 30
+
+
+def _crash_retries(seed: int, faults: dict[str, float]) -> int:
+    """Few, so that killers and unlucky ones are parked in a short run.
+
+    Not where a ledger is copied: whether a healthy message is parked depends on the kills that one
+    copy has seen and the other has not, so the two would send different things.
+    """
+    if "copied ledger" in faults:
+        return CRASH_RETRIES_DEFAULT
+    return random.Random(f"plan {seed} crash retries").choice((1, 2, CRASH_RETRIES_DEFAULT))

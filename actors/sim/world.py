@@ -255,7 +255,7 @@ class World:
         if oracle is None:
             name = f"{shell.host.name}:{shell.directory}"
             oracle = self.ledgers[key] = LedgerOracle(
-                name, shell.group, shell.partition, self.oracle
+                name, shell.group, shell.partition, self.oracle, self.plan.crash_retries
             )
         return oracle
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from functools import partial
 from typing import Any
 
 from actors.codec import batch as batch_codec
@@ -21,8 +22,10 @@ from actors.library.local_actors import LocalBroker, LocalProducer, create_topic
 from actors.library.message import Message
 from actors.library.state_view import decode_state
 from actors.library.tx import Tx
+from actors.limits import SEGMENT_BYTES
 from actors.sim.cuts import CutPolicy
 from actors.sim.disk import SimDisk, SimProcess, SimulatedCrash
+from actors.storage.log import FencedLog
 
 OWNER: dict[str, str | int] = {"host": "here", "pid": 1}
 GROUP, TOPIC, OUT = "billing", "orders", "invoices"
@@ -86,7 +89,7 @@ class BadWire:
 class Member:
     """One process of the group: it is its own Host; handlers run when the test says so."""
 
-    def __init__(self, world: World, name: str, handler: Any = None, retries: int = 5) -> None:
+    def __init__(self, world: World, name: str, handler: Any = None, **options: Any) -> None:
         self.world = world
         self.name = name
         self.disk: SimProcess = world.disk.process(name)
@@ -98,13 +101,19 @@ class Member:
         self.fail_at: int | None = None  # the call of a run that raises
         directory = ledger_directory(world.state, GROUP, TOPIC, world.partition)
         self.actor = ConsumerActor(
-            Consumer(TOPIC, GROUP, handler or self.handle, retries),
+            Consumer(TOPIC, GROUP, handler or self.handle, **options),
             world.partition,
             "memory",
             transport=self.wire,
             clock=world.clock,
             events=world.events,
-            ledger=LedgerFiles(self.disk, directory, {**OWNER, "pid": name}, draw=world.draw),
+            ledger=LedgerFiles(
+                self.disk,
+                directory,
+                {**OWNER, "pid": name},
+                draw=world.draw,
+                open_log=partial(FencedLog.open, segment_bytes=world.segment_bytes),
+            ),
             host=self,
             label=name,
             reopen=self.wire.endpoint.reopen,
@@ -189,6 +198,7 @@ class World:
     def __init__(self, *, state: str = "/state", seed: int = 1) -> None:
         self.state = state
         self.partition = 0
+        self.segment_bytes = SEGMENT_BYTES  # of ledgers
         self.clock = LocalClock()
         self.events = Recorder()
         self.disk = SimDisk()
@@ -227,10 +237,13 @@ class World:
         self.broker = self._broker()
         self.loop.add(self.broker)
 
-    def member(self, handler: Any = None, *, retries: int = 5) -> Member:
-        """Start one more member of the group; only the loop's `run` turns it."""
+    def member(self, handler: Any = None, **options: Any) -> Member:
+        """Start one more member of the group; only the loop's `run` turns it.
+
+        `options` are those of a consumer: retries, crash_retries, no_retry, park.
+        """
         self._count += 1
-        member = Member(self, f"m{self._count}", handler, retries)
+        member = Member(self, f"m{self._count}", handler, **options)
         self.members.append(member)
         return member
 

@@ -84,7 +84,8 @@ class Scripted:
         self.work += out.work + out.work_after_sync
         for send in out.sends + out.sends_after_sync:
             self.said.append(send.message)
-            self.last_request[type(send.message)] = send.message.request
+            if "@" not in getattr(send.message, "topic", ""):  # of the private topic: looked for
+                self.last_request[type(send.message)] = send.message.request
         return out
 
     def hear(self, message: Any, stored: list[BatchStored] | None = None) -> Outcome:

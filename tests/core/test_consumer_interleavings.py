@@ -277,7 +277,7 @@ def test_append_to_state_then_raise_leaves_no_trace(world: World) -> None:
 
 
 def test_a_message_that_always_fails_stops_the_consumer(world: World) -> None:
-    """After `retries` more attempts: HandlerFailed with id, place and traceback; no commit of it."""
+    """Where it may not be parked, after `retries` more attempts: HandlerFailed with id, place and traceback; no commit of it."""
     world.send(count=1)
     world.send(id="poison")
     calls: list[int] = []
@@ -287,7 +287,7 @@ def test_a_message_that_always_fails_stops_the_consumer(world: World) -> None:
             calls.append(world.clock.now_ms())
             raise KeyError("no such customer")
 
-    member = world.member(handler, retries=3)
+    member = world.member(handler, retries=3, park=False)
     world.run(lambda: member.actor.ended, member)
     error = member.error
     assert isinstance(error, HandlerFailed)

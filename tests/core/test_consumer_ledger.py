@@ -152,7 +152,6 @@ def test_parts_of_processed_ids_stay_few() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"inputs": [(b"other", 9)]},
         {"inputs": [(b"topic", 2)]},
         {"outputs": [Output("x", 0, 1, 1, b"", 0)]},
         {"epoch": 0},

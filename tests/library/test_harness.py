@@ -81,7 +81,7 @@ def test_a_failing_handler_is_raised_with_its_cause() -> None:
     broken = [True]
     attempts = []
 
-    @app.consumer("t", group="g", retries=2)
+    @app.consumer("t", group="g", retries=2, park=False)
     def handler(message, tx):
         attempts.append(message.attempt)
         tx.state["n"] = tx.state.get("n", 0) + 1
@@ -114,7 +114,7 @@ def test_topics_are_made_by_the_first_send_of_a_handler() -> None:
     """tx.send waits for the facts of a topic it meets first; impossible names fail in the handler."""
     app = App()
 
-    @app.consumer("t", group="g", retries=0)
+    @app.consumer("t", group="g", retries=0, park=False)
     def handler(message, tx):
         tx.send(message.value, "hello")
 

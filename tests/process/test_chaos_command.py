@@ -30,7 +30,7 @@ from oncemq import App
 
 app = App()
 
-@app.consumer("orders", group="billing", retries=0)
+@app.consumer("orders", group="billing", retries=0, park=False)
 def bill(order, tx):
     if order.value["sku"] == "poison":
         raise ValueError("not for sale")

@@ -165,6 +165,8 @@ class Consumer:
             more.get("state", {}),
             list(more.get("outputs", ())),
             list(more.get("acked", ())),
+            parked=list(more.get("parked", ())),
+            skipped=list(more.get("skipped", ())),
         )
         put(self.log, record)
         self.offset = following

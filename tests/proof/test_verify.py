@@ -19,7 +19,14 @@ from actors.errors import CorruptLog, StorageError, UnknownTopic
 from actors.ids import output_producer, tagged_id
 from actors.proof.files import OsFiles
 from actors.proof.verify import PROVED, find_ledgers, verify
-from actors.records import LedgerStarted, TopicCreated
+from actors.records import (
+    AttemptMarked,
+    LedgerEnded,
+    LedgerStarted,
+    Parked,
+    Skipped,
+    TopicCreated,
+)
 from actors.runtime.os_disk import OsDisk
 from actors.storage.memory import MemoryDisk
 from tests.proof.golden import (
@@ -225,6 +232,45 @@ def _output_damaged(broker: Broker, consumer: Consumer) -> None:
     consumer.commit(8, ["o-4"], outputs=[output])
 
 
+def _parked(consumer: Consumer, offset: int, attempts: int = 1) -> Parked:
+    return Parked(topic_id(consumer.place[1]), offset, "raised", attempts)
+
+
+def _parked_without_letter(broker: Broker, consumer: Consumer) -> None:
+    consumer.commit(8, ["o-4"], parked=[_parked(consumer, 7)])
+
+
+def _letter_without_parking(broker: Broker, consumer: Consumer) -> None:
+    consumer.commit(8, ["o-4"], outputs=[consumer.output("orders.dead", numbered(1))])
+
+
+def _parked_not_passed(broker: Broker, consumer: Consumer) -> None:
+    letter = consumer.output("orders.dead", numbered(1))
+    consumer.commit(7, [], outputs=[letter], parked=[_parked(consumer, 7)])
+
+
+def _skipped_not_passed(broker: Broker, consumer: Consumer) -> None:
+    skipped = Skipped(topic_id("orders"), 7, 9, "seek")
+    consumer.commit(8, [], skipped=[skipped])
+
+
+def _zombie_mark(broker: Broker, consumer: Consumer) -> None:
+    put(consumer.log, AttemptMarked(1, topic_id("orders"), 7, 0, returned=False))
+
+
+def _marked_what_is_passed(broker: Broker, consumer: Consumer) -> None:
+    put(consumer.log, AttemptMarked(2, topic_id("orders"), 3, 0, returned=False))
+
+
+def _zombie_end(broker: Broker, consumer: Consumer) -> None:
+    put(consumer.log, LedgerEnded(3))
+
+
+def _foreign_input(broker: Broker, consumer: Consumer) -> None:
+    consumer.place = ("billing", "invoices", 0)
+    consumer.commit(1, ["i"])
+
+
 def _acked_output_lost(broker: Broker, consumer: Consumer) -> None:
     output = consumer.output("invoices", numbered(1))
     consumer.commit(8, ["o-4"], outputs=[output])
@@ -313,6 +359,14 @@ FORGED: list[tuple[Callable[[Broker, Consumer], None], str]] = [
     (_output_changed, "I11-outputs-once"),
     (_output_gap, "I11-outputs-once"),
     (_output_damaged, "I11-outputs-once"),
+    (_parked_without_letter, "P9-parked"),
+    (_letter_without_parking, "P9-parked"),
+    (_parked_not_passed, "P9-parked"),
+    (_skipped_not_passed, "P9-parked"),
+    (_zombie_mark, "I10-zombie-fenced"),
+    (_marked_what_is_passed, "I10-zombie-fenced"),
+    (_zombie_end, "I10-zombie-fenced"),
+    (_foreign_input, "ledger-shape"),
     (_acked_output_lost, "I1-acked-not-lost"),
     (_acked_unmade, "I11-outputs-once"),
     (_starts_twice, "ledger-shape"),

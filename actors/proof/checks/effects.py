@@ -46,6 +46,7 @@ def effect_committed(evidence: Evidence) -> Iterator[Violation]:
         for ledger in evidence.ledgers
         for commit in ledger.commits
         for message_id in commit.ids
+        if not commit.parked
     }
     groups = {(ledger.group, ledger.topic) for ledger in evidence.ledgers}
     done = {(its.group, its.topic, its.message_id) for its in evidence.effects}

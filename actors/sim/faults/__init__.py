@@ -6,7 +6,18 @@ world reports how often each one struck: a run that injected nothing proves noth
 
 from __future__ import annotations
 
-from . import bounds, clock, crash, disk, freeze, network, operators
+from . import bounds, clock, crash, disk, freeze, letters, network, operators
 from .base import FAULTS, Fault
 
-__all__ = ["FAULTS", "Fault", "bounds", "clock", "crash", "disk", "freeze", "network", "operators"]
+__all__ = [
+    "FAULTS",
+    "Fault",
+    "bounds",
+    "clock",
+    "crash",
+    "disk",
+    "freeze",
+    "letters",
+    "network",
+    "operators",
+]

@@ -1,0 +1,206 @@
+"""`oncemq dlq`: look at dead letters, have them handled again, or drop them."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from typing import Any
+
+import click
+
+from ..errors import OnceMQError
+from ..ids import check_name
+from ..library.admin import AdminClient
+from ..library.dead_letters import DROPPED, PENDING, DeadLetters, Letter
+from ..library.ledger_reader import NoLedger, read_group
+from ..runtime.os_disk import OsDisk
+from ..runtime.settings import Settings
+from .config import setting_options
+from .output import print_json, print_table
+
+
+class AlreadyAnswered(OnceMQError):
+    """What was said about a dead letter before stands."""
+
+    code = "already_answered"
+    default_hint = "a letter is either replayed or dropped, once"
+
+
+@click.group()
+def dlq() -> None:
+    """Look at dead letters, replay or drop them.
+
+    A message that cannot be handled is parked in TOPIC.dead. A replay is handled by its group
+    alone, exactly once, however often it is asked for.
+    """
+
+
+_topic = click.option("--topic", metavar="T", required=True, help="The topic that was consumed.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@dlq.command("list")
+@_topic
+@click.option("--group", metavar="G", help="Only the letters of this group.")
+@click.option("--pending", is_flag=True, help="Only those that were neither replayed nor dropped.")
+@_json
+@setting_options("broker", "state")
+def list_letters(
+    topic: str,
+    group: str | None,
+    pending: bool,
+    as_json: bool,
+    broker: str | None,
+    state: str | None,
+) -> None:
+    """List the dead letters of topic T with what became of them.
+
+    The status of a replayed letter tells whether it was processed if the group's ledgers are in
+    --state.
+    """
+    settings = Settings.load(flags={"broker": broker, "state": state})
+    with AdminClient(settings.broker) as client:
+        desk = _open(client, topic, group)
+        desk.load(group)
+        _follow(desk, settings.state)
+        found = [one for one in desk.letters.values() if not pending or one.status == PENDING]
+    if as_json:
+        print_json({"topic": topic, "letters": [letter.as_dict() for letter in found]})
+        return
+    print_table(
+        f"dead letters of {topic}",
+        ("id", "group", "message", "kind", "attempts", "parked at", "status", "error"),
+        [_row(letter) for letter in found],
+    )
+
+
+@dlq.command("show")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_topic
+@_json
+@setting_options("broker", "state")
+def show(
+    ids: tuple[str, ...], topic: str, as_json: bool, broker: str | None, state: str | None
+) -> None:
+    """Show dead letters with key, value and headers."""
+    settings = Settings.load(flags={"broker": broker, "state": state})
+    with AdminClient(settings.broker) as client:
+        desk = _open(client, topic, None)
+        desk.load()
+        _follow(desk, settings.state)
+        found = desk.named(list(ids), None)
+    shown = [{**letter.as_dict(), **letter.content()} for letter in found]
+    if as_json:
+        print_json({"topic": topic, "letters": shown})
+        return
+    for fields in shown:
+        for name, value in fields.items():
+            click.echo(f"{name}: {value}")
+        click.echo("")
+
+
+@dlq.command("replay")
+@click.argument("ids", metavar="[ID...]", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All pending letters of the group.")
+@_topic
+@click.option("--group", metavar="G", required=True, help="The group that handles them again.")
+@_json
+@setting_options("broker")
+def replay(
+    ids: tuple[str, ...],
+    everything: bool,
+    topic: str,
+    group: str,
+    as_json: bool,
+    broker: str | None,
+) -> None:
+    """Have group G handle dead letters again, each once, and nobody else."""
+    _answer(ids, topic, group, broker, everything=everything, drop=False, as_json=as_json)
+
+
+@dlq.command("drop")
+@click.argument("ids", metavar="[ID...]", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All pending letters of the group.")
+@_topic
+@click.option("--group", metavar="G", required=True, help="The group that parked them.")
+@_json
+@setting_options("broker")
+def drop(
+    ids: tuple[str, ...],
+    everything: bool,
+    topic: str,
+    group: str,
+    as_json: bool,
+    broker: str | None,
+) -> None:
+    """Have group G pass over dead letters for good: they cannot be replayed any more."""
+    _answer(ids, topic, group, broker, everything=everything, drop=True, as_json=as_json)
+
+
+def _answer(
+    ids: tuple[str, ...],
+    topic: str,
+    group: str,
+    broker: str | None,
+    *,
+    everything: bool,
+    drop: bool,
+    as_json: bool,
+) -> None:
+    """Say what becomes of letters. Fails if the opposite was said before, after all others."""
+    if bool(ids) == everything:
+        raise click.UsageError("name the letters, or give --all")
+    settings = Settings.load(flags={"broker": broker})
+    with AdminClient(settings.broker) as client:
+        desk = _open(client, topic, group)
+        desk.load(group)
+        if everything:
+            chosen = [one for one in desk.letters.values() if one.status == PENDING]
+        else:
+            chosen = desk.named(list(ids), group)
+        new = desk.answer(chosen, group, drop=drop) if chosen else 0
+        desk.load(group)
+        now = desk.named([letter.id for letter in chosen], group)
+    rows = [{"id": letter.id, "status": letter.status} for letter in now]
+    counts = {"sent": new, "duplicates": len(now) - new}
+    if as_json:
+        print_json({"topic": topic, "group": group, **counts, "letters": rows})
+    else:
+        word = "dropped" if drop else "replayed"
+        click.echo(f"{new} dead letter(s) {word}, {len(now) - new} answered before")
+    wrong = [letter for letter in now if (letter.status == DROPPED) != drop]
+    if wrong:
+        raise AlreadyAnswered(f"{wrong[0].id} was {wrong[0].status} before")
+
+
+def _open(client: AdminClient, topic: str, group: str | None) -> DeadLetters:
+    check_name(topic, "--topic")
+    if group is not None:
+        check_name(group, "--group")
+    return DeadLetters(client, topic)
+
+
+def _follow(desk: DeadLetters, state: str) -> None:
+    """Take from ledgers on this machine, where there are any, which replays are over."""
+    for group in sorted({letter.group for letter in desk.letters.values()}):
+        with contextlib.suppress(NoLedger):
+            ledgers = read_group(OsDisk(), state, group)
+            mine = {number: one for (topic, number), one in ledgers.items() if topic == desk.topic}
+            desk.follow(group, mine)
+
+
+def _row(letter: Letter) -> list[Any]:
+    at = dt.datetime.fromtimestamp(letter.parked_at_ms / 1000, dt.UTC)
+    message = letter.as_dict()["message_id"]
+    error = letter.error if len(letter.error) <= 60 else f"{letter.error[:60]}..."
+    when = at.isoformat(timespec="seconds")
+    return [
+        letter.id,
+        letter.group,
+        message,
+        letter.kind,
+        letter.attempts,
+        when,
+        letter.status,
+        " ".join(error.split()),
+    ]
