@@ -94,6 +94,7 @@ class ConsumerShell(Shell):
         self.partition = partition
         self.directory = directory
         self.stranger = False  # started with a wrong directory: it must never be granted
+        self.healed_work_ms = 0  # what its handler runs were given to take since all was mended
         self.core: ConsumerCore | None = None
         self._ledger: LedgerDoor | None = None
         self._seed = 0
@@ -177,9 +178,11 @@ class ConsumerShell(Shell):
     def _perform(self, item: Any) -> None:
         match item:
             case RunHandler():
+                takes_ms = self.world.plan.handler_ms(self.rng)
+                self.healed_work_ms += takes_ms if self.world.healing else 0
                 self._call = item
                 self._cut = False
-                self._call_ms = self.world.clock.now_ms() + self.world.plan.handler_ms(self.rng)
+                self._call_ms = self.world.clock.now_ms() + takes_ms
             case CutHandler():
                 self._cut = True
             case Repost():
