@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .world import World
 
 PLACE_MS = 5_000
+SETTLE_MS = 15_000  # leases run out and the longest back-offs end
 # A producer with the longest pauses and the most rows takes about a minute; then leases run out,
 # back-offs end and a chain of groups follows.
 WAITING_MS = 120_000

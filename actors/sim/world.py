@@ -76,6 +76,7 @@ class World:
         self.ledgers: dict[tuple[str, str], LedgerOracle] = {}
         self.events = 0
         self.healing = False
+        self.at_rest = False  # whether nothing follows from faults any more
         self.io_faults = 0
         self.disks_full = 0
         self.strangers = 0
@@ -127,12 +128,16 @@ class World:
             one.heal()
         self._power.clear()
         liveness.heal(self)
+        self.after(liveness.SETTLE_MS, self._come_to_rest)
         healed_ms = self.clock.now_ms()
         while not liveness.done(self):
             if liveness.late(self, healed_ms):
                 raise Violation("not live", liveness.what_is_left(self))
             self._step()
         liveness.validate(self)
+
+    def _come_to_rest(self) -> None:
+        self.at_rest = True
 
     def change(self, owner: ModuleType, name: str, value: int) -> None:
         """Give a name of a module another value until `close`."""

@@ -18,6 +18,7 @@ from actors.sim import liveness
 from actors.sim.faults import FAULTS
 from actors.sim.plan import Plan
 from actors.sim.run import Result, run_plan, shrink
+from tests.sim.mutants import MUTANTS, applied
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE_SEEDS = 12
@@ -61,8 +62,9 @@ def test_a_quiet_world_does_its_work() -> None:
     result = run_plan(plan, LedgerFiles)
     assert result.rule == "", result.failure
     assert result.counts["commit.synced"] > 0
-    trouble = ("killed", "power off", "producer.fenced", "consumer.fenced", "message dropped")
+    trouble = ("power off", "producer.fenced", "consumer.fenced", "message dropped")
     assert [name for name in trouble if result.counts[name]] == []
+    assert result.counts["killed"] == result.counts["killed by a message"]
 
 
 def unhurried(handler_mean_ms: int) -> Plan:
@@ -91,6 +93,13 @@ def test_waiting_without_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> No
     result = run_plan(unhurried(10_000), LedgerFiles)
     assert result.rule == "not live", result.failure
     assert result.simulated_ms < liveness.WAITING_MS + 10_000
+
+
+def test_a_consumer_that_waits_for_a_timer_is_found() -> None:
+    """Half a second between two handler runs, with messages at hand, is a failure."""
+    with applied(MUTANTS["the next call waits for a timer"]):
+        result = run_plan(unhurried(10_000), LedgerFiles)
+    assert result.rule == "idle", result.failure
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS))
