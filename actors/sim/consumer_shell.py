@@ -47,6 +47,7 @@ from .handler import (
     original_of,
 )
 from .ledger_oracle import RETRIES
+from .pauses import Pauses
 from .shell import NEVER_MS, Host, ProcessClock, Shell, SimEvents
 from .trace import Violation
 from .watched import WatchedLog
@@ -94,6 +95,7 @@ class ConsumerShell(Shell):
         self.partition = partition
         self.directory = directory
         self.stranger = False  # started with a wrong directory: it must never be granted
+        self.healed_work_ms = 0  # what its handler runs were given to take since all was mended
         self.core: ConsumerCore | None = None
         self._ledger: LedgerDoor | None = None
         self._seed = 0
@@ -103,6 +105,7 @@ class ConsumerShell(Shell):
         self._call_ms = NEVER_MS
         self._cut = False
         self._resolved = False
+        self._pauses = Pauses()
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -134,6 +137,7 @@ class ConsumerShell(Shell):
         self._again = self._call = None
         self._again_ms = self._call_ms = NEVER_MS
         self._resolved = False
+        self._pauses = Pauses()
 
     def gone(self) -> None:
         """See the base class."""
@@ -177,9 +181,12 @@ class ConsumerShell(Shell):
     def _perform(self, item: Any) -> None:
         match item:
             case RunHandler():
+                self._pauses.called(item, self.world.clock.now_ms(), at_rest=self.world.at_rest)
+                takes_ms = self.world.plan.handler_ms(self.rng)
+                self.healed_work_ms += takes_ms if self.world.healing else 0
                 self._call = item
                 self._cut = False
-                self._call_ms = self.world.clock.now_ms() + self.world.plan.handler_ms(self.rng)
+                self._call_ms = self.world.clock.now_ms() + takes_ms
             case CutHandler():
                 self._cut = True
             case Repost():
@@ -280,6 +287,8 @@ class ConsumerShell(Shell):
             self.world.trace.add(self.name, "killed by a message")
             self.world.kill(self)
         else:
+            stored = self.world.oracle.messages[self.group.topic, self.partition]
+            self._pauses.answered(run, done, len(stored), self.world.clock.now_ms())
             self.driver.post(done)
 
     def _identity(self, run: RunHandler, piece: Piece, index: int) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from .broker_shell import DATA
 from .consumer_shell import ConsumerShell
 from .cuts import LoseEverything
+from .handler import Group
 from .oracle import read_back
 from .shell import Shell
 from .trace import Violation
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
     from .world import World
 
 PLACE_MS = 5_000
+SETTLE_MS = 15_000  # leases run out and the longest back-offs end
+# A producer with the longest pauses and the most rows takes about a minute; then leases run out,
+# back-offs end and a chain of groups follows.
+WAITING_MS = 120_000
+
+Place = tuple[str, str, int]  # group, topic, partition
 
 
 def heal(world: World) -> None:
@@ -58,6 +66,31 @@ def done(world: World) -> bool:
         return False
     settled = {shell.place for shell in _members(world) if shell.settled}
     return {member.place for member in world.members} <= settled
+
+
+def late(world: World, healed_ms: int) -> bool:
+    """Whether the world has waited longer than it may since all was mended at `healed_ms`.
+
+    The budget bounds *waiting*. How long handlers run is drawn by the plan, and no bound fits it: a
+    place that small bounds make commit each message by itself may have minutes of it before it.
+    """
+    spent_ms = world.clock.now_ms() - healed_ms
+    return spent_ms > WAITING_MS and spent_ms > WAITING_MS + _work_ms(world)
+
+
+def _work_ms(world: World) -> int:
+    """Return how long the handlers alone take: partitions side by side, a chain one by one."""
+    of_place: Counter[Place] = Counter()
+    for shell in _members(world):
+        of_place[shell.place] += shell.healed_work_ms
+    groups = world.plan.groups
+
+    def until(group: Group) -> int:
+        own = max(of_place[group.name, group.topic, p] for p in range(partitions[group.topic]))
+        return own + max((until(one) for one in groups if one.output == group.topic), default=0)
+
+    partitions = world.plan.partitions
+    return max(until(group) for group in groups)
 
 
 def what_is_left(world: World) -> str:

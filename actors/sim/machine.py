@@ -220,19 +220,19 @@ class Machine:
 
     def forget_nameless(self) -> None:
         """Drop inodes that nothing can reach any more: not a name, not a handle, not a cut."""
+        nameless = [n for n, node in self.nodes.items() if not node.links and not node.opens]
+        nameless.remove(ROOT)
+        if not nameless:
+            return  # as nearly always
         reachable = {ROOT}
         for node in self.nodes.values():
             reachable.update(node.durable_names.values())
             for unit in node.pending:
                 if isinstance(unit, NamesChanged):
                     reachable.update(number for _, number in unit.changes if number is not None)
-        gone = [
-            number
-            for number, node in self.nodes.items()
-            if number not in reachable and not node.links and not node.opens
-        ]
-        for number in gone:
-            del self.nodes[number]
+        for number in nameless:
+            if number not in reachable:
+                del self.nodes[number]
 
     # --- bytes ---------------------------------------------------------------------------------
 

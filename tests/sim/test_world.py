@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from actors.core.consumer_fetch import Fetcher
 from actors.library.ledger_files import LedgerFiles
+from actors.sim import liveness
 from actors.sim.faults import FAULTS
 from actors.sim.plan import Plan
 from actors.sim.run import Result, run_plan, shrink
+from tests.sim.mutants import MUTANTS, applied
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE_SEEDS = 12
@@ -33,6 +36,7 @@ def run(seed: int) -> Result:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", corpus())
 def test_seeds_that_once_failed(seed: int) -> None:
     """What was found once stays mended."""
@@ -58,8 +62,44 @@ def test_a_quiet_world_does_its_work() -> None:
     result = run_plan(plan, LedgerFiles)
     assert result.rule == "", result.failure
     assert result.counts["commit.synced"] > 0
-    trouble = ("killed", "power off", "producer.fenced", "consumer.fenced", "message dropped")
+    trouble = ("power off", "producer.fenced", "consumer.fenced", "message dropped")
     assert [name for name in trouble if result.counts[name]] == []
+    assert result.counts["killed"] == result.counts["killed by a message"]
+
+
+def unhurried(handler_mean_ms: int) -> Plan:
+    """A plan without faults in which one producer sends a little at once and one group handles it."""
+    plan = replace(Plan.of(1), faults={}, rivals=0, webs=0, files=1, named_web=False, standbys=0)
+    return replace(
+        plan,
+        quota=20,
+        safety_ms=1_000,
+        submit_mean_ms=50,
+        partial_commits=1.0,
+        handler_mean_ms=handler_mean_ms,
+    )
+
+
+def test_long_work_is_not_taken_for_waiting() -> None:
+    """Handlers that have more to do than the liveness budget are waited for while they work."""
+    result = run_plan(unhurried(10_000), LedgerFiles)
+    assert result.rule == "", result.failure
+    assert result.simulated_ms > liveness.WAITING_MS + 1_000
+
+
+def test_waiting_without_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer that takes no reply is found out at the end of the budget."""
+    monkeypatch.setattr(Fetcher, "received", lambda *_: None)
+    result = run_plan(unhurried(10_000), LedgerFiles)
+    assert result.rule == "not live", result.failure
+    assert result.simulated_ms < liveness.WAITING_MS + 10_000
+
+
+def test_a_consumer_that_waits_for_a_timer_is_found() -> None:
+    """Half a second between two handler runs, with messages at hand, is a failure."""
+    with applied(MUTANTS["the next call waits for a timer"]):
+        result = run_plan(unhurried(10_000), LedgerFiles)
+    assert result.rule == "idle", result.failure
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS))

@@ -157,3 +157,20 @@ mutant(
     "what was lost on the way is sent until it has a verdict",
     (Outbox, "_send_again", _gives_up),
 )
+
+
+def _pause_after_each(original: Any) -> Any:
+    def broken(self: Any, answer: Any, now_ms: int, *more: Any) -> Any:
+        failed = original(self, answer, now_ms, *more)
+        for one in self.inputs:
+            one.not_before_ms = now_ms + 500
+        return failed
+
+    return broken
+
+
+mutant(
+    "the next call waits for a timer",
+    "what can be handled is handled at once",
+    (handling.Handling, "done", _pause_after_each),
+)
