@@ -48,7 +48,10 @@ def test_no_promise_is_broken_and_faults_happen() -> None:
         result = run(seed)
         assert result.rule == "", f"seed {seed}: {result.failure}"
         seen += result.counts
-    wanted = ("killed", "power off", "commit.synced", "output.acked", "batch.duplicate")
+    wanted = (
+        *("killed", "power off", "commit.synced", "output.acked", "batch.duplicate"),
+        *("killed by a message", "attempt.marked", "message.parked", "fault.replays"),
+    )
     assert [name for name in wanted if not seen[name]] == []
 
 
@@ -58,8 +61,9 @@ def test_a_quiet_world_does_its_work() -> None:
     result = run_plan(plan, LedgerFiles)
     assert result.rule == "", result.failure
     assert result.counts["commit.synced"] > 0
-    trouble = ("killed", "power off", "producer.fenced", "consumer.fenced", "message dropped")
+    trouble = ("power off", "producer.fenced", "consumer.fenced", "message dropped")
     assert [name for name in trouble if result.counts[name]] == []
+    assert result.counts["killed"] == result.counts["killed by a message"]
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS))
