@@ -39,6 +39,8 @@ from .tx import FindTopic, Tx
 
 Handler = Callable[[Message, Tx], object]
 
+_LOGGER = logging.getLogger("oncemq")
+
 ERROR_CHARS_MAX = 1000  # of an error's text in events and messages; the traceback is whole
 
 _LISTS = (list, tuple, collections.abc.Iterable, collections.abc.Sequence)
@@ -211,6 +213,9 @@ class Call:
         # What is no handler at all fails for every message: it stops the consumer.
         bug = isinstance(error, NotAHandler)
         letter = None if bug else self._letter(message, kind, message.attempt, text)
+        if letter is not None and (final or message.attempt > self._consumer.retries):
+            # The letter has the error's text only: where it was raised is told here, once.
+            _LOGGER.error("%s is parked after attempt %d\n%s", message, message.attempt, lines)
         return FailedMessage(str(message.id), text, error, lines, random.random(), kind, letter)
 
     def _letter(self, message: Message, kind: str, attempts: int, text: str) -> Output | None:

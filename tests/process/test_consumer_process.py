@@ -22,7 +22,7 @@ from oncemq import App
 app = App()
 HERE = Path({directory!r})
 
-@app.consumer("orders", group="g", retries=1)
+@app.consumer("orders", group="g", retries=1, park=False)
 def handler(message, tx):
     tx.state["count"] = tx.state.get("count", 0) + 1
     tx.state.setdefault("log", []).append(message.value)
@@ -139,7 +139,7 @@ def test_killed_at_any_place_it_counts_once(shop: Shop, place: str) -> None:
 
 
 def test_a_poisonous_message_ends_with_status_1(shop: Shop) -> None:
-    """The user's own traceback, the message's place; earlier ones are committed, it is not."""
+    """Where it may not be parked: the user's own traceback, the message's place, no commit of it."""
     shop.send("a", "boom", "c")
     consumer = shop.consumer("--until-idle=0.5")
     consumer.wait(START_S, 1)

@@ -124,8 +124,11 @@ def test_a_message_that_kills_its_process_is_parked(shop: Shop) -> None:
 def test_a_replay_after_a_fix_happens_once_and_in_its_group_only(shop: Shop) -> None:
     """Parked, mended, replayed twice: handled once by its group, never by another."""
     shop.send("a", "bad", "b")
-    summary = shop.consume()
+    consumer = shop.house.consumer("shopapp:app", "--group=g", "--until-idle=0.5")
+    consumer.wait(2 * START_S, 0)
+    summary = consumer.summary()
     assert (summary["processed"], summary["parked"]) == (2, 1)
+    assert 'raise Reject("not for us")' in consumer.stderr(), "the user's own traceback"
     shop.consume("other")
     shop.fix()
     [letter] = shop.letters()

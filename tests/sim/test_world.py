@@ -52,7 +52,10 @@ def test_no_promise_is_broken_and_faults_happen() -> None:
         result = run(seed)
         assert result.rule == "", f"seed {seed}: {result.failure}"
         seen += result.counts
-    wanted = ("killed", "power off", "commit.synced", "output.acked", "batch.duplicate")
+    wanted = (
+        *("killed", "power off", "commit.synced", "output.acked", "batch.duplicate"),
+        *("killed by a message", "attempt.marked", "message.parked", "fault.replays"),
+    )
     assert [name for name in wanted if not seen[name]] == []
 
 
