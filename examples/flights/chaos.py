@@ -350,10 +350,7 @@ class Fire:
         """Run a program to its good end while the cast is looked after."""
         running = program.start(self.printed, self.environ, *more)
         try:
-            until = time.monotonic() + DRAIN_S
-            while running.exit_code is None and time.monotonic() < until:
-                self.chaos.breathe(0.02)
-            running.wait(0.1, 0)
+            self.chaos.await_end(running, DRAIN_S)
         finally:
             running.end()
         return running

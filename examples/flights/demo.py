@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from actors.library.chaos import History, end_with_parent, free_endpoint, read_topic
+from actors.runtime.process import stop_check
 
 from . import expected
 
@@ -106,8 +108,11 @@ class Demo:
             "DEMO_FEED": str(self.feed),
         }
 
-    def run(self) -> bool:
-        """Do it all; return whether the result is exact. Raises DemoFailed."""
+    def run(self, check: Callable[[], None]) -> bool:
+        """Do it all; return whether the result is exact. Raises DemoFailed, and what `check` raises.
+
+        `check` is called often, where the demo can be broken off.
+        """
         self.feed.write_text(self.lines[0], encoding="utf-8")
         procfile = Path(__file__).with_name("Procfile")
         command = [sys.executable, "-m", "honcho", "start", "-f", str(procfile), "-d", str(ROOT)]
@@ -122,7 +127,7 @@ class Demo:
                 preexec_fn=lambda: end_with_parent(signal.SIGTERM),  # noqa: PLW1509
             )
         try:
-            self._watch(honcho)
+            self._watch(honcho, check)
         finally:
             honcho.send_signal(signal.SIGTERM)
             try:
@@ -134,13 +139,14 @@ class Demo:
 
     # --- while it runs ---------------------------------------------------------------------------
 
-    def _watch(self, honcho: subprocess.Popen[bytes]) -> None:
+    def _watch(self, honcho: subprocess.Popen[bytes], check: Callable[[], None]) -> None:
         """Feed, kill and show progress until every message is committed."""
         deadline = time.monotonic() + TIMEOUT_S
         waiting = list(KILLS)
         passed = sum(self.cancelled.values())
         with Display(self.console, self.flights, passed) as display:
             while not self._is_done():
+                check()
                 self.scene.refresh()
                 display.show(self.scene.committed)
                 share = self.scene.committed["totals"] / self.flights
@@ -292,15 +298,12 @@ class Display:
         self._console.print(text, highlight=False)
 
 
-def main() -> int:
-    """Run the demo; keep its directory only if something went wrong."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as on Ctrl-C: all of it
-    console = Console()
-    directory = Path(tempfile.mkdtemp(prefix="oncemq-demo-"))
+def play(console: Console, directory: Path, check: Callable[[], None]) -> int:
+    """Run the demo; keep its directory only if something went wrong. Returns the exit status."""
     began_s = time.monotonic()
     keep = exact = False
     try:
-        exact = Demo(directory, console).run()
+        exact = Demo(directory, console).run(check)
         keep = not exact
         console.print(f"{time.monotonic() - began_s:.1f} s", highlight=False)
     except DemoFailed as error:
@@ -316,6 +319,12 @@ def main() -> int:
     else:
         shutil.rmtree(directory, ignore_errors=True)
     return 0 if exact else 1
+
+
+def main() -> int:
+    """Run the demo in a fresh directory; Ctrl-C and SIGTERM end all of it."""
+    with stop_check() as check:
+        return play(Console(), Path(tempfile.mkdtemp(prefix="oncemq-demo-")), check)
 
 
 if __name__ == "__main__":

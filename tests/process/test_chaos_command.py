@@ -64,9 +64,9 @@ class Shop:
             rows[poison] = f"{poison},poison"
         self.orders.write_text("\n".join(["id,sku", *rows]) + "\n", "utf-8")
 
-    def chaos(self, *more: str) -> Running:
-        """Start the command in the user's directory."""
-        code = f"import os, sys; os.chdir({str(self.directory)!r}); from actors.cli.main import main; sys.exit(main())"
+    def chaos(self, *more: str, before: str = "") -> Running:
+        """Start the command in the user's directory, in a process that runs `before` first."""
+        code = f"{before}\nimport os, sys; os.chdir({str(self.directory)!r}); from actors.cli.main import main; sys.exit(main())"
         argv = ("chaos", "shop:app", "--topic=orders", "--input=orders.csv", "--seed=3", *more)
         program = Program("chaos", (sys.executable, "-c", code, *argv))
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.directory / "tmp")}
@@ -191,18 +191,44 @@ def test_a_bad_application_fails(shop: Shop) -> None:
     assert alive(shop) == []
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(shop: Shop, number: signal.Signals) -> None:
     """Ctrl-C ends every process of the cast, removes the directory and gives no verdict."""
     with shop.chaos("--minutes=5") as running:
-        wait_until(lambda: "killed" in running.stderr(), 40, "the first kill")
+        wait_until(lambda: "killed" in running.stderr(), 60, "the first kill")
         assert len(alive(shop)) >= 5, "the cast and the command"
         running.send_signal(number)
-        assert running.wait(20) == 130
+        running.wait(40)
+    check_interrupted(shop, running)
+
+
+# Sends itself a signal in a hook that runs around the n-th fork, where Python drops exceptions.
+AT_FORK = """
+import itertools, os, signal
+forks = itertools.count(1)
+os.register_at_fork(
+    after_in_parent=lambda: next(forks) == {n} and signal.raise_signal(signal.SIGINT)
+)
+"""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("fork", [1, 3, 7], ids=["first", "cast", "restart"])
+def test_a_signal_while_a_process_is_started_is_not_lost(shop: Shop, fork: int) -> None:
+    """Ctrl-C in the middle of a fork ends the run as at any other moment."""
+    with shop.chaos("--minutes=0.5", before=AT_FORK.format(n=fork)) as running:
+        running.wait(100)
+    check_interrupted(shop, running)
+
+
+def check_interrupted(shop: Shop, running: Running) -> None:
+    """The command has ended by Ctrl-C: no verdict, no process, no file, nothing to worry about."""
+    assert running.exit_code == 130, running.told()
     assert "no verdict" in running.stderr()
     assert "PASSED" not in running.stdout()
-    assert "Traceback" not in running.stderr()
+    for word in ("Traceback", "Exception ignored"):
+        assert word not in running.stderr()
     assert list((shop.directory / "tmp").iterdir()) == []
     assert alive(shop) == []
 

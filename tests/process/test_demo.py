@@ -92,6 +92,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_demo_that_is_stopped_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C or SIGTERM on the way: all processes end, the directory goes, exit 1."""
@@ -100,12 +101,32 @@ def test_demo_that_is_stopped_leaves_nothing(tmp_path: Path, number: signal.Sign
     program = Program("demo", (sys.executable, "-m", "examples.flights.demo"))
     environ = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
     with program.start(tmp_path, environ) as running:
-        wait_until(lambda: "flights totalled" in running.stdout(), 40, "first progress")
+        wait_until(lambda: "flights totalled" in running.stdout(), 60, "first progress")
         (directory,) = temporary.iterdir()
         started = {int(path.stem.rpartition("-")[2]) for path in directory.rglob("events/*.jsonl")}
         running.send_signal(number)
-        running.wait(30, 1)
+        running.wait(40, 1)
     assert "interrupted" in running.stdout()
     assert list(temporary.iterdir()) == []
     assert len(started) >= 8  # broker, producer, two consumers, and a supervisor of each
     assert [pid for pid in started if is_alive(pid)] == []
+
+
+@pytest.mark.timeout(120)
+def test_demo_that_is_stopped_while_it_starts_a_process(tmp_path: Path) -> None:
+    """Ctrl-C in a hook around a fork, where Python drops exceptions, is not lost either."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    code = (
+        "import os, signal, sys\n"
+        "os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))\n"
+        "from examples.flights.demo import main\n"
+        "sys.exit(main())\n"
+    )
+    program = Program("demo", (sys.executable, "-c", code))
+    environ = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+    with program.start(tmp_path, environ) as running:
+        running.wait(100, 1)
+    assert running.stdout() == "interrupted\n"
+    assert "Traceback" not in running.stderr()
+    assert list(temporary.iterdir()) == []

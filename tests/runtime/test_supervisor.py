@@ -282,3 +282,25 @@ def test_a_second_stop_signal_exits_at_once() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert (done.returncode, done.stdout) == (143, "first\n")
+
+
+@pytest.mark.process
+def test_a_stop_signal_during_a_fork_is_not_lost() -> None:
+    """Where Python ignores exceptions a stop signal is kept, and raised at the next check."""
+    code = (
+        "import os, signal, subprocess, sys\n"
+        "from actors.runtime.process import stop_check\n"
+        "os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))\n"
+        "with stop_check() as check:\n"
+        "    check()\n"
+        "    subprocess.run([sys.executable, '-c', ''], preexec_fn=lambda: None, check=True)\n"
+        "    print('started', flush=True)\n"
+        "    try:\n"
+        "        check()\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('stopped', flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "started\nstopped\n", "")

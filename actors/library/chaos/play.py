@@ -134,7 +134,11 @@ class Play:
         say: Callable[[str], None],
         progress: Progress = _silent,
     ) -> None:
-        """`say` gets a line for each fault; `progress` is called often."""
+        """`say` gets a line for each fault.
+
+        `progress` is called several times a second, wherever the run can be broken off: what it
+        raises comes out of `run`, after every process was ended.
+        """
         self.plan = plan
         self._directory = directory
         self._say = say
@@ -167,7 +171,7 @@ class Play:
         self._earlier: tuple[Look, ...] = ()
 
     def run(self) -> Outcome:
-        """Do it all. Only KeyboardInterrupt and bugs come out; processes end in any case."""
+        """Do it all. Only what `progress` raises and bugs come out; processes end in any case."""
         failure, drained = "", False
         over_s = 0.0
         try:
