@@ -52,7 +52,8 @@ APPLICATION = "examples.flights.chaos_app:app"
 GROUPS = ("totals", "jfk", "cancelled")
 BACKLOG_MAX = 4_000  # flights fed but not yet committed; feeding waits above it
 IDS_FED_MAX = 5_000  # while faults last: after each kill this producer sends all of it again
-DRAIN_S = 120.0
+UP = frozenset({"client.connected"})  # by this event producers and consumers show that they are
+DRAIN_S = 300.0
 
 
 @dataclass(slots=True)
@@ -198,7 +199,7 @@ class Fire:
         """Send the rest, let the consumers finish, stop everything, and look."""
         self.next_feed_s = float("inf")
         for name in ("numbered", "named"):
-            self.chaos.leave(name)
+            self.chaos.leave(name, UP)
         cycles = self.numbered.complete()
         if self.named.complete() != 1:
             raise ProgramFailed("the file for explicit ids grew beyond one January")
@@ -209,12 +210,12 @@ class Fire:
             self._finish(Program(f"{slot.program.name}-rest", argv))
         for group in GROUPS:
             if group != "cancelled":  # that group begins only now
-                self.chaos.leave(group)
+                self.chaos.leave(group, UP)
             last = _python(f"{group}-rest", "consumer.py", APPLICATION, "--group", group)
             self._finish(last, "--until-idle", "1")
         messages = self._read("flights")
         outputs = {topic: self._read(topic) for topic in GROUPS if topic != "totals"}
-        self.chaos.leave("broker")
+        self.chaos.leave("broker", frozenset({"broker.ready"}))
         self.history.refresh()
         wrong = check_log(messages, self.rows, cycles)
         if messages[: len(seen)] != seen:

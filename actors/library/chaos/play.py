@@ -33,11 +33,11 @@ GAP_S = 1.0  # peace after a fault, at most
 RATE_PER_S = 500.0
 TAKEOVER_EVERY_S = 20.0  # a consumer's costs a lease of ten
 TAKEOVER_EVERY_KILLS = 10
-KILL_TIMEOUT_S = 20.0  # for one kill, on the average
+KILL_TIMEOUT_S = 60.0  # for one kill, on the average
 SETTLE_S = 0.5  # after the last row of a portion: its producer has read it by then
 ASK_AGAIN_S = 2.0
 IDLE_S = 1.5  # without an event of progress: everybody is done
-STILL_S = 60.0  # without progress and not done: it will never be
+STILL_S = 120.0  # without progress and not done: it will never be
 SAY_EVERY_S = 0.2
 
 
