@@ -6,7 +6,7 @@ import os
 import random
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.postgres import postgres_server, postgres_url
 
@@ -18,8 +18,10 @@ for _name in [name for name in os.environ if name.startswith("ONCEMQ_") and name
 
 SEED = int(os.environ.get("ONCEMQ_TEST_SEED", "1"))
 
-settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
-settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
+# Nothing here fails because a machine is busy: no time limits on examples or on drawing them.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", PATIENT, derandomize=True, max_examples=50)
+settings.register_profile("long", PATIENT, max_examples=2000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

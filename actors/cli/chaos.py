@@ -7,10 +7,8 @@ import json
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from ..library.chaos.play import RATE_PER_S, Outcome, Plan, Play
 from ..library.chaos.report import render
 from ..library.file_rows import FileJob
 from ..library.sources import FORMATS
+from ..runtime.process import stop_check
 from .consumer import choose, load_app
 from .output import ExitCode, print_json
 
@@ -138,8 +137,8 @@ def chaos(
     )
     if report_path is not None and not os.path.isdir(os.path.dirname(report_path) or "."):
         raise click.UsageError(f"--report {report_path}: there is no such directory")
-    with _directory(keep) as (directory, retain), _terminated_like_interrupted():
-        outcome = _play(plan, directory)
+    with stop_check() as check, _directory(keep) as (directory, retain):
+        outcome = _play(plan, directory, check)
         if not outcome.verdict.ok:
             retain()
         page = render(outcome)
@@ -211,31 +210,21 @@ def _directory(keep: str | None) -> Iterator[tuple[Path, Callable[[], None]]]:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """End the cast on SIGTERM too: as Ctrl-C does."""
-
-    def interrupt(number: int, frame: types.FrameType | None) -> None:
-        del number, frame
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _play(plan: Plan, directory: Path) -> Outcome:
+def _play(plan: Plan, directory: Path, check: Callable[[], None]) -> Outcome:
+    """Run the plan; `check` raises KeyboardInterrupt when the user wants no more of it."""
     length = f"{plan.kills} kills" if plan.kills else f"{plan.seconds:g} s"
     with (
         (directory / "chaos.log").open("w", encoding="utf-8") as log,
-        _console() as (write, progress),
+        _console() as (write, show),
     ):
 
         def say(line: str) -> None:
             print(line, file=log, flush=True)
             write(line)
+
+        def progress(share: float, text: str) -> None:
+            check()
+            show(share, text)
 
         say(f"seed {plan.seed}: {length} of faults for {plan.application} in {directory}")
         try:

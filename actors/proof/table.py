@@ -69,14 +69,22 @@ class Verdict:
         return self.found.total == 0 and bool(self.ran)
 
 
-def run_checks(evidence: Evidence, *, only: Iterable[str] | None = None) -> Verdict:
+def run_checks(
+    evidence: Evidence,
+    *,
+    only: Iterable[str] | None = None,
+    tell: Callable[[int, int], None] = lambda done, whole: None,  # noqa: ARG005
+) -> Verdict:
     """Run every check that the evidence allows; `only` names those wanted.
 
-    A check that cannot run is listed with what it lacks, so that silence is never taken for proof.
+    Before each one `tell` gets its number and how many there are. A check that cannot run is
+    listed with what it lacks, so that silence is never taken for proof.
     """
     verdict = Verdict()
     wanted = None if only is None else set(only)
-    for entry in all_checks():
+    entries = all_checks()
+    for number, entry in enumerate(entries):
+        tell(number, len(entries))
         if wanted is not None and entry.name not in wanted:
             continue
         missing = [need for need in entry.needs if getattr(evidence, need) is None]

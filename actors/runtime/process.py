@@ -47,6 +47,29 @@ def stop_signals(on_stop: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, previous)
 
 
+@contextlib.contextmanager
+def stop_check() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises KeyboardInterrupt once SIGTERM or SIGINT has come.
+
+    For whoever starts processes and ends them again. What a signal handler raises is lost where
+    Python ignores exceptions - in the hooks around a fork, in `__del__` - or comes in the middle
+    of a clean-up; so it is raised where the caller asks, often, and where it can bear it. A second
+    signal exits at once, see `stop_signals`.
+    """
+    stopped = False
+
+    def stop(_number: int) -> None:
+        nonlocal stopped
+        stopped = True
+
+    def check() -> None:
+        if stopped:
+            raise KeyboardInterrupt
+
+    with stop_signals(stop):
+        yield check
+
+
 def _read(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:

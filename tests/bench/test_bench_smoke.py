@@ -21,7 +21,7 @@ def run(directory: Path, *arguments: str) -> dict[str, Any]:
         [sys.executable, "-m", "bench", *arguments, "--json", f"--directory={directory}"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=500,
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr

@@ -32,7 +32,7 @@ from tests.process.talker import Talker
 ENEMIES = 4
 HONEST_EPOCH = 7
 ROUND = 250  # messages between two looks at the honest client
-SERVED_S = 10.0  # generous: the machine may be busy
+SERVED_S = 60.0  # generous: the machine may be busy
 REOPEN_EVERY = 40  # rounds after which an enemy comes back as somebody else
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
 GROWTH = 1.10
@@ -105,8 +105,7 @@ class Siege:
         """The honest client stores a message and is told so."""
         started = time.monotonic()
         value = f"m{len(self.sent)}"
-        runs: Any = self.honest.send(value)
-        assert runs in (((1, 0, len(self.sent)),), ((1, 1, len(self.sent)),)), runs
+        assert self.honest.store(value) == len(self.sent)
         self.sent.append(value)
         took = time.monotonic() - started
         self.slowest_s = max(self.slowest_s, took)
@@ -135,7 +134,7 @@ class Siege:
                 b"\xff" + struct.pack(">Q", size) + b"\x7f",
             )
         )
-        with socket.create_connection((host, int(port)), timeout=5) as peer:
+        with socket.create_connection((host, int(port)), timeout=SERVED_S) as peer:
             try:
                 peer.sendall(data)
                 if source.random() < 0.3:

@@ -16,14 +16,15 @@ import pytest
 import zmq
 
 from actors.limits import DESCRIPTORS_SPARE
-from actors.protocol import DUPLICATE, STORED
 from actors.runtime.descriptors import keep_descriptors, reserve_used_up, with_descriptor
 from actors.runtime.os_disk import OsDisk
 from actors.runtime.zmq_transport import DealerTransport, RouterTransport
-from tests.process.house import ROOT, House
+from tests.process.house import ROOT, START_S, House
 from tests.process.talker import Talker
 
 ALLOWED = 400
+FULL = ALLOWED * 3 // 4 - 5  # descriptors in use: the connections have used up what they may
+SIEGE_S = 3.0  # how long the broker serves beside them
 LIMITED = (
     "import resource, runpy, sys;"
     f"resource.setrlimit(resource.RLIMIT_NOFILE, ({ALLOWED}, {ALLOWED}));"
@@ -101,7 +102,7 @@ def test_when_the_reserve_is_taken_all_connections_are_closed_and_taken_again() 
     taken: list[int] = []
     try:
         dealer.send(b"", [b"one"])
-        assert [frames for _, frames in router.poll(5000)] == [[b"one"]]
+        assert [frames for _, frames in router.poll(60_000)] == [[b"one"]]
         in_use = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
         with limited(in_use + 10 + DESCRIPTORS_SPARE // 2 + 1):
             with pytest.raises(OSError):
@@ -115,7 +116,7 @@ def test_when_the_reserve_is_taken_all_connections_are_closed_and_taken_again() 
             os.close(descriptor)
         taken.clear()
         assert not reserve_used_up()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         got: list[list[bytes]] = []
         while not got and time.monotonic() < deadline:
             dealer.send(b"", [b"two"])
@@ -140,12 +141,6 @@ class Told:
         self.names.append(event)
 
 
-def store(talker: Talker, number: int) -> None:
-    """Store a message at its offset; an answer that was lost makes it a duplicate."""
-    runs = talker.send(f"m{number}")
-    assert runs in (((1, STORED, number),), ((1, DUPLICATE, number),))
-
-
 @pytest.mark.process
 def test_connections_beyond_the_limit_stop_nobody(house: House) -> None:
     """More silent connections than descriptors: who is connected is served, the broker lives."""
@@ -165,15 +160,15 @@ def test_connections_beyond_the_limit_stop_nobody(house: House) -> None:
                 peer.setblocking(False)
                 peer.connect_ex((host, int(port)))
                 if number % 50 == 0:
-                    store(talker, sent)
+                    assert talker.store(f"m{sent}") == sent
                     sent += 1
                     used = max(used, len(os.listdir(f"/proc/{broker.pid}/fd")))
-            deadline = time.monotonic() + 3
-            while time.monotonic() < deadline:
-                store(talker, sent)
+            started = time.monotonic()
+            while used < FULL or time.monotonic() < started + SIEGE_S:
+                assert talker.store(f"m{sent}") == sent
                 sent += 1
                 used = max(used, len(os.listdir(f"/proc/{broker.pid}/fd")))
-            assert used >= ALLOWED * 3 // 4 - 5, "the connections did not use up the descriptors"
+                assert time.monotonic() < started + START_S, f"only {used} descriptors are used"
         finally:
             for peer in peers:
                 peer.close()
@@ -181,4 +176,4 @@ def test_connections_beyond_the_limit_stop_nobody(house: House) -> None:
         assert talker.stored() == [f"m{number}" for number in range(sent)]
     with Talker(house.endpoint) as another:
         assert another.stored() == [f"m{number}" for number in range(sent)]
-    broker.stop(15, 0)
+    broker.stop(START_S, 0)

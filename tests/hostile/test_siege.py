@@ -26,7 +26,6 @@ OWNER: dict[str, str | int] = {"pid": 7, "host": "here", "boot_id": "b", "start_
 
 
 @pytest.mark.process
-@pytest.mark.timeout(180)
 def test_a_broker_under_attack_serves_the_honest(tmp_path: Path, seed: int) -> None:
     """Mutated traffic, raw bytes, floods: it stays up, serves, forgets nothing, does not grow."""
     report = attack(tmp_path, 12_000, seed)

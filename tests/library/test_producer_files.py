@@ -190,7 +190,7 @@ def test_the_format_is_part_of_the_file(desk: Desk) -> None:
 def test_a_name_used_by_other_code_is_refused(desk: Desk) -> None:
     """A name under which a program has sent messages of its own has no digest of this file."""
     with desk.wire.producer("importer") as producer:
-        producer.send("t", "line 0").result(10)
+        producer.send("t", "line 0").result(120)
     with pytest.raises(InputChanged):
         desk.send()
 

@@ -70,7 +70,7 @@ class Mounted:
 
     def unmount(self) -> None:
         """Unmount it; a process that was just killed may hold it for a moment."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 _call("umount2", bytes(self.path), 0)

@@ -9,6 +9,7 @@ was acknowledged is remembered here, outside of what loses power.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import random
 import re
@@ -31,8 +32,9 @@ from tests.powercut.strace import Strace
 from tests.process.house import House
 from tests.process.talker import Talker
 
-ROWS_EACH = 150  # rows that each life of the producer finds added to its file
-END_S = 60.0
+ROWS_EACH = 150  # rows that are added to the producer's file in each life
+PIECE = 10  # of them, how many at a time where each shall make commits of its own
+END_S = 300.0
 APPLICATION = "examples.flights.app:app"
 SYNCS = "fsync,fdatasync"
 
@@ -115,19 +117,33 @@ STRIKES = (
 )
 
 
+class Feed:
+    """A file of flights that grows, and the arguments of a producer that sends it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = 0
+        self.arguments = ("--topic=flights", "--format=csv", "--name=a", str(path))
+        self._header, *self._lines = expected.lines()
+        path.write_text(self._header, "utf-8")
+
+    def grow(self, rows: int) -> None:
+        """Add what is missing to so many rows."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.writelines(self._lines[self.rows : rows])
+        self.rows = rows
+
+
 def cuts(kind: str, count: int, seed: int) -> dict[str, Any]:
     """Broker, producer and consumer through power cuts: each row is counted once in the end."""
     source = random.Random(seed)
-    lines = expected.lines()
     kills = 0
     with story(kind) as tale:
-        feed = tale.house.directory / "flights.csv"
-        arguments = ("--topic=flights", "--format=csv", "--name=a", str(feed))
+        feed = Feed(tale.house.directory / "flights.csv")
         for cut in range(count):
-            feed.write_text("".join(lines[: 1 + (cut + 1) * ROWS_EACH]), "utf-8")
-            kills += _life_and_cut(tale, arguments, STRIKES[cut % len(STRIKES)], source)
+            kills += _life_and_cut(tale, feed, STRIKES[cut % len(STRIKES)], source)
         tale.begin()
-        tale.house.producer(*arguments).wait(END_S, 0)
+        tale.house.producer(*feed.arguments).wait(END_S, 0)
         tale.house.consumer(APPLICATION, "--until-idle=1").wait(END_S, 0)
         rows = list(expected.rows())[: count * ROWS_EACH]
         messages = list(read_topic(tale.house.endpoint, "flights"))
@@ -145,21 +161,21 @@ def cuts(kind: str, count: int, seed: int) -> dict[str, Any]:
 
 
 def _life_and_cut(
-    tale: Story, arguments: tuple[str, ...], strike: tuple[str | None, str], source: random.Random
+    tale: Story, feed: Feed, strike: tuple[str | None, str], source: random.Random
 ) -> int:
     """Everybody works until one is struck; the power goes with it. Returns how many were struck."""
     victim_name, call = strike
     house = tale.house
-    broker = tale.begin()
-    victim = broker
+    victim = broker = tale.begin()
+    consumer = house.consumer(APPLICATION)
+    rows = feed.rows + ROWS_EACH
     if victim_name == "consumer":
-        house.producer(*arguments).wait(END_S, 0)
-        victim = house.consumer(APPLICATION, "--until-idle=30")
+        victim = consumer
         house.wait_for(victim, "client.connected")
     else:
-        house.consumer(APPLICATION, "--until-idle=30")
+        feed.grow(rows)
     if victim_name is None:
-        house.producer(*arguments)
+        house.producer(*feed.arguments)
         for _ in range(source.randint(1, 20)):
             tale.send()
         tale.lose_power()
@@ -168,14 +184,16 @@ def _life_and_cut(
     k = source.randint(1, 2 if call in {"rename", "fsync"} else 6)
     log = house.directory / f"strike-{len(tale.strikes)}"
     with Strace(victim.pid, call, f"{call}:signal=SIGKILL:when={k}", log):
-        if victim is broker:
-            house.producer(*arguments)
+        house.producer("--follow", *feed.arguments)
         deadline = time.monotonic() + END_S
         while victim.exit_code is None:
             assert time.monotonic() < deadline, f"no {call} {k} of {victim_name}"
             tale.send(size=2000)
+            if victim is not broker and house.committed("totals", "flights") >= feed.rows:
+                feed.grow(min(feed.rows + PIECE, rows))
         assert victim.exit_code == KILLED, victim.told()
         tale.lose_power()
+    feed.grow(rows)
     tale.strikes.append(f"{victim_name}:{call}:{k}")
     return 1
 
@@ -237,13 +255,14 @@ def full(kind: str) -> dict[str, Any]:
             try:
                 while True:
                     stream.write(bytes(64 * 1024))
-            except OSError:
-                pass
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
         refused = _send_until(tale, lambda answer: isinstance(answer, Failure))
         assert refused.code == "disk_full", refused
         before = len(tale.told)
         for _ in range(5):
-            assert tale.send(5.0, 20_000).code == "disk_full"
+            assert tale.send(END_S, 20_000).code == "disk_full"
         assert tale.talker.stored() == tale.told
         filler.unlink()
         tale.mounted.flush()  # the power cut below must not bring it back
@@ -302,14 +321,14 @@ def slow(kind: str) -> dict[str, Any]:
         delay = f"{SYNCS}:delay_exit=300000"
         with Strace(broker.pid, SYNCS, delay, tale.house.directory / "slow"):
             started = time.monotonic()
-            assert isinstance(tale.send(5.0), Produced)
+            assert isinstance(tale.send(END_S), Produced)
             one_s = time.monotonic() - started
             assert one_s >= 0.3, "the disk was not slow"
             producer = tale.house.producer("--topic=flights", "--format=csv", "--name=a", str(feed))
             producer.wait(END_S, 0)
             consumer = tale.house.consumer(APPLICATION, "--group=totals", "--until-idle=2")
             consumer.wait(END_S, 0)
-        assert producer.summary() == {"sent": 2000, "appended": 2000, "duplicates": 0}
+        tale.house.check_summary(producer, sent=2000, appended=2000)
         assert _state(tale.house, "totals") == expected.totals_of(list(expected.rows())[:2000])
         wait_until(lambda: broker.exit_code is None, 1, "the broker is up")
         return {"one_s": round(one_s, 2), "summary": producer.summary()}

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-ATTACH_S = 20.0
+ATTACH_S = 120.0
 KILL_POINTS = (
     "fsync",
     "fdatasync",

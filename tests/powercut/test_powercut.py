@@ -44,7 +44,7 @@ REASON = missing()
 pytestmark = [
     pytest.mark.process,
     pytest.mark.slow,
-    pytest.mark.timeout(3600 if ALL else 300),
+    pytest.mark.timeout(3600 if ALL else 1200),
     pytest.mark.skipif(bool(REASON), reason=f"power cuts: {REASON}"),
 ]
 

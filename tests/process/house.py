@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 from actors.library.chaos.history import History
@@ -16,7 +17,7 @@ from actors.library.chaos.programs import Program, Running, free_endpoint, wait_
 ROOT = Path(__file__).resolve().parents[2]
 FLIGHTS = ROOT / "examples" / "flights" / "flights-2013-01.csv.gz"
 FLIGHT_ID = "year,month,day,carrier,flight,origin,sched_dep_time"
-START_S = 30.0  # generous: a machine may be busy; a test ends as soon as the thing has happened
+START_S = 120.0  # generous: a machine may be busy; a test ends as soon as the thing has happened
 
 
 class House:
@@ -33,6 +34,7 @@ class House:
             path.mkdir()
         self.history = History(self.events)
         self._appended = 0
+        self._committed: Counter[tuple[str, str]] = Counter()  # (group, topic): next offset
         self.running: list[Running] = []
         self.environ = {
             **{name: value for name, value in os.environ.items() if "ONCEMQ" not in name},
@@ -96,8 +98,12 @@ class House:
     def refresh(self) -> None:
         """Read what the processes have told since the last time."""
         for line in self.history.refresh():
-            if line["event"] == "batch.appended":
-                self._appended += line["count"]
+            match line["event"]:
+                case "batch.appended":
+                    self._appended += line["count"]
+                case "commit.synced":
+                    place = line["group"], line["topic"]
+                    self._committed[place] = max(self._committed[place], line["next_offset"])
 
     def appended(self) -> int:
         """How many messages got an offset, as far as the broker has told."""
@@ -107,6 +113,30 @@ class House:
     def wait_for_appended(self, count: int) -> None:
         """Wait until the broker has told of `count` messages."""
         wait_until(lambda: self.appended() >= count, START_S, f"{count} messages in the log")
+
+    def committed(self, group: str, topic: str) -> int:
+        """How far a group has told of commits in a topic of one partition."""
+        self.refresh()
+        return self._committed[group, topic]
+
+    def wait_for_committed(self, group: str, topic: str, offset: int) -> None:
+        """Wait until a group has told of commits up to `offset`."""
+
+        reached = f"{group} at offset {offset} of {topic}"
+        wait_until(lambda: self.committed(group, topic) >= offset, START_S, reached)
+
+    def check_summary(
+        self, producer: Running, *, sent: int, appended: int, duplicates: int = 0
+    ) -> None:
+        """Check what a producer says at its end, each figure exactly.
+
+        Only if answers came so late that it sent rows again, these may count as duplicates.
+        """
+        told = producer.summary()
+        self.refresh()
+        late = appended - told["appended"]
+        assert late == 0 or (late > 0 and self.history.of(producer.pid)["producer.resent"]), told
+        assert told == {"sent": sent, "appended": appended - late, "duplicates": duplicates + late}
 
     def close(self) -> None:
         """End everything, frozen or not."""

@@ -9,10 +9,20 @@ from typing import Any
 
 from actors.codec import batch as batch_codec
 from actors.codec import wire
-from actors.protocol import CreateTopic, Failure, Fetch, Hello, InitProducer, Produce, Produced
+from actors.protocol import (
+    DUPLICATE,
+    STORED,
+    CreateTopic,
+    Failure,
+    Fetch,
+    Hello,
+    InitProducer,
+    Produce,
+    Produced,
+)
 from actors.runtime.zmq_transport import DealerTransport
 
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 
 
 class Talker:
@@ -24,6 +34,7 @@ class Talker:
         self.request = 0
         self.next_number = 0
         self.epoch = 0
+        self.resent = 0  # requests that were sent again, because no answer came in time
 
     def __enter__(self) -> Talker:
         return self
@@ -53,6 +64,7 @@ class Talker:
         while time.monotonic() < deadline:
             received = self.once(message, body)
             if received is None:
+                self.resent += 1
                 self.transport.reopen()
             elif (
                 isinstance(received.message, Failure) and received.message.code == "hello_required"
@@ -79,6 +91,14 @@ class Talker:
         assert isinstance(answer, Produced), answer
         self.next_number = max(self.next_number, number + len(values))
         return answer.runs
+
+    def store(self, value: str) -> int:
+        """Store one message and return its offset. A duplicate is only what was sent again."""
+        before = self.resent
+        ((count, verdict, offset),) = self.send(value)
+        assert count == 1
+        assert verdict == STORED or (verdict == DUPLICATE and self.resent > before), verdict
+        return int(offset)
 
     def stored(self, topic: str = "t") -> list[str]:
         """Return all values of a topic from its start."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,16 +12,18 @@ from pathlib import Path
 import pytest
 
 from actors.ids import compound_id
-from actors.library.chaos import Deeds, StoredMessage
+from actors.library.chaos import Deeds, Program, StoredMessage
 from examples.flights import chaos, expected
+from examples.flights.chaos_checks import check_commits, check_deeds, check_log, check_states
+from tests.process.house import ROOT, START_S
 
 pytestmark = pytest.mark.process
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(1800)
 def test_forty_kills(tmp_path: Path, seed: int) -> None:
     """Forty kills, three takeovers and a frozen broker: nothing lost, nothing doubled."""
-    result = chaos.burn(tmp_path, seed, 40, 150.0, print)
+    result = chaos.burn(tmp_path, seed, 40, 1500.0, print)
     assert result.wrong == []
 
 
@@ -30,6 +34,27 @@ def test_two_hundred_kills(tmp_path: Path, seed: int, run: int) -> None:
     """Two hundred kills with each of five seeds: nothing lost, nothing doubled."""
     result = chaos.burn(tmp_path, 100 * seed + run, 200, 1500.0, print)
     assert result.wrong == []
+
+
+def test_a_run_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    """A stop signal, here in a hook around a fork, ends the run: exit 130, no file, no process."""
+    code = (
+        "import itertools, os, signal, sys\n"
+        "forks = itertools.count(1)\n"
+        "os.register_at_fork(\n"
+        "    after_in_parent=lambda: next(forks) == 3 and signal.raise_signal(signal.SIGTERM)\n"
+        ")\n"
+        "from examples.flights.chaos import main\n"
+        "sys.exit(main())\n"
+    )
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environ = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+    with Program("fire", (sys.executable, "-c", code)).start(tmp_path, environ) as running:
+        running.wait(START_S, 130)
+    assert running.stdout().endswith("interrupted: every process was ended\n")
+    assert running.stderr() == ""
+    assert list(temporary.iterdir()) == []
 
 
 # --- the checks see what they are for -------------------------------------------------------------
@@ -107,13 +132,13 @@ FLAWS: dict[str, Callable[[list[StoredMessage]], list[StoredMessage]]] = {
 
 def test_a_good_log_passes() -> None:
     """The check finds nothing where nothing is wrong."""
-    assert chaos.check_log(good_log(), ROWS, CYCLES) == []
+    assert check_log(good_log(), ROWS, CYCLES) == []
 
 
 @pytest.mark.parametrize("flaw", FLAWS)
 def test_a_flaw_in_the_log_is_seen(flaw: str) -> None:
     """Loss, doubling, disorder, another body and a zombie's write are each found."""
-    assert chaos.check_log(FLAWS[flaw](good_log()), ROWS, CYCLES) != []
+    assert check_log(FLAWS[flaw](good_log()), ROWS, CYCLES) != []
 
 
 def test_states_are_compared_exactly() -> None:
@@ -125,25 +150,25 @@ def test_states_are_compared_exactly() -> None:
         "cancelled": expected.cancelled_of(totals),
         "jfk": {"UA": 9, "B6": 9},
     }
-    assert chaos.check_states(ROWS, 3, good) == []
+    assert check_states(ROWS, 3, good) == []
     flawed: dict[str, dict[str, object]] = {
         "totals": {**totals, "UA": {**totals["UA"], "flights": 10}},
         "cancelled": {"UA": 3},
         "jfk": {"UA": 9, "B6": 8},
     }
     for group, state in flawed.items():
-        (wrong,) = chaos.check_states(ROWS, 3, {**good, group: state})
+        (wrong,) = check_states(ROWS, 3, {**good, group: state})
         assert wrong.startswith(group)
-        assert chaos.check_states(ROWS, 3, {**good, group: {**good[group], "ZZ": 1}}) != []
-        assert chaos.check_states(ROWS, 3, {**good, group: {}}) != []
+        assert check_states(ROWS, 3, {**good, group: {**good[group], "ZZ": 1}}) != []
+        assert check_states(ROWS, 3, {**good, group: {}}) != []
 
 
 def test_an_offset_committed_twice_is_seen() -> None:
     """Commits may leave holes (a killed process tells nothing), but never overlap."""
     good = [("g", "t", 0, 10), ("h", "t", 0, 4), ("g", "t", 30, 31), ("g", "t", 10, 20)]
-    assert chaos.check_commits(good) == []
-    assert chaos.check_commits([*good, ("g", "t", 19, 30)]) != []
-    assert chaos.check_commits([]) != []
+    assert check_commits(good) == []
+    assert check_commits([*good, ("g", "t", 19, 30)]) != []
+    assert check_commits([]) != []
 
 
 def test_a_run_that_hit_little_fails() -> None:
@@ -155,10 +180,10 @@ def test_a_run_that_hit_little_fails() -> None:
         fenced=Counter(producer=1, consumer=1),
     )
     events = Counter({"commit.synced": 300})
-    assert chaos.check_deeds(deeds, events, 1, 0) == []
-    assert chaos.check_deeds(deeds, events, 0, 0) != []
-    assert chaos.check_deeds(deeds, events, 1, 3) != []
-    assert chaos.check_deeds(deeds, Counter(), 1, 0) != []
+    assert check_deeds(deeds, events, 1, 0) == []
+    assert check_deeds(deeds, events, 0, 0) != []
+    assert check_deeds(deeds, events, 1, 3) != []
+    assert check_deeds(deeds, Counter(), 1, 0) != []
     for change in (
         {"kills": deeds.kills - Counter(producer=1)},
         {"at_work": Counter(broker=9)},
@@ -166,4 +191,4 @@ def test_a_run_that_hit_little_fails() -> None:
         {"fenced": Counter(producer=1)},
         {"fenced": Counter(consumer=1)},
     ):
-        assert chaos.check_deeds(replace(deeds, **change), events, 1, 0) != []
+        assert check_deeds(replace(deeds, **change), events, 1, 0) != []

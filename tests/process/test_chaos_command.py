@@ -20,7 +20,7 @@ from actors.library.chaos.feed import Feed, Input, read_input
 from actors.library.chaos.judge import Run, judge
 from actors.library.chaos.parts import Deeds
 from actors.library.file_rows import FileJob
-from tests.process.house import ROOT
+from tests.process.house import ROOT, START_S
 from tests.process.test_chaos_engine import Stage
 
 pytestmark = pytest.mark.process
@@ -64,9 +64,9 @@ class Shop:
             rows[poison] = f"{poison},poison"
         self.orders.write_text("\n".join(["id,sku", *rows]) + "\n", "utf-8")
 
-    def chaos(self, *more: str) -> Running:
-        """Start the command in the user's directory."""
-        code = f"import os, sys; os.chdir({str(self.directory)!r}); from actors.cli.main import main; sys.exit(main())"
+    def chaos(self, *more: str, before: str = "") -> Running:
+        """Start the command in the user's directory, in a process that runs `before` first."""
+        code = f"{before}\nimport os, sys; os.chdir({str(self.directory)!r}); from actors.cli.main import main; sys.exit(main())"
         argv = ("chaos", "shop:app", "--topic=orders", "--input=orders.csv", "--seed=3", *more)
         program = Program("chaos", (sys.executable, "-c", code, *argv))
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.directory / "tmp")}
@@ -86,14 +86,13 @@ def marks(page: str) -> Counter[str]:
     return Counter(its.get("class").split()[1] for its in groups if "mark " in its.get("class", ""))
 
 
-@pytest.mark.timeout(180)
 def test_a_good_application_passes(shop: Shop) -> None:
     """Kills of all roles, input in several rounds, verdict, report; then the same files are judged
     by a judge who knows of one more row, and by one who knows of one less."""
     with shop.chaos(
         "--kills=8", "--id-field=id", f"--keep={shop.kept}", "--report=out.html", "--json"
     ) as running:
-        running.wait(150, 0)
+        running.wait(500, 0)
     told = running.summary()
     assert told["ok"], told
     assert sum(told["kills"].values()) >= 8
@@ -175,12 +174,11 @@ def run_of(shop: Shop, feed: Feed) -> Run:
     )
 
 
-@pytest.mark.timeout(120)
 def test_a_bad_application_fails(shop: Shop) -> None:
     """A handler that raises ends its consumer: the run is broken off, told, kept, and fails."""
     shop.write(poison=150)
     with shop.chaos("--minutes=1", "--json") as running:
-        running.wait(100, 1)
+        running.wait(500, 1)
     told = running.summary()
     assert not told["ok"]
     (ended,) = [its for its in told["anomalies_shown"] if its["check"] == "ended-unasked"]
@@ -191,18 +189,42 @@ def test_a_bad_application_fails(shop: Shop) -> None:
     assert alive(shop) == []
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(shop: Shop, number: signal.Signals) -> None:
     """Ctrl-C ends every process of the cast, removes the directory and gives no verdict."""
     with shop.chaos("--minutes=5") as running:
-        wait_until(lambda: "killed" in running.stderr(), 40, "the first kill")
+        wait_until(lambda: "killed" in running.stderr(), START_S, "the first kill")
         assert len(alive(shop)) >= 5, "the cast and the command"
         running.send_signal(number)
-        assert running.wait(20) == 130
+        running.wait(START_S)
+    check_interrupted(shop, running)
+
+
+# Sends itself a signal in a hook that runs around the n-th fork, where Python drops exceptions.
+AT_FORK = """
+import itertools, os, signal
+forks = itertools.count(1)
+os.register_at_fork(
+    after_in_parent=lambda: next(forks) == {n} and signal.raise_signal(signal.SIGINT)
+)
+"""
+
+
+@pytest.mark.parametrize("fork", [1, 3, 7], ids=["first", "cast", "restart"])
+def test_a_signal_while_a_process_is_started_is_not_lost(shop: Shop, fork: int) -> None:
+    """Ctrl-C in the middle of a fork ends the run as at any other moment."""
+    with shop.chaos("--minutes=0.5", before=AT_FORK.format(n=fork)) as running:
+        running.wait(START_S)
+    check_interrupted(shop, running)
+
+
+def check_interrupted(shop: Shop, running: Running) -> None:
+    """The command has ended by Ctrl-C: no verdict, no process, no file, nothing to worry about."""
+    assert running.exit_code == 130, running.told()
     assert "no verdict" in running.stderr()
     assert "PASSED" not in running.stdout()
-    assert "Traceback" not in running.stderr()
+    for word in ("Traceback", "Exception ignored"):
+        assert word not in running.stderr()
     assert list((shop.directory / "tmp").iterdir()) == []
     assert alive(shop) == []
 
@@ -213,11 +235,15 @@ def test_only_who_may_be_hit_is_hit(tmp_path: Path) -> None:
     slots = [stage.slot("broker"), stage.slot("consumer", points=("point",))]
     engine = stage.engine(*slots, roles={"consumer"}, pauses=False, gap_s=0.05)
     try:
+        began_s = engine.now_s
         engine.run_for(3.0, takeovers=["consumer"])
+        assert engine.now_s >= began_s + 3.0
+        while not engine.deeds.takeovers:  # a busy machine may not have come to what was due
+            engine.run_for(1.0, takeovers=["consumer"])
+        while engine.deeds.kills["consumer"] < 3:
+            engine.run_for(1.0, takeovers=[])
         engine.calm()
-        assert 3.0 <= engine.now_s < 20
         assert engine.deeds.kills["broker"] == engine.deeds.pauses.total() == 0
-        assert engine.deeds.kills["consumer"] >= 3
         assert engine.deeds.fenced == {"consumer": 1}
         kinds = Counter(fault.kind for fault in engine.faults)
         assert kinds["kill"] + kinds["crash"] == engine.deeds.kills.total()
@@ -245,9 +271,9 @@ def test_a_slot_that_is_asked_to_end_is_renewed(tmp_path: Path) -> None:
     engine = stage.engine(replace(slot, renew=renew))
     try:
         for count in (1, 2):
-            wait_until(lambda: breathe(engine) and engine.ask_to_end("producer"), 10, "asked")
+            wait_until(lambda: breathe(engine) and engine.ask_to_end("producer"), START_S, "asked")
             assert not engine.ask_to_end("producer"), "it was asked already"
-            wait_until(lambda: breathe(engine) and len(following) == 2 - count, 10, "ended")  # noqa: B023
+            wait_until(lambda: breathe(engine) and len(following) == 2 - count, START_S, "ended")  # noqa: B023
         assert [its.program.name for its in ended] == ["producer", "second"]
         assert [its.exit_code for its in ended] == [0, 0]
         assert engine.present == []

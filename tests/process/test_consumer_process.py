@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from actors.library.chaos import read_topic
 from actors.library.chaos.programs import wait_until
 from tests.process.house import ROOT, START_S, House
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.process
 
 APP = """
 import os, time
@@ -32,11 +31,11 @@ def handler(message, tx):
     if message.value == "boom":
         raise LookupError("no such thing")
     if message.value == "slow":
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 3600
         while not (HERE / "go").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
     if message.value == "stuck":
-        time.sleep(60)
+        time.sleep(3600)
 """
 
 
@@ -99,8 +98,8 @@ def test_until_idle_ends_with_a_summary(shop: Shop) -> None:
     assert shop.out() == ["a", "b", "c", "d"]
 
 
-def test_a_second_member_stands_by_and_follows_a_kill_within_a_second(shop: Shop) -> None:
-    """It says that it waits; when the first is killed it goes on at once, doubling nothing."""
+def test_a_second_member_stands_by_and_follows_a_kill_at_once(shop: Shop) -> None:
+    """It says that it waits; when the first is killed it goes on, long before the lease is over."""
     shop.send("a")
     first = shop.consumer()
     shop.house.wait_for(first, "commit.synced")
@@ -108,9 +107,8 @@ def test_a_second_member_stands_by_and_follows_a_kill_within_a_second(shop: Shop
     shop.house.wait_for(second, "consumer.standby")
     wait_until(lambda: "standing by" in second.stderr(), START_S, "the standby's word")
     first.kill()
-    killed_at = time.monotonic()
     shop.house.wait_for(second, "consumer.granted")
-    assert time.monotonic() - killed_at < 3.0
+    assert shop.house.history.events["group.lease_expired"] == 0, "it went on before that"
     shop.send("b")
     shop.house.wait_for(second, "commit.synced")
     second.stop(START_S, 0)
@@ -156,7 +154,7 @@ def test_a_poisonous_message_ends_with_status_1(shop: Shop) -> None:
 def test_sigterm_commits_what_is_being_handled(shop: Shop) -> None:
     """The message at hand is finished and committed, the next one is not begun; exit 0."""
     shop.send("slow", "b")
-    consumer = shop.consumer("--drain=20")
+    consumer = shop.consumer("--drain=120")
     wait_until(lambda: shop.calls() == ["slow"], START_S, "the first call")
     consumer.send_signal(signal.SIGTERM)
     (shop.directory / "go").touch()
@@ -172,7 +170,7 @@ def test_a_handler_that_does_not_return_is_given_up_after_the_drain(shop: Shop) 
     consumer = shop.consumer("--drain=0.3")
     wait_until(lambda: shop.calls() == ["stuck"], START_S, "the call")
     consumer.send_signal(signal.SIGTERM)
-    consumer.wait(10, 1)
+    consumer.wait(START_S, 1)
     assert consumer.summary()["processed"] == 0
     assert "within 0.3 s" in consumer.stderr()
 
@@ -180,12 +178,11 @@ def test_a_handler_that_does_not_return_is_given_up_after_the_drain(shop: Shop) 
 def test_a_second_signal_ends_at_once(shop: Shop) -> None:
     """Ctrl-C twice: no waiting, nothing committed, no traceback."""
     shop.send("stuck")
-    consumer = shop.consumer("--drain=60")
+    consumer = shop.consumer("--drain=3600")
     wait_until(lambda: shop.calls() == ["stuck"], START_S, "the call")
-    consumer.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    consumer.send_signal(signal.SIGINT)
-    consumer.wait(5, 130)
+    # Two signals may arrive as one: whoever is impatient presses Ctrl-C until it helps.
+    wait_until(lambda: not consumer.send_signal(signal.SIGINT), START_S, "the end")
+    consumer.wait(START_S, 130)
     assert "Traceback" not in consumer.stderr()
 
 
@@ -197,7 +194,7 @@ def test_a_frozen_consumer_that_was_replaced_ends_with_status_3(shop: Shop) -> N
     assert frozen.freeze()
     (shop.directory / "go").touch()
     taker = shop.consumer("--until-idle=1")
-    taker.wait(60, 0)
+    taker.wait(START_S, 0)
     frozen.thaw()
     frozen.wait(START_S, 3)
     assert shop.state() == {"count": 1, "log": ["slow"]}

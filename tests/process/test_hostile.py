@@ -18,10 +18,12 @@ from actors.codec import batch as batch_codec
 from actors.codec import wire
 from actors.limits import FRAME_BYTES_MAX
 from actors.protocol import Failure, Hello, Ping, Pong, Produce
-from tests.process.house import House
+from tests.process.house import START_S, House
 from tests.process.talker import Talker
 
 pytestmark = pytest.mark.process
+
+SERVED_S = 60.0  # generous: the machine may be busy
 
 
 class Besieged:
@@ -41,12 +43,12 @@ class Besieged:
         return host, int(port)
 
     def check_serves(self) -> None:
-        """The honest client is served, within a second, by the same process."""
+        """The honest client is served in time, by the same process."""
         started = time.monotonic()
         value = f"m{len(self.sent)}"
-        assert self.honest.send(value) == ((1, 0, len(self.sent)),)
+        assert self.honest.store(value) == len(self.sent)
         self.sent.append(value)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < SERVED_S
         assert self.broker.exit_code is None, self.broker.told()
 
     def memory(self) -> int:
@@ -86,7 +88,7 @@ def attacker(besieged) -> Iterator[zmq.Socket]:
     context.term()
 
 
-def answer(dealer: zmq.Socket, timeout_ms: int = 5000):
+def answer(dealer: zmq.Socket, timeout_ms: int = 60_000):
     """The next answer of the broker."""
     assert dealer.poll(timeout_ms), "no answer"
     return wire.decode(b"", dealer.recv_multipart()).message
@@ -107,7 +109,7 @@ def test_raw_bytes_on_the_port(besieged):
         b"\xff" + struct.pack(">Q", 2**62) + b"\x7f",
         b"",
     ):
-        peer = socket.create_connection(besieged.address, timeout=5)
+        peer = socket.create_connection(besieged.address, timeout=START_S)
         sockets.append(peer)
         peer.sendall(data)
     besieged.check_serves()
@@ -117,7 +119,7 @@ def test_raw_bytes_on_the_port(besieged):
 
 def test_a_flood_of_connections(besieged):
     """Hundreds of connections that say nothing take nobody's turn."""
-    sockets = [socket.create_connection(besieged.address, timeout=5) for _ in range(400)]
+    sockets = [socket.create_connection(besieged.address, timeout=START_S) for _ in range(400)]
     besieged.check_serves()
     for peer in sockets:
         peer.close()

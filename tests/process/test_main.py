@@ -70,7 +70,7 @@ class Program:
 
     def end(self) -> tuple[int, str]:
         """Close stdin; return the exit status and stderr."""
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=120)
         return self.process.returncode, errors
 
 
@@ -109,7 +109,7 @@ def test_a_whole_conversation_through_a_pipe() -> None:
         input="".join(lines),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
         cwd=ROOT,
     )
@@ -185,7 +185,7 @@ def test_a_signal_is_a_clean_end(start: Any, tmp_path: Path, number: int) -> Non
     program = start(data).init()
     program.ask(type="send", key="k", msg=1)
     program.process.send_signal(number)
-    assert program.process.wait(20) == 0
+    assert program.process.wait(120) == 0
     assert program.end() == (0, "")
     assert start(data).init().ask(type="poll", offsets={"k": 0})["msgs"]["k"] == [[0, 1]]
 
@@ -197,7 +197,7 @@ def test_a_reader_that_goes_away_ends_it_without_a_traceback(start: Any) -> None
     program.process.stdout.close()
     for number in range(3):
         program.write(type="send", key="k", msg=number)
-    assert program.process.wait(20) == 1
+    assert program.process.wait(120) == 1
     assert program.process.stderr is not None
     assert "Traceback" not in program.process.stderr.read()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from actors.cli.main import run
+from actors.library.chaos import read_topic
 from actors.library.producer import Producer
 from tests.process.house import FLIGHT_ID, FLIGHTS, ROOT, START_S, House
 
@@ -52,12 +53,12 @@ def test_flights_by_id_are_stored_once(house: House) -> None:
     for name, appended in (("a", 27_004), ("b", 0)):
         producer = house.flights(f"--name={name}", f"--id-field={FLIGHT_ID}")
         producer.wait(START_S, 0)
-        expected = {"sent": 27_004, "appended": appended, "duplicates": 27_004 - appended}
-        assert producer.summary() == expected
+        duplicates = 27_004 - appended
+        house.check_summary(producer, sent=27_004, appended=appended, duplicates=duplicates)
     for appended in (27_004, 0):
         numbered = house.producer("--topic=numbered", "--format=csv", str(FLIGHTS))
         numbered.wait(START_S, 0)
-        assert numbered.summary() == {"sent": 27_004, "appended": appended, "duplicates": 0}
+        house.check_summary(numbered, sent=27_004, appended=appended)
 
 
 @pytest.mark.process
@@ -70,7 +71,7 @@ def test_an_absent_broker_is_waited_for(house: House, tmp_path: Path) -> None:
     assert f"no broker answers at {house.endpoint}" in producer.stderr()
     house.broker()
     producer.wait(START_S, 0)
-    assert producer.summary() == {"sent": 2, "appended": 2, "duplicates": 0}
+    house.check_summary(producer, sent=2, appended=2)
 
 
 @pytest.mark.process
@@ -82,7 +83,7 @@ def test_a_bad_line_ends_with_one(house: House, tmp_path: Path) -> None:
     producer = house.producer("--topic=t", str(path))
     producer.wait(START_S, 1)
     assert "line 3" in producer.stderr()
-    assert producer.summary() == {"sent": 2, "appended": 2, "duplicates": 0}
+    house.check_summary(producer, sent=2, appended=2)
 
 
 @pytest.mark.process
@@ -98,7 +99,7 @@ def test_a_follower_is_ended_by_a_signal(
     house.wait_for_appended(2)
     producer.send_signal(number)
     producer.wait(START_S, 0)
-    assert producer.summary() == {"sent": 2, "appended": 2, "duplicates": 0}
+    house.check_summary(producer, sent=2, appended=2)
 
 
 @pytest.mark.process
@@ -141,7 +142,10 @@ def test_standard_input_is_sent_as_it_comes(house: House) -> None:
             assert producer.wait(START_S) == 0
         finally:
             producer.kill()
-    assert summary == {"sent": 3, "appended": 3, "duplicates": 0}
+    stored = read_topic(house.endpoint, "t")
+    # The broker may have died before it could answer what it had stored: a duplicate then.
+    assert summary["sent"] == summary["appended"] + summary["duplicates"] == 3
+    assert [message.value for message in stored] == ["a", "b", "c"]
 
 
 @pytest.mark.process

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,8 @@ def test_a_stop_during_the_pause_ends_it() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     events = Recorder(react)
-    assert Supervisor(["sh", "-c", "exit 9"], events, policy(backoff_first_s=30.0)).run() == 9
+    rule = policy(backoff_first_s=3600.0, backoff_max_s=3600.0)
+    assert Supervisor(["sh", "-c", "exit 9"], events, rule).run() == 9
     assert events.names() == ["started", "exited", "restarting"]
 
 
@@ -191,7 +193,7 @@ def test_staying_outlasts_a_child_that_is_done() -> None:
 def test_a_child_does_not_outlive_a_killed_supervisor() -> None:
     """Nobody is left behind to hold a port or a lock."""
     with subprocess.Popen(
-        [sys.executable, "-m", "actors", "supervise", "--", "sh", "-c", "echo $$; exec sleep 60"],
+        [sys.executable, "-m", "actors", "supervise", "--", "sh", "-c", "echo $$; exec sleep 3600"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
@@ -199,8 +201,12 @@ def test_a_child_does_not_outlive_a_killed_supervisor() -> None:
         assert supervisor.stdout is not None
         child = os.pidfd_open(int(supervisor.stdout.readline()))
         supervisor.kill()
-        assert supervisor.stdout.read() == b"", "end of file: every holder of the pipe is gone"
-    os.close(child)
+        try:
+            assert supervisor.stdout.read() == b"", "end of file: every holder of the pipe is gone"
+        finally:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(child, signal.SIGKILL)
+            os.close(child)
 
 
 @pytest.fixture
@@ -210,7 +216,7 @@ def sleeper() -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str | int]]]:
         "import json, time\n"
         "from actors.runtime.process import owner_facts\n"
         "print(json.dumps(owner_facts()), flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(3600)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT
@@ -282,3 +288,25 @@ def test_a_second_stop_signal_exits_at_once() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert (done.returncode, done.stdout) == (143, "first\n")
+
+
+@pytest.mark.process
+def test_a_stop_signal_during_a_fork_is_not_lost() -> None:
+    """Where Python ignores exceptions a stop signal is kept, and raised at the next check."""
+    code = (
+        "import os, signal, subprocess, sys\n"
+        "from actors.runtime.process import stop_check\n"
+        "os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))\n"
+        "with stop_check() as check:\n"
+        "    check()\n"
+        "    subprocess.run([sys.executable, '-c', ''], preexec_fn=lambda: None, check=True)\n"
+        "    print('started', flush=True)\n"
+        "    try:\n"
+        "        check()\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('stopped', flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "started\nstopped\n", "")

@@ -15,7 +15,7 @@ from actors.limits import REQUEST_FRAMES_MAX, ROUTING_ID_BYTES, TURN_EVENTS_MAX
 from actors.runtime import zmq_transport
 from actors.runtime.zmq_transport import CannotBind, DealerTransport, RouterTransport
 
-WAIT_MS = 5_000
+WAIT_MS = 60_000
 
 
 class Events:

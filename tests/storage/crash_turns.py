@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from actors.sim.disk import SimDisk
 
-WAIT_S = 30
+WAIT_S = 300
 
 
 class Turns:

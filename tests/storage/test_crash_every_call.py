@@ -26,7 +26,7 @@ LESS = FIRST if ALL else Selection(seeds=4, prefixes=4)
 SECOND = Selection(seeds=16) if ALL else Selection(seeds=3, prefixes=3)
 SECTOR_BYTES = 256
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if ALL else 240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if ALL else 1200)]
 
 
 def new_disk() -> SimDisk:

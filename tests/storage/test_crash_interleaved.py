@@ -21,7 +21,7 @@ from tests.storage.crash_actors import Actor, check, found_in, stage
 from tests.storage.crash_log import DIRECTORY
 from tests.storage.crash_turns import Turns, every_switch
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STRIDE = 1 if os.environ.get("ONCEMQ_CRASH_ALL") == "1" else 17
 

@@ -24,20 +24,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from .history import History
-from .parts import CRASH, FENCED_AFTER, KILL, PAUSE, TAKEOVER, Deeds, Fault, Part, Slot
+from .parts import CRASH, FENCED_AFTER, KILL, PAUSE, TAKEOVER, Logbook, Part, Slot
 from .programs import FENCED, KILLED, POLL_S, Program, ProgramFailed, Running
 
 AT_WORK_S = 10.0  # how long a victim may take to show work; then it is killed as it is
 DELAY_S = 0.25  # a kill comes within this time after the first sign of work
 PATIENCE_S = 3.0  # how long a process with a crash point is left alone
 PAUSE_S = 1.5
-ZOMBIE_S = 90.0  # a takeover must be over by then; a lease or two may pass, and a broker's restart
+ZOMBIE_S = 240.0  # a takeover must be over by then: leases, restarts, a busy machine
 CRASH_SHARE = 0.35  # of the starts get a crash point
 EARLY_SHARE = 0.15  # of the kills do not wait for work: they hit start and recovery
 PASSES_MAX = 8  # a crash point fires when it is passed for up to the n-th time
 PAUSE_SHARE = 0.05  # of the faults are pauses
-FAULTS_KEPT_MAX = 100_000  # later ones are counted only
-SIGN_OF_LIFE_S = 30.0  # how long a process that shall end may take to show that it is up
+SIGN_OF_LIFE_S = 120.0  # how long a process that shall end may take to show that it is up
+END_S = 120.0  # and how long to end
 
 
 class Chaos:
@@ -63,24 +63,24 @@ class Chaos:
     ) -> None:
         """`feed` is called all the time, to give the cast work; `say` gets a line for each fault.
 
+        What `feed` raises ends the play: it comes out of whatever was called here.
         `environ` is the whole environment of the programs; their output goes to `directory`.
         Only `roles` are hit (None: all), `pauses` allows short freezes, and after each fault comes
         peace for up to `gap_s`. Events are read every `poll_s`.
         """
         self.rng = random.Random(seed)
         self.history = history
-        self.deeds = Deeds()
         self.started = 0  # processes
-        self.faults: list[Fault] = []  # in order of their times, FAULTS_KEPT_MAX at most
+        self._book = Logbook(say)
+        self.deeds, self.faults = self._book.deeds, self._book.faults
+        self.began_s = self._book.began_s
         self._roles = frozenset(roles or (slot.role for slot in slots))
         self._pauses = pauses
         self._gap_s = gap_s
         self._poll_s = poll_s
         self._directory = directory
         self._environ = environ
-        self._say_line = say
         self._feed = feed
-        self.began_s = time.monotonic()
         self._crashing = False
         self._slots = {slot.program.name: slot for slot in slots}
         self._parts: dict[str, Part] = {}
@@ -152,18 +152,27 @@ class Chaos:
                 self._parts[name] = self._start(part.slot, program=part.program)
 
     def leave(self, name: str, shown: frozenset[str] = frozenset()) -> None:
-        """Take a slot out of the play: once at work, end its process by SIGTERM, exit code 0.
+        """Take a slot out of the play: once it is up, end its process by SIGTERM, exit code 0.
 
-        `shown`: events that tell that it is up, where it may find no work any more. Raises
+        `shown`: events that tell so; by default those of work, which it may find no more. Raises
         ProgramFailed if it ends otherwise.
         """
-        if shown:
-            until = time.monotonic() + SIGN_OF_LIFE_S
-            while shown.isdisjoint(self._seen(self._parts[name])) and time.monotonic() < until:
-                self.breathe(self._poll_s)
-        else:
-            self._await_work(name)
-        self._parts.pop(name).running.stop(30.0, 0)
+        shown = shown or self._slots[name].working
+        until = time.monotonic() + SIGN_OF_LIFE_S
+        while shown.isdisjoint(self._seen(self._parts[name])) and time.monotonic() < until:
+            self.breathe(self._poll_s)
+        running = self._parts.pop(name).running
+        running.send_signal(signal.SIGTERM)
+        self.await_end(running, END_S)
+
+    def await_end(self, running: Running, timeout_s: float) -> None:
+        """Let time pass until a process outside of the play ends, as it must, with exit code 0."""
+        until = time.monotonic() + timeout_s
+        while running.exit_code is None:
+            if time.monotonic() > until:
+                raise ProgramFailed(f"{running} does not end in {timeout_s:g} s\n{running.told()}")
+            self.breathe(self._poll_s)
+        running.wait(0.0, 0)
 
     def ask_to_end(self, name: str) -> bool:
         """Send SIGTERM to a process at work; `renew` of its slot tells what comes then.
@@ -255,7 +264,7 @@ class Chaos:
             return
         worked = self._at_work(part)
         if part.running.kill() == KILLED:
-            self._count_kill(part, KILL, worked=worked)
+            self._book.killed(part, KILL, worked=worked)
             self._parts[name] = self._start(part.slot, program=part.program)
 
     def _pause(self, name: str) -> None:
@@ -264,8 +273,8 @@ class Chaos:
         if running.freeze():
             slot = self._parts[name].slot
             self.deeds.pauses[slot.role] += 1
-            fault = self._note(PAUSE, slot, running)
-            self._say(f"pause   {running}")
+            fault = self._book.note(PAUSE, slot, running)
+            self._book.tell(f"pause   {running}")
             self.breathe(self.rng.uniform(0.1, PAUSE_S))
             running.thaw()
             fault.until_s = self.now_s
@@ -284,17 +293,17 @@ class Chaos:
             return
         successor = self._start(part.slot, *part.slot.takeover, program=part.program)
         successor.zombie = part.running
-        successor.takeover = self._note(TAKEOVER, part.slot, part.running)
+        successor.takeover = self._book.note(TAKEOVER, part.slot, part.running)
         self._parts[name] = successor
         self.deeds.takeovers[part.slot.role] += 1
-        self._say(f"freeze  {part.running}, {successor.running} shall take over")
+        self._book.tell(f"freeze  {part.running}, {successor.running} shall take over")
 
     # --- keeping the cast at work ----------------------------------------------------------------
 
     @property
     def now_s(self) -> float:
         """Seconds since the start of the play."""
-        return time.monotonic() - self.began_s
+        return self._book.now_s
 
     def _start(self, slot: Slot, *more: str, program: Program | None = None) -> Part:
         program = program or slot.program
@@ -326,7 +335,7 @@ class Chaos:
         if not (running.was_killed and crash_point):
             raise ProgramFailed(f"{running} ended with {running.exit_code}\n{running.told()}")
         self.deeds.crashes[crash_point] += 1
-        self._count_kill(part, CRASH, worked=self._at_work(part))
+        self._book.killed(part, CRASH, worked=self._at_work(part))
         successor = self._start(part.slot, program=part.program)
         successor.zombie, successor.thawed = part.zombie, part.thawed
         successor.takeover = part.takeover
@@ -338,22 +347,22 @@ class Chaos:
         code = zombie.exit_code
         if code == FENCED:
             self.deeds.fenced[part.slot.role] += 1
-            self._say(f"fenced  {zombie}")
+            self._book.tell(f"fenced  {zombie}")
             self._zombie_ended(part, zombie, "it ended as fenced")
         elif code == KILLED:  # its successor proved it frozen and ended it
-            self._say(f"ended   {zombie} by its successor")
+            self._book.tell(f"ended   {zombie} by its successor")
             self._zombie_ended(part, zombie, "its successor ended it")
         elif code is not None:
             raise ProgramFailed(f"zombie {zombie} ended with {code}\n{zombie.told()}")
         elif not part.thawed and self._seen(part)[part.slot.owned]:
-            self._say(f"thaw    {zombie}")
+            self._book.tell(f"thaw    {zombie}")
             part.thawed = zombie.thaw()
         elif part.running.age_s > ZOMBIE_S:
             what = "is not fenced" if part.thawed else "has no successor"
             raise ProgramFailed(f"zombie {zombie} {what}\n{zombie.told()}\n{part.running.told()}")
 
     def _zombie_ended(self, part: Part, zombie: Running, how: str) -> None:
-        self._note(FENCED_AFTER, part.slot, zombie, how)
+        self._book.note(FENCED_AFTER, part.slot, zombie, how)
         if part.takeover is not None:
             part.takeover.until_s = self.now_s
         part.zombie = part.takeover = None
@@ -373,21 +382,3 @@ class Chaos:
     def _seen(self, part: Part) -> Counter[str]:
         """Return the events of the slot's present process."""
         return self.history.of(part.running.pid) - part.before
-
-    def _count_kill(self, part: Part, kind: str, *, worked: bool) -> None:
-        self.deeds.kills[part.slot.role] += 1
-        self.deeds.at_work[part.slot.role] += worked
-        where = "at work" if worked else "at start"
-        how = "killed" if kind == KILL else f"crashed at {part.running.crash_at}"
-        detail = where if kind == KILL else f"{where}, {part.running.crash_at}"
-        self._note(kind, part.slot, part.running, detail)
-        self._say(f"{self.deeds.kills.total():4} {how} {part.running}, {where}")
-
-    def _note(self, kind: str, slot: Slot, running: Running, detail: str = "") -> Fault:
-        fault = Fault(self.now_s, kind, slot.role, slot.program.name, running.pid, detail)
-        if len(self.faults) < FAULTS_KEPT_MAX:
-            self.faults.append(fault)
-        return fault
-
-    def _say(self, text: str) -> None:
-        self._say_line(f"{time.monotonic() - self.began_s:8.2f} {text}")

@@ -148,10 +148,11 @@ def _check_history(run: Run, verdict: Verdict, tell: Tell) -> None:
             "made, and those of the history were not"
         )
         return
+    tell("files", 0, 0)
     now = look(run.directory)
     if now is None:
         return
-    tell("history", 0, 1)
+    tell("history", 0, 0)
     history = read_history(str(run.directory / "events"))
     if history.torn_lines:
         verdict.notes.append(f"{history.torn_lines} lines of events were cut by kills")
@@ -167,10 +168,9 @@ def _check_history(run: Run, verdict: Verdict, tell: Tell) -> None:
         drained=run.drained,
         counters=verdict.counters,
     )
-    checked = run_checks(evidence)
+    checked = run_checks(evidence, tell=lambda done, whole: tell("checks", done, whole))
     verdict.add(checked.found.kept, checked.found.total)
     verdict.checks_run, verdict.checks_not_run = checked.ran, checked.not_run
-    tell("history", 1, 1)
 
 
 def vacuous(run: Run, counters: Counter[str]) -> list[Violation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from .programs import Program, Running
 KILL, CRASH, PAUSE, TAKEOVER = "kill", "crash", "pause", "takeover"
 FENCED_AFTER = "fenced"  # what became of a zombie: it ended as fenced, or by its successor
 FAULT_KINDS = (KILL, CRASH, PAUSE, TAKEOVER, FENCED_AFTER)
+FAULTS_KEPT_MAX = 100_000  # later ones are counted only
 
 
 def _always() -> bool:
@@ -92,3 +94,40 @@ class Part:
         self.zombie: Running | None = None  # frozen, being replaced by `running`
         self.thawed = False
         self.takeover: Fault | None = None  # the fault that made `zombie`
+
+
+class Logbook:
+    """Everything that was done, counted and with its time since the start of the play."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """`say` gets a line for each fault."""
+        self.began_s = time.monotonic()
+        self.deeds = Deeds()
+        self.faults: list[Fault] = []  # in order of their times, FAULTS_KEPT_MAX at most
+        self._say = say
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the start of the play."""
+        return time.monotonic() - self.began_s
+
+    def tell(self, text: str) -> None:
+        """Say a line, with the time."""
+        self._say(f"{self.now_s:8.2f} {text}")
+
+    def note(self, kind: str, slot: Slot, running: Running, detail: str = "") -> Fault:
+        """Keep a fault and return it, so that its end can be told."""
+        fault = Fault(self.now_s, kind, slot.role, slot.program.name, running.pid, detail)
+        if len(self.faults) < FAULTS_KEPT_MAX:
+            self.faults.append(fault)
+        return fault
+
+    def killed(self, part: Part, kind: str, *, worked: bool) -> None:
+        """Count, keep and tell a kill. `worked`: it had shown that it was at work."""
+        self.deeds.kills[part.slot.role] += 1
+        self.deeds.at_work[part.slot.role] += worked
+        where = "at work" if worked else "at start"
+        how = "killed" if kind == KILL else f"crashed at {part.running.crash_at}"
+        detail = where if kind == KILL else f"{where}, {part.running.crash_at}"
+        self.note(kind, part.slot, part.running, detail)
+        self.tell(f"{self.deeds.kills.total():4} {how} {part.running}, {where}")

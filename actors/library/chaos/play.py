@@ -33,11 +33,11 @@ GAP_S = 1.0  # peace after a fault, at most
 RATE_PER_S = 500.0
 TAKEOVER_EVERY_S = 20.0  # a consumer's costs a lease of ten
 TAKEOVER_EVERY_KILLS = 10
-KILL_TIMEOUT_S = 20.0  # for one kill, on the average
+KILL_TIMEOUT_S = 60.0  # for one kill, on the average
 SETTLE_S = 0.5  # after the last row of a portion: its producer has read it by then
 ASK_AGAIN_S = 2.0
 IDLE_S = 1.5  # without an event of progress: everybody is done
-STILL_S = 60.0  # without progress and not done: it will never be
+STILL_S = 120.0  # without progress and not done: it will never be
 SAY_EVERY_S = 0.2
 
 
@@ -134,7 +134,11 @@ class Play:
         say: Callable[[str], None],
         progress: Progress = _silent,
     ) -> None:
-        """`say` gets a line for each fault; `progress` is called often."""
+        """`say` gets a line for each fault.
+
+        `progress` is called several times a second, wherever the run can be broken off: what it
+        raises comes out of `run`, after every process was ended.
+        """
         self.plan = plan
         self._directory = directory
         self._say = say
@@ -167,7 +171,7 @@ class Play:
         self._earlier: tuple[Look, ...] = ()
 
     def run(self) -> Outcome:
-        """Do it all. Only KeyboardInterrupt and bugs come out; processes end in any case."""
+        """Do it all. Only what `progress` raises and bugs come out; processes end in any case."""
         failure, drained = "", False
         over_s = 0.0
         try:
