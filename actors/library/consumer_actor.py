@@ -30,6 +30,7 @@ from ..errors import DiskFull, Fenced, LogInUse, OnceMQError
 from ..limits import LEDGER_SNAPSHOT_EVERY_BYTES, STANDBY_RETRY_MS
 from ..outcome import Event, Stop
 from ..ports import Clock, Events, Transport
+from .carry import Carry
 from .handlers import Consumer
 from .ledger_files import LedgerFiles
 
@@ -73,6 +74,8 @@ class ConsumerActor:
         """`reopen` connects the transport anew under a fresh routing id."""
         self.consumer = consumer
         self.partition = partition
+        # What one call of the handler leaves for the next; of the thread that carries them out.
+        self.carry = Carry()
         self.transport = transport
         self._clock = clock
         self._events = events

@@ -12,6 +12,8 @@ threads and waiting are left out, so a test takes milliseconds and does the same
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -22,15 +24,17 @@ from ..errors import OnceMQError
 from ..records import BatchStored
 from ..storage.memory import MemoryDisk
 from .app import App
+from .call_kinds import TopicFinders, make_call
 from .calls import TopicBook
 from .consumer_actor import ConsumerActor
 from .handlers import Call, Consumer
+from .keyed_state import shown_state
 from .ledger_files import LedgerFiles, ledger_directory
 from .library_events import LibraryEvents
 from .local import LocalClock, LocalLoop, LocalNetwork, draw
 from .local_actors import LocalBroker, LocalProducer, create_topic
+from .local_calls import LocalCalls
 from .message import Lot, Message
-from .state_view import decode_state
 from .verdicts import Ack
 
 PRODUCER = "harness"  # who sends without an id
@@ -48,7 +52,10 @@ class Harness:
         self._disk = MemoryDisk()
         self._clock = LocalClock()
         self._events = LibraryEvents()
-        self._calls: deque[tuple[ConsumerActor, RunHandler]] = deque()
+        self._calls: deque[tuple[ConsumerActor, Call]] = deque()
+        self._handlers = LocalCalls()
+        weakref.finalize(self, self._handlers.close)
+        self._turning = threading.Lock()
         self._call: Call | None = None
         self._actors: dict[tuple[str, str, int], ConsumerActor] = {}
         self._start()
@@ -106,23 +113,26 @@ class Harness:
         if failed is not None:
             raise failed
 
-    def state(self, group: str, topic: str | None = None) -> dict[str, Any]:
+    def state(self, group: str, topic: str | None = None) -> dict[Any, Any]:
         """Return what the group has in tx.state, of one topic or of all that it consumes.
+
+        With state_by="key" it is one dict for each message key; the key is None for messages
+        without one.
 
         Raises OnceMQError if two partitions hold the same key.
         """
-        merged: dict[str, Any] = {}
+        merged: dict[Any, Any] = {}
         for (of_group, of_topic, partition), actor in self._actors.items():
             if of_group != group or topic not in {None, of_topic}:
                 continue
-            for key, encoded in actor.core.ledger.state.items():
+            for key, value in shown_state(actor.core.ledger.state).items():
                 if key in merged:
                     raise OnceMQError(
                         f"{key!r} is in the state of several partitions; one is "
                         f"{of_topic}/{partition}",
                         hint="ask for one topic, or give the messages keys",
                     )
-                merged[key] = decode_state(encoded)
+                merged[key] = value
         return merged
 
     def sent(self, topic: str) -> list[Message]:
@@ -140,6 +150,7 @@ class Harness:
 
         Consumers come back at the next `drain` or `state`. Nothing acknowledged is lost.
         """
+        self._handlers.close()
         for actor in self._actors.values():
             actor.kill()
         self._actors.clear()
@@ -154,7 +165,9 @@ class Harness:
 
     def start_call(self, actor: ConsumerActor, run: RunHandler) -> None:
         """Queue a call: it is carried out between two turns."""
-        self._calls.append((actor, run))
+        find = TopicFinders(lambda topic: self._find_topic(actor, topic))
+        call = make_call(actor.consumer, run, find, actor.carry, self._handlers.threads)
+        self._calls.append((actor, call))
 
     def cut_call(self, actor: ConsumerActor) -> None:
         """Nothing: time stands still while a handler runs."""
@@ -216,28 +229,30 @@ class Harness:
         """Carry out one waiting call; calls never nest."""
         if not self._calls or self._call is not None:
             return False
-        actor, run = self._calls.popleft()
-        self._call = Call(actor.consumer, run, lambda topic: self._find_topic(actor, topic))
+        actor, call = self._calls.popleft()
+        self._call = call
         try:
-            actor.post(self._call.carry_out(actor.place))
+            done = self._handlers.carry_out(call, actor.place)
         finally:
             self._call = None
+        actor.post(done)
         return True
 
     def _find_topic(self, actor: ConsumerActor, topic: str) -> int:
-        count = self._topics.known(topic)
-        if count is None:
-            self._topics.check_new(topic)
-            actor.post(ResolveTopic(topic))
-            found: list[int] = []
+        with self._turning:  # handlers may run in several threads, the world turns in one
+            count = self._topics.known(topic)
+            if count is None:
+                self._topics.check_new(topic)
+                actor.post(ResolveTopic(topic))
+                found: list[int] = []
 
-            def resolved() -> bool:
-                found.extend(filter(None, [self._topics.known(topic)]))
-                return bool(found)
+                def resolved() -> bool:
+                    found.extend(filter(None, [self._topics.known(topic)]))
+                    return bool(found)
 
-            self._loop.run_until(resolved)
-            count = found[0]
-        return count
+                self._loop.run_until(resolved)
+                count = found[0]
+            return count
 
 
 class _Calls:
