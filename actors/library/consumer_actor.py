@@ -92,7 +92,7 @@ class ConsumerActor:
             consumer.retries,
             consumer.crash_retries,
         )
-        self.core = ConsumerCore(member, endpoint, fingerprint=self._fingerprints)
+        self.core = ConsumerCore(member, endpoint, fingerprint=self.fingerprints)
         self._driver = Driver(
             self.core,
             transport,
@@ -225,7 +225,7 @@ class ConsumerActor:
         self._again = item
         self._again_at_ms = self._clock.now_ms() + pause_ms
 
-    def _fingerprints(self, ids: list[bytes]) -> list[bytes]:
+    def fingerprints(self, ids: list[bytes]) -> list[bytes]:
         """16 bytes for each tagged id, keyed by the ledger's random id."""
         seed, digest = self._seed, xxhash.xxh3_128_digest
         return [digest(tagged, seed) for tagged in ids]

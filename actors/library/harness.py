@@ -15,26 +15,39 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from ..core.consumer_work import ResolveTopic, RunHandler, TopicResolved
 from ..core.window import Piece, kept_indices
 from ..errors import OnceMQError
 from ..records import BatchStored
+from ..storage.log import FencedLog
 from ..storage.memory import MemoryDisk
 from .app import App
 from .call_kinds import TopicFinders, make_call
 from .calls import TopicBook
 from .consumer_actor import ConsumerActor
+from .crash_steps import (
+    AFTER_HANDLER,
+    BEFORE_HANDLER,
+    STEPS,
+    Crash,
+    CrashSteps,
+    WatchedEndpoint,
+    WatchedEvents,
+    WatchedLedger,
+)
 from .handlers import Call, Consumer
+from .harness_checks import check_kinds, complaints
 from .keyed_state import shown_state
 from .ledger_files import LedgerFiles, ledger_directory
-from .library_events import LibraryEvents
 from .local import LocalClock, LocalLoop, LocalNetwork, draw
 from .local_actors import LocalBroker, LocalProducer, create_topic
 from .local_calls import LocalCalls
 from .message import Lot, Message
+from .outside_effects import OutsideEffect, OutsideEffects
 from .verdicts import Ack
 
 PRODUCER = "harness"  # who sends without an id
@@ -46,17 +59,25 @@ _OWNER: dict[str, str | int] = {"host": "memory", "pid": 0}
 class Harness:
     """Runs the consumers of an App in memory. Belongs to one thread."""
 
-    def __init__(self, app: App, *, partitions: Mapping[str, int] | None = None) -> None:
-        """Start a broker and make the topics in `partitions`; others get one partition."""
+    def __init__(
+        self, app: App, *, partitions: Mapping[str, int] | None = None, audit: bool = True
+    ) -> None:
+        """Start a broker and make the topics in `partitions`; others get one partition.
+
+        With `audit` it is noted what handlers do outside of `tx` (outside_effects.py).
+        """
         self._app = app
         self._disk = MemoryDisk()
         self._clock = LocalClock()
-        self._events = LibraryEvents()
+        self._steps = CrashSteps()
+        self._events = WatchedEvents(self._steps)
+        self._audit = OutsideEffects() if audit else None
         self._calls: deque[tuple[ConsumerActor, Call]] = deque()
         self._handlers = LocalCalls()
         weakref.finalize(self, self._handlers.close)
         self._turning = threading.Lock()
         self._call: Call | None = None
+        self._holds_calls = False
         self._actors: dict[tuple[str, str, int], ConsumerActor] = {}
         self._start()
         for topic, count in (partitions or {}).items():
@@ -96,22 +117,70 @@ class Harness:
     def drain(self) -> None:
         """Run the handlers until every message is handled, committed and its outputs are stored.
 
-        A message that fails at every attempt is parked, as in production: look at
-        `sent("TOPIC.dead")`. For a consumer with `park=False` it raises HandlerFailed, with the
-        handler's own error as cause; the offset has not moved, and the next `drain` tries again.
+        Dies and starts again wherever `crash_at` says. A message that fails at every attempt is
+        parked, as in production: look at `sent("TOPIC.dead")`. For a consumer with `park=False` it
+        raises HandlerFailed, with the handler's own error as cause; the offset has not moved, and
+        the next `drain` tries again.
         """
-        for consumer in self._app.consumers:
-            self._add(consumer, 0)
-        try:
-            self._loop.run_until(lambda: self._failed() is not None or self._all_idle())
-        finally:
-            failed = self._failed()
-            for place, actor in list(self._actors.items()):
-                if actor.ended:
-                    self._loop.remove(actor)
-                    del self._actors[place]
-        if failed is not None:
-            raise failed
+        while True:
+            for consumer in self._app.consumers:
+                self._add(consumer, 0)
+            self._steps.armed = True
+            try:
+                self._loop.run_until(lambda: self._failed() is not None or self._all_idle())
+            except Crash:
+                self._steps.armed = False
+                self.crash()
+                continue
+            finally:
+                self._steps.armed = False
+                failed = self._failed()
+                for place, actor in list(self._actors.items()):
+                    if actor.ended:
+                        self._loop.remove(actor)
+                        del self._actors[place]
+            if failed is not None:
+                raise failed
+            return
+
+    def crash_at(self, *steps: str) -> None:
+        """Let everything die when a consumer next comes to one of `steps`, without any: to each.
+
+        That is the next `drain` or `assert_exactly_once`; each consumer dies once at each step, is
+        started again and goes on. The steps are, in order: before_handler,
+        after_handler_before_commit, after_append_before_sync, after_sync_before_outputs,
+        after_outputs_before_ack, after_ack. Raises ValueError for other names.
+        """
+        self._steps.ask(steps or STEPS)
+
+    @property
+    def crashes(self) -> list[tuple[str, str, str]]:
+        """Where everything has died because `crash_at` said so: (group, topic, step), in order."""
+        return list(self._steps.met)
+
+    @property
+    def outside_effects(self) -> list[OutsideEffect]:
+        """What handlers did outside of `tx` so far: files, connections, programs."""
+        return [] if self._audit is None else list(self._audit.found)
+
+    def assert_exactly_once(self, *, allow: Collection[str] = ()) -> None:
+        """Drain, dying at every step at which a consumer has not died yet; then look at it all.
+
+        Send first and call this instead of `drain`; assertions of yours come after it: they see an
+        effect outside of `tx` twice. Raises AssertionError if a message is not processed, an output
+        not stored exactly once, or a handler did something outside of `tx` of a kind ("file",
+        "connection", "program") that is not in `allow`; and what `drain` raises.
+        """
+        check_kinds(allow)
+        self._steps.ask_for_rest()
+        self.drain()
+        found = list(complaints(self._broker, self._actors, self.outside_effects, allow))
+        if found:
+            raise AssertionError("\n".join(["not exactly once:", *found]))
+
+    def close(self) -> None:
+        """End what async and concurrent handlers have left running."""
+        self._handlers.close()
 
     def state(self, group: str, topic: str | None = None) -> dict[Any, Any]:
         """Return what the group has in tx.state, of one topic or of all that it consumes.
@@ -159,7 +228,13 @@ class Harness:
         self._start()
         for consumer in self._app.consumers:
             self._add(consumer, 0)
-        self._loop.run_until(lambda: all(a.core.phase == "running" for a in self._actors.values()))
+        self._holds_calls = True  # a handler that ran now would run outside of any `drain`
+        try:
+            self._loop.run_until(
+                lambda: all(actor.core.phase == "running" for actor in self._actors.values())
+            )
+        finally:
+            self._holds_calls = False
 
     # --- Host ------------------------------------------------------------------------------------
 
@@ -190,7 +265,17 @@ class Harness:
         place = (consumer.group, consumer.topic, partition)
         if place in self._actors:
             return
-        endpoint = self._network.connect()
+
+        def visit(step: str) -> None:
+            self._steps.visit(place, step)
+
+        def open_log(*arguments: Any, **options: Any) -> FencedLog:
+            log = WatchedLedger.open(*arguments, **options)
+            assert isinstance(log, WatchedLedger)
+            log.visit = visit
+            return log
+
+        endpoint = WatchedEndpoint(self._network.connect(), visit)
         directory = ledger_directory(STATE, *place)
         actor = ConsumerActor(
             consumer,
@@ -199,7 +284,7 @@ class Harness:
             transport=endpoint,
             clock=self._clock,
             events=self._events,
-            ledger=LedgerFiles(self._disk, directory, _OWNER, draw=draw),
+            ledger=LedgerFiles(self._disk, directory, _OWNER, draw=draw, open_log=open_log),
             host=self,
             label="harness",
             reopen=endpoint.reopen,
@@ -227,12 +312,15 @@ class Harness:
 
     def carry_out_next(self) -> bool:
         """Carry out one waiting call; calls never nest."""
-        if not self._calls or self._call is not None:
+        if not self._calls or self._call is not None or self._holds_calls:
             return False
         actor, call = self._calls.popleft()
         self._call = call
         try:
-            done = self._handlers.carry_out(call, actor.place)
+            self._steps.visit(actor.place, BEFORE_HANDLER)
+            with nullcontext() if self._audit is None else self._audit.watched():
+                done = self._handlers.carry_out(call, actor.place)
+            self._steps.visit(actor.place, AFTER_HANDLER)
         finally:
             self._call = None
         actor.post(done)
