@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import zlib
 from typing import Any
 
 import pytest
 
 from actors.codec import batch as batch_codec
 from actors.codec.values import decode_value, encode_value
-from actors.core.consumer_work import HandlerDone, RunHandler
+from actors.core.consumer_work import HandlerDone, RunHandler, TopicResolved
 from actors.core.ledger import Ledger
 from actors.core.window import cut
-from actors.errors import HandlerFailed, OnceMQError, StateMismatch, StateTooLarge
+from actors.errors import HandlerFailed, OnceMQError, StateMismatch, StateTooLarge, UnknownTopic
 from actors.library import App, Harness, Message, Tx, keyed_schedule
 from actors.library.call_kinds import TopicFinders, make_call
+from actors.library.calls import TopicBook
 from actors.library.carry import Carry
+from actors.library.chaos.programs import wait_until
 from actors.library.handler_threads import HandlerThreads
 from actors.library.keyed_state import entry_name, message_key, shown_state
 from actors.library.shapes import NotAHandler
@@ -456,3 +459,81 @@ def test_a_tx_is_over_when_its_handler_has_returned() -> None:
     Keyed(handler, ["a"], concurrency=2).call()
     with pytest.raises(OnceMQError, match="this Tx is over"):
         kept[0].send("out", 1)
+
+
+def finders(known: dict[str, int], asked: list[str], release: asyncio.Event) -> TopicFinders:
+    """Topics that are known only once somebody has awaited `release`."""
+
+    def at_once(topic: str) -> int:
+        return known.get(topic, 0)
+
+    def blocking(topic: str) -> int:
+        raise AssertionError(f"a loop must not block for {topic}")
+
+    async def awaited(topic: str) -> int:
+        asked.append(topic)
+        await release.wait()
+        known[topic] = 4
+        return 4
+
+    return TopicFinders(blocking, at_once, awaited)
+
+
+@pytest.mark.parametrize("options", [{}, {"state_by": "key", "concurrency": 3}])
+def test_a_topic_that_is_looked_up_freezes_nobody(options: dict[str, Any]) -> None:
+    """tx.send awaits nothing: the lookup comes after the handler, and others run meanwhile."""
+
+    async def scenario() -> tuple[HandlerDone, list[str]]:
+        release = asyncio.Event()
+        asked: list[str] = []
+
+        async def handler(message: Message, tx: Tx) -> None:
+            if message.offset == 0:
+                tx.send("new", "v", key="alice")
+                tx.send("old", "v", key="alice")
+            elif options:
+                while not asked:  # noqa: ASYNC110 - until the other one waits for its topic
+                    await asyncio.sleep(0)
+                release.set()
+
+        if not options:
+            release.set()
+        app = App()
+        app.consumer("t", group="g", **options)(handler)
+        keyed = Keyed(lambda m, tx: None, ["a", "b"])
+        (consumer,) = app.consumers
+        run = RunHandler(1, keyed.window, 1, keyed.ledger)
+        find = finders({"old": 1}, asked, release)
+        call = make_call(consumer, run, find, Carry(), HandlerThreads())
+        return await call.carry_out_async(("g", "t", 0)), asked
+
+    done, asked = asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert (done.handled, done.failure) == (2, None)
+    assert asked == ["new"]
+    partitions = {output.topic: output.partition for output in done.outputs}
+    assert partitions == {"new": zlib.crc32(b"alice") % 4, "old": 0}
+
+
+def test_a_refused_topic_is_told_to_everybody_who_waits_for_it() -> None:
+    """Handlers in several threads that ask for the same topic all hear the broker's no."""
+    book = TopicBook()
+    told: list[str] = []
+    barrier = threading.Barrier(4, timeout=30)
+
+    def ask() -> None:
+        barrier.wait()
+        try:
+            book.wait("nowhere", 30_000)
+        except UnknownTopic as error:
+            told.append(error.reason)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    wait_until(lambda: book._waiting.get("nowhere") == 3, 30, "three who wait")
+    book.learn(TopicResolved("nowhere", 0, UnknownTopic("no")))
+    for thread in threads:
+        thread.join(30)
+    assert told == ["no"] * 3
+    assert book.known("nowhere") is None
