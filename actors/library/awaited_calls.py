@@ -122,10 +122,7 @@ class AwaitedCall(Call):
     def _lists(self, place: tuple[str, str, int]) -> Iterator[list[Message]]:
         """Yield the messages of the window in lists; those that failed in one come alone."""
         size = self._consumer.shape.batch_size or 1
-        first_offset = self.run.window.offset_of(0)
         alone_below = self._carry.alone_below
-        if self.run.attempt > 1:
-            alone_below = max(alone_below, first_offset + 1)
         found: list[Message] = []
         invalid: PayloadInvalid | None = None
         try:

@@ -27,7 +27,16 @@ KINDS = (FILE, CONNECTION, PROGRAM)
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 _BY_NAME = frozenset(
-    {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
+    {
+        "sqlite3.connect",
+        "os.link",
+        "os.mkdir",
+        "os.remove",
+        "os.rename",
+        "os.rmdir",
+        "os.symlink",
+        "os.truncate",
+    }
 )
 _PROGRAMS = frozenset(
     {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
@@ -99,22 +108,26 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if event == "open":
         path, mode, flags = arguments
-        if _opens_for_writing(path, mode, flags):
+        if _is_effect(path) and _opens_for_writing(mode, flags):
             watch.note(FILE, f"open {os.fsdecode(path)!r} for writing")
-    elif event in _BY_NAME or (event == "sqlite3.connect" and arguments[0] != ":memory:"):
-        watch.note(FILE, f"{event} {arguments[0]!r}")
+    elif event in _BY_NAME:
+        if _is_effect(arguments[0]):
+            watch.note(FILE, f"{event} {arguments[0]!r}")
     elif event in _CONNECTIONS:
         watch.note(CONNECTION, f"{event} {arguments[-1]!r}")
     elif event in _PROGRAMS:
         watch.note(PROGRAM, f"{event} {arguments[0] if arguments else ''!r}")
 
 
-def _opens_for_writing(path: Any, mode: str | None, flags: int) -> bool:
+def _is_effect(path: Any) -> bool:
+    """Whether writing there is an effect of the handler: not where an import keeps its code."""
     if not isinstance(path, str | bytes | os.PathLike):
         return False  # a descriptor that somebody has opened already
     name = os.fsdecode(path)
-    if name == os.devnull or "__pycache__" in name:
-        return False  # an import keeps what it compiled: no effect of the handler
+    return name not in {os.devnull, ":memory:"} and "__pycache__" not in name
+
+
+def _opens_for_writing(mode: str | None, flags: int) -> bool:
     return any(sign in mode for sign in "wax+") if mode is not None else bool(flags & _WRITING)
 
 

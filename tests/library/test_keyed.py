@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -301,6 +302,29 @@ def test_what_waits_behind_a_failing_message_is_bounded(monkeypatch: pytest.Monk
     assert len([offset for offset in ran if offset]) == 19
 
 
+def test_a_cut_leaves_out_what_is_done_behind_a_message_that_is_not() -> None:
+    """The second message of a key was not started; the third message is done, and waits."""
+    keyed = Keyed(lambda m, tx: None, ["a", "a", "b"], concurrency=2)
+    run = RunHandler(1, keyed.window, 1, keyed.ledger)
+    both = threading.Barrier(2, timeout=30)
+
+    def handler(message: Message, tx: Tx) -> None:
+        if message.offset != 1:
+            both.wait()
+            call.cut()
+            both.wait()
+        tx.send("out", message.offset)
+
+    consumer = replace(keyed.consumer, handler=handler)
+    call = make_call(consumer, run, TopicFinders(lambda _: 1), keyed.carry, keyed.threads)
+    done = call.carry_out(("g", "t", 0))
+    assert (done.handled, numbers_sent(done), done.failure) == (1, [0], None)
+    _, keyed.window = keyed.window.split(1)
+    keyed.call()
+    keyed.threads.close()
+    assert keyed.sent == [2]  # the other handler sends nothing for the second one
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_cut_waits_for_what_runs_and_starts_nothing_more(shape: str) -> None:
     """A commit that is due takes the prefix that is done; the rest comes in the next."""
@@ -449,14 +473,14 @@ def test_a_failure_ends_the_consumer_after_its_retries(shape: str) -> None:
     assert harness.state("g") == {"a": {"n": 1}, "b": {"n": 1}}
 
 
-def test_a_tx_is_over_when_its_handler_has_returned() -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_tx_is_over_when_its_handler_has_returned(shape: str) -> None:
     """A task that was left behind cannot slip something into another message's commit."""
     kept = []
-
-    async def handler(message: Message, tx: Tx) -> None:
-        kept.append(tx)
-
-    Keyed(handler, ["a"], concurrency=2).call()
+    handler = gathering(shape, lambda message, tx: kept.append(tx))
+    keyed = Keyed(handler, ["a"], concurrency=2)
+    keyed.call()
+    keyed.threads.close()
     with pytest.raises(OnceMQError, match="this Tx is over"):
         kept[0].send("out", 1)
 

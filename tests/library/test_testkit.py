@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import socket
 import sqlite3
@@ -197,24 +198,29 @@ def test_what_a_handler_does_outside_is_reported(
     silent.close()
 
 
-def test_reading_is_no_effect_and_the_test_itself_may_do_what_it_likes(tmp_path: Path) -> None:
+def test_reading_is_no_effect_and_the_test_itself_may_do_what_it_likes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only what handlers do counts, and reading counts for nothing."""
     path = tmp_path / "prices.txt"
     app = App()
 
     @app.consumer("t", group="g")
     def handler(message: Message, tx: Tx) -> None:
-        import this  # noqa: F401 - an import that nobody has made writes a .pyc
-
+        importlib.import_module("nobody_has_imported_me")  # writes a .pyc
         tx.state["price"] = int(path.read_text())
         Path(os.devnull).write_text("nothing")
 
     path.write_text("5")
+    (tmp_path / "nobody_has_imported_me.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     harness = Harness(app)
     harness.send("t", 1)
     harness.assert_exactly_once()
     (tmp_path / "result.txt").write_text("fine")
     assert harness.outside_effects == []
+    assert list((tmp_path / "__pycache__").iterdir())
 
 
 def test_a_failing_handler_still_fails_after_the_crashes() -> None:
