@@ -6,8 +6,9 @@
     HandlerDone     ----> inbox -------> posted before the next turn
 
 Handlers run in the main thread, so Ctrl-C reaches them, SQLite connections stay in one thread and
-a handler that takes ten minutes keeps its lease, because the other thread renews it. One handler
-runs at a time in the process; the partitions take turns.
+a handler that takes ten minutes keeps its lease, because the other thread renews it. One call is
+carried out at a time in the process; the partitions take turns. Async handlers run in an event loop
+of the main thread; how several messages of one call run at the same time is told in keyed_calls.py.
 """
 
 from __future__ import annotations

@@ -302,6 +302,18 @@ def test_a_cancellation_inside_of_a_handler_is_an_error_like_any_other() -> None
         run(handler, [0], retries=0)
 
 
+def test_a_harness_inside_of_a_loop_says_what_to_do() -> None:
+    """Two loops cannot run in one thread: a clear refusal, and no coroutine that nobody awaits."""
+
+    async def handler(message: Message, tx: Tx) -> None: ...
+
+    async def scenario() -> None:
+        with pytest.raises(NotSupported, match="plain test function"):
+            run(handler, [1])
+
+    asyncio.run(scenario())
+
+
 def test_async_lists() -> None:
     """batch=True and async go together, also when a list is split."""
 
