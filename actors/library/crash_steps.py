@@ -31,6 +31,8 @@ AFTER_OUTPUTS = "after_outputs_before_ack"
 AFTER_ACK = "after_ack"
 STEPS = (BEFORE_HANDLER, AFTER_HANDLER, AFTER_APPEND, AFTER_SYNC, AFTER_OUTPUTS, AFTER_ACK)
 
+_COMMITS = frozenset({record_codec.COMMITTED, record_codec.COMMITTED_MORE})
+
 Place = tuple[str, str, int]  # group, topic, partition
 
 
@@ -83,7 +85,7 @@ class WatchedLedger(FencedLog):
         body_crc: int | None = None,
     ) -> int:
         """Add a record to the group of this turn and return its position."""
-        self._holds_commit = self._holds_commit or type != record_codec.LEDGER_STARTED
+        self._holds_commit = self._holds_commit or type in _COMMITS
         return super().append(type, meta, body, body_crc)
 
     def sync(self) -> int:

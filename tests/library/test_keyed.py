@@ -463,7 +463,8 @@ def test_a_failure_ends_the_consumer_after_its_retries(shape: str) -> None:
             raise LookupError("two")
 
     app = App()
-    app.consumer("t", group="g", state_by="key", concurrency=4, retries=1)(gathering(shape, body))
+    options = {"state_by": "key", "concurrency": 4, "retries": 1, "park": False}
+    app.consumer("t", group="g", **options)(gathering(shape, body))
     harness = Harness(app)
     for key in "abcdef":
         harness.send("t", 0, key=key)
@@ -471,6 +472,78 @@ def test_a_failure_ends_the_consumer_after_its_retries(shape: str) -> None:
         harness.drain()
     harness.crash()
     assert harness.state("g") == {"a": {"n": 1}, "b": {"n": 1}}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_parked_message_lets_its_key_go_on(shape: str) -> None:
+    """The dead letter takes its place in the prefix: its key's messages run then, others once."""
+    ran: list[int] = []
+
+    def body(message: Message, tx: Tx) -> None:
+        ran.append(message.offset)
+        tx.state["n"] = tx.state.get("n", 0) + 1
+        tx.send("out", message.offset)
+        if message.offset == 1:
+            raise LookupError("one")
+
+    app = App()
+    app.consumer("t", group="g", state_by="key", concurrency=4, retries=1)(gathering(shape, body))
+    harness = Harness(app)
+    for key in "abbcd":
+        harness.send("t", 0, key=key)
+    harness.drain()
+    assert harness.state("g") == {key: {"n": 1} for key in "abcd"}
+    assert sorted(m.value for m in harness.sent("out")) == [0, 2, 3, 4]
+    assert len(harness.sent("t.dead")) == 1
+    assert sorted(ran) == [0, 1, 1, 2, 3, 4]
+    harness.assert_exactly_once()
+    harness.close()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_replayed_message_is_handled_with_the_state_of_its_key(shape: str) -> None:
+    """What waits in the main partition is not lost by it, and does not miss what it changed."""
+    ran: list[int] = []
+
+    def handler(message: Message, tx: Tx) -> None:
+        ran.append(message.offset)
+        tx.state["n"] = tx.state.get("n", 0) + 1
+        if message.key == "a" and message.attempt < 3:
+            raise LookupError
+
+    keyed = Keyed(gathering(shape, handler), ["a", "b", "c"], concurrency=3)
+    while len(keyed.carry.results) < 2:
+        keyed.call()
+    replay = Keyed(gathering(shape, handler), ["b"], concurrency=3)
+    run = RunHandler(1, replay.window, 1, keyed.ledger, 0, private=True)
+    call = make_call(keyed.consumer, run, TopicFinders(lambda _: 1), keyed.carry, keyed.threads)
+    ran.clear()
+    if call.is_async:
+        done = asyncio.run(call.carry_out_async(("g", "t", 0)))
+    else:
+        done = call.carry_out(("g", "t", 0))
+    assert done.private
+    assert len(keyed.carry.results) == 2
+    keyed.ledger._change_state(done.state)
+    ran.clear()
+    assert keyed.call(attempt=3).handled == 3
+    keyed.threads.close()
+    assert sorted(ran) == [0, 1]
+    assert keyed.state() == {"a": {"n": 1}, "b": {"n": 2}, "c": {"n": 1}}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_message_that_killed_its_processes_is_not_handled(shape: str) -> None:
+    """Also handlers of other shapes are not called for it; the answer is its dead letter."""
+    calls: list[int] = []
+    keyed = Keyed(gathering(shape, lambda m, tx: calls.append(1)), ["a"], concurrency=2)
+    run = RunHandler(1, keyed.window, 1, keyed.ledger, 0, deaths=7)
+    find = TopicFinders(lambda _: 1)
+    call = make_call(keyed.consumer, run, find, keyed.carry, keyed.threads)
+    assert not call.is_async
+    done = call.carry_out(("g", "t", 0))
+    assert (done.handled, done.failure.kind, calls) == (0, "crashed", [])
+    assert done.failure.letter is not None
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -57,7 +57,7 @@ def run(handler: Any, values: list[Any], **options: Any) -> Harness:
 
 def start(handler: Any, values: list[Any], **options: Any) -> tuple[Harness, Callable[[], None]]:
     app = App()
-    app.consumer("t", group="g", **options)(handler)
+    app.consumer("t", group="g", **{"park": False, **options})(handler)
     harness = Harness(app)
     for number, value in enumerate(values):
         harness.send("t", value, id=f"m{number}")
@@ -384,6 +384,25 @@ def test_a_payload_that_does_not_fit_is_not_tried_again(
     with pytest.raises(HandlerFailed, match="offset 2"):
         drain()
     assert called == []
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": True}, {"state_by": "key", "concurrency": 2}])
+def test_a_payload_that_does_not_fit_is_parked_at_once(options: dict[str, Any]) -> None:
+    """Its neighbours are handled, and the dead letter holds what was sent and why it is there."""
+    called = []
+
+    def handler(given: Any, tx: Tx) -> None:
+        called.extend(m.id for m in (given if options.get("batch") else [given]))
+
+    harness = run(handler, [GOOD, BAD, GOOD], typed=Order, park=True, **options)
+    assert called == ["m0", "m2"]
+    (letter,) = harness.sent("t.dead")
+    assert letter.value == BAD
+    assert letter.headers["oncemq-kind"] == b"rejected"
+    assert letter.headers["oncemq-attempts"] == b"1"
+    assert b"is no Order" in letter.headers["oncemq-error"]
+    harness.assert_exactly_once()
+    harness.close()
 
 
 def annotated(message: Message[Order], tx: Tx) -> None: ...

@@ -23,7 +23,7 @@ def test_no_commit_and_no_restart_leads_over_the_limit(options: dict[str, Any]) 
     """The message that would pass 64 MiB fails with advice; the state before it stays, and shrinks."""
     app = App()
 
-    @app.consumer("t", group="g", retries=0, **options)
+    @app.consumer("t", group="g", retries=0, park=False, **options)
     def handler(message: Message, tx: Tx) -> None:
         name = "v" if options else str(message.key)
         if message.value == "drop":

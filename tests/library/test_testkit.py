@@ -228,7 +228,7 @@ def test_a_failing_handler_still_fails_after_the_crashes() -> None:
     broken = [True]
     app = App()
 
-    @app.consumer("t", group="g", retries=1)
+    @app.consumer("t", group="g", retries=1, park=False)
     def handler(message: Message, tx: Tx) -> None:
         tx.state["n"] = tx.state.get("n", 0) + 1
         if broken[0] and message.value == 1:
@@ -305,7 +305,7 @@ def test_it_finds_the_bug_in_a_broken_handler_and_passes_the_right_one(tmp_path:
         env={**os.environ, "PYTHONPATH": str(root)},
     )  # fmt: skip
     assert "FAILED test_shop.py::test_broken" in done.stdout
-    assert "{'alice': 90}" in done.stdout or "{'alice': 120}" in done.stdout
+    assert "== {'alice': 30}" in done.stdout
     assert "FAILED test_shop.py::test_writes_a_file" in done.stdout
     assert "for writing" in done.stdout
     assert "2 failed, 1 passed" in done.stdout, done.stdout
