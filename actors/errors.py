@@ -297,10 +297,36 @@ class Reject(OnceMQError):
     code = "rejected"
 
 
+class PayloadInvalid(OnceMQError):
+    """A payload is not of the type that its handler wants; no retry mends that.
+
+    `path` leads to the field, as `$.lines[0].cents`; it is empty where that is not known.
+    """
+
+    code = "payload_invalid"
+    retriable = False
+    default_hint = "mend the sender, or the type that the handler names; nothing was handled"
+
+    def __init__(self, reason: str = "", *, path: str = "", hint: str | None = None) -> None:
+        self.path = path
+        super().__init__(reason, hint=hint)
+
+
 class StateTooLarge(OnceMQError):
     """The state of one partition is above its limit."""
 
     code = "state_too_large"
+    default_hint = (
+        "keep less in tx.state, spread the topic over more partitions, or keep large state in a "
+        "database of yours (sink=)"
+    )
+
+
+class StateMismatch(OnceMQError):
+    """The ledger's state was kept with another state_by than the handler asks for."""
+
+    code = "state_mismatch"
+    default_hint = "bring the old state_by back, or give the handler a new group"
 
 
 class NotSupported(OnceMQError):

@@ -35,6 +35,7 @@ COMMANDS: dict[str, Entry] = {
     "relay": Entry("relay:relay", "Send what is committed in the outbox of a database."),
     "supervise": Entry("supervise:supervise", "Keep a command running: restart it with back-off."),
     "state": Entry("state:state", "Print the committed state of a group."),
+    "ledger": Entry("ledger:ledger", "Export a ledger to a file, and check such a file."),
     "topics": Entry("topics:topics", "List or create topics."),
     "groups": Entry("groups:groups", "Show groups, their offsets and their lag."),
     "verify": Entry("verify:verify", "Prove from the files what became of every id."),

@@ -10,8 +10,8 @@ import click
 from ..core.ledger import Ledger
 from ..errors import OnceMQError
 from ..ids import check_name
+from ..library.keyed_state import shown_state
 from ..library.ledger_reader import read_group
-from ..library.state_view import decode_state
 from ..runtime.os_disk import OsDisk
 from ..runtime.settings import Settings
 from .config import setting_options
@@ -37,7 +37,8 @@ def state(
     """Print the committed state of a group: one object of all its partitions.
 
     It is read from the ledgers in --state; the consumer may run meanwhile. Bytes that are no text
-    are shown in hexadecimal with a leading 0x, times in ISO 8601.
+    are shown in hexadecimal with a leading 0x, times in ISO 8601. Of a handler with
+    state_by="key" each message key is one object; messages without a key show as (no key).
     """
     check_name(group, "--group")
     settings = Settings.load(flags={"state": state})
@@ -55,7 +56,18 @@ def state(
 
 
 def _decoded(ledger: Ledger) -> dict[str, Any]:
-    return {key: _plain(decode_state(value)) for key, value in sorted(ledger.state.items())}
+    found: dict[str, Any] = {}
+    for key, value in shown_state(ledger.state).items():
+        name = _shown_key(key)
+        found[name if name not in found else repr(key)] = _plain(value)
+    return found
+
+
+def _shown_key(key: str | bytes | None) -> str:
+    """Return a key of the state as text: a message key may also be bytes, or not be there."""
+    if key is None:
+        return "(no key)"
+    return "0x" + key.hex() if isinstance(key, bytes) else key
 
 
 def _by_partition(ledgers: dict[tuple[str, int], Ledger]) -> dict[str, Any]:

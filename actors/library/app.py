@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..ids import check_name
 from ..limits import CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
-from .handlers import Consumer, Handler, check_handler
+from .handlers import Consumer, Handler
+from .shapes import Wishes, shape_of
 
 if TYPE_CHECKING:
     from .producer import Producer
@@ -45,21 +46,32 @@ class App:
         crash_retries: int = CRASH_RETRIES_DEFAULT,
         no_retry: type[Exception] | tuple[type[Exception], ...] = (),
         park: bool = True,
+        batch: bool = False,
+        batch_size: int | None = None,
+        typed: Any = None,
+        state_by: str | None = None,
+        concurrency: int = 1,
         **options: Any,
     ) -> Callable[[_Function], _Function]:
         """Make the decorated function the handler of `topic` for `group`; it stays as it is.
 
-        The function takes (message, tx) and returns nothing: returning commits what it did through
-        `tx` together with the offset, raising means that nothing happened. A message whose handler
-        raises is tried `retries` more times and then parked: it goes to the topic `<topic>.dead` in
-        the commit that moves the offset. Errors of `no_retry`, and Reject, park it at once. A
-        message in whose handler more than `crash_retries` processes died, while it was handled
-        alone, is parked without another call. `park=False` stops the consumer there instead.
+        The function, plain or async, takes (message, tx) and returns nothing: returning commits
+        what it did through `tx` together with the offset, raising means that nothing happened. A
+        message whose handler raises is tried `retries` more times and then parked: it goes to the
+        topic `<topic>.dead` in the commit that moves the offset. Errors of `no_retry`, and Reject,
+        park it at once. A message in whose handler more than `crash_retries` processes died, while
+        it was handled alone, is parked without another call. `park=False` stops the consumer there
+        instead.
+
+        With `batch` it takes a list of at most `batch_size` messages, all or nothing. `typed`, or
+        the annotation Message[Order], is what `message.value` shall be. `state_by="key"` gives each
+        message key a state of its own; then `concurrency` messages of different keys may be
+        handled at the same time. docs/HANDLERS.md has all of it.
 
         Raises InvalidName for topic or group, ValueError for a second handler of both or impossible
-        numbers of retries, TypeError for a `no_retry` that is not made of exceptions, and a
-        TypeError (NotSupported) for functions that cannot be handlers: async ones, generators, and
-        those of a list of messages.
+        numbers, TypeError for a `no_retry` that is not made of exceptions, and a TypeError
+        (NotSupported) for functions that cannot be handlers, such as generators, and for options
+        that exclude each other.
         """
         check_name(topic, "topic")
         check_name(group, "group")
@@ -67,13 +79,14 @@ class App:
         _check_count("crash_retries", crash_retries)
         final = no_retry if isinstance(no_retry, tuple) else (no_retry,)
         _check_exceptions(final)
+        wishes = Wishes(batch, batch_size, typed, state_by, concurrency)
 
         def register(function: _Function) -> _Function:
-            check_handler(function, options)
+            shape = shape_of(function, wishes, options)
             if (topic, group) in self._consumers:
                 raise ValueError(f"group {group!r} has a handler of topic {topic!r} already")
             self._consumers[topic, group] = Consumer(
-                topic, group, function, retries, crash_retries, final, park
+                topic, group, function, retries, crash_retries, final, park, shape
             )
             return function
 

@@ -16,8 +16,9 @@ class TopicBook:
     def __init__(self) -> None:
         """Know nothing."""
         self._counts: dict[str, int] = {}
-        # Answers that a handler has not taken yet. Invariant: at most one, for the one handler.
+        # Answers that nobody has taken yet, and how many handlers wait for one, by topic.
         self._refused: dict[str, Exception] = {}
+        self._waiting: dict[str, int] = {}
         self._news = threading.Condition()
 
     def known(self, topic: str) -> int | None:
@@ -29,7 +30,9 @@ class TopicBook:
         if count is not None:
             return count
         with self._news:
-            refused = self._refused.pop(topic, None)
+            refused = self._refused.get(topic)
+            if topic not in self._waiting:
+                self._refused.pop(topic, None)
         if refused is not None:
             raise refused
         return None
@@ -52,10 +55,18 @@ class TopicBook:
     def wait(self, topic: str, timeout_ms: int) -> int:
         """Wait for the answer of another thread. Raises UnknownTopic when none comes in time."""
         with self._news:
+            self._waiting[topic] = self._waiting.get(topic, 0) + 1
             self._news.wait_for(
                 lambda: topic in self._counts or topic in self._refused, timeout_ms / 1000
             )
-        count = self.known(topic)
+            self._waiting[topic] -= 1
+            refused = self._refused.get(topic)
+            if not self._waiting[topic]:  # the last of those who asked takes the refusal away
+                del self._waiting[topic]
+                self._refused.pop(topic, None)
+        if refused is not None:
+            raise refused
+        count = self._counts.get(topic)
         if count is None:
             raise UnknownTopic(
                 f"no broker told within {timeout_ms / 1000:g} s how many partitions {topic!r} has",

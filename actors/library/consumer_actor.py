@@ -30,6 +30,7 @@ from ..errors import DiskFull, Fenced, LogInUse, OnceMQError
 from ..limits import LEDGER_SNAPSHOT_EVERY_BYTES, STANDBY_RETRY_MS
 from ..outcome import Event, Stop
 from ..ports import Clock, Events, Transport
+from .carry import Carry
 from .handlers import Consumer
 from .ledger_files import LedgerFiles
 
@@ -73,6 +74,8 @@ class ConsumerActor:
         """`reopen` connects the transport anew under a fresh routing id."""
         self.consumer = consumer
         self.partition = partition
+        # What one call of the handler leaves for the next; of the thread that carries them out.
+        self.carry = Carry()
         self.transport = transport
         self._clock = clock
         self._events = events
@@ -89,7 +92,7 @@ class ConsumerActor:
             consumer.retries,
             consumer.crash_retries,
         )
-        self.core = ConsumerCore(member, endpoint, fingerprint=self._fingerprints)
+        self.core = ConsumerCore(member, endpoint, fingerprint=self.fingerprints)
         self._driver = Driver(
             self.core,
             transport,
@@ -222,7 +225,7 @@ class ConsumerActor:
         self._again = item
         self._again_at_ms = self._clock.now_ms() + pause_ms
 
-    def _fingerprints(self, ids: list[bytes]) -> list[bytes]:
+    def fingerprints(self, ids: list[bytes]) -> list[bytes]:
         """16 bytes for each tagged id, keyed by the ledger's random id."""
         seed, digest = self._seed, xxhash.xxh3_128_digest
         return [digest(tagged, seed) for tagged in ids]

@@ -6,8 +6,9 @@
     HandlerDone     ----> inbox -------> posted before the next turn
 
 Handlers run in the main thread, so Ctrl-C reaches them, SQLite connections stay in one thread and
-a handler that takes ten minutes keeps its lease, because the other thread renews it. One handler
-runs at a time in the process; the partitions take turns.
+a handler that takes ten minutes keeps its lease, because the other thread renews it. One call is
+carried out at a time in the process; the partitions take turns. Async handlers run in an event loop
+of the main thread; how several messages of one call run at the same time is told in keyed_calls.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 from typing import Any
 
 import zmq
@@ -36,10 +36,13 @@ from ..runtime.process import owner_facts, stop_signals
 from ..runtime.zmq_transport import DealerTransport
 from ..storage.disk import Disk
 from ..storage.log import FencedLog
+from .call_kinds import TopicFinders, make_call
 from .calls import TopicBook
 from .consumer_actor import ConsumerActor
+from .handler_threads import HandlerThreads
 from .handlers import Call, Consumer
 from .ledger_files import LedgerFiles, ledger_directory
+from .main_thread import CallThread, LoopThread, PlainThread
 from .producer_engine import label
 
 LOOK_MS = 200  # how often deadlines of the process are looked at
@@ -114,8 +117,9 @@ class ConsumerProcess:
         self._owner = owner_facts()
         self._point = CrashPoint.from_environment()
         self._disk: Disk = OsDisk() if self._point is None else CrashingDisk(self._point)
-        # Calls for the main thread; None ends it.
-        self._calls: SimpleQueue[tuple[ConsumerActor, Call] | None] = SimpleQueue()
+        in_loop = any(consumer.shape.is_async for consumer in consumers)
+        self._main: CallThread = (LoopThread if in_loop else PlainThread)(self._deliver)
+        self._threads = HandlerThreads()
         # What the main thread has for actors. A deque: append and popleft are atomic.
         self._inbox: deque[tuple[ConsumerActor, HandlerDone | ResolveTopic | None]] = deque()
         self._wake_read, self._wake_write = os.pipe()
@@ -151,8 +155,9 @@ class ConsumerProcess:
         with stop_signals(self._on_signal):
             thread.start()
             try:
-                self._carry_out_calls()
+                self._main.run()
             finally:
+                self._threads.close()
                 self._quit = True
                 self._wake()
                 thread.join()
@@ -162,30 +167,38 @@ class ConsumerProcess:
             raise self._error
         return self.summary()
 
-    def _carry_out_calls(self) -> None:
-        while True:
-            item = self._calls.get()
-            if item is None:
-                return
-            actor, call = item
-            # A consumer that was fenced meanwhile has nobody who would commit.
-            done = None if actor.ended else call.carry_out(actor.place)
-            self._inbox.append((actor, done))
-            self._wake()
+    def _deliver(self, actor: ConsumerActor, done: HandlerDone | None) -> None:
+        self._inbox.append((actor, done))
+        self._wake()
 
     def _on_signal(self, number: int) -> None:
         del number
         self._stop_asked = True
         self._wake()
 
-    def _find_topic(self, actor: ConsumerActor, topic: str) -> int:
-        count = self._topics.known(topic)
-        if count is None:
-            self._topics.check_new(topic)
-            self._inbox.append((actor, ResolveTopic(topic)))
-            self._wake()
-            count = self._topics.wait(topic, TOPIC_LOOKUP_MS)
-        return count
+    def _finders(self, actor: ConsumerActor) -> TopicFinders:
+        """Return how handlers of `actor` learn how many partitions a topic has."""
+
+        def at_once(topic: str) -> int:
+            count = self._topics.known(topic)
+            if count is None:
+                self._topics.check_new(topic)
+            return count or 0
+
+        def blocking(topic: str) -> int:
+            count = at_once(topic)
+            if not count:
+                self._inbox.append((actor, ResolveTopic(topic)))
+                self._wake()
+                count = self._topics.wait(topic, TOPIC_LOOKUP_MS)
+            return count
+
+        async def awaited(topic: str) -> int:
+            import asyncio
+
+            return at_once(topic) or await asyncio.to_thread(blocking, topic)
+
+        return TopicFinders(blocking, at_once, awaited)
 
     def summary(self) -> Summary:
         """Return what was done so far."""
@@ -220,7 +233,7 @@ class ConsumerProcess:
                 self._note_end(actor)
             for transport in self._transports.values():
                 transport.close()
-            self._calls.put(None)
+            self._main.end()
 
     def _live(self) -> list[ConsumerActor]:
         return [actor for actor in self._actors.values() if not actor.ended]
@@ -305,9 +318,10 @@ class ConsumerProcess:
 
     def start_call(self, actor: ConsumerActor, run: RunHandler) -> None:
         """Hand a call to the main thread."""
-        call = Call(actor.consumer, run, lambda topic: self._find_topic(actor, topic))
+        find = self._finders(actor)
+        call = make_call(actor.consumer, run, find, actor.carry, self._threads)
         self._open_calls[actor] = call
-        self._calls.put((actor, call))
+        self._main.put(actor, call)
 
     def cut_call(self, actor: ConsumerActor) -> None:
         """Make the running call of an actor end after its message."""

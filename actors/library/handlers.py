@@ -1,25 +1,24 @@
-"""Handlers: what may be one, and calling it for a batch.
+"""Handlers: what a consumer is, and calling it for a window of messages.
 
-A handler is a plain function of (message, tx). What looks like one but would lose messages - a
-generator, a coroutine, a function of a list - is refused where it is written, not when the first
-message arrives.
+What may be a handler is told in shapes.py. Here is the call that nearly all of them have: a plain
+function, message by message. Async handlers and those of lists are called in awaited_calls.py,
+those with a state for each key in keyed_calls.py.
 """
 
 from __future__ import annotations
 
-import collections.abc
-import inspect
 import logging
+import os
 import random
 import time
 import traceback
-import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
+from ..codec.values import decode_value
 from ..core.consumer_work import (
     CRASHED,
     RAISED,
@@ -28,31 +27,28 @@ from ..core.consumer_work import (
     HandlerDone,
     RunHandler,
 )
-from ..errors import HandlerFailed, NotSupported, Reject
+from ..errors import HandlerFailed, PayloadInvalid, Reject
 from ..ids import private_topic
 from ..limits import COMMIT_MESSAGES_MAX, CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
 from ..records import Output
 from .letters import Replayed, dead_letter
 from .message import Lot, Message
+from .payloads import Misfit
+from .shapes import PLAIN, NotAHandler, Shape, check_result
 from .state_view import StateView
 from .tx import FindTopic, Tx
 
-Handler = Callable[[Message, Tx], object]
+# (message, tx) or (messages, tx), plain or async: shapes.py tells which.
+Handler = Callable[[Any, Any], object]
 
 _LOGGER = logging.getLogger("oncemq")
 
 ERROR_CHARS_MAX = 1000  # of an error's text in events and messages; the traceback is whole
 
-_LISTS = (list, tuple, collections.abc.Iterable, collections.abc.Sequence)
+_OURS = os.path.dirname(__file__)
 
 # The Tx of the batch whose handlers run in this context: where log lines find the message.
 current: ContextVar[Tx | None] = ContextVar("oncemq_current", default=None)
-
-
-class NotAHandler(NotSupported, TypeError):
-    """The function cannot be a handler. The reason says why and what to write instead."""
-
-    code = "not_a_handler"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,72 +62,23 @@ class Consumer:
     crash_retries: int = CRASH_RETRIES_DEFAULT
     no_retry: tuple[type[Exception], ...] = ()  # parked at the first attempt, as by Reject
     park: bool = True  # False: the consumer stops where it would park
-
-
-def check_handler(function: Any, options: dict[str, Any]) -> None:
-    """Raise NotAHandler unless `function` can be a handler of this version."""
-    for option in options:
-        raise NotAHandler(f"this version has no {option}= for consumers")
-    name = getattr(function, "__qualname__", repr(function))
-    if isinstance(function, type) or not callable(function):
-        raise NotAHandler(f"{name} is not a function", hint="decorate: def handler(message, tx)")
-    for call in (function, function.__call__):
-        if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
-            raise NotAHandler(
-                f"{name} is async; handlers are plain functions",
-                hint="write def instead of async def; handlers run beside the I/O thread anyway",
-            )
-        if inspect.isgeneratorfunction(call):
-            raise NotAHandler(f"{name} is a generator", hint="use tx.send(...) instead of yield")
-    _check_signature(function, name)
-
-
-def _check_signature(function: Callable[..., Any], name: str) -> None:
-    wanted = "write: def handler(message: Message, tx: Tx) -> None"
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return  # made in C: the first call will tell
-    try:
-        signature.bind(None, None)
-    except TypeError:
-        raise NotAHandler(f"{name}{signature} does not take (message, tx)", hint=wanted) from None
-    first = next(iter(signature.parameters.values()))
-    if first.kind is inspect.Parameter.VAR_POSITIONAL:
-        return
-    annotation: Any = first.annotation
-    if isinstance(annotation, str):
-        batch = annotation.partition("[")[0].rpartition(".")[2].lower() in {
-            "list",
-            "tuple",
-            "iterable",
-            "sequence",
-        }
-    else:
-        batch = (typing.get_origin(annotation) or annotation) in _LISTS
-    if batch:
-        raise NotAHandler(
-            f"{name} takes a list of messages; this version calls handlers message by message",
-            hint=wanted + "; commits are made for whole batches all the same",
-        )
-
-
-def check_result(result: object) -> None:
-    """Refuse what would never be run: the coroutine or generator of a disguised handler."""
-    if inspect.iscoroutine(result):
-        result.close()
-    if inspect.isawaitable(result) or inspect.isgenerator(result):
-        raise NotAHandler(f"the handler returned a {type(result).__name__} that nobody runs")
+    shape: Shape = PLAIN
 
 
 class Call:
     """One RunHandler being carried out. `cut` may be called by another thread."""
 
+    # Whether `carry_out` is to be awaited: it is `carry_out_async` then.
+    is_async = False
+
     def __init__(self, consumer: Consumer, run: RunHandler, find_topic: FindTopic) -> None:
         self.run = run
         self._consumer = consumer
-        self._tx = Tx(StateView(run.ledger), find_topic)
+        self._tx = self._new_tx(StateView(run.ledger), find_topic)
         self._handled = 0
+
+    def _new_tx(self, state: StateView, find_topic: FindTopic) -> Tx:
+        return Tx(state, find_topic)
 
     def cut(self) -> None:
         """Make the call end after the message it is at."""
@@ -143,24 +90,31 @@ class Call:
         `place` is (group, topic, partition). Errors of the handler come back in the answer; only
         what ends the process (KeyboardInterrupt, SystemExit) goes through.
         """
-        run, tx = self.run, self._tx
-        if run.private:
-            group, topic, partition = place
-            place = (group, private_topic(topic, group), partition)
-        if run.deaths:
+        place = self._place(place)
+        if self.run.deaths:
             return self._crashed(place)
         started_ns = time.perf_counter_ns()
         failure: FailedMessage | None = None
-        token = current.set(tx)
+        token = current.set(self._tx)
         try:
             self._handle(place)
         except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
-            assert tx.message is not None, "a handler raised for a message"
-            failure = self._failed(tx.message, error)
-            tx.reject()
+            failure = self._reject(error)
         finally:
             current.reset(token)
-        state, outputs, size = tx.finish()
+        return self._answer(failure, started_ns)
+
+    async def carry_out_async(self, place: tuple[str, str, int]) -> HandlerDone:
+        """As `carry_out`, for handlers that are awaited."""
+        raise AssertionError(f"the handler of {place} is a plain one")
+
+    def _place(self, place: tuple[str, str, int]) -> tuple[str, str, int]:
+        """Return where the messages of the run really lie."""
+        group, topic, partition = place
+        return (group, private_topic(topic, group), partition) if self.run.private else place
+
+    def _answer(self, failure: FailedMessage | None, started_ns: int) -> HandlerDone:
+        state, outputs, size = self._tx.finish()
         took_us = (time.perf_counter_ns() - started_ns) // 1000
         size += 32 * self._handled
         return self._done(self._handled, state, outputs, failure, took_us, size)
@@ -207,7 +161,7 @@ class Call:
         return Replayed if self.run.private else Message
 
     def _failed(self, message: Message, error: Exception) -> FailedMessage:
-        final = isinstance(error, (Reject, *self._consumer.no_retry))
+        final = isinstance(error, (Reject, PayloadInvalid, *self._consumer.no_retry))
         kind = REJECTED if final else RAISED
         text, lines = _told(error)
         # What is no handler at all fails for every message: it stops the consumer.
@@ -226,12 +180,10 @@ class Call:
     def _handle(self, place: tuple[str, str, int]) -> None:
         """The loop that every message passes: each line of it costs."""
         tx, state, handler = self._tx, self._tx.state, self._consumer.handler
-        attempt, kind = self.run.attempt, self._kind
         handled = 0
         try:
-            for piece in self.run.window.pieces:
-                lot = Lot(piece, *place, attempt)
-                for message in map(kind, repeat(lot), piece.indices, piece.offsets):
+            for messages in self._pieces(place):
+                for message in messages:
                     tx.message = message
                     result = handler(message, tx)
                     if result is not None:
@@ -241,17 +193,53 @@ class Call:
                     handled += 1
                     if tx.cut:
                         return
-                attempt = 1
                 if handled >= COMMIT_MESSAGES_MAX:
                     return
         finally:
             self._handled = handled
 
+    def _pieces(self, place: tuple[str, str, int]) -> Iterator[Iterable[Message]]:
+        """Yield the messages of the window, stored batch by stored batch, payloads checked."""
+        attempt, kind = self.run.attempt, self._kind
+        decode = self._consumer.shape.decode
+        for piece in self.run.window.pieces:
+            lot = Lot(piece, *place, attempt, decode or decode_value)
+            messages: Iterable[Message] = map(kind, repeat(lot), piece.indices, piece.offsets)
+            yield messages if decode is None else self._decoded(messages)
+            attempt = 1
+
+    def _decoded(self, messages: Iterable[Message]) -> Iterator[Message]:
+        """Yield messages whose payloads are of the handler's type. Raises PayloadInvalid."""
+        for message in messages:
+            self._tx.message = message
+            check_payload(message, self._consumer.shape.payload)
+            yield message
+
+    def _reject(self, error: Exception) -> FailedMessage:
+        """The handler raised for the message at hand: forget what it did."""
+        message = self._tx.message
+        assert message is not None, "a handler raised for a message"
+        failure = self._failed(message, error)
+        self._tx.reject()
+        return failure
+
+
+def check_payload(message: Message, wanted: str) -> None:
+    """Decode the payload of a message. Raises PayloadInvalid unless it is of the wanted type."""
+    try:
+        message.value  # noqa: B018 - it is kept
+    except Misfit as misfit:
+        raise PayloadInvalid(
+            f"message {message.id!s} of {message.topic}/{message.partition} at offset "
+            f"{message.offset} is no {wanted}: {misfit}",
+            path=misfit.path,
+        ) from None
+
 
 def _told(error: Exception) -> tuple[str, str]:
     """Return an error as one bounded text, and its traceback without frames of ours."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _OURS:
         trace = trace.tb_next
     lines = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
     try:

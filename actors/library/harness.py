@@ -12,25 +12,42 @@ threads and waiting are left out, so a test takes milliseconds and does the same
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from ..core.consumer_work import ResolveTopic, RunHandler, TopicResolved
 from ..core.window import Piece, kept_indices
 from ..errors import OnceMQError
 from ..records import BatchStored
+from ..storage.log import FencedLog
 from ..storage.memory import MemoryDisk
 from .app import App
+from .call_kinds import TopicFinders, make_call
 from .calls import TopicBook
 from .consumer_actor import ConsumerActor
+from .crash_steps import (
+    AFTER_HANDLER,
+    BEFORE_HANDLER,
+    STEPS,
+    Crash,
+    CrashSteps,
+    WatchedEndpoint,
+    WatchedEvents,
+    WatchedLedger,
+)
 from .handlers import Call, Consumer
+from .harness_checks import check_kinds, complaints
+from .keyed_state import shown_state
 from .ledger_files import LedgerFiles, ledger_directory
-from .library_events import LibraryEvents
 from .local import LocalClock, LocalLoop, LocalNetwork, draw
 from .local_actors import LocalBroker, LocalProducer, create_topic
+from .local_calls import LocalCalls
 from .message import Lot, Message
-from .state_view import decode_state
+from .outside_effects import OutsideEffect, OutsideEffects
 from .verdicts import Ack
 
 PRODUCER = "harness"  # who sends without an id
@@ -42,14 +59,25 @@ _OWNER: dict[str, str | int] = {"host": "memory", "pid": 0}
 class Harness:
     """Runs the consumers of an App in memory. Belongs to one thread."""
 
-    def __init__(self, app: App, *, partitions: Mapping[str, int] | None = None) -> None:
-        """Start a broker and make the topics in `partitions`; others get one partition."""
+    def __init__(
+        self, app: App, *, partitions: Mapping[str, int] | None = None, audit: bool = True
+    ) -> None:
+        """Start a broker and make the topics in `partitions`; others get one partition.
+
+        With `audit` it is noted what handlers do outside of `tx` (outside_effects.py).
+        """
         self._app = app
         self._disk = MemoryDisk()
         self._clock = LocalClock()
-        self._events = LibraryEvents()
-        self._calls: deque[tuple[ConsumerActor, RunHandler]] = deque()
+        self._steps = CrashSteps()
+        self._events = WatchedEvents(self._steps)
+        self._audit = OutsideEffects() if audit else None
+        self._calls: deque[tuple[ConsumerActor, Call]] = deque()
+        self._handlers = LocalCalls()
+        weakref.finalize(self, self._handlers.close)
+        self._turning = threading.Lock()
         self._call: Call | None = None
+        self._holds_calls = False
         self._actors: dict[tuple[str, str, int], ConsumerActor] = {}
         self._start()
         for topic, count in (partitions or {}).items():
@@ -89,40 +117,91 @@ class Harness:
     def drain(self) -> None:
         """Run the handlers until every message is handled, committed and its outputs are stored.
 
-        A message that fails at every attempt is parked, as in production: look at
-        `sent("TOPIC.dead")`. For a consumer with `park=False` it raises HandlerFailed, with the
-        handler's own error as cause; the offset has not moved, and the next `drain` tries again.
+        Dies and starts again wherever `crash_at` says. A message that fails at every attempt is
+        parked, as in production: look at `sent("TOPIC.dead")`. For a consumer with `park=False` it
+        raises HandlerFailed, with the handler's own error as cause; the offset has not moved, and
+        the next `drain` tries again.
         """
-        for consumer in self._app.consumers:
-            self._add(consumer, 0)
-        try:
-            self._loop.run_until(lambda: self._failed() is not None or self._all_idle())
-        finally:
-            failed = self._failed()
-            for place, actor in list(self._actors.items()):
-                if actor.ended:
-                    self._loop.remove(actor)
-                    del self._actors[place]
-        if failed is not None:
-            raise failed
+        while True:
+            for consumer in self._app.consumers:
+                self._add(consumer, 0)
+            self._steps.armed = True
+            try:
+                self._loop.run_until(lambda: self._failed() is not None or self._all_idle())
+            except Crash:
+                self._steps.armed = False
+                self.crash()
+                continue
+            finally:
+                self._steps.armed = False
+                failed = self._failed()
+                for place, actor in list(self._actors.items()):
+                    if actor.ended:
+                        self._loop.remove(actor)
+                        del self._actors[place]
+            if failed is not None:
+                raise failed
+            return
 
-    def state(self, group: str, topic: str | None = None) -> dict[str, Any]:
+    def crash_at(self, *steps: str) -> None:
+        """Let everything die when a consumer next comes to one of `steps`, without any: to each.
+
+        That is the next `drain` or `assert_exactly_once`; each consumer dies once at each step, is
+        started again and goes on. The steps are, in order: before_handler,
+        after_handler_before_commit, after_append_before_sync, after_sync_before_outputs,
+        after_outputs_before_ack, after_ack. Raises ValueError for other names.
+        """
+        self._steps.ask(steps or STEPS)
+
+    @property
+    def crashes(self) -> list[tuple[str, str, str]]:
+        """Where everything has died because `crash_at` said so: (group, topic, step), in order."""
+        return list(self._steps.met)
+
+    @property
+    def outside_effects(self) -> list[OutsideEffect]:
+        """What handlers did outside of `tx` so far: files, connections, programs."""
+        return [] if self._audit is None else list(self._audit.found)
+
+    def assert_exactly_once(self, *, allow: Collection[str] = ()) -> None:
+        """Drain, dying at every step at which a consumer has not died yet; then look at it all.
+
+        Send first and call this instead of `drain`; assertions of yours come after it: they see an
+        effect outside of `tx` twice. Raises AssertionError if a message is not processed, an output
+        not stored exactly once, or a handler did something outside of `tx` of a kind ("file",
+        "connection", "program") that is not in `allow`; and what `drain` raises.
+        """
+        check_kinds(allow)
+        self._steps.ask_for_rest()
+        self.drain()
+        found = list(complaints(self._broker, self._actors, self.outside_effects, allow))
+        if found:
+            raise AssertionError("\n".join(["not exactly once:", *found]))
+
+    def close(self) -> None:
+        """End what async and concurrent handlers have left running."""
+        self._handlers.close()
+
+    def state(self, group: str, topic: str | None = None) -> dict[Any, Any]:
         """Return what the group has in tx.state, of one topic or of all that it consumes.
+
+        With state_by="key" it is one dict for each message key; the key is None for messages
+        without one.
 
         Raises OnceMQError if two partitions hold the same key.
         """
-        merged: dict[str, Any] = {}
+        merged: dict[Any, Any] = {}
         for (of_group, of_topic, partition), actor in self._actors.items():
             if of_group != group or topic not in {None, of_topic}:
                 continue
-            for key, encoded in actor.core.ledger.state.items():
+            for key, value in shown_state(actor.core.ledger.state).items():
                 if key in merged:
                     raise OnceMQError(
                         f"{key!r} is in the state of several partitions; one is "
                         f"{of_topic}/{partition}",
                         hint="ask for one topic, or give the messages keys",
                     )
-                merged[key] = decode_state(encoded)
+                merged[key] = value
         return merged
 
     def sent(self, topic: str) -> list[Message]:
@@ -140,6 +219,7 @@ class Harness:
 
         Consumers come back at the next `drain` or `state`. Nothing acknowledged is lost.
         """
+        self._handlers.close()
         for actor in self._actors.values():
             actor.kill()
         self._actors.clear()
@@ -148,13 +228,21 @@ class Harness:
         self._start()
         for consumer in self._app.consumers:
             self._add(consumer, 0)
-        self._loop.run_until(lambda: all(a.core.phase == "running" for a in self._actors.values()))
+        self._holds_calls = True  # a handler that ran now would run outside of any `drain`
+        try:
+            self._loop.run_until(
+                lambda: all(actor.core.phase == "running" for actor in self._actors.values())
+            )
+        finally:
+            self._holds_calls = False
 
     # --- Host ------------------------------------------------------------------------------------
 
     def start_call(self, actor: ConsumerActor, run: RunHandler) -> None:
         """Queue a call: it is carried out between two turns."""
-        self._calls.append((actor, run))
+        find = TopicFinders(lambda topic: self._find_topic(actor, topic))
+        call = make_call(actor.consumer, run, find, actor.carry, self._handlers.threads)
+        self._calls.append((actor, call))
 
     def cut_call(self, actor: ConsumerActor) -> None:
         """Nothing: time stands still while a handler runs."""
@@ -177,7 +265,17 @@ class Harness:
         place = (consumer.group, consumer.topic, partition)
         if place in self._actors:
             return
-        endpoint = self._network.connect()
+
+        def visit(step: str) -> None:
+            self._steps.visit(place, step)
+
+        def open_log(*arguments: Any, **options: Any) -> FencedLog:
+            log = WatchedLedger.open(*arguments, **options)
+            assert isinstance(log, WatchedLedger)
+            log.visit = visit
+            return log
+
+        endpoint = WatchedEndpoint(self._network.connect(), visit)
         directory = ledger_directory(STATE, *place)
         actor = ConsumerActor(
             consumer,
@@ -186,7 +284,7 @@ class Harness:
             transport=endpoint,
             clock=self._clock,
             events=self._events,
-            ledger=LedgerFiles(self._disk, directory, _OWNER, draw=draw),
+            ledger=LedgerFiles(self._disk, directory, _OWNER, draw=draw, open_log=open_log),
             host=self,
             label="harness",
             reopen=endpoint.reopen,
@@ -214,30 +312,35 @@ class Harness:
 
     def carry_out_next(self) -> bool:
         """Carry out one waiting call; calls never nest."""
-        if not self._calls or self._call is not None:
+        if not self._calls or self._call is not None or self._holds_calls:
             return False
-        actor, run = self._calls.popleft()
-        self._call = Call(actor.consumer, run, lambda topic: self._find_topic(actor, topic))
+        actor, call = self._calls.popleft()
+        self._call = call
         try:
-            actor.post(self._call.carry_out(actor.place))
+            self._steps.visit(actor.place, BEFORE_HANDLER)
+            with nullcontext() if self._audit is None else self._audit.watched():
+                done = self._handlers.carry_out(call, actor.place)
+            self._steps.visit(actor.place, AFTER_HANDLER)
         finally:
             self._call = None
+        actor.post(done)
         return True
 
     def _find_topic(self, actor: ConsumerActor, topic: str) -> int:
-        count = self._topics.known(topic)
-        if count is None:
-            self._topics.check_new(topic)
-            actor.post(ResolveTopic(topic))
-            found: list[int] = []
+        with self._turning:  # handlers may run in several threads, the world turns in one
+            count = self._topics.known(topic)
+            if count is None:
+                self._topics.check_new(topic)
+                actor.post(ResolveTopic(topic))
+                found: list[int] = []
 
-            def resolved() -> bool:
-                found.extend(filter(None, [self._topics.known(topic)]))
-                return bool(found)
+                def resolved() -> bool:
+                    found.extend(filter(None, [self._topics.known(topic)]))
+                    return bool(found)
 
-            self._loop.run_until(resolved)
-            count = found[0]
-        return count
+                self._loop.run_until(resolved)
+                count = found[0]
+            return count
 
 
 class _Calls:

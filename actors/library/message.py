@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from ..batch import BODY_PREFIX_BYTES
 from ..codec.batch import split_body
 from ..codec.values import BYTES, decode_headers, decode_value
 from ..core.window import Piece
 from ..ids import TEXT_TAG, sequence_id, untagged_id
+from ..records import BatchStored
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Payload = TypeVar("Payload", default=Any)
+else:
+    from typing import TypeVar
+
+    Payload = TypeVar("Payload")
+
+# Return the value of (encoding, bytes).
+Decode = Callable[[int, bytes], Any]
 
 _UNSET: Any = object()
 _BYTES_WITHOUT_KEY = bytes([BYTES, 0, 0])
@@ -22,6 +36,7 @@ class Lot:
     __slots__ = (
         "attempt",
         "batch",
+        "decode",
         "ends",
         "group",
         "lengths",
@@ -34,7 +49,13 @@ class Lot:
     )
 
     def __init__(
-        self, piece: Piece, group: str, topic: str, partition: int, attempt: int = 1
+        self,
+        piece: Piece,
+        group: str,
+        topic: str,
+        partition: int,
+        attempt: int = 1,
+        decode: Decode = decode_value,
     ) -> None:
         """`attempt` is that of the first message; all others are at their first."""
         batch = piece.stored.batch
@@ -45,6 +66,7 @@ class Lot:
         self.ends = batch.ends
         self.lengths = batch.lengths
         self.attempt = attempt
+        self.decode = decode
         self.retried_offset = piece.offsets[0]
         self.group = group
         self.topic = topic
@@ -53,7 +75,10 @@ class Lot:
         self.values: list[Any] | None = None
 
     def load(self) -> list[Any]:
-        """Make and return `values`: all of them where they are bytes without keys."""
+        """Make and return `values`: all of them where they are plain bytes without keys."""
+        if self.decode is not decode_value:
+            self.values = [_UNSET] * len(self.ends)
+            return self.values
         raw = self.raw
         start, size = self.batch.payload_start, self.lengths[0]
         values: list[Any]
@@ -76,10 +101,10 @@ class Lot:
         return self.raw[end - self.lengths[index] - BODY_PREFIX_BYTES : end]
 
 
-class Message:
+class Message(Generic[Payload]):
     """One message of a topic, as a handler sees it. Fields are decoded at first use.
 
-    The object is valid while its handler runs and after; it never changes.
+    `Message[Order]` as annotation of a handler makes `value` an Order (payloads.py). The object is valid while its handler runs and after; it never changes.
     """
 
     __slots__ = ("_index", "_lot", "offset")
@@ -107,8 +132,10 @@ class Message:
         return self._lot.partition
 
     @property
-    def value(self) -> Any:
+    def value(self) -> Payload:
         """The value as it was sent: bytes, text, or what msgpack carries (tuples as lists).
+
+        For a handler of typed payloads it is the object made of that.
 
         The same object every time; changing it changes nothing but this object. Raises Malformed
         if a program other than OnceMQ made the bytes.
@@ -120,8 +147,8 @@ class Message:
         value = values[index]
         if value is _UNSET:
             encoding, _, data = split_body(lot.body(index))
-            value = values[index] = decode_value(encoding, data)
-        return value
+            value = values[index] = lot.decode(encoding, data)
+        return value  # type: ignore[no-any-return]
 
     @property
     def key(self) -> str | bytes | None:
@@ -167,6 +194,11 @@ class Message:
         if lot.batch.ids is None:
             return f"{group}@{self.id!s}"
         return explicit_key(group, lot.topic, lot.batch.ids[self._index])
+
+    @property
+    def stored(self) -> BatchStored:
+        """The stored batch it is in. Not for handlers."""
+        return self._lot.stored
 
     def __repr__(self) -> str:
         return f"<Message {self.id!r} {self.topic}/{self.partition}@{self.offset}>"

@@ -10,12 +10,15 @@ a counter that a thousand messages add to costs one encoding.
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from typing import Any
+from typing import Any, Protocol
+
+import msgpack
 
 from ..codec.values import decode_value, encode_value
-from ..core.ledger import Ledger
 from ..errors import StateTooLarge
 from ..limits import MESSAGE_EFFECTS_BYTES_MAX, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX
+
+KEYED = 3  # in place of an encoding: the state of one message key (keyed_state.py)
 
 _FIXED = frozenset({int, float, bool, type(None)})  # encoded in at most 10 bytes
 _IMMUTABLE = _FIXED | {str, bytes}
@@ -32,8 +35,26 @@ def encode_state(value: Any) -> bytes:
 
 
 def decode_state(encoded: bytes) -> Any:
-    """Return the value of the state that `encode_state` was given. Raises Malformed."""
+    """Return the value of the state that `encode_state` was given. Raises Malformed.
+
+    The state of a message key comes back as a dict.
+    """
+    if encoded[0] == KEYED:
+        values = msgpack.unpackb(memoryview(encoded)[1:])
+        return {key: decode_state(value) for key, value in values.items()}
     return decode_value(encoded[0], encoded[1:])
+
+
+class HasState(Protocol):
+    """Where a view reads: a ledger, or the state of one message key."""
+
+    @property
+    def state(self) -> dict[str, bytes]:
+        """Encoded values by key."""
+
+    @property
+    def state_bytes(self) -> int:
+        """The sum of the lengths of keys and values."""
 
 
 class StateView(MutableMapping[str, Any]):
@@ -51,7 +72,7 @@ class StateView(MutableMapping[str, Any]):
         "touched",
     )
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: HasState) -> None:
         self._base = ledger.state
         # Whether the message at hand has set, deleted, or got something that can change.
         self.touched = False
@@ -207,7 +228,7 @@ class _Sizes:
 
     __slots__ = ("_base", "_entries", "changed", "total")
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: HasState) -> None:
         self._base = ledger.state
         self._entries: dict[str, int] = {}  # of changed keys; 0: deleted
         self.total = ledger.state_bytes
@@ -232,7 +253,6 @@ class _Sizes:
         if total > STATE_BYTES_MAX:
             raise StateTooLarge(
                 f"tx.state would have {total} bytes, the limit is {STATE_BYTES_MAX}",
-                hint="keep less in tx.state, or spread the topic over more partitions",
             )
         if changed - self.changed > MESSAGE_EFFECTS_BYTES_MAX:
             raise StateTooLarge(

@@ -21,11 +21,16 @@ from .message import Message
 from .state_view import StateView
 
 UNNUMBERED = -1
+UNPLACED = -1  # the partition of an outgoing message whose topic is still looked up
 TRACE_HEADER = "traceparent"
 _OVERHEAD_BYTES = 32  # what a message of a batch needs besides its own bytes, at most
 _BATCH_ROOM = BATCH_BYTES_MAX - 4096
 
-# Return the partition count of a topic; it may wait for the broker and make the topic.
+# An outgoing message: topic, partition, encoding, value, key, headers.
+Outgoing = tuple[str, int, int, bytes, bytes | None, bytes]
+
+# Return the partition count of a topic; it may wait for the broker and make the topic. One that
+# may not wait returns 0 for a topic nobody has met: `Tx.place` is told the count later.
 # Raises UnknownTopic and other errors that the handler sees.
 FindTopic = Callable[[str], int]
 
@@ -47,7 +52,7 @@ class Tx:
         # The message at hand; None outside of a handler. Set by the runner of handlers.
         self.message: Message | None = None
         # Outgoing messages of the batch, in order; those before `_mark` are accepted.
-        self._outgoing: list[tuple[str, int, int, bytes, bytes | None, bytes]] = []
+        self._outgoing: list[Outgoing] = []
         self._mark = 0
         self._sent_bytes = 0
         # Whether the run shall end after the message at hand. Set by another thread too.
@@ -64,6 +69,10 @@ class Tx:
         """
         message = self._current()
         return message.idempotency_key(message._lot.group)  # noqa: SLF001 - one module, two faces
+
+    def key_of(self, message: Message) -> str:
+        """Return what `key` is for one message: for handlers of lists, which have many."""
+        return message.idempotency_key(message._lot.group)  # noqa: SLF001 - as above
 
     def send(
         self,
@@ -89,7 +98,9 @@ class Tx:
                 f"a message of {size} bytes for {topic}, the limit is {MESSAGE_BYTES_MAX}"
             )
         partitions = self._find_topic(topic)
-        partition = partition_of(packed_key, None, message.partition, partitions)
+        partition = UNPLACED
+        if partitions:
+            partition = partition_of(packed_key, None, message.partition, partitions)
         self._outgoing.append((topic, partition, encoding, data, packed_key, packed_headers))
         self.state.touched = True
 
@@ -113,6 +124,20 @@ class Tx:
         return f"<Tx of {self.message!r}>"
 
     # --- what the runner of handlers calls -------------------------------------------------------
+
+    def unplaced(self) -> list[str]:
+        """Return the topics of the message at hand that wait for their partition counts."""
+        mine = self._outgoing[self._mark :]
+        return list(dict.fromkeys(topic for topic, partition, *_ in mine if partition == UNPLACED))
+
+    def place(self, topic: str, partitions: int) -> None:
+        """Choose the partitions of what was sent to `topic`, now that its count is known."""
+        own = self._current().partition
+        for index in range(self._mark, len(self._outgoing)):
+            name, partition, encoding, data, key, headers = self._outgoing[index]
+            if name == topic and partition == UNPLACED:
+                chosen = partition_of(key, None, own, partitions)
+                self._outgoing[index] = (name, chosen, encoding, data, key, headers)
 
     def accept(self) -> None:
         """The handler has returned and touched something: keep it. Raises what send may raise."""
@@ -140,6 +165,13 @@ class Tx:
         del self._outgoing[self._mark :]
         self.state.reject()
 
+    def effects(self) -> tuple[dict[str, bytes | None], list[Outgoing], int]:
+        """Return what the accepted messages changed and sent, and about how many bytes that sent has.
+
+        For messages that are handled apart from others; `finish` ends a batch.
+        """
+        return self.state.changes(), self._outgoing[: self._mark], self._sent_bytes
+
     def finish(self) -> tuple[dict[str, bytes | None], list[Output], int]:
         """End the batch; return state changes, outgoing batches and about how many bytes both are."""
         self.message = None
@@ -150,8 +182,25 @@ class Tx:
         return changes, outputs, size
 
 
+class BatchTx(Tx):
+    """The Tx of a handler of lists: what belongs to one message is asked for by message."""
+
+    __slots__ = ()
+
+    @property
+    def key(self) -> str:
+        """A list has no key of its own."""
+        raise OnceMQError(
+            "a handler of lists has a key for each message", hint="use tx.key_of(message)"
+        )
+
+    def _headers(self, message: Message, headers: Mapping[str, bytes] | None) -> bytes:
+        del message  # whose trace a message made of many would go on with, nobody can say
+        return encode_headers(headers) if headers else b""
+
+
 def build_outputs(
-    outgoing: list[tuple[str, int, int, bytes, bytes | None, bytes]],
+    outgoing: list[Outgoing],
 ) -> list[Output]:
     """Return messages as batches without numbers: in order for each target, within all limits."""
     by_target: dict[tuple[str, int], list[tuple[int, bytes, bytes | None, bytes]]] = {}

@@ -24,6 +24,8 @@ from .framing import (
     decode_header,
 )
 
+_ZEROS = bytes(64 * 1024)
+
 
 @dataclass(frozen=True, slots=True)
 class TailCut:
@@ -69,8 +71,10 @@ class Tail:
 
     def loose_end(self) -> int:
         """Return the position after the last byte that is not zero; at least `good`."""
-        loose = len(self.data[self.at(self.good) :].rstrip(b"\0"))
-        return self.good + loose
+        start, end = self.at(self.good), len(self.data)
+        while self.data.endswith(_ZEROS, start, end):  # reserved room: compared, not walked over
+            end -= len(_ZEROS)
+        return self.good + len(self.data[start:end].rstrip(b"\0"))
 
 
 def read_tail(file: File, first: int, chain: int, place: Place, known: Tail | None) -> Tail:

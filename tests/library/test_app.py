@@ -62,7 +62,6 @@ class AsyncCall:
 @pytest.mark.parametrize(
     "function",
     [
-        is_async,
         is_async_generator,
         is_generator,
         one_argument,
@@ -71,15 +70,13 @@ class AsyncCall:
         of_list,
         of_sequence,
         of_iterable,
-        AsyncCall(),
         AsyncCall,
-        functools.partial(is_async),
         "not a function",
         None,
     ],
 )
 def test_what_would_lose_messages_is_a_type_error_at_decoration(function: Any) -> None:
-    """Async functions, generators, handlers of lists and wrong signatures never get a message."""
+    """Generators, handlers of lists that do not say so and wrong signatures never get a message."""
     app = App()
     with pytest.raises(TypeError) as caught:
         app.consumer("orders", group="billing")(function)
@@ -95,6 +92,9 @@ def test_what_would_lose_messages_is_a_type_error_at_decoration(function: Any) -
         lambda message, tx, more=1: None,
         functools.partial(three_arguments, more=1),
         print,
+        is_async,
+        AsyncCall(),
+        functools.partial(is_async),
     ],
 )
 def test_other_callables_of_two_are_fine(function: Any) -> None:
@@ -104,7 +104,7 @@ def test_other_callables_of_two_are_fine(function: Any) -> None:
     assert len(app.consumers) == 1
 
 
-@pytest.mark.parametrize("option", ["sink", "batch", "dead_letters"])
+@pytest.mark.parametrize("option", ["sink", "dead_letters"])
 def test_what_this_version_does_not_do_is_refused_by_name(option: str) -> None:
     """An option that is not there yet is never taken silently."""
     with pytest.raises(NotSupported, match=option):
@@ -147,6 +147,6 @@ def test_every_public_name_can_be_loaded() -> None:
     from actors import library
 
     for name in library.__all__:
-        assert getattr(oncemq, name).__name__ == name
+        assert getattr(oncemq, name).__name__.rpartition(".")[2] == name
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         print(oncemq.Nothing)
