@@ -73,6 +73,18 @@ class GroupGranted:
     at_ms: int
 
 
+@dataclass(slots=True)
+class GroupRewound:
+    """An operator, as the owner of the partition, goes back to an earlier offset."""
+
+    group: str
+    topic: str
+    partition: int
+    epoch: int  # of the operator's grant: a ledger without that generation is an older copy
+    next_offset: int
+    at_ms: int
+
+
 # --- the ledger ----------------------------------------------------------------------------------
 
 
@@ -113,7 +125,10 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Offsets of an input that an operator told the group to pass over."""
+    """Offsets of an input that an operator told the group to pass over.
+
+    Going back is the same with `next_offset` below `first_offset`: what lies between is read again.
+    """
 
     topic_id: bytes
     first_offset: int
@@ -167,6 +182,7 @@ Record = (
     | ProducerGranted
     | BatchStored
     | GroupGranted
+    | GroupRewound
     | LedgerStarted
     | Committed
     | AttemptMarked

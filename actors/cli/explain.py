@@ -89,7 +89,8 @@ def _group(group: dict[str, Any]) -> list[str]:
     if group["status"] == "parked":
         head = f"{head}, {group['kind']} after {group['attempts']} attempt(s),"
     elif group["status"] != "processed":
-        return [f"{head} (committed up to offset {group['committed_offset']})"]
+        why = f": {group['reason']}" if "reason" in group else ""
+        return [f"{head}{why} (committed up to offset {group['committed_offset']})"]
     if group["commit_no"] is None:
         return [f"{head} by a commit up to number {group['up_to_commit']}, compacted since"]
     lines = [

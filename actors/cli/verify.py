@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..proof.files import OsFiles
-from ..proof.verify import Report
+from ..proof.verify import OPERATOR, Report
 from ..proof.verify import verify as prove
 from ..runtime.settings import Settings
 from .config import setting_options
@@ -76,8 +76,10 @@ def _print(report: Report) -> None:
         groups = topic["groups"] or {"": {}}
         for group, row in groups.items():
             counts = [row.get(key) for key in ("processed", "pending", "parked", "skipped")]
-            rows.append((name, topic["accepted"], group, *counts))
-    columns = ("topic", "accepted", "group", "processed", "pending", "parked", "skipped")
+            by_operator = row.get(OPERATOR, 0) if row else None
+            rows.append((name, topic["accepted"], group, *counts, by_operator))
+    head = ("topic", "accepted", "group", "processed", "pending", "parked", "skipped")
+    columns = (*head, "skipped by operator")
     print_table("messages", columns, rows)
     if report.outputs_pending:
         click.echo(f"{report.outputs_pending} outgoing messages are committed and not sent yet")

@@ -19,6 +19,7 @@ from ..records import (
     BatchStored,
     Committed,
     GroupGranted,
+    GroupRewound,
     LedgerEnded,
     LedgerStarted,
     Output,
@@ -34,6 +35,7 @@ TOPIC_CREATED = 1
 PRODUCER_GRANTED = 2
 BATCH_STORED = 3
 GROUP_GRANTED = 4
+GROUP_REWOUND = 5
 LEDGER_STARTED = 10
 COMMITTED = 11
 COMMITTED_MORE = 12  # the same with parts that commits did not always have
@@ -62,6 +64,10 @@ _SIMPLE: dict[int, tuple[type[Any], tuple[str, ...]]] = {
             "label",
             "at_ms",
         ),
+    ),
+    GROUP_REWOUND: (
+        GroupRewound,
+        ("group", "topic", "partition", "epoch", "next_offset", "at_ms"),
     ),
     LEDGER_STARTED: (
         LedgerStarted,

@@ -27,7 +27,16 @@ from typing import Any
 
 from ..limits import LEDGER_PARTS_MAX
 from ..outcome import Snapshot
-from ..records import AttemptMarked, Committed, LedgerEnded, LedgerStarted, Output, Plain, Record
+from ..records import (
+    AttemptMarked,
+    Committed,
+    LedgerEnded,
+    LedgerStarted,
+    Output,
+    Plain,
+    Record,
+    Skipped,
+)
 from .processed import Processed, fingerprints_of, split_fingerprints
 
 Target = tuple[str, int]  # (topic, partition) of an output
@@ -41,10 +50,15 @@ class Ledger:
     def __init__(self) -> None:
         # The first record. Invariant: None only before any other record.
         self.started: LedgerStarted | None = None
-        # The next offset to be processed. Invariant: never decreases.
+        # The next offset to be processed. Invariant: decreases only where an operator says so.
         self.next_offset = 0
         # The same of the private topic, by its topic_id. Invariant: as above.
         self.private_offsets: dict[bytes, int] = {}
+        # The highest that `next_offset` ever was. Invariant: not below it.
+        self.reached = 0
+        # What an operator had passed over, as (first, next, reason). Invariant: ascending, below
+        # `next_offset`: what is read again after going back is not skipped any more.
+        self.skips: list[tuple[int, int, str]] = []
         # Number of commits. Invariant: each commit record carries the next number.
         self.commit_no = 0
         # Epoch of the last commit. Invariant: never decreases.
@@ -86,7 +100,7 @@ class Ledger:
         if isinstance(record, LedgerStarted):
             assert self.started is None, "a ledger starts once"
             self.started = record
-            self.next_offset = record.start_offset
+            self.next_offset = self.reached = record.start_offset
             return
         assert self.started is not None, "a ledger starts with its first record"
         assert isinstance(record, Committed | AttemptMarked | LedgerEnded), (
@@ -121,6 +135,8 @@ class Ledger:
     def _commit(self, record: Committed) -> None:
         assert record.commit_no == self.commit_no + 1, "commits are numbered without holes"
         self.commit_no = record.commit_no
+        for skipped in record.skipped:
+            self._skip(skipped)
         for topic_id, next_offset in record.inputs:
             self._move(topic_id, next_offset)
         for producer, first, count in record.ranges:
@@ -139,10 +155,11 @@ class Ledger:
                 self.dropped += skipped.next_offset - skipped.first_offset
 
     def _move(self, topic_id: bytes, next_offset: int) -> None:
-        assert next_offset >= self.next_offset_of(topic_id), "an offset never goes back"
+        assert next_offset >= self.next_offset_of(topic_id), "an offset goes back by an order only"
         assert self.started is not None, "a ledger starts with its first record"
         if topic_id == self.started.topic_id:
             self.next_offset = next_offset
+            self.reached = max(self.reached, next_offset)
         else:
             self.private_offsets[topic_id] = next_offset
         if self.deaths.get(topic_id, (next_offset, 0))[0] < next_offset:
@@ -150,6 +167,18 @@ class Ledger:
         running = self._running
         if running is not None and running.topic_id == topic_id and running.offset < next_offset:
             self._running = None
+
+    def _skip(self, skip: Skipped) -> None:
+        """An operator moves the offset of the partition, forward or back."""
+        assert self.started is not None, "a ledger starts with its first record"
+        if skip.topic_id != self.started.topic_id:
+            return
+        if skip.first_offset < skip.next_offset:
+            self.skips.append((skip.first_offset, skip.next_offset, skip.reason))
+            return
+        assert skip.first_offset == self.next_offset, "an order says from where it goes back"
+        back = self.next_offset = skip.next_offset
+        self.skips = [(low, min(high, back), why) for low, high, why in self.skips if low < back]
 
     def _set_deaths(self, topic_id: bytes, offset: int, deaths: int) -> None:
         self.deaths.pop(topic_id, None)
@@ -228,6 +257,8 @@ class Ledger:
             "running": running
             and [running.epoch, running.topic_id, running.offset, running.deaths],
             "ended": self.ended,
+            "reached": self.reached if self.reached != self.next_offset else 0,
+            "skips": [list(skip) for skip in self.skips],
         }
         return {name: value for name, value in fields.items() if value}
 
@@ -245,6 +276,8 @@ class Ledger:
         if fields["started"] is not None:
             self.started = LedgerStarted(*fields["started"])
         self.next_offset = fields["next_offset"]
+        self.reached = fields.get("reached", self.next_offset)
+        self.skips = [(low, high, why) for low, high, why in fields.get("skips", ())]
         self.commit_no = fields["commit_no"]
         self.epoch = fields["epoch"]
         for producer, first, count in fields["ranges"]:

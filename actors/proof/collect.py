@@ -223,6 +223,7 @@ class _Ledger:
                 ids,
                 position,
                 bool(record.parked),
+                any(skip[0] == self._started.topic_id for skip in record.skipped),
             )
         )
         self._offset = following

@@ -128,6 +128,7 @@ class CommitView:
     ids: tuple[str, ...]  # an id that the log does not know is shown as 0x and its fingerprint
     position: int = 0
     parked: bool = False  # its messages became dead letters: they had no effect
+    moved: bool = False  # an operator moved the offset, forward or back
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,11 @@ from .parse_records import (
     Committed,
     Output,
     ProducerGrant,
+    Skips,
     Started,
     Stored,
     Topic,
+    after_skip,
     parse,
     unpack,
 )
@@ -176,6 +178,7 @@ def _read_ledger(files: Files, directory: str, wanted: Wanted, story: Story) -> 
     started: Started | None = None
     offset, position = 0, 0
     row: dict[str, Any] | None = None
+    skips: Skips = []
     seed = seed_of(log.log_id)
     prints = {xxhash.xxh3_128_digest(tagged, seed) for tagged in wanted.tagged}
     if log.start:
@@ -186,6 +189,7 @@ def _read_ledger(files: Files, directory: str, wanted: Wanted, story: Story) -> 
             fields["next_offset"],
             head.position,
         )
+        skips = [(low, high, why) for low, high, why in fields.get("skips", ())]
         blob = b"".join(
             unpack(log.snapshot_part(head, part.name))
             for part in head.parts
@@ -215,6 +219,9 @@ def _read_ledger(files: Files, directory: str, wanted: Wanted, story: Story) -> 
                     parked = _parked(record, story.accepted)
                     if parked is not None:
                         row |= {"status": "parked", "kind": parked[2], "attempts": parked[3]}
+                for skip in record.skipped:
+                    if started is not None and skip[0] == started.topic_id:
+                        skips = after_skip(skips, skip)
                 offset = following
     if started is None or started.topic != wanted.topic:
         return
@@ -223,7 +230,7 @@ def _read_ledger(files: Files, directory: str, wanted: Wanted, story: Story) -> 
         return
     where = {"group": started.group, "partition": started.partition}
     if row is None:
-        row = {"status": _unprocessed(accepted, started, offset)}
+        row = _unprocessed(accepted, started, offset, skips)
         if accepted is None:
             return
     row["committed_offset"] = offset
@@ -244,12 +251,19 @@ def _parked(record: Committed, accepted: dict[str, Any] | None) -> Any:
     return next((one for one in record.parked if offset in {None, one[1]}), None)
 
 
-def _unprocessed(accepted: dict[str, Any] | None, started: Started, offset: int) -> str:
+def _unprocessed(
+    accepted: dict[str, Any] | None, started: Started, offset: int, skips: Skips
+) -> dict[str, Any]:
+    """Return what became of a message that is in no commit."""
     if accepted is None:
-        return "unknown"
-    if accepted["offset"] < started.start_offset:
-        return "before the start of the group"
-    return "pending" if accepted["offset"] >= offset else "passed over"
+        return {"status": "unknown"}
+    its = accepted["offset"]
+    if its < started.start_offset:
+        return {"status": "before the start of the group"}
+    for low, high, reason in skips:
+        if low <= its < high:
+            return {"status": "skipped by an operator", "reason": reason}
+    return {"status": "pending" if its >= offset else "passed over"}
 
 
 def _holds(ranges: Any, blob: bytes, prints: set[bytes], wanted: Wanted) -> bool:

@@ -8,6 +8,7 @@
                       body: the batch as it arrived
 4  group granted      msgpack [group, topic, partition, epoch, incarnation, ledger_id,
                       next_offset, host, path, label, at_ms]
+5  group rewound      msgpack [group, topic, partition, epoch, next_offset, at_ms]
 10 ledger started     msgpack [group, topic, partition, topic_id, log_id, lineage, start_offset]
 11 committed          msgpack [epoch, commit_no, inputs, ranges, fingerprints, state, outputs,
                       acked]
@@ -29,7 +30,7 @@ import msgpack
 
 from .parse_frames import Frame
 
-TOPIC, PRODUCER, STORED, GROUP, STARTED, COMMITTED = 1, 2, 3, 4, 10, 11
+TOPIC, PRODUCER, STORED, GROUP, REWOUND, STARTED, COMMITTED = 1, 2, 3, 4, 5, 10, 11
 COMMITTED_MORE, MARKED, ENDED = 12, 13, 16
 FINGERPRINT_BYTES = 16
 
@@ -110,6 +111,18 @@ class GroupGrant:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupRewind:
+    """An operator, who owns the partition, lets its ledger stand at a lower offset."""
+
+    group: str
+    topic: str
+    partition: int
+    epoch: int
+    next_offset: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The first record of a ledger."""
 
@@ -168,12 +181,15 @@ class Ended:
     epoch: int
 
 
-Record = Topic | ProducerGrant | Stored | GroupGrant | Started | Committed | Marked | Ended
+Record = (
+    Topic | ProducerGrant | Stored | GroupGrant | GroupRewind | Started | Committed | Marked | Ended
+)
 
 _ARRAYS: dict[int, Any] = {
     TOPIC: Topic,
     PRODUCER: ProducerGrant,
     GROUP: GroupGrant,
+    REWOUND: GroupRewind,
     STARTED: Started,
     MARKED: Marked,
     ENDED: Ended,
@@ -209,6 +225,18 @@ def _committed(fields: tuple[Any, ...], more: dict[str, Any]) -> Committed:
             raise BadRecord(f"a commit whose {name} have another shape than they must")
     its = tuple(Output(*output) for output in outputs)
     return Committed(epoch, number, inputs, ranges, fingerprints, state, its, acked, **more)
+
+
+Skip = tuple[bytes, int, int, str]  # as in a commit
+Skips = list[tuple[int, int, str]]  # what is passed over: first and next offset, reason
+
+
+def after_skip(skips: Skips, skip: Skip) -> Skips:
+    """Return what is passed over once an operator has moved the offset, forward or back."""
+    _, first, following, reason = skip
+    if first < following:
+        return [*skips, (first, following, reason)]
+    return [(low, min(high, following), why) for low, high, why in skips if low < following]
 
 
 def _stored(frame: Frame) -> Stored:

@@ -306,9 +306,11 @@ def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str
                 row["processed"] += ledger.processed + parked.processed
                 row["parked"] += parked.left
                 row["skipped"] += ledger.passed_over + ledger.started.start_offset + parked.dropped
+                if ledger.skipped:
+                    row[OPERATOR] = row.get(OPERATOR, 0) + ledger.skipped
                 row["partitions"] += 1
         for row in groups.values():
-            done = row["processed"] + row["parked"] + row["skipped"]
+            done = row["processed"] + row["parked"] + row["skipped"] + row.get(OPERATOR, 0)
             row["pending"] = accepted - done
         topics[topic.topic] = {
             "accepted": accepted,
@@ -321,3 +323,4 @@ def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str
 
 
 _COUNTS = ("processed", "parked", "skipped", "pending", "partitions")
+OPERATOR = "skipped_by_operator"  # a count that only groups have whose offset was moved

@@ -81,6 +81,8 @@ def _judge_id(
         spans = ", ".join(f"[{first}, {following})" for first, following in commits)
         explanation = f"processed {len(commits)} times, by the commits of offsets {spans}"
         found.add("I7-effect-once", ledger.where, explanation, ids)
+    elif not commits and _excused(ledger, fetch, *places[0]):
+        return
     elif not commits:
         explanation = f"offset {stored[0]} is committed, its message was not processed"
         found.add("I8-commit-covers", ledger.where, explanation, ids)
@@ -90,6 +92,13 @@ def _judge_id(
     elif not commits[0][0] <= stored[0] < commits[0][1]:
         explanation = f"offset {stored[0]} was processed by the commit of {commits[0]}"
         found.add("I12-order", ledger.where, explanation, ids)
+
+
+def _excused(ledger: Ledger, fetch: Fetch, position: int, offset: int) -> bool:
+    """Whether an operator had the ledger pass over a message, or will have it read it again."""
+    record = parse(fetch(position))
+    assert isinstance(record, Stored), "rows are made of stored batches"
+    return record.topic_number == ledger.topic_number and not ledger.missing(offset, offset + 1)
 
 
 def stored_id(fetch: Fetch, position: int, offset: int) -> bytes:
@@ -171,8 +180,10 @@ class _Sweep:
         stored[0] = end
 
     def _only_stored(self, stored: list[int], end: int) -> None:
-        explanation = f"offset {stored[2]} is committed, its message was not processed"
-        self._tell("I8-commit-covers", stored[0], end, explanation)
+        at = stored[2] - stored[0]
+        for first, following in self._ledger.missing(stored[2], end + at):
+            explanation = f"offset {first} is committed, its message was not processed"
+            self._tell("I8-commit-covers", first - at, following - at, explanation)
         self._advance(stored, end)
 
     def _only_committed(self, committed: list[int], end: int) -> None:

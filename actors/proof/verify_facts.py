@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..ids import private_topic
-from .parse_records import Started
+from .parse_records import Skips, Started
 from .verify_parked import Parked
 
 Target = tuple[str, int]  # (topic, partition) of an output
@@ -21,9 +21,16 @@ class Ledger:
     generation: int = 0
     end: int = 0
     started: Started | None = None
+    topic_number: int = -1  # in the log, once a batch of its topic was met
     next_offset: int = 0
     commit_no: int = 0
     epoch: int = 0
+    # The highest offset that it ever stood at: above `next_offset` after an operator went back.
+    reached: int = 0
+    # What an operator had it pass over: ascending, nothing above `next_offset`.
+    skips: Skips = field(default_factory=list)
+    # How many messages in `skips` were never processed: counted when ids are compared.
+    skipped: int = 0
     # Offsets below it come from a snapshot, not from commits.
     base_offset: int = 0
     # Ids processed, messages passed over because their ids had been, and commits read.
@@ -68,3 +75,19 @@ class Ledger:
         if self.started is None or topic_id == self.started.topic_id:
             return self.next_offset
         return self.parked.offsets.get(topic_id, 0)
+
+    def missing(self, first: int, end: int) -> list[tuple[int, int]]:
+        """Take note that offsets [first, end) were not processed; return those that should be.
+
+        What an operator had it pass over need not be, nor what it is to read again.
+        """
+        end = min(end, max(first, self.next_offset))
+        wrong = []
+        for low, high, _ in self.skips:
+            if high <= first or end <= low:
+                continue
+            if first < low:
+                wrong.append((first, low))
+            self.skipped += min(end, high) - max(first, low)
+            first = min(end, high)
+        return [*wrong, (first, end)] if first < end else wrong

@@ -20,7 +20,17 @@ from .parse_batch import parse as parse_batch
 from .parse_document import SnapshotHead
 from .parse_frames import Group
 from .parse_log import Log
-from .parse_records import BadRecord, Committed, Ended, Marked, Output, Started, parse, unpack
+from .parse_records import (
+    BadRecord,
+    Committed,
+    Ended,
+    Marked,
+    Output,
+    Started,
+    after_skip,
+    parse,
+    unpack,
+)
 from .verify_facts import Ledger, Target
 from .verify_parked import ANY_OFFSET, mark_is_wrong
 from .verify_rows import IN_LEDGER, Rows
@@ -121,7 +131,7 @@ class LedgerReader:
         if ledger.started is not None:
             self._violation("ledger-shape", f"it starts a second time at position {position}")
         ledger.started = record
-        ledger.next_offset = ledger.base_offset = record.start_offset
+        ledger.next_offset = ledger.base_offset = ledger.reached = record.start_offset
 
     def _committed(self, record: Committed, position: int, generation: int) -> None:
         ledger = self.ledger
@@ -139,7 +149,7 @@ class LedgerReader:
         for producer, start, size in record.ranges:
             self._range(producer, start, size, first, following)
             count += size
-        passed_over = following - first - count
+        passed_over = max(following - first, 0) - count - self._skip(record)
         if passed_over < 0:
             self._violation(
                 "I7-effect-once",
@@ -149,8 +159,10 @@ class LedgerReader:
         for topic_id, (_, end) in spans.items():
             if ledger.started is None or topic_id == ledger.started.topic_id:
                 ledger.processed += count
-                ledger.passed_over += max(0, passed_over)
+                again = max(0, min(following, ledger.reached) - first)  # read a second time
+                ledger.passed_over += max(0, passed_over - again)
                 ledger.next_offset = end
+                ledger.reached = max(ledger.reached, end)
             else:
                 ledger.parked.offsets[topic_id] = end
         if ledger.started is not None:
@@ -161,12 +173,25 @@ class LedgerReader:
             self._acked((topic, partition), end, record.commit_no)
         self._outputs(record.outputs, position)
 
+    def _skip(self, record: Committed) -> int:
+        """Take an operator's moves of the partition; return how many offsets they jump over."""
+        ledger, jumped = self.ledger, 0
+        for skip in record.skipped:
+            if ledger.started is not None and skip[0] == ledger.started.topic_id:
+                ledger.skips = after_skip(ledger.skips, skip)
+                jumped += max(0, skip[2] - skip[1])
+        return jumped
+
     def _spans(self, record: Committed) -> dict[bytes, tuple[int, int]]:
         """Return which offsets of which input the commit passes. It moves one input, or none."""
         ledger = self.ledger
         spans: dict[bytes, tuple[int, int]] = {}
         for topic_id, offset in record.inputs:
             first = ledger.next_offset_of(topic_id)
+            back = any(skip[:3] == (topic_id, first, offset) for skip in record.skipped)
+            if back and ledger.started is not None and topic_id == ledger.started.topic_id:
+                spans[topic_id] = (first, offset)  # by order
+                continue
             if offset < first:
                 self._violation(
                     "I8-commit-monotone",
@@ -266,13 +291,15 @@ class LedgerReader:
         if fields["started"] is not None:
             self._started(Started(*fields["started"]), head.position)
         ledger.next_offset = ledger.base_offset = fields["next_offset"]
+        ledger.reached = fields.get("reached", ledger.next_offset)
+        ledger.skips = [(low, high, why) for low, high, why in fields.get("skips", ())]
         ledger.commit_no, ledger.epoch = fields["commit_no"], fields["epoch"]
         ledger.parked.restore(fields)
         # Which ids are those of the private input is not told: theirs lie at any offset.
-        end = ANY_OFFSET if ledger.parked.offsets else ledger.next_offset
+        end = ANY_OFFSET if ledger.parked.offsets else ledger.reached
         start = 0 if ledger.started is None else ledger.started.start_offset
         for producer, first, count in fields["ranges"]:
-            self._range(producer, first, count, start, ledger.next_offset)
+            self._range(producer, first, count, start, ledger.reached)
             ledger.processed += count
         for part in head.parts:
             if part.name.startswith("ids-"):

@@ -19,7 +19,16 @@ from .parse_batch import BadBatch, BatchView, body_hash
 from .parse_batch import parse as parse_batch
 from .parse_document import SnapshotHead
 from .parse_log import Log
-from .parse_records import BadRecord, GroupGrant, ProducerGrant, Stored, Topic, parse, unpack
+from .parse_records import (
+    BadRecord,
+    GroupGrant,
+    GroupRewind,
+    ProducerGrant,
+    Stored,
+    Topic,
+    parse,
+    unpack,
+)
 from .verify_facts import Ledger
 from .verify_ledgers import sensible
 from .verify_parked import PRIVATE_ID_MARK
@@ -75,6 +84,8 @@ class LogReader:
             for name in (topic, ledger.private_topic):
                 self._ledgers.setdefault((name, partition), []).append(ledger)
         self._output_epochs: dict[str, GroupGrant] = {}
+        # By group, topic and partition: the offset below which nobody may be granted.
+        self._reported: dict[tuple[str, str, int], int] = {}
 
     def read(self, progress: Callable[[int, int], None]) -> BrokerLog:
         """Read all; `progress` is told (position, end). Raises CorruptLog, LogMoved."""
@@ -107,6 +118,8 @@ class LogReader:
             self._grant(record.producer, record.epoch)
         elif isinstance(record, GroupGrant):
             self._group_grant(record)
+        elif isinstance(record, GroupRewind):
+            self._reported[record.group, record.topic, record.partition] = record.next_offset
         else:
             self._found.add("log-shape", f"position {position}", "a record of a ledger")
 
@@ -128,12 +141,14 @@ class LogReader:
         where = f"group {record.group} {record.topic}/{record.partition}"
         if last is not None and record.ledger_id != last.ledger_id:
             self._found.add("one-ledger", where, f"epoch {record.epoch} has another ledger")
-        if last is not None and record.next_offset < last.next_offset:
+        reported = self._reported.get(key, 0)
+        if record.next_offset < reported:
             self._found.add(
                 "I8-commit-monotone",
                 where,
-                f"granted at offset {record.next_offset} after {last.next_offset}",
+                f"granted at offset {record.next_offset} after {reported}",
             )
+        self._reported[key] = record.next_offset
         grants[record.epoch] = record
 
     # --- batches ---------------------------------------------------------------------------------
@@ -258,8 +273,10 @@ class LogReader:
         assert ledger.started is not None, "ledgers without a first record are left out"
         topic = self.facts.topics[record.topic_number]
         private = topic.topic == ledger.private_topic
+        if not private:
+            ledger.topic_number = record.topic_number
         start = 0 if private else ledger.started.start_offset
-        end = ledger.parked.offsets.get(topic.topic_id, 0) if private else ledger.next_offset
+        end = ledger.parked.offsets.get(topic.topic_id, 0) if private else ledger.reached
         return max(record.first_offset, start), min(record.end_offset, end)
 
     # --- snapshots -------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ def commit_covers(evidence: Evidence) -> Iterator[Violation]:
         entries = sorted(by_partition[ledger.topic, ledger.partition], key=_OFFSET)
         processed: set[str] = set()
         for commit in ledger.commits:
+            if commit.moved:  # over messages that are not to be processed, or back
+                continue
             low = bisect_left(entries, commit.first_offset, key=_OFFSET)
             high = bisect_left(entries, commit.next_offset, key=_OFFSET)
             span = [entry.message_id for entry in entries[low:high]]
@@ -73,13 +75,15 @@ def commit_monotone(evidence: Evidence) -> Iterator[Violation]:
             if commit.commit_no != number + 1 and commit.commit_no != ledger.base_commit_no:
                 reason = f"commit {commit.commit_no} follows {number}"
                 yield Violation("I8-commit-monotone", ledger.where, (), reason)
-            if commit.first_offset < offset or commit.next_offset < commit.first_offset:
+            back = commit.next_offset < commit.first_offset and not commit.moved
+            if commit.first_offset < offset or back:
                 reason = f"commit {commit.commit_no} goes back below offset {offset}"
                 yield Violation("I8-commit-monotone", ledger.where, (), reason)
             number, offset = commit.commit_no, commit.next_offset
     best: dict[tuple[str, str, int], int] = {}
     for look in [*evidence.earlier_ledgers, *_ledgers(evidence)]:
-        if look.next_offset < best.get(look.place, 0):
+        moved = any(commit.moved for commit in look.commits)
+        if look.next_offset < best.get(look.place, 0) and not moved:
             reason = f"it stands at {look.next_offset}, and stood at {best[look.place]} before"
             yield Violation("I8-commit-monotone", look.where, (), reason)
         best[look.place] = max(best.get(look.place, 0), look.next_offset)
