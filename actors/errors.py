@@ -195,6 +195,19 @@ class Busy(OnceMQError):
     retriable = True
 
 
+class GroupInUse(OnceMQError):
+    """A live consumer owns a partition that an operator wants to move. Nothing was changed."""
+
+    code = "group_in_use"
+    default_hint = "stop the consumers of the group first"
+
+
+class OffsetOutOfRange(OnceMQError):
+    """There is no such offset or partition to move to."""
+
+    code = "offset_out_of_range"
+
+
 class NotGranted(OnceMQError):
     """The grant under which this consumer speaks is not the current one."""
 

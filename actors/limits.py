@@ -86,6 +86,17 @@ LEASE_MS = 10_000
 LEASE_RENEW_MS = 2_000
 JOIN_RETRY_MS = 250
 
+# --- members of a group that share partitions ----------------------------------------------------
+MEMBERS_MAX = 1_000  # heard lately, of all groups; above it a member takes only what nobody wants
+ASKED_MAX = 100_000  # (member, partition) pairs of who asks for what; more are not noted
+MEMBER_MS = 6_000  # not heard for so long, a member has no share any more: three renewals
+ASKED_MS = 3_500  # not asked for a partition for so long, nothing of it is kept: three asks
+KEEP_MS = 3_000  # a free partition is kept for a member below its share at most so long
+SETTLE_MS = 5_000  # nothing is taken from anybody so soon after a start of the broker
+STEADY_MS = 1_500  # nor for a member that is there for less
+SKIPS_MAX = 1_000  # ranges that operators had a ledger pass over (NotSupported)
+MOVE_PAUSE_MS = 5_000  # nor so soon after it was taken from somebody before
+
 # --- consumer ------------------------------------------------------------------------------------
 RETRIES_DEFAULT = 5
 CRASH_RETRIES_DEFAULT = 6  # six kills in a row of a healthy slow handler never park its message

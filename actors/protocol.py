@@ -1,15 +1,19 @@
 """What is said on the wire: one frozen value a message; docs/PROTOCOL.md is the contract.
 
 A request carries a number that its answer repeats. The order of the fields is the order on the
-wire. A message with a body (a batch, or fetched records) carries it in a frame of its own.
+wire. A message with a body (a batch, or fetched records) carries it in a frame of its own. Fields
+with a default came with a later version: at their default they are left off the wire, and whoever
+sets one knows that the peer speaks that version.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .protocol_groups import DescribeGroup, GroupDescribed, Rewind, Rewound
+
 VERSION_MIN = 1
-VERSION_MAX = 1
+VERSION_MAX = 2
 
 # Verdicts of messages in `Produced.runs`.
 STORED = 0
@@ -135,6 +139,9 @@ class Join:
     host: str
     path: str
     label: str
+    # Version 2: 16 random bytes of the process, the same for all its partitions. Members with an
+    # id share the partitions of a topic evenly; without one a joiner takes what is free.
+    member: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,9 @@ class Renew:
     topic: str
     partition: int
     epoch: int
+    # Version 2: who renews, and what is durably committed, for people who ask for the lag.
+    member: bytes = b""
+    committed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +268,7 @@ class Granted:
     lineage: bytes
     end_offset: int
     lease_ms: int
+    shared: bool = False  # version 2: other members own partitions of the topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +278,7 @@ class Standby:
     request: int
     owner: str
     lease_left_ms: int
+    idle: bool = False  # version 2: all that is stored there is committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +287,8 @@ class Renewed:
 
     request: int
     epoch: int
+    revoke: bool = False  # version 2: give the partition back in good order, another waits for it
+    shared: bool = False  # version 2: other members own partitions of the topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +322,8 @@ Request = (
     | Join
     | Renew
     | Leave
+    | Rewind
+    | DescribeGroup
 )
 Answer = (
     Welcome
@@ -322,6 +338,8 @@ Answer = (
     | Standby
     | Renewed
     | Left
+    | Rewound
+    | GroupDescribed
     | Failure
 )
 Message = Request | Answer
@@ -340,6 +358,8 @@ KINDS: dict[int, type[Message]] = {
     10: Join,
     11: Renew,
     12: Leave,
+    13: Rewind,
+    14: DescribeGroup,
     33: Welcome,
     34: Pong,
     35: TopicDescribed,
@@ -353,4 +373,6 @@ KINDS: dict[int, type[Message]] = {
     43: Renewed,
     44: Left,
     45: Failure,
+    46: Rewound,
+    47: GroupDescribed,
 }

@@ -14,8 +14,9 @@ import click
 from ..errors import HandlerFailed
 from ..ids import check_name
 from ..library.app import App
-from ..library.consumer_process import ConsumerProcess, Summary, Watcher
+from ..library.consumer_process import ConsumerProcess, Watcher
 from ..library.handlers import Consumer, MessageContext
+from ..library.tally import Summary
 from ..runtime.events import EventLog
 from ..runtime.settings import Settings
 from .config import setting_options

@@ -6,6 +6,7 @@ checked before it is believed: only `msgpack.unpackb` on one bounded frame, neve
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import typing
 from operator import attrgetter
@@ -56,7 +57,11 @@ _CHECKS = {int: _check_int, bool: _check_bool, str: _check_text, bytes: _check_b
 
 
 class _Shape:
-    """How one kind of message looks: its fields in order and a check for each."""
+    """How one kind of message looks: its fields in order and a check for each.
+
+    Fields with a default came with a later version and stand last. What holds its default is left
+    off the end, so a peer of the earlier version is never shown a field that it does not know.
+    """
 
     def __init__(self, number: int, kind: type[Message]) -> None:
         hints = typing.get_type_hints(kind)
@@ -64,6 +69,9 @@ class _Shape:
         self.number = number
         self.names = tuple(hints)
         self.values = attrgetter(*hints) if len(hints) > 1 else None
+        fields = dataclasses.fields(kind)
+        self.later = [one.default for one in fields if one.default is not dataclasses.MISSING]
+        self.least = len(fields) - len(self.later)
         self.checks = tuple(
             _check_signed if name in _SIGNED else _CHECKS.get(hint, _check_tuple)
             for name, hint in hints.items()
@@ -71,6 +79,11 @@ class _Shape:
 
     def pack(self, message: Message) -> bytes:
         fields = self.values(message) if self.values else (message.request,)
+        end = len(fields)
+        while end > self.least and fields[end - 1] == self.later[end - 1 - self.least]:
+            end -= 1
+        if end < len(fields):
+            fields = fields[:end]
         packed: bytes = msgpack.packb((self.number, *fields))
         return packed
 
@@ -121,9 +134,9 @@ def _decode_header(frame: bytes) -> Message:
     if shape is None:
         raise Malformed(f"unknown kind of message {fields[0]}")
     values = fields[1:]
-    if len(values) != len(shape.names):
+    if not shape.least <= len(values) <= len(shape.names):
         raise Malformed(f"{shape.kind.__name__} with {len(values)} fields")
-    for name, check, value in zip(shape.names, shape.checks, values, strict=True):
+    for name, check, value in zip(shape.names, shape.checks, values, strict=False):
         if not check(value):
             raise Malformed(f"{shape.kind.__name__}.{name} has an impossible value")
     message: Message = shape.kind(*values)

@@ -66,6 +66,7 @@ from ..protocol import (
     TopicsListed,
     Welcome,
 )
+from ..protocol_groups import DescribeGroup, Rewind
 from ..records import BatchStored, Plain, ProducerGranted, Record, TopicCreated
 from .broker_state import BrokerState
 from .fetch import FetchServer
@@ -129,7 +130,11 @@ class BrokerCore:
             Join: self._join,
             Renew: lambda peer, it, out: self._membership.renew(peer, it, self._now_ms, out),
             Leave: self._membership.leave,
+            Rewind: self._rewind,
             ListGroups: lambda peer, it, out: self._membership.list(peer, it, self._now_ms, out),
+            DescribeGroup: lambda peer, it, out: self._membership.describe(
+                peer, it, self._now_ms, out
+            ),
         }
 
     # --- outcome.Core ----------------------------------------------------------------------------
@@ -186,7 +191,7 @@ class BrokerCore:
         """Begin to answer: all that was replayed is durable, every grant has a full lease."""
         self.epoch = event.generation
         self._ahead_ms = max(0, self.state.last_at_ms - self._now_ms)
-        self.state.groups.start_leases(self._now_ms)
+        self._membership.start(self._now_ms)
         for _, partition in self.state.topics.partitions():
             partition.durable_end_offset = partition.end_offset
 
@@ -281,6 +286,11 @@ class BrokerCore:
     def _join(self, peer: bytes, join: Join, out: Outcome) -> None:
         times = (self._now_ms, self._broker_ms())
         self._membership.join(peer, join, times, out, disk_full=self._judge.disk_full)
+
+    def _rewind(self, peer: bytes, rewind: Rewind, out: Outcome) -> None:
+        if self._judge.disk_full:
+            raise DiskFull(NO_ROOM)
+        self._membership.rewind(peer, rewind, self._broker_ms(), out)
 
     # --- topics ----------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from ..outcome import Snapshot
 from ..records import (
     BatchStored,
     GroupGranted,
+    GroupRewound,
     Plain,
     ProducerGranted,
     Record,
@@ -62,6 +63,8 @@ class BrokerState:
             self.topics.apply(record)
         elif isinstance(record, ProducerGranted):
             self.producers.apply_granted(record)
+        elif isinstance(record, GroupRewound):
+            self.groups.apply_rewound(record)
         else:
             assert isinstance(record, GroupGranted), f"not a record of a broker: {record}"
             self.groups.apply(record)

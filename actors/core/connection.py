@@ -56,6 +56,8 @@ class Connection:
         self.lineage = b""
         # Highest broker epoch met. Invariant: never falls.
         self.epoch = 0
+        # The version of the protocol that the last Welcome named; 0 before the first.
+        self.version = 0
         # When a Tick is wanted; None: never. Set by `tick`.
         self.wake_at_ms: int | None = None
         # Number and time of the last Hello; 0 before the first. Invariant: every request with a
@@ -199,6 +201,7 @@ class Connection:
         self.ready = True
         self.sessions += 1
         self.log_id, self.lineage, self.epoch = welcome.log_id, welcome.lineage, welcome.epoch
+        self.version = welcome.version
         self._quiet_since_ms = self._reopened_at_ms = self._ping_at_ms = now_ms
         if first:
             self._warned = False

@@ -18,7 +18,7 @@ docs/PROTOCOL.md, "Groups" and "Fetch"; docs/STORAGE.md, "Ledger".
 
 from __future__ import annotations
 
-from ..errors import Fenced, IdConflict, OnceMQError, StoreMismatch, from_code
+from ..errors import Fenced, IdConflict, OnceMQError, from_code
 from ..outcome import (
     DiskSpace,
     Event,
@@ -28,17 +28,18 @@ from ..outcome import (
     Snapshot,
     SnapshotWritten,
     Stop,
+    Synced,
 )
-from ..protocol import CONFLICT, Failure, Fetched, Granted, Message, TopicDescribed
+from ..protocol import CONFLICT, Failure, Fetched, Message, Renewed, TopicDescribed
 from ..records import Committed, LedgerEnded, LedgerStarted, Plain, Record
 from .connection import Connection
-from .consumer_fetch import regressed
-from .consumer_grant import LEAVING, OPENING, RUNNING, STOPPED, GrantHolder, Member
+from .consumer_grant import JOINING, LEAVING, OPENING, RUNNING, STOPPED, GrantHolder, Member
 from .consumer_running import START_OFFSET, Running
 from .consumer_topics import TopicLookups
 from .consumer_work import Drain, GiveUp, HandlerDone, LedgerPeeked, ResolveTopic
 from .handling import Acked
 from .ledger import Ledger
+from .ledger_check import check_follows
 from .window import Fingerprint
 
 
@@ -63,13 +64,24 @@ class ConsumerCore:
         self._recovered = False
         self._disk_full = False
         self._draining = False
-        # Since when all is handled, committed and acknowledged; None: something is to be done.
+        # Since when all is handled, committed and acknowledged; None: something is to be done. Of a
+        # standby: since when its owner is done.
         self.idle_since_ms: int | None = None
 
     @property
     def phase(self) -> str:
         """Where it is on its way; see consumer_grant.py."""
         return self._holder.phase
+
+    @property
+    def revoked(self) -> bool:
+        """Whether the broker asked for the partition back: a fresh core may stand by for it."""
+        return self._holder.revoked
+
+    @property
+    def shared(self) -> bool:
+        """Whether other members own partitions of the topic, as far as the broker has told."""
+        return self._holder.shared
 
     @property
     def processed(self) -> int:
@@ -140,6 +152,8 @@ class ConsumerCore:
                 self._disk_full = event.full
                 if self._running is not None:
                     self._running.handling.disk_space(full=event.full, out=out)
+            case Synced():
+                self._holder.committed = self.ledger.next_offset
             case SnapshotWritten():
                 self.ledger.snapshot_written()
             case ResolveTopic():
@@ -196,6 +210,8 @@ class ConsumerCore:
             self._lookups.received(message, now_ms, out)
         if isinstance(message, Failure):
             self._holder.refused(message, now_ms)
+        elif isinstance(message, Renewed):
+            self._draining = self._holder.renewed(message, out) or self._draining
         elif self._holder.answered(message, now_ms, out):
             self._stop(None, now_ms, out)
 
@@ -247,6 +263,9 @@ class ConsumerCore:
             self._begin(out)
         elif self._draining and self.phase not in {OPENING, RUNNING, LEAVING, STOPPED}:
             self._stop(None, now_ms, out)
+        if self._running is None:
+            idle = self.phase == JOINING and holder.idle
+            self.idle_since_ms = (self.idle_since_ms or now_ms) if idle else None
         if self._running is not None:
             self._run(self._running, now_ms, out)
         if self.phase == STOPPED:
@@ -262,7 +281,7 @@ class ConsumerCore:
         grant, ledger = self._holder.grant, self.ledger
         assert grant is not None, "a ledger is opened for a grant"
         if ledger.started is not None:
-            self._check(ledger.started, grant)
+            check_follows(ledger, self.member.place, grant)
         self._running = Running(
             self.member,
             self.connection,
@@ -280,27 +299,13 @@ class ConsumerCore:
             number = ledger.commit_no + 1
             out.appends.append(Committed(grant.epoch, number, [], [], b"", {}, []))
         self._holder.phase = RUNNING
+        self._holder.committed = self.ledger.next_offset
         fields = self.member.fields(
             epoch=grant.epoch,
             next_offset=self._running.fetcher.offset,
             ledger_id=self._holder.ledger_id.hex(),
         )
         out.events.append(("consumer.granted", fields))
-
-    def _check(self, started: LedgerStarted, grant: Granted) -> None:
-        """Raise StoreMismatch or LogRegressed unless this ledger follows this log."""
-        if (started.group, started.topic, started.partition) != self.member.place:
-            raise StoreMismatch(
-                f"the ledger belongs to group {started.group}, "
-                f"{started.topic}/{started.partition}, not to {'/'.join(map(str, self.member.place))}"
-            )
-        if (started.log_id, started.topic_id) != (grant.log_id, grant.topic_id):
-            raise StoreMismatch(
-                f"the ledger follows log {started.log_id.hex()} topic {started.topic_id.hex()}, "
-                f"the broker has log {grant.log_id.hex()} topic {grant.topic_id.hex()}"
-            )
-        if grant.end_offset < self.ledger.next_offset:
-            raise regressed(self.member.place, self.ledger.next_offset, grant.end_offset)
 
     def _run(self, running: Running, now_ms: int, out: Outcome) -> None:
         handling, outbox = running.handling, running.outbox

@@ -8,7 +8,9 @@ The ledger's facts are read before anything else and go with the join, so the br
 ledger that is not the group's. While another member has the partition the join is asked again
 every second, each time with fresh facts. The grant names an epoch: the next generation of the
 ledger and the epoch of the outputs. From then on the lease is renewed, whatever the disk or the
-handlers do; but it is the fence of the ledger that decides whether a commit is valid.
+handlers do; but it is the fence of the ledger that decides whether a commit is valid. The answer to
+a renewal may ask for the partition back, for another member whose share it is (balance.py): the
+core then drains and leaves as at its end.
 
 docs/PROTOCOL.md, "Groups".
 """
@@ -39,11 +41,14 @@ from ..protocol import (
     Left,
     Message,
     Renew,
+    Renewed,
     Standby,
     TopicDescribed,
 )
 from .connection import BROKER, Connection
-from .consumer_work import LedgerPeeked, OpenLedger, PeekLedger, StandingBy, TopicFound
+from .consumer_work import GaveBack, LedgerPeeked, OpenLedger, PeekLedger, StandingBy, TopicFound
+
+_MEMBERS_VERSION = 2  # of the protocol: brokers before it know no members
 
 STARTING = "starting"  # waits for the facts of the ledger
 DESCRIBING = "describing"  # waits for the topic
@@ -65,6 +70,7 @@ class Member:
     label: str  # host and pid, for messages to people
     retries: int = RETRIES_DEFAULT
     crash_retries: int = CRASH_RETRIES_DEFAULT
+    process: bytes = b""  # 16 random bytes, the same for all partitions; b"": takes what is free
 
     @property
     def private_topic(self) -> str:
@@ -110,6 +116,14 @@ class GrantHolder:
         # Whether the ledger was asked for its facts, and the user told of standing by.
         self._asked_facts = False
         self._told_standby = False
+        # Whether the broker has asked for the partition back. Invariant: stays True.
+        self.revoked = False
+        # Whether other members own partitions of the topic, as the broker told last.
+        self.shared = False
+        # Whether all of the partition is committed by its owner, as the broker told last.
+        self.idle = False
+        # What is durably committed: goes with renewals, for people who ask for the lag.
+        self.committed = 0
 
     @property
     def owed(self) -> bool:
@@ -131,6 +145,7 @@ class GrantHolder:
 
     def lost(self) -> None:
         """The connection is a new one: ask again what was not answered."""
+        self.idle = False
         if self.phase in {DESCRIBING, JOINING}:
             self._request = self._again_at_ms = 0
 
@@ -153,8 +168,14 @@ class GrantHolder:
             assert self.grant is not None, "a lease belongs to a grant"
             self._renewal = self._connection.next_request()
             self._renew_at_ms = now_ms + LEASE_RENEW_MS
-            renew = Renew(self._renewal, *self.member.place, self.grant.epoch)
+            known = (self._process, self.committed) if self._process else ()
+            renew = Renew(self._renewal, *self.member.place, self.grant.epoch, *known)
             out.sends.append(Send(BROKER, renew))
+
+    @property
+    def _process(self) -> bytes:
+        """The id that this broker can be told."""
+        return self.member.process if self._connection.version >= _MEMBERS_VERSION else b""
 
     def peeked(self, facts: LedgerPeeked, now_ms: int, out: Outcome) -> None:
         """Take the facts of the ledger: connect with the first ones, join with later ones."""
@@ -179,6 +200,7 @@ class GrantHolder:
                 facts.host,
                 facts.path,
                 self.member.label,
+                self._process,
             )
             out.sends_after_sync.append(Send(BROKER, join))
 
@@ -202,6 +224,7 @@ class GrantHolder:
         elif isinstance(message, Standby) and self.phase == JOINING:
             self._request = 0
             self._again_at_ms = now_ms + STANDBY_RETRY_MS
+            self.idle = message.idle
             if not self._told_standby:
                 self._told_standby = True
                 out.events.append(("consumer.standby", self.member.fields()))
@@ -209,10 +232,22 @@ class GrantHolder:
         elif isinstance(message, Granted) and self.phase == JOINING:
             self._request = 0
             self.grant = message
+            self.shared = message.shared
             self.phase = OPENING
             self._renew_at_ms = now_ms + LEASE_RENEW_MS
             out.work.append(OpenLedger(message.epoch))
         return isinstance(message, Left) and self.phase == LEAVING
+
+    def renewed(self, message: Renewed, out: Outcome) -> bool:
+        """Take the answer to a renewal; return whether the partition is wanted back, once."""
+        if message.request != self._renewal or self.phase not in {OPENING, RUNNING}:
+            return False
+        self.shared = message.shared
+        if not message.revoke or self.revoked:
+            return False
+        self.revoked = True
+        out.events.append(("consumer.revoked", self.member.fields(epoch=message.epoch)))
+        return True
 
     def refused(self, failure: Failure, now_ms: int) -> None:
         """Take a refusal of a request of this class; others are ignored.
@@ -242,6 +277,9 @@ class GrantHolder:
         self._again_at_ms = now_ms + LEAVE_WAIT_MS
         leave = Leave(self._request, *self.member.place, self.grant.epoch, next_offset)
         out.sends_after_sync.append(Send(BROKER, leave))
+        out.work_after_sync.append(GaveBack())
+        fields = self.member.fields(epoch=self.grant.epoch, next_offset=next_offset)
+        out.events.append(("consumer.left", fields))
 
     def wait_is_over(self, now_ms: int) -> bool:
         """Whether the answer to `leave` is not worth waiting for any longer."""

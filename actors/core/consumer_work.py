@@ -50,6 +50,14 @@ class OpenLedger:
 
 
 @dataclass(frozen=True, slots=True)
+class GaveBack:
+    """All that was committed is synced, and the grant is on its way back to the broker.
+
+    From here on a successor may be there: being fenced by it is no failure.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class RunHandler:
     """Call the handler for each message of `window`, in order, in the thread of handlers.
 

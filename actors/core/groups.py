@@ -17,15 +17,16 @@ the owner sets free.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import LedgerNotHere, LogRegressed, NotGranted, ProtocolError
 from ..limits import LABEL_CHARS_MAX, LEASE_MS
 from ..protocol import Join
-from ..records import GroupGranted, Plain
+from ..records import GroupGranted, GroupRewound, Plain
 
 Key = tuple[str, str, int]  # group, topic, partition
 
+_GRANT_FIELDS = 11  # in a snapshot
 GENERATION_MAX = 1 << 48  # numbers may jump, but not so far that they would ever run out
 
 
@@ -37,6 +38,8 @@ class Lease:
     until_ms: int
     released: bool = False  # the owner left
     next_offset: int = 0  # the highest that the owner reported under this grant
+    member: bytes = b""  # the process of the owner, once heard; volatile like all of this
+    committed: int = 0  # as the last renewal told: for people, nothing is decided by it
 
 
 class GroupTable:
@@ -48,6 +51,9 @@ class GroupTable:
         self.grants: dict[Key, GroupGranted] = {}
         # Invariant after Recovered: one for each grant, with its epoch.
         self.leases: dict[Key, Lease] = {}
+        # The generation in which an operator went back to an earlier offset: a ledger that has
+        # not got it is an older copy, whatever its offset. Only for keys where that happened.
+        self.rewound: dict[Key, int] = {}
 
     def __len__(self) -> int:
         """Return the number of grants."""
@@ -62,8 +68,16 @@ class GroupTable:
         assert last is None or record.epoch > last.epoch, "epochs rise"
         self.grants[key] = record
 
+    def apply_rewound(self, record: GroupRewound) -> None:
+        """Take an operator's word that the ledger goes back."""
+        key = (record.group, record.topic, record.partition)
+        grant = self.grants[key]
+        assert record.epoch == grant.epoch, "only the owner rewinds"
+        self.grants[key] = replace(grant, next_offset=min(grant.next_offset, record.next_offset))
+        self.rewound[key] = record.epoch
+
     def freeze(self) -> Plain:
-        """Return all grants as a part of a snapshot."""
+        """Return all grants as a part of a snapshot, with the generation of a rewind behind."""
         return [
             [
                 *key,
@@ -75,6 +89,7 @@ class GroupTable:
                 grant.path,
                 grant.label,
                 grant.at_ms,
+                *([self.rewound[key]] if key in self.rewound else []),
             ]
             for key, grant in self.grants.items()
         ]
@@ -82,15 +97,19 @@ class GroupTable:
     def restore(self, part: Plain) -> None:
         """Become what `freeze` returned."""
         for fields in part:
-            grant = GroupGranted(*fields)
-            self.grants[grant.group, grant.topic, grant.partition] = grant
+            grant = GroupGranted(*fields[:_GRANT_FIELDS])
+            key = (grant.group, grant.topic, grant.partition)
+            self.grants[key] = grant
+            if len(fields) > _GRANT_FIELDS:
+                self.rewound[key] = fields[_GRANT_FIELDS]
 
     # --- decisions -------------------------------------------------------------------------------
 
     def start_leases(self, now_ms: int) -> None:
         """After a restart every grant is live for one full lease."""
         self.leases = {
-            key: Lease(grant.epoch, now_ms + LEASE_MS) for key, grant in self.grants.items()
+            key: Lease(grant.epoch, now_ms + LEASE_MS, committed=grant.next_offset)
+            for key, grant in self.grants.items()
         }
 
     def check_ledger(self, key: Key, join: Join, end_offset: int) -> None:
@@ -104,7 +123,8 @@ class GroupTable:
         if grant is None:
             return
         known = self.known_offset(key)
-        if join.ledger_id == grant.ledger_id and join.next_offset >= known:
+        whole = join.highest_generation >= self.rewound.get(key, 0)
+        if join.ledger_id == grant.ledger_id and join.next_offset >= known and whole:
             return
         what = "an older state of its" if join.ledger_id == grant.ledger_id else "another"
         raise LedgerNotHere(
@@ -159,15 +179,23 @@ class GroupTable:
             at_ms,
         )
 
-    def start_lease(self, record: GroupGranted, now_ms: int) -> None:
-        """Start the lease of a grant that is being appended."""
+    def start_lease(self, record: GroupGranted, now_ms: int) -> Lease:
+        """Start and return the lease of a grant that is being appended."""
         key = (record.group, record.topic, record.partition)
-        self.leases[key] = Lease(record.epoch, now_ms + LEASE_MS, next_offset=record.next_offset)
+        self.leases[key] = Lease(
+            record.epoch,
+            now_ms + LEASE_MS,
+            next_offset=record.next_offset,
+            committed=record.next_offset,
+        )
+        return self.leases[key]
 
-    def renew(self, key: Key, epoch: int, now_ms: int) -> None:
-        """Let the lease run anew. Raises NotGranted."""
+    def renew(self, key: Key, epoch: int, now_ms: int) -> Lease:
+        """Let the lease run anew and return it. Raises NotGranted."""
         self.check(key, epoch)
-        self.leases[key].until_ms = now_ms + LEASE_MS
+        lease = self.leases[key]
+        lease.until_ms = now_ms + LEASE_MS
+        return lease
 
     def leave(self, key: Key, epoch: int, next_offset: int) -> None:
         """Free the grant for the next joiner. Raises NotGranted."""
@@ -175,6 +203,12 @@ class GroupTable:
         lease = self.leases[key]
         lease.released = True
         lease.next_offset = max(lease.next_offset, next_offset)
+        lease.committed = next_offset
+
+    def rewind(self, key: Key, next_offset: int, at_ms: int) -> GroupRewound:
+        """Return the record by which the ledger may stand at a lower offset from here on."""
+        self.leases[key].next_offset = 0  # what counts is in the grant now
+        return GroupRewound(*key, self.grants[key].epoch, next_offset, at_ms)
 
     def check(self, key: Key, epoch: int) -> None:
         """Accept the current grant only. Raises NotGranted."""
@@ -194,3 +228,7 @@ class GroupTable:
         """Tell whether the lease of a grant still keeps others waiting."""
         lease = self.leases[key]
         return not lease.released and lease.until_ms > now_ms
+
+    def alive_elsewhere(self, key: Key, member: bytes, now_ms: int) -> bool:
+        """Whether the lease of a partition runs, and for another process than `member`."""
+        return key in self.leases and self.leases[key].member != member and self.live(key, now_ms)

@@ -25,17 +25,23 @@ from ..protocol import (
     Failure,
     Fetch,
     Fetched,
+    Granted,
     GroupsListed,
     Hello,
+    Join,
+    Leave,
+    Left,
     ListGroups,
     ListTopics,
     Message,
     Produce,
     Produced,
+    Standby,
     TopicDescribed,
     TopicsListed,
     Welcome,
 )
+from ..protocol_groups import DescribeGroup, GroupDescribed, Rewind, Rewound
 from ..records import BatchStored
 from ..runtime.zmq_transport import DealerTransport
 
@@ -106,6 +112,24 @@ class AdminClient:
         """Return all grants. Raises NoAnswer."""
         return self._ask(ListGroups(0), GroupsListed)
 
+    def group(self, group: str) -> GroupDescribed:
+        """Return members and partitions of a group. Raises NoAnswer, InvalidName."""
+        return self._ask(DescribeGroup(0, group), GroupDescribed)
+
+    def join(self, join: Join) -> Granted | Standby:
+        """Ask for a partition. Raises LedgerNotHere, LogRegressed, StoreMismatch, NoAnswer, ..."""
+        answer = self._ask(join, (Granted, Standby))
+        assert isinstance(answer, Granted | Standby), "as asked"
+        return answer
+
+    def leave(self, group: str, topic: str, partition: int, epoch: int, offset: int) -> None:
+        """Give a partition back. Raises NotGranted, NoAnswer."""
+        self._ask(Leave(0, group, topic, partition, epoch, offset), Left)
+
+    def rewind(self, group: str, topic: str, partition: int, epoch: int, offset: int) -> None:
+        """Let the ledger stand at a lower offset. Raises NotGranted, NoAnswer."""
+        self._ask(Rewind(0, group, topic, partition, epoch, offset), Rewound)
+
     def fetch(
         self, topic: str, partition: int, offset: int, max_bytes: int = FETCH_BYTES_DEFAULT
     ) -> tuple[Fetched, list[BatchStored]]:
@@ -134,11 +158,11 @@ class AdminClient:
 
     # --- one question ----------------------------------------------------------------------------
 
-    def _ask(self, message: Any, kind: type[Answer]) -> Answer:
+    def _ask(self, message: Any, kind: type[Answer] | tuple[type[Answer], ...]) -> Answer:
         self.welcome()
         return self._ask_once(message, kind)
 
-    def _ask_once(self, message: Any, kind: type[Answer]) -> Answer:
+    def _ask_once(self, message: Any, kind: type[Answer] | tuple[type[Answer], ...]) -> Answer:
         answer = self._exchange(message).message
         if not isinstance(answer, kind):
             raise _refused(answer)

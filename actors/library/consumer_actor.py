@@ -17,6 +17,7 @@ from ..core.consumer import ConsumerCore
 from ..core.consumer_grant import Member
 from ..core.consumer_work import (
     CutHandler,
+    GaveBack,
     OpenLedger,
     PeekLedger,
     Repost,
@@ -70,8 +71,13 @@ class ConsumerActor:
         host: Host,
         label: str,
         reopen: Callable[[], None] | None = None,
+        process: bytes = b"",
     ) -> None:
-        """`reopen` connects the transport anew under a fresh routing id."""
+        """`reopen` connects the transport anew under a fresh routing id.
+
+        `process` is the id of the member that this actor works for: 16 random bytes, the same for
+        all partitions of one process, which then shares them with other members.
+        """
         self.consumer = consumer
         self.partition = partition
         # What one call of the handler leaves for the next; of the thread that carries them out.
@@ -91,6 +97,7 @@ class ConsumerActor:
             label,
             consumer.retries,
             consumer.crash_retries,
+            process,
         )
         self.core = ConsumerCore(member, endpoint, fingerprint=self.fingerprints)
         self._driver = Driver(
@@ -105,6 +112,8 @@ class ConsumerActor:
         # Work that must be tried again (the item), and when.
         self._again: Any = None
         self._again_at_ms = 0
+        # Whether the grant is on its way back: whoever is next may have opened the ledger.
+        self.gave_back = False
         # Whether it has ended, and why: None for a clean end.
         self.ended = False
         self.error: BaseException | None = None
@@ -139,6 +148,9 @@ class ConsumerActor:
                 self._perform(item)
             return self._driver.turn(0)
         except (OnceMQError, OSError) as error:
+            if isinstance(error, Fenced) and self.gave_back:
+                self._end(None)
+                return True
             log = self._driver.log
             if isinstance(error, Fenced) and log is not None:  # the log tells before the broker
                 fields = self.core.member.fields(epoch=log.generation, reason=error.reason)
@@ -153,7 +165,8 @@ class ConsumerActor:
         try:
             self._driver.close(clean=self.error is None)
         except (OnceMQError, OSError) as error:
-            self.error = self.error or error
+            if not (isinstance(error, Fenced) and self.gave_back):
+                self.error = self.error or error
 
     def kill(self) -> None:
         """End as a crash would: locks are let go, nothing more is written."""
@@ -183,6 +196,8 @@ class ConsumerActor:
                 self._host.topic_resolved(item)
             case StandingBy():
                 self._host.standing_by(self, item.owner)
+            case GaveBack():
+                self.gave_back = True
             case Reconnect():
                 if self._reopen is not None:
                     self._reopen()

@@ -9,6 +9,11 @@ Handlers run in the main thread, so Ctrl-C reaches them, SQLite connections stay
 a handler that takes ten minutes keeps its lease, because the other thread renews it. One call is
 carried out at a time in the process; the partitions take turns. Async handlers run in an event loop
 of the main thread; how several messages of one call run at the same time is told in keyed_calls.py.
+
+The process is one member of each group. A partition that the broker wants back, or that went to
+another member while this one did not answer, ends its actor alone; a fresh one stands by for it,
+and the other partitions do not notice. A process that owned the topic alone and was superseded has
+been replaced as a whole: it ends Fenced (docs/GROUPS.md).
 """
 
 from __future__ import annotations
@@ -20,13 +25,12 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
 
 from ..core.consumer_work import Drain, GiveUp, HandlerDone, ResolveTopic, RunHandler, TopicResolved
-from ..errors import OnceMQError
+from ..errors import Fenced, OnceMQError
 from ..limits import DRAIN_S_DEFAULT, TOPIC_LOOKUP_MS
 from ..ports import Events
 from ..runtime.clock import SystemClock
@@ -44,28 +48,10 @@ from .handlers import Call, Consumer
 from .ledger_files import LedgerFiles, ledger_directory
 from .main_thread import CallThread, LoopThread, PlainThread
 from .producer_engine import label
+from .tally import Summary, Tally
 
 LOOK_MS = 200  # how often deadlines of the process are looked at
 SWITCH_INTERVAL_S = 0.0005
-
-
-@dataclass(slots=True)
-class Summary:
-    """What a consumer process did: the last line of its output."""
-
-    processed: int = 0
-    skipped: int = 0
-    parked: int = 0
-    offsets: dict[str, int] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the summary as it is printed."""
-        return {
-            "processed": self.processed,
-            "skipped": self.skipped,
-            "parked": self.parked,
-            "offsets": dict(sorted(self.offsets.items())),
-        }
 
 
 class NotDrained(OnceMQError):
@@ -115,6 +101,9 @@ class ConsumerProcess:
         self._clock = SystemClock()
         self._topics = TopicBook()
         self._owner = owner_facts()
+        self._member = secrets.token_bytes(16)
+        self._tally = Tally()
+        self._told_standby: set[tuple[str, str, int]] = set()
         self._point = CrashPoint.from_environment()
         self._disk: Disk = OsDisk() if self._point is None else CrashingDisk(self._point)
         in_loop = any(consumer.shape.is_async for consumer in consumers)
@@ -202,13 +191,7 @@ class ConsumerProcess:
 
     def summary(self) -> Summary:
         """Return what was done so far."""
-        total = Summary()
-        for (_, topic, partition), actor in list(self._actors.items()):
-            total.processed += actor.core.processed
-            total.skipped += actor.core.skipped
-            total.parked += actor.core.parked
-            total.offsets[f"{topic}/{partition}"] = actor.core.ledger.next_offset
-        return total
+        return self._tally.summary(list(self._actors.values()))
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full: it is awake
@@ -262,8 +245,12 @@ class ConsumerProcess:
 
     def _look(self) -> None:
         """Look at what concerns the process as a whole."""
-        for actor in self._actors.values():
-            self._note_end(actor)
+        for actor in [actor for actor in self._actors.values() if actor.ended]:
+            reason = _why_rejoin(actor)
+            if not reason:
+                self._note_end(actor)
+            elif not self._stop_asked and self._drain_until is None:
+                self._rejoin(actor, reason)
         if self._stop_asked and self._drain_until is None:
             self._begin_drain()
         now_ms = self._clock.now_ms()
@@ -291,6 +278,16 @@ class ConsumerProcess:
         self._error = self._error or actor.error
         self._stop_asked = True
         self.cut_call(actor)
+
+    def _rejoin(self, actor: ConsumerActor, reason: str) -> None:
+        """Stand by for a partition that another member has, with fresh facts and a fresh socket."""
+        self.cut_call(actor)
+        self._tally.retire(actor)
+        del self._actors[actor.place]
+        self._transports.pop(actor).close()
+        fields = dict(zip(("group", "topic", "partition"), actor.place, strict=True))
+        self._events.emit("consumer.rejoined", reason=reason, **fields)
+        self._add(actor.consumer, actor.partition)
 
     def _begin_drain(self) -> None:
         self._drain_until = time.monotonic() + self._drain_s
@@ -340,7 +337,10 @@ class ConsumerProcess:
         self._topics.learn(resolved)
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
-        """Tell the user."""
+        """Tell the user, once for each partition."""
+        if actor.place in self._told_standby:
+            return
+        self._told_standby.add(actor.place)
         group, topic, partition = actor.place
         self._watcher.standby(
             f"{topic}/{partition} of group {group} is held by {owner}; standing by"
@@ -367,6 +367,7 @@ class ConsumerProcess:
             host=self,
             label=label(),
             reopen=transport.reopen,
+            process=self._member,
         )
         self._actors[place] = actor
         self._transports[actor] = transport
@@ -379,6 +380,17 @@ class ConsumerProcess:
         assert isinstance(log, _CrashingLedger)
         log.point = self._point
         return log
+
+
+def _why_rejoin(actor: ConsumerActor) -> str:
+    """Return why an actor that has ended is followed by one that stands by; "": it is not.
+
+    Who was fenced while others owned partitions of the topic too has lost this one to a member of
+    its group. Who owned them all has been replaced by a successor.
+    """
+    if actor.error is None:
+        return "revoked" if actor.core.revoked else ""
+    return "fenced" if isinstance(actor.error, Fenced) and actor.core.shared else ""
 
 
 class _CrashingLedger(CrashingLog):

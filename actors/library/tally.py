@@ -31,6 +31,7 @@ class Summary:
         core = actor.core
         self.processed += core.processed
         self.skipped += core.skipped
+        self.parked += core.parked
         if core.ledger.started is not None:
             _, topic, partition = actor.place
             self.offsets[f"{topic}/{partition}"] = core.ledger.next_offset

@@ -82,7 +82,7 @@ EVENTS: dict[str, EventKind] = {
     ),
     "group.granted": _info(
         "A partition is granted under an epoch",
-        "group topic partition consumer epoch next_offset position",
+        "group topic partition consumer epoch next_offset reason position",
     ),
     "group.refused": _info("A join was refused", "group topic partition consumer code reason"),
     "group.released": _info(
@@ -91,6 +91,20 @@ EVENTS: dict[str, EventKind] = {
     "group.lease_expired": _info(
         "A lease ran out: the next joiner gets the partition",
         "group topic partition consumer epoch",
+    ),
+    "group.member": _info(
+        "A process takes part in a group from here on, or again", "group topic consumer member"
+    ),
+    "group.revoked": _info(
+        "An owner was asked to give a partition back, and for whom",
+        "group topic partition consumer epoch to reason",
+    ),
+    "group.rewound": _info(
+        "An operator goes back to an earlier offset", "group topic partition epoch next_offset"
+    ),
+    "group.moved": _info(
+        "An operator moved the offset of a partition, forward or back",
+        "group topic partition epoch first_offset next_offset commit_no reason",
     ),
     # --- clients ---------------------------------------------------------------------------------
     "client.connected": _info("The broker answered the hello", "endpoint epoch log_id"),
@@ -122,6 +136,17 @@ EVENTS: dict[str, EventKind] = {
     ),
     "consumer.granted": _info(
         "This process owns a partition", "group topic partition epoch next_offset ledger_id"
+    ),
+    "consumer.revoked": _info(
+        "The broker wants the partition back: it is drained, committed and left",
+        "group topic partition epoch",
+    ),
+    "consumer.left": _info(
+        "All is committed and acknowledged, the partition was given back",
+        "group topic partition epoch next_offset",
+    ),
+    "consumer.rejoined": _info(
+        "The process stands by for a partition that it had", "group topic partition reason"
     ),
     "consumer.handled": _info(
         "Handlers of a batch have returned; the commit follows",

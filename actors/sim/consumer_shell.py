@@ -16,6 +16,7 @@ from ..core.consumer_work import (
     CutHandler,
     Drain,
     FailedMessage,
+    GaveBack,
     HandlerDone,
     LedgerPeeked,
     OpenLedger,
@@ -202,7 +203,7 @@ class ConsumerShell(Shell):
             case Stop():
                 self.finish(item.error)
             case _:
-                assert isinstance(item, TopicFound | StandingBy), f"unknown work {item!r}"
+                assert isinstance(item, TopicFound | StandingBy | GaveBack), f"unknown {item!r}"
 
     def _post(self, event: object) -> None:
         if self.driver is not None:

@@ -21,13 +21,13 @@ from actors.limits import (
     STEADY_MS,
 )
 from actors.protocol import (
-    DescribeGroup,
     Granted,
     Join,
     Leave,
     Renew,
     Standby,
 )
+from actors.protocol_groups import DescribeGroup
 from tests.core.broker_help import PEER, World
 
 STEP_MS = 250

@@ -48,7 +48,7 @@ def test_the_welcome_names_log_and_epoch(world):
     assert (welcome.version, welcome.log_id, welcome.epoch) == (1, world.core.log_id, 2)
 
 
-@pytest.mark.parametrize(("low", "high", "who"), [(2, 9, "broker"), (0, 0, "client")])
+@pytest.mark.parametrize(("low", "high", "who"), [(3, 9, "broker"), (0, 0, "client")])
 def test_no_common_version_says_which_side_to_upgrade(world, low, high, who):
     """VersionMismatch is final and helpful."""
     refused = world.hello(version_min=low, version_max=high)

@@ -480,7 +480,7 @@ def test_a_last_failure_commits_what_came_before_it() -> None:
     failed = FailedMessage("id", "ValueError: x", ValueError("x"), "trace", 0.5)
     outcome = scripted.step(HandlerDone(5, 0, 2, failure=failed))
     assert outcome.appends[0].inputs == [(TOPIC_ID, 2)]
-    (stop,) = outcome.work_after_sync
+    stop = outcome.work_after_sync[-1]
     assert isinstance(stop.error, HandlerFailed)
     (leave,) = [s.message for s in outcome.sends_after_sync if isinstance(s.message, Leave)]
     assert leave.next_offset == 2
