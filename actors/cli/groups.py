@@ -1,33 +1,196 @@
-"""`oncemq groups`: who has which partition."""
+"""`oncemq groups`: who has which partition, how far it is, and moving a group to another offset."""
 
 from __future__ import annotations
+
+import datetime as dt
+import socket
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from ..library.admin import AdminClient
+from ..library.group_state import GroupState, group_state
+from ..library.seek import EARLIEST, LATEST, Moved, Seeker
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import print_json, print_table
+from .output import print_json, print_table, process_events
 
 FIELDS = ("group", "topic", "partition", "epoch", "consumer", "host", "path", "live")
+_REASON_CHARS_MAX = 500
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group()
 def groups() -> None:
-    """Show groups and who owns their partitions."""
+    """Show groups, who owns their partitions and how far they are; move them."""
 
 
 @groups.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @setting_options("broker")
 def list_groups(as_json: bool, broker: str | None) -> None:
-    """List every grant: its consumer, where its ledger lies, and whether its lease runs."""
+    """List every grant: its consumer, where its ledger lies, whether its lease runs, its lag."""
     settings = Settings.load(flags={"broker": broker})
     with AdminClient(settings.broker) as client:
-        listed = client.groups()
+        listed = client.groups().groups
+        lags = {
+            (group, row[0], row[1]): row[9] - row[8]
+            for group in sorted({row[0] for row in listed})
+            for row in client.group(group).partitions
+        }
+    columns = (*FIELDS, "lag")
+    rows = [(*row, lags.get(row[:3])) for row in listed]
     if as_json:
-        rows = [dict(zip(FIELDS, row, strict=True)) for row in listed.groups]
-        print_json({"groups": rows})
+        print_json({"groups": [dict(zip(columns, row, strict=True)) for row in rows]})
     else:
-        shown = [[*row[:-1], "yes" if row[-1] else "no"] for row in listed.groups]
-        print_table("groups", FIELDS, shown)
+        print_table("groups", columns, [[_shown(value) for value in row] for row in rows])
+
+
+@groups.command("show")
+@click.argument("group")
+@json_option
+@setting_options("broker")
+def show_group(group: str, as_json: bool, broker: str | None) -> None:
+    """Show the members of GROUP, who owns what, the lag, and what operators had it skip.
+
+    Offsets of partitions without a live owner are read from their ledgers where those are on this
+    machine; the others are what the owner told last, about two seconds ago.
+    """
+    settings = Settings.load(flags={"broker": broker})
+    with AdminClient(settings.broker) as client:
+        state = group_state(client, group, host=socket.gethostname())
+    if as_json:
+        print_json(state.as_dict())
+    else:
+        _print_state(state)
+
+
+def _print_state(state: GroupState) -> None:
+    columns = ("topic", "partition", "consumer", "live", "epoch", "committed", "end", "lag", "to")
+    rows = [
+        [
+            p.topic,
+            p.partition,
+            p.consumer,
+            _shown(p.live),
+            p.epoch,
+            p.committed,
+            p.end,
+            p.lag,
+            p.moving_to,
+        ]
+        for p in state.partitions
+    ]
+    print_table(f"partitions of group {state.group}", columns, rows)
+    members = [[m.topic, m.consumer, m.partitions, m.heard_ms_ago] for m in state.members]
+    print_table("members", ("topic", "consumer", "partitions", "heard ms ago"), members)
+    skips = [
+        [p.topic, p.partition, low, high, why]
+        for p in state.partitions
+        for low, high, why in p.skipped
+    ]
+    if skips:
+        print_table("skipped by operators", ("topic", "partition", "from", "to", "reason"), skips)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else value
+
+
+# --- moving --------------------------------------------------------------------------------------
+
+
+def _moving_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what seek and reset have in common."""
+    for option in (
+        click.option("--reason", default="", metavar="TEXT", help="Why; kept in the ledger."),
+        json_option,
+        setting_options("broker", "state", "log_dir", "log_level"),
+    ):
+        command = option(command)
+    return command
+
+
+@groups.command("seek")
+@click.argument("group")
+@click.argument("topic")
+@click.option("--partition", type=click.IntRange(0), metavar="P", help="This one only.")
+@click.option(
+    "--to",
+    required=True,
+    metavar="OFFSET|TIME|earliest|latest",
+    help="Where to go on. TIME is ISO 8601, such as 2026-01-31T12:00:00+01:00.",
+)
+@_moving_options
+def seek(group: str, topic: str, partition: int | None, to: str, **options: Any) -> None:
+    """Let GROUP go on elsewhere in TOPIC. Its consumers must be stopped.
+
+    Going forward passes over messages, which is recorded as skipped. Going back reads messages
+    again: those that were processed are not handled a second time (for that see `consumer
+    --rerun`), those that were skipped are.
+    """
+    _move(group, topic, partition, to, **options)
+
+
+@groups.command("reset")
+@click.argument("group")
+@click.argument("topic")
+@click.option("--to", type=click.Choice([EARLIEST, LATEST]), required=True, help="Where to go on.")
+@_moving_options
+def reset(group: str, topic: str, to: str, **options: Any) -> None:
+    """Let GROUP go on at an end of TOPIC, in all partitions. As `seek`."""
+    _move(group, topic, None, to, **options)
+
+
+def _move(
+    group: str,
+    topic: str,
+    partition: int | None,
+    to: str,
+    *,
+    reason: str,
+    as_json: bool,
+    **flags: str | None,
+) -> None:
+    settings = Settings.load(flags=flags)
+    place = _place(to)
+    reason = f"{reason or 'operator'} (to {to})"[:_REASON_CHARS_MAX]
+    with (
+        process_events("seek", settings) as events,
+        Seeker(settings.broker, settings.state, events) as seeker,
+    ):
+        if isinstance(place, dt.datetime):
+            offsets = seeker.at_time(topic, int(place.timestamp() * 1000), partition)
+        else:
+            offsets = seeker.targets(topic, place, partition)
+        moved = seeker.seek(group, topic, offsets, reason)
+    _print_moved(group, topic, moved, as_json=as_json)
+
+
+def _place(to: str) -> str | int | dt.datetime:
+    """Return what --to names. Raises UsageError."""
+    if to in {EARLIEST, LATEST}:
+        return to
+    if to.isascii() and to.isdigit():
+        return int(to)
+    try:
+        return dt.datetime.fromisoformat(to)  # without a zone it is local time
+    except ValueError:
+        raise click.UsageError(
+            f"--to {to!r} is no offset, no ISO 8601 time, not earliest and not latest"
+        ) from None
+
+
+def _print_moved(group: str, topic: str, moved: list[Moved], *, as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {"partition": m.partition, "from": m.first_offset, "to": m.next_offset} for m in moved
+        ]
+        print_json({"group": group, "topic": topic, "moved": rows})
+        return
+    rows_shown = [[m.partition, m.first_offset, m.next_offset] for m in moved]
+    print_table(f"group {group} in {topic}", ("partition", "from", "to"), rows_shown)
