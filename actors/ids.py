@@ -16,6 +16,7 @@ from .limits import MESSAGE_ID_BYTES_MAX, NAME_BYTES_MAX
 TEXT_TAG = b"s"
 BYTES_TAG = b"b"
 DEAD_SUFFIX = ".dead"
+RERUN_MARK = "~"  # between a group and the name of its re-run
 INTERNAL_MARK = "@"  # in front of names that OnceMQ itself gives: users cannot use it
 
 _FORBIDDEN = frozenset(":/@\x7f")
@@ -38,6 +39,22 @@ def check_name(name: object, what: str = "name") -> str:
     if name.endswith(DEAD_SUFFIX):
         raise InvalidName(f"{what} {name!r} ends in {DEAD_SUFFIX}, which is reserved")
     return name
+
+
+def check_group(name: object) -> str:
+    """Return `name` if users may call a group so. Raises InvalidName."""
+    checked = check_name(name, "group")
+    if RERUN_MARK in checked:
+        raise InvalidName(f"group {checked!r} holds {RERUN_MARK!r}, which names re-runs of groups")
+    return checked
+
+
+def rerun_group(group: str, name: str) -> str:
+    """Return the group that runs the history of `group` again as `name`. Raises InvalidName."""
+    check_name(name, "the name of a re-run")
+    if RERUN_MARK in name:
+        raise InvalidName(f"the name of a re-run {name!r} holds {RERUN_MARK!r}")
+    return check_name(f"{group}{RERUN_MARK}{name}", "the group of the re-run")
 
 
 def output_producer(group: str, topic: str, partition: int) -> str:

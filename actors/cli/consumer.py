@@ -7,12 +7,13 @@ import logging
 import os
 import sys
 import traceback
+from dataclasses import replace
 from typing import NoReturn
 
 import click
 
 from ..errors import HandlerFailed
-from ..ids import check_name
+from ..ids import check_name, rerun_group
 from ..library.app import App
 from ..library.consumer_process import ConsumerProcess, Watcher
 from ..library.handlers import Consumer, MessageContext
@@ -34,11 +35,17 @@ from .output import print_error, print_json, process_events
     metavar="SECONDS",
     help="End after so long without work [default: run until stopped].",
 )
+@click.option(
+    "--rerun",
+    metavar="NAME",
+    help="Run the whole history once more, as group G~NAME beside the group itself.",
+)
 @setting_options("drain", "log_dir", "log_level")
 def consumer(
     app: str,
     broker: str | None,
     group: str | None,
+    rerun: str | None,
     state: str | None,
     until_idle: float | None,
     drain: str | None,
@@ -50,6 +57,9 @@ def consumer(
     MODULE is imported from the current directory. Processed ids, offsets, state and outputs live
     in --state; a consumer that is started again goes on where it was. The last line of output is
     {"processed", "skipped", "parked", "offsets"}.
+
+    With --rerun the handlers see every message from the earliest on, with a state, a processed set
+    and an output producer of their own: what they send goes out a second time, under new ids.
     """
     loaded = load_app(app)
     settings = Settings.load(
@@ -63,6 +73,8 @@ def consumer(
         arguments={"broker": loaded.broker},
     )
     chosen = choose(loaded, app, group)
+    if rerun is not None:
+        chosen = [replace(one, group=rerun_group(one.group, rerun)) for one in chosen]
     _log_lines_of_handlers(settings.log_level)
     with process_events("consumer", settings) as events:
         _run(chosen, settings, until_idle, events)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..ids import check_name
+from ..ids import check_group, check_name
 from ..limits import CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
 from .handlers import Consumer, Handler
 from .shapes import Wishes, shape_of
@@ -74,7 +74,7 @@ class App:
         that exclude each other.
         """
         check_name(topic, "topic")
-        check_name(group, "group")
+        check_group(group)
         _check_count("retries", retries)
         _check_count("crash_retries", crash_retries)
         final = no_retry if isinstance(no_retry, tuple) else (no_retry,)

@@ -1,0 +1,198 @@
+"""`oncemq groups` and `consumer --rerun` against real processes: lag, members, seek, reset, re-runs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from typing import Any
+
+import pytest
+
+from actors.library.admin import AdminClient
+from actors.library.chaos import read_topic
+from actors.library.chaos.programs import wait_until
+from tests.process.house import START_S, House
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
+
+APP = """
+from oncemq import App
+app = App()
+
+@app.consumer("orders", group="g")
+def handler(message, tx):
+    tx.state.setdefault("log", []).append(message.value)
+    tx.send("out", message.value)
+"""
+
+
+class Shop:
+    """A broker, an application, and the command."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        (house.directory / "seekapp.py").write_text(APP)
+        house.broker()
+
+    def send(self, *values: str) -> None:
+        path = self.house.directory / "lines.txt"
+        with path.open("a") as file:
+            file.writelines(f"{value}\n" for value in values)
+        self.house.producer("--topic=orders", "--name=p", str(path)).wait(START_S, 0)
+
+    def consume(self, *more: str) -> dict[str, Any]:
+        running = self.house.consumer("seekapp:app", "--until-idle=0.5", *more)
+        running.wait(START_S, 0)
+        return dict(running.summary())
+
+    def command(self, *arguments: str, code: int = 0) -> Any:
+        running = self.house.start("command", "-m", "actors", *arguments)
+        running.wait(START_S, code)
+        return json.loads(running.stdout()) if code == 0 else running.stderr()
+
+    def seek(self, *arguments: str, code: int = 0) -> Any:
+        state = f"--state={self.house.state}"
+        return self.command("groups", "seek", "g", "orders", *arguments, state, "--json", code=code)
+
+    def show(self) -> Any:
+        return self.command("groups", "show", "g", "--json")
+
+    def verify(self) -> Any:
+        return self.command(
+            "verify", f"--data={self.house.data}", f"--state={self.house.state}", "--json"
+        )
+
+    def log(self, group: str = "g") -> list[str]:
+        state = self.command("state", f"--state={self.house.state}", f"--group={group}", "--json")
+        return list(state.get("log", []))
+
+    def out(self) -> list[str]:
+        return [message.value for message in read_topic(self.house.endpoint, "out")]
+
+
+@pytest.fixture
+def shop(house: House) -> Shop:
+    """A broker and an application that notes each message and sends it on."""
+    return Shop(house)
+
+
+def test_seeking_forward_skips_and_says_so(shop: Shop) -> None:
+    """What is jumped over is recorded, with the reason; `verify` and `explain` account for it."""
+    shop.send("a", "b", "c", "d")
+    assert shop.consume()["processed"] == 4
+    shop.send("e", "f", "g")
+    before = shop.show()
+    assert [(p["committed"], p["end"], p["lag"]) for p in before["partitions"]] == [(4, 7, 3)]
+    moved = shop.seek("--to=6", "--reason=bad batch")
+    assert moved["moved"] == [{"partition": 0, "from": 4, "to": 6}]
+    (partition,) = shop.show()["partitions"]
+    assert partition["skipped"] == [{"from": 4, "to": 6, "reason": "bad batch (to 6)"}]
+    assert partition["lag"] == 1
+    assert shop.consume()["processed"] == 1
+    assert shop.log() == ["a", "b", "c", "d", "g"]
+    report = shop.verify()
+    assert report["ok"]
+    row = report["topics"]["orders"]["groups"]["g"]
+    assert (row["processed"], row["skipped_by_operator"], row["pending"]) == (5, 2, 0)
+    told = shop.command(
+        "explain", "orders/p:0:4", "--topic=orders", f"--data={shop.house.data}", f"--state={shop.house.state}",
+        "--json",
+    )  # fmt: skip
+    assert told["groups"][0]["status"] == "skipped by an operator"
+    assert told["groups"][0]["reason"] == "bad batch (to 6)"
+
+
+def test_going_back_handles_what_was_skipped_and_nothing_twice(shop: Shop) -> None:
+    """The processed set stays: only the skipped messages are new; a broker restart changes nothing."""
+    shop.send("a", "b", "c", "d")
+    shop.seek("--to=2")
+    assert shop.consume()["processed"] == 2
+    assert shop.seek("--to=earliest")["moved"] == [{"partition": 0, "from": 4, "to": 0}]
+    assert shop.verify()["ok"]
+    assert shop.show()["partitions"][0]["skipped"] == []
+    shop.house.running[0].stop(START_S, 0)
+    shop.house.broker()
+    summary = shop.consume()
+    assert (summary["processed"], summary["skipped"]) == (2, 2)
+    assert shop.log() == ["c", "d", "a", "b"]
+    assert shop.out() == ["c", "d", "a", "b"]
+    report = shop.verify()
+    assert report["ok"]
+    row = report["topics"]["orders"]["groups"]["g"]
+    assert (row["processed"], row["pending"]) == (4, 0)
+    assert "skipped_by_operator" not in row
+
+
+def test_a_group_in_use_is_not_moved(shop: Shop) -> None:
+    """While a consumer owns one partition none is moved, and the command says who it is."""
+    with AdminClient(shop.house.endpoint) as client:
+        client.create_topic("orders", 3)
+    consumer = shop.house.consumer("seekapp:app")
+    shop.house.wait_for(consumer, "consumer.granted", times=3)
+    told = shop.seek("--to=latest", code=1)
+    assert "is held by" in told
+    assert "nothing was moved" in told
+    consumer.stop(START_S, 0)
+    assert len(shop.seek("--to=latest")["moved"]) == 3
+
+
+def test_a_seek_in_the_wrong_directory_changes_nothing(shop: Shop) -> None:
+    """The ledger is known: another one is refused, and the right place is named."""
+    shop.send("a")
+    shop.consume()
+    elsewhere = f"--state={shop.house.directory / 'elsewhere'}"
+    told = shop.command("groups", "seek", "g", "orders", "--to=0", elsewhere, code=1)
+    assert str(shop.house.state) in told
+    assert shop.show()["partitions"][0]["committed"] == 1
+
+
+def test_seeking_to_a_time(shop: Shop) -> None:
+    """The first message that was appended then or later; behind the last one it is the end."""
+    shop.send("a", "b")
+    times = [m.appended_at_ms for m in read_topic(shop.house.endpoint, "orders")]
+    wait_until(lambda: time.time() * 1000 > max(times) + 20, START_S, "time passes")
+    shop.send("c", "d")
+    for offset in (0, 2):
+        at_ms = [m.appended_at_ms for m in read_topic(shop.house.endpoint, "orders")][offset]
+        at = dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC).isoformat(timespec="milliseconds")
+        assert shop.seek(f"--to={at}")["moved"][0]["to"] == offset
+    later = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)).isoformat()
+    assert shop.seek(f"--to={later}")["moved"][0]["to"] == 4
+
+
+@pytest.mark.parametrize("to", ["5", "-1", "yesterday"])
+def test_impossible_places_are_refused(shop: Shop, to: str) -> None:
+    """An offset beyond the end, and what is neither offset nor time."""
+    shop.send("a")
+    told = shop.seek(f"--to={to}", code=1 if to == "5" else 2)
+    assert to in told
+
+
+def test_reset_moves_every_partition(shop: Shop) -> None:
+    """All partitions to an end, in one command."""
+    with AdminClient(shop.house.endpoint) as client:
+        client.create_topic("orders", 3)
+    shop.send(*"abcdef")
+    state = f"--state={shop.house.state}"
+    moved = shop.command("groups", "reset", "g", "orders", "--to=latest", state, "--json")
+    assert sum(row["to"] for row in moved["moved"]) == 6
+    assert shop.consume()["processed"] == 0
+    shop.command("groups", "reset", "g", "orders", "--to=earliest", state, "--json")
+    assert shop.consume()["processed"] == 6
+    assert shop.verify()["ok"]
+
+
+def test_a_rerun_has_state_and_outputs_of_its_own(shop: Shop) -> None:
+    """The history once more: the group itself is as it was, downstream gets new messages."""
+    shop.send("a", "b", "c")
+    shop.consume()
+    assert shop.consume("--rerun=june")["processed"] == 3
+    assert shop.consume("--rerun=june")["processed"] == 0
+    assert (shop.log(), shop.log("g~june")) == (["a", "b", "c"], ["a", "b", "c"])
+    assert sorted(shop.out()) == ["a", "a", "b", "b", "c", "c"]
+    producers = {message.producer for message in read_topic(shop.house.endpoint, "out")}
+    assert producers == {"@g/orders/0", "@g~june/orders/0"}
+    groups = {row["group"] for row in shop.command("groups", "list", "--json")["groups"]}
+    assert groups == {"g", "g~june"}
+    assert shop.verify()["ok"]
