@@ -95,6 +95,9 @@ class ConsumerShell(Shell):
         self.group = group
         self.partition = partition
         self.directory = directory
+        self.member = (
+            b""  # the process that it is a part of, for the broker; b"": takes what is free
+        )
         self.stranger = False  # started with a wrong directory: it must never be granted
         self.healed_work_ms = 0  # what its handler runs were given to take since all was mended
         self.core: ConsumerCore | None = None
@@ -123,7 +126,7 @@ class ConsumerShell(Shell):
         )
         label = f"{self.name}.{self.incarnation}"
         limits = (RETRIES, world.plan.crash_retries)
-        member = Member(*self.place, world.draw(), label, *limits)
+        member = Member(*self.place, world.draw(), label, *limits, self.member)
         self.core = ConsumerCore(member, "sim", fingerprint=self._fingerprints)
         self.transport = world.connect()
         self.driver = Driver(

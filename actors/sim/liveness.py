@@ -65,7 +65,20 @@ def done(world: World) -> bool:
     if not all(producer.settled for producer in world.producers):
         return False
     settled = {shell.place for shell in _members(world) if shell.settled}
-    return {member.place for member in world.members} <= settled
+    if not {member.place for member in world.members} <= settled:
+        return False
+    return all(_shared_evenly(world, group.name) for group in world.plan.groups)
+
+
+def _shared_evenly(world: World, group: str) -> bool:
+    """Whether no member of a group has two partitions more than another one."""
+    members = [shell for shell in world.members if shell.group.name == group]
+    if not all(shell.wanted for shell in members):
+        return True  # its ledgers are elsewhere, with who copied them
+    owned = dict.fromkeys((shell.member for shell in members), 0)
+    for shell in members:
+        owned[shell.member] += shell.core is not None and shell.core.phase == "running"
+    return max(owned.values()) - min(owned.values()) <= 1
 
 
 def late(world: World, healed_ms: int) -> bool:

@@ -56,6 +56,11 @@ class Plan:
         for group in groups:
             if group.output:
                 topics[group.output] = rng.choice((1, 1, 2))
+        standbys = 0
+        members = random.Random(f"plan {seed} members")  # its own, as below
+        if members.random() < 0.4:  # members that have something to share
+            topics["orders"] = members.choice((2, 3, 4))
+            standbys = members.choice((1, 2))
         faults = {}
         for name, kind in FAULTS.items():
             draw = random.Random(f"plan {seed} {name}")  # its own: a new kind moves no other
@@ -69,7 +74,7 @@ class Plan:
             faults=faults,
             partitions=topics,
             groups=tuple(groups),
-            standbys=rng.choice((0, 1, 1)),
+            standbys=max(rng.choice((0, 1, 1)), standbys),
             files=files,
             rivals=rivals,
             webs=webs,

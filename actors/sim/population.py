@@ -50,10 +50,13 @@ class Population:
             for partition in range(plan.partitions[group.topic]):
                 directory = f"/state/{group.name}/{group.topic}/{partition}"
                 for number in range(1 + plan.standbys):
-                    name = f"{group.name}-{partition}-{'ab'[number]}"
-                    self.members.append(
-                        ConsumerShell(world, name, consumer_host, group, partition, directory)
-                    )
+                    letter = "abc"[number]
+                    name = f"{group.name}-{partition}-{letter}"
+                    shell = ConsumerShell(world, name, consumer_host, group, partition, directory)
+                    # For the broker the shells of one letter are one process. Here each of them
+                    # dies and freezes by itself, which is worse than what a process does.
+                    shell.member = f"{group.name}-{letter}".encode().ljust(16, b".")
+                    self.members.append(shell)
 
     @staticmethod
     def topic_requests(world: World) -> list[Frames]:
