@@ -300,7 +300,7 @@ class Balance:
             if member != asker
             and shares.below(member)
             and now_ms - seen.asked_ms.get(key[2], -ASKED_MS) < ASKED_MS
-            and (not steady or now_ms - seen.since_ms >= STEADY_MS)
+            and (not steady or seen.heard_ms - seen.since_ms >= STEADY_MS)
         ]
         missing = {member: shares.target[member] - shares.weight[member] for member in found}
         return min(found, key=lambda member: (-missing[member], member), default=None)

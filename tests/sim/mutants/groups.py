@@ -1,0 +1,153 @@
+"""Mutants of groups: shares, giving back, taking over, going back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.core import balance, seeker
+from actors.core.balance import Balance
+from actors.core.consumer_grant import GrantHolder
+from actors.core.groups import GroupTable
+from actors.core.ledger import Ledger
+from actors.library.ledger_files import LedgerFiles
+from actors.proof import verify_ledgers
+from tests.sim.mutants.table import mutant, nothing
+
+SHARES = ("tests/core/test_broker_balance.py",)
+MOVES = ("tests/core/test_seeker.py", "tests/proof/test_verify_moves.py")
+
+
+def _leave_at_once(original: Any) -> Any:
+    def broken(self: Any, next_offset: int, now_ms: int, out: Any) -> None:
+        original(self, next_offset, now_ms, out)
+        out.sends.append(out.sends_after_sync.pop())
+
+    return broken
+
+
+mutant(
+    "given back before the commit is synced",
+    "Leave names an offset that is durable",
+    (GrantHolder, "leave", _leave_at_once),
+    tests=("tests/core/test_group_members.py",),
+)
+
+
+def _any_lease(_original: Any) -> Any:
+    return lambda _self, _key, _epoch: None
+
+
+mutant(
+    "grant checked only at the join",
+    "fetches, renewals and leaves need the live epoch",
+    (GroupTable, "check", _any_lease),
+    tests=("tests/core/test_broker_groups.py",),
+)
+
+
+def _unfenced(original: Any) -> Any:
+    def broken(self: Any, epoch: int) -> Any:
+        log = original(self, epoch)
+        log.__class__ = type("Unfenced", (type(log),), {"check_fence": lambda _self: None})
+        return log
+
+    return broken
+
+
+mutant(
+    "takeover sharing a ledger",
+    "who was replaced writes nothing more that counts",
+    (LedgerFiles, "open", _unfenced),
+    faults=("freeze", "slow opening"),
+)
+mutant(
+    "nothing is ever asked back",
+    "members share evenly in the end",
+    (Balance, "revoke", lambda _original: lambda *_args: (False, None)),
+)
+mutant(
+    "nothing is kept for who is below its share",
+    "a member with its share waits for the others",
+    (Balance, "kept_for", nothing),
+    tests=SHARES,
+)
+mutant(
+    "kept for who does not come",
+    "a free partition is kept for a short time only",
+    (balance, "KEEP_MS", lambda _original: 1 << 40),
+    (balance, "ASKED_MS", lambda _original: 1 << 40),
+    tests=SHARES,
+)
+mutant(
+    "the dead keep their share",
+    "who was not heard for long has no share",
+    (balance, "MEMBER_MS", lambda _original: 1 << 40),
+)
+mutant(
+    "moved for a guest",
+    "nothing is taken for a member that is there for a moment",
+    (balance, "STEADY_MS", lambda _original: 0),
+    tests=SHARES,
+)
+mutant(
+    "moved again and again",
+    "a partition is not taken twice in a short time",
+    (balance, "MOVE_PAUSE_MS", lambda _original: 0),
+    tests=SHARES,
+)
+mutant(
+    "moved before all are known",
+    "a new broker waits until it knows the members",
+    (balance, "SETTLE_MS", lambda _original: 0),
+    tests=SHARES,
+)
+mutant(
+    "promises are not counted",
+    "a partition on its way counts for who gets it",
+    (
+        Balance,
+        "shares",
+        lambda original: (
+            lambda self, share, partitions, now_ms: original(
+                _without_promises(self, share), share, partitions, now_ms
+            )
+        ),
+    ),
+    tests=SHARES,
+)
+
+
+def _without_promises(table: Any, share: Any) -> Any:
+    if share in table._shared:
+        table._shared[share].promised.clear()
+    return table
+
+
+mutant(
+    "a copy from before going back is taken",
+    "a ledger has the generation in which an operator went back",
+    (
+        GroupTable,
+        "apply_rewound",
+        lambda original: lambda self, record: (original(self, record), self.rewound.clear())[0],
+    ),
+    tests=MOVES,
+)
+mutant(
+    "skipped ranges lost by compaction",
+    "what was passed over by order stays known",
+    (Ledger, "_moves", lambda _original: lambda _self: {}),
+    tests=MOVES,
+)
+mutant(
+    "an order to move says nothing",
+    "what is jumped over is recorded",
+    (seeker, "Skipped", lambda original: lambda t, a, _b, why: original(t, a, a, why)),
+    tests=MOVES,
+)
+mutant(
+    "moves are not seen by the proof",
+    "verify counts what was skipped by order",
+    (verify_ledgers, "after_skip", lambda _original: lambda skips, _skip: skips),
+    tests=MOVES,
+)
