@@ -121,7 +121,7 @@ def handler(message, tx):
 """
 
 
-def freeze_and_take_over(house: House, *, shared: bool) -> float:
+def check_takeover(house: House, *, shared: bool) -> float:
     """Freeze a member in mid-batch, let the other take over, thaw it; return how long that took."""
     (house.directory / "frozenapp.py").write_text(FROZEN_APP.format(directory=str(house.directory)))
     house.broker()
@@ -207,12 +207,12 @@ def _all_logged(state: object) -> list[str]:
 def test_a_frozen_member_is_replaced_and_nothing_of_it_counts(house: House, shared: bool) -> None:
     """SIGSTOP in mid-batch, takeover, SIGCONT: no double effect. Who was alone ends with status 3,
     who shared the topic stands by and gets its share again."""
-    freeze_and_take_over(house, shared=shared)
+    check_takeover(house, shared=shared)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("run", range(20))
 def test_twenty_frozen_members(house: House, run: int) -> None:
     """The same again and again, and the takeover comes within the lease and two seconds."""
-    took_s = freeze_and_take_over(house, shared=run % 2 == 1)
+    took_s = check_takeover(house, shared=run % 2 == 1)
     assert took_s <= LEASE_MS / 1000 + 2.0
