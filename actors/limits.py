@@ -93,6 +93,7 @@ MEMBER_MS = 6_000  # not heard for so long, a member has no share any more: thre
 ASKED_MS = 3_500  # not asked for a partition for so long, nothing of it is kept: three asks
 KEEP_MS = 3_000  # a free partition is kept for a member below its share at most so long
 SETTLE_MS = 5_000  # nothing is taken from anybody so soon after a start of the broker
+COUNT_MS = 250  # so old may a count of partitions be; what it delays comes at the next renewal
 STEADY_MS = 1_500  # nor for a member that is there for less
 SKIPS_MAX = 1_000  # ranges that operators had a ledger pass over (NotSupported)
 MOVE_PAUSE_MS = 5_000  # nor so soon after it was taken from somebody before

@@ -18,6 +18,7 @@ from .output import print_json, print_table, process_events
 
 FIELDS = ("group", "topic", "partition", "epoch", "consumer", "host", "path", "live")
 _REASON_CHARS_MAX = 500
+_LAG_VERSION = 2  # of the protocol: brokers before it do not tell the lag
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -35,9 +36,10 @@ def list_groups(as_json: bool, broker: str | None) -> None:
     settings = Settings.load(flags={"broker": broker})
     with AdminClient(settings.broker) as client:
         listed = client.groups().groups
+        told = client.welcome().version >= _LAG_VERSION
         lags = {
             (group, row[0], row[1]): row[9] - row[8]
-            for group in sorted({row[0] for row in listed})
+            for group in sorted({row[0] for row in listed if told})
             for row in client.group(group).partitions
         }
     columns = (*FIELDS, "lag")

@@ -22,12 +22,14 @@ comes and goes moves each partition a few times a minute at most.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..limits import (
     ASKED_MAX,
     ASKED_MS,
+    COUNT_MS,
     KEEP_MS,
     LABEL_CHARS_MAX,
     MEMBER_MS,
@@ -63,6 +65,12 @@ class Shared:
     kept_since_ms: dict[int, int] = field(default_factory=dict)
     # When a partition was last taken from its owner.
     moved_ms: dict[int, int] = field(default_factory=dict)
+    # How many partitions each member owned when they were counted last.
+    owners: Counter[bytes] = field(default_factory=Counter)
+    counted_ms: int = -COUNT_MS
+
+
+_NOBODY = Shared()  # of a group that no member was heard of; never changed
 
 
 @dataclass(slots=True)
@@ -107,14 +115,13 @@ class Balance:
 
         At the bound it is not noted: it then takes what is free and nobody else waits for.
         """
-        shared = self._shared.setdefault(key[:2], Shared())
-        seen, new = shared.members.get(member), None
+        seen, new = self._shared.get(key[:2], _NOBODY).members.get(member), None
         if seen is None or now_ms - seen.heard_ms > MEMBER_MS:
             if seen is None and self._members >= MEMBERS_MAX:
                 self._sweep(now_ms)
                 if self._members >= MEMBERS_MAX:
                     return None
-                shared = self._shared.setdefault(key[:2], Shared())
+            shared = self._shared.setdefault(key[:2], Shared())
             self._drop(shared, member)
             self._members += 1
             new = seen = shared.members[member] = MemberSeen("", now_ms, now_ms)
@@ -177,7 +184,7 @@ class Balance:
 
     def shares(self, share: Share, partitions: int, now_ms: int) -> Shares:
         """Return what everybody has and should have. The same state gives the same shares."""
-        shared = self._shared.setdefault(share, Shared())
+        shared = self._shared.get(share, _NOBODY)
         live = self._live(shared, now_ms)
         weight = dict.fromkeys(live, 0)
         for partition in range(partitions):
@@ -191,12 +198,22 @@ class Balance:
 
     def others_own(self, key: Key, member: bytes, partitions: int, now_ms: int) -> bool:
         """Whether other members have partitions of the topic, so that the work is shared."""
-        share = key[:2]
-        return any(
-            self._groups.alive_elsewhere((*share, partition), member, now_ms)
-            for partition in range(partitions)
-            if partition != key[2]
-        )
+        owners = self._owners(key[:2], partitions, now_ms)
+        return sum(owners.values()) > owners[member]
+
+    def _owners(self, share: Share, partitions: int, now_ms: int) -> Counter[bytes]:
+        """Return how many partitions each member owns, as counted COUNT_MS ago at most."""
+        shared = self._shared.get(share, _NOBODY)
+        if shared is _NOBODY or not 0 <= now_ms - shared.counted_ms < COUNT_MS:
+            keys = [(*share, partition) for partition in range(partitions)]
+            alive = [key for key in keys if key in self._groups.leases]
+            owners = Counter(
+                self._groups.leases[key].member for key in alive if self._groups.live(key, now_ms)
+            )
+            if shared is _NOBODY:
+                return owners
+            shared.owners, shared.counted_ms = owners, now_ms
+        return shared.owners
 
     # --- decisions -------------------------------------------------------------------------------
 
@@ -256,6 +273,9 @@ class Balance:
         moved_ms = shared.moved_ms.get(key[2])
         if moved_ms is not None and now_ms - moved_ms < MOVE_PAUSE_MS:
             return False, None
+        least = partitions // len(shared.members)  # the dead among them only make it smaller
+        if self._owners(key[:2], partitions, now_ms)[member] <= least:
+            return False, None  # nearly always: it costs no look at every partition
         shares = self.shares(key[:2], partitions, now_ms)
         if not shares.above(member):
             return False, None

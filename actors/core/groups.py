@@ -228,7 +228,3 @@ class GroupTable:
         """Tell whether the lease of a grant still keeps others waiting."""
         lease = self.leases[key]
         return not lease.released and lease.until_ms > now_ms
-
-    def alive_elsewhere(self, key: Key, member: bytes, now_ms: int) -> bool:
-        """Whether the lease of a partition runs, and for another process than `member`."""
-        return key in self.leases and self.leases[key].member != member and self.live(key, now_ms)

@@ -72,7 +72,7 @@ class Group:
         self.processes.append(process)
         return process
 
-    def join(self, process: Process, partition: int, **changes: Any) -> Any:
+    def join(self, process: Process, partition: int, name: str = "g", **changes: Any) -> Any:
         process.incarnations += 1
         epochs = [p.owned.get(partition, 0) for p in self.processes]
         incarnation = f"{process.name}-{process.incarnations}".encode().ljust(16, b"_")
@@ -82,7 +82,7 @@ class Group:
             "lock_held": False, "host": "h", "path": "/s", "label": process.name,
             "member": process.member, **changes,
         }  # fmt: skip
-        return self.world.ask(Join(self.world.n, "g", "t", partition, **fields))
+        return self.world.ask(Join(self.world.n, name, "t", partition, **fields))
 
     def turn(self, process: Process) -> None:
         now = self.world.clock.ms
@@ -427,6 +427,16 @@ def test_members_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [label for _, _, label, _, _ in group.described().members] == ["b", "c"]
     owned = sorted(partition for p in group.processes[1:] for partition in p.owned)
     assert owned == [0, 1, 2, 3]
+
+
+def test_groups_without_end_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who invents groups and members fills the table to its bound and not beyond."""
+    monkeypatch.setattr(balance_module, "MEMBERS_MAX", 3)
+    group = Group(1)
+    for number in range(20):
+        guest = group.add(f"g{number}")
+        assert isinstance(group.join(guest, 0, f"group-{number}"), Granted)
+    assert len(group.world.core._membership.balance._shared) == 3
 
 
 def test_the_description_shows_members_owners_and_progress() -> None:
