@@ -10,7 +10,20 @@ from hypothesis import strategies as st
 from actors.codec import batch, wire
 from actors.errors import Malformed, TooLarge
 from actors.limits import FRAME_BYTES_MAX
-from actors.protocol import KINDS, Failure, Fetched, Hello, Ping, Produce, Produced
+from actors.protocol import (
+    KINDS,
+    Failure,
+    Fetched,
+    Granted,
+    Hello,
+    Join,
+    Ping,
+    Produce,
+    Produced,
+    Renew,
+    Renewed,
+    Standby,
+)
 from actors.records import BatchStored
 
 HELLO = Hello(1, 1, 1, "producer", b"i" * 16, b"", 0)
@@ -53,6 +66,37 @@ def test_every_kind_has_a_number_of_its_own():
 def test_a_message_comes_back_as_it_was(message):
     """Encoding and decoding are inverse."""
     assert wire.decode(b"x", wire.encode(message, None)).message == message
+
+
+@pytest.mark.parametrize(
+    ("message", "first_version"),
+    [
+        (Renew(1, "g", "t", 0, 5, b"m" * 16, 7), (11, 1, "g", "t", 0, 5)),
+        (Renewed(1, 5, revoke=False, shared=True), (43, 1, 5)),
+        (Standby(1, "one", 10_000, idle=True), (42, 1, "one", 10_000)),
+        (
+            Granted(1, 5, b"t", b"l", b"l", 10, 10_000, shared=True),
+            (41, 1, 5, b"t", b"l", b"l", 10, 10_000),
+        ),
+        (
+            Join(1, "g", "t", 0, b"i", b"l", b"", b"", 0, 0, False, "h", "/s", "one", b"m" * 16),
+            (10, 1, "g", "t", 0, b"i", b"l", b"", b"", 0, 0, False, "h", "/s", "one"),
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_headers_of_version_1_are_headers_of_version_2(message, first_version):
+    """Later fields are left off at their default, and are their default where they are missing."""
+    (header,) = wire.encode(message, None)
+    assert wire.decode(b"x", [header]).message == message
+    old = wire.decode(b"x", [msgpack.packb(first_version)]).message
+    assert old == type(message)(*first_version[1:])
+    assert old != message
+    assert wire.encode(old, None) == [msgpack.packb(first_version)]
+    with pytest.raises(Malformed):
+        wire.decode(b"x", [msgpack.packb((*msgpack.unpackb(header), 0))])
+    with pytest.raises(Malformed):
+        wire.decode(b"x", [msgpack.packb(first_version[:-1])])
 
 
 def test_produce_brings_its_batch_checked():
