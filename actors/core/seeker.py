@@ -17,7 +17,7 @@ from ..errors import NotSupported, OffsetOutOfRange
 from ..limits import SKIPS_MAX
 from ..outcome import Event, Outcome, Recovered, Snapshot, SnapshotWritten
 from ..protocol import Granted
-from ..records import Committed, LedgerStarted, Plain, Record, Skipped
+from ..records import Committed, LedgerEnded, LedgerStarted, Plain, Record, Skipped
 from .consumer_running import START_OFFSET
 from .ledger import Ledger
 from .ledger_check import check_follows
@@ -40,6 +40,9 @@ class SeekerCore:
         self._grant = grant
         self.ledger = Ledger()
         self.wake_at_ms = None
+        # Whether no generation before died at its work: then ours ends well too, and the next
+        # owner need not look for the message that kills (handling.py).
+        self._clean = False
 
     @property
     def epoch(self) -> int:
@@ -61,9 +64,11 @@ class SeekerCore:
 
     def _begin(self, out: Outcome) -> None:
         grant = self._grant
+        self._clean = self.ledger.started is None or self.ledger.ended
         if self.ledger.started is None:
             log = (grant.topic_id, grant.log_id, grant.lineage)
             out.appends.append(LedgerStarted(*self._place, *log, START_OFFSET))
+            self._end_well(out)
         else:
             check_follows(self.ledger, self._place, grant)
 
@@ -82,10 +87,15 @@ class SeekerCore:
         record = Committed(grant.epoch, ledger.commit_no + 1, inputs, [], b"", {})
         record.skipped = [skipped]
         out.appends.append(record)
+        self._end_well(out)
         group, topic, partition = self._place
         fields = {"group": group, "topic": topic, "partition": partition, "epoch": grant.epoch}
         moved = {"first_offset": first, "next_offset": move.offset, "reason": move.reason}
         out.events.append(("group.moved", {**fields, **moved, "commit_no": record.commit_no}))
+
+    def _end_well(self, out: Outcome) -> None:
+        if self._clean:
+            out.appends.append(LedgerEnded(self._grant.epoch))
 
     def apply(self, record: Record, position: int) -> None:
         """Change the ledger."""

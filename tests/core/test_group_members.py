@@ -28,7 +28,7 @@ from actors.protocol import (
     Standby,
     Welcome,
 )
-from actors.records import Committed
+from actors.records import Committed, LedgerEnded
 from tests.core.consumer_world import World
 from tests.core.test_consumer_core import LOG, TOPIC_ID, Scripted, batch, output
 
@@ -88,7 +88,7 @@ def test_a_revoked_partition_is_drained_committed_and_left() -> None:
     outcome = sharing.hear(Produced(sharing.number(Produce), 1, ((1, 0, 0),)))
     (leave,) = leaves(outcome)
     assert leave.next_offset == 2
-    assert isinstance(outcome.appends[-1], Committed)
+    assert [type(record) for record in outcome.appends] == [Committed, LedgerEnded]
     assert [type(item) for item in outcome.work_after_sync] == [GaveBack]
     sharing.take_all(GaveBack)
     sharing.hear(Left(leave.request))

@@ -24,7 +24,7 @@ from actors.limits import LEASE_MS
 from actors.outcome import Recovered
 from actors.protocol import Granted, Join, Leave
 from actors.protocol_groups import Rewind
-from actors.records import Committed, LedgerStarted, Record, Skipped
+from actors.records import Committed, LedgerEnded, LedgerStarted, Record, Skipped
 from tests.core.broker_help import World
 
 LOG, TOPIC_ID = b"l" * 16, b"t" * 16
@@ -82,10 +82,20 @@ def test_going_back_takes_skips_away_and_keeps_what_was_processed() -> None:
 def test_a_group_that_never_ran_can_be_told_where_to_begin() -> None:
     """The ledger begins with its start, then the move."""
     core = SeekerCore(PLACE, granted())
-    (first,) = apply_all(core, Recovered(5, 0))
+    first, end = apply_all(core, Recovered(5, 0))
     assert isinstance(first, LedgerStarted)
+    assert isinstance(end, LedgerEnded)
     apply_all(core, MoveOffset(100, "latest"))
     assert core.ledger.next_offset == 100
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_move_ends_well_only_if_the_owner_before_did(clean: bool) -> None:
+    """A death before the move is not forgotten by it, and the move itself is none."""
+    before = [LedgerEnded(1)] if clean else []
+    core = seeker(STARTED, handled(Ledger(), 10), *before)
+    apply_all(core, MoveOffset(25, "why"))
+    assert core.ledger.ended is clean
 
 
 def test_a_snapshot_keeps_what_was_moved() -> None:

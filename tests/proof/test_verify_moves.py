@@ -142,12 +142,23 @@ def test_a_message_lost_beside_a_skipped_range_is_found() -> None:
     assert set(moved.report().found.counts) == {"I8-commit-covers"}
 
 
-def test_a_move_that_says_something_else_is_found() -> None:
-    """The range that is named must be the one that is jumped over."""
+@pytest.mark.parametrize(
+    ("to", "said", "check"),
+    [
+        (7, (3, 7), "I8-commit-covers"),
+        (7, (2, 8), "P9-parked"),
+        (0, (2, 1), "I8-commit-monotone"),
+        (0, (3, 0), "I8-commit-monotone"),
+    ],
+)
+def test_a_move_that_says_something_else_is_found(
+    to: int, said: tuple[int, int], check: str
+) -> None:
+    """The range that is named must be the one that is jumped over, or gone back."""
     moved = Moved()
     moved.handle(2, "ab")
-    moved.move(7, said=(3, 7))
-    assert "I8-commit-monotone" in moved.report().found.counts
+    moved.move(to, said=said)
+    assert check in moved.report().found.counts
 
 
 def test_an_offset_that_goes_back_without_an_order_is_found() -> None:
