@@ -123,6 +123,17 @@ class ConsumerActor:
         """(group, topic, partition)."""
         return self.core.member.place
 
+    @property
+    def why_rejoin(self) -> str:
+        """Why, having ended, it is followed by an actor that stands by; "": it is not.
+
+        Who was fenced while others owned partitions of the topic too has lost this one to a member
+        of its group. Who owned them all has been replaced by a successor.
+        """
+        if self.error is None:
+            return "revoked" if self.core.revoked else ""
+        return "fenced" if isinstance(self.error, Fenced) and self.core.shared else ""
+
     def post(self, event: Event) -> None:
         """Queue an event for the next turn."""
         self._driver.post(event)

@@ -30,7 +30,7 @@ from typing import Any
 import zmq
 
 from ..core.consumer_work import Drain, GiveUp, HandlerDone, ResolveTopic, RunHandler, TopicResolved
-from ..errors import Fenced, OnceMQError
+from ..errors import OnceMQError
 from ..limits import DRAIN_S_DEFAULT, TOPIC_LOOKUP_MS
 from ..ports import Events
 from ..runtime.clock import SystemClock
@@ -246,7 +246,7 @@ class ConsumerProcess:
     def _look(self) -> None:
         """Look at what concerns the process as a whole."""
         for actor in [actor for actor in self._actors.values() if actor.ended]:
-            reason = _why_rejoin(actor)
+            reason = actor.why_rejoin
             if not reason:
                 self._note_end(actor)
             elif not self._stop_asked and self._drain_until is None:
@@ -380,17 +380,6 @@ class ConsumerProcess:
         assert isinstance(log, _CrashingLedger)
         log.point = self._point
         return log
-
-
-def _why_rejoin(actor: ConsumerActor) -> str:
-    """Return why an actor that has ended is followed by one that stands by; "": it is not.
-
-    Who was fenced while others owned partitions of the topic too has lost this one to a member of
-    its group. Who owned them all has been replaced by a successor.
-    """
-    if actor.error is None:
-        return "revoked" if actor.core.revoked else ""
-    return "fenced" if isinstance(actor.error, Fenced) and actor.core.shared else ""
 
 
 class _CrashingLedger(CrashingLog):
