@@ -65,6 +65,7 @@ class Member:
     label: str  # host and pid, for messages to people
     retries: int = RETRIES_DEFAULT
     crash_retries: int = CRASH_RETRIES_DEFAULT
+    commit_first: bool = False  # no handler call before the sync of the commit before it
 
     @property
     def private_topic(self) -> str:

@@ -1,6 +1,6 @@
 """Seeded bugs and who catches them: `python -m tests.sim.mutants`."""
 
-from tests.sim.mutants import broker, clients, disk, poison, turn
+from tests.sim.mutants import broker, clients, disk, poison, sinks, turn
 from tests.sim.mutants.table import MUTANTS, Mutant, applied
 
-__all__ = ["MUTANTS", "Mutant", "applied", "broker", "clients", "disk", "poison", "turn"]
+__all__ = ["MUTANTS", "Mutant", "applied", "broker", "clients", "disk", "poison", "sinks", "turn"]
