@@ -35,6 +35,7 @@ from .records import BatchStored
 
 IDLE_MS = 1_000
 DISK_FULL_RETRY_MS = 500
+WRITER_RETRY_MS = 50  # while another log of this thread writes to the same database
 _EVENT_BYTES = 1024  # what a record adds to the bytes of the request that caused it
 
 
@@ -125,6 +126,8 @@ class Driver:
             left = min(left, self._synced_at_ms + ATTEST_IDLE_MS - now)
         if self._short_of:
             left = min(left, DISK_FULL_RETRY_MS)
+        if self._log is not None and self._log.end > self._log.durable_end:
+            left = min(left, WRITER_RETRY_MS)
         return max(0, left)
 
     def turn(self, timeout_ms: int | None = None) -> bool:
@@ -228,8 +231,10 @@ class Driver:
         return ReadDone(read.token, found, next_position)
 
     def _finish(self, now: int) -> None:
-        held, self._held = self._held, Outcome()
         log = self._log
+        if log is not None and log.end > log.durable_end and log.must_wait():
+            return  # the group stays open, and what it holds back stays held, until a later turn
+        held, self._held = self._held, Outcome()
         if log is not None:
             if log.end > log.durable_end:
                 end = log.sync()
@@ -242,9 +247,9 @@ class Driver:
             self._send(send)
         for name, fields in held.events:
             self._events.emit(name, **fields)
+        self._snapshot_when_due()  # before the work: a handler call may borrow what the log needs
         for item in held.work_after_sync:
             self._perform(item)
-        self._snapshot_when_due()
 
     def _rest(self, log: Log, now: int) -> None:
         """Nothing was written: vouch for the last group, look at the fence when it is time.
@@ -262,7 +267,8 @@ class Driver:
     def _snapshot_when_due(self) -> None:
         if self._log is None or self._snapshot_every is None:
             return
-        if self._log.durable_end - self._snapshot_at >= self._snapshot_every:
+        due = self._log.durable_end - self._snapshot_at >= self._snapshot_every
+        if due and not self._log.must_wait():
             self.write_snapshot()
 
     def write_snapshot(self) -> None:

@@ -342,6 +342,42 @@ class StateMismatch(OnceMQError):
     default_hint = "bring the old state_by back, or give the handler a new group"
 
 
+class BadSink(OnceMQError):
+    """The address of a sink, or the database behind it, cannot be used as it is."""
+
+    code = "bad_sink"
+    default_hint = "expected sqlite:///FILE, postgresql://USER@HOST/DATABASE, or env:VARIABLE"
+
+
+class NoSink(OnceMQError):
+    """`tx.sql` or `tx.connection` in a handler whose consumer has no sink."""
+
+    code = "no_sink"
+    default_hint = "name the database: @app.consumer(..., sink='sqlite:///FILE')"
+
+
+class SinkUnavailable(OnceMQError):
+    """The database of a sink is away. Nothing is lost: the same messages are handled again."""
+
+    code = "sink_unavailable"
+    retriable = True
+    default_hint = "it is tried on; nothing is committed meanwhile"
+
+
+class SinkLocked(SinkUnavailable):
+    """Somebody else holds a lock in the database of a sink for longer than we wait."""
+
+    code = "sink_locked"
+    default_hint = "it is tried on; end the transaction that holds the lock (docs/SQL.md)"
+
+
+class TransactionControl(OnceMQError):
+    """A handler tried to begin, end or divide the transaction that belongs to the commit."""
+
+    code = "transaction_control"
+    default_hint = "return to commit, raise to roll back: each message has a savepoint of its own"
+
+
 class NotSupported(OnceMQError):
     """Something that this version does not do. The reason names it."""
 

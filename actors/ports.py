@@ -61,6 +61,9 @@ class Log(Protocol):
     ) -> int:
         """Add a record to the group of this turn; return its position."""
 
+    def must_wait(self) -> bool:
+        """Whether a write would wait for another log of this thread: try in a later turn."""
+
     def sync(self) -> int:
         """Make the group durable, check the fence, return the durable end. Raises Fenced."""
 

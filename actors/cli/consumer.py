@@ -154,6 +154,7 @@ class _Console(Watcher):
         self._events = events
         self._quiet = quiet
         self._drawn = ""
+        self._away = ""
 
     def standby(self, text: str) -> None:
         """Say that another member is at work."""
@@ -163,6 +164,12 @@ class _Console(Watcher):
         """Say why nothing happens."""
         if not self._quiet:
             click.echo(f"no broker answers at {endpoint}; it is tried on", err=True)
+
+    def sink_away(self, text: str) -> None:
+        """Say why nothing is committed; the events on stderr tell it already if they go there."""
+        if not self._quiet and text != self._away:
+            self._away = text
+            click.echo(text, err=True)
 
     def progress(self, summary: Summary) -> None:
         """Draw the counts."""

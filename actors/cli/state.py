@@ -12,6 +12,7 @@ from ..errors import OnceMQError
 from ..ids import check_name
 from ..library.keyed_state import shown_state
 from ..library.ledger_reader import read_group
+from ..library.sinks.reading import read_sink_group
 from ..runtime.os_disk import OsDisk
 from ..runtime.settings import Settings
 from .config import setting_options
@@ -27,22 +28,31 @@ class SameKey(OnceMQError):
 
 @click.command()
 @setting_options("state")
+@click.option("--sink", metavar="URL", help="Its ledgers live in this database, not in --state.")
 @click.option("--group", required=True, metavar="G", help="The group.")
 @click.option("--topic", metavar="T", help="Only what it keeps for this topic.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--by-partition", is_flag=True, help="One object for each topic/partition.")
 def state(
-    state: str | None, group: str, topic: str | None, as_json: bool, by_partition: bool
+    state: str | None,
+    sink: str | None,
+    group: str,
+    topic: str | None,
+    as_json: bool,
+    by_partition: bool,
 ) -> None:
     """Print the committed state of a group: one object of all its partitions.
 
-    It is read from the ledgers in --state; the consumer may run meanwhile. Bytes that are no text
+    It is read from the ledgers in --state, or in the database --sink; the consumer may run meanwhile. Bytes that are no text
     are shown in hexadecimal with a leading 0x, times in ISO 8601. Of a handler with
     state_by="key" each message key is one object; messages without a key show as (no key).
     """
     check_name(group, "--group")
     settings = Settings.load(flags={"state": state})
-    ledgers = read_group(OsDisk(), settings.state, group)
+    if sink is not None:
+        ledgers = read_sink_group(sink, group)
+    else:
+        ledgers = read_group(OsDisk(), settings.state, group)
     if topic is not None:
         ledgers = {place: one for place, one in ledgers.items() if place[0] == topic}
     shown: dict[str, Any] = _by_partition(ledgers) if by_partition else _merged(ledgers)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import click
 
+from ..library.sinks.reading import address_of, looking
 from ..proof.files import OsFiles
 from ..proof.verify import OPERATOR, Report
 from ..proof.verify import verify as prove
@@ -22,9 +24,10 @@ _PROGRESS_EVERY_S = 0.2
 
 @click.command("verify")
 @setting_options("data", "state")
+@click.option("--sink", metavar="URL", help="Also the ledgers in this database.")
 @click.option("--topic", metavar="TOPIC", help="Only this topic and its ledgers.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def verify(as_json: bool, topic: str | None, **flags: str | None) -> None:
+def verify(as_json: bool, sink: str | None, topic: str | None, **flags: str | None) -> None:
     """Read the broker's log and all ledgers, and say what became of every message.
 
     Every id is accepted once, and for each group processed once, pending, parked or skipped.
@@ -34,11 +37,15 @@ def verify(as_json: bool, topic: str | None, **flags: str | None) -> None:
     settings = Settings.load(flags=flags)
     state: str | None = settings.state
     if not os.path.isdir(settings.state):
-        if flags["state"] is not None:
+        if flags["state"] is not None and sink is None:
             raise click.UsageError(f"--state {state}: there is no such directory")
         state = None
     progress = _Progress()
-    report = prove(OsFiles(), settings.data, state, topic=topic, tell=progress.tell)
+    tables = None
+    if sink is not None:
+        address = address_of(sink)
+        tables = address.shown, partial(looking, address)
+    report = prove(OsFiles(), settings.data, state, sink=tables, topic=topic, tell=progress.tell)
     progress.end()
     if as_json:
         print_json(report.as_dict())

@@ -71,6 +71,7 @@ class Member:
     retries: int = RETRIES_DEFAULT
     crash_retries: int = CRASH_RETRIES_DEFAULT
     process: bytes = b""  # 16 random bytes, the same for all partitions; b"": takes what is free
+    commit_first: bool = False  # no handler call before the sync of the commit before it
 
     @property
     def private_topic(self) -> str:

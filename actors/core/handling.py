@@ -4,7 +4,8 @@ Theory of operation. At most one call is out. Its answer becomes one commit reco
 not match the call (an older grant, a call that was given up): then it is dropped with all that it
 holds. The next call is made in the step that commits the last one, so handlers work while the disk
 syncs; ids of a commit that is appended but not yet applied are shown to the skip rule by hand. A
-call moves one input (inputs.py); the inputs take turns.
+call moves one input (inputs.py); the inputs take turns. With a SQL sink a call uses the transaction
+of its commit, so it is made after the sync of the commit before it.
 
 A message that raises ends the commit before it. It is then tried again alone in front of the rest
 of its window, after a pause that doubles from BACKOFF_FIRST_MS to BACKOFF_MAX_MS. After its last
@@ -96,7 +97,11 @@ class Handling:
         """Ask the running call to come back with what it has."""
         if self.running is not None and self._cut_at_ms is not None:
             self._cut_at_ms = None
-            out.work.append(CutHandler())
+            self._calls(out).append(CutHandler())
+
+    def _calls(self, out: Outcome) -> list[Any]:
+        """Where calls go, and what is to follow them in order."""
+        return out.work_after_sync if self._member.commit_first else out.work
 
     def advance(self, now_ms: int, out: Outcome, acked: Acked) -> None:
         """Park what can be parked, or call the handler for the next window, if it is time."""
@@ -159,7 +164,7 @@ class Handling:
         self.running, self._moved, self._mark = run, its, None
         self._cut_at_ms = now_ms + COMMIT_EVERY_MS
         if fatal or not alone:
-            out.work.append(run)
+            self._calls(out).append(run)
             return
         self._mark = AttemptMarked(self._epoch, its.topic_id, offset, deaths, returned=False)
         out.appends.append(self._mark)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..ids import check_group, check_name
 from ..limits import CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
 from .handlers import Consumer, Handler
-from .shapes import Wishes, shape_of
+from .shapes import NotAHandler, Wishes, shape_of
+from .sinks.address import check_sink
 
 if TYPE_CHECKING:
     from .producer import Producer
@@ -51,6 +52,7 @@ class App:
         typed: Any = None,
         state_by: str | None = None,
         concurrency: int = 1,
+        sink: str | None = None,
         **options: Any,
     ) -> Callable[[_Function], _Function]:
         """Make the decorated function the handler of `topic` for `group`; it stays as it is.
@@ -68,7 +70,10 @@ class App:
         message key a state of its own; then `concurrency` messages of different keys may be
         handled at the same time. docs/HANDLERS.md has all of it.
 
-        Raises InvalidName for topic or group, ValueError for a second handler of both or impossible
+        With `sink` ("sqlite:///FILE", "postgresql://...", "env:VARIABLE") the commit is a
+        transaction of that database, which `tx.sql` and `tx.connection` write to (docs/SQL.md).
+
+        Raises BadSink, InvalidName for topic or group, ValueError for a second handler of both or impossible
         numbers, TypeError for a `no_retry` that is not made of exceptions, and a TypeError
         (NotSupported) for functions that cannot be handlers, such as generators, and for options
         that exclude each other.
@@ -81,12 +86,19 @@ class App:
         _check_exceptions(final)
         wishes = Wishes(batch, batch_size, typed, state_by, concurrency)
 
+        if sink is not None:
+            check_sink(sink)
+            if state_by is not None:
+                raise NotAHandler(
+                    'sink and state_by="key" exclude each other: a partition has one transaction'
+                )
+
         def register(function: _Function) -> _Function:
             shape = shape_of(function, wishes, options)
             if (topic, group) in self._consumers:
                 raise ValueError(f"group {group!r} has a handler of topic {topic!r} already")
             self._consumers[topic, group] = Consumer(
-                topic, group, function, retries, crash_retries, final, park, shape
+                topic, group, function, retries, crash_retries, final, park, shape, sink
             )
             return function
 

@@ -27,6 +27,7 @@ from .carry import Carry
 from .handlers import Call, Consumer, current
 from .message import Message
 from .shapes import check_result
+from .sinks.session import Session
 from .state_view import StateView
 from .tx import BatchTx, FindTopic, Tx
 
@@ -46,18 +47,23 @@ class AwaitedCall(Call):
         find_topic: FindTopic,
         carry: Carry,
         await_topic: AwaitTopic | None = None,
+        sink: Session | None = None,
     ) -> None:
         """With `await_topic` the other one may answer 0: a topic is then looked up after the handler.
 
         `tx.send` can await nothing, and a lookup that blocked would freeze the loop.
         """
-        super().__init__(consumer, run, find_topic)
+        super().__init__(consumer, run, find_topic, sink)
         self._carry = carry
         self._await_topic = await_topic
         self.is_async = consumer.shape.is_async and not run.deaths
 
     def _new_tx(self, state: StateView, find_topic: FindTopic) -> Tx:
-        return (BatchTx if self._consumer.shape.batch_size else Tx)(state, find_topic)
+        kind = BatchTx if self._consumer.shape.batch_size else Tx
+        return kind(state, find_topic, self._sink)
+
+    def _come_alone(self) -> None:
+        self._carry.alone_below = self.run.window.next_offset
 
     def _handle(self, place: tuple[str, str, int]) -> None:
         run_without_loop(self._work(place))
@@ -67,14 +73,15 @@ class AwaitedCall(Call):
         place = self._place(place)
         started_ns = time.perf_counter_ns()
         failure: FailedMessage | None = None
-        token = current.set(self._tx)
-        try:
-            await self._work(place)
-        except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
-            failure = self._reject(error)
-        finally:
-            current.reset(token)
-        return self._answer(failure, started_ns)
+        with self._lent():
+            token = current.set(self._tx)
+            try:
+                await self._work(place)
+            except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
+                failure = self._reject(error)
+            finally:
+                current.reset(token)
+            return self._answer(failure, started_ns)
 
     async def _work(self, place: tuple[str, str, int]) -> None:
         tx = self._tx
@@ -91,8 +98,8 @@ class AwaitedCall(Call):
         """Hand over a list; return whether its handler returned."""
         try:
             await self._invoke(messages)
-        except Exception as error:
-            self._tx.reject()
+        except Exception as raised:
+            error = self._tx.take_back(raised)
             self._carry.alone_below = messages[-1].offset + 1
             _LOGGER.warning(
                 "the handler of lists raised %s for %d messages of %s/%d from offset %d on; nothing "

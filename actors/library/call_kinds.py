@@ -11,6 +11,7 @@ from .handler_threads import HandlerThreads
 from .handlers import Call, Consumer
 from .keyed_calls import KeyedCall
 from .keyed_state import check_state_kind
+from .sinks.session import Session
 from .tx import FindTopic
 
 
@@ -32,6 +33,7 @@ def make_call(
     find: TopicFinders,
     carry: Carry,
     threads: HandlerThreads,
+    sink: Session | None = None,
 ) -> Call:
     """Return the call of a handler that carries out `run`.
 
@@ -49,5 +51,5 @@ def make_call(
     if shape.by_key:
         return KeyedCall(consumer, run, find_topic, carry, threads, await_topic)
     if shape.is_async or shape.batch_size:
-        return AwaitedCall(consumer, run, find_topic, carry, await_topic)
-    return Call(consumer, run, find_topic)
+        return AwaitedCall(consumer, run, find_topic, carry, await_topic, sink)
+    return Call(consumer, run, find_topic, sink)

@@ -18,6 +18,7 @@ from ..core.consumer_grant import Member
 from ..core.consumer_work import (
     CutHandler,
     GaveBack,
+    LedgerPeeked,
     OpenLedger,
     PeekLedger,
     Repost,
@@ -27,13 +28,54 @@ from ..core.consumer_work import (
     TopicResolved,
 )
 from ..driver import DISK_FULL_RETRY_MS, Driver
-from ..errors import DiskFull, Fenced, LogInUse, OnceMQError
-from ..limits import LEDGER_SNAPSHOT_EVERY_BYTES, STANDBY_RETRY_MS
+from ..errors import (
+    CorruptLog,
+    DiskFull,
+    Fenced,
+    LogInUse,
+    OnceMQError,
+    SinkUnavailable,
+)
+from ..limits import (
+    LEDGER_SNAPSHOT_EVERY_BYTES,
+    STANDBY_RETRY_MS,
+)
 from ..outcome import Event, Stop
-from ..ports import Clock, Events, Transport
+from ..ports import Clock, Events, Log, Transport
+from ..storage.log import TailCut
 from .carry import Carry
 from .handlers import Consumer
-from .ledger_files import LedgerFiles
+from .sink_outages import sink_pause_ms
+from .sinks.session import Session
+
+
+class LedgerLog(Log, Protocol):
+    """A ledger that is open for writing."""
+
+    cut_report: TailCut | None
+    snapshot_damage: list[CorruptLog]
+
+
+class LedgerDoor(Protocol):
+    """One ledger before and at its opening: files (ledger_files.py) or tables (sinks/ledger.py)."""
+
+    directory: str
+
+    @property
+    def session(self) -> Session | None:
+        """Where handlers write what is committed with the ledger's record; None: files."""
+
+    def peek(self) -> LedgerPeeked:
+        """Return the facts of the ledger; make it where there is none."""
+
+    def open(self, epoch: int) -> LedgerLog:
+        """Open it for writing under a grant."""
+
+    def release(self) -> None:
+        """Let the lock of the last owner go, if it is held."""
+
+    def close(self) -> None:
+        """Let everything go."""
 
 
 class Host(Protocol):
@@ -54,6 +96,9 @@ class Host(Protocol):
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
         """Another member has the partition."""
 
+    def sink_away(self, actor: ConsumerActor, error: SinkUnavailable) -> None:
+        """The database of the consumer cannot be reached or written; it is tried on."""
+
 
 class ConsumerActor:
     """Drives one consumer. One thread calls all of it."""
@@ -67,7 +112,7 @@ class ConsumerActor:
         transport: Transport,
         clock: Clock,
         events: Events,
-        ledger: LedgerFiles,
+        ledger: LedgerDoor,
         host: Host,
         label: str,
         reopen: Callable[[], None] | None = None,
@@ -98,6 +143,7 @@ class ConsumerActor:
             consumer.retries,
             consumer.crash_retries,
             process,
+            commit_first=ledger.session is not None,
         )
         self.core = ConsumerCore(member, endpoint, fingerprint=self.fingerprints)
         self._driver = Driver(
@@ -114,6 +160,7 @@ class ConsumerActor:
         self._again_at_ms = 0
         # Whether the grant is on its way back: whoever is next may have opened the ledger.
         self.gave_back = False
+        self._pauses = 0  # how often the sink was tried in vain, one after the other
         # Whether it has ended, and why: None for a clean end.
         self.ended = False
         self.error: BaseException | None = None
@@ -137,6 +184,16 @@ class ConsumerActor:
     def post(self, event: Event) -> None:
         """Queue an event for the next turn."""
         self._driver.post(event)
+
+    @property
+    def sink(self) -> Session | None:
+        """The connection that handlers write to."""
+        return self._ledger.session
+
+    def fail(self, error: OnceMQError) -> None:
+        """End because a call could not be carried out."""
+        if not self.ended:
+            self._end(error)
 
     def time_left_ms(self) -> int:
         """Return how long the next turn may wait."""
@@ -178,6 +235,7 @@ class ConsumerActor:
         except (OnceMQError, OSError) as error:
             if not (isinstance(error, Fenced) and self.gave_back):
                 self.error = self.error or error
+        self._ledger.close()
 
     def kill(self) -> None:
         """End as a crash would: locks are let go, nothing more is written."""
@@ -223,6 +281,10 @@ class ConsumerActor:
         except LogInUse:  # another process is making it this very moment
             self._try_again(item, STANDBY_RETRY_MS)
             return
+        except SinkUnavailable as error:
+            self._sink_away(item, error)
+            return
+        self._pauses = 0
         self._seed = int.from_bytes(facts.ledger_id[:8], "little")
         self.post(facts)
 
@@ -232,6 +294,9 @@ class ConsumerActor:
         except DiskFull as error:
             self._events.emit("log.disk_full", for_=str(error))
             self._try_again(item, DISK_FULL_RETRY_MS)
+            return
+        except SinkUnavailable as error:
+            self._sink_away(item, error)
             return
         if log.cut_report is not None:
             cut = log.cut_report
@@ -246,6 +311,11 @@ class ConsumerActor:
         self._driver.open_log(log)
         for damage in log.snapshot_damage:
             self._events.emit("snapshot.fallback", reason=str(damage))
+
+    def _sink_away(self, item: Any, error: SinkUnavailable) -> None:
+        self._host.sink_away(self, error)
+        self._try_again(item, sink_pause_ms(self._pauses))
+        self._pauses += 1
 
     def _try_again(self, item: Any, pause_ms: int) -> None:
         self._again = item

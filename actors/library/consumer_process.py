@@ -25,29 +25,25 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Any
 
 import zmq
 
-from ..core.consumer_work import Drain, GiveUp, HandlerDone, ResolveTopic, RunHandler, TopicResolved
-from ..errors import OnceMQError
+from ..core.consumer_work import Drain, GiveUp, ResolveTopic, RunHandler, TopicResolved
+from ..errors import OnceMQError, SinkUnavailable
 from ..limits import DRAIN_S_DEFAULT, TOPIC_LOOKUP_MS
 from ..ports import Events
 from ..runtime.clock import SystemClock
-from ..runtime.crash_points import AFTER_COMMIT_BEFORE_OUTPUT, CrashingDisk, CrashingLog, CrashPoint
-from ..runtime.os_disk import OsDisk
-from ..runtime.process import owner_facts, stop_signals
+from ..runtime.process import stop_signals
 from ..runtime.zmq_transport import DealerTransport
-from ..storage.disk import Disk
-from ..storage.log import FencedLog
 from .call_kinds import TopicFinders, make_call
 from .calls import TopicBook
 from .consumer_actor import ConsumerActor
+from .consumer_ledgers import ConsumerLedgers
 from .handler_threads import HandlerThreads
 from .handlers import Call, Consumer
-from .ledger_files import LedgerFiles, ledger_directory
-from .main_thread import CallThread, LoopThread, PlainThread
+from .main_thread import Answer, CallThread, LoopThread, PlainThread
 from .producer_engine import label
+from .sink_outages import SinkOutages
 from .tally import Summary, Tally
 
 LOOK_MS = 200  # how often deadlines of the process are looked at
@@ -69,6 +65,9 @@ class Watcher:
 
     def silence(self, endpoint: str) -> None:
         """No broker has answered for two seconds; it is tried on. Told once for each silence."""
+
+    def sink_away(self, text: str) -> None:
+        """The database of a consumer is away or locked; it is tried on. Told for each attempt."""
 
     def progress(self, summary: Summary) -> None:
         """So much is done: told about five times a second."""
@@ -93,24 +92,21 @@ class ConsumerProcess:
     ) -> None:
         """Keep ledgers in directory `state`; with `until_idle_s` end after so long without work."""
         self._endpoint = broker
-        self._state = state
         self._events = events
         self._until_idle_s = until_idle_s
         self._drain_s = drain_s
         self._watcher = watcher or Watcher()
         self._clock = SystemClock()
         self._topics = TopicBook()
-        self._owner = owner_facts()
+        self._ledgers = ConsumerLedgers(state)
         self._member = secrets.token_bytes(16)
         self._tally = Tally()
         self._told_standby: set[tuple[str, str, int]] = set()
-        self._point = CrashPoint.from_environment()
-        self._disk: Disk = OsDisk() if self._point is None else CrashingDisk(self._point)
         in_loop = any(consumer.shape.is_async for consumer in consumers)
         self._main: CallThread = (LoopThread if in_loop else PlainThread)(self._deliver)
         self._threads = HandlerThreads()
         # What the main thread has for actors. A deque: append and popleft are atomic.
-        self._inbox: deque[tuple[ConsumerActor, HandlerDone | ResolveTopic | None]] = deque()
+        self._inbox: deque[tuple[ConsumerActor, Answer | ResolveTopic]] = deque()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -118,6 +114,7 @@ class ConsumerProcess:
         self._actors: dict[tuple[str, str, int], ConsumerActor] = {}
         self._transports: dict[ConsumerActor, DealerTransport] = {}
         self._open_calls: dict[ConsumerActor, Call] = {}
+        self._away = SinkOutages()
         self._look_at_ms = 0
         self._told_silence = False
         self._drain_until: float | None = None
@@ -156,7 +153,7 @@ class ConsumerProcess:
             raise self._error
         return self.summary()
 
-    def _deliver(self, actor: ConsumerActor, done: HandlerDone | None) -> None:
+    def _deliver(self, actor: ConsumerActor, done: Answer) -> None:
         self._inbox.append((actor, done))
         self._wake()
 
@@ -201,7 +198,7 @@ class ConsumerProcess:
 
     def _io_main(self) -> None:
         try:
-            while not self._quit and (self._open_calls or self._live()):
+            while not self._quit and (self._open_calls or self._live() or self._away):
                 self._wait()
                 while self._inbox:
                     self._post(*self._inbox.popleft())
@@ -221,11 +218,13 @@ class ConsumerProcess:
     def _live(self) -> list[ConsumerActor]:
         return [actor for actor in self._actors.values() if not actor.ended]
 
-    def _post(self, actor: ConsumerActor, event: HandlerDone | ResolveTopic | None) -> None:
+    def _post(self, actor: ConsumerActor, event: Answer | ResolveTopic) -> None:
         """Take what the main thread has for an actor; None: its call was not carried out."""
         if not isinstance(event, ResolveTopic):
             self._open_calls.pop(actor, None)
-        if event is not None:
+        if isinstance(event, OnceMQError):
+            actor.fail(event)
+        elif event is not None:
             actor.post(event)
 
     def _wait(self) -> None:
@@ -257,6 +256,7 @@ class ConsumerProcess:
         if now_ms < self._look_at_ms:
             return
         self._look_at_ms = now_ms + LOOK_MS
+        self._make_anew(now_ms)
         self._watcher.progress(self.summary())
         self._tell_silence()
         if self._drain_until is not None:
@@ -273,7 +273,11 @@ class ConsumerProcess:
 
     def _note_end(self, actor: ConsumerActor) -> None:
         """An actor that failed ends the process: the others in good order."""
-        if actor.error is None:
+        if actor.error is None or actor in self._away:
+            return
+        if isinstance(actor.error, SinkUnavailable) and self._drain_until is None:
+            self._away.note(actor, self._clock.now_ms())
+            self.sink_away(actor, actor.error)
             return
         self._error = self._error or actor.error
         self._stop_asked = True
@@ -282,15 +286,26 @@ class ConsumerProcess:
     def _rejoin(self, actor: ConsumerActor, reason: str) -> None:
         """Stand by for a partition that another member has, with fresh facts and a fresh socket."""
         self.cut_call(actor)
+        self._follow(actor)
+        fields = dict(zip(("group", "topic", "partition"), actor.place, strict=True))
+        self._events.emit("consumer.rejoined", reason=reason, **fields)
+
+    def _make_anew(self, now_ms: int) -> None:
+        """A consumer whose database failed is followed by one that reads what became of it all."""
+        for actor in self._away.take_due(now_ms, self._open_calls):
+            self._follow(actor)
+
+    def _follow(self, actor: ConsumerActor) -> None:
+        """Let a fresh actor take the place of one that has ended."""
         self._tally.retire(actor)
         del self._actors[actor.place]
         self._transports.pop(actor).close()
-        fields = dict(zip(("group", "topic", "partition"), actor.place, strict=True))
-        self._events.emit("consumer.rejoined", reason=reason, **fields)
         self._add(actor.consumer, actor.partition)
 
     def _begin_drain(self) -> None:
         self._drain_until = time.monotonic() + self._drain_s
+        for actor in self._away.take_all():  # what it had under way is not known to be committed
+            self._note_end(actor)
         for actor in self._actors.values():
             actor.post(Drain())
 
@@ -307,7 +322,7 @@ class ConsumerProcess:
 
     def _idle_for_s(self, now_ms: int) -> float:
         since = [actor.core.idle_since_ms for actor in self._live()]
-        if not since or None in since:
+        if not since or None in since or self._away:
             return -1.0
         return (now_ms - max(at for at in since if at is not None)) / 1000
 
@@ -316,7 +331,7 @@ class ConsumerProcess:
     def start_call(self, actor: ConsumerActor, run: RunHandler) -> None:
         """Hand a call to the main thread."""
         find = self._finders(actor)
-        call = make_call(actor.consumer, run, find, actor.carry, self._threads)
+        call = make_call(actor.consumer, run, find, actor.carry, self._threads, actor.sink)
         self._open_calls[actor] = call
         self._main.put(actor, call)
 
@@ -346,9 +361,15 @@ class ConsumerProcess:
             f"{topic}/{partition} of group {group} is held by {owner}; standing by"
         )
 
+    def sink_away(self, actor: ConsumerActor, error: SinkUnavailable) -> None:
+        """Tell the user; the process goes on."""
+        fields = actor.core.member.fields(code=error.code, reason=error.reason)
+        self._events.emit("sink.unavailable", **fields)
+        group, topic, partition = actor.place
+        self._watcher.sink_away(f"{topic}/{partition} of group {group}: {error}")
+
     def _add(self, consumer: Consumer, partition: int) -> None:
         place = (consumer.group, consumer.topic, partition)
-        directory = ledger_directory(self._state, *place)
         transport = DealerTransport(self._endpoint)
         actor = ConsumerActor(
             consumer,
@@ -357,13 +378,7 @@ class ConsumerProcess:
             transport=transport,
             clock=self._clock,
             events=self._events,
-            ledger=LedgerFiles(
-                self._disk,
-                directory,
-                self._owner,
-                draw=lambda: secrets.token_bytes(16),
-                open_log=self._open_log,
-            ),
+            ledger=self._ledgers.make(consumer, place),
             host=self,
             label=label(),
             reopen=transport.reopen,
@@ -371,22 +386,3 @@ class ConsumerProcess:
         )
         self._actors[place] = actor
         self._transports[actor] = transport
-
-    def _open_log(self, *arguments: Any, **options: Any) -> FencedLog:
-        """Open a ledger; with a crash point of tests, one that dies there."""
-        if self._point is None:
-            return FencedLog.open(*arguments, **options)
-        log = _CrashingLedger.open(*arguments, **options)
-        assert isinstance(log, _CrashingLedger)
-        log.point = self._point
-        return log
-
-
-class _CrashingLedger(CrashingLog):
-    """Dies also between a commit and the outputs that it lets go."""
-
-    def sync(self) -> int:
-        """Make the group durable and look at the fence; return the durable end."""
-        end = super().sync()
-        self.point.visit(AFTER_COMMIT_BEFORE_OUTPUT)
-        return end

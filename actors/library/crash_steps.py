@@ -33,6 +33,8 @@ STEPS = (BEFORE_HANDLER, AFTER_HANDLER, AFTER_APPEND, AFTER_SYNC, AFTER_OUTPUTS,
 
 _COMMITS = frozenset({record_codec.COMMITTED, record_codec.COMMITTED_MORE})
 
+_SINK_STEPS = {"recorded": AFTER_APPEND, "committed": AFTER_SYNC}
+
 Place = tuple[str, str, int]  # group, topic, partition
 
 
@@ -97,6 +99,16 @@ class WatchedLedger(FencedLog):
         if holds:
             self.visit(AFTER_SYNC)
         return end
+
+
+def watched_sink(visit: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what a ledger in a database calls at the steps of its commit."""
+
+    def at(step: str) -> None:
+        if step in _SINK_STEPS:
+            visit(_SINK_STEPS[step])
+
+    return at
 
 
 class WatchedEndpoint:

@@ -7,6 +7,7 @@ those with a state for each key in keyed_calls.py.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -35,6 +36,7 @@ from .letters import Replayed, dead_letter
 from .message import Lot, Message
 from .payloads import Misfit
 from .shapes import PLAIN, NotAHandler, Shape, check_result
+from .sinks.session import Session
 from .state_view import StateView
 from .tx import FindTopic, Tx
 
@@ -63,6 +65,7 @@ class Consumer:
     no_retry: tuple[type[Exception], ...] = ()  # parked at the first attempt, as by Reject
     park: bool = True  # False: the consumer stops where it would park
     shape: Shape = PLAIN
+    sink: str | None = None  # address of the database that keeps the ledger and what tx.sql writes
 
 
 class Call:
@@ -71,14 +74,21 @@ class Call:
     # Whether `carry_out` is to be awaited: it is `carry_out_async` then.
     is_async = False
 
-    def __init__(self, consumer: Consumer, run: RunHandler, find_topic: FindTopic) -> None:
+    def __init__(
+        self,
+        consumer: Consumer,
+        run: RunHandler,
+        find_topic: FindTopic,
+        sink: Session | None = None,
+    ) -> None:
         self.run = run
         self._consumer = consumer
+        self._sink = sink
         self._tx = self._new_tx(StateView(run.ledger), find_topic)
         self._handled = 0
 
     def _new_tx(self, state: StateView, find_topic: FindTopic) -> Tx:
-        return Tx(state, find_topic)
+        return Tx(state, find_topic, self._sink)
 
     def cut(self) -> None:
         """Make the call end after the message it is at."""
@@ -88,21 +98,24 @@ class Call:
         """Call the handler for each message in order; return what it did.
 
         `place` is (group, topic, partition). Errors of the handler come back in the answer; only
-        what ends the process (KeyboardInterrupt, SystemExit) goes through.
+        what ends the process (KeyboardInterrupt, SystemExit) goes through. With a sink its
+        transaction is left open for the commit, and SinkUnavailable, Fenced and TransactionControl
+        go through: then nothing of the call may be committed.
         """
         place = self._place(place)
         if self.run.deaths:
             return self._crashed(place)
         started_ns = time.perf_counter_ns()
         failure: FailedMessage | None = None
-        token = current.set(self._tx)
-        try:
-            self._handle(place)
-        except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
-            failure = self._reject(error)
-        finally:
-            current.reset(token)
-        return self._answer(failure, started_ns)
+        with self._lent():
+            token = current.set(self._tx)
+            try:
+                self._handle(place)
+            except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
+                failure = self._reject(error)
+            finally:
+                current.reset(token)
+            return self._answer(failure, started_ns)
 
     async def carry_out_async(self, place: tuple[str, str, int]) -> HandlerDone:
         """As `carry_out`, for handlers that are awaited."""
@@ -113,7 +126,45 @@ class Call:
         group, topic, partition = place
         return (group, private_topic(topic, group), partition) if self.run.private else place
 
+    @contextlib.contextmanager
+    def _lent(self) -> Iterator[None]:
+        """Have the connection of the sink for the call."""
+        sink, run = self._sink, self.run
+        if sink is None:
+            yield
+            return
+        sink.start_call((run.epoch, run.private, run.first_offset))
+        self._tx.cut = self._tx.cut or sink.solo
+        try:
+            yield
+        except BaseException:
+            sink.abandon()
+            raise
+
+    def _settled(self, sink: Session, failure: FailedMessage | None) -> FailedMessage | None:
+        """Give the connection back; return what is to be told of the call.
+
+        If the database refuses all of it, its messages are handled again one by one, so that it
+        shows which one was to blame; the one of a call that had no other is to blame.
+        """
+        message = self._tx.message
+        try:
+            sink.settle(self._handled)
+        except Exception as error:  # noqa: BLE001 - constraints of the user's tables
+            told = self._tx.take_back(error)
+            alone = self._handled == 1 and failure is None and message is not None
+            failure = self._failed(message, told) if alone and message is not None else None
+            self._handled = 0
+            self._come_alone()
+        sink.end_call(keep=self._handled > 0)
+        return failure
+
+    def _come_alone(self) -> None:
+        """The messages of the run are to be handed over one by one: `Session.solo` sees to it."""
+
     def _answer(self, failure: FailedMessage | None, started_ns: int) -> HandlerDone:
+        if self._sink is not None:
+            failure = self._settled(self._sink, failure)
         state, outputs, size = self._tx.finish()
         took_us = (time.perf_counter_ns() - started_ns) // 1000
         size += 32 * self._handled
@@ -219,9 +270,7 @@ class Call:
         """The handler raised for the message at hand: forget what it did."""
         message = self._tx.message
         assert message is not None, "a handler raised for a message"
-        failure = self._failed(message, error)
-        self._tx.reject()
-        return failure
+        return self._failed(message, self._tx.take_back(error))
 
 
 def check_payload(message: Message, wanted: str) -> None:

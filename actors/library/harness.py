@@ -21,14 +21,14 @@ from typing import Any
 
 from ..core.consumer_work import ResolveTopic, RunHandler, TopicResolved
 from ..core.window import Piece, kept_indices
-from ..errors import OnceMQError
+from ..errors import OnceMQError, SinkUnavailable
 from ..records import BatchStored
 from ..storage.log import FencedLog
 from ..storage.memory import MemoryDisk
 from .app import App
 from .call_kinds import TopicFinders, make_call
 from .calls import TopicBook
-from .consumer_actor import ConsumerActor
+from .consumer_actor import ConsumerActor, LedgerDoor
 from .crash_steps import (
     AFTER_HANDLER,
     BEFORE_HANDLER,
@@ -38,6 +38,7 @@ from .crash_steps import (
     WatchedEndpoint,
     WatchedEvents,
     WatchedLedger,
+    watched_sink,
 )
 from .handlers import Call, Consumer
 from .harness_checks import check_kinds, complaints
@@ -48,6 +49,7 @@ from .local_actors import LocalBroker, LocalProducer, create_topic
 from .local_calls import LocalCalls
 from .message import Lot, Message
 from .outside_effects import OutsideEffect, OutsideEffects
+from .sinks.opening import open_sink
 from .verdicts import Ack
 
 PRODUCER = "harness"  # who sends without an id
@@ -179,8 +181,19 @@ class Harness:
             raise AssertionError("\n".join(["not exactly once:", *found]))
 
     def close(self) -> None:
-        """End what async and concurrent handlers have left running."""
+        """End what handlers have left running, and let go of the databases of sinks."""
         self._handlers.close()
+        for place, actor in list(self._actors.items()):
+            if actor.sink is not None:
+                actor.kill()
+                self._loop.remove(actor)
+                del self._actors[place]
+
+    def __enter__(self) -> Harness:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def state(self, group: str, topic: str | None = None) -> dict[Any, Any]:
         """Return what the group has in tx.state, of one topic or of all that it consumes.
@@ -241,7 +254,7 @@ class Harness:
     def start_call(self, actor: ConsumerActor, run: RunHandler) -> None:
         """Queue a call: it is carried out between two turns."""
         find = TopicFinders(lambda topic: self._find_topic(actor, topic))
-        call = make_call(actor.consumer, run, find, actor.carry, self._handlers.threads)
+        call = make_call(actor.consumer, run, find, actor.carry, self._handlers.threads, actor.sink)
         self._calls.append((actor, call))
 
     def cut_call(self, actor: ConsumerActor) -> None:
@@ -258,6 +271,10 @@ class Harness:
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
         """Nothing: after a crash the lease of the dead owner is waited for."""
+
+    def sink_away(self, actor: ConsumerActor, error: SinkUnavailable) -> None:
+        """End the drain: a test is not kept waiting for a database."""
+        actor.fail(error)
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -276,7 +293,12 @@ class Harness:
             return log
 
         endpoint = WatchedEndpoint(self._network.connect(), visit)
-        directory = ledger_directory(STATE, *place)
+        ledger: LedgerDoor
+        if consumer.sink is not None:
+            ledger = open_sink(consumer.sink, place, at=watched_sink(visit))
+        else:
+            directory = ledger_directory(STATE, *place)
+            ledger = LedgerFiles(self._disk, directory, _OWNER, draw=draw, open_log=open_log)
         actor = ConsumerActor(
             consumer,
             partition,
@@ -284,7 +306,7 @@ class Harness:
             transport=endpoint,
             clock=self._clock,
             events=self._events,
-            ledger=LedgerFiles(self._disk, directory, _OWNER, draw=draw, open_log=open_log),
+            ledger=ledger,
             host=self,
             label="harness",
             reopen=endpoint.reopen,
@@ -321,6 +343,9 @@ class Harness:
             with nullcontext() if self._audit is None else self._audit.watched():
                 done = self._handlers.carry_out(call, actor.place)
             self._steps.visit(actor.place, AFTER_HANDLER)
+        except OnceMQError as error:  # of the sink
+            actor.fail(error)
+            return True
         finally:
             self._call = None
         actor.post(done)

@@ -62,6 +62,7 @@ class LedgerFiles:
     ) -> None:
         """`draw` gives the 16 random bytes of a new ledger's id; `open_log` is for tests."""
         self._open_log = open_log
+        self.session = None  # files have no connection that handlers could write to
         self.directory = directory
         self._disk = disk
         self._owner = owner
@@ -113,6 +114,10 @@ class LedgerFiles:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def close(self) -> None:
+        """Let the lock go; the log that was opened is closed by itself."""
+        self.release()
 
     def _read(self) -> View:
         for _ in range(LOOKS_MAX):

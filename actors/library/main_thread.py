@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from ..core.consumer_work import HandlerDone
+from ..errors import OnceMQError
 from .consumer_actor import ConsumerActor
 from .handlers import Call
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     import asyncio
 
 # Take the answer of a call; None: it was not carried out.
-Deliver = Callable[[ConsumerActor, HandlerDone | None], None]
+# An error: it could not be, because the consumer's sink is lost to it.
+Answer = HandlerDone | OnceMQError | None
+Deliver = Callable[[ConsumerActor, Answer], None]
 
 
 class CallThread(Protocol):
@@ -57,8 +60,13 @@ class PlainThread:
         """Carry calls out until the end."""
         while (item := self._calls.get()) is not None:
             actor, call = item
-            # A consumer that was fenced meanwhile has nobody who would commit.
-            self._deliver(actor, None if actor.ended else call.carry_out(actor.place))
+            done: Answer = None
+            if not actor.ended:  # one that was fenced meanwhile has nobody who would commit
+                try:
+                    done = call.carry_out(actor.place)
+                except OnceMQError as error:
+                    done = error
+            self._deliver(actor, done)
 
 
 class LoopThread:
@@ -112,10 +120,13 @@ class LoopThread:
             if item is None:
                 return
             actor, call = item
-            done = None
+            done: Answer = None
             if not actor.ended:
-                if call.is_async:
-                    done = await call.carry_out_async(actor.place)
-                else:
-                    done = call.carry_out(actor.place)
+                try:
+                    if call.is_async:
+                        done = await call.carry_out_async(actor.place)
+                    else:
+                        done = call.carry_out(actor.place)
+                except OnceMQError as error:
+                    done = error
             self._deliver(actor, done)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..codec import batch as batch_codec
 from ..codec.values import encode_headers, encode_key, encode_value
-from ..errors import OnceMQError, TooLarge
+from ..errors import NoSink, OnceMQError, TooLarge
 from ..ids import partition_of
 from ..limits import (
     BATCH_BYTES_MAX,
@@ -18,6 +18,7 @@ from ..limits import (
 )
 from ..records import Output
 from .message import Message
+from .sinks.session import Session
 from .state_view import StateView
 
 UNNUMBERED = -1
@@ -43,12 +44,25 @@ class Tx:
     to one message at a time and must not be used after its handler has returned.
     """
 
-    __slots__ = ("_find_topic", "_mark", "_outgoing", "_sent_bytes", "cut", "message", "state")
+    __slots__ = (
+        "_find_topic",
+        "_mark",
+        "_outgoing",
+        "_sent_bytes",
+        "_sink",
+        "cut",
+        "message",
+        "state",
+    )
 
-    def __init__(self, state: StateView, find_topic: FindTopic) -> None:
+    def __init__(
+        self, state: StateView, find_topic: FindTopic, sink: Session | None = None
+    ) -> None:
+        """`sink` is the connection to the consumer's database, if it has one."""
         #: What the group remembers: text to values, one mapping for each partition.
         self.state = state
         self._find_topic = find_topic
+        self._sink = sink
         # The message at hand; None outside of a handler. Set by the runner of handlers.
         self.message: Message | None = None
         # Outgoing messages of the batch, in order; those before `_mark` are accepted.
@@ -104,6 +118,32 @@ class Tx:
         self._outgoing.append((topic, partition, encoding, data, packed_key, packed_headers))
         self.state.touched = True
 
+    def sql(self, query: Any, *params: Any) -> Any:
+        """Execute a statement in the sink's transaction; return the driver's cursor.
+
+        Placeholders are the driver's own: `?` or `:name` for SQLite, `%s` or `%(name)s` for
+        PostgreSQL; a single mapping gives named parameters. What it writes becomes durable with
+        the offset, or not at all. Raises NoSink, TransactionControl, SinkUnavailable, and the
+        driver's errors.
+        """
+        return self._using_sink().sql(query, params)
+
+    @property
+    def connection(self) -> Any:
+        """The driver's connection, inside the transaction of the commit: for pandas, SQLAlchemy.
+
+        It may be used until the handler returns. Its commit, rollback and close are refused.
+        Raises NoSink, SinkUnavailable.
+        """
+        return self._using_sink().use()
+
+    def _using_sink(self) -> Session:
+        self._current()
+        if self._sink is None:
+            raise NoSink("the consumer of this handler has no sink")
+        self.state.touched = True
+        return self._sink
+
     def _headers(self, message: Message, headers: Mapping[str, bytes] | None) -> bytes:
         lot = message._lot  # noqa: SLF001 - the fast way to "no headers at all"
         if lot.batch.headers is not None and TRACE_HEADER not in (headers or {}):
@@ -141,6 +181,8 @@ class Tx:
 
     def accept(self) -> None:
         """The handler has returned and touched something: keep it. Raises what send may raise."""
+        if self._sink is not None:
+            self._sink.accept()
         if len(self._outgoing) == self._mark:
             self.state.accept()
             if self._sent_bytes + self.state.changed_bytes > COMMIT_BYTES:
@@ -164,6 +206,15 @@ class Tx:
         """The handler raised: no trace of this message stays."""
         del self._outgoing[self._mark :]
         self.state.reject()
+
+    def take_back(self, error: Exception) -> Exception:
+        """The handler raised `error`: as `reject`, in the sink too; return what is to be told.
+
+        Raises SinkUnavailable, Fenced and TransactionControl: nothing of the call counts then.
+        """
+        told = error if self._sink is None else self._sink.reject(error)
+        self.reject()
+        return told
 
     def effects(self) -> tuple[dict[str, bytes | None], list[Outgoing], int]:
         """Return what the accepted messages changed and sent, and about how many bytes that sent has.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..errors import StorageError, UnknownTopic
@@ -21,6 +22,7 @@ from ..ids import output_producer
 from .files import Files
 from .model import Findings
 from .parse_log import Log, LogMoved, generation_numbers
+from .parse_tables import Look, TableLog, table_ledgers
 from .verify_compare import compare_ids, compare_outputs, compare_ranges, compare_unique
 from .verify_facts import Ledger
 from .verify_ledgers import LedgerReader
@@ -120,18 +122,21 @@ def verify(
     data: str,
     state: str | None,
     *,
+    sink: tuple[str, Look] | None = None,
     topic: str | None = None,
     tell: Tell = _silent,
     run_records: int | None = None,
 ) -> Report:
-    """Prove the log in `data` and all ledgers below `state` (None: only the log).
+    """Prove the log in `data` and all ledgers below `state` (None: none of files).
+
+    `sink` adds the ledgers in a database: how it is called, and what opens a look into it.
 
     `topic` narrows the report and the ledgers to one topic. Raises CorruptLog, UnsupportedFormat,
     StorageError (no log there), UnknownTopic, LogMoved (others replace the files all the time), OSError.
     """
     started = time.monotonic()
     for attempt in range(ATTEMPTS_MAX):
-        proof = _Proof(files, data, state, topic, tell, Rows(run_records))
+        proof = _Proof(files, data, state, sink, topic, tell, Rows(run_records))
         try:
             report = proof.run()
         except LogMoved:
@@ -149,23 +154,32 @@ class _Proof:
     """One attempt."""
 
     def __init__(
-        self, files: Files, data: str, state: str | None, topic: str | None, tell: Tell, rows: Rows
+        self,
+        files: Files,
+        data: str,
+        state: str | None,
+        sink: tuple[str, Look] | None,
+        topic: str | None,
+        tell: Tell,
+        rows: Rows,
     ) -> None:
         self._files = files
         self._data = data
         self._state = state
+        self._sink = sink
         self._topic = topic
         self._tell = tell
         self.rows = rows
         self._found = Findings()
         self._ledgers: dict[int, Ledger] = {}
-        self._logs: list[Log] = []  # of the ledgers
+        self._logs: list[Log | TableLog] = []  # of the ledgers
+        self._looks: dict[str, Callable[[], Log | TableLog | None]] = {}  # by directory
         self._numbers = 0
 
     def run(self) -> Report:
-        directories = [] if self._state is None else find_ledgers(self._files, self._state)
-        for done, directory in enumerate(directories):
-            self._tell("ledgers", done, len(directories))
+        self._find_ledgers()
+        for done, directory in enumerate(self._looks):
+            self._tell("ledgers", done, len(self._looks))
             self._read_ledger(directory)
         self._tell("log", 0, 0)
         log = Log.look(self._files, self._data)
@@ -190,11 +204,23 @@ class _Proof:
         report.topics = _topics(facts, ledgers, self._topic)
         return report
 
+    def _find_ledgers(self) -> None:
+        directories = [] if self._state is None else find_ledgers(self._files, self._state)
+        for directory in directories:
+            self._looks[directory] = partial(Log.look, self._files, directory)
+        if self._sink is not None:
+            shown, look = self._sink
+            for place in table_ledgers(look):
+                directory = f"{shown} ({'/'.join(map(str, place))})"
+                self._looks[directory] = partial(TableLog, directory, look, place)
+
     def _read_ledger(self, directory: str) -> None:
         for _ in range(ATTEMPTS_MAX):
             self._numbers += 1  # rows of an attempt that is given up belong to no ledger
             found = Findings()
-            reader = LedgerReader(self._files, directory, self._numbers, self.rows, found)
+            reader = LedgerReader(
+                self._looks[directory], directory, self._numbers, self.rows, found
+            )
             try:
                 ledger = reader.read()
             except LogMoved:
@@ -230,11 +256,13 @@ class _Proof:
         }
         for producer in sorted(grown):
             ledger = owners[producer]
-            reader = LedgerReader(self._files, ledger.directory, 0, self.rows, self._found)
+            reader = LedgerReader(
+                self._looks[ledger.directory], ledger.directory, 0, self.rows, self._found
+            )
             if not reader.read_outputs(ledger):
                 raise LogMoved(f"{ledger.directory} was compacted meanwhile")
 
-    def _settle(self, log: Log) -> None:
+    def _settle(self, log: Log | TableLog) -> None:
         """No successor may have left behind what was read."""
         deadline = time.monotonic() + SUCCESSOR_WAIT_S
         while log.being_replaced():

@@ -13,7 +13,6 @@ from zlib import crc32
 
 from ..errors import CorruptLog
 from ..ids import output_producer
-from .files import Files
 from .model import Findings
 from .parse_batch import BadBatch
 from .parse_batch import parse as parse_batch
@@ -31,6 +30,7 @@ from .parse_records import (
     parse,
     unpack,
 )
+from .parse_tables import TableLog
 from .verify_facts import Ledger, Target
 from .verify_parked import ANY_OFFSET, mark_is_wrong
 from .verify_rows import IN_LEDGER, Rows
@@ -42,15 +42,20 @@ class LedgerReader:
     """Reads one ledger into rows."""
 
     def __init__(
-        self, files: Files, directory: str, number: int, rows: Rows, found: Findings
+        self,
+        look: Callable[[], Log | TableLog | None],
+        directory: str,
+        number: int,
+        rows: Rows,
+        found: Findings,
     ) -> None:
-        """Read the ledger in `directory`; its rows carry `number`."""
+        """Read the ledger that `look` finds; its rows carry `number`."""
         self.ledger = Ledger(directory, number)
-        self._files = files
+        self._look = look
         self._rows = rows
         self._found = found
         # The log behind the ledger, once read.
-        self.log: Log | None = None
+        self.log: Log | TableLog | None = None
 
     def read(self) -> Ledger | None:
         """Read to the last whole group; None if there is no ledger yet.
@@ -58,7 +63,7 @@ class LedgerReader:
         Raises CorruptLog, LogMoved, UnsupportedFormat.
         """
         ledger = self.ledger
-        log = Log.look(self._files, ledger.directory)
+        log = self._look()
         if log is None:
             return None
         self.log = log
@@ -74,6 +79,9 @@ class LedgerReader:
             self._group(group)
             while later and later[0].position <= group.end:
                 sensible(self._compare, later.pop(0), log.path)
+        if isinstance(log, TableLog) and log.commit_no != ledger.commit_no:
+            reason = f"its row says commit {log.commit_no}, its records {ledger.commit_no}"
+            self._violation("I13-atomicity", reason)
         log.sync()
         return ledger
 
@@ -82,7 +90,7 @@ class LedgerReader:
 
         Returns False if they are not there any more. Raises CorruptLog, LogMoved.
         """
-        log = Log.look(self._files, known.directory)
+        log = self._look()
         if log is None or log.start > known.end:
             return False
         self.ledger = known

@@ -134,6 +134,10 @@ EVENTS: dict[str, EventKind] = {
     "consumer.standby": _info(
         "Another member holds the partition; this one waits", "group topic partition"
     ),
+    "sink.unavailable": _info(
+        "The database of a consumer is away or locked; it is tried on",
+        "group topic partition code reason",
+    ),
     "consumer.granted": _info(
         "This process owns a partition", "group topic partition epoch next_offset ledger_id"
     ),

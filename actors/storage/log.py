@@ -170,6 +170,10 @@ class FencedLog:
         except OSError as error:
             raise self._failed(error) from error
 
+    def must_wait(self) -> bool:
+        """Never: no two logs write to the same files."""
+        return False
+
     def sync(self) -> int:
         """Make the group durable and look at the fence; return the durable end.
 

@@ -75,6 +75,7 @@ class World:
         self.pictures: list[tuple[int, dict[str, bytes]]] = []
         self.room = 10**9
         self.fenced = False
+        self.other_writes = False
 
     # transport
     def poll(self, timeout_ms):
@@ -107,6 +108,9 @@ class World:
         self.stored.append(stored)
         self.trace.append("append")
         return position
+
+    def must_wait(self):
+        return self.other_writes
 
     def sync(self):
         self.trace.append("sync")
@@ -339,7 +343,8 @@ def test_a_full_disk_only_postpones_what_compaction_would_free():
     world.room = 0
     driver.turn()
 
-    assert world.trace[-2:] == [("discard", 10), ("event", "log.disk_full")]
+    after = world.trace[world.trace.index(("discard", 10)) :]
+    assert after[1:] == [("event", "log.disk_full"), ("created", "t")]
     driver.turn()
     assert core.seen[-1] == SnapshotWritten(10)
 
@@ -350,3 +355,23 @@ def test_close_tells_the_log_whether_the_end_is_clean():
     driver.close(clean=False)
 
     assert world.trace == [("close", False)]
+
+
+def test_a_group_waits_for_another_log_and_what_it_holds_back_waits_too():
+    """While another log of the thread writes, nothing is synced, sent or performed; then all is."""
+    world, _core, driver = start()
+    driver.turn()
+    del world.trace[:]
+    world.other_writes = True
+    ask(world, CreateTopic(1, "a", 1))
+    driver.turn()
+    ask(world, CreateTopic(2, "b", 1))
+    driver.turn()
+    assert world.trace == ["append", "append"]
+    assert 0 < driver.time_left_ms() <= 50
+    world.other_writes = False
+    driver.turn()
+    kinds = [entry if isinstance(entry, str) else entry[0] for entry in world.trace]
+    assert kinds.count("sync") == 1
+    assert kinds.index("sync") < kinds.index("send")
+    assert kinds.count("send") == kinds.count("created") == 2

@@ -104,7 +104,7 @@ def test_other_callables_of_two_are_fine(function: Any) -> None:
     assert len(app.consumers) == 1
 
 
-@pytest.mark.parametrize("option", ["sink", "dead_letters"])
+@pytest.mark.parametrize("option", ["dead_letters"])
 def test_what_this_version_does_not_do_is_refused_by_name(option: str) -> None:
     """An option that is not there yet is never taken silently."""
     with pytest.raises(NotSupported, match=option):

@@ -1,6 +1,6 @@
 """Seeded bugs and who catches them: `python -m tests.sim.mutants`."""
 
-from tests.sim.mutants import broker, clients, disk, groups, poison, turn
+from tests.sim.mutants import broker, clients, disk, groups, poison, sinks, turn
 from tests.sim.mutants.table import MUTANTS, Mutant, applied
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "disk",
     "groups",
     "poison",
+    "sinks",
     "turn",
 ]

@@ -1,0 +1,214 @@
+"""The ledger of a consumer with a SQL sink, before and at its opening: the door of LedgerFiles.
+
+What a join reports is one row. The first act of an owner is to put its epoch into that row, which
+fences every older owner: its commits ask for the epoch they were granted.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from ...core.consumer_work import LedgerPeeked
+from ...errors import CorruptLog, Fenced, SinkLocked, UnsupportedFormat
+from . import statements
+from .log import At, SqlLog, nowhere
+from .session import Session
+
+Place = tuple[str, str, int]  # group, topic, partition
+
+
+class Row(NamedTuple):
+    """The row of a ledger."""
+
+    format: int
+    ledger_id: bytes
+    epoch: int
+    commit_no: int
+    position: int
+    snapshot_position: int
+    topic_id: bytes
+    log_id: bytes
+    inputs: dict[str, int]  # next offset by topic_id in hexadecimal
+    owner: dict[str, Any]
+
+
+class OwnerProof(Protocol):
+    """What a kind of database can prove of owners."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the row of an owner says of this process."""
+
+    def prove_dead(self, ledger_id: bytes, epoch: int, owner: Mapping[str, Any]) -> bool:
+        """Whether the owner is proved dead; its lock is held from here on."""
+
+    def let_go(self) -> None:
+        """Let the lock of the dead owner go."""
+
+    def hold(self, ledger_id: bytes, epoch: int) -> dict[str, Any]:
+        """Take the lock of the owner to be; return what its row says of it."""
+
+    def make_way(self, owner: Mapping[str, Any], error: SinkLocked) -> None:
+        """Somebody's lock is in the way: end the replaced owner if that is it and frozen."""
+
+    def superseded(self, owner: Mapping[str, Any]) -> None:
+        """The owner is replaced."""
+
+    def close(self) -> None:
+        """Let all locks go."""
+
+
+class SqlLedger:
+    """One ledger in a database. Belongs to the I/O thread, but for what its session lends."""
+
+    def __init__(
+        self,
+        session: Session,
+        proof: OwnerProof,
+        place: Place,
+        *,
+        host: str,
+        lost: str = "",
+        at: At = nowhere,
+        draw: Callable[[], bytes] = lambda: secrets.token_bytes(16),
+    ) -> None:
+        """`lost` is the `name` of the ledger object before this one, whose session failed.
+
+        `at` is called between the steps of a commit (crash tests).
+        """
+        self.session = session
+        self.directory = f"{session.shown} (oncemq_ledger)"
+        self.name = secrets.token_hex(8)  # of this owner, in its row
+        self._proof = proof
+        self._place = place
+        self._host = host
+        self._lost = lost
+        self._at = at
+        self._draw = draw
+
+    def peek(self) -> LedgerPeeked:
+        """Return the facts of the ledger; make it where there is none, change nothing else.
+
+        Raises SinkUnavailable, SinkLocked, BadSink, CorruptLog, UnsupportedFormat, and Fenced if
+        another process replaced this one while it was frozen.
+        """
+        self.session.connect()
+        row = self._look() or self._make()
+        if self._lost and row.owner.get("replaced") == self._lost:
+            raise Fenced(f"{_told(row.owner)} took over under epoch {row.epoch}")
+        dead = self._proof.prove_dead(row.ledger_id, row.epoch, row.owner)
+        next_offset = row.inputs.get(row.topic_id.hex(), 0)
+        return LedgerPeeked(
+            row.ledger_id,
+            row.topic_id,
+            row.log_id,
+            next_offset,
+            row.epoch,
+            dead,
+            self._host,
+            self.directory,
+        )
+
+    def open(self, epoch: int) -> SqlLog:
+        """Claim the ledger for `epoch` and return it for writing.
+
+        Raises Fenced, SinkUnavailable, SinkLocked (both: try again), CorruptLog.
+        """
+        session = self.session
+        session.connect()
+        row = self._look()
+        assert row is not None, "a ledger that was peeked at stays"
+        if row.epoch < epoch:
+            self._claim(row, epoch)
+        row = self._look()
+        assert row is not None, "a ledger that was claimed stays"
+        if row.epoch != epoch or row.owner.get("name") != self.name:
+            raise Fenced(f"{_told(row.owner)} has the ledger under epoch {row.epoch}")
+        return SqlLog(session, self._place, row, proof=self._proof, at=self._at)
+
+    def _claim(self, row: Row, epoch: int) -> None:
+        """Put the epoch into the row. An unknown outcome is seen when the row is read again."""
+        dead = self._proof.prove_dead(row.ledger_id, row.epoch, row.owner)
+        facts = {**self._proof.facts(), "name": self.name}
+        facts.update(self._proof.hold(row.ledger_id, epoch))
+        if not dead:  # it may be frozen, and is to know at once when it wakes
+            facts["replaced"] = row.owner.get("name", "")
+        values = (epoch, json.dumps(facts), *self._place, epoch)
+        try:
+            self._write([(statements.CLAIM, values)])
+        except SinkLocked as error:
+            self._proof.make_way(row.owner, error)
+            self._write([(statements.CLAIM, values)])
+        self._proof.superseded(row.owner)
+
+    def release(self) -> None:
+        """Let the lock of the last owner go, if it is held."""
+        self._proof.let_go()
+
+    def close(self) -> None:
+        """Let everything go. A call that runs takes its connection with it."""
+        self._proof.close()
+        self.session.close()
+
+    def _look(self) -> Row | None:
+        try:
+            return look(self.session, self._place)
+        except NoTables:
+            return None
+
+    def _make(self) -> Row:
+        self.session.make_tables(statements.TABLES)
+        self._write(
+            [(statements.MAKE_LEDGER, (*self._place, statements.FORMAT, self._draw(), b"", b""))]
+        )
+        row = self._look()
+        assert row is not None, "a ledger that was made stays"
+        return row
+
+    def _write(self, changes: list[tuple[str, tuple[Any, ...]]]) -> None:
+        session = self.session
+        try:
+            session.join(None)
+            for statement, values in changes:
+                session.change(statement, values)
+            session.commit()
+        except BaseException:
+            session.give_up()
+            raise
+
+
+class NoTables(Exception):
+    """The tables are not there yet."""
+
+
+def look(session: Session, place: Place) -> Row | None:
+    """Return the row of a ledger, None where there is none.
+
+    Raises NoTables, UnsupportedFormat, CorruptLog, SinkUnavailable.
+    """
+    if not session.has_table("oncemq_ledger"):
+        raise NoTables
+    found = session.rows(statements.LOOK, place)
+    if not found:
+        return None
+    return row_of(found[0], session.shown)
+
+
+def row_of(fields: tuple[Any, ...], shown: str) -> Row:
+    """Return a row as it was read. Raises UnsupportedFormat, CorruptLog."""
+    if fields[0] > statements.FORMAT:
+        raise UnsupportedFormat(
+            f"the ledger in {shown} has format {fields[0]}; this OnceMQ reads {statements.FORMAT}"
+        )
+    try:
+        inputs, owner = json.loads(fields[8]), json.loads(fields[9])
+    except ValueError as error:
+        raise CorruptLog(f"{shown} (oncemq_ledger)", 0, f"no JSON: {error}") from None
+    blobs = [bytes(fields[index]) for index in (1, 6, 7)]
+    return Row._make([fields[0], blobs[0], *fields[2:6], blobs[1], blobs[2], inputs, owner])
+
+
+def _told(owner: Mapping[str, Any]) -> str:
+    return f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"

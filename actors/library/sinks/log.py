@@ -1,0 +1,305 @@
+"""A ledger's records in tables, behind the `Log` door that the driver uses.
+
+A position counts bytes as in a log of files, so that snapshots come as often; positions follow
+each other without holes. `append` only collects; `sync` writes the group into the transaction
+that the handlers left open, moves the ledger's row on if the epoch is still ours, and commits.
+There is no other copy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+from zlib import crc32
+
+from ...codec import records as record_codec
+from ...errors import CorruptLog, Fenced, OnceMQError, SinkUnavailable, StorageError
+from ...records import Committed, LedgerStarted
+from ...storage.document import Part, SnapshotInfo
+from ...storage.log import StoredRecord, TailCut
+from . import statements
+from .records import RecordTables, crc_of, length_of
+from .session import CallId, Session
+
+if TYPE_CHECKING:
+    from .ledger import Row
+
+At = Callable[[str], None]
+
+
+def nowhere(_step: str) -> None:
+    """Nothing happens between the steps of a commit."""
+
+
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+class SqlLog:
+    """A ledger open for writing under one epoch. Belongs to the I/O thread.
+
+    Invariant: what lies below `durable_end` is committed; there is one group above it at most.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        place: tuple[str, str, int],
+        row: Row,
+        *,
+        proof: _Closes,
+        at: At = nowhere,
+    ) -> None:
+        """Use SqlLedger.open: `row` was just claimed."""
+        self.log_id = self.lineage = row.ledger_id
+        self.generation = row.epoch
+        self.cut_report: TailCut | None = None
+        self.snapshot_damage: list[CorruptLog] = []
+        self._session = session
+        self._place = place
+        self._proof = proof
+        self._at = at
+        self._end = self._durable = row.position
+        self._commit_no = row.commit_no
+        self._snapshot_position = row.snapshot_position
+        self._topic_id, self._seen_log_id = row.topic_id, row.log_id
+        self._inputs = dict(row.inputs)
+        where = f"{session.shown} group {place[0]} {place[1]}/{place[2]}"
+        self._tables = RecordTables(session.rows, row.ledger_id, where)
+        self._pending: list[tuple[int, int, bytes, bytes]] = []
+        self._failure: OnceMQError | None = None
+
+    # --- where things stand ----------------------------------------------------------------------
+
+    @property
+    def end(self) -> int:
+        """Position of the next record."""
+        return self._end
+
+    @property
+    def durable_end(self) -> int:
+        """Position up to which all is committed."""
+        return self._durable
+
+    @property
+    def attested(self) -> int:
+        """All that is committed: the database vouches for it."""
+        return self._durable
+
+    # --- one turn --------------------------------------------------------------------------------
+
+    def reserve(self, nbytes: int) -> None:
+        """Nothing: a full disk of the database is met while writing, and rolls back."""
+        del nbytes
+        self._check_usable()
+
+    def append(
+        self, kind: int, meta: bytes, body: bytes | memoryview, body_crc: int | None = None, /
+    ) -> int:
+        """Add a record to the group of this turn; return its position."""
+        del body_crc
+        self._check_usable()
+        position = self._end
+        self._pending.append((position, kind, bytes(meta), bytes(body)))
+        self._end += length_of(meta, body)
+        return position
+
+    def must_wait(self) -> bool:
+        """Whether a handler, of this or another partition, has the connection or the file."""
+        return self._session.must_wait(commits=bool(self._pending))
+
+    def sync(self) -> int:
+        """Commit the group together with what its handlers wrote; return the durable end.
+
+        Raises Fenced, SinkUnavailable: both end this log, and the next owner reads what became of
+        the transaction.
+        """
+        self._check_usable()
+        if not self._pending:
+            return self._durable
+        try:
+            self._commit()
+        except OnceMQError as error:
+            self._failure = error
+            raise
+        return self._durable
+
+    def _commit(self) -> None:
+        session, facts = self._session, _Facts(self)
+        for _, kind, meta, body in self._pending:
+            facts.take(record_codec.decode(kind, meta, body, crc32(body)))
+        try:
+            session.join(facts.call)
+            self._at("begun")
+            values = (
+                facts.commit_no,
+                self._end,
+                facts.topic_id,
+                facts.log_id,
+                json.dumps(facts.inputs),
+                *self._place,
+                self.generation,
+                self._commit_no,
+                self._durable,
+            )
+            if session.change(statements.ADVANCE, values) != 1:
+                raise self._superseded()
+            self._at("advanced")
+            for position, kind, meta, body in self._pending:
+                crc = crc_of(kind, meta, body)
+                row = (self.log_id, position, self.generation, kind, meta, body, crc)
+                session.change(statements.ADD_RECORD, row)
+            self._at("recorded")
+        except BaseException:
+            session.give_up()
+            raise
+        session.commit()
+        self._at("committed")
+        self._pending.clear()
+        self._durable = self._end
+        self._commit_no = facts.commit_no
+        self._topic_id, self._seen_log_id = facts.topic_id, facts.log_id
+        self._inputs = facts.inputs
+
+    def attest(self) -> None:
+        """Nothing: a COMMIT that returned is vouched for by the database."""
+
+    def check_fence(self) -> None:
+        """Raise Fenced if the row has a higher epoch.
+
+        Nothing is asked while a handler has the connection: its commit will ask.
+        """
+        self._check_usable()
+        if not self._session.idle:
+            return
+        try:
+            found = self._session.rows(statements.LOOK, self._place)
+        except SinkUnavailable as error:
+            self._failure = error
+            raise
+        if not found or found[0][2] != self.generation:
+            self._failure = self._superseded(found)
+            raise self._failure
+
+    def _superseded(self, found: list[tuple[Any, ...]] | None = None) -> Fenced:
+        rows = self._session.rows(statements.LOOK, self._place) if found is None else found
+        if not rows:
+            return Fenced(f"the ledger is gone from {self._session.shown}")
+        return Fenced(
+            f"the ledger in {self._session.shown} is at epoch {rows[0][2]}, commit {rows[0][3]}; "
+            f"this consumer has epoch {self.generation} and made commit {self._commit_no}"
+        )
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def read(self, position: int, max_bytes: int) -> list[StoredRecord]:
+        """Return records from a boundary on, at least one if there is one."""
+        found: list[StoredRecord] = []
+        for record in self.replay(position):
+            if found and record.end - position > max_bytes:
+                break
+            found.append(record)
+        return found
+
+    def replay(self, position: int) -> Iterator[StoredRecord]:
+        """Yield all records from a boundary to the durable end. Raises CorruptLog."""
+        self._check_usable()
+        return self._tables.replay(position, self._durable)
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        """Return the snapshot, if one was made: there is never more than one."""
+        self._check_usable()
+        if not self._snapshot_position:
+            return []
+        parts = [Part(name, "", 0, 0) for name in self._tables.parts()]
+        return [SnapshotInfo(self.log_id, self.generation, self._snapshot_position, 0, parts)]
+
+    def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
+        """Return the parts of the snapshot. Raises CorruptLog."""
+        return {part.name: self._tables.part(part.name) for part in info.parts}
+
+    def write_snapshot(
+        self, position: int, parts: Mapping[str, bytes], keep: Collection[str] = ()
+    ) -> SnapshotInfo:
+        """Put a snapshot in the place of the last one, and delete the records below it.
+
+        One transaction: there is the old snapshot with all its records, or the new one. Raises
+        what `sync` raises.
+        """
+        self._check_usable()
+        assert position == self._durable == self._end, "a snapshot is made between two groups"
+        session = self._session
+        known = set(self._tables.parts())
+        if not set(keep) <= known:
+            raise ValueError(f"the snapshot has no part named {sorted(set(keep) - known)}")
+        try:
+            session.join(None)
+            values = (position, *self._place, self.generation, position)
+            if session.change(statements.PLACE_SNAPSHOT, values) != 1:
+                raise self._superseded()
+            for name in sorted((known - set(keep)) | (known & set(parts))):
+                session.change(statements.FORGET_PART, (self.log_id, name))
+            for name, data in parts.items():
+                self._add_part(name, data)
+            session.change(statements.FORGET_RECORDS, (self.log_id, position))
+            self._at("snapshot")
+            session.commit()
+        except OnceMQError as error:
+            session.give_up()
+            self._failure = error
+            raise
+        self._snapshot_position = position
+        names = [Part(name, "", 0, 0) for name in sorted({*parts, *keep})]
+        return SnapshotInfo(self.log_id, self.generation, position, 0, names)
+
+    def _add_part(self, name: str, data: bytes) -> None:
+        for number, start in enumerate(range(0, max(len(data), 1), statements.CHUNK_BYTES)):
+            piece = data[start : start + statements.CHUNK_BYTES]
+            row = (self.log_id, name, number, crc32(piece), piece)
+            self._session.change(statements.ADD_CHUNK, row)
+
+    def discard(self, below: int) -> int:
+        """Nothing is left to delete: a snapshot takes the records below it away."""
+        del below
+        return self._snapshot_position
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def close(self, *, clean: bool = True) -> None:
+        """Let go; what is open is rolled back."""
+        del clean
+        self._failure = self._failure or StorageError("the log is closed")
+        self._session.close(self._failure if isinstance(self._failure, Fenced) else None)
+        self._proof.close()
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+class _Facts:
+    """What the records of a group change in the ledger's row."""
+
+    def __init__(self, log: SqlLog) -> None:
+        self.commit_no = log._commit_no  # noqa: SLF001
+        self.topic_id, self.log_id = log._topic_id, log._seen_log_id  # noqa: SLF001
+        self.inputs = dict(log._inputs)  # noqa: SLF001
+        self._epoch = log.generation
+        # The call whose commit this is: the one that began at the offset where inputs stood.
+        self.call: CallId | None = None
+
+    def take(self, record: object) -> None:
+        if isinstance(record, LedgerStarted):
+            self.topic_id, self.log_id = record.topic_id, record.log_id
+            self.inputs[record.topic_id.hex()] = record.start_offset
+        elif isinstance(record, Committed):
+            if record.inputs and self.call is None:
+                topic_id = record.inputs[0][0]
+                first = self.inputs.get(topic_id.hex(), 0)
+                self.call = (self._epoch, topic_id != self.topic_id, first)
+            self.commit_no = record.commit_no
+            for topic_id, next_offset in record.inputs:
+                self.inputs[topic_id.hex()] = next_offset

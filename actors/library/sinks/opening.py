@@ -1,0 +1,42 @@
+"""From the address of a sink to the ledger of one consumer in it. Drivers are imported here only."""
+
+from __future__ import annotations
+
+import socket
+
+from ...errors import NotSupported
+from .address import SQLITE, SinkAddress, resolve_sink
+from .ledger import OwnerProof, SqlLedger
+from .log import At, nowhere
+from .session import Session
+
+
+def open_sink(
+    sink: str, place: tuple[str, str, int], *, lost: str = "", at: At = nowhere
+) -> SqlLedger:
+    """Return the ledger of (group, topic, partition) in the database `sink`; connect to nothing.
+
+    Raises BadSink, NotSupported.
+    """
+    address = resolve_sink(sink, host=socket.gethostname())
+    session, proof = connection_to(address, "oncemq " + "/".join(map(str, place)))
+    return SqlLedger(session, proof, place, host=address.host, lost=lost, at=at)
+
+
+def connection_to(address: SinkAddress, name: str) -> tuple[Session, OwnerProof]:
+    """Return a session that is not connected yet, and what proves owners there."""
+    if address.kind == SQLITE:
+        from .sqlite import SqliteHost, SqliteSession
+
+        file = SqliteSession(address.target, address.shown)
+        return file, SqliteHost(file)
+    try:
+        from .postgres import PostgresHost, PostgresSession
+    except ImportError as error:
+        if error.name and not error.name.startswith("psycopg"):
+            raise
+        raise NotSupported(
+            "PostgreSQL sinks need psycopg 3", hint="pip install 'oncemq[postgres]'"
+        ) from error
+    server = PostgresSession(address.target, address.shown, name)
+    return server, PostgresHost(server)

@@ -1,0 +1,254 @@
+"""PostgreSQL as sink, by psycopg 3: a session advisory lock proves owners, commits are synchronous.
+
+Idle moments. `idle_in_transaction_session_timeout` is below the lease, so that a process that
+froze between a call and its commit does not keep the rows of its successor locked. While a handler
+has the connection it is off (SET LOCAL): a handler may well take a minute between two statements.
+What a process that froze there has locked is freed by the taker, which ends the session of the
+owner that it replaces (pg_terminate_backend): its epoch is fenced, it could not commit any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from ...errors import BadSink, Fenced, SinkLocked, SinkUnavailable, TransactionControl
+from ...runtime.process import owner_facts
+from .session import Session, first_line
+from .sql_text import refused
+
+IDLE_TIMEOUT_MS = 8_000  # below the lease
+LOCK_TIMEOUT_MS = 2_000  # of our own statements
+CONNECT_TIMEOUT_S = 5
+TCP_TIMEOUT_MS = 8_000  # an answer that does not come for so long is a lost connection
+_GONE_WAIT_S = 2.0
+_LOOK_AGAIN_S = 0.02
+_TABLES_LOCK = 0x6F6E6365  # nobody else makes the tables in the same moment
+
+_STRICT = frozenset({"on", "remote_apply"})
+
+
+class SinkCursor(psycopg.Cursor[Any]):
+    """A cursor of handlers: it looks at what it sends."""
+
+    def execute(self, query: Any, *arguments: Any, **options: Any) -> SinkCursor:
+        """Execute a statement. Raises TransactionControl."""
+        _check(query, self)
+        super().execute(query, *arguments, **options)
+        return self
+
+    def stream(self, query: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
+        """Iterate over rows as they come. Raises TransactionControl."""
+        _check(query, self)
+        return super().stream(query, *arguments, **options)
+
+    def executemany(self, query: Any, *arguments: Any, **options: Any) -> None:
+        """Execute a statement for each set of parameters. Raises TransactionControl."""
+        _check(query, self)
+        super().executemany(query, *arguments, **options)
+
+
+def _check(query: Any, cursor: SinkCursor) -> None:
+    text = query if isinstance(query, str | bytes) else query.as_string(cursor)
+    found = refused(text.decode() if isinstance(text, bytes) else text)
+    if found is not None:
+        raise TransactionControl(f"{found} is refused in a handler")
+
+
+class SinkConnection(psycopg.Connection[Any]):
+    """What handlers get: all of psycopg's connection but the end of the transaction."""
+
+    def commit(self) -> None:
+        """Refuse: the commit comes when the handler has returned."""
+        raise TransactionControl("commit() of the sink's connection is refused")
+
+    def rollback(self) -> None:
+        """Refuse: a handler that raises has done nothing."""
+        raise TransactionControl("rollback() of the sink's connection is refused")
+
+    def transaction(self, *_arguments: Any, **_options: Any) -> Any:
+        """Refuse: a message is one savepoint already."""
+        raise TransactionControl("transaction() of the sink's connection is refused")
+
+    def close(self) -> None:
+        """Refuse: the connection belongs to the consumer."""
+        raise TransactionControl("close() of the sink's connection is refused")
+
+
+class PostgresSession(Session):
+    """A consumer's connection to PostgreSQL."""
+
+    types: ClassVar[Mapping[str, str]] = {"text": "TEXT", "int": "BIGINT", "bytes": "BYTEA"}
+    before_tables: ClassVar[str] = f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})"
+
+    def __init__(self, url: str, shown: str, name: str) -> None:
+        """`url` with its secrets; `name` is what the server shows of us."""
+        super().__init__(shown)
+        try:
+            self._parameters: dict[str, Any] = dict(psycopg.conninfo.conninfo_to_dict(url))
+        except psycopg.Error:  # its text may quote the password
+            raise BadSink("the PostgreSQL address cannot be parsed") from None
+        self._parameters.setdefault("application_name", name[:60])
+        self._parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
+        self._parameters.setdefault("tcp_user_timeout", TCP_TIMEOUT_MS)
+        for option, value in (("idle", 5), ("interval", 2), ("count", 2)):
+            self._parameters.setdefault(f"keepalives_{option}", value)
+        self._raw: SinkConnection | None = None
+        self._synchronous = "on"
+
+    def permitted(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]] | None:
+        """Return the rows of a statement; None if this role may not execute it."""
+        try:
+            return [tuple(row) for row in self._run(statement, values)]
+        except psycopg.errors.InsufficientPrivilege:
+            return None
+        except psycopg.Error as error:
+            raise SinkUnavailable(f"{self.shown}: {first_line(error)}") from error
+
+    def has_table(self, name: str) -> bool:
+        """Whether a table is there."""
+        return self.rows("SELECT to_regclass(?) IS NOT NULL", (name,)) == [(True,)]
+
+    def _connect(self) -> None:
+        raw = SinkConnection.connect(**self._parameters, autocommit=True, cursor_factory=SinkCursor)
+        self._raw = raw
+        try:
+            ((level,),) = self._run("SHOW synchronous_commit").fetchall()
+            self._synchronous = level if level in _STRICT else "on"
+            self._run(f"SET synchronous_commit = {self._synchronous}")
+            self._run(f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}")
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            psycopg.Connection.close(raw)
+
+    @property
+    def _handed_out(self) -> SinkConnection:
+        assert self._raw is not None
+        return self._raw
+
+    def _run(self, statement: str, values: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
+        cursor = psycopg.Cursor(self._handed_out)
+        # Every text comes from statements.py or from here: none is put together from data.
+        return cursor.execute(statement.replace("?", "%s").encode(), values or None)
+
+    def _begin(self, *, waits: bool) -> None:
+        limits = "SET LOCAL idle_in_transaction_session_timeout = 0"
+        if not waits:
+            limits = f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"
+        self._run(f"BEGIN; {limits}")
+
+    def _settle(self) -> None:
+        self._run("SET CONSTRAINTS ALL IMMEDIATE")
+
+    def _hand_over(self) -> None:
+        self._run(
+            f"SET LOCAL synchronous_commit = {self._synchronous};"
+            f" SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS};"
+            f" SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}"
+        )
+
+    def _end(self, verb: str) -> None:
+        self._run(verb)
+
+    def _in_transaction(self) -> bool:
+        status = self._handed_out.info.transaction_status
+        return status in {TransactionStatus.INTRANS, TransactionStatus.INERROR}
+
+    def _is_of_driver(self, error: BaseException) -> bool:
+        return isinstance(error, psycopg.Error)
+
+    def _translated(self, error: BaseException) -> SinkUnavailable | None:
+        if isinstance(error, psycopg.errors.LockNotAvailable) and self._place != "lent":
+            return SinkLocked(f"{self.shown}: another session has the row of this ledger locked")
+        if not isinstance(error, psycopg.Error):
+            return None
+        if self._raw is None or self._raw.closed or self._raw.broken:
+            return SinkUnavailable(f"{self.shown}: {first_line(error)}")
+        return None
+
+
+class PostgresHost:
+    """What a ledger in PostgreSQL needs to know of owners: the server tells which sessions live.
+
+    An owner holds the advisory lock of (ledger, epoch) for as long as its session lives. Who gets
+    that lock has proved that nothing can be committed under that epoch any more.
+    """
+
+    def __init__(self, session: PostgresSession) -> None:
+        self._session = session
+        self._held = 0  # key of the dead owner's lock
+        self._ours: int | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the row of an owner says of this process and its session."""
+        found = self._session.rows(
+            "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        )
+        return {**owner_facts(), "backend": found[0][0], "backend_start": found[0][1]}
+
+    def prove_dead(self, ledger_id: bytes, epoch: int, _owner: Mapping[str, Any]) -> bool:
+        """Whether the owner's session is over; its lock is held from here on."""
+        self.let_go()
+        key = _key(ledger_id, epoch)
+        if self._session.rows("SELECT pg_try_advisory_lock(?)", (key,)) != [(True,)]:
+            return False
+        self._held = key
+        return True
+
+    def let_go(self) -> None:
+        """Let the lock of the dead owner go."""
+        key, self._held = self._held, 0
+        if key and self._session.idle:
+            self._session.rows("SELECT pg_advisory_unlock(?)", (key,))
+
+    def hold(self, ledger_id: bytes, epoch: int) -> dict[str, Any]:
+        """Take the lock of the owner to be; return what its row says of it."""
+        key = _key(ledger_id, epoch)
+        if self._ours != key:
+            if self._session.rows("SELECT pg_try_advisory_lock(?)", (key,)) != [(True,)]:
+                raise Fenced(f"epoch {epoch} is held by another session")
+            self._ours = key
+        return {}
+
+    def make_way(self, owner: Mapping[str, Any], error: SinkLocked) -> None:
+        """End the session of the replaced owner. Raises SinkLocked if that is not allowed."""
+        if not self._terminate(owner):
+            raise error
+
+    def superseded(self, owner: Mapping[str, Any]) -> None:
+        """The owner is replaced: rows that it has locked are to be free for us."""
+        if not self._held:
+            self._terminate(owner)
+        self.let_go()
+
+    def _terminate(self, owner: Mapping[str, Any]) -> bool:
+        """End the owner's session and wait until it is gone; whether it is."""
+        which = (owner.get("backend", 0), owner.get("backend_start", "epoch"))
+        same = "FROM pg_stat_activity WHERE pid = ? AND backend_start = ?::timestamptz"
+        if self._session.permitted(f"SELECT pg_terminate_backend(pid) {same}", which) is None:
+            return False
+        until = time.monotonic() + _GONE_WAIT_S
+        while self._session.rows(f"SELECT 1 {same}", which):
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_LOOK_AGAIN_S)
+        return True
+
+    def close(self) -> None:
+        """Nothing: the locks end with the session."""
+
+
+def _key(ledger_id: bytes, epoch: int) -> int:
+    """Return the 64 bits that stand for the owner of a ledger under an epoch."""
+    digest = hashlib.sha256(b"oncemq" + ledger_id + epoch.to_bytes(8, "big")).digest()
+    return int.from_bytes(digest[:8], "big", signed=True) or 1

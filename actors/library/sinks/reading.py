@@ -1,0 +1,101 @@
+"""Looking into a sink beside its consumers: read-only, one moment at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from ...codec import records as record_codec
+from ...codec import wire
+from ...core.ledger import Ledger
+from ...errors import BadSink, NotSupported, SinkUnavailable
+from ..ledger_reader import NoLedger
+from . import statements
+from .address import SQLITE, SinkAddress, resolve_sink
+from .ledger import row_of
+from .records import RecordTables, Rows
+from .session import first_line
+
+
+def address_of(sink: str) -> SinkAddress:
+    """Return the address that a command line names. Raises BadSink."""
+    return resolve_sink(sink, host=socket.gethostname())
+
+
+@contextlib.contextmanager
+def looking(address: SinkAddress) -> Iterator[Rows]:
+    """Give a function that reads; all that it reads is of one moment.
+
+    Raises BadSink (there is no such file, or no ledger in it), SinkUnavailable, NotSupported.
+    """
+    connection, errors, mark = _connected(address)
+    try:
+
+        def rows(statement: str, values: Any = ()) -> list[tuple[Any, ...]]:
+            found = connection.execute(statement.replace("?", mark), tuple(values))
+            return [tuple(row) for row in found]
+
+        yield rows
+    except errors as error:
+        text = first_line(error)
+        if "oncemq_ledger" in text:  # the table, which neither driver names by a class of its own
+            raise BadSink(f"there is no ledger in {address.shown}", hint="") from error
+        raise SinkUnavailable(f"{address.shown}: {text}", hint="") from error
+    finally:
+        connection.close()
+
+
+def _connected(address: SinkAddress) -> tuple[Any, type[Exception], str]:
+    if address.kind == SQLITE:
+        if not os.path.exists(address.target):
+            raise BadSink(f"there is no file {address.target}", hint="")
+        path = f"file:{quote(address.target)}?mode=ro"
+        file = sqlite3.connect(path, uri=True, isolation_level=None)
+        file.execute("BEGIN")
+        return file, sqlite3.Error, "?"
+    try:
+        import psycopg
+    except ImportError as error:
+        raise NotSupported(
+            "PostgreSQL needs psycopg 3", hint="pip install 'oncemq[postgres]'"
+        ) from (error)
+    try:
+        server = psycopg.connect(address.target, autocommit=True, connect_timeout=5)
+        server.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    except psycopg.OperationalError as error:
+        raise SinkUnavailable(f"{address.shown}: {first_line(error)}", hint="") from None
+    return server, psycopg.Error, "%s"
+
+
+def read_sink_group(sink: str, group: str) -> dict[tuple[str, int], Ledger]:
+    """Return the ledgers of a group in a database by (topic, partition), in that order.
+
+    Raises NoLedger, CorruptLog, and what `looking` raises.
+    """
+    address = address_of(sink)
+    found: dict[tuple[str, int], Ledger] = {}
+    with looking(address) as rows:
+        for topic, partition in rows(statements.PLACES, (group,)):
+            row = row_of(rows(statements.LOOK, (group, topic, partition))[0], address.shown)
+            where = f"{address.shown} group {group} {topic}/{partition}"
+            tables = RecordTables(rows, row.ledger_id, where)
+            ledger = Ledger()
+            if row.snapshot_position:
+                parts = {name: tables.part(name) for name in tables.parts()}
+                ledger.restore({name: wire.unpack_plain(part) for name, part in parts.items()})
+            for stored in tables.replay(row.snapshot_position, row.position):
+                record = record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)
+                ledger.apply(record, stored.position)
+            if ledger.started is not None:
+                found[topic, partition] = ledger
+    if not found:
+        raise NoLedger(
+            f"there is no ledger of group {group!r} in {address.shown}",
+            hint="check --sink and --group",
+        )
+    return found

@@ -1,0 +1,400 @@
+"""One connection of one consumer, lent to its handlers and taken back for the commit.
+
+Theory of operation. Two threads use the connection, never at the same time:
+
+    handlers' thread                          I/O thread
+    ----------------                          ----------
+    start_call                      <------   RunHandler (nothing is open: the last commit is done)
+    use, accept, reject ... per message
+    end_call (a transaction is open) ------>  join, execute ..., commit      (SqlLog.sync)
+
+The hand-over is explicit: `_place` says whose turn it is and is changed under a lock; HandlerDone
+and RunHandler, which carry the turn, pass queues of their own, so memory is ordered too. That is
+why SQLite's check of the thread may be switched off. A call that ends with something to commit
+always hands over an open transaction: a lock is waited for in the thread of handlers, where a wait
+keeps no lease waiting. The open transaction is known by (epoch, first offset) of its call, and
+only the commit that begins there may join it; what belongs to a call that was dropped is rolled
+back by whoever comes next. A session that fails is never mended: it is closed, and a new one reads
+from the database what became of its last transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from ...errors import Fenced, OnceMQError, SinkUnavailable, StorageError, TransactionControl
+
+IDLE = "idle"  # nothing is open; the I/O thread may use it
+LENT = "lent"  # to a call in the thread of handlers
+RETURNED = "returned"  # the call is over, its transaction open
+JOINED = "joined"  # the I/O thread writes into the open transaction
+CLOSED = "closed"
+
+_T = TypeVar("_T")
+SOLO_CALLS = 100  # after the database has refused a whole call
+
+CallId = tuple[int, bool, int]  # (epoch, whether of the private topic, first offset)
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+class Session(ABC):
+    """What SQLite and PostgreSQL have in common. The methods of each thread are grouped."""
+
+    def __init__(self, shown: str) -> None:
+        """`shown` is the address as people may see it."""
+        self.shown = shown
+        self._mutex = threading.Lock()
+        # Whose turn it is. Invariant: changed under the mutex.
+        self._place = CLOSED
+        # Whether a transaction is open; of which call.
+        self._open = False
+        self._call: CallId | None = None
+        # Whether the message at hand has a savepoint.
+        self._marked = False
+        # Set when the transaction is not ours any more: nothing of the call may be committed.
+        self._broken: TransactionControl | None = None
+        # For how many calls to come each has one message alone, because the database refused a
+        # whole call and it must show which message that was.
+        self._solo_calls = 0
+        # Whether all of the running call was taken back.
+        self.undone = False
+        # Why a call that is still running will never be committed.
+        self._doomed: OnceMQError | None = None
+        # A handler's statement that was refused, until it was told.
+        self._refused: str | None = None
+
+    # --- for each database -----------------------------------------------------------------------
+
+    @abstractmethod
+    def _connect(self) -> None:
+        """Open the connection and make its settings safe. Raises SinkUnavailable, BadSink."""
+
+    @abstractmethod
+    def _disconnect(self) -> None:
+        """Say it for this kind of database."""
+
+    @abstractmethod
+    def _run(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        """Execute a statement of ours; return the driver's cursor. Raises its errors."""
+
+    @abstractmethod
+    def _begin(self, *, waits: bool) -> None:
+        """Open a transaction that may write; `waits`: in the thread of handlers."""
+
+    @abstractmethod
+    def _end(self, verb: str) -> None:
+        """COMMIT or ROLLBACK."""
+
+    def _ended(self) -> None:
+        """The transaction is over."""
+
+    @abstractmethod
+    def _in_transaction(self) -> bool:
+        """Say it for this kind of database."""
+
+    def _settle(self) -> None:
+        """Check now what the database would check at COMMIT: here a handler can still be told."""
+
+    def _hand_over(self) -> None:
+        """The handlers are done with the open transaction; the I/O thread comes next."""
+
+    @abstractmethod
+    def _translated(self, error: BaseException) -> SinkUnavailable | None:
+        """Return what an error says about the database; None: it is about a statement."""
+
+    @abstractmethod
+    def _is_of_driver(self, error: BaseException) -> bool:
+        """Say it for this kind of database."""
+
+    @property
+    @abstractmethod
+    def _handed_out(self) -> Any:
+        """The connection that handlers see."""
+
+    def _may_begin(self) -> bool:
+        """Whether the I/O thread would begin a transaction without waiting for this process."""
+        return True
+
+    @abstractmethod
+    def has_table(self, name: str) -> bool:
+        """Whether a table is there, in the I/O thread."""
+
+    # What the statements that make tables leave open, and what goes before them.
+    types: ClassVar[Mapping[str, str]]
+    before_tables: ClassVar[str] = ""
+
+    # --- the thread of handlers ------------------------------------------------------------------
+
+    def start_call(self, call: CallId) -> None:
+        """Begin to lend the connection to a call. Raises SinkUnavailable, Fenced."""
+        with self._mutex:
+            if self._place == CLOSED:
+                raise self._doomed or SinkUnavailable(f"{self.shown}: the connection is closed")
+            assert self._place != JOINED, "a commit is over before the next call"
+            stale = self._place == RETURNED
+            self._place, self._call = LENT, call
+            self.undone = False
+        if stale:
+            self._checked(self._roll_back)
+
+    def use(self) -> Any:
+        """Return the connection for the message at hand, inside its savepoint.
+
+        Raises SinkUnavailable, SinkLocked, Fenced.
+        """
+        if self._doomed is not None:
+            raise self._doomed
+        assert self._place == LENT, "only a call uses the connection"
+        if not self._open:
+            self._checked(self._open_for_handlers)
+        elif not self._in_transaction():
+            raise self._break("the transaction was ended inside the handler")
+        if not self._marked:
+            self._checked(lambda: self._run("SAVEPOINT oncemq_message"))
+            self._marked = True
+        return self._handed_out
+
+    def sql(self, query: Any, parameters: Sequence[Any]) -> Any:
+        """Execute a handler's statement; return its cursor."""
+        connection = self.use()
+        if len(parameters) == 1 and isinstance(parameters[0], Mapping):
+            return connection.execute(query, parameters[0])
+        return connection.execute(query, parameters) if parameters else connection.execute(query)
+
+    def _open_for_handlers(self) -> None:
+        self._begin(waits=True)
+        self._open = True
+
+    def _break(self, reason: str) -> TransactionControl:
+        self._broken = TransactionControl(reason)
+        return self._broken
+
+    def accept(self) -> None:
+        """The handler has returned: keep what it did. Raises TransactionControl, SinkUnavailable."""
+        if not self._marked:
+            return
+        self._marked = False
+        self._refused = None
+        if not self._in_transaction():
+            raise self._break("the transaction was ended inside the handler")
+        try:
+            self._run("RELEASE SAVEPOINT oncemq_message")
+        except Exception as error:
+            lost = self._translated(error)
+            if lost is not None:
+                raise lost from error
+            raise self._break(
+                f"the handler left another transaction than it was given: {first_line(error)}"
+            ) from error
+
+    @property
+    def solo(self) -> bool:
+        """Whether a call is to end after its first message."""
+        return self._solo_calls > 0
+
+    def settle(self, handled: int) -> None:
+        """All messages are handled: let the database check what it would check at COMMIT.
+
+        What it raises is an error of the call; `reject` takes all of it back then.
+        """
+        if self._open and handled:
+            self.undone = True
+            self._settle()
+            self.undone = False
+            self._solo_calls = max(0, self._solo_calls - 1)
+
+    def reject(self, error: Exception) -> Exception:
+        """The handler raised `error`: take back what it did; return what is to be told of it.
+
+        Raises SinkUnavailable if the database is gone, and TransactionControl if the transaction
+        is: then nothing of the call may be committed.
+        """
+        gone = error if isinstance(error, SinkUnavailable) else self._translated(error)
+        if gone is not None or self._doomed is not None or self._broken is not None:
+            raise (self._doomed or self._broken or gone or error) from error
+        if self.undone:
+            self._checked(self._roll_back)
+            self._solo_calls = SOLO_CALLS
+            return error
+        refused, self._refused = self._refused, None
+        if refused is not None and not isinstance(error, TransactionControl):
+            told = TransactionControl(f"{refused} is refused in a handler")
+            told.__cause__ = error
+            error = told
+        if self._marked:
+            self._marked = False
+            if not self._in_transaction():
+                raise self._break("the transaction was ended inside the handler") from error
+            self._checked(self._undo_message)
+        return error
+
+    def _undo_message(self) -> None:
+        self._run("ROLLBACK TO SAVEPOINT oncemq_message")
+        self._run("RELEASE SAVEPOINT oncemq_message")
+
+    def end_call(self, *, keep: bool) -> None:
+        """Give the connection back: with an open transaction (`keep`), or with nothing open.
+
+        Raises SinkUnavailable, SinkLocked, Fenced; the connection is to be abandoned then.
+        """
+        if self._doomed is not None:
+            raise self._doomed
+        if keep:
+            if not self._open:
+                self._checked(self._open_for_handlers)
+            self._checked(self._hand_over)
+        elif self._open:
+            self._checked(self._roll_back)
+        with self._mutex:
+            assert self._place == LENT, "only what was lent is given back"
+            self._place = RETURNED if keep else IDLE
+        if self.doomed:
+            self.close()
+
+    def abandon(self) -> None:
+        """The call ends without an answer: nothing of it stays."""
+        with self._mutex:
+            if self._place != LENT:
+                return
+            self._place = IDLE
+        self.close()
+
+    # --- the I/O thread --------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether the I/O thread may use the connection and no transaction waits."""
+        return self._place == IDLE
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._place != CLOSED
+
+    def must_wait(self, *, commits: bool) -> bool:
+        """Whether the I/O thread cannot write now; `commits`: what a call may have left open."""
+        if self._place == RETURNED:
+            return not commits
+        return self._place != IDLE or not self._may_begin()
+
+    def make_tables(self, statements: Sequence[str]) -> None:
+        """Make what is not there. Raises SinkUnavailable, SinkLocked."""
+        self.join(None)
+        try:
+            for statement in filter(None, (self.before_tables, *statements)):
+                self.change(statement.format_map(self.types))
+            self.commit()
+        except BaseException:
+            self.give_up()
+            raise
+
+    def connect(self) -> None:
+        """Open the connection if there is none. Raises SinkUnavailable, BadSink."""
+        if self._place != CLOSED:
+            return
+        assert self._doomed is None, "a session that was given up is not used again"
+        self._checked(self._connect)
+        self._place = IDLE
+
+    def join(self, call: CallId | None) -> None:
+        """Take the transaction that this call left open, or begin one (None: of our own).
+
+        Raises SinkUnavailable, SinkLocked, and StorageError if what is open belongs to another
+        call: neither may be committed in the place of the other.
+        """
+        with self._mutex:
+            assert self._place in {IDLE, RETURNED}, "a call may still be writing"
+            theirs = self._place == RETURNED
+            if theirs and self._call != call:
+                raise StorageError(f"{self.shown}: the open transaction is of {self._call}")
+            self._place = JOINED
+        if not theirs:
+            try:
+                self._checked(self._begin_own)
+            except BaseException:
+                with self._mutex:
+                    self._place = IDLE
+                raise
+
+    def _begin_own(self) -> None:
+        self._begin(waits=False)
+        self._open = True
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement of ours. Raises SinkUnavailable, SinkLocked."""
+        return self._checked(lambda: [tuple(row) for row in self._run(statement, values)])
+
+    def change(self, statement: str, values: Sequence[Any] = ()) -> int:
+        """Execute a statement of ours; return how many rows changed."""
+        return int(self._checked(lambda: self._run(statement, values).rowcount))
+
+    def commit(self) -> None:
+        """Make the transaction durable.
+
+        Raises SinkUnavailable: whether it is committed is not known then, and the session is over.
+        """
+        self._checked(lambda: self._end("COMMIT"))
+        self._over()
+
+    def roll_back(self) -> None:
+        """Take back the transaction that is open, of whatever kind."""
+        assert self._place != LENT, "a call may still be writing"
+        self._checked(self._roll_back)
+        self._over()
+
+    def give_up(self) -> None:
+        """Roll back after an error, which is the one to be told: what fails now is over anyway."""
+        with contextlib.suppress(SinkUnavailable):
+            if self._place in {JOINED, RETURNED}:
+                self.roll_back()
+
+    def _over(self) -> None:
+        self._open = False
+        self._call = None
+        with self._mutex:
+            self._place = IDLE
+        self._ended()
+
+    def close(self, why: OnceMQError | None = None) -> None:
+        """Let go: what is open is rolled back. A call that is at work does it when it ends."""
+        with self._mutex:
+            self._doomed = self._doomed or why or Fenced("this consumer has ended")
+            if self._place in {LENT, CLOSED}:
+                return
+            self._place = CLOSED
+        self._disconnect()
+        self._open = False
+        self._ended()
+
+    @property
+    def doomed(self) -> bool:
+        """Whether nothing more will be committed here."""
+        return self._doomed is not None
+
+    # --- both ------------------------------------------------------------------------------------
+
+    def _roll_back(self) -> None:
+        self._marked = False
+        if self._open and self._in_transaction():
+            self._end("ROLLBACK")
+        self._open = False
+        self._ended()
+
+    def _checked(self, work: Callable[[], _T]) -> _T:
+        """Do work of ours; whatever the driver says against it is about the database."""
+        try:
+            return work()
+        except Exception as error:
+            lost = self._translated(error)
+            if lost is None and self._is_of_driver(error):
+                lost = SinkUnavailable(f"{self.shown}: {first_line(error)}")
+            if lost is None:
+                raise
+            raise lost from error

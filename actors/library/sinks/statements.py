@@ -1,0 +1,95 @@
+"""The SQL of a ledger that lives in tables of the user's database.
+
+oncemq_ledger     one row for each (group, topic, partition): who owns it, where it stands
+oncemq_record     the ledger's records since its snapshot, by position
+oncemq_snapshot   the state at `snapshot_position`, in parts cut into chunks
+
+docs/STORAGE.md, "Ledgers in a database", has the columns. Placeholders are written `?`; a driver
+with another style replaces them.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: S608 - put together from the texts of this page alone
+FORMAT = 1
+CHUNK_BYTES = 4 * 1024 * 1024  # of a snapshot's part in one row
+RECORD_OVERHEAD = 32  # what a record adds to the position besides its own bytes
+
+TABLES = (
+    """CREATE TABLE IF NOT EXISTS oncemq_ledger (
+        group_name {text} NOT NULL,
+        topic {text} NOT NULL,
+        partition_no {int} NOT NULL,
+        format {int} NOT NULL,
+        ledger_id {bytes} NOT NULL,
+        epoch {int} NOT NULL,
+        commit_no {int} NOT NULL,
+        position {int} NOT NULL,
+        snapshot_position {int} NOT NULL,
+        topic_id {bytes} NOT NULL,
+        log_id {bytes} NOT NULL,
+        inputs {text} NOT NULL,
+        owner {text} NOT NULL,
+        PRIMARY KEY (group_name, topic, partition_no)
+    )""",
+    """CREATE TABLE IF NOT EXISTS oncemq_record (
+        ledger_id {bytes} NOT NULL,
+        position {int} NOT NULL,
+        epoch {int} NOT NULL,
+        kind {int} NOT NULL,
+        meta {bytes} NOT NULL,
+        body {bytes} NOT NULL,
+        crc {int} NOT NULL,
+        PRIMARY KEY (ledger_id, position)
+    )""",
+    """CREATE TABLE IF NOT EXISTS oncemq_snapshot (
+        ledger_id {bytes} NOT NULL,
+        part {text} NOT NULL,
+        chunk {int} NOT NULL,
+        crc {int} NOT NULL,
+        data {bytes} NOT NULL,
+        PRIMARY KEY (ledger_id, part, chunk)
+    )""",
+)
+
+MAKE_LEDGER = (
+    "INSERT INTO oncemq_ledger (group_name, topic, partition_no, format, ledger_id, epoch,"
+    " commit_no, position, snapshot_position, topic_id, log_id, inputs, owner)"
+    " VALUES (?, ?, ?, ?, ?, 0, 0, 0, 0, ?, ?, '{}', '{}')"
+    " ON CONFLICT (group_name, topic, partition_no) DO NOTHING"
+)
+_OF_PLACE = " WHERE group_name = ? AND topic = ? AND partition_no = ?"
+LOOK = (
+    "SELECT format, ledger_id, epoch, commit_no, position, snapshot_position, topic_id, log_id,"
+    " inputs, owner FROM oncemq_ledger" + _OF_PLACE
+)
+PLACES = (
+    "SELECT topic, partition_no FROM oncemq_ledger WHERE group_name = ?"
+    " ORDER BY topic, partition_no"
+)
+# The first act of an owner. No row: a newer owner was here before.
+CLAIM = "UPDATE oncemq_ledger SET epoch = ?, owner = ?" + _OF_PLACE + " AND epoch < ?"
+# The heart of every commit. No row: a newer owner was here, and nothing of this one counts.
+ADVANCE = (
+    "UPDATE oncemq_ledger SET commit_no = ?, position = ?, topic_id = ?, log_id = ?, inputs = ?"
+    + _OF_PLACE
+    + " AND epoch = ? AND commit_no = ? AND position = ?"
+)
+ADD_RECORD = (
+    "INSERT INTO oncemq_record (ledger_id, position, epoch, kind, meta, body, crc)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+RECORDS = (
+    "SELECT position, epoch, kind, meta, body, crc FROM oncemq_record"
+    " WHERE ledger_id = ? AND position >= ? ORDER BY position LIMIT ?"
+)
+PLACE_SNAPSHOT = (
+    "UPDATE oncemq_ledger SET snapshot_position = ?" + _OF_PLACE + " AND epoch = ? AND position = ?"
+)
+FORGET_RECORDS = "DELETE FROM oncemq_record WHERE ledger_id = ? AND position < ?"
+SNAPSHOT_PARTS = "SELECT DISTINCT part FROM oncemq_snapshot WHERE ledger_id = ? ORDER BY part"
+FORGET_PART = "DELETE FROM oncemq_snapshot WHERE ledger_id = ? AND part = ?"
+ADD_CHUNK = "INSERT INTO oncemq_snapshot (ledger_id, part, chunk, crc, data) VALUES (?, ?, ?, ?, ?)"
+PART = (
+    "SELECT chunk, crc, data FROM oncemq_snapshot WHERE ledger_id = ? AND part = ? ORDER BY chunk"
+)

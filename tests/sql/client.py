@@ -1,0 +1,41 @@
+"""The tests' own way into a database, beside the one under test."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+
+
+@contextlib.contextmanager
+def outside(sink: str) -> Iterator[Any]:
+    """A connection of somebody else, in autocommit mode."""
+    if sink.startswith("sqlite:///"):
+        connection: Any = sqlite3.connect(sink.removeprefix("sqlite:///"), isolation_level=None)
+    else:
+        connection = psycopg.connect(sink, autocommit=True)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def run(sink: str, *texts: str) -> None:
+    """Execute statements."""
+    with outside(sink) as connection:
+        for text in texts:
+            connection.execute(text)
+
+
+def rows(sink: str, query: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a query."""
+    with outside(sink) as connection:
+        return [tuple(row) for row in connection.execute(query)]
+
+
+def mark(sink: str) -> str:
+    """The placeholder of the database's driver."""
+    return "?" if sink.startswith("sqlite") else "%s"

@@ -1,0 +1,36 @@
+"""Databases for the tests of sinks: a SQLite file, and a schema of this worker's PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import Server
+from tests.process.house import House
+
+
+@pytest.fixture
+def postgres_sink(postgres_server: Server) -> Callable[[], str]:
+    """Makes empty schemas; their addresses hold a password that must never be shown."""
+    return lambda: postgres_server.make_schema().replace("//tests@", "//tests:s3cret@")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.process)])
+def sink(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/shop.db"
+    make: Callable[[], str] = request.getfixturevalue("postgres_sink")
+    return make()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    """Programs, directories and a port for one test; every process ends with it."""
+    house = House(tmp_path)
+    try:
+        yield house
+    finally:
+        house.close()

@@ -1,0 +1,389 @@
+"""What a handler may do with a sink: its statements and the offset are one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from actors.errors import HandlerFailed, NoSink, NotSupported, OnceMQError, TransactionControl
+from actors.library import App, Harness
+from tests.sql.client import mark, rows, run
+
+Shop = Callable[..., Harness]
+
+
+@pytest.fixture
+def shop(sink: str) -> Iterator[Shop]:
+    """Makes harnesses whose `orders` are handled by a function."""
+    made = []
+
+    def make(
+        handler, *, retries: int = 0, partitions: int = 1, park: bool = False, **more
+    ) -> Harness:
+        app = App()
+        app.consumer("orders", group="g", retries=retries, sink=sink, park=park, **more)(handler)
+        made.append(Harness(app, partitions={"orders": partitions}))
+        return made[-1]
+
+    yield make
+    for harness in made:
+        harness.close()
+
+
+def table(sink: str) -> str:
+    """Make the user's table; return the statement that inserts two values."""
+    run(sink, "CREATE TABLE paid (id TEXT PRIMARY KEY, cents INTEGER CHECK (cents >= 0))")
+    return f"INSERT INTO paid VALUES ({mark(sink)}, {mark(sink)})"
+
+
+def test_statements_state_outputs_and_offset_are_one_commit(sink: str, shop: Shop) -> None:
+    """Rows of the user, tx.state and outgoing messages are all there once, also after a crash."""
+    insert = table(sink)
+
+    def handler(order, tx):
+        tx.sql(insert, order.id, order.value)
+        tx.state["sum"] = tx.state.get("sum", 0) + order.value
+        tx.send("out", order.value)
+
+    harness = shop(handler)
+    for number in range(5):
+        harness.send("orders", number, id=f"o-{number}")
+        harness.drain()
+        if number % 2:
+            harness.crash()
+    harness.send("orders", 1, id="o-1")
+    harness.drain()
+    assert rows(sink, "SELECT count(*), sum(cents) FROM paid") == [(5, 10)]
+    assert harness.state("g") == {"sum": 10}
+    assert [m.value for m in harness.sent("out")] == [0, 1, 2, 3, 4]
+
+
+def test_a_handler_that_raises_has_done_nothing_and_its_neighbours_stay(
+    sink: str, shop: Shop
+) -> None:
+    """Each message has a savepoint: of three in a batch the one that raises leaves no trace."""
+    insert = table(sink)
+    raised = []
+
+    def handler(order, tx):
+        tx.sql(insert, order.id, order.value)
+        if order.value == 1 and len(raised) < 2:
+            raised.append(order.attempt)
+            raise LookupError("not yet")
+
+    harness = shop(handler, retries=2)
+    for number in range(3):
+        harness.send("orders", number, id=f"o-{number}")
+    harness.drain()
+    assert raised == [1, 2]
+    assert rows(sink, "SELECT id FROM paid ORDER BY id") == [("o-0",), ("o-1",), ("o-2",)]
+
+
+def test_an_error_of_the_database_is_the_handlers_own(sink: str, shop: Shop) -> None:
+    """A constraint that fails can be caught, or fails the message; earlier ones are committed."""
+    insert = table(sink)
+
+    def handler(order, tx):
+        tx.sql(insert, order.id, order.value)
+
+    harness = shop(handler)
+    harness.send("orders", 5, id="good")
+    harness.send("orders", -5, id="bad")
+    with pytest.raises(HandlerFailed, match=r"(?i)check|constraint"):
+        harness.drain()
+    assert rows(sink, "SELECT id FROM paid") == [("good",)]
+
+
+def test_named_parameters_and_reading_back(sink: str, shop: Shop) -> None:
+    """One mapping is named parameters, and the cursor is the driver's."""
+    insert = table(sink)
+    named = ":id" if sink.startswith("sqlite") else "%(id)s"
+    seen = []
+
+    def handler(order, tx):
+        tx.sql(insert, order.id, order.value)
+        cursor = tx.sql(f"SELECT cents FROM paid WHERE id = {named}", {"id": order.id})
+        seen.append(cursor.fetchone()[0])
+        assert tx.sql("SELECT 1").fetchall()[0][0] == 1
+
+    harness = shop(handler)
+    harness.send("orders", 7, id="o-7")
+    harness.drain()
+    assert seen == [7]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "COMMIT",
+        " /* a */ rollback",
+        "BEGIN",
+        "SAVEPOINT mine",
+        "RELEASE SAVEPOINT oncemq_message",
+        "ROLLBACK TO SAVEPOINT oncemq_message",
+    ],
+)
+def test_transaction_control_is_refused_before_it_happens(sink: str, shop: Shop, text: str) -> None:
+    """By tx.sql and by tx.connection: a typed error, and nothing of the message stays."""
+    insert = table(sink)
+    by_connection = []
+
+    def handler(order, tx):
+        tx.sql(insert, order.id, order.value)
+        if order.value == 0:
+            return
+        if by_connection:
+            tx.connection.execute(text)
+        else:
+            tx.sql(text)
+
+    for way in range(2):
+        by_connection[:] = [True] * way
+        harness = shop(handler)
+        harness.send("orders", 0, id=f"good-{way}")
+        harness.send("orders", 1, id=f"bad-{way}")
+        with pytest.raises(HandlerFailed, match="refused in a handler") as caught:
+            harness.drain()
+        assert isinstance(caught.value.__cause__, TransactionControl)
+        run(sink, "DELETE FROM oncemq_ledger")  # the next harness has a broker of its own
+    assert rows(sink, "SELECT id FROM paid ORDER BY id") == [("good-0",), ("good-1",)]
+
+
+@pytest.mark.parametrize("method", ["commit", "rollback", "close"])
+def test_the_connection_does_not_end_the_transaction(sink: str, shop: Shop, method: str) -> None:
+    """commit, rollback and close of tx.connection are refused."""
+    insert = table(sink)
+
+    def handler(order, tx):
+        tx.connection.execute(insert, (order.id, order.value))
+        if order.value:
+            getattr(tx.connection, method)()
+
+    harness = shop(handler)
+    harness.send("orders", 0, id="good")
+    harness.send("orders", 1, id="bad")
+    with pytest.raises(HandlerFailed, match=rf"{method}\(\)"):
+        harness.drain()
+    assert rows(sink, "SELECT id FROM paid") == [("good",)]
+
+
+def test_without_a_sink_there_is_no_sql() -> None:
+    """NoSink says what to write."""
+    app = App()
+
+    @app.consumer("orders", group="g", retries=0, park=False)
+    def handler(order, tx):
+        with pytest.raises(NoSink):
+            tx.connection
+        tx.sql("SELECT 1")
+
+    harness = Harness(app)
+    harness.send("orders", 1, id="1")
+    with pytest.raises(HandlerFailed) as caught:
+        harness.drain()
+    assert isinstance(caught.value.__cause__, NoSink)
+
+
+def test_a_handler_that_uses_no_sql_commits_all_the_same(sink: str, shop: Shop) -> None:
+    """The ledger lives in the database whether or not a message used it."""
+
+    def handler(order, tx):
+        tx.state["n"] = tx.state.get("n", 0) + 1
+
+    harness = shop(handler, partitions=3)
+    for number in range(9):
+        harness.send("orders", number, key=str(number))
+    harness.drain()
+    harness.crash()
+    assert rows(sink, "SELECT count(*), sum(commit_no) > 0 FROM oncemq_ledger")[0][0] == 3
+
+
+def test_a_tx_is_over_when_its_handler_has_returned(sink: str, shop: Shop) -> None:
+    """A Tx kept for later is refused."""
+    kept = []
+    harness = shop(lambda order, tx: kept.append(tx))
+    harness.send("orders", 1, id="1")
+    harness.drain()
+    with pytest.raises(OnceMQError, match="this Tx is over"):
+        kept[0].sql("SELECT 1")
+
+
+def test_a_call_starts_when_the_commit_before_it_is_done(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call is never given a connection that still holds the last call's transaction."""
+    idle = []
+    start_call = Harness.start_call
+
+    def watched(self, actor, run):
+        idle.append(actor.sink.idle)
+        start_call(self, actor, run)
+
+    monkeypatch.setattr(Harness, "start_call", watched)
+
+    def handler(order, tx):
+        tx.state["large"] = bytes(5 << 20)  # ends the call at this message
+
+    harness = shop(handler)
+    for number in range(3):
+        harness.send("orders", number, id=f"o-{number}")
+    harness.drain()
+    assert idle == [True] * 3
+
+
+def test_a_deferred_constraint_is_the_fault_of_its_message(sink: str, shop: Shop) -> None:
+    """What PostgreSQL checks at COMMIT is checked while the handler can be told; the rest stays."""
+    if sink.startswith("sqlite"):
+        pytest.skip("SQLite enforces no foreign keys on a connection of ours")
+    run(
+        sink,
+        "CREATE TABLE customer (id INTEGER PRIMARY KEY)",
+        "CREATE TABLE bill (n INTEGER, customer INTEGER REFERENCES customer (id)"
+        " DEFERRABLE INITIALLY DEFERRED)",
+        "INSERT INTO customer VALUES (1)",
+    )
+
+    def handler(order, tx):
+        tx.sql("INSERT INTO bill VALUES (%s, %s)", order.value, 9 if order.value == 2 else 1)
+
+    harness = shop(handler)
+    for number in range(4):
+        harness.send("orders", number, id=f"o-{number}")
+    with pytest.raises(HandlerFailed, match="message o-2"):
+        harness.drain()
+    assert rows(sink, "SELECT n FROM bill ORDER BY n") == [(0,), (1,)]
+
+
+def test_a_transaction_that_sqlite_itself_ended_stops_the_consumer(sink: str, shop: Shop) -> None:
+    """INSERT OR ROLLBACK takes all messages of the call back: nothing of it is committed."""
+    if not sink.startswith("sqlite"):
+        pytest.skip("PostgreSQL has no statement that ends a transaction by itself")
+    insert = table(sink)
+
+    def handler(order, tx):
+        if order.value < 2:
+            tx.sql(insert, order.id, order.value)
+        else:
+            tx.sql("INSERT OR ROLLBACK INTO paid VALUES ('o-0', 1)")
+
+    harness = shop(handler, retries=3)
+    for number in range(3):
+        harness.send("orders", number, id=f"o-{number}")
+    with pytest.raises(TransactionControl, match="ended inside the handler"):
+        harness.drain()
+    assert rows(sink, "SELECT count(*) FROM paid") == [(0,)]
+    assert rows(sink, "SELECT commit_no FROM oncemq_ledger") == [(0,)]
+
+
+def test_partitions_of_one_process_take_turns_at_a_file(sink: str, shop: Shop) -> None:
+    """Many partitions write to one database, and all of their rows are there once."""
+    insert = table(sink)
+    harness = shop(lambda order, tx: tx.sql(insert, order.id, order.value), partitions=6)
+    for number in range(60):
+        harness.send("orders", number, id=f"o-{number}", key=str(number))
+    harness.drain()
+    assert rows(sink, "SELECT count(*), sum(cents) FROM paid") == [(60, 1770)]
+
+
+def test_a_parked_message_leaves_no_row_and_one_letter(sink: str, shop: Shop) -> None:
+    """Its dead letter and the offset are a commit of their own; its neighbours have their rows."""
+    insert = table(sink)
+
+    def handler(order, tx):
+        tx.sql(insert, order.id, order.value)
+        if order.value == 1:
+            raise LookupError("never")
+
+    harness = shop(handler, retries=1, park=True)
+    for number in range(4):
+        harness.send("orders", number, id=f"o-{number}")
+    harness.drain()
+    harness.crash()
+    harness.drain()
+    assert rows(sink, "SELECT id FROM paid ORDER BY id") == [("o-0",), ("o-2",), ("o-3",)]
+    assert len(harness.sent("orders.dead")) == 1
+
+
+def test_a_list_is_all_or_nothing_in_the_sink_too(sink: str, shop: Shop) -> None:
+    """Nothing stays of a list whose handler raised; its messages are handled one by one then."""
+    insert = table(sink)
+    sizes = []
+
+    def handler(orders, tx):
+        sizes.append(len(orders))
+        for order in orders:
+            tx.sql(insert, order.id, order.value)
+        if any(order.value == 1 for order in orders):
+            raise LookupError("not with this one")
+
+    harness = shop(handler, park=True, batch=True)
+    for number in range(3):
+        harness.send("orders", number, id=f"o-{number}")
+    harness.drain()
+    assert sizes[0] == 3
+    assert set(sizes[1:]) == {1}
+    assert rows(sink, "SELECT id FROM paid ORDER BY id") == [("o-0",), ("o-2",)]
+
+
+def test_an_async_handler_writes_to_the_sink(sink: str, shop: Shop) -> None:
+    """tx.sql blocks the loop as any call of a plain driver; the promise is the same."""
+    insert = table(sink)
+
+    async def handler(order, tx):
+        tx.sql(insert, order.id, order.value)
+
+    harness = shop(handler)
+    for number in range(3):
+        harness.send("orders", number, id=f"o-{number}")
+    harness.drain()
+    assert rows(sink, "SELECT count(*), sum(cents) FROM paid") == [(3, 3)]
+
+
+def test_state_by_key_is_refused(sink: str) -> None:
+    """Messages that run beside each other cannot share one transaction."""
+    with pytest.raises(NotSupported, match="one transaction"):
+        App().consumer("orders", group="g", sink=sink, state_by="key")(lambda m, tx: None)
+
+
+def test_the_test_kit_dies_at_every_step(sink: str, shop: Shop) -> None:
+    """Everything dies once at each step of the commit: rows, state and outputs are there once."""
+    insert = table(sink)
+
+    def handler(order, tx):
+        tx.sql(insert, order.id, order.value)
+        tx.state["sum"] = tx.state.get("sum", 0) + order.value
+        tx.send("out", order.value)
+
+    harness = shop(handler)
+    for number in range(8):
+        harness.send("orders", number, id=f"o-{number}")
+    harness.assert_exactly_once()
+    assert len(harness.crashes) == 6
+    assert rows(sink, "SELECT count(*), sum(cents) FROM paid") == [(8, 28)]
+    assert harness.state("g") == {"sum": 28}
+
+
+def test_deferred_constraints_and_a_message_that_raises(sink: str, shop: Shop) -> None:
+    """A message raises behind one that the database would refuse: each is parked for itself."""
+    if sink.startswith("sqlite"):
+        pytest.skip("SQLite enforces no foreign keys on a connection of ours")
+    run(
+        sink,
+        "CREATE TABLE customer (id INTEGER PRIMARY KEY)",
+        "CREATE TABLE bill (n INTEGER, customer INTEGER REFERENCES customer (id)"
+        " DEFERRABLE INITIALLY DEFERRED)",
+    )
+
+    def handler(order, tx):
+        if order.value == 0:
+            tx.sql("INSERT INTO bill VALUES (0, 9)")
+        if order.value == 1:
+            raise LookupError("never")
+
+    harness = shop(handler, park=True)
+    for number in range(4):
+        harness.send("orders", number, id=f"o-{number}")
+    harness.drain()
+    assert len(harness.sent("orders.dead")) == 2
+    assert rows(sink, "SELECT count(*) FROM bill") == [(0,)]

@@ -1,0 +1,284 @@
+"""Real consumers on real databases: killed, frozen, replaced, and with the database gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.library.chaos import read_topic
+from actors.library.chaos.programs import wait_until
+from tests.postgres import Server
+from tests.process.house import START_S, House
+from tests.sql.client import mark, outside, rows, run
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+APP = """
+import os, time
+from pathlib import Path
+from oncemq import App
+app = App()
+HERE = Path({directory!r})
+
+@app.consumer("orders", group="g", retries=1, sink="env:SHOP_DB")
+def handler(message, tx):
+    number = int(message.value.split()[0])
+    if "early" in message.value:
+        wait("early")
+    tx.sql("INSERT INTO paid VALUES ({mark}, {mark})", str(message.id), number)
+    tx.state["sum"] = tx.state.get("sum", 0) + number
+    tx.send("out", number)
+    if "slow" in message.value:
+        wait("slow")
+
+def wait(what):
+    (HERE / f"{{what}}.here").touch()
+    deadline = time.monotonic() + 120
+    while not (HERE / f"{{what}}.go").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+"""
+
+
+class Shop:
+    """A house with a sink, an application and helpers."""
+
+    def __init__(self, house: House, sink: str) -> None:
+        self.house, self.sink = house, sink
+        self.directory = house.directory
+        house.environ["SHOP_DB"] = sink
+        (self.directory / "sqlapp.py").write_text(
+            APP.format(directory=str(self.directory), mark=mark(sink))
+        )
+        run(sink, "CREATE TABLE paid (id TEXT, cents INTEGER)")  # no key: a double row shows
+
+    def send(self, *values: str, partitions: int = 0) -> None:
+        """Send lines, numbered by one producer name over all calls."""
+        path = self.directory / "lines.txt"
+        with path.open("a") as file:
+            file.writelines(f"{value}\n" for value in values)
+        self.house.producer("--topic=orders", "--name=p", str(path)).wait(60, 0)
+
+    def consumer(self, *more: str, **environ: str) -> Any:
+        """Start a consumer; each has a state directory of its own, as on another machine."""
+        number = len(self.house.running)
+        return self.house.start(
+            "consumer",
+            str(Path(__file__).resolve().parents[2] / "consumer.py"),
+            "sqlapp:app",
+            f"--state={self.directory / f'state-{number}'}",
+            *more,
+            **environ,
+        )
+
+    def paid(self) -> tuple[int, int, int]:
+        """Rows, different rows, and the sum."""
+        ((count, different, total),) = rows(
+            self.sink, "SELECT count(*), count(DISTINCT id), coalesce(sum(cents), 0) FROM paid"
+        )
+        return count, different, int(total)
+
+    def check(self, values: list[int]) -> None:
+        """Each value was applied once: rows, state and outgoing topic."""
+        assert self.paid() == (len(values), len(values), sum(values))
+        assert sorted(m.value for m in read_topic(self.house.endpoint, "out")) == sorted(values)
+        command = self.house.start(
+            "state", "-m", "actors", "state", f"--sink={self.sink}", "--group=g", "--json"
+        )
+        command.wait(START_S, 0)
+        assert json.loads(command.stdout()) == {"sum": sum(values)}
+        proof = self.house.start(
+            "verify",
+            *("-m", "actors", "verify", f"--data={self.house.data}", f"--sink={self.sink}"),
+            *("--json", "--topic=orders"),
+        )
+        proof.wait(START_S, 0)
+        group = json.loads(proof.stdout())["topics"]["orders"]["groups"]["g"]
+        assert (group["processed"], group["pending"]) == (len(values), 0)
+
+    def there(self, what: str) -> bool:
+        """Whether a handler has come to a place where it waits."""
+        return (self.directory / f"{what}.here").exists()
+
+
+@pytest.fixture
+def shop(house: House, sink: str) -> Shop:
+    """A broker, and an application with an empty table."""
+    house.broker()
+    return Shop(house, sink)
+
+
+def test_a_run_until_idle(shop: Shop) -> None:
+    """Started twice, in two state directories: the second goes on where the first ended."""
+    shop.send(*map(str, range(50)))
+    shop.consumer("--until-idle=0.5").wait(START_S, 0)
+    shop.send(*map(str, range(50, 60)))
+    last = shop.consumer("--until-idle=0.5")
+    last.wait(START_S, 0)
+    assert last.summary()["processed"] == 10
+    shop.check(list(range(60)))
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["after_append_before_sync:2", "after_sync_before_reply:2", "after_commit_before_output:2"],
+)
+def test_killed_around_the_commit_it_counts_once(shop: Shop, place: str) -> None:
+    """Killed before COMMIT, after it, or with its outputs unsent: each effect is there once."""
+    shop.send("1", "2", "3")
+    shop.consumer("--until-idle=0.5", ONCEMQ_CRASH_AT=place).wait(START_S, 137)
+    shop.consumer("--until-idle=0.5").wait(START_S, 0)
+    shop.check([1, 2, 3])
+
+
+def test_a_follower_goes_on_within_seconds_of_a_kill(shop: Shop) -> None:
+    """The lock of the dead owner is proof: the lease is not waited for."""
+    shop.send("1")
+    first = shop.consumer()
+    shop.house.wait_for(first, "commit.synced")
+    second = shop.consumer()
+    shop.house.wait_for(second, "consumer.standby")
+    first.kill()
+    killed_at = time.monotonic()
+    shop.house.wait_for(second, "consumer.granted")
+    assert time.monotonic() - killed_at < 6.0
+    shop.send("2")
+    shop.house.wait_for(second, "commit.synced")
+    second.stop(START_S, 0)
+    shop.check([1, 2])
+
+
+def test_a_zombie_frozen_in_its_transaction_has_no_effect(shop: Shop) -> None:
+    """SIGSTOP with rows written and locks held; takeover; SIGCONT: each effect once."""
+    shop.send("1", "2 slow")
+    frozen = shop.consumer()
+    wait_until(lambda: shop.there("slow"), START_S, "the slow call")
+    assert frozen.freeze()
+    (shop.directory / "slow.go").touch()
+    taker = shop.consumer("--until-idle=1")
+    taker.wait(90, 0)
+    frozen.thaw()
+    # A frozen SQLite writer is ended by its taker, for nobody else could write.
+    frozen.wait(START_S, -signal.SIGKILL if shop.sink.startswith("sqlite") else 3)
+    shop.check([1, 2])
+
+
+def test_a_zombie_frozen_before_its_transaction_ends_fenced(shop: Shop) -> None:
+    """It wakes, writes, and its commit finds another epoch: rolled back, status 3."""
+    shop.send("2 early")
+    frozen = shop.consumer()
+    wait_until(lambda: shop.there("early"), START_S, "the early call")
+    assert frozen.freeze()
+    (shop.directory / "early.go").touch()
+    shop.consumer("--until-idle=1").wait(90, 0)
+    frozen.thaw()
+    frozen.wait(START_S, 3)
+    shop.check([2])
+
+
+def test_no_password_is_written_anywhere(house: House, postgres_sink) -> None:
+    """Neither events nor output nor the broker's grants hold it, also while the server is away."""
+    sink = postgres_sink()
+    house.broker()
+    shop = Shop(house, sink)
+    shop.send("1")
+    wrong = re.sub(r":\d+/", ":1/", sink)
+    away = shop.consumer(SHOP_DB=wrong)
+    shop.house.wait_for(away, "sink.unavailable")
+    away.stop(START_S, 0, 1)
+    shop.consumer("--until-idle=0.5").wait(START_S, 0)
+    files = [*shop.house.events.iterdir(), *shop.house.printed.iterdir()]
+    files += [path for path in shop.house.data.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert [path for path in files if b"s3cret" in path.read_bytes()] == []
+
+
+def test_the_server_goes_away_and_comes_back(
+    house: House, postgres_server: Server, postgres_sink
+) -> None:
+    """The consumer says so, lives on, and goes on by itself; nothing is lost or doubled."""
+    sink = postgres_sink()
+    house.broker()
+    shop = Shop(house, sink)
+    shop.send("1")
+    consumer = shop.consumer()
+    shop.house.wait_for(consumer, "commit.synced")
+    postgres_server.kill()
+    shop.send("2")
+    shop.house.wait_for(consumer, "sink.unavailable", 2)
+    assert consumer.exit_code is None
+    postgres_server.start()
+    shop.house.wait_for(consumer, "commit.synced", 2)
+    consumer.stop(START_S, 0)
+    shop.check([1, 2])
+
+
+def test_a_lock_of_somebody_else_is_named_and_waited_for(house: House, tmp_path: Path) -> None:
+    """SinkLocked names the process that writes; when it has ended its transaction all goes on."""
+    sink = f"sqlite:///{tmp_path}/locked.db"
+    house.broker()
+    shop = Shop(house, sink)
+    shop.send("1")
+    with outside(sink) as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("BEGIN IMMEDIATE")
+        consumer = shop.consumer()
+        shop.house.wait_for(consumer, "sink.unavailable")
+        wait_until(lambda: f"process {os.getpid()}" in consumer.stderr(), START_S, "the name")
+        assert consumer.exit_code is None
+        other.execute("ROLLBACK")
+    shop.house.wait_for(consumer, "commit.synced")
+    consumer.stop(START_S, 0)
+    shop.check([1])
+
+
+def check_storm(
+    shop: Shop, server: Server | None, count: int, kills: int, rng: random.Random
+) -> None:
+    """Insert `count` rows while consumers, and the server if there is one, are killed."""
+    values = list(range(count))
+    path = shop.directory / "lines.txt"
+    path.write_text("".join(f"{value}\n" for value in values))
+    producer = shop.house.producer("--topic=orders", "--name=p", str(path))
+    done = 0
+    for number in range(kills):
+        consumer = shop.consumer()
+        goal = min(count - 1, done + max(1, count // (kills + 2)))
+        pause = time.monotonic() + rng.uniform(0.0, 0.6)
+        wait_until(lambda goal=goal: _count(shop) >= goal, 120, f"{goal} rows")
+        wait_until(lambda until=pause: time.monotonic() >= until, 10, "the drawn moment")
+        if server is not None and number % 2:
+            server.kill()
+            server.start()
+        consumer.kill()
+        done = _count(shop)
+    producer.wait(120, 0)
+    shop.consumer("--until-idle=1").wait(200, 0)
+    shop.check(values)
+
+
+def _count(shop: Shop) -> int:
+    return shop.paid()[0]
+
+
+def test_kills_of_consumer_and_server(house: House, sink: str, request, rng) -> None:
+    """Killed again and again while rows are inserted: count and sum are exact."""
+    house.broker()
+    server = None if sink.startswith("sqlite") else request.getfixturevalue("postgres_server")
+    check_storm(Shop(house, sink), server, 3_000, 5, rng)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_fifty_kills_during_100_000_inserts(house: House, sink: str, request, rng) -> None:
+    """The same at full size."""
+    house.broker()
+    server = None if sink.startswith("sqlite") else request.getfixturevalue("postgres_server")
+    check_storm(Shop(house, sink), server, 100_000, 50, rng)
