@@ -40,5 +40,10 @@ class LocalCalls:
         """End loop and threads; tasks that are left in the loop are cancelled. Usable again."""
         runner, self._runner = self._runner, None
         if runner is not None:
-            runner.close()
+            import asyncio
+
+            if asyncio._get_running_loop() is None:  # noqa: SLF001 - as above
+                runner.close()
+            else:  # a finalizer runs anywhere, also inside of a loop: what is left is dropped
+                runner.get_loop().close()
         self.threads.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -312,6 +313,22 @@ def test_a_harness_inside_of_a_loop_says_what_to_do() -> None:
             run(handler, [1])
 
     asyncio.run(scenario())
+
+
+def test_a_harness_may_be_forgotten_inside_of_a_loop() -> None:
+    """Its own loop is closed wherever the last reference goes, without a word."""
+
+    async def handler(message: Message, tx: Tx) -> None:
+        await asyncio.sleep(0)
+
+    harnesses = [run(handler, [1])]
+
+    async def scenario() -> int:
+        harnesses.clear()
+        gc.collect()  # what a finalizer raises here fails the test: warnings are errors
+        return len(harnesses)
+
+    assert asyncio.run(scenario()) == 0
 
 
 def test_async_lists() -> None:
