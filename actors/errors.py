@@ -329,10 +329,7 @@ class StateTooLarge(OnceMQError):
     """The state of one partition is above its limit."""
 
     code = "state_too_large"
-    default_hint = (
-        "keep less in tx.state, spread the topic over more partitions, or keep large state in a "
-        "database of yours (sink=)"
-    )
+    default_hint = "keep less in tx.state, or large state in a database of yours (sink=)"
 
 
 class StateMismatch(OnceMQError):
