@@ -350,7 +350,6 @@ class NoSink(OnceMQError):
     """`tx.sql` or `tx.connection` in a handler whose consumer has no sink."""
 
     code = "no_sink"
-    default_hint = "name the database: @app.consumer(..., sink='sqlite:///FILE')"
 
 
 class SinkUnavailable(OnceMQError):
@@ -358,7 +357,6 @@ class SinkUnavailable(OnceMQError):
 
     code = "sink_unavailable"
     retriable = True
-    default_hint = "it is tried on; nothing is committed meanwhile"
 
 
 class SinkLocked(SinkUnavailable):

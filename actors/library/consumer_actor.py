@@ -216,7 +216,7 @@ class ConsumerActor:
                 self._perform(item)
             return self._driver.turn(0)
         except (OnceMQError, OSError) as error:
-            if isinstance(error, Fenced) and self.gave_back:
+            if isinstance(error, Fenced | SinkUnavailable) and self.gave_back:
                 self._end(None)
                 return True
             log = self._driver.log

@@ -48,12 +48,20 @@ class ConsumerLedgers:
         self._point = CrashPoint.from_environment()
         self._disk: Disk = OsDisk() if self._point is None else CrashingDisk(self._point)
         self._last: dict[Place, SqlLedger] = {}
+        self._followed: set[Place] = set()
+
+    def follow(self, place: Place) -> None:
+        """The next ledger of `place` follows one whose database failed under it.
+
+        If somebody replaced that one while it was frozen, the next one is Fenced.
+        """
+        self._followed.add(place)
 
     def make(self, consumer: Consumer, place: Place) -> LedgerDoor:
         """Return the door to a ledger; nothing is opened. Raises BadSink, NotSupported."""
         if consumer.sink is not None:
-            last = self._last.get(place)
-            lost = last.name if last is not None else ""
+            lost = self._last[place].name if place in self._followed else ""
+            self._followed.discard(place)
             ledger = open_sink(consumer.sink, place, lost=lost, at=self._visit)
             self._last[place] = ledger
             return ledger

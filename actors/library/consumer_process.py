@@ -256,7 +256,7 @@ class ConsumerProcess:
         if now_ms < self._look_at_ms:
             return
         self._look_at_ms = now_ms + LOOK_MS
-        self._make_anew(now_ms)
+        self._rejoin_after_outages(now_ms)
         self._watcher.progress(self.summary())
         self._tell_silence()
         if self._drain_until is not None:
@@ -286,21 +286,19 @@ class ConsumerProcess:
     def _rejoin(self, actor: ConsumerActor, reason: str) -> None:
         """Stand by for a partition that another member has, with fresh facts and a fresh socket."""
         self.cut_call(actor)
-        self._follow(actor)
-        fields = dict(zip(("group", "topic", "partition"), actor.place, strict=True))
-        self._events.emit("consumer.rejoined", reason=reason, **fields)
-
-    def _make_anew(self, now_ms: int) -> None:
-        """A consumer whose database failed is followed by one that reads what became of it all."""
-        for actor in self._away.take_due(now_ms, self._open_calls):
-            self._follow(actor)
-
-    def _follow(self, actor: ConsumerActor) -> None:
-        """Let a fresh actor take the place of one that has ended."""
         self._tally.retire(actor)
         del self._actors[actor.place]
         self._transports.pop(actor).close()
+        fields = dict(zip(("group", "topic", "partition"), actor.place, strict=True))
+        self._events.emit("consumer.rejoined", reason=reason, **fields)
         self._add(actor.consumer, actor.partition)
+
+    def _rejoin_after_outages(self, now_ms: int) -> None:
+        """A consumer whose database failed is followed by one that reads what became of it all."""
+        for actor in self._away.take_due(now_ms, self._open_calls):
+            if not actor.core.shared:  # else another member of the group may have it by right
+                self._ledgers.follow(actor.place)
+            self._rejoin(actor, "sink")
 
     def _begin_drain(self) -> None:
         self._drain_until = time.monotonic() + self._drain_s

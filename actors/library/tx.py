@@ -140,7 +140,10 @@ class Tx:
     def _using_sink(self) -> Session:
         self._current()
         if self._sink is None:
-            raise NoSink("the consumer of this handler has no sink")
+            raise NoSink(
+                "the consumer of this handler has no sink",
+                hint="name the database: @app.consumer(..., sink='sqlite:///FILE')",
+            )
         self.state.touched = True
         return self._sink
 
