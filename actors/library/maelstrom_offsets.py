@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..limits import NODE_COMMITTED_KEYS_MAX
-from ..outcome import DiskSpace, Event, Outcome, Recovered, Snapshot
+from ..outcome import Event, Outcome, Snapshot
 from ..records import Committed, Record
+from .peerless import PeerlessCore
 
 _PART = "offsets"
 
@@ -46,35 +47,19 @@ class OffsetsRefused:
     reason: str
 
 
-class OffsetsCore:
-    """The pure actor. It meets KeepOffsets and nothing from a peer."""
+class OffsetsCore(PeerlessCore):
+    """The pure actor. It meets KeepOffsets."""
 
     def __init__(self) -> None:
+        super().__init__()
         # Offset of each key, processed up to and including.
         # Invariant: never decreases; at most NODE_COMMITTED_KEYS_MAX keys.
         self.committed: dict[str, int] = {}
-        self._epoch = 0  # generation of the log
         self._commit_no = 0  # of the last applied record; invariant: rises by one each record
-        self._full = False  # the log has no room for this turn
 
-    @property
-    def wake_at_ms(self) -> int | None:
-        """Nothing here waits for time."""
-        return None
-
-    def step(self, event: Event, now_ms: int) -> Outcome:
-        """Decide about one commit."""
-        del now_ms
-        outcome = Outcome()
-        if isinstance(event, Recovered):
-            self._epoch = event.generation
-        elif isinstance(event, DiskSpace):
-            self._full = event.full
-        elif isinstance(event, KeepOffsets):
-            self._keep(event, outcome)
-        return outcome
-
-    def _keep(self, event: KeepOffsets, outcome: Outcome) -> None:
+    def _decide(self, event: Event, outcome: Outcome) -> None:
+        if not isinstance(event, KeepOffsets):
+            return
         if self._full:
             outcome.work.append(OffsetsRefused(event.number, "the disk is full"))
             return

@@ -15,7 +15,7 @@ from ..core.ledger import Ledger
 from ..driver import Driver
 from ..errors import DiskFull
 from ..limits import LEDGER_SNAPSHOT_EVERY_BYTES
-from ..outcome import DiskSpace, Event, Outcome, Recovered, Snapshot, SnapshotWritten
+from ..outcome import Event, Outcome, Recovered, Snapshot, SnapshotWritten
 from ..records import Committed, LedgerStarted, Record
 from ..runtime.clock import SystemClock
 from ..runtime.events import NullEvents
@@ -25,6 +25,7 @@ from ..storage.disk import Disk
 from ..storage.log import FencedLog
 from ..storage.memory import MemoryDisk
 from .inline import Silence
+from .peerless import PeerlessCore
 
 _COMMIT_BYTES = 8 * 1024  # more than one commit, with what a turn adds, ever needs
 _NO_ID = bytes(16)  # the input is no topic of a broker on disk
@@ -41,37 +42,23 @@ class Kept:
     """Work: it is durable."""
 
 
-class _LedgerCore:
-    """A ledger as an actor without peers: each Keep is one commit."""
+class _LedgerCore(PeerlessCore):
+    """A ledger as an actor: each Keep is one commit."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.ledger = Ledger()
-        self._epoch = 0  # generation of the log
-        self._full = False  # the log has no room for this turn
 
-    @property
-    def wake_at_ms(self) -> int | None:
-        """Nothing here waits for time."""
-        return None
-
-    def step(self, event: Event, now_ms: int) -> Outcome:
-        """Decide about one event."""
-        del now_ms
-        outcome = Outcome()
-        if isinstance(event, Recovered):
-            self._epoch = event.generation
-            if self.ledger.started is None:
-                started = LedgerStarted("seed", "queue", 0, _NO_ID, _NO_ID, _NO_ID, 0)
-                outcome.appends.append(started)
-        elif isinstance(event, DiskSpace):
-            self._full = event.full
+    def _decide(self, event: Event, outcome: Outcome) -> None:
+        if isinstance(event, Recovered) and self.ledger.started is None:
+            started = LedgerStarted("seed", "queue", 0, _NO_ID, _NO_ID, _NO_ID, 0)
+            outcome.appends.append(started)
         elif isinstance(event, SnapshotWritten):
             self.ledger.snapshot_written()
         elif isinstance(event, Keep) and not self._full:
             number = self.ledger.commit_no + 1
             outcome.appends.append(Committed(self._epoch, number, [], [], event.fingerprint, {}))
             outcome.work_after_sync.append(Kept())
-        return outcome
 
     def apply(self, record: Record, position: int) -> None:
         """Take a record, live and on replay."""

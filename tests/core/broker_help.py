@@ -13,6 +13,7 @@ from actors.codec import batch as batch_codec
 from actors.codec import wire
 from actors.core.broker import BrokerCore
 from actors.driver import Driver
+from actors.errors import DiskFull
 from actors.ids import tagged_id
 from actors.protocol import Hello, Produce, Produced
 from actors.storage.log import FencedLog
@@ -21,6 +22,11 @@ from actors.storage.memory import MemoryDisk
 LOG_ID = b"L" * 16
 PEER = b"peer-aaaaaaaaaaa"
 OTHER = b"peer-bbbbbbbbbbb"
+
+
+def refuse(nbytes: int) -> None:
+    """What `Log.reserve` does on a full disk."""
+    raise DiskFull("no room")
 
 
 class Clock:

@@ -24,7 +24,7 @@ from actors.protocol import (
     Pong,
     TopicDescribed,
 )
-from tests.core.broker_help import World, batch_of, runs
+from tests.core.broker_help import World, batch_of, refuse, runs
 
 
 @pytest.fixture
@@ -33,10 +33,6 @@ def world() -> World:
     world = World()
     world.hello()
     return world
-
-
-def refuse(nbytes: int) -> None:
-    raise DiskFull("no room")
 
 
 # --- hello ---------------------------------------------------------------------------------------

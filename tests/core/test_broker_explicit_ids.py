@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.errors import DiskFull
 from actors.limits import SESSIONS_MAX
-from tests.core.broker_help import World, batch_of, batch_with_ids, runs
+from tests.core.broker_help import World, batch_of, batch_with_ids, refuse, runs
 
 
 @pytest.fixture
@@ -126,7 +125,7 @@ def test_a_final_refusal_advances_the_session(world):
 
 def test_a_retriable_refusal_does_not_advance_the_session(world):
     """A batch refused for a full disk keeps its place: those behind it wait for its resend."""
-    world.log.reserve = _refuse
+    world.log.reserve = refuse
     assert world.send_ids(0, {"a": "1"}).code == "disk_full"
     del world.log.reserve
     world.settle()
@@ -134,10 +133,6 @@ def test_a_retriable_refusal_does_not_advance_the_session(world):
     world.send_ids(0, {"a": "1"})
     world.send_ids(1, {"b": "2"})
     assert world.stored() == ["1", "2"]
-
-
-def _refuse(nbytes: int) -> None:
-    raise DiskFull("no room")
 
 
 def test_the_session_table_is_bounded(world):

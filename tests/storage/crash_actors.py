@@ -8,7 +8,8 @@ from actors.errors import DiskFull, Fenced, LogInUse
 from actors.sim.cuts import CutPolicy, KeepEverything, LoseEverything
 from actors.sim.disk import SimDisk, SimProcess
 from actors.storage.log import FencedLog, create
-from tests.storage.crash_log import DIRECTORY, LOG_ID, OWNER, SEGMENT_BYTES
+from tests.storage.crash_log import OWNER, SEGMENT_BYTES
+from tests.storage.loghelp import DIRECTORY, LOG_ID
 
 CUTS: tuple[CutPolicy, ...] = (LoseEverything(), KeepEverything())
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 
 from actors.sim.disk import SimDisk, SimProcess
 from actors.storage.log import FencedLog, create
+from tests.storage.loghelp import DIRECTORY, LOG_ID
 
-LOG_ID = bytes(range(16))
 OTHER_ID = b"another log's id"
-DIRECTORY = "data/log"
 OWNER = {"pid": 1, "host": "simulated", "boot_id": "b", "start_time": 1}
 BASE = b"the part that never changes"
 SEGMENT_BYTES = 700

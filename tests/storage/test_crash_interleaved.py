@@ -18,8 +18,8 @@ from actors.sim.cuts import LoseEverything
 from actors.sim.disk import SimDisk
 from actors.storage.reader import LogReader
 from tests.storage.crash_actors import Actor, check, found_in, stage
-from tests.storage.crash_log import DIRECTORY
 from tests.storage.crash_turns import Turns, every_switch
+from tests.storage.loghelp import DIRECTORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
