@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.errors import DatabaseAway, DatabaseRefused, IdConflict
+from actors.errors import DatabaseAway, DatabaseRefused, IdConflict, NotSupported
 from actors.library.outbox_table import Row
 from actors.library.relay import Progress, Relay, checked_row
 from actors.library.relay_database import SqliteOutbox, open_database, sync_files
@@ -334,6 +335,13 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     database = open_database(sqlite_url(tmp_path))
     with pytest.raises(DatabaseRefused, match="not a database"):
         database.read()
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without psycopg the relay says what to install."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(NotSupported, match="pip install 'oncemq"):
+        open_database("postgresql://host/shop")
 
 
 def test_a_database_put_in_place_of_another_is_read(user: User, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from actors.cli.main import run
 from actors.library.chaos.programs import CRASHED, Running, wait_until
 from actors.library.chaos.reader import StoredMessage, read_topic
 from actors.library.relay_database import open_database
+from actors.limits import RELAY_ROUND_BYTES
 from actors.runtime.crash_points import NAMES
 from oncemq import outbox
 from tests.library.outbox_users import ids_of, rows_of, sqlite_url
@@ -268,6 +269,21 @@ def test_only_what_survives_a_crash_of_postgres_is_sent(own_server: Server) -> N
         own_server.start()
         assert read == [b"so-%d" % earlier for earlier in range(number + 1)]
         assert [row.message_id for row in rows_of(url)] == read
+
+
+def test_a_long_outbox_in_postgres_is_read_in_bounded_rounds(postgres_url: str) -> None:
+    """One read stops at its bound of bytes: the row that reaches it is the last."""
+    value = b"x" * (RELAY_ROUND_BYTES // 8)
+    database = open_database(postgres_url)
+    with psycopg.connect(postgres_url) as connection:
+        outbox.create(connection)
+        for number in range(20):
+            outbox.send(connection, "t", value, id=f"o-{number}")
+    for expected in (8, 8, 4, 0):
+        rows = database.read()
+        assert len(rows) == expected
+        assert database.settle(rows, (), keep=True) == expected
+    database.close()
 
 
 @BOTH
