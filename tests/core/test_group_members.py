@@ -13,7 +13,8 @@ from actors.core.consumer_work import (
     PeekLedger,
     RunHandler,
 )
-from actors.limits import LEASE_RENEW_MS, LEAVE_WAIT_MS
+from actors.errors import Fenced
+from actors.limits import LEASE_MS, LEASE_RENEW_MS, LEAVE_WAIT_MS
 from actors.outcome import Outcome, Recovered, Stop, Synced, Tick
 from actors.protocol import (
     Fetch,
@@ -204,3 +205,22 @@ def test_a_successor_that_is_quicker_than_the_goodbye_is_no_failure() -> None:
     world.run(lambda: first.actor.ended, first)
     assert first.error is None
     assert second.error is None
+
+
+def test_a_replaced_owner_notices_without_anybody_telling_it() -> None:
+    """Cut off from the broker it still commits nothing that it could act on: the ledger is fenced."""
+    world = World()
+    world.send(count=3)
+    frozen = world.member()
+    world.run(lambda: bool(frozen.calls), frozen, handle=False)
+    late = frozen.carry_out()
+    world.clock.advance(LEASE_MS + 1)
+    taker = world.member()
+    world.drain(taker)
+    told = world.events.names().count("commit.synced")
+    frozen.wire.cut = True
+    frozen.actor.post(late)
+    frozen.turn()
+    assert isinstance(frozen.error, Fenced)
+    assert world.events.names().count("commit.synced") == told
+    world.check_whole(taker)

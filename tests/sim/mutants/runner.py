@@ -73,7 +73,9 @@ def run_tests(tests: tuple[str, ...]) -> str:
     """Run fast tests in this process, where the mutant is; return the first that fails."""
     failures = Failures()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+        # The package is imported already, so the fixture of our own plugin cannot be rewritten.
+        imported = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *imported]
         pytest.main([*options, *tests], plugins=[failures])
     return f"test: {failures.first.rpartition('/')[2]}" if failures.first else ""
 
