@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,15 @@ class Shop:
         """Whether a handler has come to a place where it waits."""
         return (self.directory / f"{what}.here").exists()
 
+    def let_go(self, what: str) -> None:
+        """Let the handler that waits there return."""
+        (self.directory / f"{what}.go").touch()
+
+    def forget(self, what: str) -> None:
+        """Let the next one wait again."""
+        for name in (f"{what}.here", f"{what}.go"):
+            (self.directory / name).unlink()
+
 
 @pytest.fixture
 def shop(house: House, sink: str) -> Shop:
@@ -155,32 +165,56 @@ def test_a_follower_goes_on_within_seconds_of_a_kill(shop: Shop) -> None:
     shop.check([1, 2])
 
 
-def test_a_zombie_frozen_in_its_transaction_has_no_effect(shop: Shop) -> None:
-    """SIGSTOP with rows written and locks held; takeover; SIGCONT: each effect once."""
-    shop.send("1", "2 slow")
+def frozen_in_transaction(shop: Shop, number: int) -> None:
+    """SIGSTOP with rows written and locks held; takeover; SIGCONT."""
+    shop.send(str(2 * number), f"{2 * number + 1} slow")
     frozen = shop.consumer()
     wait_until(lambda: shop.there("slow"), START_S, "the slow call")
     assert frozen.freeze()
-    (shop.directory / "slow.go").touch()
-    taker = shop.consumer("--until-idle=1")
-    taker.wait(90, 0)
+    shop.let_go("slow")
+    shop.consumer("--until-idle=1").wait(90, 0)
     frozen.thaw()
     # A frozen SQLite writer is ended by its taker, for nobody else could write.
     frozen.wait(START_S, -signal.SIGKILL if shop.sink.startswith("sqlite") else 3)
-    shop.check([1, 2])
+    shop.check(list(range(2 * number + 2)))
+    shop.forget("slow")
 
 
-def test_a_zombie_frozen_before_its_transaction_ends_fenced(shop: Shop) -> None:
-    """It wakes, writes, and its commit finds another epoch: rolled back, status 3."""
-    shop.send("2 early")
+def frozen_before_transaction(shop: Shop, number: int) -> None:
+    """SIGSTOP before the first statement; takeover; SIGCONT: its commit finds another epoch."""
+    shop.send(f"{number} early")
     frozen = shop.consumer()
     wait_until(lambda: shop.there("early"), START_S, "the early call")
     assert frozen.freeze()
-    (shop.directory / "early.go").touch()
+    shop.let_go("early")
     shop.consumer("--until-idle=1").wait(90, 0)
     frozen.thaw()
     frozen.wait(START_S, 3)
-    shop.check([2])
+    shop.check(list(range(number + 1)))
+    shop.forget("early")
+
+
+def test_a_zombie_frozen_in_its_transaction_has_no_effect(shop: Shop) -> None:
+    """Each effect is there once, in the database, the state and the outgoing topic."""
+    frozen_in_transaction(shop, 0)
+    assert shop.paid() == (2, 2, 1)
+
+
+def test_a_zombie_frozen_before_its_transaction_ends_fenced(shop: Shop) -> None:
+    """It wakes, writes, and is rolled back: status 3."""
+    frozen_before_transaction(shop, 0)
+    assert shop.paid() == (1, 1, 0)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("zombie", [frozen_in_transaction, frozen_before_transaction])
+def test_twenty_zombies(shop: Shop, zombie: Callable[[Shop, int], None]) -> None:
+    """The same twenty times, on one database: no effect is doubled."""
+    for number in range(20):
+        zombie(shop, number)
+        count, different, _ = shop.paid()
+        assert count == different
 
 
 def test_no_password_is_written_anywhere(house: House, postgres_sink) -> None:
@@ -247,12 +281,13 @@ def check_storm(
     path = shop.directory / "lines.txt"
     path.write_text("".join(f"{value}\n" for value in values))
     producer = shop.house.producer("--topic=orders", "--name=p", str(path))
+    shop.consumer("--until-idle=0").wait(60, 0)  # makes the tables
     done = 0
     for number in range(kills):
         consumer = shop.consumer()
         goal = min(count - 1, done + max(1, count // (kills + 2)))
         pause = time.monotonic() + rng.uniform(0.0, 0.6)
-        wait_until(lambda goal=goal: _count(shop) >= goal, 120, f"{goal} rows")
+        wait_until(lambda goal=goal: _count(shop) >= goal, 120, f"{goal} messages")
         wait_until(lambda until=pause: time.monotonic() >= until, 10, "the drawn moment")
         if server is not None and number % 2:
             server.kill()
@@ -265,7 +300,10 @@ def check_storm(
 
 
 def _count(shop: Shop) -> int:
-    return shop.paid()[0]
+    """How many messages are committed; asked twenty times a second, for each look connects anew."""
+    time.sleep(0.05)
+    found = rows(shop.sink, "SELECT inputs FROM oncemq_ledger")
+    return max([0, *json.loads(found[0][0]).values()]) if found else 0
 
 
 def test_kills_of_consumer_and_server(house: House, sink: str, request, rng) -> None:
