@@ -43,7 +43,7 @@ from .population import Population, copy_directory
 from .shell import NEVER_MS, Host, Shell, SimTransport
 from .trace import Trace, Violation
 
-EVENTS_MAX = 60_000
+EVENTS_MAX = 200_000  # some 450 a simulated second with members that share; a spin makes thousands
 NESTING_MAX = 3
 RESTART_MS = (20, 4_000)
 
