@@ -43,7 +43,8 @@ from .population import Population, copy_directory
 from .shell import NEVER_MS, Host, Shell, SimTransport
 from .trace import Trace, Violation
 
-EVENTS_MAX = 200_000  # some 450 a simulated second with members that share; a spin makes thousands
+EVENTS_MAX = 60_000  # of a run of a minute; a longer one may have
+EVENTS_PER_S_MAX = 1_000  # for each simulated second: a busy world makes half of it, a spin more
 NESTING_MAX = 3
 RESTART_MS = (20, 4_000)
 
@@ -156,8 +157,12 @@ class World:
         network = self.network.counts
         for name in ("dropped", "duplicated", "reordered"):
             counts[f"message {name}"] = getattr(network, name)
-        simulated = self.clock.now_ms() - SimClock().now_ms()
-        return Outline(self.events, simulated, self.trace.hash(), counts)
+        return Outline(self.events, self._simulated_ms, self.trace.hash(), counts)
+
+    @property
+    def _simulated_ms(self) -> int:
+        """How long the run lasts so far."""
+        return self.clock.now_ms() - SimClock().now_ms()
 
     def _step(self) -> None:
         """Do one thing."""
@@ -169,8 +174,8 @@ class World:
         ready = [shell for shell in self.shells if shell.ready(now)]
         if ready:
             self.events += 1
-            if self.events > EVENTS_MAX:
-                raise Violation("stuck", f"{EVENTS_MAX} events: {liveness.what_is_left(self)}")
+            if self.events > max(EVENTS_MAX, EVENTS_PER_S_MAX * self._simulated_ms // 1000):
+                raise Violation("stuck", f"{self.events} events: {liveness.what_is_left(self)}")
             shell = ready[0] if len(ready) == 1 else self.rng.choice(ready)
             self.trace.add(shell.name, "turn")
             shell.run_turn()
