@@ -188,20 +188,9 @@ class GrantHolder:
             self._request = self._connection.next_request()
             self.ledger_id = facts.ledger_id
             self._told = (facts.ledger_id, facts.next_offset)
-            join = Join(
-                self._request,
-                *self.member.place,
-                self.member.incarnation,
-                facts.ledger_id,
-                facts.topic_id_seen,
-                facts.log_id_seen,
-                facts.next_offset,
-                facts.highest_generation,
-                facts.lock_held,
-                facts.host,
-                facts.path,
-                self.member.label,
-                self._process,
+            its = self.member
+            join = join_with(
+                facts, self._request, its.place, its.incarnation, its.label, self._process
             )
             out.sends_after_sync.append(Send(BROKER, join))
 
@@ -285,3 +274,29 @@ class GrantHolder:
     def wait_is_over(self, now_ms: int) -> bool:
         """Whether the answer to `leave` is not worth waiting for any longer."""
         return not self._connection.ready or now_ms >= self._again_at_ms
+
+
+def join_with(
+    facts: LedgerPeeked,
+    request: int,
+    place: tuple[str, str, int],
+    incarnation: bytes,
+    label: str,
+    process: bytes = b"",
+) -> Join:
+    """Return the join for `place` (group, topic, partition) that shows a ledger's facts."""
+    return Join(
+        request,
+        *place,
+        incarnation,
+        facts.ledger_id,
+        facts.topic_id_seen,
+        facts.log_id_seen,
+        facts.next_offset,
+        facts.highest_generation,
+        facts.lock_held,
+        facts.host,
+        facts.path,
+        label,
+        process,
+    )

@@ -12,11 +12,12 @@ waits, so the order is kept. Rows that are shared out (SKIP LOCKED) would overta
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -116,15 +117,43 @@ def sync_files(path: str, fsync: Callable[[int], None] = os.fsync) -> None:
         os.close(descriptor)
 
 
-class SqliteOutbox:
+class _Outbox(ABC):
+    """What is the same for every database: the statements, and that there is one connection."""
+
+    _connection: Any = None
+
+    @abstractmethod
+    def _connected(self) -> AbstractContextManager[Any]:
+        """Return the connection, opened if need be; its errors become ours and close it."""
+
+    def failed(self) -> list[FailedRow]:
+        """Return the rows that were refused for good."""
+        with self._connected() as connection:
+            return [FailedRow(*found) for found in connection.execute(READ_FAILED)]
+
+    def retry_failed(self) -> int:
+        """Let rows that were refused wait again."""
+        with self._connected() as connection:
+            changed: int = connection.execute(RETRY).rowcount
+            return changed
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class SqliteOutbox(_Outbox):
     """An outbox in a SQLite file."""
+
+    _connection: sqlite3.Connection | None = None
 
     def __init__(self, path: str, visit: Visit, fsync: Callable[[int], None] = os.fsync) -> None:
         self.name = f"sqlite:///{path}"
         self._path = os.path.realpath(path)  # where SQLite keeps the files beside it
         self._visit = visit
         self._fsync = fsync
-        self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None  # device and inode of what is open
 
     def read(self) -> list[Row]:
@@ -159,24 +188,7 @@ class SqliteOutbox:
             self._visit(RELAY_BEFORE_COMMIT)
         return changed
 
-    def failed(self) -> list[FailedRow]:
-        """Return the rows that were refused for good."""
-        with self._connected() as connection:
-            return [FailedRow(*found) for found in connection.execute(READ_FAILED)]
-
-    def retry_failed(self) -> int:
-        """Let rows that were refused wait again."""
-        with self._connected() as connection:
-            changed: int = connection.execute(RETRY).rowcount
-            return changed
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    @contextlib.contextmanager
+    @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         try:
             yield self._open()
@@ -206,7 +218,7 @@ class SqliteOutbox:
         return self._connection
 
 
-@contextlib.contextmanager
+@contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -228,7 +240,7 @@ _OPTIONS = {
 }
 
 
-class PostgresOutbox:
+class PostgresOutbox(_Outbox):
     """An outbox in a PostgreSQL database, by psycopg 3."""
 
     def __init__(self, url: str, visit: Visit) -> None:
@@ -243,7 +255,6 @@ class PostgresOutbox:
         except psycopg.ProgrammingError as error:
             raise BadSetting(f"sink: {self.name}", hint=_line(error)) from None
         self._options: dict[str, Any] = {**_OPTIONS, **given}
-        self._connection: Any = None
 
     def read(self) -> list[Row]:
         """Return the first rows that wait."""
@@ -272,24 +283,7 @@ class PostgresOutbox:
             self._visit(RELAY_BEFORE_COMMIT)
         return changed
 
-    def failed(self) -> list[FailedRow]:
-        """Return the rows that were refused for good."""
-        with self._connected() as connection:
-            return [FailedRow(*found) for found in connection.execute(READ_FAILED)]
-
-    def retry_failed(self) -> int:
-        """Let rows that were refused wait again."""
-        with self._connected() as connection:
-            changed: int = connection.execute(RETRY).rowcount
-            return changed
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    @contextlib.contextmanager
+    @contextmanager
     def _connected(self) -> Iterator[Any]:
         errors = self._driver.errors
         away = (

@@ -13,17 +13,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
+from ..core.consumer_grant import join_with
 from ..core.seeker import MoveOffset, SeekerCore
 from ..driver import Driver
 from ..errors import Fenced, GroupInUse, OffsetOutOfRange, OnceMQError
 from ..ids import check_name
 from ..limits import LEDGER_SNAPSHOT_EVERY_BYTES
-from ..ports import Events, Frames
-from ..protocol import Granted, Join, Standby
+from ..ports import Events
+from ..protocol import Granted, Standby
 from ..runtime.clock import SystemClock
 from ..runtime.os_disk import OsDisk
 from ..runtime.process import owner_facts
 from .admin import AdminClient
+from .inline import Silence
 from .ledger_files import LedgerFiles, ledger_directory
 from .producer_engine import label
 
@@ -39,20 +41,6 @@ class Moved:
     next_offset: int  # where it goes on
 
 
-class _Silence:
-    """The transport of an actor that has nobody to talk to: the admin client does that."""
-
-    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
-        """Nothing comes."""
-        del timeout_ms
-        return []
-
-    def send(self, peer: bytes, frames: Frames) -> bool:
-        """Nothing goes."""
-        del peer, frames
-        return False
-
-
 class _Taken:
     """One partition that is ours: its grant and its open ledger."""
 
@@ -64,7 +52,7 @@ class _Taken:
         self._files = files
         self._driver = Driver(
             self.core,
-            _Silence(),
+            Silence(),
             SystemClock(),
             events,
             perform=self._perform,
@@ -191,22 +179,8 @@ class Seeker:
         files = LedgerFiles(self._disk, directory, owner, draw=lambda: secrets.token_bytes(16))
         try:
             facts = files.peek()
-            answer = self._client.join(
-                Join(
-                    0,
-                    *place,
-                    secrets.token_bytes(16),
-                    facts.ledger_id,
-                    facts.topic_id_seen,
-                    facts.log_id_seen,
-                    facts.next_offset,
-                    facts.highest_generation,
-                    facts.lock_held,
-                    facts.host,
-                    facts.path,
-                    self._label,
-                )
-            )
+            incarnation = secrets.token_bytes(16)
+            answer = self._client.join(join_with(facts, 0, place, incarnation, self._label))
             if isinstance(answer, Standby):
                 raise GroupInUse(
                     f"{topic}/{partition} of group {group} is held by {answer.owner}, whose lease "
