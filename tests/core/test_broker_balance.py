@@ -167,7 +167,10 @@ def test_the_first_member_has_all_and_a_second_gets_half_with_as_few_moves() -> 
     assert [event["to"] for event in group.world.events.named("group.revoked")] == ["b"] * 4
 
 
-@pytest.mark.parametrize(("members", "partitions"), [(2, 3), (3, 8), (4, 8), (5, 3), (7, 16)])
+@pytest.mark.parametrize(
+    ("members", "partitions"),
+    [(2, 3), (3, 8), (4, 8), (5, 3), pytest.param(7, 16, marks=pytest.mark.slow)],
+)
 def test_everybody_has_the_share_rounded_down_or_up(members: int, partitions: int) -> None:
     """Also with more members than partitions; joining together or one after the other."""
     together = Group(partitions)
