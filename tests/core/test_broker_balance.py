@@ -278,6 +278,26 @@ def test_nobody_is_asked_to_give_back_before_all_were_heard() -> None:
     assert group.moves() == moved
 
 
+def test_an_owner_proved_dead_is_dead_for_whom_the_partition_is_kept() -> None:
+    """The process that was killed starts again and proves it, but another member stands by.
+
+    That one cannot prove it too: the lock that does is held. It must not wait for the lease, nor
+    for the end of KEEP_MS, or a message that kills its process would take as long each time.
+    """
+    group = Group(1)
+    owner = group.add("a")
+    group.run(1_000)
+    standby = group.add("b")
+    group.run(2_000)
+    owner.dead = True
+    again = group.add("c")
+    answer = group.join(again, 0, lock_held=True)
+    assert (type(answer), answer.owner) == (Standby, "b")
+    group.processes.remove(again)
+    group.run(STANDBY_RETRY_MS + STEP_MS)
+    assert list(standby.owned) == [0]
+
+
 def test_a_free_partition_is_kept_for_who_is_below_its_share_and_not_for_long() -> None:
     """A member with its share is told to wait; if the other does not come, it gets the partition."""
     group = Group(3)
