@@ -106,6 +106,26 @@ def find_ledgers(files: Files, state: str) -> list[str]:
     return [path for path in level if _names(files, path) and generation_numbers(files, path)]
 
 
+def ledgers_of(
+    files: Files, state: str | None, sink: tuple[str, Look] | None
+) -> dict[str, Callable[[], Log | TableLog | None]]:
+    """Return what opens each ledger, by its directory or what stands for one.
+
+    `state` is the directory of ledgers in files, `sink` a database with ledgers: how it is called,
+    and what opens a look into it. Raises FileNotFoundError, and what `look` raises.
+    """
+    directories = [] if state is None else find_ledgers(files, state)
+    looks: dict[str, Callable[[], Log | TableLog | None]] = {
+        directory: partial(Log.look, files, directory) for directory in directories
+    }
+    if sink is not None:
+        shown, look = sink
+        for place in table_ledgers(look):
+            directory = f"{shown} ({'/'.join(map(str, place))})"
+            looks[directory] = partial(TableLog, directory, look, place)
+    return looks
+
+
 def _names(files: Files, path: str) -> list[str]:
     try:
         return files.list(path)
@@ -136,7 +156,8 @@ def verify(
     """
     started = time.monotonic()
     for attempt in range(ATTEMPTS_MAX):
-        proof = _Proof(files, data, state, sink, topic, tell, Rows(run_records))
+        looks = ledgers_of(files, state, sink)
+        proof = _Proof(files, data, looks, topic, tell, Rows(run_records))
         try:
             report = proof.run()
         except LogMoved:
@@ -157,27 +178,23 @@ class _Proof:
         self,
         files: Files,
         data: str,
-        state: str | None,
-        sink: tuple[str, Look] | None,
+        looks: dict[str, Callable[[], Log | TableLog | None]],
         topic: str | None,
         tell: Tell,
         rows: Rows,
     ) -> None:
         self._files = files
         self._data = data
-        self._state = state
-        self._sink = sink
+        self._looks = looks  # what opens each ledger, by its directory
         self._topic = topic
         self._tell = tell
         self.rows = rows
         self._found = Findings()
         self._ledgers: dict[int, Ledger] = {}
         self._logs: list[Log | TableLog] = []  # of the ledgers
-        self._looks: dict[str, Callable[[], Log | TableLog | None]] = {}  # by directory
         self._numbers = 0
 
     def run(self) -> Report:
-        self._find_ledgers()
         for done, directory in enumerate(self._looks):
             self._tell("ledgers", done, len(self._looks))
             self._read_ledger(directory)
@@ -203,16 +220,6 @@ class _Proof:
         report = Report(facts, self._found, outputs_pending=pending, ledgers=len(ledgers))
         report.topics = _topics(facts, ledgers, self._topic)
         return report
-
-    def _find_ledgers(self) -> None:
-        directories = [] if self._state is None else find_ledgers(self._files, self._state)
-        for directory in directories:
-            self._looks[directory] = partial(Log.look, self._files, directory)
-        if self._sink is not None:
-            shown, look = self._sink
-            for place in table_ledgers(look):
-                directory = f"{shown} ({'/'.join(map(str, place))})"
-                self._looks[directory] = partial(TableLog, directory, look, place)
 
     def _read_ledger(self, directory: str) -> None:
         for _ in range(ATTEMPTS_MAX):

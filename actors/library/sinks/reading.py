@@ -6,7 +6,9 @@ import contextlib
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +27,12 @@ from .session import first_line
 def address_of(sink: str) -> SinkAddress:
     """Return the address that a command line names. Raises BadSink."""
     return resolve_sink(sink, host=socket.gethostname())
+
+
+def look_into(sink: str) -> tuple[str, Callable[[], AbstractContextManager[Rows]]]:
+    """Return how the database is called and what opens a look into it. Raises BadSink."""
+    address = address_of(sink)
+    return address.shown, partial(looking, address)
 
 
 @contextlib.contextmanager
