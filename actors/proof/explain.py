@@ -8,7 +8,6 @@ files do not hold: attempts, errors, and why a duplicate was refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -35,9 +34,9 @@ from .parse_records import (
     parse,
     unpack,
 )
-from .parse_tables import Look, TableLog
+from .parse_tables import Look as TableLook
 from .story import Story, Wanted, tell_events, wanted_message
-from .verify import ledgers_of
+from .verify import Look, ledgers_of
 from .verify_rows import seed_of
 
 ATTEMPTS_MAX = 5
@@ -53,7 +52,7 @@ def explain(
     topic: str,
     data: str | None = None,
     state: str | None = None,
-    sink: tuple[str, Look] | None = None,
+    sink: tuple[str, TableLook] | None = None,
     history: History | None = None,
 ) -> Story:
     """Tell what became of `message_id` in `topic`. `sink`: as for `verify`.
@@ -174,7 +173,7 @@ def _shown(data: bytes) -> str:
 # --- ledgers -------------------------------------------------------------------------------------
 
 
-def _read_ledger(look: Callable[[], Log | TableLog | None], wanted: Wanted, story: Story) -> None:
+def _read_ledger(look: Look, wanted: Wanted, story: Story) -> None:
     log = look()
     if log is None:
         return

@@ -22,7 +22,8 @@ from ..ids import output_producer
 from .files import Files
 from .model import Findings
 from .parse_log import Log, LogMoved, generation_numbers
-from .parse_tables import Look, TableLog, table_ledgers
+from .parse_tables import Look as TableLook
+from .parse_tables import TableLog, table_ledgers
 from .verify_compare import compare_ids, compare_outputs, compare_ranges, compare_unique
 from .verify_facts import Ledger
 from .verify_ledgers import LedgerReader
@@ -56,6 +57,7 @@ PROVED = {
 }
 
 Tell = Callable[[str, int, int], None]  # (phase, done, all)
+Look = Callable[[], Log | TableLog | None]  # opens a ledger as it stands now
 
 
 @dataclass(slots=True)
@@ -107,15 +109,15 @@ def find_ledgers(files: Files, state: str) -> list[str]:
 
 
 def ledgers_of(
-    files: Files, state: str | None, sink: tuple[str, Look] | None
-) -> dict[str, Callable[[], Log | TableLog | None]]:
+    files: Files, state: str | None, sink: tuple[str, TableLook] | None
+) -> dict[str, Look]:
     """Return what opens each ledger, by its directory or what stands for one.
 
     `state` is the directory of ledgers in files, `sink` a database with ledgers: how it is called,
     and what opens a look into it. Raises FileNotFoundError, and what `look` raises.
     """
     directories = [] if state is None else find_ledgers(files, state)
-    looks: dict[str, Callable[[], Log | TableLog | None]] = {
+    looks: dict[str, Look] = {
         directory: partial(Log.look, files, directory) for directory in directories
     }
     if sink is not None:
@@ -142,7 +144,7 @@ def verify(
     data: str,
     state: str | None,
     *,
-    sink: tuple[str, Look] | None = None,
+    sink: tuple[str, TableLook] | None = None,
     topic: str | None = None,
     tell: Tell = _silent,
     run_records: int | None = None,
@@ -178,7 +180,7 @@ class _Proof:
         self,
         files: Files,
         data: str,
-        looks: dict[str, Callable[[], Log | TableLog | None]],
+        looks: dict[str, Look],
         topic: str | None,
         tell: Tell,
         rows: Rows,
