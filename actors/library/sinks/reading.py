@@ -20,6 +20,7 @@ from .address import SQLITE, SinkAddress, resolve_sink
 from .ledger import row_of
 from .records import RecordTables, Rows
 from .session import first_line
+from .sqlite import sync_file
 
 
 def address_of(sink: str) -> SinkAddress:
@@ -29,7 +30,7 @@ def address_of(sink: str) -> SinkAddress:
 
 @contextlib.contextmanager
 def looking(address: SinkAddress) -> Iterator[Rows]:
-    """Give a function that reads; all that it reads is of one moment.
+    """Give a function that reads; all that it reads is of one moment, and durable at the end.
 
     Raises BadSink (there is no such file, or no ledger in it), SinkUnavailable, NotSupported.
     """
@@ -41,6 +42,8 @@ def looking(address: SinkAddress) -> Iterator[Rows]:
             return [tuple(row) for row in found]
 
         yield rows
+        if address.kind == SQLITE:
+            sync_file(address.target, address.shown)
     except errors as error:
         text = first_line(error)
         if "oncemq_ledger" in text:  # the table, which neither driver names by a class of its own
