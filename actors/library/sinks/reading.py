@@ -22,6 +22,7 @@ from .address import SQLITE, SinkAddress, resolve_sink
 from .ledger import row_of
 from .records import RecordTables, Rows
 from .session import first_line
+from .sqlite import sync_file
 
 
 def address_of(sink: str) -> SinkAddress:
@@ -37,7 +38,7 @@ def look_into(sink: str) -> tuple[str, Callable[[], AbstractContextManager[Rows]
 
 @contextlib.contextmanager
 def looking(address: SinkAddress) -> Iterator[Rows]:
-    """Give a function that reads; all that it reads is of one moment.
+    """Give a function that reads; all that it reads is of one moment, and durable at the end.
 
     Raises BadSink (there is no such file, or no ledger in it), SinkUnavailable, NotSupported.
     """
@@ -49,6 +50,8 @@ def looking(address: SinkAddress) -> Iterator[Rows]:
             return [tuple(row) for row in found]
 
         yield rows
+        if address.kind == SQLITE:
+            sync_file(address.target, address.shown)
     except errors as error:
         text = first_line(error)
         if "oncemq_ledger" in text:  # the table, which neither driver names by a class of its own

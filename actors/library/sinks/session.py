@@ -99,6 +99,9 @@ class Session(ABC):
     def _in_transaction(self) -> bool:
         """Say it for this kind of database."""
 
+    def sync_read(self) -> None:
+        """Make durable what was read, before anybody is told of it. Raises StorageError."""
+
     def _settle(self) -> None:
         """Check now what the database would check at COMMIT: here a handler can still be told."""
 
