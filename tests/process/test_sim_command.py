@@ -39,4 +39,4 @@ def test_workers_end_with_a_swarm_that_is_killed(house: House) -> None:
     swarm = house.start("sim", "-m", "actors", "sim", "--seeds=100000", "--jobs=2")
     workers = wait_until(lambda: at_work(swarm.pid), START_S, "both workers")
     swarm.kill()
-    wait_until(lambda: not any(map(working, workers)), 20, f"the end of {workers}")
+    assert wait_until(lambda: not any(map(working, workers)), 20, f"the end of {workers}")
