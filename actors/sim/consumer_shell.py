@@ -32,7 +32,7 @@ from ..core.window import Piece
 from ..driver import DISK_FULL_RETRY_MS, Driver
 from ..errors import DiskFull, LogInUse
 from ..ids import private_topic
-from ..limits import STANDBY_RETRY_MS
+from ..limits import JOIN_RETRY_MS, STANDBY_RETRY_MS
 from ..outcome import Stop
 from ..storage.disk import Disk
 from ..storage.document import Owner
@@ -185,7 +185,9 @@ class ConsumerShell(Shell):
     def _perform(self, item: Any) -> None:
         match item:
             case RunHandler():
-                self._pauses.called(item, self.world.clock.now_ms(), at_rest=self.world.at_rest)
+                refused_ms = JOIN_RETRY_MS if self.world.is_changed("WAITING_FETCHES_MAX") else 0
+                now_ms, at_rest = self.world.clock.now_ms(), self.world.at_rest
+                self._pauses.called(item, now_ms, at_rest=at_rest, refused_ms=refused_ms)
                 takes_ms = self.world.plan.handler_ms(self.rng)
                 self.healed_work_ms += takes_ms if self.world.healing else 0
                 self._call = item

@@ -26,10 +26,13 @@ class Pauses:
         if done.failure is None and not run.private and following < stored:
             self._free = (following, now_ms)
 
-    def called(self, run: RunHandler, now_ms: int, *, at_rest: bool) -> None:
-        """A run begins. Raises Violation if that is late, unless faults may be the cause."""
+    def called(self, run: RunHandler, now_ms: int, *, at_rest: bool, refused_ms: int) -> None:
+        """A run begins. Raises Violation if that is late, unless faults may be the cause.
+
+        `refused_ms`: how long a consumer waits whose fetch was one too many for the broker.
+        """
         free, self._free = self._free, None
         if free is None or run.private or run.first_offset != free[0]:
             return
-        if at_rest and now_ms - free[1] > PAUSE_MAX_MS:
+        if at_rest and now_ms - free[1] > PAUSE_MAX_MS + refused_ms:
             raise Violation("idle", f"nothing ran at {free[0]} for {now_ms - free[1]} ms")

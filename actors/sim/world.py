@@ -145,6 +145,10 @@ class World:
         self._changed.append((owner, name, getattr(owner, name)))
         setattr(owner, name, value)
 
+    def is_changed(self, name: str) -> bool:
+        """Whether a name has another value than it should, in any module."""
+        return any(changed == name for _, changed, _ in self._changed)
+
     def close(self) -> None:
         """Undo what was changed outside of this world. Call it after `run`, however that ended."""
         for owner, name, value in reversed(self._changed):
