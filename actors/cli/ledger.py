@@ -1,10 +1,11 @@
-"""`oncemq ledger`: one ledger as one portable file, and what such a file holds."""
+"""`oncemq ledger`: one ledger as one portable file, what such a file holds, and back again."""
 
 from __future__ import annotations
 
 import click
 
-from ..library.ledger_export import About, check_export, export_ledger, find_directory
+from ..library.ledger_export import About, check_export, export_ledger, find_directory, is_owned
+from ..library.ledger_import import import_ledger
 from ..runtime.os_disk import OsDisk
 from ..runtime.settings import Settings
 from .config import setting_options
@@ -13,7 +14,12 @@ from .output import print_json, print_table
 
 @click.group()
 def ledger() -> None:
-    """Export a ledger to a file, and check such a file."""
+    """Export a ledger to a file, check such a file, and import it elsewhere.
+
+    \b
+    oncemq ledger export billing/orders/0 billing.ledger      # its consumer has been stopped
+    oncemq ledger import billing.ledger --state /srv/consumers
+    """
 
 
 @ledger.command("export")
@@ -28,7 +34,30 @@ def export(place: str, file: str, as_json: bool, state: str | None) -> None:
     """
     disk = OsDisk()
     directory = find_directory(disk, Settings.load(flags={"state": state}).state, place)
-    _print(export_ledger(disk, directory, file), as_json=as_json)
+    about = export_ledger(disk, directory, file)
+    if is_owned(disk, directory):
+        click.echo(
+            "note: a consumer is at work; to move its ledger, stop it and export anew", err=True
+        )
+    _print(about, as_json=as_json)
+
+
+@ledger.command("import")
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@setting_options("state")
+def import_(file: str, as_json: bool, state: str | None) -> None:
+    """Bring an exported FILE into --state, as the ledger of its group, topic and partition.
+
+    A consumer that is started there goes on exactly where the file ends. No ledger is replaced: one
+    that is there already is refused, unless it is this one at the same commit. The broker refuses
+    a file that is older than what the group has reported (LedgerNotHere).
+
+    \b
+    oncemq ledger import billing.ledger --state /srv/consumers
+    """
+    directory = Settings.load(flags={"state": state}).state
+    _print(import_ledger(OsDisk(), file, directory), as_json=as_json)
 
 
 @ledger.command("show")

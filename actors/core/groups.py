@@ -40,7 +40,7 @@ class Lease:
     dead: bool = False  # somebody proved that the owner died
     next_offset: int = 0  # the highest that the owner reported under this grant
     member: bytes = b""  # the process of the owner, once heard; volatile like all of this
-    committed: int = 0  # as the last renewal told: for people, nothing is decided by it
+    committed: int = 0  # durably, as the last renewal told: a ledger below it is an older copy
 
 
 class GroupTable:
@@ -138,7 +138,8 @@ class GroupTable:
         """Return the highest next offset that a ledger of this key has reported."""
         grant = self.grants.get(key)
         lease = self.leases.get(key)
-        return max(grant.next_offset if grant else 0, lease.next_offset if lease else 0)
+        told = max(lease.next_offset, lease.committed) if lease else 0
+        return max(grant.next_offset if grant else 0, told)
 
     def same_again(self, key: Key, join: Join) -> bool:
         """Tell whether the owner asks again for the grant it has and has not used yet."""
@@ -198,6 +199,13 @@ class GroupTable:
         lease.until_ms = now_ms + LEASE_MS
         return lease
 
+    def told(self, key: Key, committed: int) -> None:
+        """Note what the owner says to have durably committed."""
+        lease = self.leases[key]
+        if self.rewound.get(key) == lease.epoch:  # said before the owner went back, perhaps
+            committed = min(committed, self.grants[key].next_offset)
+        lease.committed = committed
+
     def leave(self, key: Key, epoch: int, next_offset: int) -> None:
         """Free the grant for the next joiner. Raises NotGranted."""
         self.check(key, epoch)
@@ -208,7 +216,9 @@ class GroupTable:
 
     def rewind(self, key: Key, next_offset: int, at_ms: int) -> GroupRewound:
         """Return the record by which the ledger may stand at a lower offset from here on."""
-        self.leases[key].next_offset = 0  # what counts is in the grant now
+        lease = self.leases[key]
+        lease.next_offset = 0  # what counts is in the grant now
+        lease.committed = min(lease.committed, next_offset)
         return GroupRewound(*key, self.grants[key].epoch, next_offset, at_ms)
 
     def check(self, key: Key, epoch: int) -> None:

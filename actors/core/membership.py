@@ -230,7 +230,8 @@ class Membership:
             self._heard(key, member, label, now_ms, out, asks=False)
             topic = self.state.topics.get(renew.topic)
             end_offset = topic.partition(renew.partition).end_offset
-            lease.member, lease.committed = member, min(renew.committed, end_offset)
+            lease.member = member
+            groups.told(key, min(renew.committed, end_offset))
             shared = self._shared(key, member, now_ms)
             revoke, to = self.balance.revoke(key, member, topic.partitions, now_ms)
             if to is not None:

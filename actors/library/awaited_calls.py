@@ -18,7 +18,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.consumer_work import FailedMessage, HandlerDone, RunHandler
 from ..errors import OnceMQError, PayloadInvalid
@@ -30,6 +30,9 @@ from .shapes import check_result
 from .sinks.session import Session
 from .state_view import StateView
 from .tx import BatchTx, FindTopic, Tx
+
+if TYPE_CHECKING:
+    from .sinks.awaited import Statements
 
 _LOGGER = logging.getLogger("oncemq")
 
@@ -60,7 +63,14 @@ class AwaitedCall(Call):
 
     def _new_tx(self, state: StateView, find_topic: FindTopic) -> Tx:
         kind = BatchTx if self._consumer.shape.batch_size else Tx
-        return kind(state, find_topic, self._sink)
+        tx = kind(state, find_topic, self._sink)
+        self._statements: Statements | None = None
+        if self._sink is not None and self._consumer.shape.is_async:
+            from .sinks.awaited import Statements  # asyncio, which plain handlers never load
+
+            self._statements = Statements(self._sink)
+            tx.await_sql(self._statements)
+        return tx
 
     def _come_alone(self) -> None:
         self._carry.alone_below = self.run.window.next_offset
@@ -116,7 +126,7 @@ class AwaitedCall(Call):
         tx.message = messages[0]
         result: Any = self._consumer.handler(messages if shape.batch_size else messages[0], tx)
         if shape.is_async:
-            result = await returned(result)
+            result = await self._returned(result)
         if result is not None:
             check_result(result)
         if tx.state.touched:
@@ -125,6 +135,21 @@ class AwaitedCall(Call):
                     tx.place(topic, await self._await_topic(topic))
             tx.accept()
         self._handled += len(messages)
+
+    async def _returned(self, result: Any) -> Any:
+        """Await a handler, and after it whatever it has begun on the sink's connection."""
+        statements = self._statements
+        if statements is None:
+            return await returned(result)
+        wrong: OnceMQError | None = None
+        try:
+            result = await returned(result)
+        finally:
+            await statements.rest()
+            wrong = statements.end_message()
+        if wrong is not None:
+            raise wrong
+        return result
 
     def _lists(self, place: tuple[str, str, int]) -> Iterator[list[Message]]:
         """Yield the messages of the window in lists; those that failed in one come alone."""

@@ -21,7 +21,7 @@ from ..codec import wire
 from ..core.ledger import Ledger
 from ..errors import BadInput, CorruptLog, UnsupportedFormat
 from ..storage import layout
-from ..storage.creation import identity
+from ..storage.creation import hold_lock, identity
 from ..storage.disk import Disk, File
 from .ledger_files import ledger_directory
 from .ledger_reader import NoLedger, read_ledger
@@ -138,8 +138,15 @@ def check_export(disk: Disk, path: str) -> tuple[About, Ledger]:
 
     Raises CorruptLog with the place of the damage, UnsupportedFormat, OSError.
     """
+    return read_export(disk, path)[:2]
+
+
+def read_export(disk: Disk, path: str) -> tuple[About, Ledger, dict[str, bytes]]:
+    """Return what `check_export` returns, and the parts of the snapshot as they are in the file."""
     parts: dict[str, Any] = {}
+    encoded: dict[str, bytes] = {}
     for name, data, offset in _sections(disk, path):
+        encoded[name] = data
         try:
             parts[name] = wire.unpack_plain(data)
         except ValueError as error:
@@ -148,13 +155,14 @@ def check_export(disk: Disk, path: str) -> tuple[About, Ledger]:
             raise UnsupportedFormat(f"{path} has format {parts[name].get('format')}, not {FORMAT}")
     try:
         about = About(**parts.pop(_ABOUT))
+        del encoded[_ABOUT]
         ledger = Ledger()
         ledger.restore(parts)
     except (KeyError, TypeError, AssertionError) as error:
         raise CorruptLog(path, 0, f"not the parts of a ledger: {error!r}") from None
     if about != _about(ledger, bytes.fromhex(about.ledger_id), path):
         raise CorruptLog(path, len(MAGIC), "it says something else of itself than it holds")
-    return about, ledger
+    return about, ledger, encoded
 
 
 def _sections(disk: Disk, path: str) -> Iterator[tuple[str, bytes, int]]:
@@ -187,6 +195,14 @@ def _sections(disk: Disk, path: str) -> Iterator[tuple[str, bytes, int]]:
             at = end
     finally:
         file.close()
+
+
+def is_owned(disk: Disk, directory: str) -> bool:
+    """Whether a consumer has the ledger just now: what it commits from here on is not exported."""
+    lock = hold_lock(disk, directory)
+    if lock is not None:
+        lock.release()
+    return lock is None
 
 
 def find_directory(disk: Disk, state: str, place: str) -> str:

@@ -30,6 +30,8 @@ from ..storage.view import LOOKS_MAX, View, known_chain, read_latest
 
 OpenLog = Callable[..., FencedLog]
 
+IMPORTED = "imported"  # in the owner of a generation that was imported: nobody, until it is opened
+
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
 _NAME_BYTES = 200  # longer names end in a digest: file names have 255 bytes at most
 
@@ -86,7 +88,9 @@ class LedgerFiles:
         view = self._read()
         numbers = generations(self._disk, self.directory)
         unfinished = [n for n in numbers if n > view.manifest.generation]
-        dead = self._lock is not None and not any(
+        had_owner = IMPORTED not in view.manifest.owner  # else a free lock says nothing of it
+        dead = self._lock is not None and had_owner
+        dead = dead and not any(
             being_made(self._disk, self.directory, number) for number in unfinished
         )
         return LedgerPeeked(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..codec import batch as batch_codec
 from ..codec.values import encode_headers, encode_key, encode_value
@@ -20,6 +20,9 @@ from ..records import Output
 from .message import Message
 from .sinks.session import Session
 from .state_view import StateView
+
+if TYPE_CHECKING:
+    from .sinks.awaited import Statements
 
 UNNUMBERED = -1
 UNPLACED = -1  # the partition of an outgoing message whose topic is still looked up
@@ -50,6 +53,7 @@ class Tx:
         "_outgoing",
         "_sent_bytes",
         "_sink",
+        "_statements",
         "cut",
         "message",
         "state",
@@ -63,6 +67,8 @@ class Tx:
         self.state = state
         self._find_topic = find_topic
         self._sink = sink
+        # For async handlers: `sql` is awaited. Set by the runner of handlers.
+        self._statements: Statements | None = None
         # The message at hand; None outside of a handler. Set by the runner of handlers.
         self.message: Message | None = None
         # Outgoing messages of the batch, in order; those before `_mark` are accepted.
@@ -121,12 +127,16 @@ class Tx:
     def sql(self, query: Any, *params: Any) -> Any:
         """Execute a statement in the sink's transaction; return the driver's cursor.
 
-        Placeholders are the driver's own: `?` or `:name` for SQLite, `%s` or `%(name)s` for
+        In an async handler `await` it: it runs beside the loop and gives a cursor whose `fetchone`,
+        `fetchmany`, `fetchall` and iteration are awaited too. Placeholders are the driver's own: `?` or `:name` for SQLite, `%s` or `%(name)s` for
         PostgreSQL; a single mapping gives named parameters. What it writes becomes durable with
         the offset, or not at all. Raises NoSink, TransactionControl, SinkUnavailable, and the
         driver's errors.
         """
-        return self._using_sink().sql(query, params)
+        sink = self._using_sink()
+        if self._statements is not None:
+            return self._statements.statement(query, params)
+        return sink.sql(query, params)
 
     @property
     def connection(self) -> Any:
@@ -167,6 +177,10 @@ class Tx:
         return f"<Tx of {self.message!r}>"
 
     # --- what the runner of handlers calls -------------------------------------------------------
+
+    def await_sql(self, statements: Statements) -> None:
+        """From here on `sql` gives what is to be awaited."""
+        self._statements = statements
 
     def unplaced(self) -> list[str]:
         """Return the topics of the message at hand that wait for their partition counts."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import LogInUse
-from . import layout
+from ..errors import LogInUse, StorageError
+from . import layout, snapshots
 from .disk import Disk, Lock
-from .document import Manifest, Owner
+from .document import Manifest, Owner, SnapshotInfo
 from .framing import LOG_ID_BYTES
 from .recovery import make_lock
 from .view import LOOKS_MAX, View, highest_complete, read_latest
+
+# Where a log begins that has a snapshot and no records below: not at 0, for from there a replay
+# could begin without the snapshot.
+SNAPSHOT_START = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,42 @@ def create(disk: Disk, directory: str, *, log_id: bytes, owner: Owner) -> LogIde
     if len(log_id) != LOG_ID_BYTES:
         raise ValueError(f"a log_id has {LOG_ID_BYTES} bytes, not {len(log_id)}")
     present = identity(disk, directory)
-    if present is not None:
-        return present
+    return present or _made(disk, directory, _Beginning(log_id, owner))
+
+
+def begin_at_snapshot(
+    disk: Disk,
+    directory: str,
+    *,
+    log_id: bytes,
+    generation: int,
+    parts: Mapping[str, bytes],
+    owner: Owner,
+) -> LogIdentity:
+    """Make a log that begins with a snapshot, in `generation` or above: there are no records yet.
+
+    All of it is there, durably, or no log at all. Raises StorageError if a log is there, and what
+    `create` raises; DiskFull, having cleaned up.
+    """
+    beginning = _Beginning(log_id, owner, generation, parts)
+    made = _made(disk, directory, beginning)
+    if not beginning.used:
+        raise StorageError(f"there is a log in {directory}")
+    return made
+
+
+@dataclass(slots=True)
+class _Beginning:
+    """What the first generation of a log holds."""
+
+    log_id: bytes
+    owner: Owner
+    generation: int = 1  # or above, where that number was in use
+    parts: Mapping[str, bytes] | None = None  # of a snapshot
+    used: bool = False
+
+
+def _made(disk: Disk, directory: str, beginning: _Beginning) -> LogIdentity:
     layout.make_directories(disk, directory)
     path = posixpath.join(directory, layout.CREATE_LOCK)
     with contextlib.suppress(FileExistsError):
@@ -45,7 +84,8 @@ def create(disk: Disk, directory: str, *, log_id: bytes, owner: Owner) -> LogIde
         raise LogInUse(f"another process is creating the log in {directory}", hint="try again")
     try:
         if identity(disk, directory) is None:
-            _first_generation(disk, directory, log_id, owner)
+            _first_generation(disk, directory, beginning)
+            beginning.used = True
     finally:
         lock.release()
     made = identity(disk, directory)
@@ -53,23 +93,27 @@ def create(disk: Disk, directory: str, *, log_id: bytes, owner: Owner) -> LogIde
     return made
 
 
-def _first_generation(disk: Disk, directory: str, log_id: bytes, owner: Owner) -> None:
-    number = max(layout.generations(disk, directory), default=0) + 1
+def _first_generation(disk: Disk, directory: str, beginning: _Beginning) -> None:
+    number = max([beginning.generation, *(n + 1 for n in layout.generations(disk, directory))])
     path = posixpath.join(directory, layout.generation_name(number))
     disk.make_directory(path)
     disk.sync_directory(directory)
-    lock = make_lock(disk, path, owner)
+    lock = make_lock(disk, path, beginning.owner)
+    start = 0 if beginning.parts is None else SNAPSHOT_START
     try:
+        if beginning.parts is not None:
+            info = SnapshotInfo(beginning.log_id, number, start, 0, [])
+            snapshots.write(disk, path, info, beginning.parts, [], before_rename=lambda: None)
         manifest = Manifest(
-            log_id=log_id,
-            lineage=log_id,
+            log_id=beginning.log_id,
+            lineage=beginning.log_id,
             generation=number,
             parent=0,
-            cut=0,
+            cut=start,
             chain=0,
-            start=0,
+            start=start,
             segments=[],
-            owner=owner,
+            owner=beginning.owner,
         )
         disk.sync_directory(path)
         layout.replace(disk, path, layout.MANIFEST, manifest.encode())

@@ -508,7 +508,7 @@ def test_a_standby_is_told_when_its_owner_is_done() -> None:
     for committed, idle in ((1, False), (2, True)):
         epoch = owner.owned[0]
         world.ask(Renew(world.n, "g", "t", 0, epoch, owner.member, committed))
-        assert group.join(other, 0).idle is idle
+        assert group.join(other, 0, next_offset=committed).idle is idle
 
 
 @pytest.mark.parametrize("seed", range(3))

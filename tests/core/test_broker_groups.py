@@ -174,6 +174,22 @@ def test_yesterdays_copy_of_the_ledger_is_refused(world):
     assert join(world, b"B", next_offset=5).epoch == 2
 
 
+def test_a_ledger_below_what_its_owner_has_committed_is_refused(world):
+    """Renewals tell what is durable: an older copy is known as one, and for good with a grant."""
+    epoch = join(world, next_offset=2).epoch
+    world.ask(Renew(world.n, "g", "t", 0, epoch, b"m" * 16, 7))
+    world.clock.ms += limits.LEASE_MS
+    refused = join(world, b"B", next_offset=6)
+    assert refused.code == "ledger_not_here"
+    assert "at offset 7 or above; this is an older state" in refused.reason
+    assert join(world, b"B", next_offset=7).epoch == 2
+    world.crash()
+    world.hello()
+    world.clock.ms += limits.LEASE_MS
+    assert join(world, b"C", next_offset=6).code == "ledger_not_here"
+    assert join(world, b"C", next_offset=7).epoch == 3
+
+
 def test_a_ledger_ahead_of_the_log_is_refused(world):
     """The log was wiped or restored: nothing is granted."""
     assert join(world, next_offset=11).code == "log_regressed"

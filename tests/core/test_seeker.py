@@ -22,7 +22,7 @@ from actors.errors import (
 )
 from actors.limits import LEASE_MS
 from actors.outcome import Recovered
-from actors.protocol import Granted, Join, Leave
+from actors.protocol import Granted, Join, Leave, Renew
 from actors.protocol_groups import Rewind
 from actors.records import Committed, LedgerEnded, LedgerStarted, Record, Skipped
 from tests.core.broker_help import World
@@ -206,6 +206,21 @@ def test_a_copy_from_before_the_rewind_is_refused(world: World) -> None:
     world.clock.ms += LEASE_MS
     assert join(world, b"C", 5, 1).code == "ledger_not_here"
     assert join(world, b"C", 3, 2).epoch == 3
+
+
+def test_renewals_from_before_a_rewind_do_not_count(world: World) -> None:
+    """What the operator's own command renewed on the way, in whatever order it arrives, is past."""
+    join(world, b"B", 8, 1)
+    world.ask(Renew(world.n, *PLACE, 2, b"m" * 16, 8))
+    world.ask(Rewind(world.n, *PLACE, 2, 3))
+    world.ask(Renew(world.n, *PLACE, 2, b"m" * 16, 8))
+    world.clock.ms += LEASE_MS
+    assert join(world, b"C", 2, 2).code == "ledger_not_here"
+    assert join(world, b"C", 3, 2).epoch == 3
+    world.ask(Renew(world.n, *PLACE, 3, b"m" * 16, 6))
+    world.clock.ms += LEASE_MS
+    assert join(world, b"D", 5, 3).code == "ledger_not_here"
+    assert join(world, b"D", 6, 3).epoch == 4
 
 
 def test_a_rewind_that_came_to_nothing_does_no_harm(world: World) -> None:

@@ -26,6 +26,7 @@ from actors.records import (
     Record,
     TopicCreated,
 )
+from actors.storage.creation import begin_at_snapshot
 from actors.storage.log import FencedLog
 from actors.storage.memory import MemoryDisk, _Node
 
@@ -328,6 +329,23 @@ def opened() -> Specimen:
     return specimen
 
 
+def imported() -> Specimen:
+    """A ledger that began with a snapshot and no records, and went on once: it needs that snapshot."""
+    parts = {"ledger": wire.pack_plain({"n": 7}), "ids-0": wire.pack_plain(b"f" * 48)}
+    disk = MemoryDisk()
+    begin_at_snapshot(
+        disk, DIRECTORY, log_id=LOG_ID, generation=3, parts=parts, owner={"imported": 1}
+    )
+    records = LedgerRecords(30)
+    writer = Writer("imported ledger", 600, 5, disk, generation=3, ends=[1], snapshots={1: parts})
+    writer.group(records.commit())
+    writer.group(records.commit())
+    writer.kill()
+    specimen = writer.done()
+    assert (specimen.start, list(specimen.snapshots)) == (1, [1])
+    return specimen
+
+
 def large_broker() -> Specimen:
     """64 KiB of log in several segments."""
     writer = broker_log(size=400, groups=14, segment_bytes=16 * 1024)
@@ -359,6 +377,7 @@ SMALL: dict[str, Callable[[], Specimen]] = {
     "young": cache(young),
     "fresh_segment": cache(fresh_segment),
     "opened": cache(opened),
+    "imported": cache(imported),
 }
 LARGE: dict[str, Callable[[], Specimen]] = {
     "large_broker": cache(large_broker),

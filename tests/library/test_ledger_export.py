@@ -123,9 +123,14 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = CliRunner()
     written = run.invoke(cli, ["ledger", "export", "--state=state", "g/t/0", "g.ledger", "--json"])
     assert written.exit_code == 0, written.output
+    assert "note: a consumer is at work" in written.stderr
     log.close()
+    again = run.invoke(
+        cli, ["ledger", "export", "--state=state", "g/t/0", "again.ledger", "--json"]
+    )
+    assert again.stderr == ""
     shown = run.invoke(cli, ["ledger", "show", "g.ledger", "--json"])
-    assert json.loads(shown.output) == json.loads(written.output)
+    assert json.loads(shown.output) == json.loads(written.stdout)
     assert json.loads(shown.output)["next_offset"] == 5
     assert "g.ledger" not in run.invoke(cli, ["ledger", "show", "g.ledger"]).output
     Path("g.ledger").write_bytes(Path("g.ledger").read_bytes()[:-1])

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from actors.library import App, Harness
 from tests.postgres import Server
 from tests.process.house import House
+from tests.sql.client import mark, run
+
+Shop = Callable[..., Harness]
 
 
 @pytest.fixture
@@ -34,3 +38,27 @@ def house(tmp_path: Path) -> Iterator[House]:
         yield house
     finally:
         house.close()
+
+
+@pytest.fixture
+def shop(sink: str) -> Iterator[Shop]:
+    """Makes harnesses whose `orders` are handled by a function."""
+    made = []
+
+    def make(
+        handler, *, retries: int = 0, partitions: int = 1, park: bool = False, **more
+    ) -> Harness:
+        app = App()
+        app.consumer("orders", group="g", retries=retries, sink=sink, park=park, **more)(handler)
+        made.append(Harness(app, partitions={"orders": partitions}))
+        return made[-1]
+
+    yield make
+    for harness in made:
+        harness.close()
+
+
+def table(sink: str) -> str:
+    """Make the user's table; return the statement that inserts two values."""
+    run(sink, "CREATE TABLE paid (id TEXT PRIMARY KEY, cents INTEGER CHECK (cents >= 0))")
+    return f"INSERT INTO paid VALUES ({mark(sink)}, {mark(sink)})"

@@ -2,39 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from actors.errors import HandlerFailed, NoSink, NotSupported, OnceMQError, TransactionControl
 from actors.library import App, Harness
-from tests.sql.client import mark, rows, run
-
-Shop = Callable[..., Harness]
-
-
-@pytest.fixture
-def shop(sink: str) -> Iterator[Shop]:
-    """Makes harnesses whose `orders` are handled by a function."""
-    made = []
-
-    def make(
-        handler, *, retries: int = 0, partitions: int = 1, park: bool = False, **more
-    ) -> Harness:
-        app = App()
-        app.consumer("orders", group="g", retries=retries, sink=sink, park=park, **more)(handler)
-        made.append(Harness(app, partitions={"orders": partitions}))
-        return made[-1]
-
-    yield make
-    for harness in made:
-        harness.close()
-
-
-def table(sink: str) -> str:
-    """Make the user's table; return the statement that inserts two values."""
-    run(sink, "CREATE TABLE paid (id TEXT PRIMARY KEY, cents INTEGER CHECK (cents >= 0))")
-    return f"INSERT INTO paid VALUES ({mark(sink)}, {mark(sink)})"
+from tests.sql.client import rows, run
+from tests.sql.conftest import Shop, table
 
 
 def test_statements_state_outputs_and_offset_are_one_commit(sink: str, shop: Shop) -> None:
@@ -324,20 +297,6 @@ def test_a_list_is_all_or_nothing_in_the_sink_too(sink: str, shop: Shop) -> None
     assert sizes[0] == 3
     assert set(sizes[1:]) == {1}
     assert rows(sink, "SELECT id FROM paid ORDER BY id") == [("o-0",), ("o-2",)]
-
-
-def test_an_async_handler_writes_to_the_sink(sink: str, shop: Shop) -> None:
-    """tx.sql blocks the loop as any call of a plain driver; the promise is the same."""
-    insert = table(sink)
-
-    async def handler(order, tx):
-        tx.sql(insert, order.id, order.value)
-
-    harness = shop(handler)
-    for number in range(3):
-        harness.send("orders", number, id=f"o-{number}")
-    harness.drain()
-    assert rows(sink, "SELECT count(*), sum(cents) FROM paid") == [(3, 3)]
 
 
 def test_state_by_key_is_refused(sink: str) -> None:

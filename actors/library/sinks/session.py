@@ -51,17 +51,14 @@ class Session(ABC):
         """`shown` is the address as people may see it."""
         self.shown = shown
         self._mutex = threading.Lock()
-        # Whose turn it is. Invariant: changed under the mutex.
-        self._place = CLOSED
+        self._place = CLOSED  # whose turn it is. Invariant: changed under the mutex
         # Whether a transaction is open; of which call.
         self._open = False
         self._call: CallId | None = None
-        # Whether the message at hand has a savepoint.
-        self._marked = False
+        self._marked = False  # whether the message at hand has a savepoint
         # Set when the transaction is not ours any more: nothing of the call may be committed.
         self._broken: TransactionControl | None = None
-        # For how many calls to come each has one message alone, because the database refused a
-        # whole call and it must show which message that was.
+        # So many calls to come have one message each, to show which one the database refuses.
         self._solo_calls = 0
         # Whether all of the running call was taken back.
         self.undone = False
