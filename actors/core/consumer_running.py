@@ -73,7 +73,8 @@ class Running:
     def caught_up(self) -> bool:
         """Whether nothing more was there when the broker was asked last."""
         looked = self.private_topic.looked
-        return looked and all(fetcher.caught_up for fetcher in self.fetchers)
+        held = {id(one.windows) for one in self.handling.inputs if one.held}
+        return looked and all(f.caught_up or id(f.windows) in held for f in self.fetchers)
 
     @property
     def owed(self) -> bool:

@@ -125,6 +125,9 @@ class LedgerPeeked:
 RAISED = "raised"  # the handler raised on every attempt
 REJECTED = "rejected"  # it raised what no retry mends
 CRASHED = "crashed"  # it killed its process again and again
+UNKNOWN_EFFECT = "unknown effect"  # nobody knows the outcome of an effect, and its policy is park
+# No reason to park it: nobody knows the outcome of an effect, and its policy is to ask.
+HELD_EFFECT = "held effect"
 
 
 @dataclass(frozen=True, slots=True)

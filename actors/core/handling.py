@@ -14,6 +14,10 @@ dead letters is known to be there, so that what is committed can always go out.
 
 After an unclean end messages run alone, each behind a mark that is synced first. A message that
 more than `crash_retries` processes died in is parked without another call.
+
+A message with an effect of unknown outcome (effects.py) runs alone too. If the policy is to ask, no
+commit passes it before an operator has spoken: the handler is called once in each generation, in case
+it knows better by now, and then its input is held.
 """
 
 from __future__ import annotations
@@ -26,7 +30,17 @@ from ..limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS, COMMIT_EVERY_MS
 from ..outcome import Outcome
 from ..records import AttemptMarked, Committed, Output, Parked, Skipped
 from .consumer_grant import Member
-from .consumer_work import RAISED, CutHandler, FailedMessage, HandlerDone, Repost, RunHandler
+from .consumer_work import (
+    HELD_EFFECT,
+    RAISED,
+    CutHandler,
+    FailedMessage,
+    HandlerDone,
+    Repost,
+    RunHandler,
+)
+from .effect_work import STALE, EffectAnswer, EffectOrder, EffectTold, EffectWanted
+from .effects import Effects
 from .inputs import Input, Parking, is_dropped
 from .ledger import Ledger
 from .window import Window, identities, leave_out_known
@@ -57,6 +71,9 @@ class Handling:
         # Invariant: an answer is held only while its call counts as running.
         self._disk_full = False
         self._held: HandlerDone | None = None
+        # What the running handler has said of effects meanwhile.
+        self._waiting: list[EffectWanted | EffectTold] = []
+        self.effects = Effects(ledger, member, epoch)
         # When the running call is asked to commit what it has; None: it was asked.
         self._cut_at_ms: int | None = None
         # Where dead letters go: (topic, partition); None: not known to be there yet.
@@ -72,6 +89,16 @@ class Handling:
         return self.running is None and all(one.idle for one in self.inputs)
 
     @property
+    def held_effects(self) -> list[str]:
+        """The calls that messages wait for an operator's word about."""
+        heads = {its.topic_id: its.windows[0].offset_of(0) for its in self.inputs if its.held}
+        return [
+            self.effects.id_of(one)
+            for one in self._ledger.effects
+            if one.unresolved and heads.get(one.topic_id) == one.offset
+        ]
+
+    @property
     def wants_dead(self) -> bool:
         """Whether a dead letter waits for its topic."""
         return self.dead is None and any(one.parking is not None for one in self.inputs)
@@ -83,15 +110,43 @@ class Handling:
             return self._cut_at_ms
         if self._disk_full:
             return None
-        times = [one.not_before_ms for one in self.inputs if one.windows and one.parking is None]
+        times = [
+            self.effects.look_at_ms if one.held else one.not_before_ms
+            for one in self.inputs
+            if one.held or (one.windows and one.parking is None)
+        ]
         return min(times, default=None)
 
-    def disk_space(self, *, full: bool, out: Outcome) -> None:
+    def disk_space(self, now_ms: int, out: Outcome, *, full: bool) -> None:
         """The disk is full, or has room again: then the held answer comes back as it is."""
         self._disk_full = full
+        waiting, self._waiting = self._waiting, []
+        for event in waiting:
+            self.effect(event, now_ms, out)
         if not full and self._held is not None:
             out.work.append(Repost(self._held))
             self._held = None
+
+    def effect(self, event: EffectWanted | EffectTold, now_ms: int, out: Outcome) -> None:
+        """Take what the running handler says of an effect."""
+        run = self.running
+        if run is None or not _matches(event, run):
+            if isinstance(event, EffectWanted):  # nobody waits for ever
+                out.work.append(EffectAnswer(event.offset, event.name, STALE))
+        elif self._disk_full:
+            self._waiting.append(event)
+        else:
+            self.effects.take(event, self._moved.topic_id, now_ms, out)
+
+    def ordered(self, order: EffectOrder, now_ms: int, out: Outcome) -> None:
+        """Take an operator's word about an effect: its message goes on."""
+        if self._disk_full:
+            return  # it stays where it is and is found again
+        settled = self.effects.ordered(order, now_ms, out)
+        for its in self.inputs:
+            if settled is not None and its.topic_id == settled.topic_id and its.held:
+                its.held = False
+                its.not_before_ms = 0
 
     def cut(self, out: Outcome) -> None:
         """Ask the running call to come back with what it has."""
@@ -111,6 +166,8 @@ class Handling:
             return
         if self._disk_full:
             return
+        if any(its.held for its in self.inputs):
+            self.effects.look(now_ms, out)
         before = next((r for r in reversed(out.appends) if isinstance(r, Committed)), None)
         for step in range(len(self.inputs)):
             turn = (self._turn + step) % len(self.inputs)
@@ -121,7 +178,7 @@ class Handling:
                 if served:
                     self._park(its, its.parking, out, acked)
             else:
-                due = bool(its.windows) and its.not_before_ms <= now_ms
+                due = bool(its.windows) and not its.held and its.not_before_ms <= now_ms
                 served = due and self._start(its, before, now_ms, out, acked)
             if served:
                 self._turn = (turn + 1) % len(self.inputs)
@@ -134,6 +191,7 @@ class Handling:
         alone = its.alone()
         if alone or its.private:
             its.split_first()
+        its.isolate(self._ledger.effects.first_unresolved(its.topic_id))
         window = leave_out_known(its.windows[0], self._ledger.processed, before)
         left_out = its.windows[0].count - window.count
         dropped = its.private and window.count > 0 and is_dropped(window)
@@ -160,6 +218,8 @@ class Handling:
         offset = window.offset_of(0)
         deaths = self._ledger.deaths_in(its.topic_id, offset)
         fatal = deaths if deaths > self._member.crash_retries else 0
+        if self._ledger.effects.barrier(its.topic_id) == offset:
+            fatal = 0  # it may not be parked; its handler is told before it calls anything
         run = RunHandler(self._epoch, window, its.attempt, self._ledger, now_ms, its.private, fatal)
         self.running, self._moved, self._mark = run, its, None
         self._cut_at_ms = now_ms + COMMIT_EVERY_MS
@@ -177,13 +237,22 @@ class Handling:
     ) -> HandlerFailed | None:
         """Take the answer of a call; return the error that ends the consumer, if it does."""
         run, its = self.running, self._moved
-        matching = (answer.epoch, answer.private, answer.first_offset)
-        if run is None or matching != (run.epoch, run.private, run.first_offset):
+        if run is None or not _matches(answer, run):
             return None
         if self._disk_full:
             self._held = answer
             return None
         self.running = None
+        barrier = self._ledger.effects.barrier(its.topic_id)
+        if (
+            answer.handled
+            and barrier is not None
+            and barrier < run.window.offset_of(answer.handled)
+        ):
+            its.windows.appendleft(run.window)
+            self._came_back(out)
+            self._hold(its, barrier, out)
+            return None
         handled, rest = run.window.split(answer.handled)
         attempt = run.deaths or its.attempt
         if answer.handled:
@@ -204,9 +273,19 @@ class Handling:
             its.windows.appendleft(rest)
         if answer.failure is None:
             return None
-        if self._mark is not None:  # it came back: nobody died
-            out.appends.append(replace(self._mark, returned=True))
+        self._came_back(out)
         return self._failed(its, answer.failure, attempt, now_ms, out)
+
+    def _came_back(self, out: Outcome) -> None:
+        """The handler has answered for a message that is not passed: nobody died in it."""
+        if self._mark is not None:
+            out.appends.append(replace(self._mark, returned=True))
+
+    def _hold(self, its: Input, offset: int, out: Outcome) -> None:
+        """The message at `offset` waits for an operator; those in front of it do not."""
+        its.held = its.windows[0].offset_of(0) == offset
+        if its.held:
+            self.effects.tell_held(its.topic_id, offset, out)
 
     def _failed(
         self, its: Input, failure: FailedMessage, attempt: int, now_ms: int, out: Outcome
@@ -214,6 +293,10 @@ class Handling:
         offset = its.windows[0].offset_of(0)
         error = failure.text
         where = self._fields(its, offset=offset, id=failure.message_id)
+        barrier = self._ledger.effects.barrier(its.topic_id)
+        if failure.kind == HELD_EFFECT and barrier is not None:
+            self._hold(its, barrier, out)
+            return None
         out.events.append(("handler.raised", {**where, "attempt": attempt, "error": error}))
         if failure.kind == RAISED and attempt <= self._member.retries:
             pause = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(attempt - 1, 16))
@@ -222,6 +305,9 @@ class Handling:
             its.not_before_ms = now_ms + delay
             again = {**where, "attempt": attempt + 1, "delay_ms": delay}
             out.events.append(("handler.retry", again))
+            return None
+        if barrier == offset:
+            self._hold(its, offset, out)
             return None
         out.events.append(("handler.failed", {**where, "attempts": attempt, "error": error}))
         if failure.letter is not None:
@@ -319,3 +405,9 @@ class Handling:
         if its.private:
             fields["topic"] = self._member.private_topic
         return fields
+
+
+def _matches(event: HandlerDone | EffectWanted | EffectTold, run: RunHandler) -> bool:
+    """Tell whether what a handler says belongs to the run that is out."""
+    said = (event.epoch, event.private, event.first_offset)
+    return said == (run.epoch, run.private, run.first_offset)

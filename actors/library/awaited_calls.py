@@ -60,7 +60,7 @@ class AwaitedCall(Call):
 
     def _new_tx(self, state: StateView, find_topic: FindTopic) -> Tx:
         kind = BatchTx if self._consumer.shape.batch_size else Tx
-        return kind(state, find_topic, self._sink)
+        return kind(state, find_topic, self._sink, self._effects)
 
     def _come_alone(self) -> None:
         self._carry.alone_below = self.run.window.next_offset

@@ -298,10 +298,10 @@ class World:
 
     def stored(self, topic: str) -> list[Message]:
         """All messages of a one-partition topic in the broker's log."""
-        from actors.library.harness import _messages
+        from actors.library.message import messages_in
 
         number = self.broker.core.state.topics.by_name[topic].number
-        return [m for stored in self.broker.stored(number) for m in _messages(topic, stored)]
+        return [m for stored in self.broker.stored(number) for m in messages_in(topic, stored)]
 
     def ids(self) -> list[Any]:
         """The ids of the input topic in offset order."""
