@@ -6,6 +6,7 @@ from collections.abc import Callable
 from queue import Empty
 
 from ..core.effect_work import EffectAnswer, EffectHeld, EffectTold, EffectWanted
+from ..core.open_effects import RUNNING
 from ..errors import OnceMQError
 from .consumer_actor import ConsumerActor
 
@@ -60,8 +61,19 @@ class TurningDesk:
         return actor.effect_answers.get()
 
     def tell(self, told: EffectTold) -> None:
-        """Say how a call ended."""
-        self._actor.post(told)
+        """Say how a call ended, and turn until that is on disk."""
+        actor, (offset, name) = self._actor, (told.offset, told.name)
+        actor.post(told)
+        self._wait(
+            lambda: (
+                actor.ended
+                or not any(
+                    one.how == RUNNING
+                    for one in actor.core.ledger.effects
+                    if (one.offset, one.name) == (offset, name)
+                )
+            )
+        )
 
 
 def _lost(wanted: EffectWanted) -> OnceMQError:

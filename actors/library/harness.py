@@ -341,7 +341,7 @@ class Harness:
             if known is None or actor.core.idle_since_ms is None:
                 return False
             end = known.partition(partition).end_offset
-            if actor.core.ledger.next_offset != end and not actor.core.held_effects:
+            if actor.core.ledger.next_offset != end and not self.effects.holding(actor):
                 return False
         return True
 

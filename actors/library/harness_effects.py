@@ -25,11 +25,16 @@ class HarnessEffects:
         self._disk = disk
         self._state = state
         self._actors = actors
+        self._ordered: set[str] = set()  # what somebody has spoken about; no id comes twice
 
     @property
     def held(self) -> list[str]:
         """The ids of the effects that hold a partition, in order of group, topic, partition."""
-        return [one for _, actor in sorted(self._actors.items()) for one in actor.core.held_effects]
+        return [one for _, actor in sorted(self._actors.items()) for one in self.holding(actor)]
+
+    def holding(self, actor: ConsumerActor) -> list[str]:
+        """Return the effects that hold the partition of one consumer until somebody speaks."""
+        return [one for one in actor.core.held_effects if one not in self._ordered]
 
     def done(self, effect_id: str, value: Any) -> None:
         """The call happened, and this is its result: the handler gets it in the next `drain`.
@@ -44,7 +49,8 @@ class HarnessEffects:
 
     def _order(self, order: EffectOrder) -> None:
         for place, actor in self._actors.items():
-            if order.effect_id in actor.core.held_effects:
+            if order.effect_id in self.holding(actor):
+                self._ordered.add(order.effect_id)
                 give_order(self._disk, ledger_directory(self._state, *place), order)
                 return
         raise NoSuchEffect(f"no effect {order.effect_id!r} holds a partition")
