@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .consumer_work import HandlerDone, RunHandler
+
 # What a handler is answered.
 CALL = "call"  # call the function; the intent is durable
 RECORDED = "recorded"  # do not call it: this was its result
@@ -98,3 +100,9 @@ class KeepOrders:
     """What was said about other effects than these is done with, or came too late: forget it."""
 
     effect_ids: tuple[str, ...]
+
+
+def belongs(event: HandlerDone | EffectWanted | EffectTold, run: RunHandler) -> bool:
+    """Tell whether what a handler says belongs to the run that is out."""
+    said = (event.epoch, event.private, event.first_offset)
+    return said == (run.epoch, run.private, run.first_offset)

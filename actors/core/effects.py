@@ -19,10 +19,12 @@ from ..limits import EFFECT_LOOK_MS
 from ..outcome import Outcome
 from ..records import EffectEnded, EffectIntended
 from .consumer_grant import Member
+from .consumer_work import RunHandler
 from .effect_work import (
     CALL,
     HELD,
     RECORDED,
+    STALE,
     EffectAnswer,
     EffectHeld,
     EffectOrder,
@@ -30,7 +32,9 @@ from .effect_work import (
     EffectWanted,
     KeepOrders,
     LookForOrders,
+    belongs,
 )
+from .inputs import Input
 from .ledger import Ledger
 from .open_effects import AGAIN, ANSWERED, RETRY, RUNNING, UNKNOWN, OpenEffect
 
@@ -44,21 +48,42 @@ class Effects:
         self._ledger = ledger
         self._member = member
         self._epoch = epoch
+        # What the running handler has said while the disk was full.
+        self._waiting: list[EffectWanted | EffectTold] = []
         # When orders are looked for next.
         self._look_at_ms = 0
 
     # --- what handlers say -----------------------------------------------------------------------
 
-    def take(
-        self, event: EffectWanted | EffectTold, topic_id: bytes, now_ms: int, out: Outcome
+    def said(
+        self,
+        event: EffectWanted | EffectTold,
+        run: RunHandler | None,
+        topic_id: bytes,
+        now_ms: int,
+        out: Outcome,
+        *,
+        full: bool,
     ) -> None:
-        """Take what the running handler says of a message of an input."""
+        """Take what a handler says of a message of an input; while the disk is `full` it waits."""
+        if run is None or not belongs(event, run):
+            if isinstance(event, EffectWanted):  # nobody waits for ever
+                out.work.append(EffectAnswer(event.offset, event.name, STALE))
+            return
+        if full:
+            self._waiting.append(event)
+            return
         if isinstance(event, EffectWanted):
             self._wanted(event, topic_id, now_ms, out)
             return
         known = self._ledger.effects.find(topic_id, event.offset, event.name)
         if known is not None and known.number == event.number and known.how == RUNNING:
             self._end(known, event.how, event.encoding, event.value, now_ms, out)
+
+    def take_waiting(self) -> list[EffectWanted | EffectTold]:
+        """Return what waited for room on the disk, in order."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
 
     def _wanted(self, wanted: EffectWanted, topic_id: bytes, now_ms: int, out: Outcome) -> None:
         known = self._ledger.effects.find(topic_id, wanted.offset, wanted.name)
@@ -154,6 +179,15 @@ class Effects:
         if now_ms >= self._look_at_ms:
             self._look_at_ms = now_ms + EFFECT_LOOK_MS
             out.work.append(LookForOrders(self._unresolved_ids()))
+
+    def holding(self, inputs: list[Input]) -> list[str]:
+        """Return the calls that the first messages of held inputs wait for a word about."""
+        heads = {its.topic_id: its.windows[0].offset_of(0) for its in inputs if its.held}
+        return [
+            self.id_of(one)
+            for one in self._ledger.effects
+            if one.unresolved and heads.get(one.topic_id) == one.offset
+        ]
 
     def ordered(self, order: EffectOrder, now_ms: int, out: Outcome) -> OpenEffect | None:
         """Take an operator's word; return the effect that it settles, None if it names none."""

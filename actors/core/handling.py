@@ -39,7 +39,7 @@ from .consumer_work import (
     Repost,
     RunHandler,
 )
-from .effect_work import STALE, EffectAnswer, EffectOrder, EffectTold, EffectWanted
+from .effect_work import EffectOrder, EffectTold, EffectWanted, belongs
 from .effects import Effects
 from .inputs import Input, Parking, is_dropped
 from .ledger import Ledger
@@ -71,8 +71,6 @@ class Handling:
         # Invariant: an answer is held only while its call counts as running.
         self._disk_full = False
         self._held: HandlerDone | None = None
-        # What the running handler has said of effects meanwhile.
-        self._waiting: list[EffectWanted | EffectTold] = []
         self.effects = Effects(ledger, member, epoch)
         # When the running call is asked to commit what it has; None: it was asked.
         self._cut_at_ms: int | None = None
@@ -91,12 +89,7 @@ class Handling:
     @property
     def held_effects(self) -> list[str]:
         """The calls that messages wait for an operator's word about."""
-        heads = {its.topic_id: its.windows[0].offset_of(0) for its in self.inputs if its.held}
-        return [
-            self.effects.id_of(one)
-            for one in self._ledger.effects
-            if one.unresolved and heads.get(one.topic_id) == one.offset
-        ]
+        return self.effects.holding(self.inputs)
 
     @property
     def wants_dead(self) -> bool:
@@ -120,8 +113,7 @@ class Handling:
     def disk_space(self, now_ms: int, out: Outcome, *, full: bool) -> None:
         """The disk is full, or has room again: then the held answer comes back as it is."""
         self._disk_full = full
-        waiting, self._waiting = self._waiting, []
-        for event in waiting:
+        for event in self.effects.take_waiting():
             self.effect(event, now_ms, out)
         if not full and self._held is not None:
             out.work.append(Repost(self._held))
@@ -129,14 +121,8 @@ class Handling:
 
     def effect(self, event: EffectWanted | EffectTold, now_ms: int, out: Outcome) -> None:
         """Take what the running handler says of an effect."""
-        run = self.running
-        if run is None or not _matches(event, run):
-            if isinstance(event, EffectWanted):  # nobody waits for ever
-                out.work.append(EffectAnswer(event.offset, event.name, STALE))
-        elif self._disk_full:
-            self._waiting.append(event)
-        else:
-            self.effects.take(event, self._moved.topic_id, now_ms, out)
+        run, topic_id = self.running, self._moved.topic_id
+        self.effects.said(event, run, topic_id, now_ms, out, full=self._disk_full)
 
     def ordered(self, order: EffectOrder, now_ms: int, out: Outcome) -> None:
         """Take an operator's word about an effect: its message goes on."""
@@ -237,7 +223,7 @@ class Handling:
     ) -> HandlerFailed | None:
         """Take the answer of a call; return the error that ends the consumer, if it does."""
         run, its = self.running, self._moved
-        if run is None or not _matches(answer, run):
+        if run is None or not belongs(answer, run):
             return None
         if self._disk_full:
             self._held = answer
@@ -405,9 +391,3 @@ class Handling:
         if its.private:
             fields["topic"] = self._member.private_topic
         return fields
-
-
-def _matches(event: HandlerDone | EffectWanted | EffectTold, run: RunHandler) -> bool:
-    """Tell whether what a handler says belongs to the run that is out."""
-    said = (event.epoch, event.private, event.first_offset)
-    return said == (run.epoch, run.private, run.first_offset)
