@@ -97,6 +97,7 @@ class Member:
         self.calls: deque[RunHandler] = deque()
         self.cuts = 0
         self.standbys: list[str] = []
+        self.held: list[str] = []  # what the user was told to say something about
         self.seen: list[tuple[Any, int]] = []  # (id, attempt) of each handler call
         self.fail_at: int | None = None  # the call of a run that raises
         directory = ledger_directory(world.state, GROUP, TOPIC, world.partition)
@@ -147,6 +148,9 @@ class Member:
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
         self.standbys.append(owner)
+
+    def effect_held(self, actor: ConsumerActor, held: Any) -> None:
+        self.held.append(held.effect_id)
 
     # --- what a test does ---
 
