@@ -188,11 +188,8 @@ def _read_ledger(files: Files, directory: str, wanted: Wanted, story: Story) -> 
     if log.start:
         head = next(head for head in log.snapshots if head.position >= log.start)
         fields = unpack(log.snapshot_part(head, "ledger"))
-        started, offset, position = (
-            Started(*fields["started"]),
-            fields["next_offset"],
-            head.position,
-        )
+        started, offset = Started(*fields["started"]), fields["next_offset"]
+        position = head.position
         skips = [(low, high, why) for low, high, why in fields.get("skips", ())]
         effects.restore(fields)
         blob = b"".join(
