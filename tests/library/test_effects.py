@@ -349,7 +349,7 @@ def test_a_handler_that_forgets_its_effect_is_not_committed(bank: Bank) -> None:
 # --- what is refused -----------------------------------------------------------------------------
 
 
-def refused(app: App, error: type[Exception], text: str) -> None:
+def check_refused(app: App, error: type[Exception], text: str) -> None:
     """The message is parked with this error, and nothing was called."""
     harness = sent(app, "a")
     harness.drain()
@@ -379,7 +379,7 @@ def test_handlers_of_other_shapes_have_none(bank: Bank, options: Any, text: str)
     def bill(message: Any, tx: Any) -> None:
         tx.effect("charge", bank.charge, 1, key="k")
 
-    refused(app, EffectsNotSupported, text)
+    check_refused(app, EffectsNotSupported, text)
     assert bank.calls == []
 
 
@@ -391,7 +391,7 @@ def test_async_handlers_have_none(bank: Bank) -> None:
     async def bill(message: Any, tx: Any) -> None:
         tx.effect("charge", bank.charge, 1, key="k")
 
-    refused(app, EffectsNotSupported, "an async handler has no effects")
+    check_refused(app, EffectsNotSupported, "an async handler has no effects")
 
 
 def test_consumers_with_a_sink_have_none(bank: Bank, tmp_path: Any) -> None:
@@ -402,7 +402,7 @@ def test_consumers_with_a_sink_have_none(bank: Bank, tmp_path: Any) -> None:
     def bill(message: Any, tx: Any) -> None:
         tx.effect("charge", bank.charge, 1, key="k")
 
-    refused(app, EffectsNotSupported, "a consumer with a sink")
+    check_refused(app, EffectsNotSupported, "a consumer with a sink")
 
 
 async def _coroutine() -> None:
@@ -443,7 +443,7 @@ def test_what_makes_no_sense_is_refused_before_the_call(
     def bill(message: Any, tx: Any) -> None:
         call(tx)
 
-    refused(app, error, text)
+    check_refused(app, error, text)
 
 
 def test_another_thread_is_refused(bank: Bank) -> None:
