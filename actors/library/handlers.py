@@ -34,6 +34,7 @@ from ..errors import HandlerFailed, PayloadInvalid, Reject
 from ..ids import private_topic
 from ..limits import COMMIT_MESSAGES_MAX, CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
 from ..records import Output
+from .effect_errors import EffectsNotSupported
 from .effects import EffectDesk, Effects
 from .letters import Replayed, dead_letter
 from .message import Lot, Message
@@ -224,8 +225,8 @@ class Call:
         held, why = self._effects.verdict(message)
         kind = held or (REJECTED if final else RAISED)
         text, lines = _told(why or error)
-        # What is no handler at all fails for every message: it stops the consumer.
-        bug = isinstance(error, NotAHandler)
+        # What is no handler at all, or of the wrong shape, fails for every message: it stops.
+        bug = isinstance(error, NotAHandler | EffectsNotSupported)
         letter = None if bug else self._letter(message, kind, message.attempt, text)
         last = final or message.attempt > self._consumer.retries
         if letter is not None and kind != HELD_EFFECT and (last or kind == UNKNOWN_EFFECT):

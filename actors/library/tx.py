@@ -48,6 +48,7 @@ class Tx:
     """
 
     __slots__ = (
+        "_effected",
         "_effects",
         "_find_topic",
         "_mark",
@@ -72,6 +73,7 @@ class Tx:
         self._find_topic = find_topic
         self._sink = sink
         self._effects = effects
+        self._effected = False  # whether a handler has used it
         # The message at hand; None outside of a handler. Set by the runner of handlers.
         self.message: Message | None = None
         # Outgoing messages of the batch, in order; those before `_mark` are accepted.
@@ -146,7 +148,7 @@ class Tx:
         message = self._current()
         if self._effects is None:
             raise EffectsNotSupported("handlers with a state for each key have no effects")
-        self.state.touched = True
+        self.state.touched = self._effected = True
         self.cut = True  # what is recorded need not be kept for long
         return self._effects.call(message, name, policy, function, args, kwargs)
 
@@ -229,7 +231,7 @@ class Tx:
 
     def accept(self) -> None:
         """The handler has returned and touched something: keep it. Raises what send may raise."""
-        if self._effects is not None:
+        if self._effected and self._effects is not None:
             self._effects.accept()
         if self._sink is not None:
             self._sink.accept()

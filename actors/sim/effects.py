@@ -61,11 +61,11 @@ class Wish:
 
 def wish_of(identity: bytes, *, replayed: bool) -> Wish | None:
     """Return the effect that a message has, if any."""
-    weight = crc32(b"effect" + identity) >> 3
-    if weight % 6 or fate_of(identity, replayed=replayed) == REJECTED:
+    weight = crc32(b"bank" + identity) >> 3
+    if weight % 3 or fate_of(identity, replayed=replayed) == REJECTED:
         return None
-    policy = (ASK, ASK, PARK, RETRY)[weight // 6 % 4]
-    first = (RETURNED, RETURNED, RETURNED, DIED, "raised", NOT_DONE)[weight // 24 % 6]
+    policy = (ASK, ASK, PARK, RETRY)[weight // 3 % 4]
+    first = (RETURNED, RETURNED, DIED, "raised", NOT_DONE)[weight // 12 % 5]
     return Wish(policy, first)
 
 

@@ -50,10 +50,12 @@ class Bank(BaseHTTPRequestHandler):
     """Counts the charges by order and idempotency key."""
 
     charges: ClassVar[Counter[tuple[str, str]]] = Counter()
+    may_answer: ClassVar[threading.Event] = threading.Event()
 
     def do_POST(self) -> None:
         order = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self.charges[order, self.headers["Key"]] += 1
+        self.may_answer.wait(START_S)
         answer = f"receipt {sum(self.charges.values())} of {order}".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
@@ -120,12 +122,14 @@ class Shop:
 @pytest.fixture
 def shop(house: House) -> Iterator[Shop]:
     Bank.charges = Counter()
+    Bank.may_answer.set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Bank)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
         yield Shop(house, f"http://127.0.0.1:{server.server_port}/")
     finally:
+        Bank.may_answer.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -201,3 +205,31 @@ def test_it_is_parked_or_called_again_where_the_handler_says_so(shop: Shop) -> N
     assert Bank.charges["a1", "billing@orders:s:a1:charge"] == 1
     assert Bank.charges["a2", "billing@orders:s:a2:charge"] == 2
     assert shop.verify()["violations"] == 0
+
+
+def test_a_process_that_is_killed_in_the_call(shop: Shop) -> None:
+    """While it lives its call is running and nobody may speak about it; then it is unknown."""
+    shop.send("a1", "d1")
+    Bank.may_answer.clear()
+    consumer = shop.house.consumer("effectapp:app")
+    wait_until(lambda: sum(Bank.charges.values()) == 1, START_S, "the call")
+    [effect] = shop.effects()
+    assert effect["state"] == "running"
+    shop.command("effects", "resolve", effect["id"], "--retry", code=1)
+    assert not list(shop.house.state.rglob("*.order"))
+    consumer.kill()
+    [after] = shop.effects()
+    assert (after["id"], after["state"]) == (effect["id"], "unknown")
+    Bank.may_answer.set()
+    shop.consume()
+    order = effect["message"].rpartition(":")[2]
+    assert Bank.charges[order, f"{effect['message']}:charge"] == 1
+    assert sum(Bank.charges.values()) == 2  # the other partition
+    shop.command("effects", "resolve", effect["id"], "--done", "found it")
+    shop.consume()
+    assert shop.state()[order] == "found it"
+    where = (f"--state={shop.house.state}", f"--data={shop.house.data}")
+    story = shop.command("explain", order, "--topic=orders", *where)
+    [group] = story["groups"]
+    assert [(one["number"], one["how"]) for one in group["effects"]] == [(1, "answered")]
+    assert shop.verify()["topics"]["orders"]["groups"]["billing"]["effects_unknown"] == 0

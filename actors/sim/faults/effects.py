@@ -24,7 +24,7 @@ class EffectOrders(Fault):
 
     def strike(self) -> bool:
         """Leave one order beside a ledger."""
-        chosen = [one for one in self._held() if self.rng.random() < 0.5]
+        chosen = self._held()
         return bool(chosen) and self._give(*self.rng.choice(chosen))
 
     def heal(self) -> None:
