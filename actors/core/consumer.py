@@ -32,13 +32,13 @@ from ..outcome import (
 )
 from ..protocol import CONFLICT, Failure, Fetched, Message, Renewed, TopicDescribed
 from ..records import Committed, LedgerEnded, LedgerStarted, Plain, Record
+from .commits import Acked
 from .connection import Connection
 from .consumer_grant import JOINING, LEAVING, OPENING, RUNNING, STOPPED, GrantHolder, Member
 from .consumer_running import START_OFFSET, Running
 from .consumer_topics import TopicLookups
 from .consumer_work import Drain, GiveUp, HandlerDone, LedgerPeeked, ResolveTopic
 from .effect_work import EffectOrder, EffectTold, EffectWanted
-from .handling import Acked
 from .ledger import Ledger
 from .ledger_check import check_follows
 from .window import Fingerprint

@@ -8,11 +8,12 @@ from ..limits import FETCHES_HELD_MAX, OUTPUTS_UNACKED_BYTES_MAX, OUTPUTS_UNACKE
 from ..outcome import Outcome
 from ..protocol import Failure, Granted, TopicDescribed
 from ..records import Committed, Output
+from .commits import Acked
 from .connection import Connection
 from .consumer_fetch import Fetcher
 from .consumer_grant import Member
 from .consumer_internal import DeadTopic, PrivateTopic
-from .handling import Acked, Handling
+from .handling import Handling
 from .inputs import Input
 from .ledger import Ledger
 from .outbox import Outbox

@@ -28,7 +28,8 @@ from typing import Any
 from ..errors import HandlerFailed
 from ..limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS, COMMIT_EVERY_MS
 from ..outcome import Outcome
-from ..records import AttemptMarked, Committed, Output, Parked, Skipped
+from ..records import AttemptMarked, Committed, Parked, Skipped
+from .commits import Acked, committed
 from .consumer_grant import Member
 from .consumer_work import (
     HELD_EFFECT,
@@ -43,9 +44,7 @@ from .effect_work import EffectOrder, EffectTold, EffectWanted, belongs
 from .effects import Effects
 from .inputs import Input, Parking, is_dropped
 from .ledger import Ledger
-from .window import Window, identities, leave_out_known
-
-Acked = list[tuple[str, int, int]]
+from .window import Window, leave_out_known
 
 DROPPED = "dropped"  # the reason of a skipped message whose dead letter an operator dropped
 
@@ -344,23 +343,8 @@ class Handling:
         parked: list[Parked] | None = None,
         skipped: list[Skipped] | None = None,
     ) -> None:
-        ledger = self._ledger
-        assert ledger.started is not None, "a commit follows the first record"
-        assert window.first_offset == ledger.next_offset_of(its.topic_id), "commits follow"
-        ranges, fingerprints = identities(window)
-        outputs = self._numbered(answer.outputs)
-        record = Committed(
-            self._epoch,
-            ledger.commit_no + 1,
-            [(its.topic_id, window.next_offset)],
-            ranges,
-            b"".join(fingerprints),
-            answer.state,
-            outputs,
-            list(acked),
-            fingerprints,
-            parked or [],
-            skipped or [],
+        record = committed(
+            self._ledger, self._epoch, its.topic_id, window, answer, acked, parked, skipped
         )
         acked.clear()
         out.appends.append(record)
@@ -370,21 +354,10 @@ class Handling:
             first_offset=window.first_offset,
             next_offset=window.next_offset,
             count=answer.handled,
-            outputs=sum(output.count for output in outputs),
+            outputs=sum(output.count for output in record.outputs),
             commit_no=record.commit_no,
         )
         out.events.append(("commit.synced", fields))
-
-    def _numbered(self, outputs: list[Output]) -> list[Output]:
-        """Give outputs their numbers: contiguous for each target, in the order sent."""
-        following = dict(self._ledger.next_sequence)
-        numbered = []
-        for output in outputs:
-            target = (output.topic, output.partition)
-            first = following.get(target, 0)
-            following[target] = first + output.count
-            numbered.append(replace(output, first_sequence=first))
-        return numbered
 
     def _fields(self, its: Input, **more: Any) -> dict[str, Any]:
         fields = self._member.fields(**more)
