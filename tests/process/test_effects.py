@@ -144,6 +144,12 @@ def test_a_call_that_dies_is_unknown_and_an_operator_says_it_was_done(shop: Shop
     assert (effect["group"], effect["topic"], effect["offset"]) == ("billing", "orders", 0)
     assert effect["message"] == "billing@orders:s:a1"
 
+    table = shop.house.start("effects", "-m", "actors", "effects", "list", "--group=billing")
+    table.wait(START_S, 0)
+    head, row = table.stdout().splitlines()
+    assert head.startswith("id\tstate\tpolicy\tmessage\tcalls\tsince\twhy")
+    assert row.startswith(f"{effect['id']}\tunknown\task\tbilling@orders:s:a1\t1\t")
+
     first = shop.consume()  # the other partition goes on
     assert f"resolve '{effect['id']}' --done VALUE" in first.stderr()
     assert set(shop.state()) == {"d1", "d2"}
@@ -233,3 +239,31 @@ def test_a_process_that_is_killed_in_the_call(shop: Shop) -> None:
     [group] = story["groups"]
     assert [(one["number"], one["how"]) for one in group["effects"]] == [(1, "answered")]
     assert shop.verify()["topics"]["orders"]["groups"]["billing"]["effects_unknown"] == 0
+
+
+def test_an_owner_that_was_frozen_in_the_call(shop: Shop) -> None:
+    """Its successor holds the message; what it tells when it wakes up counts for nothing."""
+    shop.send("a1")
+    Bank.may_answer.clear()
+    frozen = shop.house.consumer("effectapp:app")
+    wait_until(lambda: sum(Bank.charges.values()) == 1, START_S, "the call")
+    frozen.freeze()
+    Bank.may_answer.set()
+    [effect] = shop.effects()
+    other = shop.house.consumer("effectapp:app")
+    wait_until(lambda: effect["id"] in other.stderr(), START_S, "the held effect")
+    frozen.thaw()
+
+    def fenced() -> bool:
+        shop.house.refresh()
+        return bool(shop.house.history.of(frozen.pid)["consumer.fenced"])
+
+    wait_until(fenced, START_S, "the fenced owner")
+    [still] = shop.effects()
+    assert (still["id"], still["state"]) == (effect["id"], "unknown")
+    shop.command("effects", "resolve", effect["id"], "--done", '"looked it up"')
+    wait_until(lambda: shop.state() == {"a1": "looked it up"}, START_S, "the commit")
+    other.stop(START_S, 0)
+    frozen.end()
+    assert sum(Bank.charges.values()) == 1
+    assert shop.verify()["violations"] == 0
