@@ -24,6 +24,7 @@ from ..core.consumer_work import FailedMessage, HandlerDone, RunHandler
 from ..errors import OnceMQError, PayloadInvalid
 from ..limits import COMMIT_MESSAGES_MAX
 from .carry import Carry
+from .effect_calls import EffectDesk
 from .handlers import Call, Consumer, current
 from .message import Message
 from .shapes import check_result
@@ -48,12 +49,13 @@ class AwaitedCall(Call):
         carry: Carry,
         await_topic: AwaitTopic | None = None,
         sink: Session | None = None,
+        desk: EffectDesk | None = None,
     ) -> None:
         """With `await_topic` the other one may answer 0: a topic is then looked up after the handler.
 
         `tx.send` can await nothing, and a lookup that blocked would freeze the loop.
         """
-        super().__init__(consumer, run, find_topic, sink)
+        super().__init__(consumer, run, find_topic, sink, desk)
         self._carry = carry
         self._await_topic = await_topic
         self.is_async = consumer.shape.is_async and not run.deaths
@@ -71,6 +73,7 @@ class AwaitedCall(Call):
     async def carry_out_async(self, place: tuple[str, str, int]) -> HandlerDone:
         """As `carry_out`, for async handlers."""
         place = self._place(place)
+        self._effects.here()
         started_ns = time.perf_counter_ns()
         failure: FailedMessage | None = None
         with self._lent():

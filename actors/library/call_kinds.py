@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from ..core.consumer_work import RunHandler
 from .awaited_calls import AwaitedCall, AwaitTopic
 from .carry import Carry
-from .effects import EffectDesk
+from .effect_calls import EffectDesk
 from .handler_threads import HandlerThreads
 from .handlers import Call, Consumer
 from .keyed_calls import KeyedCall
@@ -53,5 +53,5 @@ def make_call(
     if shape.by_key:
         return KeyedCall(consumer, run, find_topic, carry, threads, await_topic)
     if shape.is_async or shape.batch_size:
-        return AwaitedCall(consumer, run, find_topic, carry, await_topic, sink)
+        return AwaitedCall(consumer, run, find_topic, carry, await_topic, sink, desk)
     return Call(consumer, run, find_topic, sink, desk)

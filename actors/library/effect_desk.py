@@ -38,6 +38,12 @@ class WaitingDesk:
             if (answer.offset, answer.name) == (wanted.offset, wanted.name):
                 return answer
 
+    async def want_awaited(self, wanted: EffectWanted) -> EffectAnswer:
+        """As `want`; the event loop runs on meanwhile."""
+        import asyncio
+
+        return await asyncio.to_thread(self.want, wanted)
+
     def tell(self, told: EffectTold) -> None:
         """Say how a call ended."""
         self._post(self._actor, told)
@@ -59,6 +65,10 @@ class TurningDesk:
         if actor.effect_answers.empty():
             raise _lost(wanted)
         return actor.effect_answers.get()
+
+    async def want_awaited(self, wanted: EffectWanted) -> EffectAnswer:
+        """As `want`: time stands still while a handler runs."""
+        return self.want(wanted)
 
     def tell(self, told: EffectTold) -> None:
         """Say how a call ended, and turn until that is on disk."""

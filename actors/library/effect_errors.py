@@ -41,7 +41,7 @@ class EffectsNotSupported(NotSupported):
     """A handler of this kind has no effects. Nothing was called."""
 
     code = "effects_not_supported"
-    default_hint = "use a plain handler of single messages, in a group of its own (docs/EFFECTS.md)"
+    default_hint = "use a handler of single messages, in a group of its own (docs/EFFECTS.md)"
 
 
 class NoSuchEffect(OnceMQError):

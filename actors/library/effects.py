@@ -10,42 +10,29 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
-from ..codec.values import encode_value
 from ..core.consumer_work import HELD_EFFECT, UNKNOWN_EFFECT, RunHandler
-from ..core.effect_work import CALL, RECORDED, STALE, EffectAnswer, EffectTold, EffectWanted
-from ..core.open_effects import ASK, NOT_DONE, POLICIES, RETRY, RETURNED, UNKNOWN, OpenEffect
-from ..errors import OnceMQError, TooLarge, ValueNotEncodable
+from ..core.open_effects import ASK, POLICIES, OpenEffect
+from ..errors import TooLarge
 from ..ids import check_name
 from ..limits import EFFECT_RESULT_BYTES_MAX, EFFECT_RESULTS_BYTES_MAX, EFFECTS_MAX
-from .effect_errors import (
-    EffectMisused,
-    EffectNotDone,
-    EffectNotRecorded,
-    EffectsNotSupported,
-    EffectUnknown,
-)
+from .effect_calls import EffectCall, EffectDesk
+from .effect_errors import EffectMisused, EffectsNotSupported, EffectUnknown
 from .message import Message, Recorded
-
-ERROR_BYTES_MAX = 1000  # of what is recorded of an error
-
-
-class EffectDesk(Protocol):
-    """Where the thread of handlers speaks with the core of its consumer."""
-
-    def want(self, wanted: EffectWanted) -> EffectAnswer:
-        """Ask for an effect and wait for the answer. Raises OnceMQError if none will come."""
-
-    def tell(self, told: EffectTold) -> None:
-        """Say how a call ended; does not wait."""
 
 
 class Effects:
     """The effects of the messages of one call. It belongs to the thread that carries the call out."""
 
     def __init__(
-        self, run: RunHandler, desk: EffectDesk | None, why_not: str, known: Iterable[OpenEffect]
+        self,
+        run: RunHandler,
+        desk: EffectDesk | None,
+        why_not: str,
+        known: Iterable[OpenEffect],
+        *,
+        awaited: bool = False,
     ) -> None:
         """`why_not` tells why handlers of this kind have none; "": they have."""
         self._run = run
@@ -66,6 +53,9 @@ class Effects:
         self._stuck_kind = ""
         # Whether the function of an effect runs right now.
         self.inside = False
+        # Whether effects are awaited, and the one that is under way; "": none.
+        self._awaited = awaited
+        self._pending = ""
 
     def here(self) -> None:
         """The call is carried out in this thread."""
@@ -84,37 +74,69 @@ class Effects:
     ) -> Any:
         """Return the result of an effect, calling the function if that is to be done now."""
         desk = self._check(message, name, policy, function)
+        offset = self._offset_of(message)
         known = self.of_message(message).get(name)
-        if known is not None:
-            return known.decoded()
-        run, offset = self._run, self._offset_of(message)
-        key = message.idempotency_key(message._lot.group)  # noqa: SLF001 - one module, two faces
-        answer = desk.want(
-            EffectWanted(run.epoch, run.first_offset, run.private, offset, key, name, policy)
-        )
-        if answer.verdict == RECORDED:
-            return self._record(offset, name, answer.encoding, answer.value)
-        if answer.verdict == STALE:
-            raise OnceMQError(f"effect {name!r} comes too late: the consumer has lost this message")
-        if answer.verdict != CALL:
-            why = answer.value.decode(errors="replace")
-            error = EffectUnknown(
-                f"nobody knows whether effect {name!r} of message {message.id!s} happened: {why}",
-                hint=f"oncemq effects resolve '{answer.effect_id}' --done VALUE, or --retry"
-                if policy == ASK
-                else "",
-            )
-            raise self._stick(error, policy)
+        one = EffectCall(self, desk, self._run, message, offset, name, policy)
+        if self._awaited:
+            self._pending = name
+            return self._call_awaited(desk, one, known, function, args, kwargs)
+        found = known or one.answered(desk.want(one.wanted))
+        if found is None:
+            with one.under_way():
+                result = function(*args, **kwargs)
+            found = one.returned(result)
+        self._results[offset, name] = found
+        return found.decoded()
 
-        def tell(how: str, encoding: int = 0, value: bytes = b"") -> None:
-            where = (run.epoch, run.first_offset, run.private, offset)
-            desk.tell(EffectTold(*where, name, answer.number, how, encoding, value))
+    async def _call_awaited(
+        self,
+        desk: EffectDesk,
+        one: EffectCall,
+        known: Recorded | None,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """As `call`, for async handlers; the function may be a plain one."""
+        import asyncio
 
-        result = self._made(message, name, policy, lambda: function(*args, **kwargs), tell)
-        return self._record(offset, name, *result)
+        wanted = one.wanted
+        try:
+            found = known
+            if found is None:
+                asking = asyncio.ensure_future(desk.want_awaited(wanted))
+                try:
+                    found = one.answered(await asyncio.shield(asking))
+                except asyncio.CancelledError:
+                    one.answered(await asking)
+                    one.not_called()
+                    raise
+            if found is None:
+                try:
+                    with one.under_way():
+                        result = function(*args, **kwargs)
+                        if inspect.isawaitable(result):
+                            result = await result
+                except asyncio.CancelledError:
+                    one.cancelled()
+                    raise
+                found = one.returned(result)
+            self._results[wanted.offset, wanted.name] = found
+            return found.decoded()
+        finally:
+            self._pending = ""
+
+    def stick(self, error: EffectUnknown, policy: str) -> None:
+        """The message at hand cannot be committed, whatever its handler makes of `error`."""
+        self._stuck = error
+        self._stuck_kind = HELD_EFFECT if policy == ASK else UNKNOWN_EFFECT
 
     def accept(self) -> None:
         """The handler has returned. Raises EffectUnknown if the message cannot be committed."""
+        if self._pending:
+            raise EffectMisused(
+                f"effect {self._pending!r} was not awaited", hint="write: await tx.effect(...)"
+            )
         if self._stuck is not None:
             raise self._stuck
 
@@ -152,14 +174,19 @@ class Effects:
         check_name(name, "the name of an effect")
         if policy not in POLICIES:
             raise EffectMisused(f"policy is one of {', '.join(POLICIES)}, not {policy!r}")
-        if inspect.iscoroutinefunction(function):
+        if inspect.iscoroutinefunction(function) and not self._awaited:
             raise EffectsNotSupported(f"effect {name!r} is a coroutine function, nobody awaits it")
         if self.inside:
             raise EffectMisused(f"effect {name!r} is called inside of another effect")
         if self._message is not message:
             self._message, self._names, self._stuck = message, set(), None
+            self._pending = ""
         if self._stuck is not None:
             raise self._stuck
+        if self._pending:
+            raise EffectMisused(
+                f"effect {self._pending!r} is under way", hint="await one after the other"
+            )
         if name in self._names:
             raise EffectMisused(
                 f"this message has an effect {name!r} already",
@@ -177,64 +204,3 @@ class Effects:
             )
         self._names.add(name)
         return self._desk
-
-    def _made(
-        self,
-        message: Message,
-        name: str,
-        policy: str,
-        function: Callable[[], Any],
-        tell: Callable[..., None],
-    ) -> tuple[int, bytes]:
-        """Call the function and tell how that ended; return its result as it is recorded."""
-        self.inside = True
-        try:
-            result = function()
-        except EffectNotDone:
-            tell(NOT_DONE)
-            raise
-        except Exception as error:
-            why = _text_of(error)
-            tell(UNKNOWN, value=why)
-            if policy == RETRY:
-                raise
-            told = EffectUnknown(
-                f"nobody knows whether effect {name!r} of message {message.id!s} happened: "
-                f"{why.decode(errors='replace')}"
-            )
-            raise self._stick(told, policy) from error
-        finally:
-            self.inside = False
-        try:
-            encoding, data = encode_value(result)
-            if len(data) > EFFECT_RESULT_BYTES_MAX:
-                raise TooLarge(f"{len(data)} bytes, the limit is {EFFECT_RESULT_BYTES_MAX}")
-        except (ValueNotEncodable, TooLarge) as error:
-            if inspect.iscoroutine(result):
-                result.close()
-            lost = EffectNotRecorded(
-                f"effect {name!r} of message {message.id!s} was called, and its result cannot be "
-                f"recorded: {error.reason}"
-            )
-            tell(UNKNOWN, value=_text_of(lost))
-            raise (lost if policy == RETRY else self._stick(lost, policy)) from error
-        tell(RETURNED, encoding, data)
-        return encoding, data
-
-    def _record(self, offset: int, name: str, encoding: int, value: bytes) -> Any:
-        """Keep a result; return it as every later run of the handler will get it."""
-        found = self._results[offset, name] = Recorded(encoding, value)
-        return found.decoded()
-
-    def _stick(self, error: EffectUnknown, policy: str) -> EffectUnknown:
-        self._stuck = error
-        self._stuck_kind = HELD_EFFECT if policy == ASK else UNKNOWN_EFFECT
-        return error
-
-
-def _text_of(error: Exception) -> bytes:
-    try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
-        text = type(error).__name__
-    return text.encode(errors="replace")[:ERROR_BYTES_MAX].decode(errors="ignore").encode()

@@ -34,8 +34,9 @@ from ..errors import HandlerFailed, PayloadInvalid, Reject
 from ..ids import private_topic
 from ..limits import COMMIT_MESSAGES_MAX, CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
 from ..records import Output
+from .effect_calls import EffectDesk
 from .effect_errors import EffectsNotSupported
-from .effects import EffectDesk, Effects
+from .effects import Effects
 from .letters import Replayed, dead_letter
 from .message import Lot, Message
 from .payloads import Misfit
@@ -91,7 +92,8 @@ class Call:
         self._consumer = consumer
         self._sink = sink
         known = list(run.ledger.effects)
-        self._effects = Effects(run, desk, _why_no_effects(consumer), known)
+        why_not, awaited = _why_no_effects(consumer), consumer.shape.is_async
+        self._effects = Effects(run, desk, why_not, known, awaited=awaited)
         self._tx = self._new_tx(StateView(run.ledger), find_topic)
         self._handled = 0
 
@@ -298,8 +300,6 @@ def _why_no_effects(consumer: Consumer) -> str:
         return "a consumer with a sink has its ledger in the database, and no effects"
     if consumer.shape.batch_size:
         return "a handler of lists has no effects: they would belong to no message"
-    if consumer.shape.is_async:
-        return "an async handler has no effects: waiting for the disk would stop its event loop"
     if consumer.shape.by_key:
         return "handlers with a state for each key have no effects"
     return ""

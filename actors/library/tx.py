@@ -140,6 +140,8 @@ class Tx:
         the partition until an operator has spoken, "park" makes the message a dead letter, "retry"
         calls again. EffectNotDone, raised by the function, says that nothing happened.
 
+        In an async handler it is awaited, and the function may be an async one too.
+
         Each call of a message needs a name of its own. The result is what msgpack carries, up to
         16 KiB, and comes back as a value that was sent would. Raises EffectUnknown,
         EffectNotRecorded, EffectMisused, EffectsNotSupported, InvalidName, TooLarge, and with

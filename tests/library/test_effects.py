@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from actors.core.effect_work import CALL, EffectAnswer, EffectTold, EffectWanted
 from actors.core.producer import Submit
 from actors.ids import dead_topic, private_topic
 from actors.library.dead_letters import letter_at
 from actors.library.effect_errors import NoSuchEffect
+from actors.library.effects import Effects
 from actors.library.local_actors import create_topic
 from actors.limits import (
     EFFECT_RESULT_BYTES_MAX,
@@ -39,6 +43,7 @@ class Bank:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.slow_s = 0.0  # what an async call waits for its answer
         self.fail: list[Any] = []  # what the next calls raise; None: nothing
 
     def charge(self, cents: int, key: str) -> dict[str, Any]:
@@ -388,17 +393,6 @@ def test_handlers_of_other_shapes_have_none(bank: Bank, options: Any, text: str)
     assert bank.calls == []
 
 
-def test_async_handlers_have_none(bank: Bank) -> None:
-    """Waiting for the disk would stop the loop."""
-    app = App()
-
-    @app.consumer("orders", group="billing", **NO_RETRY)
-    async def bill(message: Any, tx: Any) -> None:
-        tx.effect("charge", bank.charge, 1, key="k")
-
-    check_refused(app, EffectsNotSupported, "an async handler has no effects")
-
-
 def test_consumers_with_a_sink_have_none(bank: Bank, tmp_path: Any) -> None:
     """Their ledger is the database."""
     app = App()
@@ -492,3 +486,124 @@ def test_the_largest_results_fit_into_a_letter() -> None:
     [letter] = harness.sent("orders.dead")
     assert letter.headers["own"] == headers["own"]
     assert len(letter.headers["oncemq-effects"]) > EFFECT_RESULTS_BYTES_MAX
+
+
+# --- async ---------------------------------------------------------------------------------------
+
+
+def awaited(bank: Bank, policy: str = "ask", within_s: float = 60.0) -> App:
+    """As `shop`, with an async handler and an async function."""
+    app = App()
+
+    async def charge(cents: int, key: str) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        receipt = bank.charge(cents, key)
+        await asyncio.sleep(bank.slow_s)
+        return receipt
+
+    @app.consumer("orders", group="billing", retries=0)
+    async def bill(message: Any, tx: Any) -> None:
+        key = tx.effect_key("charge")
+        async with asyncio.timeout(within_s):
+            receipt = await tx.effect("charge", charge, message.value, key=key, policy=policy)
+        tx.state[message.id] = receipt
+
+    return app
+
+
+def test_an_async_handler_awaits_its_effect(bank: Bank) -> None:
+    """Once, and the recorded result at every later run."""
+    with sent(awaited(bank), "a", "b") as harness:
+        harness.assert_exactly_once()
+        assert len(bank.calls) == 2
+        assert harness.state("billing")["b"] == {"receipt": 2, "cents": 1}
+
+
+def test_an_async_effect_whose_process_died_is_held(bank: Bank) -> None:
+    """As one of a plain handler."""
+    with sent(awaited(bank), "a") as harness:
+        harness.crash_at("after_call_before_record")
+        with pytest.raises(EffectUnknown):
+            harness.drain()
+        harness.effects.done(harness.effects.held[0], "r")
+        harness.drain()
+        assert harness.state("billing") == {"a": "r"}
+        assert len(bank.calls) == 1
+
+
+def test_a_call_that_is_cancelled_is_unknown(bank: Bank) -> None:
+    """A time limit of the handler's own ends it under way: it may have happened."""
+    bank.slow_s = 30.0
+    with sent(awaited(bank, within_s=0.05), "a") as harness:
+        with pytest.raises(EffectUnknown):
+            harness.drain()
+        [actor] = harness._actors.values()
+        [one] = actor.core.ledger.effects
+        assert (one.how, one.value) == ("unknown", b"the call was cancelled")
+        assert harness.effects.held == ["billing:orders:0:0:charge:1"]
+
+
+def test_what_an_async_function_raises_is_unknown_too(bank: Bank) -> None:
+    """And is parked where the policy says so."""
+    bank.fail = [TimeoutError("no answer")]
+    with sent(awaited(bank, "park"), "a", "b") as harness:
+        harness.drain()
+        [letter] = harness.sent("orders.dead")
+        assert letter.headers["oncemq-kind"] == b"unknown effect"
+        assert set(harness.state("billing")) == {"b"}
+
+
+async def _forgets(tx: Any) -> None:
+    tx.effect("x", int)
+
+
+async def _both(tx: Any) -> None:
+    await asyncio.gather(tx.effect("x", int), tx.effect("y", int))
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.parametrize(
+    ("handle", "text"), [(_forgets, "'x' was not awaited"), (_both, "'x' is under way")]
+)
+def test_async_effects_come_one_after_the_other(handle: Any, text: str) -> None:
+    """One that is not awaited is no effect; two at the same time are refused."""
+    app = App()
+
+    @app.consumer("orders", group="billing", **NO_RETRY)
+    async def bill(message: Any, tx: Any) -> None:
+        await handle(tx)
+
+    check_refused(app, EffectMisused, text)
+
+
+class SlowDesk:
+    """A desk whose answer takes a while."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    async def want_awaited(self, wanted: EffectWanted) -> EffectAnswer:
+        await asyncio.sleep(0.05)
+        return EffectAnswer(wanted.offset, wanted.name, CALL, 1)
+
+    def tell(self, told: EffectTold) -> None:
+        self.told.append(told.how)
+
+
+def test_a_handler_that_is_cancelled_before_the_call_has_called_nothing(bank: Bank) -> None:
+    """It waits for the answer all the same, and says that nothing happened."""
+    desk = SlowDesk()
+    harness = sent(App(), "a")
+    [message] = harness.sent("orders")
+    run = SimpleNamespace(epoch=1, first_offset=0, private=False)
+    effects = Effects(run, desk, "", [], awaited=True)  # type: ignore[arg-type]
+
+    async def handle() -> None:
+        async with asyncio.timeout(0.01):
+            await effects.call(message, "x", "ask", bank.charge, (1, "k"), {})
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(handle())
+    assert desk.told == ["not_done"]
+    assert bank.calls == []
+    effects.accept()

@@ -46,6 +46,23 @@ def bill(message, tx):
 """
 
 
+ASYNC_APP = """
+import asyncio
+from effectapp import HERE, charge
+from oncemq import App
+app = App()
+
+async def charge_later(order, key):
+    return await asyncio.to_thread(charge, order, key)
+
+@app.consumer("orders", group="later")
+async def bill(message, tx):
+    order = message.value
+    receipt = await tx.effect("charge", charge_later, order, key=tx.effect_key("charge"))
+    tx.state[order["id"]] = receipt
+"""
+
+
 class Bank(BaseHTTPRequestHandler):
     """Counts the charges by order and idempotency key."""
 
@@ -74,6 +91,7 @@ class Shop:
         self.directory = house.directory
         text = APP.format(directory=str(self.directory), url=url)
         (self.directory / "effectapp.py").write_text(text)
+        (self.directory / "asyncapp.py").write_text(ASYNC_APP)
         self.policy("ask")
         house.broker()
         with AdminClient(house.endpoint) as client:
@@ -266,4 +284,20 @@ def test_an_owner_that_was_frozen_in_the_call(shop: Shop) -> None:
     other.stop(START_S, 0)
     frozen.end()
     assert sum(Bank.charges.values()) == 1
+    assert shop.verify()["violations"] == 0
+
+
+def test_async_handlers_await_their_effects(shop: Shop) -> None:
+    """The same in an event loop: held after a death, resolved, and once for each of the others."""
+    shop.send("a1", "a2", "d1")
+    (shop.directory / "die-a1").touch()
+    shop.house.consumer("asyncapp:app").wait(START_S, 9)
+    [effect] = shop.effects()
+    assert (effect["group"], effect["state"]) == ("later", "unknown")
+    shop.command("effects", "resolve", effect["id"], "--done", "[1]")
+    shop.house.consumer("asyncapp:app", "--until-idle=1").wait(START_S, 0)
+    state = shop.command("state", f"--state={shop.house.state}", "--group=later")
+    assert state["a1"] == [1]
+    assert set(state) == {"a1", "a2", "d1"}
+    assert all(count == 1 for count in Bank.charges.values()), Bank.charges
     assert shop.verify()["violations"] == 0

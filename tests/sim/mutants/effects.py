@@ -9,6 +9,7 @@ from actors.core.effects import Effects
 from actors.core.handling import Handling
 from actors.core.ledger import Ledger
 from actors.core.open_effects import RETURNED, OpenEffects
+from actors.library.effect_calls import EffectCall
 from actors.library.effects import Effects as HandlerEffects
 from actors.records import EffectEnded
 from tests.sim.mutants.table import mutant
@@ -137,9 +138,11 @@ mutant(
 
 
 def _told_first(original: Any) -> Any:
-    def broken(self: Any, message: Any, name: str, policy: str, function: Any, tell: Any) -> Any:
-        tell(RETURNED, 0, b"early")
-        return original(self, message, name, policy, function, lambda *_args, **_more: None)
+    def broken(self: Any, answer: Any) -> Any:
+        found = original(self, answer)
+        if found is None:
+            self._tell(RETURNED, 0, b"early")
+        return found
 
     return broken
 
@@ -147,7 +150,7 @@ def _told_first(original: Any) -> Any:
 mutant(
     "the handler's thread tells a result before the call",
     "a process that dies in the call has told nothing",
-    (HandlerEffects, "_made", _told_first),
+    (EffectCall, "answered", _told_first),
     tests=LIBRARY,
 )
 
