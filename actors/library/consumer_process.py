@@ -4,6 +4,7 @@
     ----------                           ----------
     call.carry_out  <---- queue <------- RunHandler (out of a turn)
     HandlerDone     ----> inbox -------> posted before the next turn
+    tx.effect       ----> inbox -------> EffectWanted; the handler waits for its answer
 
 Handlers run in the main thread, so Ctrl-C reaches them, SQLite connections stay in one thread and
 a handler that takes ten minutes keeps its lease, because the other thread renews it. One call is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -349,6 +350,27 @@ def test_a_handler_that_forgets_its_effect_is_not_committed(bank: Bank) -> None:
         harness.crash()
     assert len(run) >= 3
     assert harness.sent("orders.dead") == []
+
+
+def test_what_an_effect_does_outside_is_no_complaint(tmp_path: Path) -> None:
+    """That is its purpose; the same beside it is found."""
+    app = App()
+    path = tmp_path / "mails"
+    beside: list[bool] = []
+
+    @app.consumer("orders", group="billing")
+    def bill(message: Any, tx: Any) -> None:
+        tx.effect("mail", lambda: path.write_text("one"))
+        if beside:
+            path.write_text("two")
+
+    harness = sent(app, "a")
+    harness.assert_exactly_once()
+    assert harness.outside_effects == []
+    beside.append(True)
+    harness.send("orders", 1, id="b")
+    with pytest.raises(AssertionError, match="for writing"):
+        harness.assert_exactly_once()
 
 
 # --- what is refused -----------------------------------------------------------------------------

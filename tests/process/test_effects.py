@@ -118,7 +118,9 @@ class Shop:
     def command(self, *argv: str, code: int = 0) -> dict[str, Any]:
         command = self.house.start(argv[0], "-m", "actors", *argv, "--json")
         command.wait(START_S, code)
-        return dict(json.loads(command.stdout().splitlines()[-1])) if code == 0 else {}
+        if code:
+            return {"error": command.stderr()}
+        return dict(json.loads(command.stdout().splitlines()[-1]))
 
     def effects(self) -> list[dict[str, Any]]:
         return list(self.command("effects", "list")["effects"])
@@ -189,7 +191,8 @@ def test_a_call_that_dies_is_unknown_and_an_operator_says_it_was_done(shop: Shop
     assert shop.state()["a1"] == {"by": "hand"}
     assert all(count == 1 for count in Bank.charges.values()), Bank.charges
     assert shop.effects() == []
-    shop.command("effects", "resolve", effect["id"], "--retry", code=1)
+    late = shop.command("effects", "resolve", effect["id"], "--retry", code=1)
+    assert "no effect" in late["error"]
     assert shop.verify()["violations"] == 0
 
 
@@ -200,7 +203,8 @@ def test_an_operator_wants_the_call_again(shop: Shop) -> None:
     [effect] = shop.effects()
     assert shop.command("effects", "resolve", effect["id"], "--retry")["how"] == "again"
     assert shop.command("effects", "resolve", effect["id"], "--retry")["duplicate"] is True
-    shop.command("effects", "resolve", effect["id"], "--done", "1", code=1)  # what was said stands
+    other = shop.command("effects", "resolve", effect["id"], "--done", "1", code=1)
+    assert "was resolved before: called again; that stands" in other["error"]
     [said] = shop.effects()
     assert (said["state"], said["order"]) == ("resolved", "again")
     shop.consume()
@@ -217,6 +221,9 @@ def test_it_is_parked_or_called_again_where_the_handler_says_so(shop: Shop) -> N
     shop.policy("park")
     shop.send("a1", "d1")
     shop.dies_of("a1")
+    [effect] = shop.effects()
+    vain = shop.command("effects", "resolve", effect["id"], "--retry", code=1)
+    assert "its policy is park" in vain["error"]
     shop.consume()
     assert set(shop.state()) == {"d1"}
     [letter] = shop.command("dlq", "list", "--topic=orders")["letters"]
@@ -239,7 +246,8 @@ def test_a_process_that_is_killed_in_the_call(shop: Shop) -> None:
     wait_until(lambda: sum(Bank.charges.values()) == 1, START_S, "the call")
     [effect] = shop.effects()
     assert effect["state"] == "running"
-    shop.command("effects", "resolve", effect["id"], "--retry", code=1)
+    early = shop.command("effects", "resolve", effect["id"], "--retry", code=1)
+    assert "is being called right now" in early["error"]
     assert not list(shop.house.state.rglob("*.order"))
     consumer.kill()
     [after] = shop.effects()
