@@ -25,7 +25,7 @@ demo: $(STAMP) ## the main job on real input, with processes killed on the way
 	@$(BIN)/python -m examples.flights.demo
 
 test: $(STAMP) ## the whole test suite (long fault runs are in `make chaos`)
-	@$(PYTEST) -m "not chaos" $(ARGS)
+	@$(PYTEST) -n 2 --dist worksteal -m "not chaos" $(ARGS)
 
 check: check-lint check-fast ## format, lint, types, layers, tidy and the fast tests: under a minute
 

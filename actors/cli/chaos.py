@@ -9,18 +9,23 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
 
+from ..errors import BadSink
 from ..ids import check_name
 from ..library.chaos.cast import ROLES
 from ..library.chaos.feed import Input, read_input
+from ..library.chaos.judge import Sink
 from ..library.chaos.play import RATE_PER_S, Outcome, Plan, Play
 from ..library.chaos.report import render
 from ..library.file_rows import FileJob
+from ..library.handlers import Consumer
+from ..library.sinks.reading import look_into
 from ..library.sources import FORMATS
+from ..proof.parse_tables import table_ledgers
 from ..runtime.process import stop_check
 from .consumer import choose, load_app
 from .output import ExitCode, print_json
@@ -115,7 +120,8 @@ def chaos(
     Broker, producers and consumers run on fresh directories and a port of their own; nothing else
     is touched. FILE is fed again and again. In the end faults stop, everything is processed and
     ended, and files and events are checked. Exit status 0: every promise was kept, and put to the
-    test. Handlers that reach outside (HTTP, a database) do so here, more than once.
+    test. Handlers that reach outside (HTTP, files) do so here, more than once. A sink must be a
+    database of its own for the run, with the tables that handlers write to.
     """
     if minutes is not None and kills is not None:
         raise click.UsageError("give --minutes or --kills")
@@ -134,6 +140,7 @@ def chaos(
         pauses=pauses,
         producers=producers,
         rate_per_s=rate,
+        sink=_sink(consumers),
     )
     if report_path is not None and not os.path.isdir(os.path.dirname(report_path) or "."):
         raise click.UsageError(f"--report {report_path}: there is no such directory")
@@ -176,6 +183,25 @@ def _input(
     if source.cut:
         click.echo(f"note: only the first {len(source.rows)} rows of {file} are fed", err=True)
     return source
+
+
+def _sink(consumers: Sequence[Consumer]) -> Sink | None:
+    """Return the database that consumers keep ledgers in, or say why it cannot be used."""
+    named = {its.sink for its in consumers if its.sink is not None}
+    if not named:
+        return None
+    if len(named) > 1:
+        raise click.UsageError("the consumers have sinks in several databases; chaos knows one")
+    shown, opened = sink = look_into(named.pop())
+    with contextlib.suppress(BadSink):  # nobody has made tables there: as fresh as it can be
+        mine = {(its.group, its.topic) for its in consumers}
+        used = [place for place in table_ledgers(opened) if place[:2] in mine]
+        if used:
+            raise click.UsageError(
+                f"{shown} has the ledger of group {used[0][0]}; give chaos a database of its own, "
+                "named by an environment variable: sink='env:NAME'"
+            )
+    return sink
 
 
 def _roles(text: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..errors import OnceMQError
+from ..library.sinks.reading import look_into
 from ..proof.explain import explain as tell
 from ..proof.explain_effects import line_of
 from ..proof.files import OsFiles
@@ -30,8 +31,11 @@ class UnknownMessage(OnceMQError):
 @click.argument("message_id", metavar="ID")
 @click.option("--topic", metavar="TOPIC", required=True, help="The topic it was sent to.")
 @setting_options("data", "state", "log_dir")
+@click.option("--sink", metavar="URL", help="Also the ledgers in this database.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def explain(message_id: str, topic: str, as_json: bool, **flags: str | None) -> None:
+def explain(
+    message_id: str, topic: str, sink: str | None, as_json: bool, **flags: str | None
+) -> None:
     """Tell what became of the message ID: accepted where, processed by which commit, with what
     outputs, and, from event files, which attempts were made and why a duplicate was refused.
 
@@ -42,7 +46,13 @@ def explain(message_id: str, topic: str, as_json: bool, **flags: str | None) -> 
     state = settings.state if os.path.isdir(settings.state) else None
     history = None if settings.log_dir is None else read_history(settings.log_dir)
     story = tell(
-        OsFiles(), message_id, topic=topic, data=settings.data, state=state, history=history
+        OsFiles(),
+        message_id,
+        topic=topic,
+        data=settings.data,
+        state=state,
+        sink=None if sink is None else look_into(sink),
+        history=history,
     )
     if as_json:
         print_json(story.as_dict())

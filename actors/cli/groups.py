@@ -109,6 +109,7 @@ def _shown(value: Any) -> Any:
 def _moving_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what seek and reset have in common."""
     for option in (
+        click.option("--sink", metavar="URL", help="The ledgers are in this database."),
         click.option("--reason", default="", metavar="TEXT", help="Why; kept in the ledger."),
         json_option,
         setting_options("broker", "state", "log_dir", "log_level"),
@@ -154,6 +155,7 @@ def _move(
     partition: int | None,
     to: str,
     *,
+    sink: str | None,
     reason: str,
     as_json: bool,
     **flags: str | None,
@@ -163,7 +165,7 @@ def _move(
     reason = f"{reason or 'operator'} (to {to})"[:_REASON_CHARS_MAX]
     with (
         process_events("seek", settings) as events,
-        Seeker(settings.broker, settings.state, events) as seeker,
+        Seeker(settings.broker, settings.state, events, sink=sink) as seeker,
     ):
         if isinstance(place, dt.datetime):
             offsets = seeker.at_time(topic, int(place.timestamp() * 1000), partition)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from functools import partial
 from typing import Any
 
 import click
 
-from ..library.sinks.reading import address_of, looking
+from ..library.sinks.reading import look_into
 from ..proof.files import OsFiles
 from ..proof.verify import OPERATOR, UNKNOWN, Report
 from ..proof.verify import verify as prove
@@ -41,10 +40,7 @@ def verify(as_json: bool, sink: str | None, topic: str | None, **flags: str | No
             raise click.UsageError(f"--state {state}: there is no such directory")
         state = None
     progress = _Progress()
-    tables = None
-    if sink is not None:
-        address = address_of(sink)
-        tables = address.shown, partial(looking, address)
+    tables = None if sink is None else look_into(sink)
     report = prove(OsFiles(), settings.data, state, sink=tables, topic=topic, tell=progress.tell)
     progress.end()
     if as_json:

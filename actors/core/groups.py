@@ -37,6 +37,7 @@ class Lease:
     epoch: int  # of the grant
     until_ms: int
     released: bool = False  # the owner left
+    dead: bool = False  # somebody proved that the owner died
     next_offset: int = 0  # the highest that the owner reported under this grant
     member: bytes = b""  # the process of the owner, once heard; volatile like all of this
     committed: int = 0  # as the last renewal told: for people, nothing is decided by it
@@ -157,7 +158,7 @@ class GroupTable:
         if join.lock_held and join.highest_generation >= grant.epoch:
             return 0
         lease = self.leases[key]
-        return 0 if lease.released else max(0, lease.until_ms - now_ms)
+        return 0 if lease.released or lease.dead else max(0, lease.until_ms - now_ms)
 
     def new_grant(self, join: Join, at_ms: int) -> GroupGranted:
         """Return the record that gives the partition to the joiner. Raises ProtocolError."""

@@ -145,7 +145,9 @@ class Membership:
     def _why_free(self, key: Key, join: Join, now_ms: int) -> str:
         """Return why nobody need be waited for; "": somebody's lease runs.
 
-        A dead owner is dead in all partitions: its process has no share any more.
+        A dead owner is dead in all partitions: its process has no share any more. It is dead for
+        everybody: who proved it may not be the one for whom the partition is kept, and holds the
+        lock that would prove it to others.
         """
         groups = self.state.groups
         grant = groups.grants.get(key)
@@ -160,6 +162,7 @@ class Membership:
             return "asked again"
         if not groups.live(key, now_ms):
             return "lease over"
+        lease.dead = True
         if lease.member not in {b"", join.member}:
             self.balance.gone(key, lease.member)
         return "owner dead"

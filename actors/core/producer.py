@@ -235,6 +235,7 @@ class ProducerCore:
             self._next[topic, partition] = next_sequence
             self.outbox.expect(topic, partition, next_sequence)
         out.work.append(Opened(ready.epoch, ready.partitions))
+        out.events.append(("producer.opened", {"producer": self.name, "epoch": ready.epoch}))
 
     def _refused(self, failure: Failure, now_ms: int, out: Outcome) -> bool:
         """Judge a refusal; return False if it does not answer a question."""

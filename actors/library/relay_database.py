@@ -39,6 +39,7 @@ from .outbox_table import (
     Row,
     percent,
 )
+from .sqlite_files import sync_committed
 
 _LOCK_S = 1.0  # how long SQLite waits for a lock; then the relay says so and tries on
 _CREATE_HINT = "outbox.create(connection) makes it"
@@ -99,22 +100,11 @@ def _now_ms() -> int:
 
 
 def sync_files(path: str, fsync: Callable[[int], None] = os.fsync) -> None:
-    """Make all that SQLite has committed to `path` durable, whatever its `synchronous` is.
-
-    In WAL mode commits lie in `-wal`. With a rollback journal the database was synced before the
-    journal's name went away, and only the directory tells that it did. The database file itself
-    is not touched: closing any descriptor of it would drop the locks of this process.
-    """
+    """Make all that SQLite has committed to `path` durable. Raises DatabaseRefused."""
     try:
-        descriptor = os.open(f"{path}-wal", os.O_RDONLY)
-    except FileNotFoundError:
-        descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        fsync(descriptor)
-    except OSError as error:  # never tried again: the next one may say yes to lost pages
+        sync_committed(path, fsync)
+    except OSError as error:
         raise DatabaseRefused(f"what {path} has committed cannot be synced: {error}") from None
-    finally:
-        os.close(descriptor)
 
 
 class _Outbox(ABC):

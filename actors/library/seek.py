@@ -25,9 +25,12 @@ from ..runtime.clock import SystemClock
 from ..runtime.os_disk import OsDisk
 from ..runtime.process import owner_facts
 from .admin import AdminClient
+from .consumer_actor import LedgerDoor
 from .inline import Silence
 from .ledger_files import LedgerFiles, ledger_directory
 from .producer_engine import label
+from .sinks.opening import open_sink
+from .sinks.reading import address_of
 
 EARLIEST, LATEST = "earliest", "latest"
 
@@ -45,11 +48,11 @@ class _Taken:
     """One partition that is ours: its grant and its open ledger."""
 
     def __init__(
-        self, place: tuple[str, str, int], files: LedgerFiles, granted: Granted, events: Events
+        self, place: tuple[str, str, int], door: LedgerDoor, granted: Granted, events: Events
     ) -> None:
         self.place = place
         self.core = SeekerCore(place, granted)
-        self._files = files
+        self._door = door
         self._driver = Driver(
             self.core,
             Silence(),
@@ -64,8 +67,11 @@ class _Taken:
         raise AssertionError(f"this core asks for no work: {item!r}")
 
     def open(self) -> None:
-        """Open the ledger and check it. Raises Fenced, CorruptLog, DiskFull, StoreMismatch."""
-        self._driver.open_log(self._files.open(self.core.epoch))
+        """Open the ledger and check it.
+
+        Raises Fenced, CorruptLog, DiskFull, StoreMismatch, SinkUnavailable.
+        """
+        self._driver.open_log(self._door.open(self.core.epoch))
         self._driver.turn(0)
 
     def move(self, offset: int, reason: str) -> None:
@@ -75,15 +81,24 @@ class _Taken:
 
     def close(self, *, clean: bool) -> None:
         """Let the ledger go."""
-        self._files.release()
+        self._door.release()
         self._driver.close(clean=clean)
+        self._door.close()
 
 
 class Seeker:
     """Moves offsets of groups. Use it in a `with`; not thread-safe."""
 
-    def __init__(self, endpoint: str, state: str, events: Events) -> None:
-        """Ask the broker at `endpoint`; ledgers are below the directory `state`."""
+    def __init__(
+        self, endpoint: str, state: str, events: Events, *, sink: str | None = None
+    ) -> None:
+        """Ask the broker at `endpoint`; ledgers are below the directory `state`.
+
+        With `sink` they are in that database. Raises BadSink, NotSupported.
+        """
+        if sink is not None:
+            address_of(sink)  # refuse it before anything is asked
+        self._sink = sink
         self._client = AdminClient(endpoint)
         self._state = state
         self._events = events
@@ -174,11 +189,9 @@ class Seeker:
 
     def _take(self, group: str, topic: str, partition: int) -> None:
         place = (group, topic, partition)
-        directory = ledger_directory(self._state, *place)
-        owner = owner_facts()
-        files = LedgerFiles(self._disk, directory, owner, draw=lambda: secrets.token_bytes(16))
+        door = self._door(place)
         try:
-            facts = files.peek()
+            facts = door.peek()
             incarnation = secrets.token_bytes(16)
             answer = self._client.join(join_with(facts, 0, place, incarnation, self._label))
             if isinstance(answer, Standby):
@@ -186,11 +199,23 @@ class Seeker:
                     f"{topic}/{partition} of group {group} is held by {answer.owner}, whose lease "
                     f"runs for {answer.lease_left_ms / 1000:g} s; nothing was moved"
                 )
-            taken = _Taken(place, files, answer, self._events)
-            self._taken.append(taken)
-            taken.open()
-        finally:
-            files.release()
+        except BaseException:
+            door.close()
+            raise
+        taken = _Taken(place, door, answer, self._events)
+        self._taken.append(taken)
+        taken.open()
+
+    def _door(self, place: tuple[str, str, int]) -> LedgerDoor:
+        """Return the ledger of a partition: of files, or in the database."""
+        if self._sink is not None:
+            return open_sink(self._sink, place)
+        return LedgerFiles(
+            self._disk,
+            ledger_directory(self._state, *place),
+            owner_facts(),
+            draw=lambda: secrets.token_bytes(16),
+        )
 
     def _give_back(self, *, clean: bool) -> None:
         """Leave every partition, and let its ledger go first: the next owner need not wait."""

@@ -34,7 +34,9 @@ from .parse_records import (
     parse,
     unpack,
 )
-from .verify import find_ledgers
+from .parse_tables import Look as TableLook
+from .parse_tables import TableLog
+from .verify import Look, ledgers_of
 from .verify_effects import Effects
 from .verify_parked import PRIVATE_ID_MARK
 from .verify_rows import seed_of
@@ -42,7 +44,7 @@ from .verify_rows import seed_of
 ATTEMPTS_MAX = 5
 
 
-def _record(log: Log, frame: Frame) -> Any:
+def _record(log: Log | TableLog, frame: Frame) -> Any:
     try:
         return parse(frame)
     except BadRecord as bad:
@@ -115,28 +117,34 @@ def _entries(record: Stored, topic: str, epochs: dict[str, int], position: int) 
     return found
 
 
-def read_ledgers(files: Files, state: str, log: LogView | None) -> list[LedgerView]:
-    """Return all ledgers below a state directory. `log` gives explicit ids their names.
+def read_ledgers(
+    files: Files,
+    state: str | None,
+    log: LogView | None,
+    *,
+    sink: tuple[str, TableLook] | None = None,
+) -> list[LedgerView]:
+    """Return all ledgers below a state directory, and those in a database (as for `verify`).
 
-    Raises CorruptLog, LogMoved.
+    `log` gives explicit ids their names. Raises CorruptLog, LogMoved.
     """
-    looks = (_read_ledger(files, directory, log) for directory in find_ledgers(files, state))
-    return [ledger for ledger in looks if ledger is not None]
+    looks = ledgers_of(files, state, sink)
+    found = [_read_ledger(directory, look, log) for directory, look in looks.items()]
+    return [ledger for ledger in found if ledger is not None]
 
 
-def _read_ledger(files: Files, directory: str, log: LogView | None) -> LedgerView | None:
+def _read_ledger(directory: str, look: Look, log: LogView | None) -> LedgerView | None:
     for _ in range(ATTEMPTS_MAX):
         with contextlib.suppress(LogMoved):
-            return _Ledger(files, directory, log).read()
+            return _Ledger(look, log).read()
     raise LogMoved(f"{directory} does not hold still")
 
 
 class _Ledger:
     """Reads one ledger."""
 
-    def __init__(self, files: Files, directory: str, log: LogView | None) -> None:
-        self._files = files
-        self._directory = directory
+    def __init__(self, look: Look, log: LogView | None) -> None:
+        self._look = look
         self._view = log
         self._names: dict[bytes, str] = {}
         # Ids of the private topic: names of dead letters, not of messages of this partition.
@@ -154,7 +162,7 @@ class _Ledger:
         self._wrong: list[str] = []
 
     def read(self) -> LedgerView | None:
-        log = Log.look(self._files, self._directory)
+        log = self._look()
         if log is None:
             return None
         position = 0

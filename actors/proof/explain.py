@@ -8,6 +8,7 @@ files do not hold: attempts, errors, and why a duplicate was refused.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -36,8 +37,9 @@ from .parse_records import (
     parse,
     unpack,
 )
+from .parse_tables import Look as TableLook
 from .story import Story, Wanted, tell_events, wanted_message
-from .verify import find_ledgers
+from .verify import Look, ledgers_of
 from .verify_rows import seed_of
 
 ATTEMPTS_MAX = 5
@@ -53,9 +55,10 @@ def explain(
     topic: str,
     data: str | None = None,
     state: str | None = None,
+    sink: tuple[str, TableLook] | None = None,
     history: History | None = None,
 ) -> Story:
-    """Tell what became of `message_id` in `topic`.
+    """Tell what became of `message_id` in `topic`. `sink`: as for `verify`.
 
     Explicit ids as they were given (bytes that are no text as 0x and hexadecimal), sequence ids as
     topic/producer:partition:number. Raises CorruptLog, UnknownTopic, StorageError, LogMoved.
@@ -64,11 +67,10 @@ def explain(
     wanted = wanted_message(message_id, topic)
     if data is not None:
         _again(lambda: _read_log(files, data, wanted, story))
-    if state is not None:
-        for directory in find_ledgers(files, state):
-            _again(lambda directory=directory: _read_ledger(files, directory, wanted, story))
-        if data is not None:
-            _settle_outputs(files, data, story)
+    for look in ledgers_of(files, state, sink).values():
+        _again(partial(_read_ledger, look, wanted, story))
+    if data is not None:
+        _settle_outputs(files, data, story)
     if history is not None:
         tell_events(history, wanted, story)
     return story
@@ -174,8 +176,8 @@ def _shown(data: bytes) -> str:
 # --- ledgers -------------------------------------------------------------------------------------
 
 
-def _read_ledger(files: Files, directory: str, wanted: Wanted, story: Story) -> None:
-    log = Log.look(files, directory)
+def _read_ledger(look: Look, wanted: Wanted, story: Story) -> None:
+    log = look()
     if log is None:
         return
     started: Started | None = None

@@ -22,7 +22,8 @@ from ..ids import output_producer
 from .files import Files
 from .model import Findings
 from .parse_log import Log, LogMoved, generation_numbers
-from .parse_tables import Look, TableLog, table_ledgers
+from .parse_tables import Look as TableLook
+from .parse_tables import TableLog, table_ledgers
 from .verify_compare import compare_ids, compare_outputs, compare_ranges, compare_unique
 from .verify_facts import Ledger
 from .verify_ledgers import LedgerReader
@@ -57,6 +58,7 @@ PROVED = {
 }
 
 Tell = Callable[[str, int, int], None]  # (phase, done, all)
+Look = Callable[[], Log | TableLog | None]  # opens a ledger as it stands now
 
 
 @dataclass(slots=True)
@@ -107,6 +109,26 @@ def find_ledgers(files: Files, state: str) -> list[str]:
     return [path for path in level if _names(files, path) and generation_numbers(files, path)]
 
 
+def ledgers_of(
+    files: Files, state: str | None, sink: tuple[str, TableLook] | None
+) -> dict[str, Look]:
+    """Return what opens each ledger, by its directory or what stands for one.
+
+    `state` is the directory of ledgers in files, `sink` a database with ledgers: how it is called,
+    and what opens a look into it. Raises FileNotFoundError, and what `look` raises.
+    """
+    directories = [] if state is None else find_ledgers(files, state)
+    looks: dict[str, Look] = {
+        directory: partial(Log.look, files, directory) for directory in directories
+    }
+    if sink is not None:
+        shown, look = sink
+        for place in table_ledgers(look):
+            directory = f"{shown} ({'/'.join(map(str, place))})"
+            looks[directory] = partial(TableLog, directory, look, place)
+    return looks
+
+
 def _names(files: Files, path: str) -> list[str]:
     try:
         return files.list(path)
@@ -123,7 +145,7 @@ def verify(
     data: str,
     state: str | None,
     *,
-    sink: tuple[str, Look] | None = None,
+    sink: tuple[str, TableLook] | None = None,
     topic: str | None = None,
     tell: Tell = _silent,
     run_records: int | None = None,
@@ -137,7 +159,8 @@ def verify(
     """
     started = time.monotonic()
     for attempt in range(ATTEMPTS_MAX):
-        proof = _Proof(files, data, state, sink, topic, tell, Rows(run_records))
+        looks = ledgers_of(files, state, sink)
+        proof = _Proof(files, data, looks, topic, tell, Rows(run_records))
         try:
             report = proof.run()
         except LogMoved:
@@ -158,27 +181,23 @@ class _Proof:
         self,
         files: Files,
         data: str,
-        state: str | None,
-        sink: tuple[str, Look] | None,
+        looks: dict[str, Look],
         topic: str | None,
         tell: Tell,
         rows: Rows,
     ) -> None:
         self._files = files
         self._data = data
-        self._state = state
-        self._sink = sink
+        self._looks = looks  # what opens each ledger, by its directory
         self._topic = topic
         self._tell = tell
         self.rows = rows
         self._found = Findings()
         self._ledgers: dict[int, Ledger] = {}
         self._logs: list[Log | TableLog] = []  # of the ledgers
-        self._looks: dict[str, Callable[[], Log | TableLog | None]] = {}  # by directory
         self._numbers = 0
 
     def run(self) -> Report:
-        self._find_ledgers()
         for done, directory in enumerate(self._looks):
             self._tell("ledgers", done, len(self._looks))
             self._read_ledger(directory)
@@ -204,16 +223,6 @@ class _Proof:
         report = Report(facts, self._found, outputs_pending=pending, ledgers=len(ledgers))
         report.topics = _topics(facts, ledgers, self._topic)
         return report
-
-    def _find_ledgers(self) -> None:
-        directories = [] if self._state is None else find_ledgers(self._files, self._state)
-        for directory in directories:
-            self._looks[directory] = partial(Log.look, self._files, directory)
-        if self._sink is not None:
-            shown, look = self._sink
-            for place in table_ledgers(look):
-                directory = f"{shown} ({'/'.join(map(str, place))})"
-                self._looks[directory] = partial(TableLog, directory, look, place)
 
     def _read_ledger(self, directory: str) -> None:
         for _ in range(ATTEMPTS_MAX):

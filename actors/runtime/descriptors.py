@@ -3,7 +3,8 @@
 Every connection takes a descriptor, and so does every look at a directory. Whoever can connect
 could otherwise stop a broker by connecting often enough. The limit that the operating system knows
 is one for the whole process, so it is kept below what is allowed; only while something on the disk
-is opened, and only if that failed, it is raised. A connection may slip in at that moment; when
+is opened, and only if that failed, it is raised: by one descriptor at a time, because the thread of
+ZeroMQ accepts at that very moment whatever waits, and would take all that the limit lets it. When
 half of the reserve is gone that way, the broker closes all connections and listens anew.
 """
 
@@ -69,8 +70,15 @@ def with_descriptor(opening: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
         if error.errno != errno.EMFILE or sys.platform == "win32":
             raise
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft + _reserve(soft, hard), hard))
     try:
+        for more in range(1, _reserve(soft, hard)):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft + more, hard))
+            try:
+                return opening(*args, **kwargs)
+            except OSError as error:
+                if error.errno != errno.EMFILE:
+                    raise
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft + _reserve(soft, hard), hard))
         return opening(*args, **kwargs)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -113,6 +113,7 @@ EVENTS: dict[str, EventKind] = {
     "client.refused_broker": _info(
         "A superseded broker answered; its word does not count", "endpoint epoch epoch_seen"
     ),
+    "producer.opened": _info("The name is this process's: it may send", "producer epoch"),
     "producer.acked": _debug(
         "A batch is acknowledged", "topic partition count duplicates first_offset producer"
     ),

@@ -33,7 +33,8 @@ from actors.library.chaos import (
     free_endpoint,
     read_topic,
 )
-from actors.library.chaos.cast import START_POINTS, TURN_POINTS, environment
+from actors.library.chaos.cast import CONSUMING, START_POINTS, TURN_POINTS, environment
+from actors.library.chaos.holdings import Owning
 from actors.library.chaos.timeline import Watch
 from actors.runtime.process import stop_check
 
@@ -152,7 +153,7 @@ class Fire:
                 frozenset({"batch.appended", "batch.duplicate"}),
                 TURN_POINTS,
                 START_POINTS,
-                owned="broker.ready",
+                owned=Owning("broker.ready"),
                 takeover=("--takeover",),
             ),
             *(
@@ -160,7 +161,7 @@ class Fire:
                     "producer",
                     _python(feed.path.stem, *flights, *more, str(feed.path)),
                     frozenset({"client.connected"}),
-                    owned="client.connected",
+                    owned=Owning("producer.opened", ("producer",)),
                 )
                 for feed, more in ((self.numbered, ("--name", "numbered")), (self.named, ids))
             ),
@@ -171,7 +172,7 @@ class Fire:
                     frozenset({"commit.synced"}),
                     (*TURN_POINTS, "after_commit_before_output"),
                     START_POINTS,
-                    owned="consumer.granted",
+                    owned=CONSUMING,
                     lease=True,
                 )
                 for group in ("totals", "jfk")

@@ -167,7 +167,10 @@ def test_the_first_member_has_all_and_a_second_gets_half_with_as_few_moves() -> 
     assert [event["to"] for event in group.world.events.named("group.revoked")] == ["b"] * 4
 
 
-@pytest.mark.parametrize(("members", "partitions"), [(2, 3), (3, 8), (4, 8), (5, 3), (7, 16)])
+@pytest.mark.parametrize(
+    ("members", "partitions"),
+    [(2, 3), (3, 8), (4, 8), (5, 3), pytest.param(7, 16, marks=pytest.mark.slow)],
+)
 def test_everybody_has_the_share_rounded_down_or_up(members: int, partitions: int) -> None:
     """Also with more members than partitions; joining together or one after the other."""
     together = Group(partitions)
@@ -273,6 +276,26 @@ def test_nobody_is_asked_to_give_back_before_all_were_heard() -> None:
     late.frozen = False
     group.run(CALM_MS)
     assert group.moves() == moved
+
+
+def test_an_owner_proved_dead_is_dead_for_whom_the_partition_is_kept() -> None:
+    """The process that was killed starts again and proves it, but another member stands by.
+
+    That one cannot prove it too: the lock that does is held. It must not wait for the lease, nor
+    for the end of KEEP_MS, or a message that kills its process would take as long each time.
+    """
+    group = Group(1)
+    owner = group.add("a")
+    group.run(1_000)
+    standby = group.add("b")
+    group.run(2_000)
+    owner.dead = True
+    again = group.add("c")
+    answer = group.join(again, 0, lock_held=True)
+    assert (type(answer), answer.owner) == (Standby, "b")
+    group.processes.remove(again)
+    group.run(STANDBY_RETRY_MS + STEP_MS)
+    assert list(standby.owned) == [0]
 
 
 def test_a_free_partition_is_kept_for_who_is_below_its_share_and_not_for_long() -> None:

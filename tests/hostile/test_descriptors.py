@@ -72,6 +72,34 @@ def test_the_disk_works_without_a_free_descriptor(tmp_path: Path) -> None:
                 os.close(descriptor)
 
 
+def test_others_take_one_descriptor_at_a_time() -> None:
+    """Whoever opens at the same moment gets what one attempt uncovered, never the whole reserve."""
+    in_use = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+    taken: list[int] = []
+
+    def take_all() -> None:
+        with pytest.raises(OSError):
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+
+    quick = iter([True, True, True, False])
+
+    def opening() -> int:
+        if next(quick):  # a connection comes first, as many as there is room for
+            take_all()
+        return os.open("/dev/null", os.O_RDONLY)
+
+    with limited(in_use + 20):
+        try:
+            take_all()
+            before = len(taken)
+            taken.append(with_descriptor(opening))
+            assert len(taken) - before == 2 + 1  # the first attempt is below the limit
+        finally:
+            for descriptor in taken:
+                os.close(descriptor)
+
+
 def test_other_errors_are_not_tried_again() -> None:
     """Only a missing descriptor is a reason for a second attempt."""
     calls = []

@@ -295,6 +295,7 @@ def test_right(oncemq_harness):
 """
 
 
+@pytest.mark.slow
 def test_it_finds_the_bug_in_a_broken_handler_and_passes_the_right_one(tmp_path: Path) -> None:
     """A user's own test file in a pytest of its own: two bugs found, the right handler passes."""
     (tmp_path / "test_shop.py").write_text(SUITE)

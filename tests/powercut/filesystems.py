@@ -57,19 +57,29 @@ KINDS = {
 class Mounted:
     """A file system that is mounted at `path`."""
 
-    def __init__(self, kind: Kind, device: str, path: Path) -> None:
+    def __init__(self, kind: Kind, image: int, path: Path) -> None:
+        """`image` is a descriptor of the file that is the disk; it stays the caller's."""
         self.kind = kind
         self.path = path
-        self._device = device
+        self._image = image
+        self._device = -1
         self.power_cuts = 0
 
     def mount(self) -> None:
-        """Mount it, with the recovery that a start after a power cut does."""
-        options = self.kind.options.encode()
-        _call("mount", self._device.encode(), bytes(self.path), self.kind.type.encode(), 0, options)
+        """Mount it, with the recovery that a start after a power cut does.
+
+        The device is made anew: what the kernel had in memory of the last one is gone with it.
+        """
+        self._device = _attach(self._image)
+        device, options = _path_of(self._device).encode(), self.kind.options.encode()
+        _call("mount", device, bytes(self.path), self.kind.type.encode(), 0, options)
 
     def unmount(self) -> None:
         """Unmount it; a process that was just killed may hold it for a moment."""
+        self._unmount()
+        os.close(self._device)
+
+    def _unmount(self) -> None:
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -117,49 +127,60 @@ def file_system(name: str) -> Iterator[Mounted]:
     """Make and mount the file system `name` of KINDS; all of it is gone at the end."""
     kind = KINDS[name]
     with tempfile.TemporaryDirectory(prefix="oncemq-power-") as temporary:
-        device = _attach(Path(temporary) / "image", kind.size_mb * 1024 * 1024)
+        image = _make_image(Path(temporary) / "image", kind.size_mb * 1024 * 1024)
         try:
-            path = os.readlink(f"/proc/self/fd/{device}")
-            subprocess.run([*kind.make, path], check=True, stdout=subprocess.DEVNULL)
+            device = _attach(image)
+            try:
+                subprocess.run(
+                    [*kind.make, _path_of(device)], check=True, stdout=subprocess.DEVNULL
+                )
+            finally:
+                os.close(device)
             point = Path(temporary) / "mounted"
             point.mkdir()
-            mounted = Mounted(kind, path, point)
+            mounted = Mounted(kind, image, point)
             mounted.mount()
             try:
                 yield mounted
             finally:
                 mounted.unmount()
         finally:
-            os.close(device)
+            os.close(image)
 
 
-def _attach(image: Path, size: int) -> int:
-    """Return the descriptor of a loop device over a new file of zeros without a name."""
-    backing = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+def _make_image(path: Path, size: int) -> int:
+    """Return the descriptor of a new file of zeros without a name."""
+    image = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    path.unlink()
+    os.ftruncate(image, size)
+    return image
+
+
+def _path_of(device: int) -> str:
+    return os.readlink(f"/proc/self/fd/{device}")
+
+
+def _attach(image: int) -> int:
+    """Return the descriptor of a loop device over a file; the device ends with its last user."""
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
-        image.unlink()
-        os.ftruncate(backing, size)
-        control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            while True:
-                number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
-                device = os.open(f"/dev/loop{number}", os.O_RDWR | os.O_CLOEXEC)
-                config = _LOOP_CONFIG.pack(
-                    backing, 0, 0, 0, 0, 0, 0, 0, 0, 0, _LO_FLAGS_AUTOCLEAR,
-                    b"oncemq", b"", b"", 0, 0, *[0] * 8,
-                )  # fmt: skip
-                try:
-                    fcntl.ioctl(device, _LOOP_CONFIGURE, config)
-                except OSError as error:
-                    os.close(device)
-                    if error.errno != errno.EBUSY:  # EBUSY: another process took it first
-                        raise
-                else:
-                    return device
-        finally:
-            os.close(control)
+        while True:
+            number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+            device = os.open(f"/dev/loop{number}", os.O_RDWR | os.O_CLOEXEC)
+            config = _LOOP_CONFIG.pack(
+                image, 0, 0, 0, 0, 0, 0, 0, 0, 0, _LO_FLAGS_AUTOCLEAR,
+                b"oncemq", b"", b"", 0, 0, *[0] * 8,
+            )  # fmt: skip
+            try:
+                fcntl.ioctl(device, _LOOP_CONFIGURE, config)
+            except OSError as error:
+                os.close(device)
+                if error.errno != errno.EBUSY:  # EBUSY: another process took it first
+                    raise
+            else:
+                return device
     finally:
-        os.close(backing)
+        os.close(control)
 
 
 def _call(name: str, *arguments: bytes | int) -> None:

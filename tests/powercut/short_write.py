@@ -5,7 +5,6 @@ unshare --mount python -m tests.powercut.short_write
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -28,9 +27,14 @@ def fill_all_but(room: int) -> None:
     """Leave `room` bytes on the disk of the working directory."""
     filler = OsDisk().create("filler")
     chunk = random.Random(1).randbytes(1 << 20)
-    with contextlib.suppress(OSError):
+    try:
         for at in range(1 << 10):
             filler.write(chunk, at << 20)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+    else:
+        raise AssertionError("a gigabyte did not fill the disk")
     filler.sync()
     filler.truncate(max(0, filler.length() - room))
     filler.sync()

@@ -117,6 +117,39 @@ def test_real_processes_through_power_cuts(kind: str) -> None:
     assert report["kills"] >= count - count // 7 - 1
 
 
+SQL_CALLS = "fdatasync,pwrite64,fsync,unlink,ftruncate"
+# CI: one in so many of each kind of call, others on each file system.
+SQL_POINTS = {"ext4": (SQL_CALLS, 19, 54), "xfs": ("fdatasync,pwrite64", 47, 54)}
+
+
+@pytest.mark.parametrize("kind", FILE_SYSTEMS if ALL else SQL_POINTS)
+def test_no_acknowledged_row_of_a_sqlite_sink_is_lost(kind: str) -> None:
+    """Killed at storage calls of the database, or cut while at work: rows and commits agree."""
+    calls, first, every = (SQL_CALLS, 0, 1) if ALL else SQL_POINTS[kind]
+    more = ("--live=20", "--followed=1", "--patient") if ALL else ("--live=1", "--followed=40")
+    report = run("sql_siege", "--on", kind, f"--calls={calls}", f"--first={first}",
+                 f"--every={every}", f"--seed={len(kind)}", *more)  # fmt: skip
+    show(f"SQLite under power cuts, {kind}", report)
+    assert report["broken"] == []
+    assert all(report["kills"].values()), "a kind of call at which nobody was killed"
+    kills = sum(report["kills"].values())
+    assert kills == sum(report["points"].values()) if ALL else kills >= 3
+    assert report["live"] == (20 if ALL else 1)
+    assert report["followed"] >= 1
+    assert report["power_cuts"] >= 3 * (kills + report["live"]) + 2 * report["followed"]
+    assert report["acknowledged"] > 0, "no cut behind an acknowledged commit"
+    assert report["lost_unsynced"] > 0, "no cut took anything away"
+
+
+@pytest.mark.parametrize("weakened", ["normal", "journal"])
+def test_the_siege_sees_what_a_weaker_setting_loses(weakened: str) -> None:
+    """synchronous=NORMAL, or a rollback journal with FULL: an acknowledged commit is gone."""
+    report = run("sql_siege", "--on", "ext4", f"--weakened={weakened}", "--calls=pwrite64",
+                 "--first=60", "--every=300", "--broken-max=1", expect=1)  # fmt: skip
+    show(f"SQLite weakened: {weakened}", report)
+    assert "was acknowledged" in report["broken"][0]
+
+
 def test_a_failed_sync_is_final() -> None:
     """EIO from fsync or fdatasync ends the broker; that file is never touched by it again."""
     report = run("siege", "failing-sync", "--on", "xfs", "--count", "20" if ALL else "4")

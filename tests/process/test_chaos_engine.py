@@ -14,6 +14,7 @@ import pytest
 
 from actors.library.chaos import Chaos, History, Program, ProgramFailed, Slot
 from actors.library.chaos import engine as engine_module
+from actors.library.chaos.holdings import Holdings, Owning
 
 pytestmark = pytest.mark.process
 
@@ -38,20 +39,30 @@ TOY = textwrap.dedent(
         n += 1
 
     owner = os.path.join(directory, role + ".owner")
-    open(owner, "a").write(incarnation + "\\n")
-    emit("toy.owner")
+    if manner != "slow":
+        open(owner, "a").write(incarnation + "\\n")
+        emit("toy.owner")
     point, _, times = os.environ.get("ONCEMQ_CRASH_AT", ":0").partition(":")
     for turn in range(10_000):
         emit("toy.work")
+        if manner == "slow" and turn == 40:
+            open(owner, "a").write(incarnation + "\\n")
+            emit("toy.owner")
+            manner = "works"
         if manner == "ends" and turn == 3:
             sys.exit(1)
         if point and turn == int(times):
             os._exit(137)
-        if manner != "deaf" and open(owner).read().split()[-1] != incarnation:
-            sys.exit(3)
+        if manner not in {"deaf", "slow"} and open(owner).read().split()[-1] != incarnation:
+            if manner != "member":
+                sys.exit(3)
+            emit("toy.gave_up")
         time.sleep(0.005)
     """
 )
+
+
+OWNING = Owning("toy.owner", given_up="toy.gave_up")
 
 
 class Stage:
@@ -70,7 +81,7 @@ class Stage:
         """One toy."""
         argv = (sys.executable, "-SE", str(self.toy), str(self.events), role, manner)
         program = Program(role, argv)
-        return Slot(role, program, frozenset({"toy.work"}), points, owned="toy.owner")
+        return Slot(role, program, frozenset({"toy.work"}), points, owned=OWNING)
 
     def engine(self, *slots: Slot, seed: int = 1, **options: Any) -> Chaos:
         """A started engine; `options` are those of Chaos."""
@@ -135,6 +146,37 @@ def test_a_zombie_that_is_not_fenced_fails_the_run(
     engine = stage.engine(stage.slot("consumer", "deaf"), say=time_is_over)
     with pytest.raises(ProgramFailed, match="is not fenced"):
         engine.run(0, takeovers=["consumer"], timeout_s=BUSY_S)
+
+
+def test_nobody_is_replaced_who_owns_nothing_yet(stage: Stage) -> None:
+    """A process at work that waits for its place cannot be taken over, and is asked again later.
+
+    If it were frozen all the same, it would become the owner after its successor, by right.
+    """
+    engine = stage.engine(stage.slot("consumer", "slow"))
+    engine.run(0, takeovers=["consumer"], timeout_s=BUSY_S)
+    assert engine.deeds.fenced["consumer"] == engine.deeds.takeovers["consumer"] == 1
+    zombie = next(line.split("pid ")[1].split(")")[0] for line in stage.lines if "freeze" in line)
+    assert engine.history.of(int(zombie))["toy.owner"] == 1
+
+
+def test_a_zombie_may_say_that_it_gave_up_its_place(stage: Stage) -> None:
+    """A member of a group lets go of what its successor has, and may own other places."""
+    engine = stage.engine(stage.slot("consumer", "member"))
+    engine.run(0, takeovers=["consumer"], timeout_s=BUSY_S)
+    assert engine.deeds.fenced["consumer"] == 1
+    assert any("gave up what its successor has" in line for line in stage.lines)
+
+
+def test_places_are_known_by_their_fields() -> None:
+    """Each partition is a place of its own, and a new process with an old pid owns nothing."""
+    holdings = Holdings([Owning("granted", ("topic", "partition"), "rejoined")])
+    for event, partition in (("granted", 0), ("granted", 1), ("other", 2), ("rejoined", 0)):
+        holdings.take({"event": event, "pid": 7, "topic": "t", "partition": partition})
+    assert holdings.of(7) == {("t", 1)}
+    assert holdings.of(8) == set()
+    holdings.begin(7)
+    assert holdings.of(7) == set()
 
 
 def test_a_zombie_that_ends_well_fails_the_run(

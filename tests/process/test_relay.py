@@ -132,6 +132,7 @@ def test_kills_of_everybody_lose_and_double_nothing(
         writer.wait(120, 0, *([-signal.SIGKILL] if number == victim else []))
     wait_until(lambda: not rows_of(sink), 60, "an empty outbox")
     for relaying in relays:
+        house.wait_for(relaying, "client.connected")  # up: it ends in good order when asked to
         relaying.stop(START_S, 0)
     assert relay_once(house, sink)["sent"] == 0
     log = log_of(house)
@@ -177,6 +178,7 @@ def test_two_relays_share_an_outbox_without_harm(house: House, sink: str) -> Non
         expected += ids
     wait_until(lambda: not rows_of(sink), START_S, "an empty outbox")
     for relaying in relays:
+        house.wait_for(relaying, "client.connected")  # up: it ends in good order when asked to
         relaying.stop(START_S, 0)
     assert sum(relaying.summary()["appended"] for relaying in relays) == len(expected)
     assert ids_in(log_of(house)) == expected

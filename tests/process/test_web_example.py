@@ -65,6 +65,7 @@ def test_each_order_is_billed_once(house: House, rng: random.Random) -> None:
             relaying = house.start("relay", "-m", "actors", "relay", "--sink", sink)
         wait_until(lambda o=order: post(port, o) in {200, 201}, START_S, f"an answer for {order}")
     assert post(port, {**order, "cents": 0}) == 409
+    house.wait_for(relaying, "client.connected")  # up: it ends in good order when asked to
     relaying.stop(START_S, 0)
     once = house.start("relay", "-m", "actors", "relay", "--sink", sink, "--once")
     once.wait(START_S, 0)

@@ -17,6 +17,7 @@ from actors.core.broker_state import BrokerState
 from actors.core.ledger import Ledger
 from actors.errors import CorruptLog, StorageError, UnknownTopic
 from actors.ids import output_producer, tagged_id
+from actors.proof import verify as verify_module
 from actors.proof.files import OsFiles
 from actors.proof.verify import PROVED, find_ledgers, verify
 from actors.records import (
@@ -655,8 +656,11 @@ def test_a_ledger_compacted_meanwhile_is_read_again() -> None:
     assert report.topics["orders"]["groups"]["billing"]["processed"] == 120
 
 
-def test_bytes_of_a_replaced_consumer_behind_the_cut_do_not_count() -> None:
+def test_bytes_of_a_replaced_consumer_behind_the_cut_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A look that a successor left part of behind is thrown away and taken anew."""
+    monkeypatch.setattr(verify_module, "SUCCESSOR_WAIT_S", 0.3)
     disk = MemoryDisk()
     broker, consumer = shop(disk)
     disk.drop_locks()

@@ -83,6 +83,7 @@ def unhurried(handler_mean_ms: int) -> Plan:
     )
 
 
+@pytest.mark.slow
 def test_long_work_is_not_taken_for_waiting() -> None:
     """Handlers that have more to do than the liveness budget are waited for while they work."""
     result = run_plan(unhurried(10_000), LedgerFiles)

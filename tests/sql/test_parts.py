@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from actors.errors import BadSink, SinkLocked
+from actors.errors import BadSink, SinkLocked, StorageError
 from actors.library import App
 from actors.library.sinks.address import check_sink, resolve_sink
 from actors.library.sinks.gate import Gate, gate_of
 from actors.library.sinks.opening import open_sink
 from actors.library.sinks.sql_text import refused
+from actors.library.sinks.sqlite import sync_file
 from actors.library.sinks.sqlite_locks import writer_of
 
 
@@ -213,3 +214,11 @@ def test_a_lock_that_stays_is_an_error_of_its_own(tmp_path: Path) -> None:
     other.close()
     assert ledger.open(1).generation == 1
     ledger.close()
+
+
+def test_what_cannot_be_synced_is_told_to_nobody(tmp_path: Path) -> None:
+    """A failed sync is no outage that is tried again: the next one may say yes to lost pages."""
+    file = tmp_path / "shop.db"
+    sync_file(str(file), "shop")
+    with pytest.raises(StorageError, match="what shop has committed cannot be synced"):
+        sync_file(str(tmp_path / "gone" / "shop.db"), "shop")

@@ -104,6 +104,12 @@ class Shop:
         group = json.loads(proof.stdout())["topics"]["orders"]["groups"]["g"]
         assert (group["processed"], group["pending"]) == (len(values), 0)
 
+    def command(self, *arguments: str) -> Any:
+        """Run a command of `oncemq` that prints JSON; return that."""
+        running = self.house.start(arguments[0], "-m", "actors", *arguments, "--json")
+        running.wait(START_S, 0)
+        return json.loads(running.stdout())
+
     def there(self, what: str) -> bool:
         """Whether a handler has come to a place where it waits."""
         return (self.directory / f"{what}.here").exists()
@@ -123,6 +129,50 @@ def shop(house: House, sink: str) -> Shop:
     """A broker, and an application with an empty table."""
     house.broker()
     return Shop(house, sink)
+
+
+def test_an_operator_moves_a_group_whose_ledger_is_in_a_database(shop: Shop) -> None:
+    """What is jumped over is skipped for good and told; the group goes on behind it, exactly once."""
+    shop.send(*map(str, range(10)))
+    shop.consumer("--until-idle=0.5").wait(START_S, 0)
+    shop.send(*map(str, range(10, 30)))
+    sink = f"--sink={shop.sink}"
+    moved = shop.command("groups", "seek", "g", "orders", sink, "--to=25", "--reason=bad batch")
+    assert moved["moved"] == [{"partition": 0, "from": 10, "to": 25}]
+    shop.consumer("--until-idle=0.5").wait(START_S, 0)
+    assert shop.paid() == (15, 15, sum([*range(10), *range(25, 30)]))
+    where = (f"--data={shop.house.data}", sink)
+    report = shop.command("verify", *where, "--topic=orders")
+    group = report["topics"]["orders"]["groups"]["g"]
+    assert (group["processed"], group["skipped_by_operator"], report["violations"]) == (15, 15, 0)
+    told = {
+        number: shop.command("explain", f"orders/p:0:{number}", "--topic=orders", *where)
+        for number in (3, 12)
+    }
+    assert [its["groups"][0]["status"] for its in told.values()] == [
+        "processed",
+        "skipped by an operator",
+    ]
+    assert "bad batch" in told[12]["groups"][0]["reason"]
+    back = shop.command("groups", "seek", "g", "orders", sink, "--to=earliest")
+    assert back["moved"] == [{"partition": 0, "from": 30, "to": 0}]
+    shop.consumer("--until-idle=0.5").wait(START_S, 0)
+    shop.check(list(range(30)))
+
+
+def test_a_group_at_work_is_not_moved(shop: Shop) -> None:
+    """Its owner is named, and the ledger in the database stays as it is."""
+    shop.send("1 slow")
+    consumer = shop.consumer()
+    wait_until(lambda: shop.there("slow"), START_S, "the handler")
+    command = ("-m", "actors", "groups", "seek", "g", "orders", f"--sink={shop.sink}", "--to=0")
+    refused = shop.house.start("seek", *command)
+    refused.wait(START_S, 1)
+    assert f"is held by pid {consumer.pid}" in refused.stderr()
+    shop.let_go("slow")
+    shop.house.wait_for_committed("g", "orders", 1)
+    consumer.stop(START_S, 0)
+    shop.check([1])
 
 
 def test_a_run_until_idle(shop: Shop) -> None:

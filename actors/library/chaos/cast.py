@@ -13,12 +13,14 @@ from pathlib import Path
 
 from ..handlers import Consumer
 from .feed import Feed, Lane
+from .holdings import Owning
 from .parts import Slot
 from .programs import Program, ProgramFailed, Running
 
 ROLES = ("broker", "producer", "consumer")
 GROUPS_APART_MAX = 6  # above it one process runs all groups
 TURN_POINTS = ("after_append_before_sync", "after_sync_before_reply")
+CONSUMING = Owning("consumer.granted", ("group", "topic", "partition"), "consumer.rejoined")
 START_POINTS = ("during_generation_change", "during_recovery")
 ENDS_WITHOUT_ALL_MAX = 20  # in a row, of one producer that is asked to end
 
@@ -51,7 +53,7 @@ def cast(application: str, consumers: Sequence[Consumer], feed: Feed, topic: str
         frozenset({"batch.appended", "batch.duplicate"}),
         TURN_POINTS,
         START_POINTS,
-        owned="broker.ready",
+        owned=Owning("broker.ready"),
         takeover=("--takeover",),
     )
     producers = [producer_slot(lane, feed) for lane in feed.lanes]
@@ -86,7 +88,7 @@ def producer_slot(lane: Lane, feed: Feed) -> Slot:
         "producer",
         program(),
         frozenset({"client.connected"}),
-        owned="client.connected",
+        owned=Owning("producer.opened", ("producer",)),
         renew=renew,
         talks=lane.talks,
     )
@@ -122,6 +124,6 @@ def _consumer_slot(name: str, arguments: tuple[str, ...], *, fed: bool) -> Slot:
         frozenset({"commit.synced"} if fed else {"client.connected"}),
         (*TURN_POINTS, "after_commit_before_output"),
         START_POINTS,
-        owned="consumer.granted" if fed else "",
+        owned=CONSUMING if fed else None,
         lease=True,
     )

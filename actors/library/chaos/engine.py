@@ -8,7 +8,8 @@ an end that nobody caused fails the run. Faults are drawn from a seeded source:
 - a crash at a named point inside the process (environment ONCEMQ_CRASH_AT="point:n"),
 - a pause: SIGSTOP, then SIGCONT before anybody can take over,
 - a takeover: SIGSTOP, a second process takes the place, and only then SIGCONT. The first is a
-  zombie now and must end as fenced, or have been ended by its successor.
+  zombie now and must end as fenced, or have been ended by its successor; a member that still owns
+  other partitions may instead say that it has given up what the successor has.
 
 What faults hit is counted, since a run in which nothing was hit proves nothing: see `Deeds`.
 Each one is kept with its time, see `Fault`.
@@ -24,7 +25,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from .history import History
-from .parts import CRASH, FENCED_AFTER, KILL, PAUSE, TAKEOVER, Logbook, Part, Slot
+from .holdings import Holdings
+from .parts import CRASH, KILL, PAUSE, TAKEOVER, Logbook, Part, Slot
 from .programs import FENCED, KILLED, POLL_S, Program, ProgramFailed, Running
 
 AT_WORK_S = 10.0  # how long a victim may take to show work; then it is killed as it is
@@ -85,6 +87,8 @@ class Chaos:
         self._slots = {slot.program.name: slot for slot in slots}
         self._parts: dict[str, Part] = {}
         self._all: list[Running] = []
+        self._holdings = Holdings(slot.owned for slot in slots if slot.owned is not None)
+        history.follow(self._holdings.take)
 
     # --- the play --------------------------------------------------------------------------------
 
@@ -115,7 +119,8 @@ class Chaos:
             if time.monotonic() > deadline:
                 raise ProgramFailed(f"{done} of {kills} kills within {timeout_s:g} s")
             if order and done >= due[-len(order)] and self._can_freeze(order[0]):
-                self._freeze(order.pop(0))
+                if self._freeze(order[0]):
+                    order.pop(0)
             elif done >= kills and not spared:
                 self.breathe(self._poll_s)
             else:
@@ -139,7 +144,8 @@ class Chaos:
                     return
                 self.breathe(self._poll_s)
             elif order and passed_s >= due[-len(order)] and self._can_freeze(order[0]):
-                self._freeze(order.pop(0))
+                if self._freeze(order[0]):
+                    order.pop(0)
             else:
                 self._hurt()
 
@@ -284,19 +290,30 @@ class Chaos:
         part = self._parts[name]
         return not self._zombies() and not part.leaving and part.slot.talks()
 
-    def _freeze(self, name: str) -> None:
-        """Freeze the owner and start its successor; `_tend` does the rest."""
+    def _freeze(self, name: str) -> bool:
+        """Freeze the owner and start its successor; `_tend` does the rest.
+
+        Returns False if the process owns nothing at the moment: who takes its place would be no
+        successor, and it no zombie.
+        """
         assert self._slots[name].owned, f"{name} cannot be taken over"
         self._await_work(name)
         part = self._parts[name]
         if part.leaving or not part.running.freeze():
-            return
+            return False
+        self.history.refresh()  # it writes no more: this is all it ever said
+        owns = self._holdings.of(part.running.pid)
+        if not owns:
+            part.running.thaw()
+            self.breathe(self._poll_s)
+            return False
         successor = self._start(part.slot, *part.slot.takeover, program=part.program)
-        successor.zombie = part.running
+        successor.zombie, successor.disputed = part.running, owns
         successor.takeover = self._book.note(TAKEOVER, part.slot, part.running)
         self._parts[name] = successor
         self.deeds.takeovers[part.slot.role] += 1
         self._book.tell(f"freeze  {part.running}, {successor.running} shall take over")
+        return True
 
     # --- keeping the cast at work ----------------------------------------------------------------
 
@@ -318,6 +335,7 @@ class Chaos:
         self._all = [one for one in self._all if one.exit_code is None]
         self._all.append(running)
         self.started += 1
+        self._holdings.begin(running.pid)
         return Part(slot, program, running, self.history.of(running.pid))
 
     def _tend(self, part: Part) -> Part | None:
@@ -338,7 +356,7 @@ class Chaos:
         self._book.killed(part, CRASH, worked=self._at_work(part))
         successor = self._start(part.slot, program=part.program)
         successor.zombie, successor.thawed = part.zombie, part.thawed
-        successor.takeover = part.takeover
+        successor.disputed, successor.takeover = part.disputed, part.takeover
         return successor
 
     def _tend_zombie(self, part: Part) -> None:
@@ -346,26 +364,22 @@ class Chaos:
         assert zombie is not None
         code = zombie.exit_code
         if code == FENCED:
-            self.deeds.fenced[part.slot.role] += 1
-            self._book.tell(f"fenced  {zombie}")
-            self._zombie_ended(part, zombie, "it ended as fenced")
+            self._book.zombie_ended(part, "it ended as fenced")
         elif code == KILLED:  # its successor proved it frozen and ended it
-            self._book.tell(f"ended   {zombie} by its successor")
-            self._zombie_ended(part, zombie, "its successor ended it")
+            self._book.zombie_ended(part, "its successor ended it", fenced=False)
         elif code is not None:
             raise ProgramFailed(f"zombie {zombie} ended with {code}\n{zombie.told()}")
-        elif not part.thawed and self._seen(part)[part.slot.owned]:
-            self._book.tell(f"thaw    {zombie}")
-            part.thawed = zombie.thaw()
-        elif part.running.age_s > ZOMBIE_S:
+        elif not part.thawed:
+            taken = part.disputed & self._holdings.of(part.running.pid)
+            if taken:
+                self._book.tell(f"thaw    {zombie}")
+                part.disputed, part.thawed = taken, zombie.thaw()
+        elif part.disputed.isdisjoint(self._holdings.of(zombie.pid)):  # it owns other places
+            zombie.kill()
+            self._book.zombie_ended(part, "it gave up what its successor has")
+        if part.zombie is not None and part.running.age_s > ZOMBIE_S:
             what = "is not fenced" if part.thawed else "has no successor"
             raise ProgramFailed(f"zombie {zombie} {what}\n{zombie.told()}\n{part.running.told()}")
-
-    def _zombie_ended(self, part: Part, zombie: Running, how: str) -> None:
-        self._book.note(FENCED_AFTER, part.slot, zombie, how)
-        if part.takeover is not None:
-            part.takeover.until_s = self.now_s
-        part.zombie = part.takeover = None
 
     def _zombies(self) -> list[Part]:
         return [part for part in self._parts.values() if part.zombie is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -42,6 +43,11 @@ class History:
         self.torn = 0
         self.holes = 0
         self._files: dict[str, _File] = {}
+        self._followers: list[Callable[[Line], None]] = []
+
+    def follow(self, take: Callable[[Line], None]) -> None:
+        """Have `take` called with every line from now on, whoever calls `refresh`."""
+        self._followers.append(take)
 
     def refresh(self) -> list[Line]:
         """Read what is new and return it: in order within a process, processes by file name."""
@@ -88,3 +94,5 @@ class History:
         self.events[line["event"]] += 1
         counts = self.by_process.setdefault(line["pid"], Counter())
         counts[line["event"]] += 1
+        for take in self._followers:
+            take(line)

@@ -22,11 +22,13 @@ from ...proof.files import OsFiles
 from ...proof.history import count_events, read_history
 from ...proof.model import Violation
 from ...proof.parse_batch import body_hash
+from ...proof.parse_tables import Look as TableLook
 from ...proof.table import run_checks
 from ...proof.verify import Report, Tell, verify
 from .feed import Feed
 from .parts import Deeds
 
+Sink = tuple[str, TableLook]  # how a database is called, and what opens a look into it
 IN_MEMORY_MAX = 1_000_000  # messages; above it only what needs no memory is checked
 STORIES_MAX = 20  # lives of messages that are told
 ANOMALIES_MAX = 1000
@@ -80,16 +82,22 @@ class Run:
     drained: bool  # faults were over, and everything had time to be processed
     failure: str = ""  # why the play was broken off
     earlier: tuple[Look, ...] = ()
+    sink: Sink | None = None  # the database that ledgers are in
 
 
-def look(directory: Path) -> Look | None:
+def look(directory: Path, sink: Sink | None) -> Look | None:
     """Read log and ledgers of a system that may be at work; None if there is no log yet."""
     files = OsFiles()
-    ledgers_at = directory / "consumers"
     log = read_log(files, str(directory / "broker"))
     if log is None:
         return None
-    return Look(log, read_ledgers(files, str(ledgers_at), log) if ledgers_at.is_dir() else [])
+    return Look(log, read_ledgers(files, _state(directory), log, sink=sink))
+
+
+def _state(directory: Path) -> str | None:
+    """Return where consumers keep their ledgers; None if they have none."""
+    state = directory / "consumers"
+    return str(state) if state.is_dir() else None
 
 
 def judge(run: Run, tell: Tell) -> Verdict:
@@ -99,10 +107,9 @@ def judge(run: Run, tell: Tell) -> Verdict:
     if run.failure:
         verdict.add([Violation("ended-unasked", "the cast", (), run.failure)])
     files = OsFiles()
-    data, state = str(run.directory / "broker"), str(run.directory / "consumers")
-    ledgers = state if (run.directory / "consumers").is_dir() else None
+    data, state = str(run.directory / "broker"), _state(run.directory)
     try:
-        verdict.report = report = verify(files, data, ledgers, tell=tell)
+        verdict.report = report = verify(files, data, state, sink=run.sink, tell=tell)
         verdict.add(report.found.kept, report.found.total)
         verdict.notes += report.found.notes
         _check_counts(run, report, verdict)
@@ -113,7 +120,7 @@ def judge(run: Run, tell: Tell) -> Verdict:
         )
     if not run.failure:  # one that was broken off does not pass anyway
         verdict.add(vacuous(run, verdict.counters))
-    verdict.stories = list(_stories(run, verdict, ledgers))
+    verdict.stories = list(_stories(run, verdict, state))
     return verdict
 
 
@@ -149,7 +156,7 @@ def _check_history(run: Run, verdict: Verdict, tell: Tell) -> None:
         )
         return
     tell("files", 0, 0)
-    now = look(run.directory)
+    now = look(run.directory, run.sink)
     if now is None:
         return
     tell("history", 0, 0)
@@ -236,6 +243,7 @@ def _stories(run: Run, verdict: Verdict, state: str | None) -> Iterable[dict[str
                 topic=topic,
                 data=str(run.directory / "broker"),
                 state=state,
+                sink=run.sink,
                 history=history,
             )
         except OnceMQError as error:

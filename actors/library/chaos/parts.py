@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .holdings import Owning, Place
 from .programs import Program, Running
 
 KILL, CRASH, PAUSE, TAKEOVER = "kill", "crash", "pause", "takeover"
@@ -28,7 +29,7 @@ class Slot:
     working: frozenset[str]  # events by which a process shows that it is at work
     crash_points: tuple[str, ...] = ()
     starting_points: tuple[str, ...] = ()  # crash points that are passed once, at the start
-    owned: str = ""  # by this event a successor tells that it is one; "": no takeover
+    owned: Owning | None = None  # how it tells that it is the owner; None: no takeover
     takeover: tuple[str, ...] = ()  # arguments for a process that takes over
     lease: bool = False  # a taker must wait for a lease: the broker is spared meanwhile
     # What comes after a process that was asked to end and did; None: the slot is done.
@@ -93,6 +94,8 @@ class Part:
         self.before = before  # events of that pid at the start: an earlier process had it
         self.zombie: Running | None = None  # frozen, being replaced by `running`
         self.thawed = False
+        # What it owned when it was frozen; once thawed, what of that the successor has.
+        self.disputed: frozenset[Place] = frozenset()
         self.takeover: Fault | None = None  # the fault that made `zombie`
 
 
@@ -131,3 +134,14 @@ class Logbook:
         detail = where if kind == KILL else f"{where}, {part.running.crash_at}"
         self.note(kind, part.slot, part.running, detail)
         self.tell(f"{self.deeds.kills.total():4} {how} {part.running}, {where}")
+
+    def zombie_ended(self, part: Part, how: str, *, fenced: bool = True) -> None:
+        """Count, keep and tell the end of a part's zombie, and of the takeover that made it."""
+        zombie = part.zombie
+        assert zombie is not None, "only a zombie ends as one"
+        self.deeds.fenced[part.slot.role] += fenced
+        self.tell(f"{'fenced ' if fenced else 'ended  '} {zombie}: {how}")
+        self.note(FENCED_AFTER, part.slot, zombie, how)
+        if part.takeover is not None:
+            part.takeover.until_s = self.now_s
+        part.zombie = part.takeover = None

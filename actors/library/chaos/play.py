@@ -23,7 +23,7 @@ from ..handlers import Consumer
 from .cast import ROLES, cast, environment
 from .engine import Chaos
 from .feed import Feed, Input
-from .judge import IN_MEMORY_MAX, Look, Run, Verdict, judge, look
+from .judge import IN_MEMORY_MAX, Look, Run, Sink, Verdict, judge, look
 from .parts import Deeds, Fault
 from .programs import ProgramFailed, free_endpoint
 from .timeline import Watch
@@ -55,6 +55,7 @@ class Plan:
     pauses: bool = False  # freezes and takeovers as well
     producers: int = 2
     rate_per_s: float = RATE_PER_S
+    sink: Sink | None = None  # the database that ledgers are in
 
     @property
     def topic(self) -> str:
@@ -198,6 +199,7 @@ class Play:
             drained,
             failure,
             self._earlier,
+            self.plan.sink,
         )
         verdict = judge(run, self._tell_judge)
         return Outcome(
@@ -258,7 +260,7 @@ class Play:
         if sum(its.end for its in self._watch.accepted.values()) > IN_MEMORY_MAX // 2:
             return
         try:
-            found = look(self._directory)
+            found = look(self._directory, self.plan.sink)
         except OnceMQError as error:  # they are being replaced all the time
             self._say(f"no look at the files: {error}")
             return

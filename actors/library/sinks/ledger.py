@@ -92,11 +92,13 @@ class SqlLedger:
     def peek(self) -> LedgerPeeked:
         """Return the facts of the ledger; make it where there is none, change nothing else.
 
-        Raises SinkUnavailable, SinkLocked, BadSink, CorruptLog, UnsupportedFormat, and Fenced if
+        They are durable: what the broker is told of a ledger, that ledger must never lose. Raises
+        SinkUnavailable, SinkLocked, BadSink, CorruptLog, UnsupportedFormat, and Fenced if
         another process replaced this one while it was frozen.
         """
         self.session.connect()
         row = self._look() or self._make()
+        self.session.sync_read()
         if self._lost and row.owner.get("replaced") == self._lost:
             raise Fenced(f"{_told(row.owner)} took over under epoch {row.epoch}")
         dead = self._proof.prove_dead(row.ledger_id, row.epoch, row.owner)

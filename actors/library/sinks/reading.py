@@ -6,7 +6,9 @@ import contextlib
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -19,7 +21,8 @@ from . import statements
 from .address import SQLITE, SinkAddress, resolve_sink
 from .ledger import row_of
 from .records import RecordTables, Rows
-from .session import first_line
+from .sql_text import first_line
+from .sqlite import sync_file
 
 
 def address_of(sink: str) -> SinkAddress:
@@ -27,9 +30,15 @@ def address_of(sink: str) -> SinkAddress:
     return resolve_sink(sink, host=socket.gethostname())
 
 
+def look_into(sink: str) -> tuple[str, Callable[[], AbstractContextManager[Rows]]]:
+    """Return how the database is called and what opens a look into it. Raises BadSink."""
+    address = address_of(sink)
+    return address.shown, partial(looking, address)
+
+
 @contextlib.contextmanager
 def looking(address: SinkAddress) -> Iterator[Rows]:
-    """Give a function that reads; all that it reads is of one moment.
+    """Give a function that reads; all that it reads is of one moment, and durable at the end.
 
     Raises BadSink (there is no such file, or no ledger in it), SinkUnavailable, NotSupported.
     """
@@ -41,6 +50,8 @@ def looking(address: SinkAddress) -> Iterator[Rows]:
             return [tuple(row) for row in found]
 
         yield rows
+        if address.kind == SQLITE:
+            sync_file(address.target, address.shown)
     except errors as error:
         text = first_line(error)
         if "oncemq_ledger" in text:  # the table, which neither driver names by a class of its own

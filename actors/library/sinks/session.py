@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from ...errors import Fenced, OnceMQError, SinkUnavailable, StorageError, TransactionControl
+from .sql_text import first_line
 
 IDLE = "idle"  # nothing is open; the I/O thread may use it
 LENT = "lent"  # to a call in the thread of handlers
@@ -38,10 +39,6 @@ _T = TypeVar("_T")
 SOLO_CALLS = 100  # after the database has refused a whole call
 
 CallId = tuple[int, bool, int]  # (epoch, whether of the private topic, first offset)
-
-
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class Session(ABC):
@@ -98,6 +95,9 @@ class Session(ABC):
     @abstractmethod
     def _in_transaction(self) -> bool:
         """Say it for this kind of database."""
+
+    def sync_read(self) -> None:
+        """Make durable what was read, before anybody is told of it. Raises StorageError."""
 
     def _settle(self) -> None:
         """Check now what the database would check at COMMIT: here a handler can still be told."""

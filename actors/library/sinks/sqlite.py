@@ -13,12 +13,22 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from ...errors import BadSink, Fenced, LogInUse, SinkLocked, SinkUnavailable, TransactionControl
+from ...errors import (
+    BadSink,
+    Fenced,
+    LogInUse,
+    SinkLocked,
+    SinkUnavailable,
+    StorageError,
+    TransactionControl,
+)
 from ...runtime.os_disk import OsDisk
 from ...runtime.process import end_frozen_owner, owner_alive, owner_facts
 from ...storage.disk import Lock
+from ..sqlite_files import sync_committed
 from .gate import gate_of
-from .session import Session, first_line
+from .session import Session
+from .sql_text import first_line
 from .sqlite_locks import writer_of
 
 BUSY_MS = 5_000  # a handler waits so long for another process that writes
@@ -100,6 +110,10 @@ class SqliteSession(Session):
         if fresh:
             OsDisk().sync_directory(os.path.dirname(self.path))
         self._raw = raw
+
+    def sync_read(self) -> None:
+        """A commit whose process was killed before its sync is read here, and may be lost yet."""
+        sync_file(self.path, self.shown)
 
     def _disconnect(self) -> None:
         raw, self._raw = self._raw, None
@@ -183,6 +197,14 @@ class SqliteSession(Session):
         ):
             return SinkUnavailable(f"{self.shown}: {first_line(error)}")
         return None
+
+
+def sync_file(path: str, shown: str) -> None:
+    """Make all that is committed to a file durable. Raises StorageError: do not try again."""
+    try:
+        sync_committed(os.path.realpath(path))
+    except OSError as error:
+        raise StorageError(f"what {shown} has committed cannot be synced: {error}") from None
 
 
 class SqliteHost:
