@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.library.chaos.programs import end_with_parent, free_endpoint, wait_until
+from actors.library.chaos.programs import free_endpoint, wait_until
+from actors.runtime.process import end_with_parent
 
 START_S = 60.0
 _USERS = ("postgres", "nobody")

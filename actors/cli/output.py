@@ -12,8 +12,9 @@ import enum
 import json
 import os
 import sys
+import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -22,6 +23,8 @@ from .. import __version__
 from ..errors import Fenced, InvalidName, OnceMQError
 from ..runtime.events import EventLog
 from ..runtime.settings import BadSetting, Settings, without_password
+
+_PROGRESS_EVERY_S = 0.2
 
 
 class ExitCode(enum.IntEnum):
@@ -120,3 +123,25 @@ def process_events(role: str, settings: Settings) -> Iterator[EventLog]:
         events.emit("process.stop", exit_code=ExitCode.DONE)
     finally:
         events.close()
+
+
+@contextlib.contextmanager
+def progress_line() -> Iterator[Callable[[str], None]]:
+    """Yield what shows how far long work is: one line on a terminal, rewritten, gone at the end."""
+    if not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+    next_s, width = 0.0, 0
+
+    def show(text: str) -> None:
+        nonlocal next_s, width
+        if time.monotonic() >= next_s:
+            next_s = time.monotonic() + _PROGRESS_EVERY_S
+            width = max(width, len(text))
+            click.echo("\r" + text.ljust(width), err=True, nl=False)
+
+    try:
+        yield show
+    finally:
+        if width:
+            click.echo("\r" + " " * width + "\r", err=True, nl=False)

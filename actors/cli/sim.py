@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import statistics
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import count
 from pathlib import Path
 
 import click
 
 from ..library.ledger_files import LedgerFiles
+from ..runtime.workers import worker_pool
 from ..sim.plan import Plan
 from ..sim.run import Result, run_plan, shrink
-from .output import ExitCode, print_json
+from .output import ExitCode, print_json, progress_line
 
 CORPUS = Path("tests/sim/seeds.txt")
 TRACE_LINES = 60
@@ -55,7 +55,11 @@ def sim(
     started = time.monotonic()
     deadline = None if minutes is None else started + 60 * minutes
     numbers = iter(range(first, first + seeds)) if seeds is not None else count(first)
-    results = list(_swarm(numbers, deadline, jobs or os.cpu_count() or 1))
+    results = []
+    with progress_line() as show:
+        for result in _swarm(numbers, deadline, jobs or os.cpu_count() or 1):
+            results.append(result)
+            show(f"sim: {len(results)} seeds" + (f" of {seeds}" if seeds is not None else ""))
     failed = sorted((r for r in results if r.rule), key=lambda result: result.plan.seed)
     for result in failed:
         _remember(result.plan.seed)
@@ -91,8 +95,7 @@ def _one(seed: int, *, trace: bool, as_json: bool) -> int:
 
 def _swarm(numbers: Iterator[int], deadline: float | None, jobs: int) -> Iterator[Result]:
     """Yield results of many seeds as they come."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with worker_pool(jobs) as pool:
         running: set[Future[Result]] = set()
         while True:
             while len(running) < 4 * jobs and (deadline is None or time.monotonic() < deadline):

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from ..library.sinks.reading import look_into
 from ..proof.files import OsFiles
-from ..proof.verify import OPERATOR, UNKNOWN, Report
+from ..proof.verify import OPERATOR, UNKNOWN, Report, Tell
 from ..proof.verify import verify as prove
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import ExitCode, print_json, print_table
+from .output import ExitCode, print_json, print_table, progress_line
 
 _SHOWN_MAX = 20  # violations on a terminal; --json holds more
-_PROGRESS_EVERY_S = 0.2
 
 
 @click.command("verify")
@@ -39,10 +37,9 @@ def verify(as_json: bool, sink: str | None, topic: str | None, **flags: str | No
         if flags["state"] is not None and sink is None:
             raise click.UsageError(f"--state {state}: there is no such directory")
         state = None
-    progress = _Progress()
     tables = None if sink is None else look_into(sink)
-    report = prove(OsFiles(), settings.data, state, sink=tables, topic=topic, tell=progress.tell)
-    progress.end()
+    with progress_line() as show:
+        report = prove(OsFiles(), settings.data, state, sink=tables, topic=topic, tell=_told(show))
     if as_json:
         print_json(report.as_dict())
     else:
@@ -51,26 +48,12 @@ def verify(as_json: bool, sink: str | None, topic: str | None, **flags: str | No
         raise click.exceptions.Exit(ExitCode.FAILED)
 
 
-class _Progress:
-    """One line on a terminal, rewritten."""
+def _told(show: Callable[[str], None]) -> Tell:
+    def tell(phase: str, done: int, whole: int) -> None:
+        share = f"{100 * done // whole} %" if whole else ""
+        show(f"verify: {phase} {share}")
 
-    def __init__(self) -> None:
-        self._on = sys.stderr.isatty()
-        self._next_s = 0.0
-        self._width = 0
-
-    def tell(self, phase: str, done: int, whole: int) -> None:
-        now = time.monotonic()
-        if self._on and now >= self._next_s:
-            self._next_s = now + _PROGRESS_EVERY_S
-            share = f"{100 * done // whole} %" if whole else ""
-            text = f"verify: {phase} {share}"
-            self._width = max(self._width, len(text))
-            click.echo("\r" + text.ljust(self._width), err=True, nl=False)
-
-    def end(self) -> None:
-        if self._on and self._width:
-            click.echo("\r" + " " * self._width + "\r", err=True, nl=False)
+    return tell
 
 
 def _print(report: Report) -> None:

@@ -9,10 +9,12 @@ can be proved: such an owner counts as alive and is never ended by us.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
@@ -20,6 +22,21 @@ from ..errors import LogInUse
 
 Facts = Mapping[str, str | int]
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform.startswith("linux") else None
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(number: signal.Signals = signal.SIGKILL, *, parent: int = 0) -> None:
+    """Call it in a child, at its start or before exec: if its parent is killed, the kernel signals it.
+
+    A child that takes long to get here names the process `parent`, which may be dead by then. On
+    Linux; elsewhere it does nothing. The kernel goes by the thread that made the child.
+    """
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, int(number))
+        if parent and os.getppid() != parent:
+            os.kill(os.getpid(), number)
 
 
 @contextlib.contextmanager

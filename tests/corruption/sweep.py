@@ -8,16 +8,15 @@ Prints what was tried and what came of it. Exit 1 if any damage was silent.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from itertools import chain, islice
 
+from actors.runtime.workers import worker_pool
 from tests.corruption.judge import judge
 from tests.corruption.mutations import (
     MASKS,
@@ -89,8 +88,7 @@ def main() -> int:
     other: Counter[str] = Counter()
     silent: list[str] = []
     jobs = [(name, share, asked.every) for name in SPECIMENS for share in range(SHARES)]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
+    with worker_pool(os.cpu_count() or 1) as pool:
         for total, results in (
             (other, pool.map(others, SPECIMENS)),
             (flipped, pool.map(flips, jobs)),

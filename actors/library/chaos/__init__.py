@@ -4,10 +4,11 @@ For tests of a system built on OnceMQ, and for OnceMQ itself. Only processes tha
 are ever touched, each by its own pid.
 """
 
+from ...runtime.process import end_with_parent
 from .engine import Chaos
 from .history import History
 from .parts import Deeds, Fault, Slot
-from .programs import Program, ProgramFailed, Running, end_with_parent, free_endpoint, wait_until
+from .programs import Program, ProgramFailed, Running, free_endpoint, wait_until
 from .reader import StoredMessage, read_topic
 
 __all__ = [

@@ -6,13 +6,11 @@ started is ended by its own pid, also when it is frozen, so nothing outlives a t
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,21 +18,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ...runtime.process import end_with_parent
+
 KILLED = -signal.SIGKILL
 CRASHED = 137  # how a process ends at a crash point: without any clean-up
 FENCED = 3
 POLL_S = 0.005
 TAIL_BYTES = 4000
-
-
-_PRCTL = ctypes.CDLL(None).prctl if sys.platform.startswith("linux") else None
-_PR_SET_PDEATHSIG = 1
-
-
-def end_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
-    """Call it in a child before exec: if the caller is killed, the kernel signals it (Linux)."""
-    if _PRCTL is not None:
-        _PRCTL(_PR_SET_PDEATHSIG, int(number))
 
 
 class ProgramFailed(AssertionError):

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from actors.library.ledger_files import LedgerFiles
+from actors.runtime.workers import worker_pool
 from actors.sim.faults import FAULTS
 from actors.sim.plan import Plan
 from actors.sim.run import run_plan
@@ -83,9 +82,8 @@ def run_tests(tests: tuple[str, ...]) -> str:
 def main(parts: list[str]) -> int:
     """Run all that match, the control last; print the table."""
     names = [name for name in MUTANTS if not parts or any(part in name for part in parts)]
-    context = multiprocessing.get_context("spawn")
     rows = []
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+    with worker_pool(os.cpu_count() or 1) as pool:
         for row in pool.map(hunt, names, [SEEDS_MAX] * len(names)):
             name, who, seeds, seconds = row
             rows.append(row)
