@@ -181,6 +181,7 @@ class _Console(Watcher):
         """Draw the counts."""
         text = f"{summary.processed:,} processed, {summary.skipped:,} skipped"
         text += f", {summary.parked:,} parked" if summary.parked else ""
+        text += f", {len(summary.held):,} held" if summary.held else ""
         if sys.stderr.isatty() and text != self._drawn:
             sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()
