@@ -12,6 +12,11 @@ if not getattr(actors, "__oncemq__", False):
 if TYPE_CHECKING:  # what type checkers and editors see; errors come through __getattr__
     from actors.library import (
         App,
+        EffectMisused,
+        EffectNotDone,
+        EffectNotRecorded,
+        EffectsNotSupported,
+        EffectUnknown,
         ExactlyOnceConsumer,
         ExactlyOnceQueue,
         Harness,
@@ -20,7 +25,20 @@ if TYPE_CHECKING:  # what type checkers and editors see; errors come through __g
         outbox,
     )
 
-__all__ = ["App", "ExactlyOnceConsumer", "ExactlyOnceQueue", "Harness", "Message", "Tx", "outbox"]
+__all__ = [
+    "App",
+    "EffectMisused",
+    "EffectNotDone",
+    "EffectNotRecorded",
+    "EffectUnknown",
+    "EffectsNotSupported",
+    "ExactlyOnceConsumer",
+    "ExactlyOnceQueue",
+    "Harness",
+    "Message",
+    "Tx",
+    "outbox",
+]
 __version__ = actors.__version__
 
 

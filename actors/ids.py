@@ -77,6 +77,11 @@ def letter_id(partition: int, offset: int) -> str:
     return f"dead:{partition}:{offset}"
 
 
+def effect_id(group: str, topic: str, partition: int, offset: int, name: str, number: int) -> str:
+    """Return how one call of an effect is named: no other call ever has the same name."""
+    return f"{group}:{topic}:{partition}:{offset}:{name}:{number}"
+
+
 def tagged_id(message_id: str | bytes) -> bytes:
     """Return an explicit id as tagged bytes. Raises TooLarge, InvalidName (empty or wrong type)."""
     if isinstance(message_id, str):

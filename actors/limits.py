@@ -10,7 +10,7 @@ NAME_BYTES_MAX = 128
 MESSAGE_ID_BYTES_MAX = 128
 KEY_BYTES_MAX = 1024
 HEADERS_BYTES_MAX = 8 * 1024
-SYSTEM_HEADERS_BYTES_MAX = 4 * 1024  # room above it for those that OnceMQ itself adds
+SYSTEM_HEADERS_BYTES_MAX = 48 * 1024  # room above it for those that OnceMQ itself adds
 
 # --- messages and batches (TooLarge) -------------------------------------------------------------
 MESSAGE_BYTES_MAX = 1024 * 1024
@@ -118,6 +118,10 @@ COMMIT_EVERY_MS = 500  # a batch whose handlers take longer is committed in part
 COMMIT_BYTES = 4 * 1024 * 1024  # state and outputs above it end the commit at that message
 COMMIT_MESSAGES_MAX = 64 * 1024  # messages above it end the commit
 MESSAGE_EFFECTS_BYTES_MAX = 8 * 1024 * 1024  # state and outputs of one message (TooLarge)
+EFFECTS_MAX = 32  # effects of one message (NotSupported); the letter of a parked one carries
+EFFECT_RESULT_BYTES_MAX = 16 * 1024  # results, so each and all together are bounded (TooLarge)
+EFFECT_RESULTS_BYTES_MAX = 32 * 1024
+EFFECT_LOOK_MS = 500  # how often an effect that is held looks for an operator's word
 STANDBY_RETRY_MS = 1_000
 LEAVE_WAIT_MS = 500
 TOPIC_LOOKUP_MS = 10_000  # how long tx.send waits for the facts of a topic it meets first

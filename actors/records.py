@@ -171,6 +171,39 @@ class AttemptMarked:
 
 
 @dataclass(frozen=True, slots=True)
+class EffectIntended:
+    """A handler is about to make a call that no transaction covers. Synced before the call.
+
+    Nothing behind it that tells how the call ended means: nobody knows whether it was made.
+    """
+
+    epoch: int
+    topic_id: bytes  # of the input
+    offset: int
+    key: str  # idempotency key of the message, for people
+    name: str  # of the effect; the message has at most one of this name
+    number: int  # 1 for the first call, one more for each that follows
+    policy: str  # what is done if the outcome is unknown: retry | park | ask
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class EffectEnded:
+    """What is known of the call that was intended under the same number."""
+
+    epoch: int
+    topic_id: bytes
+    offset: int
+    name: str
+    number: int
+    how: str  # returned | not_done | unknown, or by an operator: answered | again
+    policy: str  # as of the intent, or as it is from now on
+    encoding: int  # of the result
+    value: bytes  # the result; of an unknown outcome the error as text
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerEnded:
     """A generation ended because it was to: no handler died in it."""
 
@@ -186,6 +219,8 @@ Record = (
     | LedgerStarted
     | Committed
     | AttemptMarked
+    | EffectIntended
+    | EffectEnded
     | LedgerEnded
 )
 

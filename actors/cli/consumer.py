@@ -15,9 +15,10 @@ import click
 from ..errors import HandlerFailed
 from ..ids import check_name, rerun_group
 from ..library.app import App
-from ..library.consumer_process import ConsumerProcess, Watcher
+from ..library.consumer_process import ConsumerProcess
 from ..library.handlers import Consumer, MessageContext
 from ..library.tally import Summary
+from ..library.watcher import Watcher
 from ..runtime.events import EventLog
 from ..runtime.settings import Settings
 from .config import setting_options
@@ -171,10 +172,16 @@ class _Console(Watcher):
             self._away = text
             click.echo(text, err=True)
 
+    def effect_held(self, text: str) -> None:
+        """Say what somebody has to do."""
+        self.clear()
+        click.echo(text, err=True)
+
     def progress(self, summary: Summary) -> None:
         """Draw the counts."""
         text = f"{summary.processed:,} processed, {summary.skipped:,} skipped"
         text += f", {summary.parked:,} parked" if summary.parked else ""
+        text += f", {len(summary.held):,} held" if summary.held else ""
         if sys.stderr.isatty() and text != self._drawn:
             sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()

@@ -11,6 +11,7 @@ import click
 from ..errors import OnceMQError
 from ..library.sinks.reading import look_into
 from ..proof.explain import explain as tell
+from ..proof.explain_effects import line_of
 from ..proof.files import OsFiles
 from ..proof.history import read_history
 from ..proof.story import Story
@@ -70,6 +71,7 @@ def _lines(story: Story) -> list[str]:
         lines += _accepted(story.accepted)
     for group in story.groups:
         lines += _group(group)
+        lines += [f"  {line_of(call)}" for call in group.get("effects", ())]
     lines += [f"  {_event(event)}" for event in story.events]
     return lines + [f"note: {note}" for note in story.notes]
 

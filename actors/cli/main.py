@@ -41,6 +41,7 @@ COMMANDS: dict[str, Entry] = {
     "verify": Entry("verify:verify", "Prove from the files what became of every id."),
     "explain": Entry("explain:explain", "Tell the story of one message."),
     "dlq": Entry("dlq:dlq", "Look at parked messages, replay or drop them."),
+    "effects": Entry("effects:effects", "Show calls of unknown outcome, and say what it was."),
     "dump": Entry("dump:dump", "Print the records of a log directory."),
     "config": Entry("config:config", "Print each setting and where it came from."),
     "sim": Entry("sim:sim", "Run seeded simulations."),

@@ -10,7 +10,7 @@ import click
 
 from ..library.sinks.reading import look_into
 from ..proof.files import OsFiles
-from ..proof.verify import OPERATOR, Report, Tell
+from ..proof.verify import OPERATOR, UNKNOWN, Report, Tell
 from ..proof.verify import verify as prove
 from ..runtime.settings import Settings
 from .config import setting_options
@@ -67,6 +67,11 @@ def _print(report: Report) -> None:
     head = ("topic", "accepted", "group", "processed", "pending", "parked", "skipped")
     columns = (*head, "skipped by operator")
     print_table("messages", columns, rows)
+    for name, topic in report.topics.items():
+        for group, row in topic["groups"].items():
+            if row.get(UNKNOWN):
+                told = f"{row[UNKNOWN]} effects of group {group} in {name}"
+                click.echo(f"nobody knows whether {told} happened: oncemq effects list")
     if report.outputs_pending:
         click.echo(f"{report.outputs_pending} outgoing messages are committed and not sent yet")
     for note in report.found.notes[:_SHOWN_MAX]:

@@ -18,6 +18,8 @@ from ..records import (
     AttemptMarked,
     BatchStored,
     Committed,
+    EffectEnded,
+    EffectIntended,
     GroupGranted,
     GroupRewound,
     LedgerEnded,
@@ -40,6 +42,8 @@ LEDGER_STARTED = 10
 COMMITTED = 11
 COMMITTED_MORE = 12  # the same with parts that commits did not always have
 ATTEMPT_MARKED = 13
+EFFECT_INTENDED = 14
+EFFECT_ENDED = 15
 LEDGER_ENDED = 16
 
 # topic number, partition, first offset, kept, count, at_ms, epoch, first sequence,
@@ -74,6 +78,25 @@ _SIMPLE: dict[int, tuple[type[Any], tuple[str, ...]]] = {
         ("group", "topic", "partition", "topic_id", "log_id", "lineage", "start_offset"),
     ),
     ATTEMPT_MARKED: (AttemptMarked, ("epoch", "topic_id", "offset", "deaths", "returned")),
+    EFFECT_INTENDED: (
+        EffectIntended,
+        ("epoch", "topic_id", "offset", "key", "name", "number", "policy", "at_ms"),
+    ),
+    EFFECT_ENDED: (
+        EffectEnded,
+        (
+            "epoch",
+            "topic_id",
+            "offset",
+            "name",
+            "number",
+            "how",
+            "policy",
+            "encoding",
+            "value",
+            "at_ms",
+        ),
+    ),
     LEDGER_ENDED: (LedgerEnded, ("epoch",)),
 }
 _NUMBER_OF = {kind: number for number, (kind, _) in _SIMPLE.items()}

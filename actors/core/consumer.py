@@ -32,12 +32,13 @@ from ..outcome import (
 )
 from ..protocol import CONFLICT, Failure, Fetched, Message, Renewed, TopicDescribed
 from ..records import Committed, LedgerEnded, LedgerStarted, Plain, Record
+from .commits import Acked
 from .connection import Connection
 from .consumer_grant import JOINING, LEAVING, OPENING, RUNNING, STOPPED, GrantHolder, Member
 from .consumer_running import START_OFFSET, Running
 from .consumer_topics import TopicLookups
 from .consumer_work import Drain, GiveUp, HandlerDone, LedgerPeeked, ResolveTopic
-from .handling import Acked
+from .effect_work import EffectOrder, EffectTold, EffectWanted
 from .ledger import Ledger
 from .ledger_check import check_follows
 from .window import Fingerprint
@@ -82,6 +83,11 @@ class ConsumerCore:
     def shared(self) -> bool:
         """Whether other members own partitions of the topic, as far as the broker has told."""
         return self._holder.shared
+
+    @property
+    def held_effects(self) -> list[str]:
+        """The calls that an operator must say something about before a message goes on."""
+        return self._running.handling.held_effects if self._running else []
 
     @property
     def processed(self) -> int:
@@ -144,6 +150,10 @@ class ConsumerCore:
                 failed = self._running.handling.done(event, now_ms, out, self._acked)
                 if failed is not None:
                     self._stop(failed, now_ms, out)
+            case EffectWanted() | EffectTold() if self._running is not None:
+                self._running.handling.effect(event, now_ms, out)
+            case EffectOrder() if self._running is not None:
+                self._running.handling.ordered(event, now_ms, out)
             case LedgerPeeked():
                 self._holder.peeked(event, now_ms, out)
             case Recovered():
@@ -151,7 +161,7 @@ class ConsumerCore:
             case DiskSpace():
                 self._disk_full = event.full
                 if self._running is not None:
-                    self._running.handling.disk_space(full=event.full, out=out)
+                    self._running.handling.disk_space(now_ms, out, full=event.full)
             case Synced():
                 self._holder.committed = self.ledger.next_offset
             case SnapshotWritten():
@@ -298,6 +308,7 @@ class ConsumerCore:
             # else a death before our first record would look like a good end.
             number = ledger.commit_no + 1
             out.appends.append(Committed(grant.epoch, number, [], [], b"", {}, []))
+        self._running.handling.effects.forget_orders(out)
         self._holder.phase = RUNNING
         self._holder.committed = self.ledger.next_offset
         fields = self.member.fields(

@@ -8,11 +8,12 @@ from ..limits import FETCHES_HELD_MAX, OUTPUTS_UNACKED_BYTES_MAX, OUTPUTS_UNACKE
 from ..outcome import Outcome
 from ..protocol import Failure, Granted, TopicDescribed
 from ..records import Committed, Output
+from .commits import Acked
 from .connection import Connection
 from .consumer_fetch import Fetcher
 from .consumer_grant import Member
 from .consumer_internal import DeadTopic, PrivateTopic
-from .handling import Acked, Handling
+from .handling import Handling
 from .inputs import Input
 from .ledger import Ledger
 from .outbox import Outbox
@@ -73,7 +74,8 @@ class Running:
     def caught_up(self) -> bool:
         """Whether nothing more was there when the broker was asked last."""
         looked = self.private_topic.looked
-        return looked and all(fetcher.caught_up for fetcher in self.fetchers)
+        held = {id(one.windows) for one in self.handling.inputs if one.held}
+        return looked and all(f.caught_up or id(f.windows) in held for f in self.fetchers)
 
     @property
     def owed(self) -> bool:

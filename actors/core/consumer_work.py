@@ -62,7 +62,8 @@ class RunHandler:
     """Call the handler for each message of `window`, in order, in the thread of handlers.
 
     The first message is at attempt `attempt`, all others at their first. `ledger` is to be read
-    only; it does not change before the answer. Answer with HandlerDone.
+    only; its state does not change before the answer, while the effects of the run's messages do.
+    Answer with HandlerDone.
 
     With `deaths` the one message of the window killed so many processes: do not call the handler,
     answer with a FailedMessage of kind CRASHED. `private` messages come from topic@group: the
@@ -125,6 +126,9 @@ class LedgerPeeked:
 RAISED = "raised"  # the handler raised on every attempt
 REJECTED = "rejected"  # it raised what no retry mends
 CRASHED = "crashed"  # it killed its process again and again
+UNKNOWN_EFFECT = "unknown effect"  # nobody knows the outcome of an effect, and its policy is park
+# No reason to park it: nobody knows the outcome of an effect, and its policy is to ask.
+HELD_EFFECT = "held effect"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,10 @@ dead letters is known to be there, so that what is committed can always go out.
 
 After an unclean end messages run alone, each behind a mark that is synced first. A message that
 more than `crash_retries` processes died in is parked without another call.
+
+A message with an effect of unknown outcome (effects.py) runs alone too. If the policy is to ask, no
+commit passes it before an operator has spoken: the handler is called once in each generation, in case
+it knows better by now, and then its input is held.
 """
 
 from __future__ import annotations
@@ -24,14 +28,23 @@ from typing import Any
 from ..errors import HandlerFailed
 from ..limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS, COMMIT_EVERY_MS
 from ..outcome import Outcome
-from ..records import AttemptMarked, Committed, Output, Parked, Skipped
+from ..records import AttemptMarked, Committed, Parked, Skipped
+from .commits import Acked, committed
 from .consumer_grant import Member
-from .consumer_work import RAISED, CutHandler, FailedMessage, HandlerDone, Repost, RunHandler
+from .consumer_work import (
+    HELD_EFFECT,
+    RAISED,
+    CutHandler,
+    FailedMessage,
+    HandlerDone,
+    Repost,
+    RunHandler,
+)
+from .effect_work import EffectOrder, EffectTold, EffectWanted, belongs
+from .effects import Effects
 from .inputs import Input, Parking, is_dropped
 from .ledger import Ledger
-from .window import Window, identities, leave_out_known
-
-Acked = list[tuple[str, int, int]]
+from .window import Window, leave_out_known
 
 DROPPED = "dropped"  # the reason of a skipped message whose dead letter an operator dropped
 
@@ -57,6 +70,7 @@ class Handling:
         # Invariant: an answer is held only while its call counts as running.
         self._disk_full = False
         self._held: HandlerDone | None = None
+        self.effects = Effects(ledger, member, epoch)
         # When the running call is asked to commit what it has; None: it was asked.
         self._cut_at_ms: int | None = None
         # Where dead letters go: (topic, partition); None: not known to be there yet.
@@ -72,6 +86,11 @@ class Handling:
         return self.running is None and all(one.idle for one in self.inputs)
 
     @property
+    def held_effects(self) -> list[str]:
+        """The calls that messages wait for an operator's word about."""
+        return self.effects.holding(self.inputs)
+
+    @property
     def wants_dead(self) -> bool:
         """Whether a dead letter waits for its topic."""
         return self.dead is None and any(one.parking is not None for one in self.inputs)
@@ -83,15 +102,36 @@ class Handling:
             return self._cut_at_ms
         if self._disk_full:
             return None
-        times = [one.not_before_ms for one in self.inputs if one.windows and one.parking is None]
+        times = [
+            self.effects.look_at_ms if one.held else one.not_before_ms
+            for one in self.inputs
+            if one.held or (one.windows and one.parking is None)
+        ]
         return min(times, default=None)
 
-    def disk_space(self, *, full: bool, out: Outcome) -> None:
+    def disk_space(self, now_ms: int, out: Outcome, *, full: bool) -> None:
         """The disk is full, or has room again: then the held answer comes back as it is."""
         self._disk_full = full
+        for event in self.effects.take_waiting():
+            self.effect(event, now_ms, out)
         if not full and self._held is not None:
             out.work.append(Repost(self._held))
             self._held = None
+
+    def effect(self, event: EffectWanted | EffectTold, now_ms: int, out: Outcome) -> None:
+        """Take what the running handler says of an effect."""
+        run, topic_id = self.running, self._moved.topic_id
+        self.effects.said(event, run, topic_id, now_ms, out, full=self._disk_full)
+
+    def ordered(self, order: EffectOrder, now_ms: int, out: Outcome) -> None:
+        """Take an operator's word about an effect: its message goes on."""
+        if self._disk_full:
+            return  # it stays where it is and is found again
+        settled = self.effects.ordered(order, now_ms, out)
+        for its in self.inputs:
+            if settled is not None and its.topic_id == settled.topic_id and its.held:
+                its.held = False
+                its.not_before_ms = 0
 
     def cut(self, out: Outcome) -> None:
         """Ask the running call to come back with what it has."""
@@ -111,6 +151,8 @@ class Handling:
             return
         if self._disk_full:
             return
+        if any(its.held for its in self.inputs):
+            self.effects.look(now_ms, out)
         before = next((r for r in reversed(out.appends) if isinstance(r, Committed)), None)
         for step in range(len(self.inputs)):
             turn = (self._turn + step) % len(self.inputs)
@@ -121,7 +163,7 @@ class Handling:
                 if served:
                     self._park(its, its.parking, out, acked)
             else:
-                due = bool(its.windows) and its.not_before_ms <= now_ms
+                due = bool(its.windows) and not its.held and its.not_before_ms <= now_ms
                 served = due and self._start(its, before, now_ms, out, acked)
             if served:
                 self._turn = (turn + 1) % len(self.inputs)
@@ -134,6 +176,7 @@ class Handling:
         alone = its.alone()
         if alone or its.private:
             its.split_first()
+        its.isolate(self._ledger.effects.first_unresolved(its.topic_id))
         window = leave_out_known(its.windows[0], self._ledger.processed, before)
         left_out = its.windows[0].count - window.count
         dropped = its.private and window.count > 0 and is_dropped(window)
@@ -160,6 +203,8 @@ class Handling:
         offset = window.offset_of(0)
         deaths = self._ledger.deaths_in(its.topic_id, offset)
         fatal = deaths if deaths > self._member.crash_retries else 0
+        if self._ledger.effects.barrier(its.topic_id) == offset:
+            fatal = 0  # it may not be parked; its handler is told before it calls anything
         run = RunHandler(self._epoch, window, its.attempt, self._ledger, now_ms, its.private, fatal)
         self.running, self._moved, self._mark = run, its, None
         self._cut_at_ms = now_ms + COMMIT_EVERY_MS
@@ -177,13 +222,22 @@ class Handling:
     ) -> HandlerFailed | None:
         """Take the answer of a call; return the error that ends the consumer, if it does."""
         run, its = self.running, self._moved
-        matching = (answer.epoch, answer.private, answer.first_offset)
-        if run is None or matching != (run.epoch, run.private, run.first_offset):
+        if run is None or not belongs(answer, run):
             return None
         if self._disk_full:
             self._held = answer
             return None
         self.running = None
+        barrier = self._ledger.effects.barrier(its.topic_id)
+        if (
+            answer.handled
+            and barrier is not None
+            and barrier < run.window.offset_of(answer.handled)
+        ):
+            its.windows.appendleft(run.window)
+            self._came_back(out)
+            self._hold(its, barrier, out)
+            return None
         handled, rest = run.window.split(answer.handled)
         attempt = run.deaths or its.attempt
         if answer.handled:
@@ -204,9 +258,19 @@ class Handling:
             its.windows.appendleft(rest)
         if answer.failure is None:
             return None
-        if self._mark is not None:  # it came back: nobody died
-            out.appends.append(replace(self._mark, returned=True))
+        self._came_back(out)
         return self._failed(its, answer.failure, attempt, now_ms, out)
+
+    def _came_back(self, out: Outcome) -> None:
+        """The handler has answered for a message that is not passed: nobody died in it."""
+        if self._mark is not None:
+            out.appends.append(replace(self._mark, returned=True))
+
+    def _hold(self, its: Input, offset: int, out: Outcome) -> None:
+        """The message at `offset` waits for an operator; those in front of it do not."""
+        its.held = its.windows[0].offset_of(0) == offset
+        if its.held:
+            self.effects.tell_held(its.topic_id, offset, out)
 
     def _failed(
         self, its: Input, failure: FailedMessage, attempt: int, now_ms: int, out: Outcome
@@ -214,6 +278,10 @@ class Handling:
         offset = its.windows[0].offset_of(0)
         error = failure.text
         where = self._fields(its, offset=offset, id=failure.message_id)
+        barrier = self._ledger.effects.barrier(its.topic_id)
+        if failure.kind == HELD_EFFECT and barrier is not None:
+            self._hold(its, barrier, out)
+            return None
         out.events.append(("handler.raised", {**where, "attempt": attempt, "error": error}))
         if failure.kind == RAISED and attempt <= self._member.retries:
             pause = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(attempt - 1, 16))
@@ -222,6 +290,9 @@ class Handling:
             its.not_before_ms = now_ms + delay
             again = {**where, "attempt": attempt + 1, "delay_ms": delay}
             out.events.append(("handler.retry", again))
+            return None
+        if barrier == offset:
+            self._hold(its, offset, out)
             return None
         out.events.append(("handler.failed", {**where, "attempts": attempt, "error": error}))
         if failure.letter is not None:
@@ -272,23 +343,8 @@ class Handling:
         parked: list[Parked] | None = None,
         skipped: list[Skipped] | None = None,
     ) -> None:
-        ledger = self._ledger
-        assert ledger.started is not None, "a commit follows the first record"
-        assert window.first_offset == ledger.next_offset_of(its.topic_id), "commits follow"
-        ranges, fingerprints = identities(window)
-        outputs = self._numbered(answer.outputs)
-        record = Committed(
-            self._epoch,
-            ledger.commit_no + 1,
-            [(its.topic_id, window.next_offset)],
-            ranges,
-            b"".join(fingerprints),
-            answer.state,
-            outputs,
-            list(acked),
-            fingerprints,
-            parked or [],
-            skipped or [],
+        record = committed(
+            self._ledger, self._epoch, its.topic_id, window, answer, acked, parked, skipped
         )
         acked.clear()
         out.appends.append(record)
@@ -298,21 +354,10 @@ class Handling:
             first_offset=window.first_offset,
             next_offset=window.next_offset,
             count=answer.handled,
-            outputs=sum(output.count for output in outputs),
+            outputs=sum(output.count for output in record.outputs),
             commit_no=record.commit_no,
         )
         out.events.append(("commit.synced", fields))
-
-    def _numbered(self, outputs: list[Output]) -> list[Output]:
-        """Give outputs their numbers: contiguous for each target, in the order sent."""
-        following = dict(self._ledger.next_sequence)
-        numbered = []
-        for output in outputs:
-            target = (output.topic, output.partition)
-            first = following.get(target, 0)
-            following[target] = first + output.count
-            numbered.append(replace(output, first_sequence=first))
-        return numbered
 
     def _fields(self, its: Input, **more: Any) -> dict[str, Any]:
         fields = self._member.fields(**more)

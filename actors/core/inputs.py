@@ -14,6 +14,7 @@ further on and finds it. A message that processes died in before runs alone unti
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass
 
@@ -50,14 +51,16 @@ class Input:
         self.not_before_ms = 0
         # What is parked next. Invariant: it lies right before the next window.
         self.parking: Parking | None = None
+        # Whether the first message waits for an operator's word about an effect.
+        self.held = False
         # How many messages may still run alone, and up to which offset; None: not fetched yet.
         self._alone_left = SOLITARY_MESSAGES_MAX if alone else 0
         self._alone_until: int | None = None
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits to be handled or parked."""
-        return not self.windows and self.parking is None
+        """Whether nothing can be handled or parked now."""
+        return self.held or (not self.windows and self.parking is None)
 
     def alone(self) -> bool:
         """Whether the first message of the next window must run alone, with a mark."""
@@ -78,6 +81,19 @@ class Input:
             first, rest = self.windows[0].split(1)
             self.windows[0] = rest
             self.windows.appendleft(first)
+
+    def isolate(self, offset: int | None) -> None:
+        """Let the next window end before the message at `offset`, or hold it alone."""
+        window = self.windows[0]
+        if offset is None or not window.first_offset <= offset < window.next_offset:
+            return
+        before = sum(bisect_left(piece.offsets, offset) for piece in window.pieces)
+        if before:
+            first, rest = window.split(before)
+            self.windows[0] = rest
+            self.windows.appendleft(first)
+        else:
+            self.split_first()
 
     def passed(self) -> None:
         """The message at the head is committed: the next one starts with its first attempt."""

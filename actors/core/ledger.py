@@ -6,9 +6,9 @@ ids, state and outputs together, so that any prefix of the ledger is a state the
 in. `apply` is the only thing that changes a Ledger, live and on replay. Besides the partition
 itself it reads that of the private topic (`topic@group`); each commit moves one of the two.
 
-The other records are about processes that die in a handler (solitary.py): marks of attempts, and
-the word of a generation that it ended well. A mark counts as a death from the start, until a
-record behind it says how the attempt ended.
+Other records are about processes that die in a handler (inputs.py): marks of attempts, and the word
+of a generation that it ended well. A mark counts as a death from the start, until a record behind
+it says how the attempt ended. Intents and outcomes of effects (open_effects.py) say nothing of that.
 
 Outputs are numbered here, by target partition and without holes, and kept until a later commit
 says that the broker acknowledged them: whatever process comes next sends what is left, under the
@@ -30,6 +30,8 @@ from ..outcome import Snapshot
 from ..records import (
     AttemptMarked,
     Committed,
+    EffectEnded,
+    EffectIntended,
     LedgerEnded,
     LedgerStarted,
     Output,
@@ -37,11 +39,13 @@ from ..records import (
     Record,
     Skipped,
 )
+from .open_effects import OpenEffects
 from .processed import Processed, fingerprints_of, split_fingerprints
 
 Target = tuple[str, int]  # (topic, partition) of an output
 
 _IDS = "ids-"
+_OWN = Committed | AttemptMarked | EffectIntended | EffectEnded | LedgerEnded
 
 
 class Ledger:
@@ -81,6 +85,8 @@ class Ledger:
         self.deaths: dict[bytes, tuple[int, int]] = {}
         # The attempt that was marked and not told the end of; it is counted in `deaths`.
         self._running: AttemptMarked | None = None
+        # Effects of messages that are not committed.
+        self.effects = OpenEffects()
         # Whether the last record says that its generation ended well.
         self.ended = False
         # Fingerprints that no snapshot on disk holds, as they were committed.
@@ -103,14 +109,15 @@ class Ledger:
             self.next_offset = self.reached = record.start_offset
             return
         assert self.started is not None, "a ledger starts with its first record"
-        assert isinstance(record, Committed | AttemptMarked | LedgerEnded), (
-            "a record of another log"
-        )
+        assert isinstance(record, _OWN), "a record of another log"
         assert record.epoch >= self.epoch, "an epoch never goes back"
         self.epoch = record.epoch
         self.ended = isinstance(record, LedgerEnded)
         if isinstance(record, Committed):
             self._commit(record)
+            return
+        if isinstance(record, EffectIntended | EffectEnded):
+            self.effects.apply(record)
             return
         running, self._running = self._running, None
         if running is not None and running.epoch == record.epoch:
@@ -162,6 +169,7 @@ class Ledger:
             self.reached = max(self.reached, next_offset)
         else:
             self.private_offsets[topic_id] = next_offset
+        self.effects.passed(topic_id, next_offset)
         if self.deaths.get(topic_id, (next_offset, 0))[0] < next_offset:
             del self.deaths[topic_id]
         running = self._running
@@ -259,6 +267,7 @@ class Ledger:
             "ended": self.ended,
             "reached": self.reached if self.reached != self.next_offset else 0,
             "skips": [list(skip) for skip in self.skips],
+            "effects": self.effects.plain(),
         }
         return {name: value for name, value in fields.items() if value}
 
@@ -290,6 +299,7 @@ class Ledger:
             epoch, topic_id, offset, deaths = fields["running"]
             self._running = AttemptMarked(epoch, topic_id, offset, deaths, returned=False)
         self.ended = fields.get("ended", False)
+        self.effects.restore(fields.get("effects", ()))
         self._change_state(parts["state"])
         for output in parts["outputs"]:
             kept = Output(*output)

@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from ..errors import OnceMQError
     from . import outbox
     from .app import App
+    from .effect_errors import (
+        EffectMisused,
+        EffectNotDone,
+        EffectNotRecorded,
+        EffectsNotSupported,
+        EffectUnknown,
+    )
     from .harness import Harness
     from .message import Message
     from .seed import ExactlyOnceConsumer, ExactlyOnceQueue
@@ -22,6 +29,11 @@ _HOMES = {
     "Harness": ".harness",
     "ExactlyOnceConsumer": ".seed",
     "ExactlyOnceQueue": ".seed",
+    "EffectMisused": ".effect_errors",
+    "EffectNotDone": ".effect_errors",
+    "EffectNotRecorded": ".effect_errors",
+    "EffectUnknown": ".effect_errors",
+    "EffectsNotSupported": ".effect_errors",
 }
 _ERRORS = (
     "OnceMQError",
@@ -64,6 +76,11 @@ _ERRORS = (
 )
 __all__ = [  # noqa: PLE0604
     "App",
+    "EffectMisused",
+    "EffectNotDone",
+    "EffectNotRecorded",
+    "EffectUnknown",
+    "EffectsNotSupported",
     "ExactlyOnceConsumer",
     "ExactlyOnceQueue",
     "Harness",

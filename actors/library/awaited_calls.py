@@ -24,6 +24,7 @@ from ..core.consumer_work import FailedMessage, HandlerDone, RunHandler
 from ..errors import OnceMQError, PayloadInvalid
 from ..limits import COMMIT_MESSAGES_MAX
 from .carry import Carry
+from .effect_calls import EffectDesk
 from .handlers import Call, Consumer, current
 from .message import Message
 from .shapes import check_result
@@ -51,19 +52,20 @@ class AwaitedCall(Call):
         carry: Carry,
         await_topic: AwaitTopic | None = None,
         sink: Session | None = None,
+        desk: EffectDesk | None = None,
     ) -> None:
         """With `await_topic` the other one may answer 0: a topic is then looked up after the handler.
 
         `tx.send` can await nothing, and a lookup that blocked would freeze the loop.
         """
-        super().__init__(consumer, run, find_topic, sink)
+        super().__init__(consumer, run, find_topic, sink, desk)
         self._carry = carry
         self._await_topic = await_topic
         self.is_async = consumer.shape.is_async and not run.deaths
 
     def _new_tx(self, state: StateView, find_topic: FindTopic) -> Tx:
         kind = BatchTx if self._consumer.shape.batch_size else Tx
-        tx = kind(state, find_topic, self._sink)
+        tx = kind(state, find_topic, self._sink, self._effects)
         self._statements: Statements | None = None
         if self._sink is not None and self._consumer.shape.is_async:
             from .sinks.awaited import Statements  # asyncio, which plain handlers never load
@@ -81,6 +83,7 @@ class AwaitedCall(Call):
     async def carry_out_async(self, place: tuple[str, str, int]) -> HandlerDone:
         """As `carry_out`, for async handlers."""
         place = self._place(place)
+        self._effects.here()
         started_ns = time.perf_counter_ns()
         failure: FailedMessage | None = None
         with self._lent():

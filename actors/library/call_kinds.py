@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ..core.consumer_work import RunHandler
 from .awaited_calls import AwaitedCall, AwaitTopic
 from .carry import Carry
+from .effect_calls import EffectDesk
 from .handler_threads import HandlerThreads
 from .handlers import Call, Consumer
 from .keyed_calls import KeyedCall
@@ -34,8 +35,9 @@ def make_call(
     carry: Carry,
     threads: HandlerThreads,
     sink: Session | None = None,
+    desk: EffectDesk | None = None,
 ) -> Call:
-    """Return the call of a handler that carries out `run`.
+    """Return the call of a handler that carries out `run`; `desk` is where it asks for effects.
 
     Raises StateMismatch if the ledger holds another kind of state than the handler keeps.
     """
@@ -51,5 +53,5 @@ def make_call(
     if shape.by_key:
         return KeyedCall(consumer, run, find_topic, carry, threads, await_topic)
     if shape.is_async or shape.batch_size:
-        return AwaitedCall(consumer, run, find_topic, carry, await_topic, sink)
-    return Call(consumer, run, find_topic, sink)
+        return AwaitedCall(consumer, run, find_topic, carry, await_topic, sink, desk)
+    return Call(consumer, run, find_topic, sink, desk)

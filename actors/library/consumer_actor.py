@@ -7,7 +7,8 @@ thread calls handlers and what waiting means, which is all that `Host` says.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import xxhash
@@ -26,6 +27,13 @@ from ..core.consumer_work import (
     StandingBy,
     TopicFound,
     TopicResolved,
+)
+from ..core.effect_work import (
+    EffectAnswer,
+    EffectHeld,
+    EffectOrder,
+    KeepOrders,
+    LookForOrders,
 )
 from ..driver import DISK_FULL_RETRY_MS, Driver
 from ..errors import (
@@ -71,6 +79,12 @@ class LedgerDoor(Protocol):
     def open(self, epoch: int) -> LedgerLog:
         """Open it for writing under a grant."""
 
+    def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
+        """Return what operators have ordered about some calls of effects."""
+
+    def keep_orders(self, effect_ids: Iterable[str]) -> None:
+        """Forget all orders but those about some calls."""
+
     def release(self) -> None:
         """Let the lock of the last owner go, if it is held."""
 
@@ -95,6 +109,9 @@ class Host(Protocol):
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
         """Another member has the partition."""
+
+    def effect_held(self, actor: ConsumerActor, held: EffectHeld) -> None:
+        """A message waits for an operator's word about an effect."""
 
     def sink_away(self, actor: ConsumerActor, error: SinkUnavailable) -> None:
         """The database of the consumer cannot be reached or written; it is tried on."""
@@ -127,6 +144,8 @@ class ConsumerActor:
         self.partition = partition
         # What one call of the handler leaves for the next; of the thread that carries them out.
         self.carry = Carry()
+        # Answers for the handler that waits in tx.effect. Any thread may take them.
+        self.effect_answers: SimpleQueue[EffectAnswer] = SimpleQueue()
         self.transport = transport
         self._clock = clock
         self._events = events
@@ -255,6 +274,15 @@ class ConsumerActor:
                 self._host.cut_call(self)
             case Repost():
                 self.post(item.event)
+            case EffectAnswer():
+                self.effect_answers.put(item)
+            case EffectHeld():
+                self._host.effect_held(self, item)
+            case LookForOrders():
+                for order in self._ledger.find_orders(item.effect_ids):
+                    self.post(order)
+            case KeepOrders():
+                self._ledger.keep_orders(item.effect_ids)
             case PeekLedger():
                 self._peek(item)
             case OpenLedger():

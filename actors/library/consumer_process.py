@@ -4,6 +4,7 @@
     ----------                           ----------
     call.carry_out  <---- queue <------- RunHandler (out of a turn)
     HandlerDone     ----> inbox -------> posted before the next turn
+    tx.effect       ----> inbox -------> EffectWanted; the handler waits for its answer
 
 Handlers run in the main thread, so Ctrl-C reaches them, SQLite connections stay in one thread and
 a handler that takes ten minutes keeps its lease, because the other thread renews it. One call is
@@ -28,7 +29,15 @@ from collections import deque
 
 import zmq
 
-from ..core.consumer_work import Drain, GiveUp, ResolveTopic, RunHandler, TopicResolved
+from ..core.consumer_work import (
+    Drain,
+    GiveUp,
+    HandlerDone,
+    ResolveTopic,
+    RunHandler,
+    TopicResolved,
+)
+from ..core.effect_work import EffectHeld, EffectTold, EffectWanted
 from ..errors import OnceMQError, SinkUnavailable
 from ..limits import DRAIN_S_DEFAULT, TOPIC_LOOKUP_MS
 from ..ports import Events
@@ -39,41 +48,19 @@ from .call_kinds import TopicFinders, make_call
 from .calls import TopicBook
 from .consumer_actor import ConsumerActor
 from .consumer_ledgers import ConsumerLedgers
+from .effect_desk import WaitingDesk, told_of
 from .handler_threads import HandlerThreads
 from .handlers import Call, Consumer
 from .main_thread import Answer, CallThread, LoopThread, PlainThread
 from .producer_engine import label
 from .sink_outages import SinkOutages
 from .tally import Summary, Tally
+from .watcher import NotDrained, Watcher
 
 LOOK_MS = 200  # how often deadlines of the process are looked at
 SWITCH_INTERVAL_S = 0.0005
 
-
-class NotDrained(OnceMQError):
-    """The time for ending was over before all was committed and acknowledged."""
-
-    code = "not_drained"
-    default_hint = "what was not committed is handled again at the next start"
-
-
-class Watcher:
-    """What a consumer process tells its owner, from the I/O thread. Does nothing by itself."""
-
-    def standby(self, text: str) -> None:
-        """Another member has a partition; this process waits for it."""
-
-    def silence(self, endpoint: str) -> None:
-        """No broker has answered for two seconds; it is tried on. Told once for each silence."""
-
-    def sink_away(self, text: str) -> None:
-        """The database of a consumer is away or locked; it is tried on. Told for each attempt."""
-
-    def progress(self, summary: Summary) -> None:
-        """So much is done: told about five times a second."""
-
-    def abandon(self, summary: Summary, error: BaseException) -> None:
-        """A handler did not return within the time for ending: end the process, nobody else can."""
+Question = ResolveTopic | EffectWanted | EffectTold  # of a handler that runs
 
 
 class ConsumerProcess:
@@ -106,7 +93,7 @@ class ConsumerProcess:
         self._main: CallThread = (LoopThread if in_loop else PlainThread)(self._deliver)
         self._threads = HandlerThreads()
         # What the main thread has for actors. A deque: append and popleft are atomic.
-        self._inbox: deque[tuple[ConsumerActor, Answer | ResolveTopic]] = deque()
+        self._inbox: deque[tuple[ConsumerActor, Answer | Question]] = deque()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -153,7 +140,7 @@ class ConsumerProcess:
             raise self._error
         return self.summary()
 
-    def _deliver(self, actor: ConsumerActor, done: Answer) -> None:
+    def _deliver(self, actor: ConsumerActor, done: Answer | Question) -> None:
         self._inbox.append((actor, done))
         self._wake()
 
@@ -174,8 +161,7 @@ class ConsumerProcess:
         def blocking(topic: str) -> int:
             count = at_once(topic)
             if not count:
-                self._inbox.append((actor, ResolveTopic(topic)))
-                self._wake()
+                self._deliver(actor, ResolveTopic(topic))
                 count = self._topics.wait(topic, TOPIC_LOOKUP_MS)
             return count
 
@@ -218,9 +204,9 @@ class ConsumerProcess:
     def _live(self) -> list[ConsumerActor]:
         return [actor for actor in self._actors.values() if not actor.ended]
 
-    def _post(self, actor: ConsumerActor, event: Answer | ResolveTopic) -> None:
+    def _post(self, actor: ConsumerActor, event: Answer | Question) -> None:
         """Take what the main thread has for an actor; None: its call was not carried out."""
-        if not isinstance(event, ResolveTopic):
+        if event is None or isinstance(event, HandlerDone | OnceMQError):
             self._open_calls.pop(actor, None)
         if isinstance(event, OnceMQError):
             actor.fail(event)
@@ -329,7 +315,8 @@ class ConsumerProcess:
     def start_call(self, actor: ConsumerActor, run: RunHandler) -> None:
         """Hand a call to the main thread."""
         find = self._finders(actor)
-        call = make_call(actor.consumer, run, find, actor.carry, self._threads, actor.sink)
+        desk = WaitingDesk(actor, self._deliver)
+        call = make_call(actor.consumer, run, find, actor.carry, self._threads, actor.sink, desk)
         self._open_calls[actor] = call
         self._main.put(actor, call)
 
@@ -358,6 +345,10 @@ class ConsumerProcess:
         self._watcher.standby(
             f"{topic}/{partition} of group {group} is held by {owner}; standing by"
         )
+
+    def effect_held(self, actor: ConsumerActor, held: EffectHeld) -> None:
+        """Tell the user what to say to whom."""
+        self._watcher.effect_held(told_of(actor.place, held))
 
     def sink_away(self, actor: ConsumerActor, error: SinkUnavailable) -> None:
         """Tell the user; the process goes on."""

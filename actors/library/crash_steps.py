@@ -7,7 +7,13 @@
     after_outputs_before_ack      the broker has stored the outputs, the consumer has not heard it
     after_ack                     it has heard it, and no later commit says so
 
-The last two come only where handlers send. Each consumer (group and topic) dies once at each step
+The last two come only where handlers send. Two more have to be named, since nobody knows after them
+what became of a call:
+
+    after_intent_before_call      a handler may call the function of an effect, and has not
+    after_call_before_record      the function has returned, its result is not written
+
+Each consumer (group and topic) dies once at each step
 that was asked for, and only while the harness drains.
 """
 
@@ -18,8 +24,11 @@ from typing import Any
 
 from ..codec import records as record_codec
 from ..codec import wire
+from ..core.effect_work import CALL, EffectAnswer, EffectTold, EffectWanted
 from ..protocol import Produced
 from ..storage.log import FencedLog
+from .consumer_actor import ConsumerActor
+from .effect_desk import TurningDesk, Wait
 from .library_events import LibraryEvents
 from .local import LocalEndpoint
 
@@ -29,7 +38,10 @@ AFTER_APPEND = "after_append_before_sync"
 AFTER_SYNC = "after_sync_before_outputs"
 AFTER_OUTPUTS = "after_outputs_before_ack"
 AFTER_ACK = "after_ack"
+AFTER_INTENT = "after_intent_before_call"
+AFTER_CALL = "after_call_before_record"
 STEPS = (BEFORE_HANDLER, AFTER_HANDLER, AFTER_APPEND, AFTER_SYNC, AFTER_OUTPUTS, AFTER_ACK)
+EFFECT_STEPS = (AFTER_INTENT, AFTER_CALL)
 
 _COMMITS = frozenset({record_codec.COMMITTED, record_codec.COMMITTED_MORE})
 
@@ -55,9 +67,10 @@ class CrashSteps:
 
     def ask(self, steps: tuple[str, ...]) -> None:
         """Let every consumer die once more at each of `steps`. Raises ValueError for others."""
-        unknown = [step for step in steps if step not in STEPS]
+        unknown = [step for step in steps if step not in STEPS + EFFECT_STEPS]
         if unknown:
-            raise ValueError(f"no step {unknown[0]!r}; there are {', '.join(STEPS)}")
+            there = ", ".join(STEPS + EFFECT_STEPS)
+            raise ValueError(f"no step {unknown[0]!r}; there are {there}")
         self._asked.update(steps)
         self.met = [one for one in self.met if one[2] not in steps]
 
@@ -99,6 +112,27 @@ class WatchedLedger(FencedLog):
         if holds:
             self.visit(AFTER_SYNC)
         return end
+
+
+class WatchedDesk(TurningDesk):
+    """Tells of the steps around the call of an effect."""
+
+    def __init__(self, actor: ConsumerActor, wait: Wait, visit: Callable[[str], None]) -> None:
+        """Tell `visit`."""
+        super().__init__(actor, wait)
+        self._visit = visit
+
+    def want(self, wanted: EffectWanted) -> EffectAnswer:
+        """Ask, and turn until there is an answer."""
+        answer = super().want(wanted)
+        if answer.verdict == CALL:
+            self._visit(AFTER_INTENT)
+        return answer
+
+    def tell(self, told: EffectTold) -> None:
+        """Say how a call ended."""
+        self._visit(AFTER_CALL)
+        super().tell(told)
 
 
 def watched_sink(visit: Callable[[str], None]) -> Callable[[str], None]:

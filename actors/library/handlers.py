@@ -22,8 +22,10 @@ from typing import Any
 from ..codec.values import decode_value
 from ..core.consumer_work import (
     CRASHED,
+    HELD_EFFECT,
     RAISED,
     REJECTED,
+    UNKNOWN_EFFECT,
     FailedMessage,
     HandlerDone,
     RunHandler,
@@ -32,6 +34,9 @@ from ..errors import HandlerFailed, PayloadInvalid, Reject
 from ..ids import private_topic
 from ..limits import COMMIT_MESSAGES_MAX, CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
 from ..records import Output
+from .effect_calls import EffectDesk
+from .effect_errors import EffectsNotSupported
+from .effects import Effects
 from .letters import Replayed, dead_letter
 from .message import Lot, Message
 from .payloads import Misfit
@@ -80,15 +85,20 @@ class Call:
         run: RunHandler,
         find_topic: FindTopic,
         sink: Session | None = None,
+        desk: EffectDesk | None = None,
     ) -> None:
+        """`desk` is where effects are asked for."""
         self.run = run
         self._consumer = consumer
         self._sink = sink
+        known = list(run.ledger.effects)
+        why_not, awaited = _why_no_effects(consumer), consumer.shape.is_async
+        self._effects = Effects(run, desk, why_not, known, awaited=awaited)
         self._tx = self._new_tx(StateView(run.ledger), find_topic)
         self._handled = 0
 
     def _new_tx(self, state: StateView, find_topic: FindTopic) -> Tx:
-        return Tx(state, find_topic, self._sink)
+        return Tx(state, find_topic, self._sink, self._effects)
 
     def cut(self) -> None:
         """Make the call end after the message it is at."""
@@ -105,6 +115,7 @@ class Call:
         place = self._place(place)
         if self.run.deaths:
             return self._crashed(place)
+        self._effects.here()
         started_ns = time.perf_counter_ns()
         failure: FailedMessage | None = None
         with self._lent():
@@ -213,12 +224,14 @@ class Call:
 
     def _failed(self, message: Message, error: Exception) -> FailedMessage:
         final = isinstance(error, (Reject, PayloadInvalid, *self._consumer.no_retry))
-        kind = REJECTED if final else RAISED
-        text, lines = _told(error)
-        # What is no handler at all fails for every message: it stops the consumer.
-        bug = isinstance(error, NotAHandler)
+        held, why = self._effects.verdict(message)
+        kind = held or (REJECTED if final else RAISED)
+        text, lines = _told(why or error)
+        # What is no handler at all, or of the wrong shape, fails for every message: it stops.
+        bug = isinstance(error, NotAHandler | EffectsNotSupported)
         letter = None if bug else self._letter(message, kind, message.attempt, text)
-        if letter is not None and (final or message.attempt > self._consumer.retries):
+        last = final or message.attempt > self._consumer.retries
+        if letter is not None and kind != HELD_EFFECT and (last or kind == UNKNOWN_EFFECT):
             # The letter has the error's text only: where it was raised is told here, once.
             _LOGGER.error("%s is parked after attempt %d\n%s", message, message.attempt, lines)
         return FailedMessage(str(message.id), text, error, lines, random.random(), kind, letter)
@@ -226,7 +239,15 @@ class Call:
     def _letter(self, message: Message, kind: str, attempts: int, text: str) -> Output | None:
         if not self._consumer.park:
             return None
-        return dead_letter(message, kind=kind, attempts=attempts, error=text, at_ms=self.run.at_ms)
+        effects = self._effects.of_message(message)
+        return dead_letter(
+            message,
+            kind=kind,
+            attempts=attempts,
+            error=text,
+            at_ms=self.run.at_ms,
+            effects=effects,
+        )
 
     def _handle(self, place: tuple[str, str, int]) -> None:
         """The loop that every message passes: each line of it costs."""
@@ -271,6 +292,17 @@ class Call:
         message = self._tx.message
         assert message is not None, "a handler raised for a message"
         return self._failed(message, self._tx.take_back(error))
+
+
+def _why_no_effects(consumer: Consumer) -> str:
+    """Return why handlers of a consumer cannot use tx.effect; "": they can."""
+    if consumer.sink is not None:
+        return "a consumer with a sink has its ledger in the database, and no effects"
+    if consumer.shape.batch_size:
+        return "a handler of lists has no effects: they would belong to no message"
+    if consumer.shape.by_key:
+        return "handlers with a state for each key have no effects"
+    return ""
 
 
 def check_payload(message: Message, wanted: str) -> None:

@@ -20,9 +20,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from ..core.consumer_work import ResolveTopic, RunHandler, TopicResolved
-from ..core.window import Piece, kept_indices
+from ..core.effect_work import EffectHeld
 from ..errors import OnceMQError, SinkUnavailable
-from ..records import BatchStored
 from ..storage.log import FencedLog
 from ..storage.memory import MemoryDisk
 from .app import App
@@ -35,6 +34,7 @@ from .crash_steps import (
     STEPS,
     Crash,
     CrashSteps,
+    WatchedDesk,
     WatchedEndpoint,
     WatchedEvents,
     WatchedLedger,
@@ -42,12 +42,13 @@ from .crash_steps import (
 )
 from .handlers import Call, Consumer
 from .harness_checks import check_kinds, complaints
+from .harness_effects import HarnessEffects
 from .keyed_state import shown_state
 from .ledger_files import LedgerFiles, ledger_directory
 from .local import LocalClock, LocalLoop, LocalNetwork, draw
 from .local_actors import LocalBroker, LocalProducer, create_topic
 from .local_calls import LocalCalls
-from .message import Lot, Message
+from .message import Message, messages_in
 from .outside_effects import OutsideEffect, OutsideEffects
 from .sinks.opening import open_sink
 from .verdicts import Ack
@@ -81,6 +82,8 @@ class Harness:
         self._call: Call | None = None
         self._holds_calls = False
         self._actors: dict[tuple[str, str, int], ConsumerActor] = {}
+        #: Effects of unknown outcome, and an operator's word about them.
+        self.effects = HarnessEffects(self._disk, STATE, self._actors)
         self._start()
         for topic, count in (partitions or {}).items():
             create_topic(self._network, self._loop, topic, count)
@@ -122,7 +125,8 @@ class Harness:
         Dies and starts again wherever `crash_at` says. A message that fails at every attempt is
         parked, as in production: look at `sent("TOPIC.dead")`. For a consumer with `park=False` it
         raises HandlerFailed, with the handler's own error as cause; the offset has not moved, and
-        the next `drain` tries again.
+        the next `drain` tries again. While an effect of unknown outcome holds a partition it raises
+        EffectUnknown, after all others are done.
         """
         while True:
             for consumer in self._app.consumers:
@@ -143,6 +147,7 @@ class Harness:
                         del self._actors[place]
             if failed is not None:
                 raise failed
+            self.effects.check()
             return
 
     def crash_at(self, *steps: str) -> None:
@@ -151,7 +156,8 @@ class Harness:
         That is the next `drain` or `assert_exactly_once`; each consumer dies once at each step, is
         started again and goes on. The steps are, in order: before_handler,
         after_handler_before_commit, after_append_before_sync, after_sync_before_outputs,
-        after_outputs_before_ack, after_ack. Raises ValueError for other names.
+        after_outputs_before_ack, after_ack. Two are met only when named: after_intent_before_call and
+        after_call_before_record, of effects. Raises ValueError for other names.
         """
         self._steps.ask(steps or STEPS)
 
@@ -224,7 +230,7 @@ class Harness:
             return []
         found: dict[int, list[Message]] = {}
         for stored in self._broker.stored(known.number):
-            found.setdefault(stored.partition, []).extend(_messages(topic, stored))
+            found.setdefault(stored.partition, []).extend(messages_in(topic, stored))
         return [message for partition in sorted(found) for message in found[partition]]
 
     def crash(self) -> None:
@@ -254,7 +260,11 @@ class Harness:
     def start_call(self, actor: ConsumerActor, run: RunHandler) -> None:
         """Queue a call: it is carried out between two turns."""
         find = TopicFinders(lambda topic: self._find_topic(actor, topic))
-        call = make_call(actor.consumer, run, find, actor.carry, self._handlers.threads, actor.sink)
+        desk = WatchedDesk(
+            actor, self._loop.run_until, lambda step: self._steps.visit(actor.place, step)
+        )
+        threads = self._handlers.threads
+        call = make_call(actor.consumer, run, find, actor.carry, threads, actor.sink, desk)
         self._calls.append((actor, call))
 
     def cut_call(self, actor: ConsumerActor) -> None:
@@ -271,6 +281,9 @@ class Harness:
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
         """Nothing: after a crash the lease of the dead owner is waited for."""
+
+    def effect_held(self, actor: ConsumerActor, held: EffectHeld) -> None:
+        """Nothing: `drain` says so at its end."""
 
     def sink_away(self, actor: ConsumerActor, error: SinkUnavailable) -> None:
         """End the drain: a test is not kept waiting for a database."""
@@ -328,7 +341,7 @@ class Harness:
             if known is None or actor.core.idle_since_ms is None:
                 return False
             end = known.partition(partition).end_offset
-            if actor.core.ledger.next_offset != end:
+            if actor.core.ledger.next_offset != end and not self.effects.holding(actor):
                 return False
         return True
 
@@ -382,13 +395,3 @@ class _Calls:
     def time_left_ms(self) -> int:
         """Never the first to be waited for."""
         return 1_000
-
-
-def _messages(topic: str, stored: BatchStored) -> list[Message]:
-    offsets = range(stored.first_offset, stored.first_offset + stored.kept)
-    piece = Piece(stored, kept_indices(stored), offsets)
-    lot = Lot(piece, "", topic, stored.partition)
-    return [
-        Message(lot, index, offset)
-        for index, offset in zip(piece.indices, piece.offsets, strict=True)
-    ]

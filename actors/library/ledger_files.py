@@ -7,15 +7,15 @@ first record holds the names as they are.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..codec import records as record_codec
 from ..codec import wire
 from ..core.consumer_work import LedgerPeeked
+from ..core.effect_work import EffectOrder
 from ..errors import CorruptLog
 from ..records import Committed, LedgerStarted
 from ..storage import snapshots
@@ -27,22 +27,12 @@ from ..storage.log import FencedLog
 from ..storage.reading import RecordReader
 from ..storage.recovery import being_made
 from ..storage.view import LOOKS_MAX, View, known_chain, read_latest
+from . import effect_orders
+from .file_names import file_name
 
 OpenLog = Callable[..., FencedLog]
 
 IMPORTED = "imported"  # in the owner of a generation that was imported: nobody, until it is opened
-
-_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
-_NAME_BYTES = 200  # longer names end in a digest: file names have 255 bytes at most
-
-
-def file_name(name: str) -> str:
-    """Return a file name for a group or topic; different names never give the same one."""
-    encoded = "".join(chr(b) if b in _PLAIN else f"%{b:02x}" for b in name.encode())
-    if len(encoded) <= _NAME_BYTES:
-        return encoded
-    # "%%" stands in no encoded name, so a shortened one is never taken for a whole one.
-    return f"{encoded[:100]}%%{hashlib.sha256(name.encode()).hexdigest()}"
 
 
 def ledger_directory(state: str, group: str, topic: str, partition: int) -> str:
@@ -122,6 +112,18 @@ class LedgerFiles:
     def close(self) -> None:
         """Let the lock go; the log that was opened is closed by itself."""
         self.release()
+
+    def give_order(self, order: EffectOrder) -> EffectOrder:
+        """Leave an operator's order for the owner; return the one that stands."""
+        return effect_orders.give_order(self._disk, self.directory, order)
+
+    def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
+        """Return what operators have ordered about some calls of effects."""
+        return effect_orders.find_orders(self._disk, self.directory, effect_ids)
+
+    def keep_orders(self, effect_ids: Iterable[str]) -> None:
+        """Forget all orders but those about some calls."""
+        effect_orders.keep_orders(self._disk, self.directory, effect_ids)
 
     def _read(self) -> View:
         for _ in range(LOOKS_MAX):

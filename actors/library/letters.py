@@ -7,16 +7,18 @@ so that the handler gets the original message, wherever the copy lies.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..codec import batch as batch_codec
+from ..codec import wire
 from ..codec.batch import split_body
 from ..codec.values import RESERVED_HEADER, decode_headers, encode_letter_headers
 from ..errors import Malformed
 from ..ids import TEXT_TAG, dead_topic, tagged_id
 from ..limits import PARKED_ERROR_BYTES_MAX
 from ..records import Output
-from .message import Lot, Message, explicit_key
+from .message import Lot, Message, Recorded, explicit_key
 from .tx import UNNUMBERED
 
 # Headers of a dead letter. All values are UTF-8, but for the id of a message that had bytes.
@@ -31,6 +33,7 @@ OFFSET = "oncemq-offset"
 APPENDED_AT = "oncemq-appended-at-ms"
 ID = "oncemq-id"
 ID_TYPE = "oncemq-id-type"  # text | bytes | sequence
+EFFECTS = "oncemq-effects"  # msgpack: recorded results as [name, encoding, value]
 
 SEQUENCE = "sequence"
 
@@ -91,7 +94,7 @@ def origin_of(message: Message) -> Origin:
 class Replayed(Message):
     """A message of a private topic, seen as the one that it stands for."""
 
-    __slots__ = ("_headers", "origin")
+    __slots__ = ("_brought", "_headers", "origin")
 
     def __init__(self, lot: Lot, index: int, offset: int) -> None:
         super().__init__(lot, index, offset)
@@ -99,6 +102,7 @@ class Replayed(Message):
         # None if somebody other than an operator's command sent it: then it is what it is.
         self.origin = origin_in(headers)
         self._headers = own_headers(headers)
+        self._brought = _recorded(headers.get(EFFECTS, b"")) if self.origin else {}
         if self.origin is not None:
             self.offset = self.origin.offset
 
@@ -132,6 +136,11 @@ class Replayed(Message):
         """When the broker stored the original."""
         return super().appended_at_ms if self.origin is None else self.origin.appended_at_ms
 
+    @property
+    def brought(self) -> dict[str, Recorded]:
+        """What was recorded before the original was parked."""
+        return self._brought
+
     def idempotency_key(self, group: str) -> str:
         """The key of the original."""
         origin = self.origin
@@ -140,6 +149,17 @@ class Replayed(Message):
         if origin.id_type == SEQUENCE:
             return f"{group}@{origin.id!s}"
         return explicit_key(group, origin.topic, tagged_id(origin.id))
+
+
+def _recorded(packed: bytes) -> dict[str, Recorded]:
+    if not packed:
+        return {}
+    try:
+        return {
+            name: Recorded(encoding, value) for name, encoding, value in wire.unpack_plain(packed)
+        }
+    except (Malformed, TypeError, ValueError):
+        return {}
 
 
 def safe_headers(lot: Lot, index: int) -> dict[str, bytes]:
@@ -157,8 +177,19 @@ def own_headers(headers: dict[str, bytes]) -> dict[str, bytes]:
     return {n: value for n, value in headers.items() if not n.startswith(RESERVED_HEADER)}
 
 
-def dead_letter(message: Message, *, kind: str, attempts: int, error: str, at_ms: int) -> Output:
-    """Return the dead letter of a message, without a number. Never raises for what users sent."""
+def dead_letter(
+    message: Message,
+    *,
+    kind: str,
+    attempts: int,
+    error: str,
+    at_ms: int,
+    effects: Mapping[str, Recorded] | None = None,
+) -> Output:
+    """Return the dead letter of a message, without a number. Never raises for what users sent.
+
+    `effects` are those with a recorded result: a replay brings them along.
+    """
     lot, index = message._lot, message._index  # noqa: SLF001
     origin = origin_of(message)
     encoding, key, value = split_body(lot.body(index))
@@ -170,6 +201,9 @@ def dead_letter(message: Message, *, kind: str, attempts: int, error: str, at_ms
         PARKED_AT: b"%d" % at_ms,
         **origin.headers(),
     }
+    if effects:
+        rows = [[name, one.encoding, one.value] for name, one in sorted(effects.items())]
+        system[EFFECTS] = wire.pack_plain(rows)
     created = message.created_at_ms
     built = batch_codec.build(
         [value],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic
 
 from ..batch import BODY_PREFIX_BYTES
 from ..codec.batch import split_body
 from ..codec.values import BYTES, decode_headers, decode_value
-from ..core.window import Piece
+from ..core.window import Piece, kept_indices
 from ..ids import TEXT_TAG, sequence_id, untagged_id
 from ..records import BatchStored
 
@@ -28,6 +29,18 @@ Decode = Callable[[int, bytes], Any]
 
 _UNSET: Any = object()
 _BYTES_WITHOUT_KEY = bytes([BYTES, 0, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The result of an effect, as it is recorded."""
+
+    encoding: int
+    value: bytes
+
+    def decoded(self) -> Any:
+        """Return the value that the handler gets. Raises Malformed."""
+        return decode_value(self.encoding, self.value)
 
 
 class Lot:
@@ -196,6 +209,11 @@ class Message(Generic[Payload]):
         return explicit_key(group, lot.topic, lot.batch.ids[self._index])
 
     @property
+    def brought(self) -> dict[str, Recorded]:
+        """Results of effects by name that a replay brings along. Not for handlers."""
+        return {}
+
+    @property
     def stored(self) -> BatchStored:
         """The stored batch it is in. Not for handlers."""
         return self._lot.stored
@@ -209,3 +227,14 @@ def explicit_key(group: str, topic: str, tagged: bytes) -> str:
     kind = tagged[:1].decode()
     text = tagged[1:].decode() if tagged[:1] == TEXT_TAG else tagged[1:].hex()
     return f"{group}@{topic}:{kind}:{text}"
+
+
+def messages_in(topic: str, stored: BatchStored) -> list[Message]:
+    """Return the messages of a stored batch, for nobody in particular."""
+    offsets = range(stored.first_offset, stored.first_offset + stored.kept)
+    piece = Piece(stored, kept_indices(stored), offsets)
+    lot = Lot(piece, "", topic, stored.partition)
+    return [
+        Message(lot, index, offset)
+        for index, offset in zip(piece.indices, piece.offsets, strict=True)
+    ]

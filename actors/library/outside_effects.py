@@ -104,7 +104,8 @@ def _install() -> None:
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     watch = _Watch.now
-    if watch is None or current.get() is None:
+    tx = current.get()
+    if watch is None or tx is None or tx.calls_outside:
         return
     if event == "open":
         path, mode, flags = arguments

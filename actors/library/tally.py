@@ -16,15 +16,17 @@ class Summary:
     skipped: int = 0
     parked: int = 0
     offsets: dict[str, int] = field(default_factory=dict)
+    held: list[str] = field(default_factory=list)  # effects that partitions wait for a word about
 
     def as_dict(self) -> dict[str, object]:
         """Return the summary as it is printed."""
-        return {
+        summary: dict[str, object] = {
             "processed": self.processed,
             "skipped": self.skipped,
             "parked": self.parked,
             "offsets": dict(sorted(self.offsets.items())),
         }
+        return {**summary, "held": self.held} if self.held else summary
 
     def take(self, actor: ConsumerActor) -> None:
         """Add what one actor did. A partition that it never owned has no offset here."""
@@ -54,4 +56,5 @@ class Tally:
         total = Summary(past.processed, past.skipped, past.parked, dict(past.offsets))
         for actor in actors:
             total.take(actor)
+            total.held += actor.core.held_effects
         return total

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec import batch as batch_codec
 from ..codec.values import encode_headers, encode_key, encode_value
+from ..core.open_effects import ASK
 from ..errors import NoSink, OnceMQError, TooLarge
-from ..ids import partition_of
+from ..ids import check_name, partition_of
 from ..limits import (
     BATCH_BYTES_MAX,
     BATCH_MESSAGES_MAX,
@@ -17,6 +18,8 @@ from ..limits import (
     MESSAGE_EFFECTS_BYTES_MAX,
 )
 from ..records import Output
+from .effect_errors import EffectsNotSupported
+from .effects import Effects
 from .message import Message
 from .sinks.session import Session
 from .state_view import StateView
@@ -48,6 +51,8 @@ class Tx:
     """
 
     __slots__ = (
+        "_effected",
+        "_effects",
         "_find_topic",
         "_mark",
         "_outgoing",
@@ -60,15 +65,21 @@ class Tx:
     )
 
     def __init__(
-        self, state: StateView, find_topic: FindTopic, sink: Session | None = None
+        self,
+        state: StateView,
+        find_topic: FindTopic,
+        sink: Session | None = None,
+        effects: Effects | None = None,
     ) -> None:
-        """`sink` is the connection to the consumer's database, if it has one."""
+        """`sink` is the connection to the consumer's database, `effects` what `effect` does."""
         #: What the group remembers: text to values, one mapping for each partition.
         self.state = state
         self._find_topic = find_topic
         self._sink = sink
         # For async handlers: `sql` is awaited. Set by the runner of handlers.
         self._statements: Statements | None = None
+        self._effects = effects
+        self._effected = False  # whether a handler has used it
         # The message at hand; None outside of a handler. Set by the runner of handlers.
         self.message: Message | None = None
         # Outgoing messages of the batch, in order; those before `_mark` are accepted.
@@ -123,6 +134,44 @@ class Tx:
             partition = partition_of(packed_key, None, message.partition, partitions)
         self._outgoing.append((topic, partition, encoding, data, packed_key, packed_headers))
         self.state.touched = True
+
+    def effect(
+        self, name: str, function: Callable[..., Any], *args: Any, policy: str = ASK, **kwargs: Any
+    ) -> Any:
+        """Call `function(*args, **kwargs)` once for this message; return what it returned.
+
+        Before the call an intent is made durable, after it the result. A handler that runs again
+        gets that result, and the function is not called. If the process dies in between, or the
+        function raises, nobody knows whether the call happened, and `policy` decides: "ask" holds
+        the partition until an operator has spoken, "park" makes the message a dead letter, "retry"
+        calls again. EffectNotDone, raised by the function, says that nothing happened.
+
+        In an async handler it is awaited, and the function may be an async one too.
+
+        Each call of a message needs a name of its own. The result is what msgpack carries, up to
+        16 KiB, and comes back as a value that was sent would. Raises EffectUnknown,
+        EffectNotRecorded, EffectMisused, EffectsNotSupported, InvalidName, TooLarge, and with
+        "retry" what the function raises. Let them out.
+        """
+        message = self._current()
+        if self._effects is None:
+            raise EffectsNotSupported("handlers with a state for each key have no effects")
+        self.state.touched = self._effected = True
+        self.cut = True  # what is recorded need not be kept for long
+        return self._effects.call(message, name, policy, function, args, kwargs)
+
+    def effect_key(self, name: str) -> str:
+        """Return a text that is the same whenever this effect of this message is called.
+
+        Give it to the other side as idempotency key: a policy of "retry", or an operator, may have
+        the call made again.
+        """
+        return f"{self.key}:{check_name(name, 'the name of an effect')}"
+
+    @property
+    def calls_outside(self) -> bool:
+        """Whether the function of an effect runs right now."""
+        return self._effects is not None and self._effects.inside
 
     def sql(self, query: Any, *params: Any) -> Any:
         """Execute a statement in the sink's transaction; return the driver's cursor.
@@ -198,6 +247,8 @@ class Tx:
 
     def accept(self) -> None:
         """The handler has returned and touched something: keep it. Raises what send may raise."""
+        if self._effected and self._effects is not None:
+            self._effects.accept()
         if self._sink is not None:
             self._sink.accept()
         if len(self._outgoing) == self._mark:

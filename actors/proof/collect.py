@@ -23,6 +23,8 @@ from .parse_log import Log, LogMoved
 from .parse_records import (
     BadRecord,
     Committed,
+    EffectEnded,
+    EffectIntended,
     GroupGrant,
     Output,
     ProducerGrant,
@@ -35,6 +37,7 @@ from .parse_records import (
 from .parse_tables import Look as TableLook
 from .parse_tables import TableLog
 from .verify import Look, ledgers_of
+from .verify_effects import Effects
 from .verify_parked import PRIVATE_ID_MARK
 from .verify_rows import seed_of
 
@@ -153,6 +156,10 @@ class _Ledger:
         self._known_from: dict[tuple[str, int], int] = {}
         self._offset = 0
         self._base = 0
+        self._effects = Effects()
+        self._epoch = 0
+        self._private_offsets: dict[bytes, int] = {}
+        self._wrong: list[str] = []
 
     def read(self) -> LedgerView | None:
         log = self._look()
@@ -170,7 +177,13 @@ class _Ledger:
                 if isinstance(record, Started):
                     self._start(record, log.log_id)
                 elif isinstance(record, Committed):
+                    self._effects_of(record)
                     self._commit(record, group.generation, frame.position)
+                elif isinstance(record, EffectIntended | EffectEnded):
+                    at = self._next_offset_of(record.topic_id)
+                    taken = self._effects.take(record, self._epoch, group.generation, at)
+                    self._wrong += taken
+                    self._epoch = max(self._epoch, record.epoch)
         started = self._started
         if started is None:
             return None
@@ -186,7 +199,22 @@ class _Ledger:
             self._acked,
             self._base,
             self._known_from,
+            tuple(self._wrong),
         )
+
+    def _next_offset_of(self, topic_id: bytes) -> int:
+        mine = self._started is not None and topic_id == self._started.topic_id
+        return self._offset if mine else self._private_offsets.get(topic_id, 0)
+
+    def _effects_of(self, record: Committed) -> None:
+        """Take what a commit says of effects: it must not pass what somebody is asked about."""
+        spans = {
+            topic_id: (self._next_offset_of(topic_id), offset) for topic_id, offset in record.inputs
+        }
+        self._wrong += self._effects.commit(record, spans)
+        self._epoch = max(self._epoch, record.epoch)
+        for topic_id, (_, offset) in spans.items():
+            self._private_offsets[topic_id] = offset
 
     def _start(self, record: Started, ledger_id: bytes) -> None:
         self._started = record
@@ -260,6 +288,9 @@ class _Ledger:
         ids = self._ids(fields["ranges"], blob)
         self._base, epoch = fields["commit_no"], fields["epoch"]
         following = fields["next_offset"]
+        self._effects.restore(fields)
+        self._epoch = epoch
+        self._private_offsets = dict(fields.get("private_offsets", ()))
         base = CommitView(self._base, epoch, epoch, self._offset, following, ids, position)
         self._commits.append(base)
         self._offset = following

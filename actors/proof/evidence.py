@@ -146,6 +146,7 @@ class LedgerView:
     acked: dict[tuple[str, int], int] = field(default_factory=dict)
     base_commit_no: int = 0  # commits up to it come from a snapshot
     outputs_known_from: dict[tuple[str, int], int] = field(default_factory=dict)
+    wrong_effects: tuple[str, ...] = ()  # what speaks against its records of effects
 
     @property
     def next_offset(self) -> int:

@@ -17,6 +17,7 @@ import xxhash
 from ..errors import CorruptLog, StorageError, UnknownTopic
 from ..ids import output_producer, sequence_id
 from .evidence import History
+from .explain_effects import EffectStory
 from .files import Files
 from .parse_batch import parse as parse_batch
 from .parse_batch import split_body
@@ -24,6 +25,8 @@ from .parse_log import Log, LogMoved
 from .parse_records import (
     BadRecord,
     Committed,
+    EffectEnded,
+    EffectIntended,
     Output,
     ProducerGrant,
     Skips,
@@ -183,15 +186,14 @@ def _read_ledger(look: Look, wanted: Wanted, story: Story) -> None:
     skips: Skips = []
     seed = seed_of(log.log_id)
     prints = {xxhash.xxh3_128_digest(tagged, seed) for tagged in wanted.tagged}
+    effects = EffectStory(wanted, story.message_id)
     if log.start:
         head = next(head for head in log.snapshots if head.position >= log.start)
         fields = unpack(log.snapshot_part(head, "ledger"))
-        started, offset, position = (
-            Started(*fields["started"]),
-            fields["next_offset"],
-            head.position,
-        )
+        started, offset = Started(*fields["started"]), fields["next_offset"]
+        position = head.position
         skips = [(low, high, why) for low, high, why in fields.get("skips", ())]
+        effects.restore(fields)
         blob = b"".join(
             unpack(log.snapshot_part(head, part.name))
             for part in head.parts
@@ -212,6 +214,8 @@ def _read_ledger(look: Look, wanted: Wanted, story: Story) -> None:
                 raise CorruptLog(log.path, frame.position, str(bad)) from None
             if isinstance(record, Started):
                 started, offset = record, record.start_offset
+            elif isinstance(record, EffectIntended | EffectEnded):
+                effects.take(record)
             elif isinstance(record, Committed):
                 following = _moved(record, started, offset)
                 if _holds(record.ranges, record.fingerprints, prints, wanted):
@@ -236,6 +240,8 @@ def _read_ledger(look: Look, wanted: Wanted, story: Story) -> None:
         if accepted is None:
             return
     row["committed_offset"] = offset
+    if effects.calls:
+        row["effects"] = effects.calls
     story.groups = [its for its in story.groups if its["group"] != started.group]
     story.groups.append({**where, **row})
 

@@ -16,6 +16,9 @@
                       parked [topic_id, offset, kind, attempts],
                       skipped [topic_id, first_offset, next_offset, reason]
 13 attempt marked     msgpack [epoch, topic_id, offset, deaths, returned]
+14 effect intended    msgpack [epoch, topic_id, offset, key, name, number, policy, at_ms]
+15 effect ended       msgpack [epoch, topic_id, offset, name, number, how, policy, encoding,
+                      value, at_ms]
 16 ledger ended       msgpack [epoch]
 """
 
@@ -31,7 +34,7 @@ import msgpack
 from .parse_frames import Frame
 
 TOPIC, PRODUCER, STORED, GROUP, REWOUND, STARTED, COMMITTED = 1, 2, 3, 4, 5, 10, 11
-COMMITTED_MORE, MARKED, ENDED = 12, 13, 16
+COMMITTED_MORE, MARKED, INTENDED, EFFECT_ENDED, ENDED = 12, 13, 14, 15, 16
 FINGERPRINT_BYTES = 16
 
 _STORED = Struct("<IIQIIQIqHBH")
@@ -175,6 +178,36 @@ class Marked:
 
 
 @dataclass(frozen=True, slots=True)
+class EffectIntended:
+    """A handler may call the outside world from here on."""
+
+    epoch: int
+    topic_id: bytes
+    offset: int
+    key: str
+    name: str
+    number: int
+    policy: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class EffectEnded:
+    """What became of the call of this number."""
+
+    epoch: int
+    topic_id: bytes
+    offset: int
+    name: str
+    number: int
+    how: str
+    policy: str
+    encoding: int
+    value: bytes
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """A generation ended well."""
 
@@ -182,7 +215,17 @@ class Ended:
 
 
 Record = (
-    Topic | ProducerGrant | Stored | GroupGrant | GroupRewind | Started | Committed | Marked | Ended
+    Topic
+    | ProducerGrant
+    | Stored
+    | GroupGrant
+    | GroupRewind
+    | Started
+    | Committed
+    | Marked
+    | EffectIntended
+    | EffectEnded
+    | Ended
 )
 
 _ARRAYS: dict[int, Any] = {
@@ -192,6 +235,8 @@ _ARRAYS: dict[int, Any] = {
     REWOUND: GroupRewind,
     STARTED: Started,
     MARKED: Marked,
+    INTENDED: EffectIntended,
+    EFFECT_ENDED: EffectEnded,
     ENDED: Ended,
 }
 _MORE = {"parked": 4, "skipped": 4}  # fields of an entry

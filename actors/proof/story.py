@@ -79,6 +79,10 @@ _MEANING = {
     "handler.retry": "will be tried again",
     "handler.failed": "its handler raised on its last attempt",
     "message.parked": "parked as a dead letter",
+    "effect.intended": "its handler may call the outside world",
+    "effect.done": "the call of its handler ended",
+    "effect.unknown": "nobody knows whether the call of its handler happened",
+    "effect.resolved": "an operator said what became of the call",
 }
 
 
@@ -114,6 +118,8 @@ def _concerns(event: Event, wanted: Wanted, story: Story) -> bool:
         first = fields.get("first_sequence", -1)
         in_batch = first <= wanted.number < first + fields.get("count", 0)
         return bool(fields["producer"] == wanted.producer and in_batch)
+    if "offset" in fields:
+        return bool(fields["offset"] == accepted["offset"])
     first = fields.get("first_offset")
     if first is None:
         return False

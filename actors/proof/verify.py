@@ -49,6 +49,7 @@ PROVED = {
     "I12-order": "A message is processed by the commit whose offsets hold it.",
     "I13-atomicity": "A snapshot says the same as the records below it.",
     "P9-parked": "A commit makes one dead letter for each message that it parks, and passes it.",
+    "P10-effects": "A call is intended first, not repeated unasked, and not passed while unknown.",
     "ledger-shape": "A ledger is one start and then commits of its inputs.",
     "log-shape": "The log holds records of a broker, of topics and partitions that exist.",
     "one-body": "A body is the one whose hash was judged when it came.",
@@ -346,6 +347,9 @@ def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str
                 if ledger.skipped:
                     row[OPERATOR] = row.get(OPERATOR, 0) + ledger.skipped
                 row["partitions"] += 1
+                if ledger.effects.calls:
+                    row[CALLS] = row.get(CALLS, 0) + ledger.effects.calls
+                    row[UNKNOWN] = row.get(UNKNOWN, 0) + ledger.effects.unknown
         for row in groups.values():
             done = row["processed"] + row["parked"] + row["skipped"] + row.get(OPERATOR, 0)
             row["pending"] = accepted - done
@@ -360,4 +364,7 @@ def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str
 
 
 _COUNTS = ("processed", "parked", "skipped", "pending", "partitions")
+# Counts that only groups have whose handlers use effects: calls that the records tell of, which a
+# compaction may have taken away, and those of which nobody knows whether they happened.
+CALLS, UNKNOWN = "effect_calls", "effects_unknown"
 OPERATOR = "skipped_by_operator"  # a count that only groups have whose offset was moved

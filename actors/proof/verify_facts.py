@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ..ids import private_topic
 from .parse_records import Skips, Started
+from .verify_effects import Effects
 from .verify_parked import Parked
 
 Target = tuple[str, int]  # (topic, partition) of an output
@@ -38,6 +39,7 @@ class Ledger:
     passed_over: int = 0
     commits: int = 0
     parked: Parked = field(default_factory=Parked)
+    effects: Effects = field(default_factory=Effects)
     # The next number of an output, the first that records here tell of, and what is acknowledged.
     next_sequence: dict[Target, int] = field(default_factory=dict)
     known_from: dict[Target, int] = field(default_factory=dict)

@@ -22,6 +22,8 @@ from .parse_log import Log
 from .parse_records import (
     BadRecord,
     Committed,
+    EffectEnded,
+    EffectIntended,
     Ended,
     Marked,
     Output,
@@ -117,6 +119,8 @@ class LedgerReader:
                 self._committed(record, frame.position, group.generation)
             elif isinstance(record, Marked | Ended):
                 self._process(record, group.generation)
+            elif isinstance(record, EffectIntended | EffectEnded):
+                self._effect(record, group.generation)
             else:
                 self._violation("ledger-shape", f"a record of the broker at {frame.position}")
 
@@ -126,6 +130,13 @@ class LedgerReader:
         wrong = mark_is_wrong(record, ledger.epoch, generation, at)
         if wrong:
             self._violation("I10-zombie-fenced", wrong)
+        ledger.epoch = max(ledger.epoch, record.epoch)
+
+    def _effect(self, record: EffectIntended | EffectEnded, generation: int) -> None:
+        ledger = self.ledger
+        at = ledger.next_offset_of(record.topic_id)
+        for wrong in ledger.effects.take(record, ledger.epoch, generation, at):
+            self._violation("P10-effects", wrong)
         ledger.epoch = max(ledger.epoch, record.epoch)
 
     def _parsed(self, frame: Any) -> Any:
@@ -176,6 +187,8 @@ class LedgerReader:
         if ledger.started is not None:
             for wrong in ledger.parked.take(record, ledger.started.topic, spans):
                 self._violation("P9-parked", wrong)
+        for wrong in ledger.effects.commit(record, spans):
+            self._violation("P10-effects", wrong)
         self._change_state(record.state)
         for topic, partition, end in record.acked:
             self._acked((topic, partition), end, record.commit_no)
@@ -303,6 +316,7 @@ class LedgerReader:
         ledger.skips = [(low, high, why) for low, high, why in fields.get("skips", ())]
         ledger.commit_no, ledger.epoch = fields["commit_no"], fields["epoch"]
         ledger.parked.restore(fields)
+        ledger.effects.restore(fields)
         # Which ids are those of the private input is not told: theirs lie at any offset.
         end = ANY_OFFSET if ledger.parked.offsets else ledger.reached
         start = 0 if ledger.started is None else ledger.started.start_offset
@@ -353,6 +367,7 @@ class LedgerReader:
             for what, same in (
                 ("offset", said == (ledger.next_offset, ledger.commit_no, ledger.epoch)),
                 ("dead letters", not ledger.parked.differs(fields)),
+                ("effects", not ledger.effects.differs(fields)),
                 ("outputs", sequences == ledger.next_sequence),
                 ("sequence ids", numbers == ledger.numbers),
                 ("explicit ids", (fingerprints, words) == (ledger.fingerprints, ledger.words)),

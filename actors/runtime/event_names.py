@@ -185,6 +185,22 @@ EVENTS: dict[str, EventKind] = {
         "After an unclean end a message is handled alone; `deaths` processes died in it before",
         "group topic partition epoch offset deaths",
     ),
+    "effect.intended": _info(
+        "A handler is about to call the outside world; the intent is durable",
+        "group topic partition epoch offset name number policy",
+    ),
+    "effect.done": _info(
+        "The call ended: it returned, or it said that nothing happened",
+        "group topic partition epoch offset name number how bytes",
+    ),
+    "effect.unknown": _info(
+        "Nobody knows whether the call happened; the policy says what is done",
+        "group topic partition epoch offset name number policy error",
+    ),
+    "effect.resolved": _info(
+        "An operator gave the result of the call, or wants it made again",
+        "group topic partition epoch offset name number how",
+    ),
     "message.parked": _info(
         "A message is a dead letter: it is in the topic of dead letters, its offset passed",
         "group topic partition epoch offset id kind attempts error",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
@@ -11,13 +11,9 @@ from ..core.connection import Reconnect
 from ..core.consumer import ConsumerCore
 from ..core.consumer_grant import Member
 from ..core.consumer_work import (
-    CRASHED,
-    RAISED,
     CutHandler,
     Drain,
-    FailedMessage,
     GaveBack,
-    HandlerDone,
     LedgerPeeked,
     OpenLedger,
     PeekLedger,
@@ -28,7 +24,15 @@ from ..core.consumer_work import (
     TopicFound,
     TopicResolved,
 )
-from ..core.window import Piece
+from ..core.effect_work import (
+    EffectAnswer,
+    EffectHeld,
+    EffectOrder,
+    EffectTold,
+    EffectWanted,
+    KeepOrders,
+    LookForOrders,
+)
 from ..driver import DISK_FULL_RETRY_MS, Driver
 from ..errors import DiskFull, LogInUse
 from ..ids import private_topic
@@ -37,16 +41,9 @@ from ..outcome import Stop
 from ..storage.disk import Disk
 from ..storage.document import Owner
 from ..storage.log import FencedLog
-from .handler import (
-    Group,
-    build_outputs,
-    dead_letter,
-    failures_of,
-    fate_of,
-    handle,
-    identity_of,
-    original_of,
-)
+from .effects import Blocked
+from .handler import Group
+from .handler_run import HandlerRun
 from .ledger_oracle import RETRIES
 from .pauses import Pauses
 from .shell import NEVER_MS, Host, ProcessClock, Shell, SimEvents
@@ -65,6 +62,15 @@ class LedgerDoor(Protocol):
 
     def open(self, epoch: int) -> FencedLog:
         """Open generation `epoch` for writing."""
+
+    def give_order(self, order: EffectOrder) -> EffectOrder:
+        """Leave an operator's order; return the one that stands."""
+
+    def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
+        """Return what operators have ordered."""
+
+    def keep_orders(self, effect_ids: Iterable[str]) -> None:
+        """Forget other orders."""
 
     def release(self) -> None:
         """Let the lock of the last owner go."""
@@ -108,6 +114,7 @@ class ConsumerShell(Shell):
         self._call: RunHandler | None = None
         self._call_ms = NEVER_MS
         self._cut = False
+        self._running: HandlerRun | None = None
         self._resolved = False
         self._pauses = Pauses()
 
@@ -138,7 +145,7 @@ class ConsumerShell(Shell):
             snapshot_every_bytes=world.plan.ledger_snapshot_every_bytes,
             compacts=True,
         )
-        self._again = self._call = None
+        self._again = self._call = self._running = None
         self._again_ms = self._call_ms = NEVER_MS
         self._resolved = False
         self._pauses = Pauses()
@@ -191,12 +198,24 @@ class ConsumerShell(Shell):
                 takes_ms = self.world.plan.handler_ms(self.rng)
                 self.healed_work_ms += takes_ms if self.world.healing else 0
                 self._call = item
+                self._running = None
                 self._cut = False
                 self._call_ms = self.world.clock.now_ms() + takes_ms
             case CutHandler():
                 self._cut = True
             case Repost():
                 self._post(item.event)
+            case EffectAnswer() if self._running is not None:
+                left_ms = self._running.effects.answered(item)
+                if left_ms is not None:
+                    self._call_ms = self.world.clock.now_ms() + left_ms
+            case LookForOrders():
+                assert self._ledger is not None
+                for order in self._ledger.find_orders(item.effect_ids):
+                    self._post(order)
+            case KeepOrders():
+                assert self._ledger is not None
+                self._ledger.keep_orders(item.effect_ids)
             case PeekLedger():
                 self._peek(item)
             case OpenLedger():
@@ -208,7 +227,12 @@ class ConsumerShell(Shell):
             case Stop():
                 self.finish(item.error)
             case _:
-                assert isinstance(item, TopicFound | StandingBy | GaveBack), f"unknown {item!r}"
+                known = TopicFound | StandingBy | GaveBack | EffectHeld | EffectAnswer
+                assert isinstance(item, known), f"unknown {item!r}"
+
+    def tell(self, event: EffectWanted | EffectTold) -> None:
+        """The handler says something of an effect."""
+        self._post(event)
 
     def _post(self, event: object) -> None:
         if self.driver is not None:
@@ -256,6 +280,13 @@ class ConsumerShell(Shell):
         ledger, model = core.ledger, self.world.ledger_oracle(self)
         found = (ledger.next_offset, ledger.commit_no, ledger.state, ledger.next_sequence)
         expected = (model.next_offset, model.commit_no, model.state, model.next_sequence)
+        if model.effects is not None:
+            effects = {
+                (one.topic_id, one.offset): (one.number, one.policy, one.how, one.value)
+                for one in ledger.effects
+            }
+            if model.effects.differs(effects):
+                raise Violation("recovered effects", f"{self.name}: {effects}")
         if found != expected:
             raise Violation("recovered state", f"{self.name}: {found}, not {expected}")
 
@@ -284,11 +315,13 @@ class ConsumerShell(Shell):
         if self.group.output and not self._resolved:
             self.driver.post(ResolveTopic(self.group.output))
             return
-        self._call = None
-        if run.deaths:
-            self.driver.post(self._crashed(run))
+        if self._running is None:
+            self._running = HandlerRun(self, run, cut=self._cut)
+        try:
+            done = self._running.answer()
+        except Blocked:
             return
-        done = self._carry_out(run)
+        self._call = None
         if done is None:
             self.world.trace.add(self.name, "killed by a message")
             self.world.kill(self)
@@ -296,78 +329,3 @@ class ConsumerShell(Shell):
             stored = self.world.oracle.messages[self.group.topic, self.partition]
             self._pauses.answered(run, done, len(stored), self.world.clock.now_ms())
             self.driver.post(done)
-
-    def _identity(self, run: RunHandler, piece: Piece, index: int) -> bytes:
-        batch = piece.stored.batch
-        assert batch is not None
-        if run.private:
-            return original_of(batch, index)
-        return identity_of(self.group.topic, piece.stored, batch, index)
-
-    def _failure(self, identity: bytes, body: bytes, kind: str, attempt: int) -> FailedMessage:
-        error = ValueError(f"{kind} at attempt {attempt}")
-        letter = dead_letter(self.group.topic, self.partition, identity, body, kind)
-        jitter = self.rng.random()
-        return FailedMessage(str(identity), str(error), error, "", jitter, kind, letter)
-
-    def _crashed(self, run: RunHandler) -> HandlerDone:
-        """Answer for a message that has killed too many processes."""
-        piece = run.window.pieces[0]
-        assert piece.stored.batch is not None
-        index = piece.indices[0]
-        body = piece.stored.batch.body(index)
-        failure = self._failure(self._identity(run, piece, index), body, CRASHED, run.deaths)
-        return HandlerDone(
-            run.epoch, run.first_offset, 0, failure=failure, size=len(body), private=run.private
-        )
-
-    def _carry_out(self, run: RunHandler) -> HandlerDone | None:
-        """Return what handlers did; None if one killed the process."""
-        state = run.ledger.state
-        changed: dict[str, bytes | None] = {}
-
-        def look(name: str) -> bytes | None:
-            return changed[name] if name in changed else state.get(name)
-
-        partitions = self.world.oracle.partitions()
-        outgoing = []
-        handled = 0
-        failure: FailedMessage | None = None
-        stop_after = self.world.plan.commit_after(self.rng, cut=self._cut)
-        for piece in run.window.pieces:
-            batch = piece.stored.batch
-            assert batch is not None
-            for index in piece.indices:
-                identity = self._identity(run, piece, index)
-                attempt = run.attempt if handled == 0 else 1
-                fate = fate_of(identity, replayed=run.private)
-                if fate == CRASHED:
-                    return None
-                if fate or attempt <= failures_of(identity):
-                    body = batch.body(index)
-                    failure = self._failure(identity, body, fate or RAISED, attempt)
-                    break
-                effects = handle(
-                    self.group, self.partition, identity, batch.body(index), look, partitions
-                )
-                changed.update(effects.state)
-                outgoing += effects.outputs
-                handled += 1
-                if handled >= stop_after:
-                    break
-            if failure is not None or handled >= stop_after:
-                break
-        changes = {name: value for name, value in changed.items() if value != state.get(name)}
-        outputs = build_outputs(outgoing)
-        size = 64 * handled + sum(len(output.raw) for output in outputs) + 64 * len(changes)
-        return HandlerDone(
-            run.epoch,
-            run.first_offset,
-            handled,
-            changes,
-            outputs,
-            failure,
-            0,
-            size,
-            run.private,
-        )

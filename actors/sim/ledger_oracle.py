@@ -11,10 +11,19 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..codec import batch as batch_codec
-from ..core.consumer_work import CRASHED, RAISED, REJECTED
+from ..core.consumer_work import CRASHED, RAISED, REJECTED, UNKNOWN_EFFECT
 from ..core.processed import FINGERPRINT_BYTES
 from ..ids import dead_topic, output_producer, private_topic
-from ..records import AttemptMarked, Committed, LedgerEnded, LedgerStarted, Record
+from ..records import (
+    AttemptMarked,
+    Committed,
+    EffectEnded,
+    EffectIntended,
+    LedgerEnded,
+    LedgerStarted,
+    Record,
+)
+from .effects import EffectModel, name_of, wish_of
 from .handler import Group, Target, fate_of, handle
 from .oracle import BrokerOracle, RecordOracle, StoredMessage
 from .trace import Violation
@@ -94,6 +103,7 @@ class LedgerOracle(RecordOracle):
         self.private_offset = 0
         self.crash_retries = crash_retries
         self.deaths = Deaths()
+        self.effects: EffectModel | None = None  # None: handlers have none
         self.commit_no = 0
         self.epoch = 0
         self.state: dict[str, bytes] = {}
@@ -128,6 +138,15 @@ class LedgerOracle(RecordOracle):
         elif isinstance(record, LedgerEnded):
             self._epoch(record.epoch)
             self.deaths.end(record)
+        elif isinstance(record, EffectIntended | EffectEnded) and self.effects is not None:
+            self._epoch(record.epoch)
+            topic = self._topic_of(record.topic_id)
+            if isinstance(record, EffectIntended):
+                self.effects.intended(record, private=topic != self.group.topic)
+            else:
+                place = (self.group.name, self.group.topic, self.partition)
+                called = name_of(place, topic, record.offset, record.number)
+                self.effects.ended(record, called)
         else:
             raise Violation("foreign record", f"{record} in {self.name}")
 
@@ -148,6 +167,9 @@ class LedgerOracle(RecordOracle):
         outputs += [self._letter(one) for one in letters]
         if record.state != changes:
             raise Violation("wrong effects", f"{self.name}: {record.state} instead of {changes}")
+        if self.effects is not None:
+            for topic_id, next_offset in record.inputs:
+                self.effects.passed(topic_id, next_offset)
         self._compare_outputs(record, outputs)
         self._compare_ids(record, fresh)
         for topic, partition, sequence in record.acked:
@@ -160,9 +182,12 @@ class LedgerOracle(RecordOracle):
             raise Violation("zombie commit", f"{self.name}: {epoch} after {self.epoch}")
         self.epoch = epoch
 
+    def _topic_of(self, topic_id: bytes) -> str:
+        return {created.topic_id: created.topic for created in self.broker.topics}[topic_id]
+
     def _take(self, topic_id: bytes, next_offset: int) -> list[Handled]:
         """Move an input to `next_offset`; return the messages that were never passed before."""
-        topic = {created.topic_id: created.topic for created in self.broker.topics}[topic_id]
+        topic = self._topic_of(topic_id)
         private = topic == private_topic(self.group.topic, self.group.name)
         if not private and topic != self.group.topic:
             raise Violation("foreign input", f"{self.name} reads {topic}")
@@ -196,7 +221,10 @@ class LedgerOracle(RecordOracle):
                 continue
             right = {RAISED: RETRIES + 1, REJECTED: 1}.get(entry.kind)
             deaths = self.deaths.of(one.place)
-            if entry.kind == CRASHED:
+            if entry.kind == UNKNOWN_EFFECT:
+                if self.effects is None or not self.effects.parks(one.place):
+                    raise Violation("wrongly parked", f"{self.name}: {entry}, its effect is known")
+            elif entry.kind == CRASHED:
                 if deaths <= self.crash_retries or entry.attempts != deaths:
                     raise Violation("healthy blamed", f"{self.name}: {one.identity!r}, {deaths}")
             elif entry.kind != fate or entry.attempts != right:
@@ -219,6 +247,9 @@ class LedgerOracle(RecordOracle):
         partitions = self.broker.partitions()
         touched: set[str] = set()
         for message in messages:
+            called = None
+            if self.effects is not None and wish_of(message.identity, replayed=message.private):
+                called = self.effects.result_of(message.place)
             effects = handle(
                 self.group,
                 self.partition,
@@ -226,6 +257,7 @@ class LedgerOracle(RecordOracle):
                 message.message.body,
                 self.state.get,
                 partitions,
+                called,
             )
             outputs += effects.outputs
             touched.update(effects.state)

@@ -93,6 +93,14 @@ class Plan:
             crash_retries=_crash_retries(seed, faults),
         )
 
+    @property
+    def with_effects(self) -> bool:
+        """Whether handlers call the world outside.
+
+        Not where a ledger is copied: the copy knows nothing of calls that its original made.
+        """
+        return "effect orders" in self.faults and "copied ledger" not in self.faults
+
     def without(self, fault: str) -> Plan:
         """Return the plan with one fault less."""
         return replace(self, faults={n: m for n, m in self.faults.items() if n != fault})

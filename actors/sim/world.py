@@ -34,6 +34,7 @@ from .clock import SimClock
 from .consumer_shell import ConsumerShell, MakeLedgerDoor
 from .cuts import CutPolicy
 from .disk import SimDisk, SimulatedCrash
+from .effects import EffectModel
 from .faults import FAULTS, Fault
 from .ledger_oracle import LedgerOracle
 from .network import Faults, SimNetwork
@@ -270,6 +271,8 @@ class World:
             oracle = self.ledgers[key] = LedgerOracle(
                 name, shell.group, shell.partition, self.oracle, self.plan.crash_retries
             )
+            if self.plan.with_effects:
+                oracle.effects = EffectModel(name)
         return oracle
 
     # --- ends and interruptions ------------------------------------------------------------------

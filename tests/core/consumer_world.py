@@ -97,6 +97,7 @@ class Member:
         self.calls: deque[RunHandler] = deque()
         self.cuts = 0
         self.standbys: list[str] = []
+        self.held: list[str] = []  # what the user was told to say something about
         self.seen: list[tuple[Any, int]] = []  # (id, attempt) of each handler call
         self.fail_at: int | None = None  # the call of a run that raises
         directory = ledger_directory(world.state, GROUP, TOPIC, world.partition)
@@ -147,6 +148,9 @@ class Member:
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
         self.standbys.append(owner)
+
+    def effect_held(self, actor: ConsumerActor, held: Any) -> None:
+        self.held.append(held.effect_id)
 
     # --- what a test does ---
 
@@ -298,10 +302,10 @@ class World:
 
     def stored(self, topic: str) -> list[Message]:
         """All messages of a one-partition topic in the broker's log."""
-        from actors.library.harness import _messages
+        from actors.library.message import messages_in
 
         number = self.broker.core.state.topics.by_name[topic].number
-        return [m for stored in self.broker.stored(number) for m in _messages(topic, stored)]
+        return [m for stored in self.broker.stored(number) for m in messages_in(topic, stored)]
 
     def ids(self) -> list[Any]:
         """The ids of the input topic in offset order."""

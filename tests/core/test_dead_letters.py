@@ -558,5 +558,5 @@ def test_headers_of_a_letter_are_within_their_room() -> None:
     assert decode_headers(packed) == {**own, **system}
     built = batch_codec.build([b"v"], encodings=0, headers=[packed])
     assert batch_codec.parse(built.raw, built.crc, check=True).headers == [packed]
-    beyond = encode_letter_headers({"h": b"x" * 20_000}, system)
+    beyond = encode_letter_headers({"h": b"x" * 60_000}, system)
     assert decode_headers(beyond) == system

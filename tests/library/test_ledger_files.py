@@ -15,7 +15,8 @@ from actors.codec import records as record_codec
 from actors.codec import wire
 from actors.core.ledger import Ledger
 from actors.ids import check_name
-from actors.library.ledger_files import LedgerFiles, file_name, ledger_directory
+from actors.library.file_names import file_name
+from actors.library.ledger_files import LedgerFiles, ledger_directory
 from actors.library.ledger_reader import NoLedger, read_group, read_ledger
 from actors.library.state_view import encode_state
 from actors.records import Committed, LedgerStarted

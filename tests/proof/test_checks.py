@@ -127,6 +127,17 @@ def _commit(run: Evidence, number: int, **changes: Any) -> None:
     run.ledgers = [replace(ledger, commits=tuple(commits))]
 
 
+def _ledger(run: Evidence, **changes: Any) -> None:
+    run.ledgers = [replace(parts(run)[2], **changes)]
+
+
+def call_event(n: int, number: int, what: str = "intended", **more: Any) -> Event:
+    """The event of a call of the outside world."""
+    place = {"group": "billing", "topic": "orders", "partition": 0, "offset": 7, "name": "charge"}
+    event = an_event(n, f"effect.{what}", number=number, policy="ask", **more)
+    return replace(event, fields={**event.fields, **place})
+
+
 def _without_last_entry(run: Evidence) -> None:
     log = parts(run)[1]
     run.log = replace(log, entries=log.entries[:-1])
@@ -248,6 +259,19 @@ FORGED: list[tuple[str, Callable[[Evidence], None]]] = [
     ("I12-delivery-order", lambda run: _events(run, commit_event(3, 8, 9, 3))),
     ("I13-not-ahead", lambda run: _commit(run, 3, next_offset=99)),
     ("I13-not-ahead", lambda run: setattr(run, "log", replace(parts(run)[1], log_id=b"?"))),
+    ("P10-effects", lambda run: _ledger(run, wrong_effects=("called again",))),
+    ("P10-told", lambda run: _events(run, call_event(3, 1), call_event(4, 2))),
+    ("P10-told", lambda run: _events(run, call_event(3, 1), call_event(4, 3))),
+    (
+        "P10-told",
+        lambda run: _events(
+            run, call_event(3, 1), call_event(4, 1, "done", how="returned"), call_event(5, 2)
+        ),
+    ),
+    (
+        "P10-told",
+        lambda run: _events(run, call_event(3, 1), call_event(4, 1, "unknown"), call_event(5, 2)),
+    ),
     ("I14-all-done", lambda run: _commit(run, 3, next_offset=7, ids=())),
     ("I15-readers-agree", lambda run: _reads(run, Read("x", "orders", 0, ((8, "o-5"),)))),
     ("I16-history-whole", lambda run: _events(run, an_event(9, "process.stop"))),
@@ -285,6 +309,19 @@ def test_a_seeded_violation_is_found(name: str, forge: Callable[[Evidence], None
 def test_every_check_is_shown_to_find_something() -> None:
     """A check that no seeded violation reaches could as well be absent."""
     assert {name for name, _ in FORGED} == {entry.name for entry in all_checks()}
+
+
+def test_calls_may_come_again_when_somebody_wants_it() -> None:
+    """An operator, a function that says that nothing happened, a policy; and after going back."""
+    run = the_run()
+    retry = replace(call_event(8, 4), fields={**call_event(8, 4).fields, "policy": "retry"})
+    _events(
+        run,
+        *(call_event(3, 1), call_event(4, 1, "unknown"), call_event(5, 1, "resolved", how="again")),
+        *(call_event(6, 2), call_event(7, 2, "done", how="not_done"), call_event(8, 3)),
+        *(retry, call_event(9, 4, "done", how="returned"), call_event(10, 1)),
+    )
+    assert "P10-told" not in run_checks(run).found.counts
 
 
 def test_unknown_outcomes_may_go_either_way() -> None:

@@ -30,6 +30,7 @@ from actors.records import (
 )
 from actors.runtime.os_disk import OsDisk
 from actors.storage.memory import MemoryDisk
+from tests.proof import forged_effects
 from tests.proof.golden import (
     DATA,
     STATE,
@@ -379,6 +380,7 @@ FORGED: list[tuple[Callable[[Broker, Consumer], None], str]] = [
     (_not_granted, "I10-zombie-fenced"),
     (_another_log, "one-log"),
     (_second_directory, "one-ledger"),
+    *forged_effects.FORGED,
 ]
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from ...core.consumer_work import LedgerPeeked
+from ...core.effect_work import EffectOrder
 from ...errors import CorruptLog, Fenced, SinkLocked, UnsupportedFormat
 from . import statements
 from .log import At, SqlLog, nowhere
@@ -144,6 +145,14 @@ class SqlLedger:
             self._proof.make_way(row.owner, error)
             self._write([(statements.CLAIM, values)])
         self._proof.superseded(row.owner)
+
+    def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
+        """There are none: handlers with a sink have no effects."""
+        del effect_ids
+        return []
+
+    def keep_orders(self, effect_ids: Iterable[str]) -> None:
+        """As above."""
 
     def release(self) -> None:
         """Let the lock of the last owner go, if it is held."""

@@ -21,7 +21,7 @@ from . import statements
 from .address import SQLITE, SinkAddress, resolve_sink
 from .ledger import row_of
 from .records import RecordTables, Rows
-from .session import first_line
+from .sql_text import first_line
 from .sqlite import sync_file
 
 

@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from ...errors import Fenced, OnceMQError, SinkUnavailable, StorageError, TransactionControl
+from .sql_text import first_line
 
 IDLE = "idle"  # nothing is open; the I/O thread may use it
 LENT = "lent"  # to a call in the thread of handlers
@@ -38,10 +39,6 @@ _T = TypeVar("_T")
 SOLO_CALLS = 100  # after the database has refused a whole call
 
 CallId = tuple[int, bool, int]  # (epoch, whether of the private topic, first offset)
-
-
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class Session(ABC):

@@ -78,3 +78,8 @@ def refused(text: str) -> str | None:
         if first in {"SET", "RESET"} and _SETTINGS & set(rest):
             return f"{first} {next(word for word in rest if word in _SETTINGS)}"
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """Return what a driver says of an error, without the statement and its parameters."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -27,7 +27,8 @@ from ...runtime.process import end_frozen_owner, owner_alive, owner_facts
 from ...storage.disk import Lock
 from ..sqlite_files import sync_committed
 from .gate import gate_of
-from .session import Session, first_line
+from .session import Session
+from .sql_text import first_line
 from .sqlite_locks import writer_of
 
 BUSY_MS = 5_000  # a handler waits so long for another process that writes

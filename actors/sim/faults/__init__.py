@@ -6,7 +6,7 @@ world reports how often each one struck: a run that injected nothing proves noth
 
 from __future__ import annotations
 
-from . import bounds, clock, crash, disk, freeze, letters, network, operators
+from . import bounds, clock, crash, disk, effects, freeze, letters, network, operators
 from .base import FAULTS, Fault
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "clock",
     "crash",
     "disk",
+    "effects",
     "freeze",
     "letters",
     "network",

@@ -1,0 +1,103 @@
+"""`oncemq effects`: calls of the outside world whose outcome nobody knows, and saying what it was."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import socket
+from typing import Any
+
+import click
+
+from ..codec.values import encode_value
+from ..core.open_effects import AGAIN, ANSWERED
+from ..ids import check_name
+from ..library.admin import AdminClient
+from ..library.effects_view import EffectState, OpenEffectsView
+from ..runtime.settings import Settings
+from .config import setting_options
+from .output import print_json, print_table
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.group()
+def effects() -> None:
+    """Show effects of handlers whose outcome is unknown, and say what it was.
+
+    An effect is a call that a handler makes through tx.effect. If its process dies in it, nobody
+    knows whether the call happened; with the policy "ask" its partition waits for your word.
+    """
+
+
+@effects.command("list")
+@click.option("--group", metavar="G", help="Only those of this group.")
+@json_option
+@setting_options("broker")
+def list_effects(group: str | None, as_json: bool, broker: str | None) -> None:
+    """List every effect without a result: running, unknown, or resolved and not taken yet.
+
+    Ledgers on other machines are not looked into; they are named.
+    """
+    if group is not None:
+        check_name(group, "--group")
+    settings = Settings.load(flags={"broker": broker})
+    with AdminClient(settings.broker) as client:
+        view = OpenEffectsView(client, host=socket.gethostname())
+        found = view.load(group)
+    if as_json:
+        elsewhere = [
+            dict(zip(("group", "topic", "partition", "host"), row, strict=True))
+            for row in view.elsewhere
+        ]
+        print_json({"effects": [one.as_dict() for one in found], "elsewhere": elsewhere})
+        return
+    columns = ("id", "state", "policy", "message", "calls", "since", "why")
+    print_table("effects without a result", columns, [_row(one) for one in found])
+    for of, topic, partition, host in view.elsewhere:
+        click.echo(f"{topic}/{partition} of group {of} is on {host}: ask there", err=True)
+
+
+def _row(one: EffectState) -> list[Any]:
+    since = dt.datetime.fromtimestamp(one.since_ms / 1000, dt.UTC).isoformat(timespec="seconds")
+    state = f"{one.state}: {one.order}" if one.order else one.state
+    why = one.why if len(one.why) <= 60 else f"{one.why[:60]}..."
+    return [one.id, state, one.policy, one.message, one.calls, since, " ".join(why.split())]
+
+
+@effects.command("resolve")
+@click.argument("effect_id", metavar="ID")
+@click.option(
+    "--done",
+    metavar="VALUE",
+    help="It happened. The handler gets VALUE, read as JSON where it is JSON, else as text.",
+)
+@click.option("--retry", is_flag=True, help="It did not happen, or may happen twice: call again.")
+@json_option
+@setting_options("broker")
+def resolve(
+    effect_id: str, done: str | None, retry: bool, as_json: bool, broker: str | None
+) -> None:
+    """Say what became of the call ID, once. Look at the other side before you do.
+
+    The consumer may run or not: it goes on within a second, or when it is started again.
+    """
+    if (done is None) != retry:
+        raise click.UsageError("say what happened: --done VALUE, or --retry")
+    how = AGAIN if retry else ANSWERED
+    result = (0, b"") if done is None else encode_value(_value(done))
+    settings = Settings.load(flags={"broker": broker})
+    with AdminClient(settings.broker) as client:
+        view = OpenEffectsView(client, host=socket.gethostname())
+        before = view.resolve(effect_id, how, result)
+    if as_json:
+        print_json({"id": effect_id, "how": how, "duplicate": before})
+    else:
+        click.echo(f"{effect_id}: {how}" + (" (as was said before)" if before else ""))
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

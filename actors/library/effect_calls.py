@@ -1,0 +1,153 @@
+"""One effect that a handler is at: the question, the call, and what is told of how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..codec.values import encode_value
+from ..core.consumer_work import RunHandler
+from ..core.effect_work import CALL, RECORDED, STALE, EffectAnswer, EffectTold, EffectWanted
+from ..core.open_effects import ASK, NOT_DONE, RETRY, RETURNED, UNKNOWN
+from ..errors import OnceMQError, TooLarge, ValueNotEncodable
+from ..limits import EFFECT_RESULT_BYTES_MAX
+from .effect_errors import EffectNotDone, EffectNotRecorded, EffectUnknown
+from .message import Message, Recorded
+
+if TYPE_CHECKING:
+    from .effects import Effects
+
+ERROR_BYTES_MAX = 1000  # of what is recorded of an error
+
+
+class EffectDesk(Protocol):
+    """Where the thread of handlers speaks with the core of its consumer."""
+
+    def want(self, wanted: EffectWanted) -> EffectAnswer:
+        """Ask for an effect and wait for the answer. Raises OnceMQError if none will come."""
+
+    async def want_awaited(self, wanted: EffectWanted) -> EffectAnswer:
+        """As `want`, without holding up the event loop where that matters."""
+
+    def tell(self, told: EffectTold) -> None:
+        """Say how a call ended; does not wait."""
+
+
+class EffectCall:
+    """One effect of one message. Belongs to the thread of its handler."""
+
+    def __init__(
+        self,
+        effects: Effects,
+        desk: EffectDesk,
+        run: RunHandler,
+        message: Message,
+        offset: int,
+        name: str,
+        policy: str,
+    ) -> None:
+        """`offset` is where the run has the message."""
+        self._effects = effects
+        self._desk = desk
+        self._message = message
+        self._name = name
+        self._policy = policy
+        self._place = (run.epoch, run.first_offset, run.private, offset)
+        self._number = 0
+
+    @property
+    def wanted(self) -> EffectWanted:
+        """The question."""
+        message = self._message
+        key = message.idempotency_key(message._lot.group)  # noqa: SLF001 - one module, two faces
+        return EffectWanted(*self._place, key, self._name, self._policy)
+
+    def answered(self, answer: EffectAnswer) -> Recorded | None:
+        """Return the result that is recorded; None: the function is to be called.
+
+        Raises EffectUnknown, and OnceMQError if the consumer has lost the message.
+        """
+        self._number = answer.number
+        if answer.verdict == CALL:
+            return None
+        if answer.verdict == RECORDED:
+            return Recorded(answer.encoding, answer.value)
+        if answer.verdict == STALE:
+            text = f"effect {self._name!r} comes too late: the consumer has lost this message"
+            raise OnceMQError(text)
+        hint = f"oncemq effects resolve '{answer.effect_id}' --done VALUE, or --retry"
+        raise self._unknown(answer.value, hint if self._policy == ASK else "")
+
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        """The function is called inside. Tells of errors; raises what the handler gets of them."""
+        self._effects.inside = True
+        try:
+            yield
+        except EffectNotDone:
+            self._tell(NOT_DONE)
+            raise
+        except Exception as error:
+            why = text_of(error)
+            self._tell(UNKNOWN, value=why)
+            if self._policy == RETRY:
+                raise
+            raise self._unknown(why) from error
+        finally:
+            self._effects.inside = False
+
+    def not_called(self) -> None:
+        """The handler was cancelled before it called the function."""
+        if self._number:
+            self._tell(NOT_DONE)
+
+    def cancelled(self) -> None:
+        """The handler was cancelled in the call."""
+        why = b"the call was cancelled"
+        self._tell(UNKNOWN, value=why)
+        if self._policy != RETRY:
+            self._unknown(why)
+
+    def returned(self, result: Any) -> Recorded:
+        """The function has returned. Raises EffectNotRecorded."""
+        try:
+            encoding, data = encode_value(result)
+            if len(data) > EFFECT_RESULT_BYTES_MAX:
+                raise TooLarge(f"{len(data)} bytes, the limit is {EFFECT_RESULT_BYTES_MAX}")
+        except (ValueNotEncodable, TooLarge) as error:
+            if inspect.iscoroutine(result):
+                result.close()
+            lost = EffectNotRecorded(
+                f"effect {self._name!r} of message {self._message.id!s} was called, and its result "
+                f"cannot be recorded: {error.reason}"
+            )
+            self._tell(UNKNOWN, value=text_of(lost))
+            raise (lost if self._policy == RETRY else self._stuck(lost)) from error
+        self._tell(RETURNED, encoding, data)
+        return Recorded(encoding, data)
+
+    def _tell(self, how: str, encoding: int = 0, value: bytes = b"") -> None:
+        told = EffectTold(*self._place, self._name, self._number, how, encoding, value)
+        self._desk.tell(told)
+
+    def _unknown(self, why: bytes, hint: str | None = None) -> EffectUnknown:
+        text = why.decode(errors="replace")
+        message = f"effect {self._name!r} of message {self._message.id!s}"
+        return self._stuck(
+            EffectUnknown(f"nobody knows whether {message} happened: {text}", hint=hint)
+        )
+
+    def _stuck(self, error: EffectUnknown) -> EffectUnknown:
+        self._effects.stick(error, self._policy)
+        return error
+
+
+def text_of(error: Exception) -> bytes:
+    """Return what is recorded of an error."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        text = type(error).__name__
+    return text.encode(errors="replace")[:ERROR_BYTES_MAX].decode(errors="ignore").encode()
