@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..codec.records import type_name
 from ..runtime.os_disk import OsDisk
 from ..storage import layout
 from ..storage.inspection import inspect
@@ -29,7 +30,7 @@ def command(directory: str, as_json: bool, records: bool) -> None:
     if not layout.generations(disk, directory):
         raise click.UsageError(f"{directory} holds no log: there is no gen-... directory in it")
     good = False
-    for item in _selected(inspect(disk, directory), records):
+    for item in _selected(map(_named, inspect(disk, directory)), records):
         if as_json:
             print_json(item)
         else:
@@ -40,6 +41,18 @@ def command(directory: str, as_json: bool, records: bool) -> None:
 
 
 dump = command
+
+
+def _named(item: dict[str, Any]) -> dict[str, Any]:
+    """Say of a record what it is; storage knows numbers only."""
+    if item["kind"] != "record":
+        return item
+    named = {}
+    for key, value in item.items():
+        named[key] = value
+        if key == "type":
+            named["name"] = type_name(value)
+    return named
 
 
 def _selected(items: Iterator[dict[str, Any]], records: bool) -> Iterator[dict[str, Any]]:

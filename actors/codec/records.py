@@ -109,6 +109,14 @@ _MORE: dict[str, tuple[type[Any], Any]] = {
 }
 
 
+def type_name(number: int) -> str:
+    """Return what people call records of a type; "" for a type that is not known."""
+    known = {number: kind.__name__ for number, (kind, _) in _SIMPLE.items()}
+    known[BATCH_STORED] = BatchStored.__name__
+    known[COMMITTED] = known[COMMITTED_MORE] = Committed.__name__
+    return known.get(number, "")
+
+
 def encode(record: Record) -> tuple[int, bytes, bytes | memoryview, int | None]:
     """Return (type, meta, body, body CRC if it is known already)."""
     if isinstance(record, BatchStored):
