@@ -26,6 +26,7 @@ from .disk_image import (
 )
 
 SECTOR_BYTES = 512
+FORGET_EVERY_NODES = 32  # new inodes: to look for those that nothing reaches takes long
 LIES = ("sync", "sync_directory")
 RETURNED = ("write", "sync", "close")  # faults that do not leave everything as it was
 
@@ -81,6 +82,7 @@ class Machine:
         self.down = False
         self.faults: list[Fault] = []
         self.nodes = {ROOT: Node.new(ROOT, sector_bytes, directory=True)}
+        self._nodes_kept = 1  # how many there were when nameless ones were last forgotten
         self.locked: set[int] = set()
         self.last_order = 0
         self.next_node = ROOT + 1
@@ -220,10 +222,10 @@ class Machine:
 
     def forget_nameless(self) -> None:
         """Drop inodes that nothing can reach any more: not a name, not a handle, not a cut."""
+        if len(self.nodes) < self._nodes_kept + FORGET_EVERY_NODES:
+            return
         nameless = [n for n, node in self.nodes.items() if not node.links and not node.opens]
         nameless.remove(ROOT)
-        if not nameless:
-            return  # as nearly always
         reachable = {ROOT}
         for node in self.nodes.values():
             reachable.update(node.durable_names.values())
@@ -233,6 +235,7 @@ class Machine:
         for number in nameless:
             if number not in reachable:
                 del self.nodes[number]
+        self._nodes_kept = len(self.nodes)
 
     # --- bytes ---------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ class Plan:
         files, rivals, webs = rng.choice(((1, 0, 1), (0, 2, 1), (1, 2, 0), (1, 2, 2), (0, 0, 2)))
         return cls(
             seed=seed,
-            safety_ms=rng.choice((15_000, 30_000, 45_000)),
+            safety_ms=rng.choice((10_000, 20_000, 30_000)),
             faults=faults,
             partitions=topics,
             groups=tuple(groups),
@@ -79,7 +79,7 @@ class Plan:
             rivals=rivals,
             webs=webs,
             named_web=rng.random() < 0.2,
-            quota=rng.choice((20, 60, 120)),
+            quota=rng.choice((20, 40, 60)),
             one_host=rng.random() < 0.4,
             sector_bytes=rng.choice((64, 512, 512, 4096)),
             segment_bytes=rng.choice((2_000, 8_000, 60_000)),
@@ -87,7 +87,7 @@ class Plan:
             snapshot_every_bytes=rng.choice((1_500, 6_000, 30_000)),
             ledger_snapshot_every_bytes=rng.choice((700, 3_000, 30_000)),
             submit_mean_ms=rng.choice((50, 200, 600)),
-            handler_mean_ms=rng.choice((1, 20, 200)),
+            handler_mean_ms=rng.choice((1, 20, 100)),
             slow_handlers=rng.choice((0.0, 0.0, 0.01)),
             partial_commits=rng.choice((0.0, 0.2, 0.6)),
             crash_retries=_crash_retries(seed, faults),

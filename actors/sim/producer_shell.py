@@ -77,6 +77,8 @@ class ProducerShell(Shell):
                 )
                 if submit is not None:
                     self.driver.post(submit)
+                else:
+                    self._submit_ms = NEVER_MS  # until something happens: else half of all turns
         self.driver.turn(0)
 
     @property

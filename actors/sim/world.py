@@ -47,6 +47,7 @@ from .trace import Trace, Violation
 EVENTS_MAX = 60_000  # of a run of a minute; a longer one may have
 EVENTS_PER_S_MAX = 1_000  # for each simulated second: a busy world makes half of it, a spin more
 NESTING_MAX = 3
+STEPS_BETWEEN_LOOKS = 16  # at whether all is done: it takes longer than a step
 RESTART_MS = (20, 4_000)
 
 
@@ -135,7 +136,8 @@ class World:
         while not liveness.done(self):
             if liveness.late(self, healed_ms):
                 raise Violation("not live", liveness.what_is_left(self))
-            self._step()
+            for _ in range(STEPS_BETWEEN_LOOKS):
+                self._step()
         liveness.validate(self)
 
     def _come_to_rest(self) -> None:
