@@ -43,7 +43,7 @@ format: $(STAMP) ## format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix --quiet .
 
 chaos: $(STAMP) ## long runs that kill, freeze and cut real and simulated processes
-	@$(PYTEST) -m chaos --timeout=1800 $(ARGS)
+	@$(PYTEST) -n 2 --dist worksteal -m chaos --timeout=1800 $(ARGS)
 
 crash: $(STAMP) ## a power cut at every disk call, all variants
 	@ONCEMQ_CRASH_ALL=1 $(PYTEST) -s --timeout=3600 tests/storage/test_crash_every_call.py $(ARGS)

@@ -39,6 +39,7 @@ TOY = textwrap.dedent(
         n += 1
 
     owner = os.path.join(directory, role + ".owner")
+    doomed = manner == "doomed" and not os.path.exists(owner)
     if manner != "slow":
         open(owner, "a").write(incarnation + "\\n")
         emit("toy.owner")
@@ -52,6 +53,8 @@ TOY = textwrap.dedent(
         if manner == "ends" and turn == 3:
             sys.exit(1)
         if point and turn == int(times):
+            os._exit(137)
+        if doomed and open(owner).read().split()[-1] != incarnation:
             os._exit(137)
         if manner not in {"deaf", "slow"} and open(owner).read().split()[-1] != incarnation:
             if manner != "member":
@@ -80,7 +83,8 @@ class Stage:
     def slot(self, role: str, manner: str = "works", points: tuple[str, ...] = ()) -> Slot:
         """One toy."""
         argv = (sys.executable, "-SE", str(self.toy), str(self.events), role, manner)
-        program = Program(role, argv)
+        planned = {"ONCEMQ_CRASH_AT": "point:99999"} if manner == "doomed" else {}
+        program = Program(role, argv, planned)
         return Slot(role, program, frozenset({"toy.work"}), points, owned=OWNING)
 
     def engine(self, *slots: Slot, seed: int = 1, **options: Any) -> Chaos:
@@ -166,6 +170,14 @@ def test_a_zombie_may_say_that_it_gave_up_its_place(stage: Stage) -> None:
     engine.run(0, takeovers=["consumer"], timeout_s=BUSY_S)
     assert engine.deeds.fenced["consumer"] == 1
     assert any("gave up what its successor has" in line for line in stage.lines)
+
+
+def test_a_zombie_may_come_to_its_crash_point_before_it_is_fenced(stage: Stage) -> None:
+    """A crash that the engine has planned for it is no finding, but it does not count as fenced."""
+    engine = stage.engine(stage.slot("consumer", "doomed"))
+    engine.run(0, takeovers=["consumer"], timeout_s=BUSY_S)
+    assert (engine.deeds.takeovers["consumer"], engine.deeds.fenced["consumer"]) == (1, 0)
+    assert any("it crashed at point:99999" in line for line in stage.lines)
 
 
 def test_places_are_known_by_their_fields() -> None:

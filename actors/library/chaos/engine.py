@@ -367,6 +367,8 @@ class Chaos:
             self._book.zombie_ended(part, "it ended as fenced")
         elif code == KILLED:  # its successor proved it frozen and ended it
             self._book.zombie_ended(part, "its successor ended it", fenced=False)
+        elif zombie.was_killed and zombie.crash_at:  # thawed, it came to its crash point first
+            self._book.zombie_ended(part, f"it crashed at {zombie.crash_at}", fenced=False)
         elif code is not None:
             raise ProgramFailed(f"zombie {zombie} ended with {code}\n{zombie.told()}")
         elif not part.thawed:
