@@ -330,8 +330,8 @@ def check_storm(
     values = list(range(count))
     path = shop.directory / "lines.txt"
     path.write_text("".join(f"{value}\n" for value in values))
+    shop.consumer("--until-idle=0").wait(START_S, 0)  # makes the tables
     producer = shop.house.producer("--topic=orders", "--name=p", str(path))
-    shop.consumer("--until-idle=0").wait(60, 0)  # makes the tables
     done = 0
     for number in range(kills):
         consumer = shop.consumer()
