@@ -185,6 +185,7 @@ class Imported:
         assert bytes_of(disk, "out.ledger") == self.file
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_call_leaves_all_or_nothing() -> None:
     """Killed or without power in the middle: the import is there as a whole, or done once more."""
     few = Selection(seeds=4, prefixes=8)
