@@ -177,10 +177,10 @@ class Tx:
         """Execute a statement in the sink's transaction; return the driver's cursor.
 
         In an async handler `await` it: it runs beside the loop and gives a cursor whose `fetchone`,
-        `fetchmany`, `fetchall` and iteration are awaited too. Placeholders are the driver's own: `?` or `:name` for SQLite, `%s` or `%(name)s` for
-        PostgreSQL; a single mapping gives named parameters. What it writes becomes durable with
-        the offset, or not at all. Raises NoSink, TransactionControl, SinkUnavailable, and the
-        driver's errors.
+        `fetchmany`, `fetchall` and iteration are awaited too. Placeholders are the driver's own:
+        `?` or `:name` for SQLite, `%s` or `%(name)s` for PostgreSQL; a single mapping gives named
+        parameters. What it writes becomes durable with the offset, or not at all. Raises NoSink,
+        TransactionControl, SinkUnavailable, and the driver's errors.
         """
         sink = self._using_sink()
         if self._statements is not None:

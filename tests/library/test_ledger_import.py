@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from actors.cli.main import cli
 from actors.codec import records as record_codec
 from actors.errors import BadInput, CorruptLog, LogInUse
-from actors.library import App, Harness, Message, Tx
 from actors.library.ledger_export import check_export, export_ledger
 from actors.library.ledger_files import LedgerFiles, ledger_directory
 from actors.library.ledger_import import import_ledger
@@ -25,24 +24,14 @@ from actors.storage import layout
 from actors.storage.disk import Disk
 from actors.storage.log import FencedLog
 from actors.storage.memory import MemoryDisk
+from tests.library.test_ledger_export import PLACE, harness_with
 
-PLACE = ledger_directory("state", "g", "t", 0)
 ELSEWHERE = ledger_directory("elsewhere", "g", "t", 0)
 
 
 def exported(messages: int = 9) -> MemoryDisk:
     """A disk with a ledger in `state` that has outputs, state and ids, and its file `g.ledger`."""
-    app = App()
-
-    @app.consumer("t", group="g")
-    def handler(message: Message, tx: Tx) -> None:
-        tx.state[f"k{message.value}"] = [message.value]
-        tx.send("out", message.value)
-
-    harness = Harness(app)
-    for number in range(messages):
-        harness.send("t", number, **({"id": f"m{number}"} if number % 2 else {}))
-    harness.drain()
+    harness = harness_with(messages)
     disk: MemoryDisk = harness._disk
     harness.close()
     export_ledger(disk, PLACE, "g.ledger")

@@ -36,7 +36,7 @@ def test_an_operator_may_skip_a_message_that_waits() -> None:
     disk = MemoryDisk()
     broker, consumer = shop(disk)
     skipped(broker, consumer)
-    proved(disk)
+    assert proved(disk).ok
 
 
 def test_what_is_unknown_is_counted() -> None:
