@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 from ..codec.values import decode_value
@@ -210,7 +209,7 @@ class Call:
         run = self.run
         piece = run.window.pieces[0]
         lot = Lot(piece, *place, run.attempt)
-        message = self._kind(lot, piece.indices[0], piece.offsets[0])
+        message = lot.message(piece.indices[0], piece.offsets[0], self._kind)
         text = f"{run.deaths} processes died while they handled this message alone"
         letter = self._letter(message, CRASHED, run.deaths, text)
         failure = FailedMessage(
@@ -276,7 +275,7 @@ class Call:
         decode = self._consumer.shape.decode
         for piece in self.run.window.pieces:
             lot = Lot(piece, *place, attempt, decode or decode_value)
-            messages: Iterable[Message] = map(kind, repeat(lot), piece.indices, piece.offsets)
+            messages = lot.messages(piece, kind)
             yield messages if decode is None else self._decoded(messages)
             attempt = 1
 

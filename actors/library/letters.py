@@ -96,9 +96,8 @@ class Replayed(Message):
 
     __slots__ = ("_brought", "_headers", "origin")
 
-    def __init__(self, lot: Lot, index: int, offset: int) -> None:
-        super().__init__(lot, index, offset)
-        headers = safe_headers(lot, index)
+    def _begin(self) -> None:
+        headers = safe_headers(self._lot, self._index)
         # None if somebody other than an operator's command sent it: then it is what it is.
         self.origin = origin_in(headers)
         self._headers = own_headers(headers)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Generic
 
 from ..batch import BODY_PREFIX_BYTES
@@ -87,26 +87,47 @@ class Lot:
         # Beside the messages of the batch: what was decoded so far. None: nobody asked yet.
         self.values: list[Any] | None = None
 
-    def load(self) -> list[Any]:
-        """Make and return `values`: all of them where they are plain bytes without keys."""
+    def message(self, index: int, offset: int, kind: type[Message] | None = None) -> Message:
+        """Return message `index` of the batch, which lies at `offset`."""
+        made = (kind or Message)()
+        made._lot, made._index, made.offset = self, index, offset  # noqa: SLF001 - one module
+        made._begin()  # noqa: SLF001
+        return made
+
+    def messages(self, piece: Piece, kind: type[Message]) -> Iterator[Message]:
+        """Yield the messages of a piece of this batch: the loop that every message passes."""
+        values = self.plain_values() if kind is Message else None
+        if values is None:
+            yield from map(self.message, piece.indices, piece.offsets, repeat(kind))
+            return
+        if len(piece.indices) < len(values):
+            values = [values[index] for index in piece.indices]
+        for index, offset, value in zip(piece.indices, piece.offsets, values, strict=True):
+            made = PlainMessage()
+            made._lot = self  # noqa: SLF001
+            made._index = index  # noqa: SLF001
+            made.offset = offset
+            made.value = value
+            yield made
+
+    def plain_values(self) -> list[bytes] | None:
+        """Return the values of the batch if all are bytes, without keys and of no type."""
         if self.decode is not decode_value:
-            self.values = [_UNSET] * len(self.ends)
-            return self.values
-        raw = self.raw
-        start, size = self.batch.payload_start, self.lengths[0]
-        values: list[Any]
-        if size and self.batch.uniform:  # messages of one size, the usual case: no call a message
-            whole = struct.iter_unpack(f"{BODY_PREFIX_BYTES}x{size}s", memoryview(raw)[start:])
-            values = list(chain.from_iterable(whole))
-        else:
-            values = [
-                raw[end - length : end] for end, length in zip(self.ends, self.lengths, strict=True)
-            ]
+            return None
+        raw, start, size = self.raw, self.batch.payload_start, self.lengths[0]
         head = _BYTES_WITHOUT_KEY
-        if head + head.join(values) != raw[start:]:
-            values = [_UNSET] * len(values)
-        self.values = values
-        return values
+        if size and self.batch.uniform:  # messages of one size, the usual case: no call a message
+            step, count = len(head) + size, len(self.ends)
+            if any(raw[start + at :: step] != head[at : at + 1] * count for at in range(len(head))):
+                return None
+            whole = struct.iter_unpack(f"{len(head)}x{size}s", memoryview(raw)[start:])
+            return list(chain.from_iterable(whole))
+        if raw[start : start + len(head)] != head:
+            return None
+        values = [
+            raw[end - length : end] for end, length in zip(self.ends, self.lengths, strict=True)
+        ]
+        return values if head + head.join(values) == raw[start:] else None
 
     def body(self, index: int) -> bytes:
         """Return encoding, key and value of a message as they are stored."""
@@ -117,16 +138,20 @@ class Lot:
 class Message(Generic[Payload]):
     """One message of a topic, as a handler sees it. Fields are decoded at first use.
 
-    `Message[Order]` as annotation of a handler makes `value` an Order (payloads.py). The object is valid while its handler runs and after; it never changes.
+    `Message[Order]` as annotation of a handler makes `value` an Order (payloads.py). The object is
+    valid while its handler runs and after; it never changes. A Lot makes it: there is no `__init__`,
+    whose call would cost as much as all the rest.
     """
 
     __slots__ = ("_index", "_lot", "offset")
 
-    def __init__(self, lot: Lot, index: int, offset: int) -> None:
-        self._lot = lot
-        self._index = index
-        #: The place in the partition: 0, 1, 2 ... without holes.
-        self.offset: int = offset
+    _lot: Lot
+    _index: int
+    #: The place in the partition: 0, 1, 2 ... without holes.
+    offset: int
+
+    def _begin(self) -> None:
+        """Its lot and place are set."""
 
     @property
     def attempt(self) -> int:
@@ -156,7 +181,7 @@ class Message(Generic[Payload]):
         lot, index = self._lot, self._index
         values = lot.values
         if values is None:
-            values = lot.load()
+            values = lot.values = [_UNSET] * len(lot.ends)
         value = values[index]
         if value is _UNSET:
             encoding, _, data = split_body(lot.body(index))
@@ -222,6 +247,14 @@ class Message(Generic[Payload]):
         return f"<Message {self.id!r} {self.topic}/{self.partition}@{self.offset}>"
 
 
+class PlainMessage(Message[bytes]):
+    """A message whose value is bytes, and there from the start: reading it is no call."""
+
+    __slots__ = ("value",)
+
+    value: bytes
+
+
 def explicit_key(group: str, topic: str, tagged: bytes) -> str:
     """Return the idempotency key of a message with an explicit id."""
     kind = tagged[:1].decode()
@@ -234,7 +267,4 @@ def messages_in(topic: str, stored: BatchStored) -> list[Message]:
     offsets = range(stored.first_offset, stored.first_offset + stored.kept)
     piece = Piece(stored, kept_indices(stored), offsets)
     lot = Lot(piece, "", topic, stored.partition)
-    return [
-        Message(lot, index, offset)
-        for index, offset in zip(piece.indices, piece.offsets, strict=True)
-    ]
+    return list(map(lot.message, piece.indices, piece.offsets))
