@@ -10,6 +10,7 @@ import struct
 import sys
 import zlib
 from array import array
+from collections.abc import Iterable
 from itertools import accumulate, chain
 from operator import itemgetter
 from typing import Any
@@ -186,9 +187,11 @@ def _parse_ids(sizes: bytes, block: bytes) -> list[bytes]:
     size = sizes[0]
     if sizes == sizes[:1] * len(sizes) and size * len(sizes) == len(block):  # the quick way
         ids = list(chain.from_iterable(struct.iter_unpack(f"{size}s", block)))
+        tags: Iterable[int] = block[::size]
     else:
         ids = _cut(block, sizes)
-    if not _ID_TAGS.issuperset(map(itemgetter(0), ids)):
+        tags = map(itemgetter(0), ids)
+    if not _ID_TAGS.issuperset(tags):
         raise Malformed("an id of an unknown type")
     if not block.isascii():
         for tagged in ids:

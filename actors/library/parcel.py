@@ -194,7 +194,10 @@ def _tag_ids(ids: list[Any]) -> list[bytes]:
     kinds = set(map(type, ids))
     if kinds == {str}:
         try:
-            tagged = list(map(TEXT_TAG.__add__, map(str.encode, ids)))
+            # One encode for all; an id with a NUL in it makes another number of pieces.
+            tagged = ("s" + "\0s".join(ids)).encode().split(b"\0")
+            if len(tagged) != len(ids):
+                tagged = list(map(TEXT_TAG.__add__, map(str.encode, ids)))
         except UnicodeEncodeError:
             raise InvalidName("a message id holds a lone surrogate") from None
     elif kinds == {bytes}:

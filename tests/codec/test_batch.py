@@ -52,6 +52,14 @@ def test_a_parsed_batch_equals_the_built_one(arguments):
     assert parsed.headers == built.headers
 
 
+@pytest.mark.parametrize("ids", [[b"sa", b"xb", b"sc"], [b"sa", b"xbc", b"sc"]])
+def test_an_id_of_an_unknown_type_is_malformed(ids):
+    """Wherever it stands, whether all ids are of one size or not."""
+    built = codec.build([b"1", b"2", b"3"], encodings=0, ids=ids)
+    with pytest.raises(Malformed, match="unknown type"):
+        codec.parse(built.raw, built.crc, check=True)
+
+
 @given(batches(), st.data())
 def test_a_changed_byte_is_malformed(arguments, data):
     """No flipped byte gets past the CRC made by the sender."""

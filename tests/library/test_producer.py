@@ -174,6 +174,19 @@ def test_single_sends_are_gathered() -> None:
     assert len(batches) < 20
 
 
+@pytest.mark.parametrize("ids", [["a", "b\0s", "c"], ["\0", "\0s", "é"], ["a\0sb"], ["a", "b"]])
+def test_text_ids_of_any_characters_stay_apart(ids: list[str]) -> None:
+    """Ids are tagged all at once; one that looks like the seam between two is still one."""
+    wire = Wire()
+    with wire.producer("importer") as producer:
+        producer.send_many("t", [b"x"] * len(ids), ids=ids).result(SOON)
+        again = producer.send_many("t", [b"x"] * len(ids), ids=ids).result(SOON)
+    assert (again.appended, again.duplicates) == (0, len(ids))
+    assert [message.id for message in wire.broker.logs["t", 0]] == [
+        b"s" + one.encode() for one in ids
+    ]
+
+
 def test_headers_and_mixed_values_travel() -> None:
     """Keys, headers and values of different types may alternate in gathered sends."""
     wire = Wire()
