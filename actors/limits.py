@@ -35,7 +35,7 @@ PEERS_MAX = 10_000  # least recently used is forgotten: its client gets HelloReq
 GROUPS_MAX = 10_000
 WAITING_FETCHES_MAX = 10_000
 TURN_EVENTS_MAX = 512  # what one turn takes from the transport
-TURN_BYTES_MAX = 4 * 1024 * 1024  # a longer turn would keep fetches waiting for its fsync
+TURN_BYTES_MAX = 2 * 1024 * 1024  # a longer turn would keep fetches waiting for its fsync
 
 # --- broker: places in the log -------------------------------------------------------------------
 OFFSET_INDEX_STEP_BYTES = 64 * 1024  # one entry for so much log, for each partition
@@ -69,6 +69,7 @@ SNAPSHOTS_KEPT = 2
 # --- producer ------------------------------------------------------------------------------------
 IN_FLIGHT_BYTES_DEFAULT = 16 * 1024 * 1024
 IN_FLIGHT_BATCHES_MAX = 128
+FEED_BATCHES_MAX = 8  # of a topic, built between two turns: the first leaves while more are built
 LINGER_MS = 2  # how long a lone send waits for company while others are in flight
 SEND_TIMEOUT_MS = 30_000
 NO_BROKER_WARNING_MS = 2_000

@@ -45,10 +45,10 @@ def main() -> None:
 
 
 @main.command()
-@messages_option(1_000_000)
+@messages_option(2_000_000)  # a run of a third of a second would measure its own start and end
 @size_option
 @click.option("--ids", type=click.Choice(KINDS), default="sequence", show_default=True)
-@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True)
+@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True)
 @where
 @as_json
 def pipeline(

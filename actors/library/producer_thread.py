@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..core.lane import Settled
 from ..core.producer import Submit
 from ..errors import BufferFull, OnceMQError
-from ..limits import LINGER_MS
+from ..limits import FEED_BATCHES_MAX, LINGER_MS
 from .accumulator import Accumulator
 from .parcel import Cut, Parcel, cut
 from .producer_engine import ProducerEngine
@@ -169,7 +169,9 @@ class ProducerThread(threading.Thread):
         for topic in topics:
             self._ask(engine, topic)
         known = [topic for topic in topics if topic in engine.topics]
-        while known and engine.room:
+        for _ in range(FEED_BATCHES_MAX):
+            if not known or not engine.room:
+                break
             known = [topic for topic in known if self._submit_one(engine, topic, now_ms)]
         with self._lock:
             return self._patience(engine)
