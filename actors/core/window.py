@@ -72,10 +72,13 @@ class Window:
         return self.next_offset
 
     def split(self, number: int) -> tuple[Window, Window]:
-        """Return the first `number` messages, and the rest."""
+        """Return the first `number` messages, and the rest.
+
+        What was left out in front of a message goes with it: without one, it is all in the rest.
+        """
         head: list[Piece] = []
         tail: list[Piece] = []
-        middle = self.offset_of(number)
+        middle = self.offset_of(number) if number else self.first_offset
         for piece in self.pieces:
             size = len(piece.indices)
             taken = max(0, min(number, size))

@@ -41,6 +41,7 @@ from actors.limits import (
 )
 from actors.outcome import DiskSpace, Outcome, Received, Recovered, Stop, Synced, Tick
 from actors.protocol import (
+    CreateTopic,
     DescribeTopic,
     Failure,
     Fetch,
@@ -419,6 +420,34 @@ def test_the_next_call_starts_with_the_append() -> None:
     assert scripted.core.ledger.next_offset == 5
     assert scripted.core.skipped == 2
     assert scripted.core.processed == 3
+
+
+@pytest.mark.parametrize("parks", [False, True])
+def test_a_message_may_fail_behind_others_that_are_passed_over(*, parks: bool) -> None:
+    """As after an operator went back: what is known goes with the message that comes after it."""
+    scripted = Scripted(retries=0 if parks else 1)
+    scripted.run()
+    scripted.fetched([batch(0, 2)], 2)
+    scripted.step(HandlerDone(5, 0, 2))
+    again = batch(2, 4)
+    again.first_sequence = 0  # two that are known, two that are new
+    scripted.fetched([again], 6)
+    letter = output() if parks else None
+    failed = FailedMessage("id", "ValueError: x", ValueError("x"), "trace", 0.5, letter=letter)
+    scripted.step(HandlerDone(5, 2, 0, failure=failed))
+    if parks:
+        found = TopicDescribed(scripted.number(CreateTopic), "t.dead", b"d" * 16, 1, (0,))
+        scripted.hear(found)
+        assert scripted.core.ledger.next_offset == 5
+    else:
+        scripted.now += 10_000
+        scripted.work.clear()
+        scripted.step(Tick())
+        run = scripted.take(RunHandler)
+        assert [list(piece.offsets) for piece in run.window.pieces] == [[4, 5]]
+        scripted.step(HandlerDone(5, run.first_offset, 2))
+        assert scripted.core.ledger.next_offset == 6
+    assert scripted.core.skipped == 2
 
 
 def test_a_window_without_anything_new_moves_the_offset_only() -> None:
