@@ -48,7 +48,7 @@ from .ledger_oracle import RETRIES
 from .pauses import Pauses
 from .shell import NEVER_MS, Host, ProcessClock, Shell, SimEvents
 from .trace import Violation
-from .watched import WatchedLog
+from .watched import opener
 
 if TYPE_CHECKING:
     from .world import World
@@ -117,6 +117,8 @@ class ConsumerShell(Shell):
         self._running: HandlerRun | None = None
         self._resolved = False
         self._pauses = Pauses()
+        # How this ledger is opened, by whom ever: what its oracle has been told must be there.
+        self.open_log = opener(lambda: world.ledger_oracle(self), world.plan.ledger_segment_bytes)
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -129,7 +131,7 @@ class ConsumerShell(Shell):
         assert process is not None
         owner: Owner = {"shell": self.name, "host": self.host.name, "incarnation": self.incarnation}
         self._ledger = world.make_ledger_door(
-            process, self.directory, owner, draw=world.draw, open_log=self._open_watched
+            process, self.directory, owner, draw=world.draw, open_log=self.open_log
         )
         label = f"{self.name}.{self.incarnation}"
         limits = (RETRIES, world.plan.crash_retries)
@@ -267,14 +269,6 @@ class ConsumerShell(Shell):
         for damage in log.snapshot_damage:
             self.world.trace.add(self.name, "snapshot.fallback", {"reason": str(damage)})
         self._check_recovered(self.core)
-
-    def _open_watched(self, *arguments: Any, **options: Any) -> FencedLog:
-        log = WatchedLog.open(
-            *arguments, segment_bytes=self.world.plan.ledger_segment_bytes, **options
-        )
-        assert isinstance(log, WatchedLog)
-        log.watch(self.world.ledger_oracle(self))
-        return log
 
     def _check_recovered(self, core: ConsumerCore) -> None:
         ledger, model = core.ledger, self.world.ledger_oracle(self)

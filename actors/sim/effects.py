@@ -153,6 +153,11 @@ class EffectModel:
             if last.how in UNRESOLVED and last.policy == ASK:
                 raise Violation("passed unasked", f"{self._ledger}: {place} with {last}")
 
+    def forgotten(self, topic_id: bytes, next_offset: int) -> None:
+        """An operator has the group pass over messages: that is a word about their effects too."""
+        for place in [p for p in self.last if p[0] == topic_id and p[1] < next_offset]:
+            del self.last[place]
+
     def held(self, epoch: int) -> Iterator[tuple[Place, Last]]:
         """Yield what an operator would speak about while `epoch` owns the partition."""
         for place, last in self.last.items():

@@ -6,7 +6,6 @@ with a full set of ids and nothing clever, and compares: state changes, outputs,
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -53,21 +52,26 @@ class Handled:
 
 
 class Deaths:
-    """Who died in which message alone, counted from marks: one that nothing answers is a death."""
+    """Who died in which message alone, counted from marks: one that nothing answers is a death.
+
+    Of each input only the message that was marked last counts.
+    """
 
     def __init__(self) -> None:
-        self._deaths: Counter[tuple[bytes, int]] = Counter()
+        self._deaths: dict[bytes, tuple[int, int]] = {}  # by topic_id: offset and count
         self._open: AttemptMarked | None = None
 
     def of(self, place: tuple[bytes, int]) -> int:
         """Return how many processes died in it."""
-        return self._deaths[place]
+        offset, count = self._deaths.get(place[0], (-1, 0))
+        return count if offset == place[1] else 0
 
     def _settle(self, epoch: int) -> AttemptMarked | None:
         """Close the open mark: an older process died in it. Returns that of this one."""
         mark, self._open = self._open, None
         if mark is not None and mark.epoch != epoch:
-            self._deaths[mark.topic_id, mark.offset] += 1
+            count = self.of((mark.topic_id, mark.offset)) + 1
+            self._deaths[mark.topic_id] = (mark.offset, count)
             return None
         return mark
 
@@ -75,13 +79,21 @@ class Deaths:
         """Take a mark; return whether it counts the deaths before it right."""
         self._settle(record.epoch)
         self._open = None if record.returned else record
-        return record.deaths == self._deaths[record.topic_id, record.offset]
+        right = record.deaths == self.of((record.topic_id, record.offset))
+        self._deaths[record.topic_id] = (record.offset, record.deaths)
+        return right
 
     def commit(self, record: Committed, inputs: dict[bytes, int]) -> None:
         """A commit that passes the message of the open mark answers it."""
         mark = self._settle(record.epoch)
         if mark is not None and inputs.get(mark.topic_id, 0) <= mark.offset:
             self._open = mark
+
+    def passed(self, inputs: dict[bytes, int]) -> None:
+        """Forget messages that a commit has passed."""
+        for topic_id, next_offset in inputs.items():
+            if self._deaths.get(topic_id, (next_offset, 0))[0] < next_offset:
+                del self._deaths[topic_id]
 
     def end(self, record: LedgerEnded) -> None:
         """Nobody dies in a generation that ends well."""
@@ -155,11 +167,14 @@ class LedgerOracle(RecordOracle):
             raise Violation("commit number", f"{self.name}: {record.commit_no}")
         self._epoch(record.epoch)
         self.commit_no = record.commit_no
+        if self._moved(record):
+            return
         fresh: list[Handled] = []
         for topic_id, next_offset in record.inputs:
             fresh += self._take(topic_id, next_offset)
         self.deaths.commit(record, dict(record.inputs))
         self._compare_parked(record, fresh)
+        self.deaths.passed(dict(record.inputs))
         parked = {(one.topic_id, one.offset) for one in record.parked}
         healthy = [one for one in fresh if one.place not in parked and not one.dropped]
         letters = [one for one in fresh if one.place in parked]
@@ -176,6 +191,27 @@ class LedgerOracle(RecordOracle):
             stored = self.broker.next_sequence.get((self.producer, topic, partition), 0)
             if sequence > stored:
                 raise Violation("ack not durable", f"{self.name}: {topic} {sequence} > {stored}")
+
+    def _moved(self, record: Committed) -> bool:
+        """Take an operator's move of the offset, which is all that its commit holds."""
+        orders = [one for one in record.skipped if self._topic_of(one.topic_id) == self.group.topic]
+        if not orders:
+            return False
+        (order,) = orders
+        nothing = Committed(record.epoch, record.commit_no, record.inputs, [], b"", {})
+        nothing.skipped = [order]
+        right = order.first_offset == self.next_offset and nothing == record
+        if not right or record.inputs != [(order.topic_id, order.next_offset)]:
+            raise Violation("moved", f"{self.name} at {self.next_offset}: {record}")
+        log = self.broker.messages[self.group.topic, self.partition]
+        if not 0 <= order.next_offset <= len(log):
+            raise Violation("commit ahead", f"{self.name}: {order}, the log has {len(log)}")
+        self.next_offset = order.next_offset
+        self.deaths.commit(record, dict(record.inputs))
+        self.deaths.passed(dict(record.inputs))
+        if self.effects is not None:
+            self.effects.forgotten(order.topic_id, order.next_offset)
+        return True
 
     def _epoch(self, epoch: int) -> None:
         if epoch < self.epoch:

@@ -9,6 +9,7 @@ from .broker_shell import DATA
 from .consumer_shell import ConsumerShell
 from .cuts import LoseEverything
 from .handler import Group
+from .operator_shell import OperatorShell
 from .oracle import read_back
 from .shell import Shell
 from .trace import Violation
@@ -36,7 +37,8 @@ def heal(world: World) -> None:
         for rival in rivals[1:]:
             _retire(world, rival)
     _put_in_place(world)
-    _retire(world, world.spare_broker)
+    for command in [world.spare_broker, *_commands(world)]:
+        _retire(world, command)
     for shell in world.shells:
         if shell.wanted and not shell.alive:
             world.restart(shell)
@@ -137,6 +139,10 @@ def validate(world: World) -> None:
 
 def _members(world: World) -> list[ConsumerShell]:
     return [shell for shell in world.shells if isinstance(shell, ConsumerShell)]
+
+
+def _commands(world: World) -> list[OperatorShell]:
+    return [shell for shell in world.shells if isinstance(shell, OperatorShell)]
 
 
 def _retire(world: World, shell: Shell) -> None:

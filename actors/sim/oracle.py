@@ -8,7 +8,7 @@ so the checks cost little; what is compared again at each recovery are bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 
 from ..codec import records as record_codec
@@ -16,7 +16,14 @@ from ..core.inputs import DROPPED_HEADERS
 from ..core.verdicts import kept_of
 from ..ids import DEAD_SUFFIX, INTERNAL_MARK, dead_topic
 from ..proof.parse_log import Log
-from ..records import BatchStored, GroupGranted, ProducerGranted, Record, TopicCreated
+from ..records import (
+    BatchStored,
+    GroupGranted,
+    GroupRewound,
+    ProducerGranted,
+    Record,
+    TopicCreated,
+)
 from .disk import SimDisk
 from .handler import Target, encoded_body, identity_of, original_of
 from .trace import Violation
@@ -125,6 +132,8 @@ class BrokerOracle(RecordOracle):
             self._epoch(record.producer, record.epoch)
         elif isinstance(record, GroupGranted):
             self._grant(record)
+        elif isinstance(record, GroupRewound):
+            self._rewound(record)
         else:
             raise Violation("foreign record", f"{record} in the broker's log")
         if record.at_ms < self._last_at_ms:
@@ -145,6 +154,14 @@ class BrokerOracle(RecordOracle):
             raise Violation("grant ahead", f"{place} at {record.next_offset}, beyond the log")
         self._epoch(f"@{record.group}/{record.topic}/{record.partition}", record.epoch)
         self.grants[place] = record
+
+    def _rewound(self, record: GroupRewound) -> None:
+        """An operator is about to go back: only who owns the partition may say so."""
+        place = (record.group, record.topic, record.partition)
+        last = self.grants[place]
+        if record.epoch != last.epoch:
+            raise Violation("rewound", f"{place} under epoch {record.epoch}, not {last.epoch}")
+        self.grants[place] = replace(last, next_offset=min(last.next_offset, record.next_offset))
 
     def _batch(self, record: BatchStored, position: int) -> None:
         topic, batch = self.topics[record.topic_number].topic, record.batch

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from ..storage.log import FencedLog, StoredRecord
 from .oracle import Raw, RecordOracle
@@ -51,6 +52,18 @@ class WatchedLog(FencedLog):
         found = list(super().replay(position))
         self.oracle.recovered(position, [(record.position, _raw(record)) for record in found])
         return iter(found)
+
+
+def opener(oracle: Callable[[], RecordOracle], segment_bytes: int) -> Callable[..., FencedLog]:
+    """Return what opens a log like `FencedLog.open`, and has what `oracle` returns watch it."""
+
+    def open_log(*arguments: Any, **options: Any) -> FencedLog:
+        log = WatchedLog.open(*arguments, segment_bytes=segment_bytes, **options)
+        assert isinstance(log, WatchedLog)
+        log.watch(oracle())
+        return log
+
+    return open_log
 
 
 def _raw(record: StoredRecord) -> Raw:

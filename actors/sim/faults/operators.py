@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..broker_shell import BrokerShell
 from ..consumer_shell import ConsumerShell
+from ..operator_shell import OperatorShell
 from .base import Fault, fault
 
 
@@ -79,3 +80,45 @@ class CopiedLedger(Fault):
             return False
         shell = self.rng.choice(self.world.members)
         return self.world.start_elsewhere(shell, copy=True)
+
+
+@fault
+class Seek(Fault):
+    """An operator stops the members of a partition and moves its offset, forward or back."""
+
+    name = "seek"
+    odds = 0.4
+    mean_ms = (2_000, 15_000)
+
+    def strike(self) -> bool:
+        """Stop who is there, start the command a little later, and the members after it."""
+        world = self.world
+        if "copied ledger" in world.plan.faults:
+            return False  # the copy knows nothing of what an operator does to its original
+        running = [one for one in world.shells if isinstance(one, OperatorShell) and one.alive]
+        if running:
+            return False
+        member = self.rng.choice(world.members)
+        if member.place not in world.oracle.grants:
+            return False
+        there = [one for one in world.members if one.place == member.place]
+        polite = self.rng.random() < 0.8
+        for one in there if polite else ():
+            one.wanted = False
+            if one.ready_to_stop():
+                one.stop()
+        command = OperatorShell(world, f"operator-{world.trace.counts['fault.seek']}", member)
+        world.shells.append(command)
+        world.after(self.rng.randint(50, 3_000), lambda: self._start(command))
+        world.after(self.rng.randint(3_000, 8_000), lambda: self._bring_back(there))
+        return True
+
+    def _start(self, command: OperatorShell) -> None:
+        if not self.world.healing:
+            command.start()
+
+    def _bring_back(self, members: list[ConsumerShell]) -> None:
+        for member in members:
+            member.wanted = True
+            if not member.alive:
+                self.world.restart(member)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from actors.core import balance, seeker
@@ -9,6 +10,8 @@ from actors.core.balance import Balance
 from actors.core.consumer_grant import GrantHolder
 from actors.core.groups import GroupTable
 from actors.core.ledger import Ledger
+from actors.core.processed import Processed
+from actors.core.window import Window
 from actors.library.ledger_files import LedgerFiles
 from actors.proof import verify_ledgers
 from tests.sim.mutants.table import mutant, nothing
@@ -151,6 +154,49 @@ mutant(
     "what is jumped over is recorded",
     (seeker, "Skipped", lambda original: lambda t, a, _b, why: original(t, a, a, why)),
     tests=MOVES,
+)
+
+
+def _left_out_is_lost(original: Any) -> Any:
+    def broken(self: Window, number: int) -> Any:
+        head, tail = original(self, number)
+        return head, replace(tail, first_offset=self.offset_of(number))
+
+    return broken
+
+
+mutant(
+    "what is passed over in front of a failing message is lost",
+    "commits follow each other without holes",
+    (Window, "split", _left_out_is_lost),
+    faults=("seek",),
+)
+
+
+def _forgets_what_was_processed(original: Any) -> Any:
+    def broken(self: Ledger, skip: Any) -> None:
+        original(self, skip)
+        if skip.next_offset < skip.first_offset:
+            self.processed = Processed()
+
+    return broken
+
+
+mutant(
+    "going back forgets what was processed",
+    "a message that is read again is not handled again",
+    (Ledger, "_skip", _forgets_what_was_processed),
+    faults=("seek",),
+)
+mutant(
+    "the broker does not go back",
+    "after a rewind the ledger may stand at the lower offset",
+    (
+        GroupTable,
+        "apply_rewound",
+        lambda original: lambda self, record: original(self, replace(record, next_offset=1 << 40)),
+    ),
+    faults=("seek",),
 )
 mutant(
     "moves are not seen by the proof",
