@@ -341,6 +341,10 @@ class ConsumerActor:
             self._events.emit("snapshot.fallback", reason=str(damage))
 
     def _sink_away(self, item: Any, error: SinkUnavailable) -> None:
+        """Try again, unless a connection broke: the actor that follows this one has another."""
+        session = self._ledger.session
+        if session is not None and session.broken:
+            raise error
         self._host.sink_away(self, error)
         self._try_again(item, sink_pause_ms(self._pauses))
         self._pauses += 1

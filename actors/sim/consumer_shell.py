@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -14,7 +13,6 @@ from ..core.consumer_work import (
     CutHandler,
     Drain,
     GaveBack,
-    LedgerPeeked,
     OpenLedger,
     PeekLedger,
     Repost,
@@ -27,7 +25,6 @@ from ..core.consumer_work import (
 from ..core.effect_work import (
     EffectAnswer,
     EffectHeld,
-    EffectOrder,
     EffectTold,
     EffectWanted,
     KeepOrders,
@@ -38,9 +35,11 @@ from ..errors import DiskFull, LogInUse
 from ..ids import private_topic
 from ..limits import JOIN_RETRY_MS, STANDBY_RETRY_MS
 from ..outcome import Stop
-from ..storage.disk import Disk
+from ..ports import Log
 from ..storage.document import Owner
 from ..storage.log import FencedLog
+from .disk import SimProcess
+from .doors import FileDoor, LedgerDoor
 from .effects import Blocked
 from .handler import Group
 from .handler_run import HandlerRun
@@ -54,48 +53,20 @@ if TYPE_CHECKING:
     from .world import World
 
 
-class LedgerDoor(Protocol):
-    """What a consumer's process does with its ledger before it may write (library/ledger_files)."""
-
-    def peek(self) -> LedgerPeeked:
-        """Return the facts that a join reports."""
-
-    def open(self, epoch: int) -> FencedLog:
-        """Open generation `epoch` for writing."""
-
-    def give_order(self, order: EffectOrder) -> EffectOrder:
-        """Leave an operator's order; return the one that stands."""
-
-    def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
-        """Return what operators have ordered."""
-
-    def keep_orders(self, effect_ids: Iterable[str]) -> None:
-        """Forget other orders."""
-
-    def release(self) -> None:
-        """Let the lock of the last owner go."""
-
-
-class MakeLedgerDoor(Protocol):
-    """How a LedgerDoor is made."""
-
-    def __call__(
-        self,
-        disk: Disk,
-        directory: str,
-        owner: Owner,
-        *,
-        draw: Callable[[], bytes],
-        open_log: Callable[..., FencedLog],
-    ) -> LedgerDoor:
-        """Return the door to the ledger in `directory`."""
-
-
 class ConsumerShell(Shell):
-    """One member."""
+    """One member; its ledger is in files (table_shell.py: in a table)."""
+
+    commit_first = False  # no call before the commit before it
+    may_be_kept_waiting = False  # by others that are at work, for as long as that takes
 
     def __init__(
-        self, world: World, name: str, host: Host, group: Group, partition: int, directory: str
+        self,
+        world: World,
+        name: str,
+        host: Host,
+        group: Group,
+        partition: int,
+        directory: str,
     ) -> None:
         super().__init__(world, name, host)
         self.group = group
@@ -113,12 +84,13 @@ class ConsumerShell(Shell):
         self._again_ms = NEVER_MS
         self._call: RunHandler | None = None
         self._call_ms = NEVER_MS
-        self._cut = False
+        self._takes_ms = 0  # how long it takes, roughly
+        self.cut_asked = False
         self._running: HandlerRun | None = None
         self._resolved = False
         self._pauses = Pauses()
         # How this ledger is opened, by whom ever: what its oracle has been told must be there.
-        self.open_log = opener(lambda: world.ledger_oracle(self), world.plan.ledger_segment_bytes)
+        self._open_log = opener(lambda: world.ledger_oracle(self), world.plan.ledger_segment_bytes)
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -129,20 +101,19 @@ class ConsumerShell(Shell):
         """Make the core; it peeks into the ledger by itself."""
         world, process = self.world, self.process
         assert process is not None
-        owner: Owner = {"shell": self.name, "host": self.host.name, "incarnation": self.incarnation}
-        self._ledger = world.make_ledger_door(
-            process, self.directory, owner, draw=world.draw, open_log=self.open_log
-        )
+        self._ledger = self._make_door(process)
         label = f"{self.name}.{self.incarnation}"
         limits = (RETRIES, world.plan.crash_retries)
-        member = Member(*self.place, world.draw(), label, *limits, self.member)
+        member = Member(
+            *self.place, world.draw(), label, *limits, self.member, commit_first=self.commit_first
+        )
         self.core = ConsumerCore(member, "sim", fingerprint=self._fingerprints)
         self.transport = world.connect()
         self.driver = Driver(
             self.core,
             self.transport,
             ProcessClock(world.clock),
-            SimEvents(world, self.name),
+            self._make_events(),
             perform=self._perform,
             snapshot_every_bytes=world.plan.ledger_snapshot_every_bytes,
             compacts=True,
@@ -151,6 +122,22 @@ class ConsumerShell(Shell):
         self._again_ms = self._call_ms = NEVER_MS
         self._resolved = False
         self._pauses = Pauses()
+
+    def _make_door(self, process: SimProcess) -> LedgerDoor:
+        return self.file_door(process, self)
+
+    def file_door(self, process: SimProcess, who: Shell) -> FileDoor:
+        """Return the door to this ledger for a process of `who`."""
+        owner: Owner = {"shell": who.name, "host": who.host.name, "incarnation": who.incarnation}
+        return self.world.doors.files(
+            process, self.directory, owner, draw=self.world.draw, open_log=self._open_log
+        )
+
+    def _make_events(self) -> SimEvents:
+        return SimEvents(self.world, self.name)
+
+    def _make_run(self, run: RunHandler) -> HandlerRun:
+        return HandlerRun(self, run, cut=self.cut_asked)
 
     def gone(self) -> None:
         """See the base class."""
@@ -194,17 +181,9 @@ class ConsumerShell(Shell):
     def _perform(self, item: Any) -> None:
         match item:
             case RunHandler():
-                refused_ms = JOIN_RETRY_MS if self.world.is_changed("WAITING_FETCHES_MAX") else 0
-                now_ms, at_rest = self.world.clock.now_ms(), self.world.at_rest
-                self._pauses.called(item, now_ms, at_rest=at_rest, refused_ms=refused_ms)
-                takes_ms = self.world.plan.handler_ms(self.rng)
-                self.healed_work_ms += takes_ms if self.world.healing else 0
-                self._call = item
-                self._running = None
-                self._cut = False
-                self._call_ms = self.world.clock.now_ms() + takes_ms
+                self._begin_call(item)
             case CutHandler():
-                self._cut = True
+                self.cut_asked = True
             case Repost():
                 self._post(item.event)
             case EffectAnswer() if self._running is not None:
@@ -259,14 +238,14 @@ class ConsumerShell(Shell):
             raise Violation("stranger granted", f"{self.name} in {self.directory}")
         self.world.about_to_open(self)
         try:
-            log = self._ledger.open(item.epoch)
+            log: Log = self._ledger.open(item.epoch)
         except DiskFull:
             self._try_again(item, DISK_FULL_RETRY_MS)
             return
-        if log.cut_report is not None:
+        if isinstance(log, FencedLog) and log.cut_report is not None:
             self.world.trace.add(self.name, "log.tail_cut", {"bytes": log.cut_report.nbytes})
         self.driver.open_log(log)
-        for damage in log.snapshot_damage:
+        for damage in log.snapshot_damage if isinstance(log, FencedLog) else ():
             self.world.trace.add(self.name, "snapshot.fallback", {"reason": str(damage)})
         self._check_recovered(self.core)
 
@@ -301,6 +280,23 @@ class ConsumerShell(Shell):
         self._resolved = True
         self._call_ms = self.world.clock.now_ms()
 
+    def _begin_call(self, run: RunHandler) -> None:
+        refused_ms = JOIN_RETRY_MS if self.world.is_changed("WAITING_FETCHES_MAX") else 0
+        now_ms, at_rest = self.world.clock.now_ms(), self.world.at_rest
+        if self.may_be_kept_waiting:
+            at_rest = False
+        self._pauses.called(run, now_ms, at_rest=at_rest, refused_ms=refused_ms)
+        self._takes_ms = self.world.plan.handler_ms(self.rng)
+        self._call = run
+        self._running = None
+        self.cut_asked = False
+        self.go_on_in(self._takes_ms)
+
+    def go_on_in(self, pause_ms: int) -> None:
+        """The call has its next step then."""
+        self.healed_work_ms += pause_ms if self.world.healing else 0
+        self._call_ms = self.world.clock.now_ms() + pause_ms
+
     def _answer_call(self) -> None:
         """The handler calls are over: tell the core what they did."""
         run = self._call
@@ -310,7 +306,7 @@ class ConsumerShell(Shell):
             self.driver.post(ResolveTopic(self.group.output))
             return
         if self._running is None:
-            self._running = HandlerRun(self, run, cut=self._cut)
+            self._running = self._make_run(run)
         try:
             done = self._running.answer()
         except Blocked:

@@ -21,6 +21,17 @@ from ..records import BatchStored, Output
 
 Target = tuple[str, int]
 UNNUMBERED = -1
+
+# What handlers with a database do for each message: a row of its own, and a sum.
+TABLES = (
+    "CREATE TABLE paid (place TEXT NOT NULL, identity BLOB NOT NULL, amount INTEGER NOT NULL)",
+    "CREATE TABLE balance (place TEXT PRIMARY KEY, cents INTEGER, payments INTEGER)",
+)
+OPEN_ACCOUNT = "INSERT INTO balance (place, cents, payments) VALUES (?, 0, 0)"
+PAY = "INSERT INTO paid (place, identity, amount) VALUES (?, ?, ?)"
+ADD_UP = "UPDATE balance SET cents = cents + ?, payments = payments + 1 WHERE place = ?"
+# What a constraint that is checked at the end finds.
+REFUSED = "SELECT count(*) FROM paid WHERE amount < 0"
 IDENTITY = "oncemq-id"
 
 
@@ -62,6 +73,11 @@ def failures_of(identity: bytes) -> int:
     """Return how many attempts at this message raise before one succeeds."""
     weight = crc32(identity) >> 8
     return 0 if weight % 13 else 1 + weight % 2
+
+
+def amount_of(identity: bytes) -> int:
+    """Return what a message pays."""
+    return crc32(b"pay" + identity) % 1_000
 
 
 def handle(

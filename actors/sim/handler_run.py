@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..core.consumer_work import CRASHED, RAISED, FailedMessage, HandlerDone, RunHandler
@@ -9,6 +10,7 @@ from ..core.window import Piece
 from ..ids import private_topic
 from .effects import DIED, RunEffects
 from .handler import (
+    Target,
     build_outputs,
     dead_letter,
     failures_of,
@@ -67,50 +69,73 @@ class HandlerRun:
             run.epoch, run.first_offset, 0, failure=failure, size=len(body), private=run.private
         )
 
-    def _carry_out(self) -> HandlerDone | None:
-        shell, run = self._shell, self._run
-        state = run.ledger.state
-        changed: dict[str, bytes | None] = {}
-
-        def look(name: str) -> bytes | None:
-            return changed[name] if name in changed else state.get(name)
-
-        partitions = self._world.oracle.partitions()
-        outgoing = []
-        handled, stop_after = 0, self._stop_after
-        failure: FailedMessage | None = None
-        for piece in run.window.pieces:
+    def _messages(self) -> Iterator[tuple[bytes, bytes, int]]:
+        """Yield identity, body and offset of each message."""
+        for piece in self._run.window.pieces:
             batch = piece.stored.batch
             assert batch is not None
             for index, offset in zip(piece.indices, piece.offsets, strict=True):
-                identity, body = self._identity(piece, index), batch.body(index)
-                attempt = run.attempt if handled == 0 else 1
-                fate = fate_of(identity, replayed=run.private)
-                stuck, result = self.effects.of_message(identity, offset)
-                if stuck == DIED or (not stuck and fate == CRASHED):
-                    return None
-                kind = stuck or fate
-                if kind or attempt <= failures_of(identity):
-                    failure = self._failure(identity, body, kind or RAISED, attempt)
-                    break
-                effects = handle(
-                    shell.group, shell.partition, identity, body, look, partitions, result
-                )
-                changed.update(effects.state)
-                outgoing += effects.outputs
-                handled += 1
-                if handled >= stop_after or result is not None:
-                    stop_after = handled
-                    break
-            if failure is not None or handled >= stop_after:
+                yield self._identity(piece, index), batch.body(index), offset
+
+    def _carry_out(self) -> HandlerDone | None:
+        run, doing = self._run, Doing(self._shell, self._run)
+        stop_after = self._stop_after
+        failure: FailedMessage | None = None
+        for identity, body, offset in self._messages():
+            attempt = doing.attempt
+            fate = fate_of(identity, replayed=run.private)
+            stuck, result = self.effects.of_message(identity, offset)
+            if stuck == DIED or (not stuck and fate == CRASHED):
+                return None
+            kind = stuck or fate
+            if kind or attempt <= failures_of(identity):
+                failure = self._failure(identity, body, kind or RAISED, attempt)
                 break
-        changes = {name: value for name, value in changed.items() if value != state.get(name)}
-        outputs = build_outputs(outgoing)
-        size = 64 * handled + sum(len(output.raw) for output in outputs) + 64 * len(changes)
+            doing.handle(identity, body, result)
+            if doing.handled >= stop_after or result is not None:
+                break
+        return doing.done(failure)
+
+
+class Doing:
+    """What the messages of one run have done so far."""
+
+    def __init__(self, shell: ConsumerShell, run: RunHandler) -> None:
+        self._shell = shell
+        self._run = run
+        self._changed: dict[str, bytes | None] = {}
+        self._outgoing: list[tuple[Target, bytes | None, bytes]] = []
+        self.handled = 0
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at the next message it is."""
+        return 1 if self.handled else self._run.attempt
+
+    def _look(self, name: str) -> bytes | None:
+        return self._changed[name] if name in self._changed else self._run.ledger.state.get(name)
+
+    def handle(self, identity: bytes, body: bytes, result: bytes | None = None) -> None:
+        """Handle one more."""
+        shell = self._shell
+        partitions = shell.world.oracle.partitions()
+        effects = handle(
+            shell.group, shell.partition, identity, body, self._look, partitions, result
+        )
+        self._changed.update(effects.state)
+        self._outgoing += effects.outputs
+        self.handled += 1
+
+    def done(self, failure: FailedMessage | None) -> HandlerDone:
+        """Return the answer."""
+        run, state = self._run, self._run.ledger.state
+        changes = {n: value for n, value in self._changed.items() if value != state.get(n)}
+        outputs = build_outputs(self._outgoing)
+        size = 64 * self.handled + sum(len(output.raw) for output in outputs) + 64 * len(changes)
         return HandlerDone(
             run.epoch,
             run.first_offset,
-            handled,
+            self.handled,
             changes,
             outputs,
             failure,

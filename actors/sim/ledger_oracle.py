@@ -121,6 +121,7 @@ class LedgerOracle(RecordOracle):
         self.state: dict[str, bytes] = {}
         self.ids: set[bytes] = set()
         self.next_sequence: dict[Target, int] = {}
+        self.healthy: list[bytes] = []  # messages that handlers have handled, in order
         self.producer = output_producer(group.name, group.topic, partition)
 
     def copy(self, name: str) -> LedgerOracle:
@@ -178,6 +179,7 @@ class LedgerOracle(RecordOracle):
         parked = {(one.topic_id, one.offset) for one in record.parked}
         healthy = [one for one in fresh if one.place not in parked and not one.dropped]
         letters = [one for one in fresh if one.place in parked]
+        self.healthy += [one.identity for one in healthy]
         changes, outputs = self._handle(healthy)
         outputs += [self._letter(one) for one in letters]
         if record.state != changes:
@@ -217,6 +219,10 @@ class LedgerOracle(RecordOracle):
         if epoch < self.epoch:
             raise Violation("zombie commit", f"{self.name}: {epoch} after {self.epoch}")
         self.epoch = epoch
+
+    def fence(self, epoch: int) -> None:
+        """From now on nothing of an older epoch may come."""
+        self._epoch(epoch)
 
     def _topic_of(self, topic_id: bytes) -> str:
         return {created.topic_id: created.topic for created in self.broker.topics}[topic_id]

@@ -133,8 +133,11 @@ def validate(world: World) -> None:
             raise Violation("sync retried", f"{host.disk.sync_retries} times on {host.name}")
         disks[host.name] = host.disk.power_cut(LoseEverything())
     read_back(disks[world.broker.host.name], DATA, world.oracle)
-    for grant in world.oracle.grants.values():
-        read_back(disks[grant.host], grant.path, world.ledgers[grant.host, grant.path])
+    for (group, _, _), grant in world.oracle.grants.items():
+        if group not in world.plan.tables:
+            read_back(disks[grant.host], grant.path, world.ledgers[grant.host, grant.path])
+    for group in world.plan.tables:
+        world.databases[group].read_back()
 
 
 def _members(world: World) -> list[ConsumerShell]:

@@ -17,7 +17,6 @@ from ..errors import LogInUse
 from ..ports import Frames
 from ..protocol import VERSION_MAX, VERSION_MIN, Granted, Hello, Leave, Left, Message, Standby
 from ..protocol_groups import Rewind, Rewound
-from ..storage.document import Owner
 from .consumer_shell import ConsumerShell
 from .shell import ProcessClock, Shell, SimEvents
 
@@ -45,10 +44,7 @@ class OperatorShell(Shell):
         world, process, member = self.world, self.process, self.member
         assert process is not None
         self.core = None
-        owner: Owner = {"shell": self.name, "host": self.host.name, "incarnation": self.incarnation}
-        self._door = world.make_ledger_door(
-            process, member.directory, owner, draw=world.draw, open_log=member.open_log
-        )
+        self._door = member.file_door(process, self)
         try:
             facts = self._door.peek()
         except LogInUse:

@@ -8,11 +8,14 @@ and all else to work.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..limits import CRASH_RETRIES_DEFAULT
+from .database import KINDS
 from .faults import FAULTS
 from .handler import Group
+
+TABLE_ODDS = 0.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Plan:
     slow_handlers: float  # odds of a handler call longer than a lease
     partial_commits: float  # odds of a handler run that comes back before its end
     crash_retries: int = CRASH_RETRIES_DEFAULT
+    # Groups whose ledgers are tables of a database, and of what kind it is.
+    tables: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -61,8 +66,14 @@ class Plan:
         if members.random() < 0.4:  # members that have something to share
             topics["orders"] = members.choice((2, 3, 4))
             standbys = members.choice((1, 2))
+        tables = {}
+        sink = random.Random(f"plan {seed} sink")
+        if sink.random() < TABLE_ODDS:
+            tables[sink.choice(groups).name] = sink.choice(KINDS)
         faults = {}
         for name, kind in FAULTS.items():
+            if kind.of_tables and not tables:
+                continue
             draw = random.Random(f"plan {seed} {name}")  # its own: a new kind moves no other
             low, high = kind.mean_ms
             if draw.random() < kind.odds:
@@ -91,6 +102,7 @@ class Plan:
             slow_handlers=rng.choice((0.0, 0.0, 0.01)),
             partial_commits=rng.choice((0.0, 0.2, 0.6)),
             crash_retries=_crash_retries(seed, faults),
+            tables=tables,
         )
 
     @property

@@ -10,9 +10,12 @@ from ..ports import Frames
 from ..protocol import VERSION_MAX, VERSION_MIN, CreateTopic, Hello
 from .broker_shell import BrokerShell
 from .consumer_shell import ConsumerShell
-from .disk import SimFile, SimProcess
+from .database import Database
+from .disk import SimFile, SimProcess, SimulatedCrash
+from .handler import Group
 from .producer_shell import ProducerShell
 from .shell import Host
+from .table_shell import TableShell
 from .users import FileUser, RivalUser, User, WebUser
 
 if TYPE_CHECKING:
@@ -45,18 +48,31 @@ class Population:
             for number in range(count):
                 name = f"{type(user).__name__}-{user.name or 'web'}-{number}".lower()
                 self.producers.append(ProducerShell(world, name, consumer_host, user))
+        self.databases = {
+            group: Database(world, f"database of {group}", kind, consumer_host)
+            for group, kind in plan.tables.items()
+        }
         self.members: list[ConsumerShell] = []
         for group in plan.groups:
             for partition in range(plan.partitions[group.topic]):
-                directory = f"/state/{group.name}/{group.topic}/{partition}"
-                for number in range(1 + plan.standbys):
-                    letter = "abc"[number]
+                for letter in "abc"[: 1 + plan.standbys]:
                     name = f"{group.name}-{partition}-{letter}"
-                    shell = ConsumerShell(world, name, consumer_host, group, partition, directory)
+                    shell = self._member(world, name, consumer_host, group, partition)
                     # For the broker the shells of one letter are one process. Here each of them
                     # dies and freezes by itself, which is worse than what a process does.
                     shell.member = f"{group.name}-{letter}".encode().ljust(16, b".")
                     self.members.append(shell)
+
+    def _member(
+        self, world: World, name: str, host: Host, group: Group, partition: int
+    ) -> ConsumerShell:
+        where = (host, group, partition, f"/state/{group.name}/{group.topic}/{partition}")
+        database = self.databases.get(group.name)
+        if database is None:
+            return ConsumerShell(world, name, *where)
+        shell = TableShell(world, name, *where, database)
+        database.add(shell.place, world.ledger_oracle(shell))
+        return shell
 
     @staticmethod
     def topic_requests(world: World) -> list[Frames]:
@@ -66,6 +82,32 @@ class Population:
         for number, (topic, partitions) in enumerate(sorted(world.plan.partitions.items()), 2):
             requests.append(wire.encode(CreateTopic(number, topic, partitions), None))
         return requests
+
+
+def member_elsewhere(world: World, member: ConsumerShell, *, copy: bool) -> ConsumerShell | None:
+    """Return a consumer with another directory: an empty one, or a copy of the member's.
+
+    None where that cannot be: databases are not copied.
+    """
+    host, directory = world.hosts[-1], f"/elsewhere/{world.strangers}"
+    name = f"{'copy' if copy else 'stranger'}-{world.strangers}"
+    where = (host, member.group, member.partition, directory)
+    if isinstance(member, TableShell):
+        if copy:
+            return None
+        kind = world.plan.tables[member.group.name]
+        database = world.databases[name] = Database(world, f"database of {name}", kind, host)
+        stranger = TableShell(world, name, *where, database)
+        database.add(stranger.place, world.ledger_oracle(stranger))
+        return stranger
+    if copy:
+        try:
+            copy_directory(member.host, member.directory, host, directory)
+        except (OSError, SimulatedCrash):
+            return None
+        model = world.ledger_oracle(member).copy(f"{host.name}:{directory}")
+        world.ledgers[host.name, directory] = model
+    return ConsumerShell(world, name, *where)
 
 
 def copy_directory(source: Host, path: str, target: Host, new_path: str) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from .consumer_shell import MakeLedgerDoor
+from .doors import Doors
 from .plan import Plan
 from .trace import Violation
 from .world import World
@@ -27,9 +27,9 @@ class Result:
     lines: list[str] = field(default_factory=list)  # the trace: of a failure its end
 
 
-def run_plan(plan: Plan, make_ledger_door: MakeLedgerDoor, *, trace: bool = False) -> Result:
+def run_plan(plan: Plan, doors: Doors, *, trace: bool = False) -> Result:
     """Run a plan. Whatever is raised in it is a failure of that run."""
-    world = World(plan, make_ledger_door, trace=trace)
+    world = World(plan, doors, trace=trace)
     rule = failure = ""
     try:
         world.run()
@@ -53,7 +53,7 @@ def run_plan(plan: Plan, make_ledger_door: MakeLedgerDoor, *, trace: bool = Fals
     )
 
 
-def shrink(result: Result, make_ledger_door: MakeLedgerDoor, *, runs: int = 60) -> Result:
+def shrink(result: Result, doors: Doors, *, runs: int = 60) -> Result:
     """Return a failing run of the same rule that is as small as `runs` attempts can make it."""
     best = result
     left = runs
@@ -64,7 +64,7 @@ def shrink(result: Result, make_ledger_door: MakeLedgerDoor, *, runs: int = 60) 
             if left == 0:
                 break
             left -= 1
-            attempt = run_plan(plan, make_ledger_door)
+            attempt = run_plan(plan, doors)
             if attempt.rule == best.rule:
                 best = attempt
                 smaller = True
@@ -79,6 +79,8 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
     if plan.safety_ms > 4_000:
         yield replace(plan, safety_ms=plan.safety_ms // 2)
         yield replace(plan, safety_ms=plan.safety_ms * 3 // 4)
+    if plan.tables:
+        yield replace(plan, tables={})
     if len(plan.groups) > 1:
         yield replace(plan, groups=plan.groups[:-1])
     if plan.standbys:

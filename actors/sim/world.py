@@ -26,22 +26,26 @@ from ..errors import (
     Fenced,
     LedgerNotHere,
     LogInUse,
+    SinkUnavailable,
     StorageError,
 )
 from . import liveness
 from .broker_shell import MAIN_ADDRESS, BrokerShell
 from .clock import SimClock
-from .consumer_shell import ConsumerShell, MakeLedgerDoor
+from .consumer_shell import ConsumerShell
 from .cuts import CutPolicy
-from .disk import SimDisk, SimulatedCrash
+from .database import Database
+from .disk import SimDisk
+from .doors import Doors
 from .effects import EffectModel
 from .faults import FAULTS, Fault
 from .ledger_oracle import LedgerOracle
 from .network import Faults, SimNetwork
 from .oracle import BrokerOracle
 from .plan import Plan
-from .population import Population, copy_directory
+from .population import Population, member_elsewhere
 from .shell import NEVER_MS, Host, Shell, SimTransport
+from .table_shell import TableShell
 from .trace import Trace, Violation
 
 EVENTS_MAX = 60_000  # of a run of a minute; a longer one may have
@@ -64,12 +68,10 @@ class Outline:
 class World:
     """One run."""
 
-    def __init__(
-        self, plan: Plan, make_ledger_door: MakeLedgerDoor, *, trace: bool = False
-    ) -> None:
-        """`make_ledger_door` makes what consumers look at their ledger with; `trace` keeps all."""
+    def __init__(self, plan: Plan, doors: Doors, *, trace: bool = False) -> None:
+        """`doors` makes what consumers look at their ledger with; `trace` keeps all."""
         self.plan = plan
-        self.make_ledger_door = make_ledger_door
+        self.doors = doors
         self.clock = SimClock()
         self.trace = Trace(self.clock, keep_all=trace)
         self.network = SimNetwork(self.clock, plan.seed, Faults(delay_max_ms=5))
@@ -102,6 +104,8 @@ class World:
         self.producers = people.producers
         self.users = people.users
         self.members: list[ConsumerShell] = people.members
+        # Databases that hold ledgers, by group.
+        self.databases: dict[str, Database] = people.databases
         self.shells: list[Shell] = [
             self.broker,
             self.spare_broker,
@@ -157,6 +161,8 @@ class World:
         for owner, name, value in reversed(self._changed):
             setattr(owner, name, value)
         self._changed.clear()
+        for database in self.databases.values():
+            database.close()
 
     def outline(self) -> Outline:
         """Return what happened, in numbers."""
@@ -273,7 +279,7 @@ class World:
             oracle = self.ledgers[key] = LedgerOracle(
                 name, shell.group, shell.partition, self.oracle, self.plan.crash_retries
             )
-            if self.plan.with_effects:
+            if self.plan.with_effects and not isinstance(shell, TableShell):
                 oracle.effects = EffectModel(name)
         return oracle
 
@@ -303,6 +309,8 @@ class World:
         left = host.disk.power_cut(policy)
         self.trace.add(host.name, "power off", {"policy": policy})
         host.disk = left
+        for database in self.databases.values():
+            database.power_cut(host)
         for shell in self.shells:
             if shell.host is host:
                 self._power.pop(shell, None)
@@ -337,6 +345,8 @@ class World:
     def _expected(self, shell: Shell, error: BaseException | None, *, serving: bool) -> bool:
         if error is None or isinstance(error, Fenced | LogInUse):
             return True
+        if isinstance(error, SinkUnavailable):
+            return isinstance(shell, TableShell)
         if isinstance(error, DiskFull):
             return self.disks_full > 0
         if isinstance(error, LedgerNotHere):
@@ -360,18 +370,10 @@ class World:
         """Start a consumer with another directory: an empty one, or a copy of the member's."""
         if self.oracle.grants.get(member.place) is None:
             return False
-        host = self.hosts[-1]
         self.strangers += 1
-        directory = f"/elsewhere/{self.strangers}"
-        name = f"{'copy' if copy else 'stranger'}-{self.strangers}"
-        shell = ConsumerShell(self, name, host, member.group, member.partition, directory)
-        if copy:
-            try:
-                copy_directory(member.host, member.directory, host, directory)
-            except (OSError, SimulatedCrash):
-                return False
-            model = self.ledger_oracle(member).copy(f"{host.name}:{directory}")
-            self.ledgers[host.name, directory] = model
+        shell = member_elsewhere(self, member, copy=copy)
+        if shell is None:
+            return False
         shell.stranger = not copy
         shell.wanted = copy
         self.shells.append(shell)

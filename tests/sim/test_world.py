@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.cli.sim_sinks import DOORS
 from actors.core.consumer_fetch import Fetcher
 from actors.library.ledger_files import LedgerFiles
 from actors.sim import liveness
@@ -31,8 +32,8 @@ def corpus() -> list[int]:
 
 
 def run(seed: int) -> Result:
-    """One seed with the ledger door of production."""
-    return run_plan(Plan.of(seed), LedgerFiles)
+    """One seed with the ledgers of production."""
+    return run_plan(Plan.of(seed), DOORS)
 
 
 @pytest.mark.slow
@@ -62,7 +63,7 @@ def test_no_promise_is_broken_and_faults_happen() -> None:
 def test_a_quiet_world_does_its_work() -> None:
     """Without any fault all is sent, handled and acknowledged, and nothing is refused or fenced."""
     plan = replace(Plan.of(1), faults={}, rivals=0, webs=1, files=1, quota=20, safety_ms=2_000)
-    result = run_plan(plan, LedgerFiles)
+    result = run_plan(plan, DOORS)
     assert result.rule == "", result.failure
     assert result.counts["commit.synced"] > 0
     trouble = ("power off", "producer.fenced", "consumer.fenced", "message dropped")
@@ -86,7 +87,7 @@ def unhurried(handler_mean_ms: int) -> Plan:
 @pytest.mark.slow
 def test_long_work_is_not_taken_for_waiting() -> None:
     """Handlers that have more to do than the liveness budget are waited for while they work."""
-    result = run_plan(unhurried(10_000), LedgerFiles)
+    result = run_plan(unhurried(10_000), DOORS)
     assert result.rule == "", result.failure
     assert result.simulated_ms > liveness.WAITING_MS + 1_000
 
@@ -94,7 +95,7 @@ def test_long_work_is_not_taken_for_waiting() -> None:
 def test_waiting_without_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer that takes no reply is found out at the end of the budget."""
     monkeypatch.setattr(Fetcher, "received", lambda *_: None)
-    result = run_plan(unhurried(10_000), LedgerFiles)
+    result = run_plan(unhurried(10_000), DOORS)
     assert result.rule == "not live", result.failure
     assert result.simulated_ms < liveness.WAITING_MS + 10_000
 
@@ -102,7 +103,7 @@ def test_waiting_without_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_consumer_that_waits_for_a_timer_is_found() -> None:
     """Half a second between two handler runs, with messages at hand, is a failure."""
     with applied(MUTANTS["the next call waits for a timer"]):
-        result = run_plan(unhurried(10_000), LedgerFiles)
+        result = run_plan(unhurried(10_000), DOORS)
     assert result.rule == "idle", result.failure
 
 
@@ -110,7 +111,7 @@ def test_a_consumer_that_waits_for_a_timer_is_found() -> None:
 def test_a_fault_strikes_alone(name: str) -> None:
     """Each kind of fault finds something to happen to, and the system survives it by itself."""
     plan = replace(Plan.of(3), faults={name: 300.0}, safety_ms=5_000, quota=20)
-    result = run_plan(replace(plan, groups=plan.groups[:1]), LedgerFiles)
+    result = run_plan(replace(plan, groups=plan.groups[:1]), DOORS)
     assert result.rule == "", f"{name}: {result.failure}"
     assert result.counts[f"fault.{name}"] > 0, name
 
@@ -145,8 +146,9 @@ def test_a_failing_run_shrinks() -> None:
             facts = super().peek()
             return replace(facts, next_offset=facts.next_offset + 1_000_000)
 
-    result = run_plan(plan, Forgetful)
-    small = shrink(result, Forgetful, runs=25)
+    doors = DOORS._replace(files=Forgetful)
+    result = run_plan(plan, doors)
+    small = shrink(result, doors, runs=25)
     assert result.rule == "unexpected end"
     assert small.rule == result.rule
     assert len(small.plan.faults) < len(plan.faults)

@@ -304,6 +304,29 @@ def test_the_server_goes_away_and_comes_back(
     shop.check([1, 2])
 
 
+def test_a_standby_whose_connection_broke_takes_over(house: House, postgres_sink) -> None:
+    """It owns nothing, but what it tells of the ledger it reads through a connection."""
+    sink = postgres_sink()
+    house.broker()
+    shop = Shop(house, sink)
+    shop.send("1")
+    owner = shop.consumer()
+    shop.house.wait_for(owner, "commit.synced")
+    standby = shop.consumer()
+    shop.house.wait_for(standby, "consumer.standby")
+    run(
+        sink,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE"
+        " 'oncemq %' ORDER BY backend_start DESC LIMIT 1",
+    )
+    shop.house.wait_for(standby, "sink.unavailable")
+    owner.kill()
+    shop.send("2")
+    shop.house.wait_for(standby, "commit.synced")
+    standby.stop(START_S, 0)
+    shop.check([1, 2])
+
+
 def test_a_lock_of_somebody_else_is_named_and_waited_for(house: House, tmp_path: Path) -> None:
     """SinkLocked names the process that writes; when it has ended its transaction all goes on."""
     sink = f"sqlite:///{tmp_path}/locked.db"

@@ -132,6 +132,11 @@ class PostgresSession(Session):
             psycopg.Connection.close(raw)
 
     @property
+    def broken(self) -> bool:
+        """Whether the server has ended the connection, or cannot be reached over it."""
+        return self._raw is not None and (self._raw.closed or self._raw.broken)
+
+    @property
     def _handed_out(self) -> SinkConnection:
         assert self._raw is not None
         return self._raw
@@ -172,7 +177,7 @@ class PostgresSession(Session):
             return SinkLocked(f"{self.shown}: another session has the row of this ledger locked")
         if not isinstance(error, psycopg.Error):
             return None
-        if self._raw is None or self._raw.closed or self._raw.broken:
+        if self._raw is None or self.broken:
             return SinkUnavailable(f"{self.shown}: {first_line(error)}")
         return None
 

@@ -111,6 +111,11 @@ class Session(ABC):
         """Say it for this kind of database."""
 
     @property
+    def broken(self) -> bool:
+        """Whether the connection is of no use any more, as far as this side knows."""
+        return False
+
+    @property
     @abstractmethod
     def _handed_out(self) -> Any:
         """The connection that handlers see."""

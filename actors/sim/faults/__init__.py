@@ -6,7 +6,7 @@ world reports how often each one struck: a run that injected nothing proves noth
 
 from __future__ import annotations
 
-from . import bounds, clock, crash, disk, effects, freeze, letters, network, operators
+from . import bounds, clock, crash, database, disk, effects, freeze, letters, network, operators
 from .base import FAULTS, Fault
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "bounds",
     "clock",
     "crash",
+    "database",
     "disk",
     "effects",
     "freeze",

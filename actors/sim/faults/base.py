@@ -19,6 +19,8 @@ class Fault:
     #: Odds that a seed has it at all, and the bounds of its mean time between strikes.
     odds: ClassVar[float] = 0.5
     mean_ms: ClassVar[tuple[int, int]] = (1_000, 10_000)
+    #: Whether it happens to databases, or to who uses one: a plan without any does not have it.
+    of_tables: ClassVar[bool] = False
 
     def __init__(self, world: World, mean_ms: float) -> None:
         """Strike about every `mean_ms` milliseconds."""

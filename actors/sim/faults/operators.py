@@ -99,7 +99,7 @@ class Seek(Fault):
         if running:
             return False
         member = self.rng.choice(world.members)
-        if member.place not in world.oracle.grants:
+        if member.place not in world.oracle.grants or member.group.name in world.plan.tables:
             return False
         there = [one for one in world.members if one.place == member.place]
         polite = self.rng.random() < 0.8

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import pytest
 
-from actors.library.ledger_files import LedgerFiles
+from actors.cli.sim_sinks import DOORS
 from actors.runtime.workers import worker_pool
 from actors.sim.faults import FAULTS
 from actors.sim.plan import Plan
@@ -28,26 +28,33 @@ SECONDS_MAX = 60.0
 FIRST_SEED = 1
 
 
-def plan_of(seed: int, faults: tuple[str, ...]) -> Plan:
-    """Return the plan of a seed; with `faults` only those strike, as often as they may."""
+def plan_of(seed: int, faults: tuple[str, ...], database: str = "") -> Plan:
+    """Return the plan of a seed; with `faults` only those strike, as often as they may.
+
+    With `database` the first group has its ledgers in one of that kind.
+    """
     plan = Plan.of(seed)
+    if database:
+        plan = replace(plan, tables={plan.groups[0].name: database})
     if not faults:
         return plan
     return replace(plan, faults={name: float(FAULTS[name].mean_ms[0]) for name in faults})
 
 
 def hunt(
-    name: str | None, seeds: int, faults: tuple[str, ...] = ()
+    name: str | None, seeds: int, faults: tuple[str, ...] = (), database: str = ""
 ) -> tuple[str | None, str, int, float]:
     """Look for a failing seed; return (name, who caught it, seeds run, seconds)."""
     started = time.monotonic()
     mutant = MUTANTS[name] if name else None
+    if mutant is not None:
+        faults, database = mutant.faults, mutant.database
     with applied(mutant):
         if mutant is not None and mutant.tests:
             caught = run_tests(mutant.tests)
             return name, caught, 0, time.monotonic() - started
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-            result = run_plan(plan_of(seed, mutant.faults if mutant else faults), LedgerFiles)
+            result = run_plan(plan_of(seed, faults, database), DOORS)
             if result.rule:
                 who = f"simulator: {result.rule} (seed {seed})"
                 return name, who, seed - FIRST_SEED + 1, time.monotonic() - started
@@ -90,15 +97,16 @@ def main(parts: list[str]) -> int:
             verdict = who or "SURVIVED"
             print(f"{name:<48} {verdict:<72} {seeds:>4} seeds {seconds:6.1f} s", flush=True)
     survivors = [name for name, who, _, _ in rows if not who]
-    needed: dict[tuple[str, ...], int] = {}
+    needed: dict[tuple[tuple[str, ...], str], int] = {}
     for name, who, seeds, _ in rows:
-        faults = MUTANTS[name].faults
-        needed[faults] = max(needed.get(faults, 1), seeds if who else 1)
+        kind = (MUTANTS[name].faults, MUTANTS[name].database)
+        needed[kind] = max(needed.get(kind, 1), seeds if who else 1)
     wrong = ""
-    for faults, most in sorted(needed.items()):
-        _, who, seeds, _ = hunt(None, most, faults)
+    for (faults, database), most in sorted(needed.items()):
+        _, who, seeds, _ = hunt(None, most, faults, database)
         wrong = wrong or who
-        print(f"control: {seeds} seeds ({', '.join(faults) or 'all faults'}) {who or 'pass'}")
+        which = ", ".join([*faults, *filter(None, (database,))]) or "all faults"
+        print(f"control: {seeds} seeds ({which}) {who or 'pass'}")
     tests = sorted({test for name in names for test in MUTANTS[name].tests})
     failed = run_tests(tuple(tests)) if tests else ""
     print(f"control: {len(tests)} test files {failed or 'pass'}")

@@ -1,20 +1,41 @@
-"""Mutants of SQL sinks: what must be one transaction, and who may commit."""
+"""Mutants of SQL sinks: what must be one transaction, and who may commit.
+
+Most are there twice: fast tests with real databases must catch them, and so must the simulator,
+whose consumers keep ledgers in a simulated database.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from typing import Any
 
+from actors.cli.sim_sinks import SimulatedSession
 from actors.core import handling
+from actors.driver import Driver
+from actors.errors import SinkUnavailable
 from actors.library.sinks import statements
 from actors.library.sinks.ledger import SqlLedger
 from actors.library.sinks.log import SqlLog
 from actors.library.sinks.session import Session
 from actors.library.sinks.sqlite import SqliteSession
-from tests.sim.mutants.table import mutant
+from actors.sim.database import FILE, GUARDED
+from tests.sim.mutants.table import Change, mutant, nothing
 
 _LOG_TESTS = ("tests/sql/test_log.py",)
 _HANDLER_TESTS = ("tests/sql/test_handlers.py",)
+
+
+def both(
+    name: str,
+    rule: str,
+    *patches: tuple[Any, str, Change],
+    tests: tuple[str, ...],
+    faults: tuple[str, ...] = (),
+    database: str = "",
+) -> None:
+    """A mutant that the tests must catch, and the simulator too."""
+    mutant(name, rule, *patches, tests=tests)
+    mutant(f"{name} (simulated)", rule, *patches, faults=faults, database=database)
 
 
 def _committed_first(original: Any) -> Any:
@@ -29,13 +50,13 @@ def _committed_first(original: Any) -> Any:
     return broken
 
 
-mutant(
+both(
     "SQL offset in a second transaction",
     "user's rows and commit record are one transaction",
     (Session, "join", _committed_first),
     tests=_LOG_TESTS,
 )
-mutant(
+both(
     "SQL epoch checked only when the ledger is opened",
     "each commit asks for its epoch in the transaction",
     (
@@ -47,8 +68,10 @@ mutant(
         ),
     ),
     tests=_LOG_TESTS,
+    faults=("stuck at work",),
+    database=GUARDED,
 )
-mutant(
+both(
     "SQL takeover without an epoch of its own",
     "the first act of an owner fences the older ones",
     (SqlLedger, "_claim", lambda _original: lambda self, row, epoch: None),
@@ -64,7 +87,7 @@ mutant(
     ),
     tests=_LOG_TESTS,
 )
-mutant(
+both(
     "no savepoint for a message",
     "a handler that raises has done nothing",
     (Session, "_undo_message", lambda _original: lambda self: None),
@@ -76,13 +99,13 @@ mutant(
     (SqliteSession, "_authorize", lambda _original: lambda *_: sqlite3.SQLITE_OK),
     tests=_HANDLER_TESTS,
 )
-mutant(
+both(
     "calls before the SQL commit before them",
     "a call starts when the connection is its own",
     (handling.Handling, "_calls", lambda _original: lambda self, out: out.work),
     tests=_HANDLER_TESTS,
 )
-mutant(
+both(
     "SQL snapshot that keeps no records back",
     "a snapshot and what it replaces change together",
     (
@@ -96,4 +119,123 @@ mutant(
         ),
     ),
     tests=_LOG_TESTS,
+)
+
+
+def _taken_as_done(original: Any) -> Any:
+    def broken(self: Any) -> None:
+        try:
+            original(self)
+        except SinkUnavailable:
+            self._over()
+
+    return broken
+
+
+mutant(
+    "unknown outcome of COMMIT taken as done",
+    "nothing is promised before the answer to COMMIT has come",
+    (Session, "commit", _taken_as_done),
+)
+
+
+class _Forgetful:
+    """Owners take up a ledger where they know it to be, without a look at the row."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, int], tuple[int, int, dict[str, int]]] = {}
+
+    def commit(self, original: Any) -> Any:
+        """Remember where the ledger stands if the answer to COMMIT does not come."""
+
+        def broken(log: Any) -> None:
+            before = (log._durable, log._commit_no, dict(log._inputs))
+            try:
+                original(log)
+            except SinkUnavailable:
+                self._known[log._place] = before
+                raise
+
+        return broken
+
+    def open(self, original: Any) -> Any:
+        """Go on from there."""
+
+        def broken(ledger: Any, epoch: int) -> Any:
+            log = original(ledger, epoch)
+            before = self._known.pop(ledger._place, None)
+            if before is not None and before[1] == log._commit_no - 1:
+                log._durable, log._commit_no, log._inputs = before
+                log._end = log._durable
+            return log
+
+        return broken
+
+
+_forgetful = _Forgetful()
+mutant(
+    "unknown outcome of COMMIT taken as not done",
+    "who does not know what became of a COMMIT looks",
+    (SqlLog, "_commit", _forgetful.commit),
+    (SqlLedger, "open", _forgetful.open),
+)
+
+
+def _before_the_row(original: Any) -> Any:
+    def broken(self: Any, event: Any, now: int) -> None:
+        original(self, event, now)
+        if isinstance(self._log, SqlLog):
+            for send in self._held.sends_after_sync:
+                self._send(send)
+            self._held.sends_after_sync.clear()
+
+    return broken
+
+
+mutant(
+    "outputs sent before the SQL commit",
+    "outputs leave after the row of their commit is durable",
+    (Driver, "_step", _before_the_row),
+)
+
+
+def _at_once(original: Any) -> Any:
+    def broken(self: Any) -> int:
+        if len(self._pending) < 2 and not getattr(self, "_hurried", False):
+            self._hurried = bool(self._pending)
+            return int(self._end)
+        self._hurried = False
+        return int(original(self))
+
+    return broken
+
+
+mutant(
+    "SQL commit left to a later turn",
+    "what a sync covers is committed when it returns",
+    (SqlLog, "sync", _at_once),
+)
+
+
+def _goes_on(original: Any) -> Any:
+    def broken(self: Any, call: Any) -> None:
+        place = self._place
+        original(self, call) if place != "returned" else None
+        if place == "returned":
+            self._place, self._call, self.undone = "lent", call, False
+
+    return broken
+
+
+mutant(
+    "what a dropped call left open goes on",
+    "a call begins with nothing open",
+    (Session, "start_call", _goes_on),
+)
+mutant(
+    "a ledger in a file told before it is synced",
+    "what the broker is told of a ledger is durable",
+    (SimulatedSession, "sync_read", nothing),
+    faults=("unsynced commit",),
+    database=FILE,
 )

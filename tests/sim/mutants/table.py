@@ -33,6 +33,7 @@ class Mutant:
     patches: tuple[Patch, ...]
     tests: tuple[str, ...] = ()  # fast tests that must catch it; () for the simulator
     faults: tuple[str, ...] = ()  # only these strike, often; () for what each seed draws
+    database: str = ""  # the kind of database that the first group has; "": as each seed draws
 
 
 MUTANTS: dict[str, Mutant] = {}
@@ -44,11 +45,12 @@ def mutant(
     *patches: tuple[Any, str, Change],
     tests: Sequence[str] = (),
     faults: Sequence[str] = (),
+    database: str = "",
 ) -> None:
     """Put a mutant into the table."""
     assert name not in MUTANTS, name
     MUTANTS[name] = Mutant(
-        name, rule, tuple(Patch(*patch) for patch in patches), tuple(tests), tuple(faults)
+        name, rule, tuple(Patch(*patch) for patch in patches), tuple(tests), tuple(faults), database
     )
 
 

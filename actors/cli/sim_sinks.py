@@ -1,0 +1,169 @@
+"""What `oncemq sim` exercises of the library: its ledgers in files, and in tables.
+
+The session is that of SQLite and PostgreSQL, over a simulated database.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from ..errors import Fenced, SinkLocked, SinkUnavailable
+from ..library.ledger_files import LedgerFiles
+from ..library.sinks.gate import Gate
+from ..library.sinks.ledger import SqlLedger
+from ..library.sinks.session import Session
+from ..sim.database import FILE, SERVER, Full, Locked, Lost, Rows, Waits
+from ..sim.database_client import Client
+from ..sim.doors import Doors
+from ..sim.handler import REFUSED
+
+
+class SimulatedSession(Session):
+    """A consumer's connection to a simulated database."""
+
+    types: ClassVar[Mapping[str, str]] = {"text": "TEXT", "int": "INTEGER", "bytes": "BLOB"}
+
+    def __init__(self, client: Client, shown: str) -> None:
+        """Nothing is opened before `connect`."""
+        super().__init__(shown)
+        self._client = client
+        self._gate: Gate | None = None
+        if client.database.kind == FILE:
+            gate = client.database.gates.setdefault(client.member, Gate())
+            client.at_end = lambda: gate.free(self)
+            self._gate = gate
+
+    def has_table(self, name: str) -> bool:
+        """Whether a table is there."""
+        return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type='table' AND name=?", (name,)))
+
+    def sync_read(self) -> None:
+        """A commit whose process was killed before its sync is read here, and may be lost yet."""
+        self._checked(self._client.sync_read)
+
+    def _may_begin(self) -> bool:
+        return self._gate is None or self._gate.take(self)
+
+    def _connect(self) -> None:
+        self._client.connect()
+
+    def _disconnect(self) -> None:
+        self._client.disconnect()
+
+    @property
+    def _handed_out(self) -> Client:
+        return self._client
+
+    def _run(self, statement: str, values: Sequence[Any] = ()) -> Rows:
+        return self._client.execute(statement, values)
+
+    def _begin(self, *, waits: bool) -> None:
+        gate = self._gate
+        if gate is not None and not (gate.wait(self, 0) if waits else gate.take(self)):
+            raise (Waits if waits else Locked)(f"{self.shown}: another partition is writing")
+        try:
+            self._client.begin(waits=waits)
+        except BaseException:
+            self._ended()
+            raise
+
+    def _settle(self) -> None:
+        if self._client.database.kind == SERVER and self._run(REFUSED) != [(0,)]:
+            raise sqlite3.IntegrityError("a constraint that is checked at the end refuses it")
+
+    def _hand_over(self) -> None:
+        self._client.hand_over()
+
+    def _end(self, verb: str) -> None:
+        if verb == "COMMIT":
+            self._client.commit()
+        else:
+            self._client.roll_back()
+
+    def _ended(self) -> None:
+        if self._gate is not None:
+            self._gate.free(self)
+
+    def _in_transaction(self) -> bool:
+        return self._client.in_transaction
+
+    def _is_of_driver(self, error: BaseException) -> bool:
+        return isinstance(error, sqlite3.Error)
+
+    def _translated(self, error: BaseException) -> SinkUnavailable | None:
+        if isinstance(error, Locked):
+            return SinkLocked(f"{self.shown}: {error}")
+        return SinkUnavailable(f"{self.shown}: {error}") if isinstance(error, Lost | Full) else None
+
+
+class SimulatedOwners:
+    """What a ledger in a simulated database needs to know of owners."""
+
+    def __init__(self, session: SimulatedSession, client: Client) -> None:
+        """`session` is that over `client`."""
+        self._session = session
+        self._client = client
+
+    def _checked(self, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except Lost as error:
+            raise SinkUnavailable(f"{self._session.shown}: {error}") from error
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the row of an owner says of this process."""
+        return dict(self._checked(self._client.facts))
+
+    def prove_dead(self, ledger_id: bytes, epoch: int, _owner: Mapping[str, Any]) -> bool:
+        """Whether the owner is proved dead; its lock is held from here on."""
+        self.let_go()
+        return bool(self._checked(lambda: self._client.take_dead((ledger_id, epoch))))
+
+    def let_go(self) -> None:
+        """Let the lock of the dead owner go."""
+        self._client.let_go()
+
+    def hold(self, ledger_id: bytes, epoch: int) -> dict[str, Any]:
+        """Take the lock of the owner to be. Raises Fenced."""
+        if not self._checked(lambda: self._client.take_own((ledger_id, epoch))):
+            raise Fenced(f"epoch {epoch} is held by another process")
+        return {}
+
+    def make_way(self, owner: Mapping[str, Any], error: SinkLocked) -> None:
+        """End the replaced owner if its lock is in the way. Raises SinkLocked."""
+        number = owner.get("session", 0)
+        ended = self._client.end_frozen_writer
+        if self._client.database.kind == SERVER:
+            ended = self._client.terminate
+        if not self._checked(lambda: ended(number)):
+            raise error
+
+    def superseded(self, owner: Mapping[str, Any]) -> None:
+        """The owner is replaced: rows that it has locked are to be free for us."""
+        if self._client.database.kind == SERVER and not self._client.holds_dead:
+            self._checked(lambda: self._client.terminate(owner.get("session", 0)))
+        self.let_go()
+
+    def close(self) -> None:
+        """Let all locks go."""
+        self.let_go()
+
+
+def open_tables(
+    client: Client,
+    shown: str,
+    place: tuple[str, str, int],
+    *,
+    host: str,
+    lost: str,
+    draw: Callable[[], bytes],
+) -> SqlLedger:
+    """Return the ledger of a place in a simulated database; connect to nothing."""
+    session = SimulatedSession(client, shown)
+    owners = SimulatedOwners(session, client)
+    return SqlLedger(session, owners, place, host=host, lost=lost, draw=draw)
+
+
+DOORS = Doors(LedgerFiles, open_tables)

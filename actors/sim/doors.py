@@ -1,0 +1,124 @@
+"""What a simulated consumer has of the library: the doors to its ledger, in files and in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from ..core.consumer_work import LedgerPeeked
+from ..core.effect_work import EffectOrder
+from ..ports import Log
+from ..storage.disk import Disk
+from ..storage.document import Owner
+from ..storage.log import FencedLog
+from .database_client import Client
+
+
+class TableSession(Protocol):
+    """The connection that is lent to handlers (library/sinks/session.py)."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, be it a broken one."""
+
+    @property
+    def solo(self) -> bool:
+        """Whether a call is to end after its first message."""
+
+    def start_call(self, call: tuple[int, bool, int], /) -> None:
+        """Begin to lend the connection to a call."""
+
+    def sql(self, query: Any, parameters: Sequence[Any], /) -> Any:
+        """Execute a handler's statement."""
+
+    def accept(self) -> None:
+        """The handler has returned."""
+
+    def reject(self, error: Exception, /) -> Exception:
+        """The handler raised."""
+
+    def settle(self, handled: int, /) -> None:
+        """All messages are handled."""
+
+    def end_call(self, *, keep: bool) -> None:
+        """Give the connection back."""
+
+    def abandon(self) -> None:
+        """The call ends without an answer."""
+
+
+class LedgerDoor(Protocol):
+    """What a consumer's process does with its ledger before it may write."""
+
+    def peek(self) -> LedgerPeeked:
+        """Return the facts that a join reports."""
+
+    def open(self, epoch: int) -> Log:
+        """Open generation `epoch` for writing."""
+
+    def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
+        """Return what operators have ordered."""
+
+    def keep_orders(self, effect_ids: Iterable[str]) -> None:
+        """Forget other orders."""
+
+    def release(self) -> None:
+        """Let the lock of the last owner go."""
+
+
+class FileDoor(LedgerDoor, Protocol):
+    """A ledger in files (library/ledger_files.py)."""
+
+    def open(self, epoch: int) -> FencedLog:
+        """Open generation `epoch` for writing."""
+
+    def give_order(self, order: EffectOrder) -> EffectOrder:
+        """Leave an operator's order; return the one that stands."""
+
+
+class TableDoor(LedgerDoor, Protocol):
+    """A ledger in tables (library/sinks/ledger.py)."""
+
+    name: str
+
+    @property
+    def session(self) -> TableSession:
+        """Where handlers write."""
+
+
+class MakeFileDoor(Protocol):
+    """How the door to a ledger in files is made."""
+
+    def __call__(
+        self,
+        disk: Disk,
+        directory: str,
+        owner: Owner,
+        *,
+        draw: Callable[[], bytes],
+        open_log: Callable[..., FencedLog],
+    ) -> FileDoor:
+        """Return the door to the ledger in `directory`."""
+
+
+class MakeTableDoor(Protocol):
+    """How the door to a ledger in tables is made."""
+
+    def __call__(
+        self,
+        client: Client,
+        shown: str,
+        place: tuple[str, str, int],
+        *,
+        host: str,
+        lost: str,
+        draw: Callable[[], bytes],
+    ) -> TableDoor:
+        """Return the door to the ledger of a place; `lost` is the name of the one before."""
+
+
+class Doors(NamedTuple):
+    """Both."""
+
+    files: MakeFileDoor
+    tables: MakeTableDoor

@@ -1,0 +1,160 @@
+"""Databases that stop, are full and lose connections; consumers that stand still in a transaction."""
+
+from __future__ import annotations
+
+from ..cuts import Seeded
+from ..database import FILE, SERVER, Database
+from ..table_shell import TableShell
+from .base import Fault, fault
+
+
+class _OfTables(Fault):
+    of_tables = True
+    odds = 0.5
+
+    def arm(self) -> None:
+        """See the base class."""
+        if self.world.plan.tables:
+            super().arm()
+
+    def _database(self) -> Database:
+        """Choose one that holds ledgers of the plan."""
+        return self.world.databases[self.rng.choice(sorted(self.world.plan.tables))]
+
+
+@fault
+class DatabaseStop(_OfTables):
+    """A database server is killed, and started again after a while."""
+
+    name = "database stop"
+    mean_ms = (2_000, 15_000)
+
+    def strike(self) -> bool:
+        """End all sessions; what is committed stays."""
+        database = self._database()
+        if not database.up or database.kind != SERVER:
+            return False
+        database.stop()
+        self.world.after(self.rng.choice((100, 1_000, 8_000)), lambda: self._start(database))
+        return True
+
+    def heal(self) -> None:
+        """Start all."""
+        for database in self.world.databases.values():
+            self._start(database)
+
+    def _start(self, database: Database) -> None:
+        database.up = True
+
+
+@fault
+class ConnectionLost(_OfTables):
+    """A connection breaks: between two statements, or while a COMMIT or its answer is under way."""
+
+    name = "connection lost"
+    mean_ms = (500, 6_000)
+
+    def strike(self) -> bool:
+        """Break one now, or let the next COMMIT, of whomever, be of unknown outcome."""
+        database = self._database()
+        where = self.rng.choice(("now", "before", "before", "after", "after"))
+        if where != "now":
+            database.next_commit = database.next_commit or where
+            return True
+        if database.kind != SERVER or not database.sessions:
+            return False
+        database.end(self.rng.choice(database.sessions))
+        return True
+
+    def heal(self) -> None:
+        """Let commits be answered."""
+        for database in self.world.databases.values():
+            database.next_commit = ""
+
+
+@fault
+class DatabaseFull(_OfTables):
+    """A database has no room for a while."""
+
+    name = "database full"
+    odds = 0.3
+    mean_ms = (4_000, 20_000)
+
+    def strike(self) -> bool:
+        """Refuse to write."""
+        database = self._database()
+        database.full = True
+        self.world.after(self.rng.choice((500, 3_000, 10_000)), lambda: self._free(database))
+        return True
+
+    def heal(self) -> None:
+        """Make room."""
+        for database in self.world.databases.values():
+            self._free(database)
+
+    def _free(self, database: Database) -> None:
+        database.full = False
+
+
+@fault
+class UnsyncedCommit(_OfTables):
+    """A process dies between a COMMIT and its sync, and the power goes after others have read it."""
+
+    name = "unsynced commit"
+    mean_ms = (1_000, 10_000)
+
+    def strike(self) -> bool:
+        """Let it happen at the next commit in a file."""
+        database = self._database()
+        if database.kind == FILE:
+            database.next_commit = "unsynced"
+            database.unsynced_read = lambda: self._read(database)
+        return False
+
+    def _read(self, database: Database) -> None:
+        """Somebody knows of a commit that is not synced."""
+        self.fired()
+        database.unsynced_read = None
+        policy = Seeded(self.rng.getrandbits(32))
+        self.world.after(
+            self.rng.randint(1, 30), lambda: self.world.power_cut(database.host, policy)
+        )
+
+    def heal(self) -> None:
+        """Let reads be without consequence."""
+        for database in self.world.databases.values():
+            database.unsynced_read = None
+
+
+@fault
+class StuckAtWork(_OfTables):
+    """A consumer stands still, or dies, while it has a transaction open or is about to have one."""
+
+    name = "stuck at work"
+    mean_ms = (500, 6_000)
+
+    def strike(self) -> bool:
+        """Choose one, and for how long: often longer than a lease, and deaf when it wakes."""
+        world, now_ms = self.world, self.world.clock.now_ms()
+        shells = [
+            shell
+            for shell in world.shells
+            if isinstance(shell, TableShell) and shell.at_work and shell.frozen_until_ms <= now_ms
+        ]
+        if not shells:
+            return False
+        shell = self.rng.choice(shells)
+        if self.rng.random() < 0.3:
+            world.kill(shell)
+            return True
+        pause_ms = self.rng.choice((200, 3_000, 12_000, 20_000))
+        shell.frozen_until_ms = now_ms + pause_ms
+        world.trace.add(shell.name, "frozen", {"ms": pause_ms})
+        if self.rng.random() < 0.5 and world.addresses:
+            world.network.partition(shell.endpoint_name(), world.addresses[-1], one_way=False)
+            world.after(pause_ms + 1_000, world.network.heal)
+        return True
+
+    def heal(self) -> None:
+        """Let all hear each other."""
+        self.world.network.heal()
