@@ -18,6 +18,7 @@ from ..sim.database import FILE, SERVER, Full, Locked, Lost, Rows, Waits
 from ..sim.database_client import Client
 from ..sim.doors import Doors
 from ..sim.handler import REFUSED
+from .sim_relay import make_relay
 
 
 class SimulatedSession(Session):
@@ -166,4 +167,4 @@ def open_tables(
     return SqlLedger(session, owners, place, host=host, lost=lost, draw=draw)
 
 
-DOORS = Doors(LedgerFiles, open_tables)
+DOORS = Doors(LedgerFiles, open_tables, make_relay)

@@ -52,7 +52,7 @@ from .effect_desk import WaitingDesk, told_of
 from .handler_threads import HandlerThreads
 from .handlers import Call, Consumer
 from .main_thread import Answer, CallThread, LoopThread, PlainThread
-from .producer_engine import label
+from .producer_engine import own_label
 from .sink_outages import SinkOutages
 from .tally import Summary, Tally
 from .watcher import NotDrained, Watcher
@@ -369,7 +369,7 @@ class ConsumerProcess:
             events=self._events,
             ledger=self._ledgers.make(consumer, place),
             host=self,
-            label=label(),
+            label=own_label(),
             reopen=transport.reopen,
             process=self._member,
         )

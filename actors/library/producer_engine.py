@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..core.connection import Reconnect
@@ -41,7 +42,7 @@ def draw() -> bytes:
     return secrets.token_bytes(16)
 
 
-def label() -> str:
+def own_label() -> str:
     """Return who this process is, for people: pid and host."""
     return f"pid {os.getpid()} on {socket.gethostname()}"
 
@@ -50,11 +51,20 @@ class ProducerEngine:
     """Drives one incarnation of a producer. One thread calls all but `wake`."""
 
     def __init__(
-        self, name: str, endpoint: str, events: Events, transport: ClientTransport, clock: Clock
+        self,
+        name: str,
+        endpoint: str,
+        events: Events,
+        transport: ClientTransport,
+        clock: Clock,
+        *,
+        draw: Callable[[], bytes] = draw,
+        label: str = "",
     ) -> None:
-        """`name` "" is an anonymous producer."""
+        """`name` "" is an anonymous producer; `label` "" says pid and host."""
+        label = label or own_label()
         self.core = ProducerCore(
-            name, incarnation=draw(), label=label(), endpoint=endpoint, entropy=draw
+            name, incarnation=draw(), label=label, endpoint=endpoint, entropy=draw
         )
         self._transport = transport
         self._clock = clock

@@ -28,7 +28,7 @@ from .admin import AdminClient
 from .consumer_actor import LedgerDoor
 from .inline import Silence
 from .ledger_files import LedgerFiles, ledger_directory
-from .producer_engine import label
+from .producer_engine import own_label
 from .sinks.opening import open_sink
 from .sinks.reading import address_of
 
@@ -102,7 +102,7 @@ class Seeker:
         self._client = AdminClient(endpoint)
         self._state = state
         self._events = events
-        self._label = f"seek by {label()}"
+        self._label = f"seek by {own_label()}"
         self._disk = OsDisk()
         self._taken: list[_Taken] = []
 

@@ -1,4 +1,4 @@
-"""What a simulated consumer has of the library: the doors to its ledger, in files and in tables."""
+"""What simulated processes have of the library: doors to ledgers, in files and tables; the relay."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..storage.disk import Disk
 from ..storage.document import Owner
 from ..storage.log import FencedLog
 from .database_client import Client
+from .relay_shell import MakeRelay
 
 
 class TableSession(Protocol):
@@ -118,7 +119,8 @@ class MakeTableDoor(Protocol):
 
 
 class Doors(NamedTuple):
-    """Both."""
+    """All of it."""
 
     files: MakeFileDoor
     tables: MakeTableDoor
+    relay: MakeRelay

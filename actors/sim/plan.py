@@ -46,6 +46,7 @@ class Plan:
     crash_retries: int = CRASH_RETRIES_DEFAULT
     # Groups whose ledgers are tables of a database, and of what kind it is.
     tables: dict[str, str] = field(default_factory=dict)
+    relays: int = 0  # processes that relay the outbox of one more user; 0: there is none
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -66,13 +67,14 @@ class Plan:
         if members.random() < 0.4:  # members that have something to share
             topics["orders"] = members.choice((2, 3, 4))
             standbys = members.choice((1, 2))
+        relays = random.Random(f"plan {seed} relays").choice((0, 0, 0, 1, 2))
         tables = {}
         sink = random.Random(f"plan {seed} sink")
         if sink.random() < TABLE_ODDS:
             tables[sink.choice(groups).name] = sink.choice(KINDS)
         faults = {}
         for name, kind in FAULTS.items():
-            if kind.of_tables and not tables:
+            if (kind.of_tables and not tables) or (kind.of_outbox and not relays):
                 continue
             draw = random.Random(f"plan {seed} {name}")  # its own: a new kind moves no other
             low, high = kind.mean_ms
@@ -103,6 +105,7 @@ class Plan:
             partial_commits=rng.choice((0.0, 0.2, 0.6)),
             crash_retries=_crash_retries(seed, faults),
             tables=tables,
+            relays=relays,
         )
 
     @property

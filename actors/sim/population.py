@@ -13,7 +13,9 @@ from .consumer_shell import ConsumerShell
 from .database import Database
 from .disk import SimFile, SimProcess, SimulatedCrash
 from .handler import Group
+from .outbox import Outbox, OutboxUser
 from .producer_shell import ProducerShell
+from .relay_shell import RelayShell
 from .shell import Host
 from .table_shell import TableShell
 from .users import FileUser, RivalUser, User, WebUser
@@ -48,6 +50,16 @@ class Population:
             for number in range(count):
                 name = f"{type(user).__name__}-{user.name or 'web'}-{number}".lower()
                 self.producers.append(ProducerShell(world, name, consumer_host, user))
+        self.outbox = Outbox(oracle)
+        self.relays: list[RelayShell] = []
+        self.program: OutboxUser | None = None  # that fills the outbox
+        if plan.relays:
+            self.program = OutboxUser(world, self.outbox, topic, plan.quota)
+            self.users.append(self.program)
+            self.relays = [
+                RelayShell(world, f"relay-{number}", consumer_host, self.outbox)
+                for number in range(plan.relays)
+            ]
         self.databases = {
             group: Database(world, f"database of {group}", kind, consumer_host)
             for group, kind in plan.tables.items()

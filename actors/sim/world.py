@@ -106,10 +106,13 @@ class World:
         self.members: list[ConsumerShell] = people.members
         # Databases that hold ledgers, by group.
         self.databases: dict[str, Database] = people.databases
+        self.outbox = people.outbox
+        self._program, self._relays = people.program, people.relays
         self.shells: list[Shell] = [
             self.broker,
             self.spare_broker,
             *self.producers,
+            *people.relays,
             *self.members,
         ]
         self._faults: list[Fault] = [
@@ -124,6 +127,10 @@ class World:
         self._make_topics()
         for shell in [*self.producers, *self.members]:
             self.after(self.rng.randint(0, 500), shell.start)
+        if self._program is not None:
+            self._program.arm()
+            for relay in self._relays:
+                relay.start()
         for one in self._faults:
             one.arm()
         self._safety_end_ms = self.clock.now_ms() + self.plan.safety_ms
@@ -163,6 +170,8 @@ class World:
         self._changed.clear()
         for database in self.databases.values():
             database.close()
+        for relay in self._relays:
+            relay.gone()
 
     def outline(self) -> Outline:
         """Return what happened, in numbers."""

@@ -6,7 +6,19 @@ world reports how often each one struck: a run that injected nothing proves noth
 
 from __future__ import annotations
 
-from . import bounds, clock, crash, database, disk, effects, freeze, letters, network, operators
+from . import (
+    bounds,
+    clock,
+    crash,
+    database,
+    disk,
+    effects,
+    freeze,
+    letters,
+    network,
+    operators,
+    relay,
+)
 from .base import FAULTS, Fault
 
 __all__ = [
@@ -22,4 +34,5 @@ __all__ = [
     "letters",
     "network",
     "operators",
+    "relay",
 ]

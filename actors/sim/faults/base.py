@@ -21,6 +21,8 @@ class Fault:
     mean_ms: ClassVar[tuple[int, int]] = (1_000, 10_000)
     #: Whether it happens to databases, or to who uses one: a plan without any does not have it.
     of_tables: ClassVar[bool] = False
+    #: The same of an outbox and its relays.
+    of_outbox: ClassVar[bool] = False
 
     def __init__(self, world: World, mean_ms: float) -> None:
         """Strike about every `mean_ms` milliseconds."""

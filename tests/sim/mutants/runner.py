@@ -31,9 +31,12 @@ FIRST_SEED = 1
 def plan_of(seed: int, faults: tuple[str, ...], database: str = "") -> Plan:
     """Return the plan of a seed; with `faults` only those strike, as often as they may.
 
-    With `database` the first group has its ledgers in one of that kind.
+    With `database` the first group has its ledgers in one of that kind. What happens to outboxes
+    needs one, and relays.
     """
     plan = Plan.of(seed)
+    if any(FAULTS[name].of_outbox for name in faults):
+        plan = replace(plan, relays=2)
     if database:
         plan = replace(plan, tables={plan.groups[0].name: database})
     if not faults:

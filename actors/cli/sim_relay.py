@@ -1,0 +1,78 @@
+"""What `oncemq sim` exercises of the library: its relay, over a simulated outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..errors import DatabaseAway
+from ..library.outbox_table import FailedRow, Row
+from ..library.producer_engine import ProducerEngine
+from ..library.relay import Relay
+from ..library.relay_database import Failed, Visit
+from ..ports import Clock, Events
+from ..runtime.crash_points import RELAY_BEFORE_COMMIT
+from ..sim.outbox import Outbox, OutboxLost
+from ..sim.relay_shell import RelaySocket
+
+
+class SimulatedOutbox:
+    """A simulated outbox as a relay sees one."""
+
+    name = "simulated outbox"
+
+    def __init__(self, outbox: Outbox, visit: Visit) -> None:
+        """`visit` is called before rows are taken out."""
+        self._outbox = outbox
+        self._visit = visit
+
+    def read(self) -> list[Row]:
+        """Return the first rows that wait."""
+        try:
+            rows = self._outbox.read()
+        except OutboxLost as error:
+            raise DatabaseAway(str(error)) from error
+        return [
+            Row(r.place, r.topic, r.message_id, r.key, r.encoding, r.value, r.headers) for r in rows
+        ]
+
+    def settle(self, acked: Sequence[Row], failed: Failed, *, keep: bool) -> int:
+        """Take rows out."""
+        assert not keep, "a simulated relay keeps nothing"
+        self._visit(RELAY_BEFORE_COMMIT)
+        try:
+            return self._outbox.settle([r.place for r in acked], [r.place for r, _ in failed])
+        except OutboxLost as error:
+            raise DatabaseAway(str(error)) from error
+
+    def failed(self) -> list[FailedRow]:
+        """Nobody asks a simulated outbox for them."""
+        return []
+
+    def retry_failed(self) -> int:
+        """Nothing is tried again."""
+        return 0
+
+    def close(self) -> None:
+        """There is no connection."""
+
+
+def make_relay(
+    socket: RelaySocket,
+    clock: Clock,
+    events: Events,
+    outbox: Outbox,
+    *,
+    draw: Callable[[], bytes],
+    label: str,
+    visit: Callable[[str], None],
+) -> Callable[[], None]:
+    """Return what runs the relay of production over a simulated socket and database."""
+
+    def run() -> None:
+        engine = ProducerEngine("", "sim", events, socket, clock, draw=draw, label=label)
+        try:
+            Relay(SimulatedOutbox(outbox, visit), engine, events, visit=visit).run()
+        finally:
+            engine.close()
+
+    return run

@@ -1,0 +1,59 @@
+"""What happens to relays and to the databases that they read."""
+
+from __future__ import annotations
+
+from ..outbox import AFTER, BEFORE
+from ..relay_shell import RelayShell
+from .base import Fault, fault
+
+
+class _OfOutbox(Fault):
+    of_outbox = True
+    odds = 0.6
+
+
+@fault
+class OutboxAway(_OfOutbox):
+    """The database of an outbox stops for a while, or breaks the connection at a commit."""
+
+    name = "outbox away"
+    mean_ms = (300, 4_000)
+
+    def strike(self) -> bool:
+        """Stop it, or let the next commit be of unknown outcome."""
+        outbox = self.world.outbox
+        how = self.rng.choice(("stopped", BEFORE, AFTER, AFTER))
+        if how != "stopped":
+            outbox.next_settle = how
+        else:
+            outbox.up = False
+            self.world.after(self.rng.choice((50, 1_000, 6_000)), self.heal)
+        return True
+
+    def heal(self) -> None:
+        """See the base class."""
+        self.world.outbox.up = True
+        self.world.outbox.next_settle = ""
+
+
+@fault
+class RelayStuck(_OfOutbox):
+    """A relay dies or stands still between two of its steps."""
+
+    name = "relay stuck"
+    mean_ms = (200, 3_000)
+
+    def strike(self) -> bool:
+        """Let it happen at the next place that one of them comes to."""
+        relays = [one for one in self.world.shells if isinstance(one, RelayShell) and one.alive]
+        if relays:
+            shell = self.rng.choice(relays)
+            shell.interlude = lambda place: self._stick(shell, place)
+        return False
+
+    def _stick(self, shell: RelayShell, place: str) -> None:
+        self.fired()
+        self.world.trace.add(shell.name, "stuck", {"at": place})
+        if self.rng.random() < 0.6:
+            shell.die()
+        shell.freeze(self.rng.choice((100, 2_000, 12_000)))
