@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 WAIT_MS = 20  # until a handler that waits for a lock tries again
 BUSY_MS = 5_000  # for how long it waits for another process that writes to a file
-DROPPED_ANSWERS = 0.02  # odds that a run is begun anew although it was over
+DROPPED_ANSWERS = 0.04  # odds that a run is begun anew although it was over
+STEP_ODDS = 0.3  # that a fault which waits for the run strikes at a step
 HASTE = 0.6  # odds that no time passes between two steps
 
 _T = TypeVar("_T")
@@ -41,6 +42,7 @@ class TableRun(HandlerRun):
     ) -> None:
         """`takes_ms`: how long it takes, roughly."""
         super().__init__(shell, run, cut=shell.cut_asked)
+        self._shell: TableShell = shell
         self._session = session
         self._database = shell.database
         self._takes_ms = takes_ms
@@ -56,13 +58,22 @@ class TableRun(HandlerRun):
             return self._crashed()
         try:
             while True:
-                pause_ms = next(self._steps)
+                pause_ms = next(self._steps) or self._interlude_ms()
                 if pause_ms:
                     self._shell.go_on_in(pause_ms)
                     raise Blocked
         except StopIteration as done:
             answer: HandlerDone | None = done.value
             return answer
+
+    def _interlude_ms(self) -> int:
+        """What a fault has for this run may happen here."""
+        shell, interlude = self._shell, self._shell.interlude
+        if interlude is None or shell.rng.random() > STEP_ODDS:
+            return 0
+        shell.interlude = None
+        interlude()
+        return 1
 
     def _pause_ms(self) -> int:
         rng = self._shell.rng
