@@ -19,6 +19,7 @@ from .effects import Blocked
 from .handler import ADD_UP, PAY, amount_of, failures_of, fate_of
 from .handler_run import Doing, HandlerRun
 from .table_oracle import account_of
+from .trace import Violation
 
 if TYPE_CHECKING:
     from .doors import TableSession
@@ -175,6 +176,8 @@ class TableRun(HandlerRun):
                 work()
             except Waits as waits:
                 if bounded and clock.now_ms() >= until_ms:
+                    if self._world.at_rest:
+                        raise Violation("starved", f"{self._shell.name}: {waits}") from None
                     raise SinkLocked(str(waits)) from None
                 yield WAIT_MS
             else:

@@ -10,7 +10,7 @@ from ..core.consumer_work import OpenLedger, PeekLedger, RunHandler
 from ..errors import Fenced, SinkUnavailable
 from ..limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS
 from .consumer_shell import ConsumerShell
-from .database import FILE, Database
+from .database import FILE, SERVER, Database
 from .database_client import Client
 from .disk import SimProcess
 from .doors import LedgerDoor, TableDoor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .world import World
 
 AT_ONCE = 0.3  # odds that a call begins before the turn that makes it is over
+QUICK_MS = 100
 TABLE = " (oncemq_ledger)"  # behind the name of a ledger that is a table
 
 
@@ -72,6 +73,11 @@ class TableShell(ConsumerShell):
         self._client: Client | None = None
         self._lost = ""  # who its last owner was, if its database failed under it
         self._away_ms = 0  # before the database is tried again
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else has locks that it wants, once all goes well."""
+        return self.database.kind == SERVER
 
     @property
     def owns(self) -> bool:
@@ -128,6 +134,12 @@ class TableShell(ConsumerShell):
             raise error
         self._away_ms = min(BACKOFF_MAX_MS, 2 * self._away_ms or BACKOFF_FIRST_MS)
         self._try_again(item, self._away_ms)
+
+    def _handler_ms(self) -> int:
+        """Who writes to a file for seconds sends away all others: no budget fits that."""
+        takes_ms = super()._handler_ms()
+        mended = self.may_be_kept_waiting and self.world.healing
+        return min(takes_ms, QUICK_MS) if mended else takes_ms
 
     def _begin_call(self, run: RunHandler) -> None:
         super()._begin_call(run)
