@@ -54,6 +54,11 @@ class SimulatedSession(Session):
         self._client.disconnect()
 
     @property
+    def broken(self) -> bool:
+        """Whether the database has ended the connection."""
+        return self._client.broken
+
+    @property
     def _handed_out(self) -> Client:
         return self._client
 

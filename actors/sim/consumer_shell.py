@@ -286,11 +286,14 @@ class ConsumerShell(Shell):
         if self.may_be_kept_waiting:
             at_rest = False
         self._pauses.called(run, now_ms, at_rest=at_rest, refused_ms=refused_ms)
-        self._takes_ms = self.world.plan.handler_ms(self.rng)
+        self._takes_ms = self._handler_ms()
         self._call = run
         self._running = None
         self.cut_asked = False
         self.go_on_in(self._takes_ms)
+
+    def _handler_ms(self) -> int:
+        return self.world.plan.handler_ms(self.rng)
 
     def go_on_in(self, pause_ms: int) -> None:
         """The call has its next step then."""

@@ -115,6 +115,14 @@ class Database:
         self._engine.execute(OPEN_ACCOUNT, (account_of(place),))
         self.oracle.add(place, model)
 
+    def restore(self, source: Database, place: Place) -> LedgerOracle:
+        """Become a copy of another one; return the model of a place there."""
+        source._unload()
+        self._engine.deserialize(source._engine.serialize())
+        model = self.oracle.restore(source.oracle, place)
+        self._changed()
+        return model
+
     def close(self) -> None:
         """Let the memory go."""
         self._engine.close()

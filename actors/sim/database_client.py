@@ -23,6 +23,7 @@ class Client:
         self.member = shell.member  # the process that it is a part of
         # What else ends with the process.
         self.at_end: Callable[[], None] = lambda: None
+        self.broken = False
         self.in_transaction = False  # as far as this side knows
         self.session: DatabaseSession | None = None
         self._process = process
@@ -33,13 +34,17 @@ class Client:
         self._process.enter("sql", f"{what} {self.database.name}")
         session = self.session
         if session is None or session.over:
-            self._lose()
-            raise Lost(f"{self.database.name}: the connection is lost")
+            raise self._lost(f"{self.database.name}: the connection is lost")
         return session
 
-    def _lose(self) -> None:
+    def _lost(self, text: str) -> Lost:
+        self._forget()
+        self.broken = True
+        return Lost(text)
+
+    def _forget(self) -> None:
         self.session = None
-        self.in_transaction = False
+        self.in_transaction = self.broken = False
 
     # --- the connection --------------------------------------------------------------------------
 
@@ -47,18 +52,19 @@ class Client:
         """Open a session. Raises Lost."""
         self._process.enter("sql", f"connect {self.database.name}")
         self.session = self.database.open_session(self)
+        self.broken = False
 
     def disconnect(self) -> None:
         """End the session in good order; what is open is rolled back."""
         session = self.session
-        self._lose()
+        self._forget()
         if session is not None and not self._process.dead:
             self.database.end(session)
 
     def process_ended(self) -> None:
         """The process is gone, and the connection with it."""
         session = self.session
-        self._lose()
+        self._forget()
         if session is not None:
             self.database.vanish(session)
         self.at_end()
@@ -81,7 +87,7 @@ class Client:
         number = session.handed_over
 
         def end_idle() -> None:
-            if session.open and session.handed_over == number:
+            if session.open and not session.waits and session.handed_over == number:
                 self.database.end(session)
 
         if self.database.kind == SERVER:
@@ -112,8 +118,7 @@ class Client:
             database.world.trace.add(self.shell.name, "sql.lost after commit")
             database.end(session)
         if session.over:
-            self._lose()
-            raise Lost(f"{database.name}: the connection broke during COMMIT")
+            raise self._lost(f"{database.name}: the connection broke during COMMIT")
         self.in_transaction = False
 
     def sync_read(self) -> None:

@@ -19,8 +19,8 @@ class TableSession(Protocol):
     """The connection that is lent to handlers (library/sinks/session.py)."""
 
     @property
-    def connected(self) -> bool:
-        """Whether there is a connection, be it a broken one."""
+    def broken(self) -> bool:
+        """Whether the connection is of no use any more."""
 
     @property
     def solo(self) -> bool:

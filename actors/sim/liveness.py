@@ -136,8 +136,8 @@ def validate(world: World) -> None:
     for (group, _, _), grant in world.oracle.grants.items():
         if group not in world.plan.tables:
             read_back(disks[grant.host], grant.path, world.ledgers[grant.host, grant.path])
-    for group in world.plan.tables:
-        world.databases[group].read_back()
+    for database in world.databases.values():
+        database.read_back()
 
 
 def _members(world: World) -> list[ConsumerShell]:

@@ -16,6 +16,8 @@ from .faults import FAULTS
 from .handler import Group
 
 TABLE_ODDS = 0.35
+ALONE_ODDS = 0.3  # that nothing goes wrong but what has to do with databases
+TABLES_MS = 20_000  # two leases: an owner that stands still is replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,12 @@ class Plan:
         sink = random.Random(f"plan {seed} sink")
         if sink.random() < TABLE_ODDS:
             tables[sink.choice(groups).name] = sink.choice(KINDS)
+        alone = bool(tables) and sink.random() < ALONE_ODDS
         faults = {}
         for name, kind in FAULTS.items():
             if (kind.of_tables and not tables) or (kind.of_outbox and not relays):
+                continue
+            if alone and not kind.of_tables:
                 continue
             draw = random.Random(f"plan {seed} {name}")  # its own: a new kind moves no other
             low, high = kind.mean_ms
@@ -83,7 +88,7 @@ class Plan:
         files, rivals, webs = rng.choice(((1, 0, 1), (0, 2, 1), (1, 2, 0), (1, 2, 2), (0, 0, 2)))
         return cls(
             seed=seed,
-            safety_ms=rng.choice((10_000, 20_000, 30_000)),
+            safety_ms=max(rng.choice((10_000, 20_000, 30_000)), TABLES_MS if tables else 0),
             faults=faults,
             partitions=topics,
             groups=tuple(groups),

@@ -99,18 +99,20 @@ class Population:
 def member_elsewhere(world: World, member: ConsumerShell, *, copy: bool) -> ConsumerShell | None:
     """Return a consumer with another directory: an empty one, or a copy of the member's.
 
-    None where that cannot be: databases are not copied.
+    None where that cannot be.
     """
     host, directory = world.hosts[-1], f"/elsewhere/{world.strangers}"
     name = f"{'copy' if copy else 'stranger'}-{world.strangers}"
     where = (host, member.group, member.partition, directory)
     if isinstance(member, TableShell):
-        if copy:
-            return None
         kind = world.plan.tables[member.group.name]
         database = world.databases[name] = Database(world, f"database of {name}", kind, host)
         stranger = TableShell(world, name, *where, database)
-        database.add(stranger.place, world.ledger_oracle(stranger))
+        if copy:
+            key = (host.name, stranger.directory)
+            world.ledgers[key] = database.restore(member.database, member.place)
+        else:
+            database.add(stranger.place, world.ledger_oracle(stranger))
         return stranger
     if copy:
         try:

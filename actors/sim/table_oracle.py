@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .handler import amount_of
@@ -67,6 +67,16 @@ class TableOracle:
     def add(self, place: Place, model: LedgerOracle) -> None:
         """Look at one more ledger."""
         self._accounts[place] = Account(model)
+
+    def restore(self, source: TableOracle, place: Place) -> LedgerOracle:
+        """Know what another one knows: its database was copied. Returns the model of a place."""
+        self._last_rowid = source._last_rowid
+        for of_place, account in source._accounts.items():
+            model = account.model.copy(f"{account.model.name} in {self._name}")
+            model.fence(account.model.epoch)
+            kept = list(account.kept)
+            self._accounts[of_place] = replace(account, model=model, kept=kept)
+        return self._accounts[place].model
 
     def end_of(self, place: Place) -> int:
         """Return up to where the records of a ledger are durable."""

@@ -19,6 +19,7 @@ from .effects import Blocked
 from .handler import ADD_UP, PAY, amount_of, failures_of, fate_of
 from .handler_run import Doing, HandlerRun
 from .table_oracle import account_of
+from .trace import Violation
 
 if TYPE_CHECKING:
     from .doors import TableSession
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 WAIT_MS = 20  # until a handler that waits for a lock tries again
 BUSY_MS = 5_000  # for how long it waits for another process that writes to a file
-DROPPED_ANSWERS = 0.02  # odds that a run is begun anew although it was over
+DROPPED_ANSWERS = 0.04  # odds that a run is begun anew although it was over
+STEP_ODDS = 0.3  # that a fault which waits for the run strikes at a step
 HASTE = 0.6  # odds that no time passes between two steps
 
 _T = TypeVar("_T")
@@ -41,6 +43,7 @@ class TableRun(HandlerRun):
     ) -> None:
         """`takes_ms`: how long it takes, roughly."""
         super().__init__(shell, run, cut=shell.cut_asked)
+        self._shell: TableShell = shell
         self._session = session
         self._database = shell.database
         self._takes_ms = takes_ms
@@ -56,13 +59,22 @@ class TableRun(HandlerRun):
             return self._crashed()
         try:
             while True:
-                pause_ms = next(self._steps)
+                pause_ms = next(self._steps) or self._interlude_ms()
                 if pause_ms:
                     self._shell.go_on_in(pause_ms)
                     raise Blocked
         except StopIteration as done:
             answer: HandlerDone | None = done.value
             return answer
+
+    def _interlude_ms(self) -> int:
+        """What a fault has for this run may happen here."""
+        shell, interlude = self._shell, self._shell.interlude
+        if interlude is None or shell.rng.random() > STEP_ODDS:
+            return 0
+        shell.interlude = None
+        interlude()
+        return 1
 
     def _pause_ms(self) -> int:
         rng = self._shell.rng
@@ -164,6 +176,8 @@ class TableRun(HandlerRun):
                 work()
             except Waits as waits:
                 if bounded and clock.now_ms() >= until_ms:
+                    if self._world.at_rest:
+                        raise Violation("starved", f"{self._shell.name}: {waits}") from None
                     raise SinkLocked(str(waits)) from None
                 yield WAIT_MS
             else:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..core.consumer_grant import RUNNING
 from ..core.consumer_work import OpenLedger, PeekLedger, RunHandler
-from ..errors import SinkLocked, SinkUnavailable
+from ..errors import Fenced, SinkUnavailable
 from ..limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS
 from .consumer_shell import ConsumerShell
-from .database import FILE, Database
+from .database import FILE, SERVER, Database
 from .database_client import Client
 from .disk import SimProcess
 from .doors import LedgerDoor, TableDoor
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from .world import World
 
 AT_ONCE = 0.3  # odds that a call begins before the turn that makes it is over
+QUICK_MS = 100
 TABLE = " (oncemq_ledger)"  # behind the name of a ledger that is a table
 
 
@@ -64,16 +67,22 @@ class TableShell(ConsumerShell):
         self._path = path
         self.database = database
         self.may_be_kept_waiting = database.kind == FILE
+        # What happens at a step of the next handler run, which may be the last one.
+        self.interlude: Callable[[], None] | None = None
         self._door: TableDoor | None = None
         self._client: Client | None = None
         self._lost = ""  # who its last owner was, if its database failed under it
         self._away_ms = 0  # before the database is tried again
 
     @property
-    def at_work(self) -> bool:
-        """Whether it handles messages in a transaction, or is about to."""
-        client = self._client
-        return client is not None and (client.in_transaction or self._call is not None)
+    def alone(self) -> bool:
+        """Whether nobody else has locks that it wants, once all goes well."""
+        return self.database.kind == SERVER
+
+    @property
+    def owns(self) -> bool:
+        """Whether it handles messages under a grant, as far as it knows."""
+        return self.core is not None and self.core.phase == RUNNING
 
     def _make_door(self, process: SimProcess) -> LedgerDoor:
         client = self._client = Client(self.database, self, process)
@@ -92,6 +101,8 @@ class TableShell(ConsumerShell):
         if isinstance(error, SinkUnavailable) and self.core is not None and not self.core.shared:
             assert self._door is not None, "a process has a door"
             self._lost = self._door.name
+        if isinstance(error, Fenced):
+            self.world.trace.add(self.name, "sql.fenced")
         super().finish(error)
 
     def gone(self) -> None:
@@ -119,10 +130,16 @@ class TableShell(ConsumerShell):
 
     def _sink_away(self, item: Any, error: SinkUnavailable) -> None:
         assert self._door is not None, "a process has a door"
-        if self._door.session.connected and not isinstance(error, SinkLocked):
+        if self._door.session.broken:
             raise error
         self._away_ms = min(BACKOFF_MAX_MS, 2 * self._away_ms or BACKOFF_FIRST_MS)
         self._try_again(item, self._away_ms)
+
+    def _handler_ms(self) -> int:
+        """Who writes to a file for seconds sends away all others: no budget fits that."""
+        takes_ms = super()._handler_ms()
+        mended = self.may_be_kept_waiting and self.world.healing
+        return min(takes_ms, QUICK_MS) if mended else takes_ms
 
     def _begin_call(self, run: RunHandler) -> None:
         super()._begin_call(run)

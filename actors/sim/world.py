@@ -355,7 +355,7 @@ class World:
         if error is None or isinstance(error, Fenced | LogInUse):
             return True
         if isinstance(error, SinkUnavailable):
-            return isinstance(shell, TableShell)
+            return isinstance(shell, TableShell) and not (self.at_rest and shell.alone)
         if isinstance(error, DiskFull):
             return self.disks_full > 0
         if isinstance(error, LedgerNotHere):

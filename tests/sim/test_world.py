@@ -16,6 +16,7 @@ from actors.cli.sim_sinks import DOORS
 from actors.core.consumer_fetch import Fetcher
 from actors.library.ledger_files import LedgerFiles
 from actors.sim import liveness
+from actors.sim.database import FILE, SERVER
 from actors.sim.faults import FAULTS
 from actors.sim.plan import Plan
 from actors.sim.run import Result, run_plan, shrink
@@ -111,7 +112,9 @@ def test_a_consumer_that_waits_for_a_timer_is_found() -> None:
 def test_a_fault_strikes_alone(name: str) -> None:
     """Each kind of fault finds something to happen to, and the system survives it by itself."""
     plan = replace(Plan.of(3), faults={name: 300.0}, safety_ms=5_000, quota=20)
-    result = run_plan(replace(plan, groups=plan.groups[:1]), DOORS)
+    kind = FILE if name == "unsynced commit" else SERVER
+    tables = {plan.groups[0].name: kind} if FAULTS[name].of_tables else {}
+    result = run_plan(replace(plan, groups=plan.groups[:1], tables=tables), DOORS)
     assert result.rule == "", f"{name}: {result.failure}"
     assert result.counts[f"fault.{name}"] > 0, name
 

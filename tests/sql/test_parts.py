@@ -11,6 +11,7 @@ import pytest
 
 from actors.errors import BadSink, SinkLocked, StorageError
 from actors.library import App
+from actors.library.sinks import sqlite, statements
 from actors.library.sinks.address import check_sink, resolve_sink
 from actors.library.sinks.gate import Gate, gate_of
 from actors.library.sinks.opening import open_sink
@@ -150,6 +151,58 @@ def test_a_wish_ends_with_who_had_it() -> None:
     gate.free("io")
     gate.free("a")
     assert gate.wait("b", 0)
+
+
+def test_a_wish_to_write_ends_when_the_connection_is_lent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot that must wait keeps neither the call that comes first nor others from the file."""
+    monkeypatch.setattr(sqlite, "BUSY_MS", 0)
+    sessions = []
+    for partition in range(3):
+        ledger = open_sink(f"sqlite:///{tmp_path}/a.db", ("g", "t", partition))
+        ledger.peek()
+        sessions.append(ledger.session)
+    writer, wishing, other = sessions
+    writer.start_call((1, False, 0))
+    writer.use()
+    assert wishing.must_wait(commits=False)  # its log would write a snapshot
+    wishing.start_call((1, False, 0))
+    assert wishing.must_wait(commits=False)  # from now on until its call is over
+    writer.abandon()
+    other.start_call((1, False, 0))
+    other.use()
+    other.end_call(keep=False)
+    wishing.use()
+    for session in (wishing, other):
+        session.abandon()
+        session.close()
+
+
+def test_a_wish_to_make_a_ledger_ends_when_another_process_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refused look kept all handlers of the process waiting; a later one has nothing to write."""
+    monkeypatch.setattr(sqlite, "BUSY_MS", 0)
+    first, second = (open_sink(f"sqlite:///{tmp_path}/a.db", ("g", "t", n)) for n in (0, 1))
+    first.peek()
+    session = first.session
+    session.start_call((1, False, 0))
+    session.use()
+    with pytest.raises(SinkLocked):
+        second.peek()
+    session.end_call(keep=False)
+    outside = sqlite3.connect(tmp_path / "a.db")
+    made = ("g", "t", 1, statements.FORMAT, b"i" * 16, b"", b"")
+    with outside:
+        outside.execute(statements.MAKE_LEDGER, made)
+    outside.close()
+    assert second.peek().ledger_id == b"i" * 16
+    session.start_call((1, False, 0))
+    session.use()
+    session.abandon()
+    first.close()
+    second.close()
 
 
 def test_a_file_has_one_gate() -> None:

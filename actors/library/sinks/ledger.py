@@ -98,6 +98,7 @@ class SqlLedger:
         """
         self.session.connect()
         row = self._look() or self._make()
+        self.session.forget_wish()  # if a look was refused before, and another one made the row
         self.session.sync_read()
         if self._lost and row.owner.get("replaced") == self._lost:
             raise Fenced(f"{_told(row.owner)} took over under epoch {row.epoch}")

@@ -87,7 +87,7 @@ class Session(ABC):
         """COMMIT or ROLLBACK."""
 
     def _ended(self) -> None:
-        """The transaction is over."""
+        """The transaction is over, or the wish to begin one."""
 
     @abstractmethod
     def _in_transaction(self) -> bool:
@@ -145,6 +145,8 @@ class Session(ABC):
             self.undone = False
         if stale:
             self._checked(self._roll_back)
+        else:
+            self._ended()  # a wish of the I/O thread to write waits for this call now, not it for that
 
     def use(self) -> Any:
         """Return the connection for the message at hand, inside its savepoint.
@@ -282,9 +284,15 @@ class Session(ABC):
 
     def must_wait(self, *, commits: bool) -> bool:
         """Whether the I/O thread cannot write now; `commits`: what a call may have left open."""
-        if self._place == RETURNED:
-            return not commits
-        return self._place != IDLE or not self._may_begin()
+        with self._mutex:
+            if self._place == RETURNED:
+                return not commits
+            return self._place != IDLE or not self._may_begin()
+
+    def forget_wish(self) -> None:
+        """Nothing is to be written: a wish of earlier, which kept handlers waiting, is over."""
+        if self._place == IDLE:
+            self._ended()
 
     def make_tables(self, statements: Sequence[str]) -> None:
         """Make what is not there. Raises SinkUnavailable, SinkLocked."""

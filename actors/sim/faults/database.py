@@ -52,7 +52,7 @@ class ConnectionLost(_OfTables):
     """A connection breaks: between two statements, or while a COMMIT or its answer is under way."""
 
     name = "connection lost"
-    mean_ms = (500, 6_000)
+    mean_ms = (200, 4_000)
 
     def strike(self) -> bool:
         """Break one now, or let the next COMMIT, of whomever, be of unknown outcome."""
@@ -128,33 +128,37 @@ class UnsyncedCommit(_OfTables):
 
 @fault
 class StuckAtWork(_OfTables):
-    """A consumer stands still, or dies, while it has a transaction open or is about to have one."""
+    """A consumer stands still, or dies, between two steps of a handler run or of its commit."""
 
     name = "stuck at work"
-    mean_ms = (500, 6_000)
+    odds = 0.6
+    mean_ms = (150, 2_500)
 
     def strike(self) -> bool:
-        """Choose one, and for how long: often longer than a lease, and deaf when it wakes."""
-        world, now_ms = self.world, self.world.clock.now_ms()
-        shells = [
-            shell
-            for shell in world.shells
-            if isinstance(shell, TableShell) and shell.at_work and shell.frozen_until_ms <= now_ms
-        ]
-        if not shells:
-            return False
-        shell = self.rng.choice(shells)
+        """Choose an owner: it happens at a step of its next run."""
+        owners = [one for one in self.world.shells if isinstance(one, TableShell) and one.owns]
+        if owners:
+            shell = self.rng.choice(owners)
+            shell.interlude = lambda: self._stick(shell)
+        return False
+
+    def _stick(self, shell: TableShell) -> None:
+        """For how long: often longer than a lease, and deaf when it wakes."""
+        world = self.world
+        self.fired()
         if self.rng.random() < 0.3:
             world.kill(shell)
-            return True
-        pause_ms = self.rng.choice((200, 3_000, 12_000, 20_000))
-        shell.frozen_until_ms = now_ms + pause_ms
+            return
+        pause_ms = self.rng.choice((200, 3_000, 13_000, 16_000, 20_000))
+        shell.frozen_until_ms = world.clock.now_ms() + pause_ms
         world.trace.add(shell.name, "frozen", {"ms": pause_ms})
         if self.rng.random() < 0.5 and world.addresses:
             world.network.partition(shell.endpoint_name(), world.addresses[-1], one_way=False)
             world.after(pause_ms + 1_000, world.network.heal)
-        return True
 
     def heal(self) -> None:
-        """Let all hear each other."""
+        """Let all work, and hear each other."""
+        for shell in self.world.shells:
+            if isinstance(shell, TableShell):
+                shell.interlude = None
         self.world.network.heal()

@@ -239,3 +239,9 @@ mutant(
     faults=("unsynced commit",),
     database=FILE,
 )
+mutant(
+    "a wish to write that nobody has any more",
+    "handlers wait only for who will come",
+    (Session, "forget_wish", nothing),
+    tests=("tests/sql/test_parts.py",),
+)
