@@ -167,7 +167,7 @@ class AttemptMarked:
     topic_id: bytes  # of the input
     offset: int
     deaths: int  # how many processes died before in such an attempt at this message
-    returned: bool  # False: the handler starts now; True: it came back and raised
+    returned: bool  # False: the handler starts now; True: it came back, and nobody died in it
 
 
 @dataclass(frozen=True, slots=True)

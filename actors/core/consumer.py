@@ -18,6 +18,8 @@ docs/PROTOCOL.md, "Groups" and "Fetch"; docs/STORAGE.md, "Ledger".
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..errors import Fenced, IdConflict, OnceMQError, from_code
 from ..outcome import (
     DiskSpace,
@@ -308,6 +310,9 @@ class ConsumerCore:
             # else a death before our first record would look like a good end.
             number = ledger.commit_no + 1
             out.appends.append(Committed(grant.epoch, number, [], [], b"", {}, []))
+        attempt = ledger.open_attempt
+        if attempt is not None and attempt.epoch == self.member.outlived:
+            out.appends.append(replace(attempt, epoch=grant.epoch, returned=True))
         self._running.handling.effects.forget_orders(out)
         self._holder.phase = RUNNING
         self._holder.committed = self.ledger.next_offset

@@ -72,6 +72,9 @@ class Member:
     crash_retries: int = CRASH_RETRIES_DEFAULT
     process: bytes = b""  # 16 random bytes, the same for all partitions; b"": takes what is free
     commit_first: bool = False  # no handler call before the sync of the commit before it
+    # Epoch under which this very process had the partition before and lost its database: nobody
+    # died in the call that was under way then. 0: none.
+    outlived: int = 0
 
     @property
     def private_topic(self) -> str:

@@ -134,6 +134,11 @@ class Ledger:
             return self.next_offset
         return self.private_offsets.get(topic_id, 0)
 
+    @property
+    def open_attempt(self) -> AttemptMarked | None:
+        """The attempt that was marked and not told the end of."""
+        return self._running
+
     def deaths_in(self, topic_id: bytes, offset: int) -> int:
         """Return how many processes died in the handler of this message alone."""
         marked, deaths = self.deaths.get(topic_id, (-1, 0))

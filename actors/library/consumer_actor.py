@@ -134,8 +134,11 @@ class ConsumerActor:
         label: str,
         reopen: Callable[[], None] | None = None,
         process: bytes = b"",
+        outlived: int = 0,
     ) -> None:
         """`reopen` connects the transport anew under a fresh routing id.
+
+        `outlived` is the epoch of the actor before this one, if its database failed under it.
 
         `process` is the id of the member that this actor works for: 16 random bytes, the same for
         all partitions of one process, which then shares them with other members.
@@ -163,6 +166,7 @@ class ConsumerActor:
             consumer.crash_retries,
             process,
             commit_first=ledger.session is not None,
+            outlived=outlived,
         )
         self.core = ConsumerCore(member, endpoint, fingerprint=self.fingerprints)
         self._driver = Driver(
@@ -199,6 +203,12 @@ class ConsumerActor:
         if self.error is None:
             return "revoked" if self.core.revoked else ""
         return "fenced" if isinstance(self.error, Fenced) and self.core.shared else ""
+
+    @property
+    def last_epoch(self) -> int:
+        """The last epoch under which this process has written; 0: none."""
+        log = self._driver.log
+        return self.core.member.outlived if log is None else log.generation
 
     def post(self, event: Event) -> None:
         """Queue an event for the next turn."""

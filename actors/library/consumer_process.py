@@ -269,7 +269,7 @@ class ConsumerProcess:
         self._stop_asked = True
         self.cut_call(actor)
 
-    def _rejoin(self, actor: ConsumerActor, reason: str) -> None:
+    def _rejoin(self, actor: ConsumerActor, reason: str, *, outlived: int = 0) -> None:
         """Stand by for a partition that another member has, with fresh facts and a fresh socket."""
         self.cut_call(actor)
         self._tally.retire(actor)
@@ -277,14 +277,14 @@ class ConsumerProcess:
         self._transports.pop(actor).close()
         fields = dict(zip(("group", "topic", "partition"), actor.place, strict=True))
         self._events.emit("consumer.rejoined", reason=reason, **fields)
-        self._add(actor.consumer, actor.partition)
+        self._add(actor.consumer, actor.partition, outlived=outlived)
 
     def _rejoin_after_outages(self, now_ms: int) -> None:
         """A consumer whose database failed is followed by one that reads what became of it all."""
         for actor in self._away.take_due(now_ms, self._open_calls):
             if not actor.core.shared:  # else another member of the group may have it by right
                 self._ledgers.follow(actor.place)
-            self._rejoin(actor, "sink")
+            self._rejoin(actor, "sink", outlived=actor.last_epoch)
 
     def _begin_drain(self) -> None:
         self._drain_until = time.monotonic() + self._drain_s
@@ -357,7 +357,7 @@ class ConsumerProcess:
         group, topic, partition = actor.place
         self._watcher.sink_away(f"{topic}/{partition} of group {group}: {error}")
 
-    def _add(self, consumer: Consumer, partition: int) -> None:
+    def _add(self, consumer: Consumer, partition: int, *, outlived: int = 0) -> None:
         place = (consumer.group, consumer.topic, partition)
         transport = DealerTransport(self._endpoint)
         actor = ConsumerActor(
@@ -372,6 +372,7 @@ class ConsumerProcess:
             label=own_label(),
             reopen=transport.reopen,
             process=self._member,
+            outlived=outlived,
         )
         self._actors[place] = actor
         self._transports[actor] = transport

@@ -77,6 +77,7 @@ class ConsumerShell(Shell):
         )
         self.stranger = False  # started with a wrong directory: it must never be granted
         self.healed_work_ms = 0  # what its handler runs were given to take since all was mended
+        self._outlived = 0  # under which epoch it had its partition when its database failed
         self.core: ConsumerCore | None = None
         self._ledger: LedgerDoor | None = None
         self._seed = 0
@@ -104,8 +105,11 @@ class ConsumerShell(Shell):
         self._ledger = self._make_door(process)
         label = f"{self.name}.{self.incarnation}"
         limits = (RETRIES, world.plan.crash_retries)
+        outlived, self._outlived = self._outlived, 0
         member = Member(
-            *self.place, world.draw(), label, *limits, self.member, commit_first=self.commit_first
+            *(*self.place, world.draw(), label, *limits, self.member),
+            commit_first=self.commit_first,
+            outlived=outlived,
         )
         self.core = ConsumerCore(member, "sim", fingerprint=self._fingerprints)
         self.transport = world.connect()

@@ -60,6 +60,8 @@ class Deaths:
     def __init__(self) -> None:
         self._deaths: dict[bytes, tuple[int, int]] = {}  # by topic_id: offset and count
         self._open: AttemptMarked | None = None
+        # Epochs that ended while their process went on: nobody died in what it was at.
+        self.outlived: set[int] = set()
 
     def of(self, place: tuple[bytes, int]) -> int:
         """Return how many processes died in it."""
@@ -77,6 +79,10 @@ class Deaths:
 
     def mark(self, record: AttemptMarked) -> bool:
         """Take a mark; return whether it counts the deaths before it right."""
+        mark = self._open
+        if mark is not None and mark.epoch in self.outlived and record.returned:
+            same = (mark.topic_id, mark.offset) == (record.topic_id, record.offset)
+            self._open = None if same else mark
         self._settle(record.epoch)
         self._open = None if record.returned else record
         right = record.deaths == self.of((record.topic_id, record.offset))

@@ -101,6 +101,10 @@ class TableShell(ConsumerShell):
         if isinstance(error, SinkUnavailable) and self.core is not None and not self.core.shared:
             assert self._door is not None, "a process has a door"
             self._lost = self._door.name
+        if isinstance(error, SinkUnavailable) and self.core is not None:
+            log = self.driver.log if self.driver is not None else None
+            self._outlived = self.core.member.outlived if log is None else log.generation
+            self.world.ledger_oracle(self).deaths.outlived.add(self._outlived)
         if isinstance(error, Fenced):
             self.world.trace.add(self.name, "sql.fenced")
         super().finish(error)

@@ -100,6 +100,7 @@ class Member:
         self.held: list[str] = []  # what the user was told to say something about
         self.seen: list[tuple[Any, int]] = []  # (id, attempt) of each handler call
         self.fail_at: int | None = None  # the call of a run that raises
+        outlived = options.pop("outlived", 0)
         directory = ledger_directory(world.state, GROUP, TOPIC, world.partition)
         self.actor = ConsumerActor(
             Consumer(TOPIC, GROUP, handler or self.handle, **options),
@@ -117,6 +118,7 @@ class Member:
             ),
             host=self,
             label=name,
+            outlived=outlived,
             reopen=self.wire.endpoint.reopen,
         )
 

@@ -346,6 +346,31 @@ def test_an_attempt_that_came_back_is_no_death(world: World) -> None:
     world.check_whole(last)
 
 
+def test_who_lived_on_says_that_nobody_died(world: World) -> None:
+    """A process that lost its ledger under it, and has it again, was not killed by its message."""
+    world.send("x", id="x")
+    epoch = 0
+    for _ in range(5):
+        member = world.member(crash_retries=1, outlived=epoch)
+        die_in_call(world, member)
+        epoch = member.actor.last_epoch
+    assert [one.deaths for one in records(world, AttemptMarked)] == [0] * 7
+    last = world.member(crash_retries=1)
+    world.drain(last)
+    assert letters(world) == []
+    world.check_whole(last)
+
+
+def test_who_lived_on_speaks_for_its_own_epoch_alone(world: World) -> None:
+    """A death under another owner in between counts."""
+    world.send("x", id="x")
+    first = world.member()
+    die_in_call(world, first)
+    die_in_call(world, world.member())
+    die_in_call(world, world.member(outlived=first.actor.last_epoch))
+    assert [one.deaths for one in records(world, AttemptMarked)] == [0, 1]
+
+
 def test_after_a_clean_end_nothing_runs_alone(world: World) -> None:
     """A drained generation says so, and the next one calls handlers for whole batches."""
     world.send("x", id="x")

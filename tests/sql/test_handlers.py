@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from actors.errors import HandlerFailed, NoSink, NotSupported, OnceMQError, TransactionControl
+from actors.errors import (
+    HandlerFailed,
+    NoSink,
+    NotSupported,
+    OnceMQError,
+    SinkUnavailable,
+    TransactionControl,
+)
 from actors.library import App, Harness
 from tests.sql.client import rows, run
 from tests.sql.conftest import Shop, table
@@ -247,6 +254,29 @@ def test_a_transaction_that_sqlite_itself_ended_stops_the_consumer(sink: str, sh
         harness.drain()
     assert rows(sink, "SELECT count(*) FROM paid") == [(0,)]
     assert rows(sink, "SELECT commit_no FROM oncemq_ledger") == [(0,)]
+
+
+def test_a_full_disk_of_the_server_is_no_fault_of_the_message(sink: str, shop: Shop) -> None:
+    """Nothing is parked, however often it is tried: the database is said to be unavailable."""
+    if sink.startswith("sqlite"):
+        pytest.skip("SQLite says that it is full with an error that handlers cannot make")
+    insert = table(sink)
+    full = [True]
+
+    def handler(order, tx):
+        tx.sql(insert, order.id, order.value)
+        if full[0]:
+            tx.sql("DO $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = 'disk_full'; END $$")
+
+    harness = shop(handler, park=True)
+    harness.send("orders", 1, id="o-1")
+    for _ in range(2):
+        with pytest.raises(SinkUnavailable, match="no room"):
+            harness.drain()
+    full[0] = False
+    harness.drain()
+    assert rows(sink, "SELECT id FROM paid") == [("o-1",)]
+    assert harness.sent("orders.dead") == []
 
 
 def test_partitions_of_one_process_take_turns_at_a_file(sink: str, shop: Shop) -> None:

@@ -29,9 +29,16 @@ from oncemq import App
 app = App()
 HERE = Path({directory!r})
 
-@app.consumer("orders", group="g", retries=1, sink="env:SHOP_DB")
+crash_retries = int(os.environ.get("CRASH_RETRIES", "6"))
+
+@app.consumer("orders", group="g", retries=1, crash_retries=crash_retries, sink="env:SHOP_DB")
 def handler(message, tx):
     number = int(message.value.split()[0])
+    if "gone" in message.value:
+        with (HERE / "gone.times").open("a+") as times:
+            times.write("x")
+            if times.tell() <= 4:
+                tx.sql("SELECT pg_terminate_backend(pg_backend_pid())")
     if "early" in message.value:
         wait("early")
     tx.sql("INSERT INTO paid VALUES ({mark}, {mark})", str(message.id), number)
@@ -324,6 +331,18 @@ def test_a_standby_whose_connection_broke_takes_over(house: House, postgres_sink
     shop.send("2")
     shop.house.wait_for(standby, "commit.synced")
     standby.stop(START_S, 0)
+    shop.check([1, 2])
+
+
+def test_a_database_that_fails_again_and_again_is_no_messages_fault(
+    house: House, postgres_sink
+) -> None:
+    """The process lives on each time: nobody died in the message that was at hand."""
+    house.broker()
+    shop = Shop(house, postgres_sink())
+    shop.send("1 gone", "2")
+    shop.consumer("--until-idle=1", CRASH_RETRIES="1").wait(START_S, 0)
+    assert (shop.directory / "gone.times").read_text() == "xxxxx"
     shop.check([1, 2])
 
 

@@ -171,7 +171,9 @@ class SqlLedger:
             return None
 
     def _make(self) -> Row:
-        self.session.make_tables(statements.TABLES)
+        session = self.session
+        texts = filter(None, (session.before_tables, *statements.TABLES))
+        self._write([(text.format_map(session.types), ()) for text in texts])
         self._write(
             [(statements.MAKE_LEDGER, (*self._place, statements.FORMAT, self._draw(), b"", b""))]
         )

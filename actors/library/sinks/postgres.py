@@ -30,6 +30,9 @@ _GONE_WAIT_S = 2.0
 _LOOK_AGAIN_S = 0.02
 _TABLES_LOCK = 0x6F6E6365  # nobody else makes the tables in the same moment
 
+# The server's trouble, whatever was asked of it. Others of its classes may follow from the text.
+_NO_STATEMENTS_FAULT = (psycopg.errors.DiskFull, psycopg.errors.IoError)
+
 _STRICT = frozenset({"on", "remote_apply"})
 
 
@@ -177,7 +180,7 @@ class PostgresSession(Session):
             return SinkLocked(f"{self.shown}: another session has the row of this ledger locked")
         if not isinstance(error, psycopg.Error):
             return None
-        if self._raw is None or self.broken:
+        if self._raw is None or self.broken or isinstance(error, _NO_STATEMENTS_FAULT):
             return SinkUnavailable(f"{self.shown}: {first_line(error)}")
         return None
 

@@ -294,17 +294,6 @@ class Session(ABC):
         if self._place == IDLE:
             self._ended()
 
-    def make_tables(self, statements: Sequence[str]) -> None:
-        """Make what is not there. Raises SinkUnavailable, SinkLocked."""
-        self.join(None)
-        try:
-            for statement in filter(None, (self.before_tables, *statements)):
-                self.change(statement.format_map(self.types))
-            self.commit()
-        except BaseException:
-            self.give_up()
-            raise
-
     def connect(self) -> None:
         """Open the connection if there is none. Raises SinkUnavailable, BadSink."""
         if self._place != CLOSED:
