@@ -17,6 +17,7 @@ from ..core.connection import Reconnect
 from ..core.consumer import ConsumerCore
 from ..core.consumer_grant import Member
 from ..core.consumer_work import (
+    AnswerDropped,
     CutHandler,
     GaveBack,
     LedgerPeeked,
@@ -274,7 +275,12 @@ class ConsumerActor:
                 self._host.cut_call(self)
             case Repost():
                 self.post(item.event)
+            case AnswerDropped():
+                if self.sink is not None:
+                    self.sink.drop()
             case EffectAnswer():
+                if self.sink is not None:
+                    self.sink.lend_again()
                 self.effect_answers.put(item)
             case EffectHeld():
                 self._host.effect_held(self, item)

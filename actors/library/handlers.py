@@ -35,7 +35,7 @@ from ..ids import private_topic
 from ..limits import COMMIT_MESSAGES_MAX, CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
 from ..records import Output
 from .effect_calls import EffectDesk
-from .effect_errors import EffectsNotSupported
+from .effect_errors import BY_KEY, IN_LISTS, EffectsNotSupported
 from .effects import Effects
 from .letters import Replayed, dead_letter
 from .message import Lot, Message
@@ -93,7 +93,7 @@ class Call:
         self._sink = sink
         known = list(run.ledger.effects)
         why_not, awaited = _why_no_effects(consumer), consumer.shape.is_async
-        self._effects = Effects(run, desk, why_not, known, awaited=awaited)
+        self._effects = Effects(run, desk, why_not, known, awaited=awaited, sink=sink)
         self._tx = self._new_tx(StateView(run.ledger), find_topic)
         self._handled = 0
 
@@ -117,16 +117,48 @@ class Call:
             return self._crashed(place)
         self._effects.here()
         started_ns = time.perf_counter_ns()
-        failure: FailedMessage | None = None
         with self._lent():
             token = current.set(self._tx)
             try:
-                self._handle(place)
-            except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
-                failure = self._reject(error)
+                failure = self._work_through(place)
             finally:
                 current.reset(token)
             return self._answer(failure, started_ns)
+
+    def _work_through(self, place: tuple[str, str, int]) -> FailedMessage | None:
+        """Handle the messages; return what became of the one that failed."""
+        while True:
+            try:
+                self._handle(place)
+            except BaseException as error:  # noqa: BLE001 - whatever a user's handler raises
+                failure = self._ended_by(error)
+                if failure is not None:
+                    return failure
+            else:
+                return None
+            if self._comes_later():
+                return None
+            self._effects.make()
+            self._tx.reject()  # what the function did to it
+
+    def _ended_by(self, error: BaseException) -> FailedMessage | None:
+        """The handler has raised: return how it failed; None: it was left for an effect.
+
+        What is neither goes through.
+        """
+        left = self._effects.left_by(error)
+        if left is not None:
+            self._tx.take_back(left)
+            return None
+        if not isinstance(error, Exception):
+            raise error
+        return self._reject(error)
+
+    def _comes_later(self) -> bool:
+        """Whether the call ends before the message that was left, since others wait for a commit."""
+        if self._handled:
+            self._effects.come_later()
+        return self._handled > 0
 
     async def carry_out_async(self, place: tuple[str, str, int]) -> HandlerDone:
         """As `carry_out`, for handlers that are awaited."""
@@ -296,12 +328,10 @@ class Call:
 
 def _why_no_effects(consumer: Consumer) -> str:
     """Return why handlers of a consumer cannot use tx.effect; "": they can."""
-    if consumer.sink is not None:
-        return "a consumer with a sink has its ledger in the database, and no effects"
     if consumer.shape.batch_size:
-        return "a handler of lists has no effects: they would belong to no message"
+        return IN_LISTS
     if consumer.shape.by_key:
-        return "handlers with a state for each key have no effects"
+        return BY_KEY
     return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from actors.core.consumer_work import (
 from actors.core.effect_work import (
     CALL,
     HELD,
+    NOTED,
     RECORDED,
     STALE,
     EffectAnswer,
@@ -127,6 +129,22 @@ def test_a_question_of_another_run_is_answered_at_once(world: World) -> None:
     world.drain(member)
     assert asked(world, member, want(run)).verdict == STALE
     assert records(world, EffectIntended) == []
+
+
+def test_a_record_that_is_waited_for_is_answered_after_its_sync(world: World) -> None:
+    """One that is not waited for is not answered; of another run nobody waits for ever."""
+    member = world.member()
+    run = called(world, member)
+    asked(world, member, want(run))
+    told = tell(run, RETURNED, b"r")
+    out = member.core.step(replace(told, waits=True), world.clock.now_ms())
+    assert (out.work, [type(one) for one in out.appends]) == ([], [EffectEnded])
+    assert [one.verdict for one in out.work_after_sync] == [NOTED]
+    assert member.core.step(told, world.clock.now_ms()).work_after_sync == []
+    stale = replace(told, waits=True, epoch=run.epoch + 1)
+    [answer] = member.core.step(stale, world.clock.now_ms()).work
+    assert answer.verdict == STALE
+    assert member.core.step(replace(stale, waits=False), world.clock.now_ms()).work == []
 
 
 def test_a_full_disk_keeps_the_handler_waiting(world: World) -> None:
