@@ -14,6 +14,7 @@ from actors.errors import SinkUnavailable
 from actors.library.effect_errors import HandlerLeft
 from actors.library.sinks.reading import read_sink_group
 from actors.library.sinks.session import Session
+from actors.library.sinks.sqlite import SqliteSession
 from oncemq import App, EffectMisused, EffectNotDone, EffectUnknown, Harness
 from tests.sql.client import rows, run
 from tests.sql.conftest import table
@@ -204,6 +205,45 @@ def test_partitions_share_a_database(shop: Shop) -> None:
     assert len(shop.paid()) == 16
 
 
+class Neighbour:
+    """Another consumer of this process with something to write; it asks again at its next turn."""
+
+    def __init__(self, sink: str) -> None:
+        self.session = SqliteSession(sink.removeprefix("sqlite:///"), sink)
+        self.asks = False
+        self.waited = 0
+
+    def turn(self, timeout_ms: int | None = 0, /) -> bool:
+        if self.asks and self.session._may_begin():
+            self.session._ended()
+            self.asks = False
+        self.waited += self.asks
+        return False
+
+    def time_left_ms(self) -> int:
+        return 1_000
+
+
+def test_whoever_waits_for_the_file_has_a_turn_between_two_records(shop: Shop) -> None:
+    """In a world of one thread nobody else would give it one, and the handler would wait for ever."""
+    if not shop.sink.startswith("sqlite"):
+        pytest.skip("PostgreSQL has more than one writer")
+    app, neighbour = App(), Neighbour(shop.sink)
+
+    @app.consumer("orders", group="g", sink=shop.sink)
+    def handle(message: Any, tx: Any) -> None:
+        tx.sql(shop.insert, "first", 0)
+        neighbour.asks = True
+        shop.handle(message, tx)
+
+    with Harness(app) as harness:
+        harness._loop._members.insert(0, neighbour)
+        harness.send("orders", 1, id="a")
+        harness.drain()
+    assert (shop.calls, neighbour.asks) == (["a"], False)
+    assert neighbour.waited > 0
+
+
 # --- nobody knows --------------------------------------------------------------------------------
 
 
@@ -293,6 +333,25 @@ def test_a_handler_that_forgets_its_effect_is_not_committed(shop: Shop) -> None:
         harness.drain()
     assert set(shop.paid()) == {"a", "b"}
     assert shop.calls == ["k"]
+
+
+def test_an_effect_that_the_next_run_does_not_come_to_is_not_in_its_way(shop: Shop) -> None:
+    """Under "park" a handler may decide otherwise when it begins anew, as at a later attempt."""
+    app, runs = App(), []
+
+    @app.consumer("orders", group="g", sink=shop.sink, retries=0)
+    def handle(message: Any, tx: Any) -> None:
+        runs.append(message.id)
+        tx.sql(shop.insert, message.id, len(runs))
+        if len(runs) == 1:
+            tx.effect(CHARGE, shop.charge, "k", policy="park")
+
+    shop.fail = [TimeoutError("no answer")]
+    with Harness(app) as harness:
+        harness.send("orders", 1, id="a")
+        harness.drain()
+        assert harness.sent("orders.dead") == []
+    assert shop.paid() == {"a": 2}
 
 
 # --- the handler that was left -------------------------------------------------------------------
