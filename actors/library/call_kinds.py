@@ -54,7 +54,7 @@ def make_call(
     if shape.is_async and find.at_once is not None:
         find_topic, await_topic = find.at_once, find.awaited
     if shape.by_key:
-        return KeyedCall(consumer, run, find_topic, carry, threads, await_topic)
+        return KeyedCall(consumer, run, find_topic, carry, threads, await_topic, desk)
     if shape.is_async or shape.batch_size:
         return AwaitedCall(consumer, run, find_topic, carry, await_topic, sink, desk)
     return Call(consumer, run, find_topic, sink, desk)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
-from queue import SimpleQueue
 from typing import Any, Protocol
 
 import xxhash
@@ -53,6 +52,7 @@ from ..outcome import Event, Stop
 from ..ports import Clock, Events, Log, Transport
 from ..storage.log import TailCut
 from .carry import Carry
+from .effect_answers import EffectAnswers
 from .handlers import Consumer
 from .sink_outages import sink_pause_ms
 from .sinks.session import Session
@@ -145,8 +145,8 @@ class ConsumerActor:
         self.partition = partition
         # What one call of the handler leaves for the next; of the thread that carries them out.
         self.carry = Carry()
-        # Answers for the handler that waits in tx.effect. Any thread may take them.
-        self.effect_answers: SimpleQueue[EffectAnswer] = SimpleQueue()
+        # Answers for handlers that wait in tx.effect. Any thread may take them.
+        self.effect_answers = EffectAnswers()
         self.transport = transport
         self._clock = clock
         self._events = events

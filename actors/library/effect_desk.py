@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
-from queue import Empty
 
-from ..core.effect_work import NOTED, STALE, EffectAnswer, EffectHeld, EffectTold, EffectWanted
+from ..core.effect_work import EffectAnswer, EffectHeld, EffectTold, EffectWanted
 from ..core.open_effects import RUNNING
 from ..errors import OnceMQError
 from .consumer_actor import ConsumerActor
+from .effect_answers import Said
 from .effect_calls import EffectDesk, command_about
 from .sinks.session import Session
 
 _LOOK_S = 0.2  # how often one who waits looks whether its consumer has ended
 
-Said = EffectWanted | EffectTold
 Post = Callable[[ConsumerActor, Said], None]
 Wait = Callable[[Callable[[], bool]], None]
 
@@ -30,50 +30,50 @@ class WaitingDesk:
 
     def want(self, wanted: EffectWanted) -> EffectAnswer:
         """Ask and wait. Raises OnceMQError if the consumer ends meanwhile."""
-        self._post(self._actor, wanted)
         return self._answer_to(wanted)
 
     async def want_awaited(self, wanted: EffectWanted) -> EffectAnswer:
         """As `want`; the event loop runs on meanwhile."""
-        import asyncio
-
-        return await asyncio.to_thread(self.want, wanted)
+        return await self._answer_awaited(wanted)
 
     def tell(self, told: EffectTold) -> None:
         """Say how a call ended."""
-        self._post(self._actor, told)
         if told.waits:
             self._answer_to(told)
+        else:
+            self._post(self._actor, told)
 
     async def tell_awaited(self, told: EffectTold) -> None:
         """As `tell`; the event loop runs on meanwhile."""
-        import asyncio
-
         if told.waits:
-            await asyncio.to_thread(self.tell, told)
+            await self._answer_awaited(told)
         else:
-            self.tell(told)
+            self._post(self._actor, told)
 
     def _answer_to(self, said: Said) -> EffectAnswer:
+        self._post(self._actor, said)
+        while (answer := self._actor.effect_answers.wait(said, _LOOK_S)) is None:
+            if self._actor.ended:
+                raise _lost(said)
+        return answer
+
+    async def _answer_awaited(self, said: Said) -> EffectAnswer:
+        self._post(self._actor, said)
         answers = self._actor.effect_answers
-        while True:
-            try:
-                answer = answers.get(timeout=_LOOK_S)
-            except Empty:
-                if self._actor.ended:
-                    raise _lost(said) from None
-                continue
-            if answers_to(said, answer):
-                return answer
+        while (answer := await answers.wait_awaited(said, _LOOK_S)) is None:
+            if self._actor.ended:
+                raise _lost(said)
+        return answer
 
 
 class TurningDesk:
-    """Turns the actor itself: for a world in one thread."""
+    """Turns the actor itself: for a world in one thread, or whose threads turn it by turns."""
 
-    def __init__(self, actor: ConsumerActor, wait: Wait) -> None:
-        """`wait` turns everybody until something is true."""
+    def __init__(self, actor: ConsumerActor, wait: Wait, turning: threading.Lock) -> None:
+        """`wait` turns everybody until something is true; whoever does it has `turning`."""
         self._actor = actor
         self._wait = wait
+        self._turning = turning
 
     def want(self, wanted: EffectWanted) -> EffectAnswer:
         """Ask and turn until there is an answer. Raises OnceMQError if the consumer ends."""
@@ -89,17 +89,18 @@ class TurningDesk:
             self._answer_to(told)
             return
         actor, (offset, name) = self._actor, (told.offset, told.name)
-        actor.post(told)
-        self._wait(
-            lambda: (
-                actor.ended
-                or not any(
-                    one.how == RUNNING
-                    for one in actor.core.ledger.effects
-                    if (one.offset, one.name) == (offset, name)
+        with self._turning:
+            actor.post(told)
+            self._wait(
+                lambda: (
+                    actor.ended
+                    or not any(
+                        one.how == RUNNING
+                        for one in actor.core.ledger.effects
+                        if (one.offset, one.name) == (offset, name)
+                    )
                 )
             )
-        )
 
     async def tell_awaited(self, told: EffectTold) -> None:
         """As `tell`."""
@@ -107,14 +108,16 @@ class TurningDesk:
 
     def _answer_to(self, said: Said) -> EffectAnswer:
         actor, answers = self._actor, self._actor.effect_answers
-        actor.post(said)
-        self._wait(lambda: actor.ended or not answers.empty())
-        if answers.empty():
-            raise _lost(said)
-        if actor.sink is not None:  # others may wait for the file that we have just let go
-            turns = iter((False, True))
-            self._wait(lambda: next(turns))
-        return answers.get()
+        with self._turning:
+            actor.post(said)
+            self._wait(lambda: actor.ended or answers.has(said))
+            answer = answers.take(said)
+            if answer is None:
+                raise _lost(said)
+            if actor.sink is not None:  # others may wait for the file that we have just let go
+                turns = iter((False, True))
+                self._wait(lambda: next(turns))
+            return answer
 
 
 class LendingDesk:
@@ -152,13 +155,6 @@ class LendingDesk:
 
         await asyncio.to_thread(self._sink.hand_in, patient=True)
         await self._desk.tell_awaited(replace(told, waits=True))
-
-
-def answers_to(said: Said, answer: EffectAnswer) -> bool:
-    """Tell whether `answer` is the answer to what a handler has said."""
-    if (answer.offset, answer.name) != (said.offset, said.name):
-        return False
-    return answer.verdict == STALE or (answer.verdict == NOTED) == isinstance(said, EffectTold)
 
 
 def _lost(said: Said) -> OnceMQError:

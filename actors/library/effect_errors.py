@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..errors import NotSupported, OnceMQError
 
 IN_LISTS = "a handler of lists has no effects: they would belong to no message"
-BY_KEY = "handlers with a state for each key have no effects"
 
 
 class EffectNotDone(OnceMQError):

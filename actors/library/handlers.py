@@ -35,7 +35,7 @@ from ..ids import private_topic
 from ..limits import COMMIT_MESSAGES_MAX, CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
 from ..records import Output
 from .effect_calls import EffectDesk
-from .effect_errors import BY_KEY, IN_LISTS, EffectsNotSupported
+from .effect_errors import IN_LISTS, EffectsNotSupported
 from .effects import Effects
 from .letters import Replayed, dead_letter
 from .message import Lot, Message
@@ -91,9 +91,10 @@ class Call:
         self.run = run
         self._consumer = consumer
         self._sink = sink
-        known = list(run.ledger.effects)
-        why_not, awaited = _why_no_effects(consumer), consumer.shape.is_async
-        self._effects = Effects(run, desk, why_not, known, awaited=awaited, sink=sink)
+        self._known = list(run.ledger.effects)  # here and now: the ledger changes during the call
+        why_not = IN_LISTS if consumer.shape.batch_size else ""
+        awaited = consumer.shape.is_async
+        self._effects = Effects(run, desk, why_not, self._known, awaited=awaited, sink=sink)
         self._tx = self._new_tx(StateView(run.ledger), find_topic)
         self._handled = 0
 
@@ -244,7 +245,7 @@ class Call:
         lot = Lot(piece, *place, run.attempt)
         message = self._kind(lot, piece.indices[0], piece.offsets[0])
         text = f"{run.deaths} processes died while they handled this message alone"
-        letter = self._letter(message, CRASHED, run.deaths, text)
+        letter = self._letter(message, CRASHED, run.deaths, text, self._effects)
         failure = FailedMessage(
             str(message.id), text, HandlerFailed(text), "", 0.0, CRASHED, letter
         )
@@ -254,31 +255,36 @@ class Call:
     def _kind(self) -> type[Message]:
         return Replayed if self.run.private else Message
 
-    def _failed(self, message: Message, error: Exception) -> FailedMessage:
+    def _failed(
+        self, message: Message, error: Exception, effects: Effects | None = None
+    ) -> FailedMessage:
+        """Return how a message failed; `effects` are its own, or else those of the call."""
+        effects = effects or self._effects
         final = isinstance(error, (Reject, PayloadInvalid, *self._consumer.no_retry))
-        held, why = self._effects.verdict(message)
+        held, why = effects.verdict(message)
         kind = held or (REJECTED if final else RAISED)
         text, lines = _told(why or error)
         # What is no handler at all, or of the wrong shape, fails for every message: it stops.
         bug = isinstance(error, NotAHandler | EffectsNotSupported)
-        letter = None if bug else self._letter(message, kind, message.attempt, text)
+        letter = None if bug else self._letter(message, kind, message.attempt, text, effects)
         last = final or message.attempt > self._consumer.retries
         if letter is not None and kind != HELD_EFFECT and (last or kind == UNKNOWN_EFFECT):
             # The letter has the error's text only: where it was raised is told here, once.
             _LOGGER.error("%s is parked after attempt %d\n%s", message, message.attempt, lines)
         return FailedMessage(str(message.id), text, error, lines, random.random(), kind, letter)
 
-    def _letter(self, message: Message, kind: str, attempts: int, text: str) -> Output | None:
+    def _letter(
+        self, message: Message, kind: str, attempts: int, text: str, effects: Effects
+    ) -> Output | None:
         if not self._consumer.park:
             return None
-        effects = self._effects.of_message(message)
         return dead_letter(
             message,
             kind=kind,
             attempts=attempts,
             error=text,
             at_ms=self.run.at_ms,
-            effects=effects,
+            effects=effects.of_message(message),
         )
 
     def _handle(self, place: tuple[str, str, int]) -> None:
@@ -324,15 +330,6 @@ class Call:
         message = self._tx.message
         assert message is not None, "a handler raised for a message"
         return self._failed(message, self._tx.take_back(error))
-
-
-def _why_no_effects(consumer: Consumer) -> str:
-    """Return why handlers of a consumer cannot use tx.effect; "": they can."""
-    if consumer.shape.batch_size:
-        return IN_LISTS
-    if consumer.shape.by_key:
-        return BY_KEY
-    return ""
 
 
 def check_payload(message: Message, wanted: str) -> None:

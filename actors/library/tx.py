@@ -18,7 +18,7 @@ from ..limits import (
     MESSAGE_EFFECTS_BYTES_MAX,
 )
 from ..records import Output
-from .effect_errors import BY_KEY, EffectsNotSupported
+from .effect_errors import EffectsNotSupported
 from .effects import Effects
 from .message import Message
 from .sinks.session import Session
@@ -158,7 +158,7 @@ class Tx:
         """
         message = self._current()
         if self._effects is None:
-            raise EffectsNotSupported(BY_KEY)
+            raise EffectsNotSupported("this handler runs without a ledger")
         if self._statements is not None:
             self._statements.check_rest(f"effect {name!r}")
         self.state.touched = self._effected = True

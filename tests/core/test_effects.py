@@ -70,8 +70,16 @@ def tell(run: RunHandler, how: str, value: bytes = b"", number: int = 1) -> Effe
 def asked(world: World, member: Member, wanted: EffectWanted) -> EffectAnswer:
     """The answer that a handler gets."""
     member.actor.post(wanted)
-    world.run(lambda: not member.actor.effect_answers.empty(), member, handle=False)
-    return member.actor.effect_answers.get()
+    return answered(world, member, wanted)
+
+
+def answered(world: World, member: Member, wanted: EffectWanted) -> EffectAnswer:
+    """The answer that is waited for."""
+    answers = member.actor.effect_answers
+    world.run(lambda: answers.has(wanted), member, handle=False)
+    answer = answers.take(wanted)
+    assert answer is not None
+    return answer
 
 
 def done(run: RunHandler, kind: str = "", handled: int = 0) -> HandlerDone:
@@ -164,10 +172,9 @@ def test_a_full_disk_keeps_the_handler_waiting(world: World) -> None:
     member.actor.post(want(run))
     for _ in range(5):
         world.step(member)
-    assert member.actor.effect_answers.empty()
+    assert not member.actor.effect_answers.has(want(run))
     machine.faults.remove(full)
-    world.run(lambda: not member.actor.effect_answers.empty(), member, handle=False)
-    assert member.actor.effect_answers.get().verdict == CALL
+    assert answered(world, member, want(run)).verdict == CALL
     full = fill()
     member.actor.post(tell(run, RETURNED, b"receipt"))
     member.actor.post(done(run, handled=3))

@@ -399,8 +399,6 @@ NO_RETRY = {"retries": 0}
     ("options", "text"),
     [
         ({"batch": True}, "a handler of lists has no effects"),
-        ({"state_by": "key"}, "a state for each key"),
-        ({"state_by": "key", "concurrency": 4}, "a state for each key"),
     ],
 )
 def test_handlers_of_other_shapes_have_none(bank: Bank, options: Any, text: str) -> None:
