@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from actors.core.effect_work import CALL, NOTED, EffectAnswer, EffectTold, EffectWanted
+from actors.library.chaos.programs import wait_until
 from actors.library.effect_answers import EffectAnswers
+from actors.library.effect_desk import TurningDesk
 from oncemq import App, EffectUnknown, Harness, Reject
 
 KEYS = "abcdef"
@@ -238,16 +242,13 @@ def test_each_one_who_waits_gets_its_own_answer() -> None:
     answers = EffectAnswers()
     names = [f"{number}" for number in range(8)]
     found: dict[str, EffectAnswer | None] = {}
-    ready = threading.Barrier(len(names) + 1)
 
     def wait(name: str) -> None:
-        ready.wait(10)
-        found[name] = answers.wait(wanted(name), 10)
+        found[name] = answers.wait(wanted(name), 20)
 
     async def wait_all() -> list[EffectAnswer | None]:
-        ready.wait(10)
         return await asyncio.gather(
-            *(answers.wait_awaited(wanted(f"later {name}"), 10) for name in names)
+            *(answers.wait_awaited(wanted(f"later {name}"), 20) for name in names)
         )
 
     threads = [threading.Thread(target=wait, args=(name,)) for name in names]
@@ -256,6 +257,8 @@ def test_each_one_who_waits_gets_its_own_answer() -> None:
     later: list[EffectAnswer | None] = []
     loop = threading.Thread(target=lambda: later.extend(asyncio.run(wait_all())))
     loop.start()
+    wait_until(lambda: len(answers._bells) == 16, 10, "all who wait")
+    since = time.monotonic()
     for name in reversed(names):
         answers.put(EffectAnswer(0, name, CALL))
         answers.put(EffectAnswer(0, f"later {name}", CALL))
@@ -265,6 +268,7 @@ def test_each_one_who_waits_gets_its_own_answer() -> None:
         zip(names, names, strict=True)
     )
     assert [answer and answer.name for answer in later] == [f"later {name}" for name in names]
+    assert time.monotonic() - since < 10, "an answer wakes who waits for it"
 
 
 def test_an_answer_to_something_else_is_none() -> None:
@@ -278,3 +282,27 @@ def test_an_answer_to_something_else_is_none() -> None:
     assert noted is not None
     assert noted.verdict == NOTED
     assert answers.take(told) is None
+
+
+def test_a_world_is_turned_by_one_thread_at_a_time() -> None:
+    """Handlers that ask in several threads take turns."""
+    answers, turning, most = EffectAnswers(), [0], [0]
+
+    def wait(done: Callable[[], bool]) -> None:
+        turning[0] += 1
+        most[0] = max(most[0], turning[0])
+        time.sleep(0.01)
+        turning[0] -= 1
+        assert done()
+
+    def post(said: EffectWanted) -> None:
+        answers.put(EffectAnswer(0, said.name, CALL))
+
+    actor: Any = SimpleNamespace(effect_answers=answers, ended=False, sink=None, post=post)
+    desk = TurningDesk(actor, wait, threading.Lock())
+    threads = [threading.Thread(target=desk.want, args=(wanted(name),)) for name in KEYS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert most == [1]
