@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from actors.core.consumer_work import HELD_EFFECT, RAISED, UNKNOWN_EFFECT, FailedMessage
 from actors.core.effect_work import CALL, NOTED, EffectAnswer, EffectTold, EffectWanted
+from actors.library.carry import Carry, Result
 from actors.library.chaos.programs import wait_until
 from actors.library.effect_answers import EffectAnswers
 from actors.library.effect_desk import TurningDesk
+from actors.library.keyed_schedule import Schedule
 from oncemq import App, EffectUnknown, Harness, Reject
 
 KEYS = "abcdef"
@@ -204,30 +207,27 @@ def test_the_policies_park_and_retry(bank: Bank) -> None:
     assert Counter(bank.calls) == Counter(KEYS) + Counter("b")
 
 
-def test_what_is_known_of_an_effect_is_asked_anew_in_the_next_call(bank: Bank) -> None:
-    """A failure that was kept behind another one could be older than an operator's word."""
-    runs: list[str] = []
+@pytest.mark.parametrize(
+    ("kind", "kept"), [(RAISED, True), (HELD_EFFECT, False), (UNKNOWN_EFFECT, False)]
+)
+def test_what_is_known_of_an_effect_is_asked_anew_in_the_next_call(kind: str, kept: bool) -> None:
+    """A failure that is kept behind another one could be older than an operator's word."""
+    ledger = SimpleNamespace(state={}, state_bytes=0)
+    window = SimpleNamespace(pieces=[])
+    run: Any = SimpleNamespace(window=window, first_offset=0, ledger=ledger)
+    carry = Carry()
 
-    def after(message: Any) -> None:
-        if message.id == "a" and message.attempt == 1:
-            raise ValueError("once")
+    def failed(kind: str) -> FailedMessage:
+        return FailedMessage("id", kind, ValueError(kind), "", 0.0, kind)
 
-    app = shop(bank, after=after)
-    [consumer] = app.consumers
-    handler = consumer.handler
-
-    def counted(message: Any, tx: Any) -> None:
-        runs.append(message.id)
-        handler(message, tx)
-
-    counting = App()
-    options = {"state_by": "key", "concurrency": 3, "retries": 1}
-    counting.consumer("orders", group="g", **options)(counted)
-    bank.fail = {"b": TimeoutError("no answer")}
-    with sent(counting, "a", "b") as harness, pytest.raises(EffectUnknown):
-        harness.drain()
-    assert Counter(runs) == {"a": 2, "b": 2}
-    assert Counter(bank.calls) == {"a": 1, "b": 1}
+    stored: Any = object()
+    schedule = Schedule(run, [], carry, lambda _message, error: failed(str(error)))
+    for offset, its in enumerate((RAISED, kind)):
+        schedule._order.append(offset)
+        carry.results[offset] = Result(stored, "name", None, None, failure=failed(its))
+    done, failure = schedule.prefix()
+    assert (done, failure and failure.kind) == ([], RAISED)
+    assert (1 in carry.results) == kept
 
 
 # --- who waits for what --------------------------------------------------------------------------
