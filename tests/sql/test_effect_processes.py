@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from actors.library.admin import AdminClient
 from actors.library.chaos.programs import Running, wait_until
 from tests.process.house import START_S, House
 from tests.process.test_effects import Bank
@@ -238,3 +241,87 @@ def test_an_operator_passes_over_a_held_message(shop: Shop) -> None:
     shop.consumer("--until-idle=1").wait(START_S, 0)
     assert shop.paid() == {"b": 2}
     assert rows(shop.sink, "SELECT * FROM oncemq_effect_order") == []
+
+
+STORM_APP = """
+import os, time
+from pathlib import Path
+from oncemq import App
+app = App()
+HERE = Path({directory!r})
+INSERT = "INSERT INTO paid VALUES ({mark}, {mark})"
+
+def call(key):
+    file = os.open(HERE / "calls", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{{key}}\\n".encode())
+    os.close(file)
+    time.sleep(0.002)
+    return key
+
+@app.consumer("orders", group="g", sink="env:SHOP_DB")
+def bill(message, tx):
+    if message.offset % 3:
+        tx.sql(INSERT, message.id, "begun")
+    receipt = tx.effect("call", call, message.id)
+    tx.sql(INSERT, message.id, receipt)
+    tx.state[message.id] = receipt
+"""
+
+
+def check_storm(shop: Shop, count: int, kills: int, rng: random.Random) -> None:
+    """Two members are killed at any moment; an operator looks at the other side and says what was."""
+    (shop.directory / "stormsql.py").write_text(
+        STORM_APP.format(directory=str(shop.directory), mark=mark(shop.sink))
+    )
+    with AdminClient(shop.house.endpoint) as client:
+        client.create_topic("orders", 3)
+    ids = [f"o{number}" for number in range(count)]
+    shop.send(*ids)
+    told: set[str] = set()
+
+    def say() -> None:
+        made = (shop.directory / "calls").read_text().split()
+        for effect in shop.effects():
+            order = effect["message"].rpartition(":")[2]
+            if effect["state"] == "unknown" and effect["id"] not in told:
+                told.add(effect["id"])
+                word = ("--done", order) if order in made else ("--retry",)
+                shop.resolve(effect["id"], *word)
+
+    members = [shop.house.consumer("stormsql:app") for _ in range(2)]
+    for number in range(kills):
+        time.sleep(rng.uniform(0.3, 1.5))
+        members[number % 2].kill()
+        members[number % 2] = shop.house.consumer("stormsql:app")
+        if number % 3 == 2:
+            say()
+
+    def over() -> bool:
+        say()
+        found = rows(shop.sink, "SELECT count(DISTINCT id) FROM paid WHERE receipt <> 'begun'")
+        return found == [(count,)]
+
+    wait_until(over, 200, "all orders")
+    for member in members:
+        member.stop(START_S, 0)
+    made = (shop.directory / "calls").read_text().split()
+    assert sorted(made) == sorted(ids), "each call was made once, since somebody looked"
+    assert rows(shop.sink, "SELECT count(*) FROM paid WHERE receipt <> 'begun'") == [(count,)]
+    assert rows(shop.sink, "SELECT id FROM paid WHERE receipt NOT IN (id, 'begun')") == []
+    begun = "SELECT count(*), count(DISTINCT id) FROM paid WHERE receipt = 'begun'"
+    [(all_rows, different)] = rows(shop.sink, begun)
+    assert all_rows == different
+    proof = shop.command("verify", f"--data={shop.house.data}", f"--sink={shop.sink}")
+    assert proof["violations"] == 0
+
+
+def test_an_operator_who_looks_makes_it_once(shop: Shop, rng: random.Random) -> None:
+    """Killed around calls and commits, on one database: every call and every row is there once."""
+    check_storm(shop, 120, 4, rng)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_forty_kills_with_effects(shop: Shop, rng: random.Random) -> None:
+    """The same at full size."""
+    check_storm(shop, 3_000, 40, rng)
