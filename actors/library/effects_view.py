@@ -246,7 +246,10 @@ class OpenEffectsView:
             )
 
     def _state_of(self, one: OpenEffect, where: _Place) -> str:
-        if one.how == UNKNOWN or not where.live or one.epoch != where.epoch:
+        # The broker was asked before the ledger was read: an intent of a later epoch is of an owner
+        # that has come since.
+        replaced = one.epoch < where.epoch or (one.epoch == where.epoch and not where.live)
+        if one.how == UNKNOWN or replaced:
             return UNKNOWN
         # Its owner may be dead though its lease still runs.
         return UNKNOWN if where.home.owner_is_dead() else RUNNING
