@@ -12,7 +12,9 @@ from actors.core.consumer_work import (
     HELD_EFFECT,
     RAISED,
     UNKNOWN_EFFECT,
+    AnswerDropped,
     FailedMessage,
+    GiveUp,
     HandlerDone,
     RunHandler,
 )
@@ -153,6 +155,24 @@ def test_a_record_that_is_waited_for_is_answered_after_its_sync(world: World) ->
     [answer] = member.core.step(stale, world.clock.now_ms()).work
     assert answer.verdict == STALE
     assert member.core.step(replace(stale, waits=False), world.clock.now_ms()).work == []
+
+
+@pytest.mark.parametrize("commit_first", [False, True])
+def test_a_handler_that_still_runs_when_its_consumer_has_ended(
+    world: World, commit_first: bool
+) -> None:
+    """It waits for nothing any more; what it left open in a database is in nobody's way."""
+    member = world.member()
+    run = called(world, member)
+    now, core = world.clock.now_ms(), member.core
+    core.member = replace(core.member, commit_first=commit_first)
+    core.step(GiveUp(), now)
+    for said in (want(run), replace(tell(run, RETURNED), waits=True)):
+        [answer] = core.step(said, now).work
+        assert answer.verdict == STALE
+    assert core.step(tell(run, RETURNED), now).work == []
+    dropped = [AnswerDropped()] if commit_first else []
+    assert core.step(done(run, handled=1), now).work == dropped
 
 
 def test_a_full_disk_keeps_the_handler_waiting(world: World) -> None:

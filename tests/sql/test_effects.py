@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from actors.core.consumer_work import GiveUp
 from actors.core.open_effects import RETURNED, RUNNING
 from actors.errors import SinkUnavailable
 from actors.library.effect_errors import HandlerLeft
@@ -479,6 +480,25 @@ def test_a_connection_that_is_lost_around_the_call(
         harness.effects.done(harness.effects.held[0], 5)
         harness.drain()
     assert shop.paid() == {"a before": 0, "a": 5 if held else 1}
+
+
+def test_a_consumer_that_ends_while_a_handler_is_in_its_call(shop: Shop) -> None:
+    """It says that it ended well when the handler has come back; what that did is rolled back."""
+    harness = shop.harness("a")
+    seen: list[Any] = []
+
+    def end() -> None:
+        [actor] = harness._actors.values()
+        actor.post(GiveUp())
+        seen.append(actor)
+
+    shop.in_call = end
+    harness._add(shop.app.consumers[0], 0)
+    harness._loop.run_until(lambda: bool(seen) and seen[0].ended)
+    assert (seen[0].ended, seen[0].error) == (True, None)
+    assert (shop.calls, shop.paid(), open_transactions(shop.sink)) == (["a"], {}, 0)
+    [ledger] = read_sink_group(shop.sink, "g").values()
+    assert ledger.ended
 
 
 def test_an_owner_that_was_replaced_records_nothing(shop: Shop) -> None:
