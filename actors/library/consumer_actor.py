@@ -19,6 +19,7 @@ from ..core.consumer_work import (
     AnswerDropped,
     CutHandler,
     GaveBack,
+    HandlerDone,
     LedgerPeeked,
     OpenLedger,
     PeekLedger,
@@ -203,6 +204,8 @@ class ConsumerActor:
 
     def post(self, event: Event) -> None:
         """Queue an event for the next turn."""
+        if isinstance(event, HandlerDone) and self.sink is not None:
+            self.sink.answered()
         self._driver.post(event)
 
     @property
@@ -270,6 +273,8 @@ class ConsumerActor:
     def _perform(self, item: Any) -> None:
         match item:
             case RunHandler():
+                if self.sink is not None:
+                    self.sink.expect_call()
                 self._host.start_call(self, item)
             case CutHandler():
                 self._host.cut_call(self)

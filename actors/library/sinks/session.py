@@ -4,7 +4,7 @@ Theory of operation. Two threads use the connection, never at the same time:
 
     handlers' thread                          I/O thread
     ----------------                          ----------
-    start_call                      <------   RunHandler (nothing is open: the last commit is done)
+    start_call                      <------   RunHandler, expect_call (nothing is open)
     use, accept, reject ... per message
     hand_in (an empty transaction)   ------>  join, the record of an effect, commit
     call of the effect: nothing open <------  lend_again
@@ -57,6 +57,8 @@ class Session(Database):
         super().__init__(shown)
         self._mutex = threading.Lock()
         self._place = CLOSED  # whose turn it is. Invariant: changed under the mutex
+        # Whether a call is on its way that will have it. Invariant: as above.
+        self._expected = False
         # Whether a transaction is open; of which call.
         self._open = False
         self._call: CallId | None = None
@@ -83,7 +85,7 @@ class Session(Database):
             assert self._place != JOINED, "a commit is over before the next call"
             stale = self._place == RETURNED
             self._place, self._call = LENT, call
-            self.undone = False
+            self._expected = self.undone = False
         if stale:
             self._checked(self._roll_back)
 
@@ -243,8 +245,19 @@ class Session(Database):
 
     @property
     def idle(self) -> bool:
-        """Whether the I/O thread may use the connection and no transaction waits."""
-        return self._place == IDLE
+        """Whether the I/O thread may use the connection: no call has it or will have it next."""
+        with self._mutex:
+            return self._place == IDLE and not self._expected
+
+    def expect_call(self) -> None:
+        """A call is on its way: until it has answered the connection is its own."""
+        with self._mutex:
+            self._expected = True
+
+    def answered(self) -> None:
+        """The call has answered, whether it began or not."""
+        with self._mutex:
+            self._expected = False
 
     @property
     def connected(self) -> bool:
@@ -255,7 +268,7 @@ class Session(Database):
         """Whether the I/O thread cannot write now; `call`: for which call, if for any."""
         if self._place == RETURNED:
             return call is None or call != self._call
-        return self._place != IDLE or not self._may_begin()
+        return not self.idle or not self._may_begin()
 
     def make_tables(self, statements: Sequence[str]) -> None:
         """Make what is not there. Raises SinkUnavailable, SinkLocked."""
