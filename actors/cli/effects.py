@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -14,10 +16,12 @@ from ..core.open_effects import AGAIN, ANSWERED
 from ..ids import check_name
 from ..library.admin import AdminClient
 from ..library.effects_view import EffectState, OpenEffectsView
+from ..library.sinks.operators import open_office
 from ..runtime.settings import Settings
 from .config import setting_options
 from .output import print_json, print_table
 
+sink_option = click.option("--sink", metavar="URL", help="The ledgers are in this database.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -32,30 +36,41 @@ def effects() -> None:
 
 @effects.command("list")
 @click.option("--group", metavar="G", help="Only those of this group.")
+@sink_option
 @json_option
 @setting_options("broker")
-def list_effects(group: str | None, as_json: bool, broker: str | None) -> None:
+def list_effects(group: str | None, sink: str | None, as_json: bool, broker: str | None) -> None:
     """List every effect without a result: running, unknown, or resolved and not taken yet.
 
-    Ledgers on other machines are not looked into; they are named.
+    Ledgers on other machines and in databases are not looked into; they are named. With --sink
+    those of one database are listed.
     """
     if group is not None:
         check_name(group, "--group")
-    settings = Settings.load(flags={"broker": broker})
-    with AdminClient(settings.broker) as client:
-        view = OpenEffectsView(client, host=socket.gethostname())
+    with _view(sink, broker) as view:
         found = view.load(group)
     if as_json:
         elsewhere = [
             dict(zip(("group", "topic", "partition", "host"), row, strict=True))
             for row in view.elsewhere
         ]
-        print_json({"effects": [one.as_dict() for one in found], "elsewhere": elsewhere})
+        rows = [one.as_dict() for one in found]
+        print_json({"effects": rows, "elsewhere": elsewhere, "databases": view.databases})
         return
     columns = ("id", "state", "policy", "message", "calls", "since", "why")
     print_table("effects without a result", columns, [_row(one) for one in found])
     for of, topic, partition, host in view.elsewhere:
         click.echo(f"{topic}/{partition} of group {of} is on {host}: ask there", err=True)
+    for shown in view.databases:
+        click.echo(f"ledgers are in {shown}: ask with --sink", err=True)
+
+
+@contextmanager
+def _view(sink: str | None, broker: str | None) -> Iterator[OpenEffectsView]:
+    settings = Settings.load(flags={"broker": broker})
+    office = nullcontext() if sink is None else open_office(sink)
+    with AdminClient(settings.broker) as client, office as opened:
+        yield OpenEffectsView(client, host=socket.gethostname(), office=opened)
 
 
 def _row(one: EffectState) -> list[Any]:
@@ -73,10 +88,16 @@ def _row(one: EffectState) -> list[Any]:
     help="It happened. The handler gets VALUE, read as JSON where it is JSON, else as text.",
 )
 @click.option("--retry", is_flag=True, help="It did not happen, or may happen twice: call again.")
+@sink_option
 @json_option
 @setting_options("broker")
 def resolve(
-    effect_id: str, done: str | None, retry: bool, as_json: bool, broker: str | None
+    effect_id: str,
+    done: str | None,
+    retry: bool,
+    sink: str | None,
+    as_json: bool,
+    broker: str | None,
 ) -> None:
     """Say what became of the call ID, once. Look at the other side before you do.
 
@@ -86,9 +107,7 @@ def resolve(
         raise click.UsageError("say what happened: --done VALUE, or --retry")
     how = AGAIN if retry else ANSWERED
     result = (0, b"") if done is None else encode_value(_value(done))
-    settings = Settings.load(flags={"broker": broker})
-    with AdminClient(settings.broker) as client:
-        view = OpenEffectsView(client, host=socket.gethostname())
+    with _view(sink, broker) as view:
         before = view.resolve(effect_id, how, result)
     if as_json:
         print_json({"id": effect_id, "how": how, "duplicate": before})

@@ -39,8 +39,8 @@ from .connection import Connection
 from .consumer_grant import JOINING, LEAVING, OPENING, RUNNING, STOPPED, GrantHolder, Member
 from .consumer_running import START_OFFSET, Running
 from .consumer_topics import TopicLookups
-from .consumer_work import Drain, GiveUp, HandlerDone, LedgerPeeked, ResolveTopic
-from .effect_work import EffectOrder, EffectTold, EffectWanted
+from .consumer_work import AnswerDropped, Drain, GiveUp, HandlerDone, LedgerPeeked, ResolveTopic
+from .effect_work import STALE, EffectAnswer, EffectOrder, EffectTold, EffectWanted
 from .ledger import Ledger
 from .ledger_check import check_follows
 from .window import Fingerprint
@@ -136,6 +136,7 @@ class ConsumerCore:
         """Decide what follows from `event`."""
         out = Outcome()
         if self.phase == STOPPED:
+            self._turn_away(event, out)
             return out
         try:
             self._take(event, now_ms, out)
@@ -174,6 +175,14 @@ class ConsumerCore:
                 self._draining = True
             case GiveUp():
                 self._give_up(now_ms, out)
+
+    def _turn_away(self, event: Event, out: Outcome) -> None:
+        """It has ended, and a handler that still ran is to know. With a sink what it did is undone:
+        the last record may wait for the connection that the handler has."""
+        if isinstance(event, HandlerDone) and self.member.commit_first:
+            out.work.append(AnswerDropped())
+        elif isinstance(event, EffectWanted) or (isinstance(event, EffectTold) and event.waits):
+            out.work.append(EffectAnswer(event.offset, event.name, STALE))
 
     def _stop(self, error: Exception | None, now_ms: int, out: Outcome) -> None:
         """End, after the sync of what this step commits. The broker is told where that helps."""

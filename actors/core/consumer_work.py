@@ -90,6 +90,11 @@ class CutHandler:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerDropped:
+    """Nothing of the last answer counts: what its call left open in a database is rolled back."""
+
+
+@dataclass(frozen=True, slots=True)
 class Repost:
     """Give this event back at the next turn: it was held while the disk was full."""
 

@@ -1,8 +1,8 @@
 """What a running handler, the core and an operator say to each other about effects.
 
 A handler wants an effect (EffectWanted) and waits for the answer; after a call it tells how that
-ended (EffectTold) and does not wait. Both are matched with the run by epoch, input and first offset,
-as HandlerDone is. Orders of operators (EffectOrder) lie outside of the core until it looks for them.
+ended (EffectTold) and waits only if it says so. Both are matched with the run by epoch, input and
+first offset, as HandlerDone is. Orders of operators (EffectOrder) lie outside of the core until it looks for them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ CALL = "call"  # call the function; the intent is durable
 RECORDED = "recorded"  # do not call it: this was its result
 HELD = "held"  # do not call it: nobody knows what became of the last call
 STALE = "stale"  # the run is over: whatever the handler does has no effect
+NOTED = "noted"  # what it told is durable
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class EffectWanted:
 
 @dataclass(frozen=True, slots=True)
 class EffectAnswer:
-    """The answer to EffectWanted."""
+    """The answer to EffectWanted, and to an EffectTold that waits."""
 
     offset: int
     name: str
@@ -57,6 +58,7 @@ class EffectTold:
     how: str
     encoding: int = 0
     value: bytes = b""
+    waits: bool = False  # the handler goes on when the record is durable, and is answered then
 
     @property
     def size(self) -> int:

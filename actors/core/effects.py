@@ -23,6 +23,7 @@ from .consumer_work import RunHandler
 from .effect_work import (
     CALL,
     HELD,
+    NOTED,
     RECORDED,
     STALE,
     EffectAnswer,
@@ -67,7 +68,7 @@ class Effects:
     ) -> None:
         """Take what a handler says of a message of an input; while the disk is `full` it waits."""
         if run is None or not belongs(event, run):
-            if isinstance(event, EffectWanted):  # nobody waits for ever
+            if isinstance(event, EffectWanted) or event.waits:  # nobody waits for ever
                 out.work.append(EffectAnswer(event.offset, event.name, STALE))
             return
         if full:
@@ -79,6 +80,8 @@ class Effects:
         known = self._ledger.effects.find(topic_id, event.offset, event.name)
         if known is not None and known.number == event.number and known.how == RUNNING:
             self._end(known, event.how, event.encoding, event.value, now_ms, out)
+        if event.waits:
+            out.work_after_sync.append(EffectAnswer(event.offset, event.name, NOTED, event.number))
 
     def take_waiting(self) -> list[EffectWanted | EffectTold]:
         """Return what waited for room on the disk, in order."""

@@ -34,6 +34,7 @@ from .consumer_grant import Member
 from .consumer_work import (
     HELD_EFFECT,
     RAISED,
+    AnswerDropped,
     CutHandler,
     FailedMessage,
     HandlerDone,
@@ -236,6 +237,8 @@ class Handling:
         ):
             its.windows.appendleft(run.window)
             self._came_back(out)
+            if self._member.commit_first:
+                out.work.append(AnswerDropped())
             self._hold(its, barrier, out)
             return None
         handled, rest = run.window.split(answer.handled)

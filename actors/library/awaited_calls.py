@@ -85,16 +85,28 @@ class AwaitedCall(Call):
         place = self._place(place)
         self._effects.here()
         started_ns = time.perf_counter_ns()
-        failure: FailedMessage | None = None
         with self._lent():
             token = current.set(self._tx)
             try:
-                await self._work(place)
-            except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
-                failure = self._reject(error)
+                failure = await self._work_through_async(place)
             finally:
                 current.reset(token)
             return self._answer(failure, started_ns)
+
+    async def _work_through_async(self, place: tuple[str, str, int]) -> FailedMessage | None:
+        while True:
+            try:
+                await self._work(place)
+            except BaseException as error:  # noqa: BLE001 - whatever a user's handler raises
+                failure = self._ended_by(error)
+                if failure is not None:
+                    return failure
+            else:
+                return None
+            if self._comes_later():
+                return None
+            await self._effects.make_awaited()
+            self._tx.reject()  # what the function did to it
 
     async def _work(self, place: tuple[str, str, int]) -> None:
         tx = self._tx

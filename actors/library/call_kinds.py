@@ -8,6 +8,7 @@ from ..core.consumer_work import RunHandler
 from .awaited_calls import AwaitedCall, AwaitTopic
 from .carry import Carry
 from .effect_calls import EffectDesk
+from .effect_desk import LendingDesk
 from .handler_threads import HandlerThreads
 from .handlers import Call, Consumer
 from .keyed_calls import KeyedCall
@@ -47,11 +48,13 @@ def make_call(
     if not carry.state_checked:
         check_state_kind(run.ledger, by_key=shape.by_key)
         carry.state_checked = True
+    if desk is not None and sink is not None:
+        desk = LendingDesk(desk, sink)
     find_topic, await_topic = find.blocking, None
     if shape.is_async and find.at_once is not None:
         find_topic, await_topic = find.at_once, find.awaited
     if shape.by_key:
-        return KeyedCall(consumer, run, find_topic, carry, threads, await_topic)
+        return KeyedCall(consumer, run, find_topic, carry, threads, await_topic, desk)
     if shape.is_async or shape.batch_size:
         return AwaitedCall(consumer, run, find_topic, carry, await_topic, sink, desk)
     return Call(consumer, run, find_topic, sink, desk)

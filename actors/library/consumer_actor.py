@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
-from queue import SimpleQueue
 from typing import Any, Protocol
 
 import xxhash
@@ -17,8 +16,10 @@ from ..core.connection import Reconnect
 from ..core.consumer import ConsumerCore
 from ..core.consumer_grant import Member
 from ..core.consumer_work import (
+    AnswerDropped,
     CutHandler,
     GaveBack,
+    HandlerDone,
     LedgerPeeked,
     OpenLedger,
     PeekLedger,
@@ -52,6 +53,7 @@ from ..outcome import Event, Stop
 from ..ports import Clock, Events, Log, Transport
 from ..storage.log import TailCut
 from .carry import Carry
+from .effect_answers import EffectAnswers
 from .handlers import Consumer
 from .sink_outages import sink_pause_ms
 from .sinks.session import Session
@@ -147,8 +149,8 @@ class ConsumerActor:
         self.partition = partition
         # What one call of the handler leaves for the next; of the thread that carries them out.
         self.carry = Carry()
-        # Answers for the handler that waits in tx.effect. Any thread may take them.
-        self.effect_answers: SimpleQueue[EffectAnswer] = SimpleQueue()
+        # Answers for handlers that wait in tx.effect. Any thread may take them.
+        self.effect_answers = EffectAnswers()
         self.transport = transport
         self._clock = clock
         self._events = events
@@ -212,6 +214,8 @@ class ConsumerActor:
 
     def post(self, event: Event) -> None:
         """Queue an event for the next turn."""
+        if isinstance(event, HandlerDone) and self.sink is not None:
+            self.sink.answered()
         self._driver.post(event)
 
     @property
@@ -279,12 +283,19 @@ class ConsumerActor:
     def _perform(self, item: Any) -> None:
         match item:
             case RunHandler():
+                if self.sink is not None:
+                    self.sink.expect_call()
                 self._host.start_call(self, item)
             case CutHandler():
                 self._host.cut_call(self)
             case Repost():
                 self.post(item.event)
+            case AnswerDropped():
+                if self.sink is not None:
+                    self.sink.drop()
             case EffectAnswer():
+                if self.sink is not None:
+                    self.sink.lend_again()
                 self.effect_answers.put(item)
             case EffectHeld():
                 self._host.effect_held(self, item)

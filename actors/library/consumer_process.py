@@ -348,7 +348,7 @@ class ConsumerProcess:
 
     def effect_held(self, actor: ConsumerActor, held: EffectHeld) -> None:
         """Tell the user what to say to whom."""
-        self._watcher.effect_held(told_of(actor.place, held))
+        self._watcher.effect_held(told_of(actor, held))
 
     def sink_away(self, actor: ConsumerActor, error: SinkUnavailable) -> None:
         """Tell the user; the process goes on."""

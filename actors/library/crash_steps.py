@@ -19,6 +19,7 @@ that was asked for, and only while the harness drains.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -117,9 +118,15 @@ class WatchedLedger(FencedLog):
 class WatchedDesk(TurningDesk):
     """Tells of the steps around the call of an effect."""
 
-    def __init__(self, actor: ConsumerActor, wait: Wait, visit: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        actor: ConsumerActor,
+        wait: Wait,
+        turning: threading.Lock,
+        visit: Callable[[str], None],
+    ) -> None:
         """Tell `visit`."""
-        super().__init__(actor, wait)
+        super().__init__(actor, wait, turning)
         self._visit = visit
 
     def want(self, wanted: EffectWanted) -> EffectAnswer:

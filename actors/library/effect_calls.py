@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..codec.values import encode_value
@@ -15,6 +16,7 @@ from ..errors import OnceMQError, TooLarge, ValueNotEncodable
 from ..limits import EFFECT_RESULT_BYTES_MAX
 from .effect_errors import EffectNotDone, EffectNotRecorded, EffectUnknown
 from .message import Message, Recorded
+from .sinks.session import Session
 
 if TYPE_CHECKING:
     from .effects import Effects
@@ -32,7 +34,10 @@ class EffectDesk(Protocol):
         """As `want`, without holding up the event loop where that matters."""
 
     def tell(self, told: EffectTold) -> None:
-        """Say how a call ended; does not wait."""
+        """Say how a call ended. Raises OnceMQError if that is waited for and not recorded."""
+
+    async def tell_awaited(self, told: EffectTold) -> None:
+        """As `tell`, without holding up the event loop where that matters."""
 
 
 class EffectCall:
@@ -41,7 +46,6 @@ class EffectCall:
     def __init__(
         self,
         effects: Effects,
-        desk: EffectDesk,
         run: RunHandler,
         message: Message,
         offset: int,
@@ -50,12 +54,15 @@ class EffectCall:
     ) -> None:
         """`offset` is where the run has the message."""
         self._effects = effects
-        self._desk = desk
         self._message = message
         self._name = name
         self._policy = policy
         self._place = (run.epoch, run.first_offset, run.private, offset)
         self._number = 0
+        # The offset and the name: what is known of it is kept by that.
+        self.of = (offset, name)
+        # How its call ended, which is to be told; None: there was no call.
+        self.ended: EffectTold | None = None
 
     @property
     def wanted(self) -> EffectWanted:
@@ -77,21 +84,21 @@ class EffectCall:
         if answer.verdict == STALE:
             text = f"effect {self._name!r} comes too late: the consumer has lost this message"
             raise OnceMQError(text)
-        hint = f"oncemq effects resolve '{answer.effect_id}' --done VALUE, or --retry"
+        hint = command_about(answer.effect_id, self._effects.sink)
         raise self._unknown(answer.value, hint if self._policy == ASK else "")
 
     @contextlib.contextmanager
     def under_way(self) -> Iterator[None]:
-        """The function is called inside. Tells of errors; raises what the handler gets of them."""
+        """The function is called inside. Notes errors; raises what the handler gets of them."""
         self._effects.inside = True
         try:
             yield
         except EffectNotDone:
-            self._tell(NOT_DONE)
+            self._end(NOT_DONE)
             raise
         except Exception as error:
             why = text_of(error)
-            self._tell(UNKNOWN, value=why)
+            self._end(UNKNOWN, value=why)
             if self._policy == RETRY:
                 raise
             raise self._unknown(why) from error
@@ -100,13 +107,12 @@ class EffectCall:
 
     def not_called(self) -> None:
         """The handler was cancelled before it called the function."""
-        if self._number:
-            self._tell(NOT_DONE)
+        self._end(NOT_DONE)
 
     def cancelled(self) -> None:
         """The handler was cancelled in the call."""
         why = b"the call was cancelled"
-        self._tell(UNKNOWN, value=why)
+        self._end(UNKNOWN, value=why)
         if self._policy != RETRY:
             self._unknown(why)
 
@@ -123,14 +129,13 @@ class EffectCall:
                 f"effect {self._name!r} of message {self._message.id!s} was called, and its result "
                 f"cannot be recorded: {error.reason}"
             )
-            self._tell(UNKNOWN, value=text_of(lost))
+            self._end(UNKNOWN, value=text_of(lost))
             raise (lost if self._policy == RETRY else self._stuck(lost)) from error
-        self._tell(RETURNED, encoding, data)
+        self._end(RETURNED, encoding, data)
         return Recorded(encoding, data)
 
-    def _tell(self, how: str, encoding: int = 0, value: bytes = b"") -> None:
-        told = EffectTold(*self._place, self._name, self._number, how, encoding, value)
-        self._desk.tell(told)
+    def _end(self, how: str, encoding: int = 0, value: bytes = b"") -> None:
+        self.ended = EffectTold(*self._place, self._name, self._number, how, encoding, value)
 
     def _unknown(self, why: bytes, hint: str | None = None) -> EffectUnknown:
         text = why.decode(errors="replace")
@@ -142,6 +147,26 @@ class EffectCall:
     def _stuck(self, error: EffectUnknown) -> EffectUnknown:
         self._effects.stick(error, self._policy)
         return error
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """An effect that a handler has come to, and what is to be called for it."""
+
+    effect: EffectCall
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def call(self) -> Any:
+        """Call the function; return what it returns."""
+        return self.function(*self.args, **self.kwargs)
+
+
+def command_about(effect_id: str, sink: Session | None) -> str:
+    """Return what an operator types to say what became of a call."""
+    where = "" if sink is None else f"--sink '{sink.shown}' "
+    return f"oncemq effects resolve '{effect_id}' {where}--done VALUE, or --retry"
 
 
 def text_of(error: Exception) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ..errors import NotSupported, OnceMQError
 
+IN_LISTS = "a handler of lists has no effects: they would belong to no message"
+
 
 class EffectNotDone(OnceMQError):
     """A function of an effect raises it to say: surely nothing happened. It is called again.
@@ -29,6 +31,13 @@ class EffectNotRecorded(EffectUnknown):
 
     code = "effect_not_recorded"
     default_hint = "let the function return a small value: what msgpack carries, up to 16 KiB"
+
+
+class HandlerLeft(BaseException):
+    """The handler has come to an effect in the middle of a transaction, and begins anew after it.
+
+    No Exception: the handler's own `except Exception` lets it through. Let it out.
+    """
 
 
 class EffectMisused(OnceMQError):

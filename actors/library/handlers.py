@@ -34,7 +34,7 @@ from ..ids import private_topic
 from ..limits import COMMIT_MESSAGES_MAX, CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
 from ..records import Output
 from .effect_calls import EffectDesk
-from .effect_errors import EffectsNotSupported
+from .effect_errors import IN_LISTS, EffectsNotSupported
 from .effects import Effects
 from .letters import Replayed, dead_letter
 from .message import Lot, Message
@@ -90,9 +90,10 @@ class Call:
         self.run = run
         self._consumer = consumer
         self._sink = sink
-        known = list(run.ledger.effects)
-        why_not, awaited = _why_no_effects(consumer), consumer.shape.is_async
-        self._effects = Effects(run, desk, why_not, known, awaited=awaited)
+        self._known = list(run.ledger.effects)  # here and now: the ledger changes during the call
+        why_not = IN_LISTS if consumer.shape.batch_size else ""
+        awaited = consumer.shape.is_async
+        self._effects = Effects(run, desk, why_not, self._known, awaited=awaited, sink=sink)
         self._tx = self._new_tx(StateView(run.ledger), find_topic)
         self._handled = 0
 
@@ -116,16 +117,48 @@ class Call:
             return self._crashed(place)
         self._effects.here()
         started_ns = time.perf_counter_ns()
-        failure: FailedMessage | None = None
         with self._lent():
             token = current.set(self._tx)
             try:
-                self._handle(place)
-            except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
-                failure = self._reject(error)
+                failure = self._work_through(place)
             finally:
                 current.reset(token)
             return self._answer(failure, started_ns)
+
+    def _work_through(self, place: tuple[str, str, int]) -> FailedMessage | None:
+        """Handle the messages; return what became of the one that failed."""
+        while True:
+            try:
+                self._handle(place)
+            except BaseException as error:  # noqa: BLE001 - whatever a user's handler raises
+                failure = self._ended_by(error)
+                if failure is not None:
+                    return failure
+            else:
+                return None
+            if self._comes_later():
+                return None
+            self._effects.make()
+            self._tx.reject()  # what the function did to it
+
+    def _ended_by(self, error: BaseException) -> FailedMessage | None:
+        """The handler has raised: return how it failed; None: it was left for an effect.
+
+        What is neither goes through.
+        """
+        left = self._effects.left_by(error)
+        if left is not None:
+            self._tx.take_back(left)
+            return None
+        if not isinstance(error, Exception):
+            raise error
+        return self._reject(error)
+
+    def _comes_later(self) -> bool:
+        """Whether the call ends before the message that was left, since others wait for a commit."""
+        if self._handled:
+            self._effects.come_later()
+        return self._handled > 0
 
     async def carry_out_async(self, place: tuple[str, str, int]) -> HandlerDone:
         """As `carry_out`, for handlers that are awaited."""
@@ -211,7 +244,7 @@ class Call:
         lot = Lot(piece, *place, run.attempt)
         message = lot.message(piece.indices[0], piece.offsets[0], self._kind)
         text = f"{run.deaths} processes died while they handled this message alone"
-        letter = self._letter(message, CRASHED, run.deaths, text)
+        letter = self._letter(message, CRASHED, run.deaths, text, self._effects)
         failure = FailedMessage(
             str(message.id), text, HandlerFailed(text), "", 0.0, CRASHED, letter
         )
@@ -221,31 +254,36 @@ class Call:
     def _kind(self) -> type[Message]:
         return Replayed if self.run.private else Message
 
-    def _failed(self, message: Message, error: Exception) -> FailedMessage:
+    def _failed(
+        self, message: Message, error: Exception, effects: Effects | None = None
+    ) -> FailedMessage:
+        """Return how a message failed; `effects` are its own, or else those of the call."""
+        effects = effects or self._effects
         final = isinstance(error, (Reject, PayloadInvalid, *self._consumer.no_retry))
-        held, why = self._effects.verdict(message)
+        held, why = effects.verdict(message)
         kind = held or (REJECTED if final else RAISED)
         text, lines = _told(why or error)
         # What is no handler at all, or of the wrong shape, fails for every message: it stops.
         bug = isinstance(error, NotAHandler | EffectsNotSupported)
-        letter = None if bug else self._letter(message, kind, message.attempt, text)
+        letter = None if bug else self._letter(message, kind, message.attempt, text, effects)
         last = final or message.attempt > self._consumer.retries
         if letter is not None and kind != HELD_EFFECT and (last or kind == UNKNOWN_EFFECT):
             # The letter has the error's text only: where it was raised is told here, once.
             _LOGGER.error("%s is parked after attempt %d\n%s", message, message.attempt, lines)
         return FailedMessage(str(message.id), text, error, lines, random.random(), kind, letter)
 
-    def _letter(self, message: Message, kind: str, attempts: int, text: str) -> Output | None:
+    def _letter(
+        self, message: Message, kind: str, attempts: int, text: str, effects: Effects
+    ) -> Output | None:
         if not self._consumer.park:
             return None
-        effects = self._effects.of_message(message)
         return dead_letter(
             message,
             kind=kind,
             attempts=attempts,
             error=text,
             at_ms=self.run.at_ms,
-            effects=effects,
+            effects=effects.of_message(message),
         )
 
     def _handle(self, place: tuple[str, str, int]) -> None:
@@ -291,17 +329,6 @@ class Call:
         message = self._tx.message
         assert message is not None, "a handler raised for a message"
         return self._failed(message, self._tx.take_back(error))
-
-
-def _why_no_effects(consumer: Consumer) -> str:
-    """Return why handlers of a consumer cannot use tx.effect; "": they can."""
-    if consumer.sink is not None:
-        return "a consumer with a sink has its ledger in the database, and no effects"
-    if consumer.shape.batch_size:
-        return "a handler of lists has no effects: they would belong to no message"
-    if consumer.shape.by_key:
-        return "handlers with a state for each key have no effects"
-    return ""
 
 
 def check_payload(message: Message, wanted: str) -> None:

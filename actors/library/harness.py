@@ -261,7 +261,10 @@ class Harness:
         """Queue a call: it is carried out between two turns."""
         find = TopicFinders(lambda topic: self._find_topic(actor, topic))
         desk = WatchedDesk(
-            actor, self._loop.run_until, lambda step: self._steps.visit(actor.place, step)
+            actor,
+            self._loop.run_until,
+            self._turning,
+            lambda step: self._steps.visit(actor.place, step),
         )
         threads = self._handlers.threads
         call = make_call(actor.consumer, run, find, actor.carry, threads, actor.sink, desk)

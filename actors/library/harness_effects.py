@@ -13,6 +13,7 @@ from .consumer_actor import ConsumerActor
 from .effect_errors import EffectUnknown, NoSuchEffect
 from .effect_orders import give_order
 from .ledger_files import ledger_directory
+from .sinks.operators import open_office
 
 Actors = Mapping[tuple[str, str, int], ConsumerActor]
 
@@ -51,7 +52,12 @@ class HarnessEffects:
         for place, actor in self._actors.items():
             if order.effect_id in self.holding(actor):
                 self._ordered.add(order.effect_id)
-                give_order(self._disk, ledger_directory(self._state, *place), order)
+                sink = actor.consumer.sink
+                if sink is None:
+                    give_order(self._disk, ledger_directory(self._state, *place), order)
+                else:
+                    with open_office(sink) as office:
+                        office.give(place, order)
                 return
         raise NoSuchEffect(f"no effect {order.effect_id!r} holds a partition")
 

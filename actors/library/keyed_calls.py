@@ -8,17 +8,20 @@ Which message may start and what may be committed is decided in keyed_schedule.p
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from itertools import chain
 from queue import SimpleQueue
 from typing import Any
 
 from ..core.consumer_work import FailedMessage, HandlerDone, RunHandler
+from ..core.open_effects import ASK
 from ..errors import StateTooLarge
 from ..limits import MESSAGE_EFFECTS_BYTES_MAX
 from .awaited_calls import AwaitTopic, returned
 from .carry import Carry, Result
+from .effect_calls import EffectDesk
+from .effects import Effects
 from .handler_threads import HandlerThreads
 from .handlers import Call, Consumer, check_payload, current
 from .keyed_schedule import Job, Schedule
@@ -27,6 +30,27 @@ from .message import Message
 from .shapes import check_result
 from .state_view import StateView
 from .tx import FindTopic, Tx, build_outputs
+
+
+class KeyedTx(Tx):
+    """The Tx of one message: its effects are its own, and there only if it has any."""
+
+    __slots__ = ("begin_effects",)
+
+    begin_effects: Callable[[], Effects]
+
+    @property
+    def own_effects(self) -> Effects | None:
+        """What it knows of its effects; None: it has none."""
+        return self._effects
+
+    def effect(
+        self, name: str, function: Callable[..., Any], *args: Any, policy: str = ASK, **kwargs: Any
+    ) -> Any:
+        """As of Tx."""
+        if self._effects is None:
+            self._effects = self.begin_effects()
+        return super().effect(name, function, *args, policy=policy, **kwargs)
 
 
 class KeyedCall(Call):
@@ -40,9 +64,11 @@ class KeyedCall(Call):
         carry: Carry,
         threads: HandlerThreads,
         await_topic: AwaitTopic | None = None,
+        desk: EffectDesk | None = None,
     ) -> None:
         """`await_topic` is as for AwaitedCall."""
-        super().__init__(consumer, run, find_topic)
+        super().__init__(consumer, run, find_topic, desk=desk)
+        self._desk = desk
         self._carry = carry
         self._threads = threads
         self._find_topic = find_topic
@@ -132,7 +158,7 @@ class KeyedCall(Call):
                 check_result(result)
             return _effects(job, tx)
         except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
-            return self._of_failed(job, error)
+            return self._of_failed(job, error, tx)
         finally:
             tx.message = None
             current.reset(token)
@@ -149,13 +175,13 @@ class KeyedCall(Call):
                     tx.place(topic, await self._await_topic(topic))
             return _effects(job, tx)
         except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
-            return self._of_failed(job, error)
+            return self._of_failed(job, error, tx)
         finally:
             tx.message = None
             current.reset(token)
 
-    def _of_failed(self, job: Job, error: Exception) -> Result:
-        failure = self._failed(job.message, error)
+    def _of_failed(self, job: Job, error: Exception, tx: KeyedTx) -> Result:
+        failure = self._failed(job.message, error, tx.own_effects)
         return Result(job.message.stored, job.name, job.entry, job.entry, failure=failure)
 
     def _check(self, message: Message) -> None:
@@ -163,10 +189,16 @@ class KeyedCall(Call):
         if shape.decode is not None:
             check_payload(message, shape.payload)
 
-    def _tx_for(self, job: Job) -> Tx:
-        tx = Tx(StateView(KeyState.of(job.entry)), self._find_topic)
+    def _tx_for(self, job: Job) -> KeyedTx:
+        tx = KeyedTx(StateView(KeyState.of(job.entry)), self._find_topic)
         tx.message = job.message
+        tx.begin_effects = self._new_effects
         return tx
+
+    def _new_effects(self) -> Effects:
+        """Return what one message knows of its effects, in the thread of its handler."""
+        awaited = self._consumer.shape.is_async
+        return Effects(self.run, self._desk, "", self._known, awaited=awaited)
 
     # --- the whole ---------------------------------------------------------------------------------
 
@@ -195,7 +227,7 @@ class KeyedCall(Call):
         return self._done(len(done), state, outputs, failure, took_us, size)
 
 
-def _effects(job: Job, tx: Tx) -> Result:
+def _effects(job: Job, tx: KeyedTx) -> Result:
     """Return what a handler that returned has done. Raises what Tx.accept raises."""
     message = job.message
     if not tx.state.touched:
@@ -212,4 +244,6 @@ def _effects(job: Job, tx: Tx) -> Result:
                 f"{MESSAGE_EFFECTS_BYTES_MAX}"
             )
         size += len(job.name) + len(left or b"")
+    if tx.own_effects is not None:  # as results wait in memory, so do these in the ledger
+        size += sum(len(one.value) + 64 for one in tx.own_effects.of_message(message).values())
     return Result(message.stored, job.name, job.entry, left, tuple(outgoing), size=size)

@@ -21,12 +21,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
-from ..core.consumer_work import FailedMessage, RunHandler
+from ..core.consumer_work import HELD_EFFECT, UNKNOWN_EFFECT, FailedMessage, RunHandler
 from ..errors import StateTooLarge
 from ..limits import COMMIT_BYTES, COMMIT_MESSAGES_MAX, KEYS_AHEAD_MAX, STATE_BYTES_MAX
 from .carry import Carry, Result
 from .keyed_state import entry_name
 from .message import Message
+
+# Failures that say what is known of an effect: it may be known better when they are told.
+_UNTIL_SOMEBODY_SPEAKS = frozenset({HELD_EFFECT, UNKNOWN_EFFECT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,16 +178,21 @@ class Schedule:
         """
         done: list[Result] = []
         size = 0
+        failure = None
         for offset in self._order:
             result = self._results.get(offset)
             if result is None or size >= COMMIT_BYTES:
                 break
             del self._results[offset]
             if result.failure is not None:
-                return done, result.failure
+                failure = result.failure
+                break
             done.append(result)
             size += result.size
-        return done, None
+        for offset, result in list(self._results.items()):
+            if result.failure is not None and result.failure.kind in _UNTIL_SOMEBODY_SPEAKS:
+                del self._results[offset]
+        return done, failure
 
 
 class _Room:

@@ -120,6 +120,8 @@ class Tx:
         a handler that lets them out counts as failed.
         """
         message = self._current()
+        if self._effected and self._effects is not None:
+            self._effects.check_writing("tx.send")
         encoding, data = encode_value(value)
         packed_key = None if key is None else encode_key(key)
         packed_headers = self._headers(message, headers)
@@ -146,7 +148,8 @@ class Tx:
         the partition until an operator has spoken, "park" makes the message a dead letter, "retry"
         calls again. EffectNotDone, raised by the function, says that nothing happened.
 
-        In an async handler it is awaited, and the function may be an async one too.
+        In an async handler it is awaited, and the function may be an async one too. With a sink the
+        handler begins anew after the call if it had used the database before (docs/EFFECTS.md).
 
         Each call of a message needs a name of its own. The result is what msgpack carries, up to
         16 KiB, and comes back as a value that was sent would. Raises EffectUnknown,
@@ -155,7 +158,9 @@ class Tx:
         """
         message = self._current()
         if self._effects is None:
-            raise EffectsNotSupported("handlers with a state for each key have no effects")
+            raise EffectsNotSupported("this handler runs without a ledger")
+        if self._statements is not None:
+            self._statements.check_rest(f"effect {name!r}")
         self.state.touched = self._effected = True
         self.cut = True  # what is recorded need not be kept for long
         return self._effects.call(message, name, policy, function, args, kwargs)
@@ -182,7 +187,7 @@ class Tx:
         parameters. What it writes becomes durable with the offset, or not at all. Raises NoSink,
         TransactionControl, SinkUnavailable, and the driver's errors.
         """
-        sink = self._using_sink()
+        sink = self._using_sink("tx.sql")
         if self._statements is not None:
             return self._statements.statement(query, params)
         return sink.sql(query, params)
@@ -194,15 +199,17 @@ class Tx:
         It may be used until the handler returns. Its commit, rollback and close are refused.
         Raises NoSink, SinkUnavailable.
         """
-        return self._using_sink().use()
+        return self._using_sink("tx.connection").use()
 
-    def _using_sink(self) -> Session:
+    def _using_sink(self, what: str) -> Session:
         self._current()
         if self._sink is None:
             raise NoSink(
                 "the consumer of this handler has no sink",
                 hint="name the database: @app.consumer(..., sink='sqlite:///FILE')",
             )
+        if self._effected and self._effects is not None:
+            self._effects.check_connection(what)
         self.state.touched = True
         return self._sink
 

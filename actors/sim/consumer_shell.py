@@ -13,6 +13,7 @@ from ..core.consumer_work import (
     CutHandler,
     Drain,
     GaveBack,
+    HandlerDone,
     OpenLedger,
     PeekLedger,
     Repost,
@@ -325,4 +326,8 @@ class ConsumerShell(Shell):
         else:
             stored = self.world.oracle.messages[self.group.topic, self.partition]
             self._pauses.answered(run, done, len(stored), self.world.clock.now_ms())
-            self.driver.post(done)
+            self._hand_over(done)
+
+    def _hand_over(self, done: HandlerDone) -> None:
+        """Give the answer of a call to the core."""
+        self._post(done)

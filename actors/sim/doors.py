@@ -26,6 +26,15 @@ class TableSession(Protocol):
     def solo(self) -> bool:
         """Whether a call is to end after its first message."""
 
+    def expect_call(self) -> None:
+        """A call is on its way."""
+
+    def answered(self) -> None:
+        """The call has answered."""
+
+    def drop(self) -> None:
+        """Nothing of what a call has handed over counts."""
+
     def start_call(self, call: tuple[int, bool, int], /) -> None:
         """Begin to lend the connection to a call."""
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..core.consumer_grant import RUNNING
-from ..core.consumer_work import OpenLedger, PeekLedger, RunHandler
+from ..core.consumer_work import AnswerDropped, HandlerDone, OpenLedger, PeekLedger, RunHandler
 from ..errors import Fenced, SinkUnavailable
 from ..limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS
 from .consumer_shell import ConsumerShell
 from .database import FILE, SERVER, Database
 from .database_client import Client
 from .disk import SimProcess
-from .doors import LedgerDoor, TableDoor
+from .doors import LedgerDoor, TableDoor, TableSession
 from .handler import Group
 from .handler_run import HandlerRun
 from .oracle import Place
@@ -133,8 +133,7 @@ class TableShell(ConsumerShell):
             self._sink_away(item, error)
 
     def _sink_away(self, item: Any, error: SinkUnavailable) -> None:
-        assert self._door is not None, "a process has a door"
-        if self._door.session.broken:
+        if self._session.broken:
             raise error
         self._away_ms = min(BACKOFF_MAX_MS, 2 * self._away_ms or BACKOFF_FIRST_MS)
         self._try_again(item, self._away_ms)
@@ -145,11 +144,26 @@ class TableShell(ConsumerShell):
         mended = self.may_be_kept_waiting and self.world.healing
         return min(takes_ms, QUICK_MS) if mended else takes_ms
 
+    def _perform(self, item: Any) -> None:
+        if isinstance(item, AnswerDropped):
+            self._session.drop()
+        else:
+            super()._perform(item)
+
+    @property
+    def _session(self) -> TableSession:
+        assert self._door is not None, "a process has a door"
+        return self._door.session
+
+    def _hand_over(self, done: HandlerDone) -> None:
+        self._session.answered()
+        super()._hand_over(done)
+
     def _begin_call(self, run: RunHandler) -> None:
+        self._session.expect_call()
         super()._begin_call(run)
         if self.rng.random() < AT_ONCE:
             self._answer_call()  # the thread of handlers is quicker than this one
 
     def _make_run(self, run: RunHandler) -> HandlerRun:
-        assert self._door is not None, "a process has a door"
-        return TableRun(self, self._door.session, run, self._takes_ms)
+        return TableRun(self, self._session, run, self._takes_ms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,13 +12,16 @@ from actors.core.consumer_work import (
     HELD_EFFECT,
     RAISED,
     UNKNOWN_EFFECT,
+    AnswerDropped,
     FailedMessage,
+    GiveUp,
     HandlerDone,
     RunHandler,
 )
 from actors.core.effect_work import (
     CALL,
     HELD,
+    NOTED,
     RECORDED,
     STALE,
     EffectAnswer,
@@ -68,8 +72,16 @@ def tell(run: RunHandler, how: str, value: bytes = b"", number: int = 1) -> Effe
 def asked(world: World, member: Member, wanted: EffectWanted) -> EffectAnswer:
     """The answer that a handler gets."""
     member.actor.post(wanted)
-    world.run(lambda: not member.actor.effect_answers.empty(), member, handle=False)
-    return member.actor.effect_answers.get()
+    return answered(world, member, wanted)
+
+
+def answered(world: World, member: Member, wanted: EffectWanted) -> EffectAnswer:
+    """The answer that is waited for."""
+    answers = member.actor.effect_answers
+    world.run(lambda: answers.has(wanted), member, handle=False)
+    answer = answers.take(wanted)
+    assert answer is not None
+    return answer
 
 
 def done(run: RunHandler, kind: str = "", handled: int = 0) -> HandlerDone:
@@ -129,6 +141,40 @@ def test_a_question_of_another_run_is_answered_at_once(world: World) -> None:
     assert records(world, EffectIntended) == []
 
 
+def test_a_record_that_is_waited_for_is_answered_after_its_sync(world: World) -> None:
+    """One that is not waited for is not answered; of another run nobody waits for ever."""
+    member = world.member()
+    run = called(world, member)
+    asked(world, member, want(run))
+    told = tell(run, RETURNED, b"r")
+    out = member.core.step(replace(told, waits=True), world.clock.now_ms())
+    assert (out.work, [type(one) for one in out.appends]) == ([], [EffectEnded])
+    assert [one.verdict for one in out.work_after_sync] == [NOTED]
+    assert member.core.step(told, world.clock.now_ms()).work_after_sync == []
+    stale = replace(told, waits=True, epoch=run.epoch + 1)
+    [answer] = member.core.step(stale, world.clock.now_ms()).work
+    assert answer.verdict == STALE
+    assert member.core.step(replace(stale, waits=False), world.clock.now_ms()).work == []
+
+
+@pytest.mark.parametrize("commit_first", [False, True])
+def test_a_handler_that_still_runs_when_its_consumer_has_ended(
+    world: World, commit_first: bool
+) -> None:
+    """It waits for nothing any more; what it left open in a database is in nobody's way."""
+    member = world.member()
+    run = called(world, member)
+    now, core = world.clock.now_ms(), member.core
+    core.member = replace(core.member, commit_first=commit_first)
+    core.step(GiveUp(), now)
+    for said in (want(run), replace(tell(run, RETURNED), waits=True)):
+        [answer] = core.step(said, now).work
+        assert answer.verdict == STALE
+    assert core.step(tell(run, RETURNED), now).work == []
+    dropped = [AnswerDropped()] if commit_first else []
+    assert core.step(done(run, handled=1), now).work == dropped
+
+
 def test_a_full_disk_keeps_the_handler_waiting(world: World) -> None:
     """Questions and outcomes wait for room, in order; so does the answer of the run."""
     member = world.member()
@@ -146,10 +192,9 @@ def test_a_full_disk_keeps_the_handler_waiting(world: World) -> None:
     member.actor.post(want(run))
     for _ in range(5):
         world.step(member)
-    assert member.actor.effect_answers.empty()
+    assert not member.actor.effect_answers.has(want(run))
     machine.faults.remove(full)
-    world.run(lambda: not member.actor.effect_answers.empty(), member, handle=False)
-    assert member.actor.effect_answers.get().verdict == CALL
+    assert answered(world, member, want(run)).verdict == CALL
     full = fill()
     member.actor.post(tell(run, RETURNED, b"receipt"))
     member.actor.post(done(run, handled=3))

@@ -399,8 +399,6 @@ NO_RETRY = {"retries": 0}
     ("options", "text"),
     [
         ({"batch": True}, "a handler of lists has no effects"),
-        ({"state_by": "key"}, "a state for each key"),
-        ({"state_by": "key", "concurrency": 4}, "a state for each key"),
     ],
 )
 def test_handlers_of_other_shapes_have_none(bank: Bank, options: Any, text: str) -> None:
@@ -413,17 +411,6 @@ def test_handlers_of_other_shapes_have_none(bank: Bank, options: Any, text: str)
 
     check_refused(app, EffectsNotSupported, text)
     assert bank.calls == []
-
-
-def test_consumers_with_a_sink_have_none(bank: Bank, tmp_path: Any) -> None:
-    """Their ledger is the database."""
-    app = App()
-
-    @app.consumer("orders", group="billing", sink=f"sqlite:///{tmp_path}/shop.db", **NO_RETRY)
-    def bill(message: Any, tx: Any) -> None:
-        tx.effect("charge", bank.charge, 1, key="k")
-
-    check_refused(app, EffectsNotSupported, "a consumer with a sink")
 
 
 async def _coroutine() -> None:
@@ -608,7 +595,7 @@ class SlowDesk:
         await asyncio.sleep(0.05)
         return EffectAnswer(wanted.offset, wanted.name, CALL, 1)
 
-    def tell(self, told: EffectTold) -> None:
+    async def tell_awaited(self, told: EffectTold) -> None:
         self.told.append(told.how)
 
 

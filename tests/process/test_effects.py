@@ -63,6 +63,19 @@ async def bill(message, tx):
 """
 
 
+KEYED_APP = """
+from effectapp import HERE, charge
+from oncemq import App
+app = App()
+
+@app.consumer("orders", group="keyed", state_by="key", concurrency=4)
+def bill(message, tx):
+    order = message.value
+    receipt = tx.effect("charge", charge, order, key=tx.effect_key("charge"))
+    tx.state[order["id"]] = receipt
+"""
+
+
 class Bank(BaseHTTPRequestHandler):
     """Counts the charges by order and idempotency key."""
 
@@ -92,6 +105,7 @@ class Shop:
         text = APP.format(directory=str(self.directory), url=url)
         (self.directory / "effectapp.py").write_text(text)
         (self.directory / "asyncapp.py").write_text(ASYNC_APP)
+        (self.directory / "keyedapp.py").write_text(KEYED_APP)
         self.policy("ask")
         house.broker()
         with AdminClient(house.endpoint) as client:
@@ -309,4 +323,31 @@ def test_async_handlers_await_their_effects(shop: Shop) -> None:
     assert state["a1"] == [1]
     assert set(state) == {"a1", "a2", "d1"}
     assert all(count == 1 for count in Bank.charges.values()), Bank.charges
+    assert shop.verify()["violations"] == 0
+
+
+def test_several_calls_of_one_partition_die_together(shop: Shop) -> None:
+    """Each that was under way is unknown and waits for a word of its own; no other is touched."""
+    ids = [f"{key}{number}" for number in range(2) for key in "abch"]  # in one partition
+    shop.send(*ids)
+    Bank.may_answer.clear()
+    consumer = shop.house.consumer("keyedapp:app")
+    wait_until(lambda: sum(Bank.charges.values()) == 4, START_S, "four calls")
+    assert {effect["state"] for effect in shop.effects()} == {"running"}
+    consumer.kill()
+    Bank.may_answer.set()
+    effects = sorted(shop.effects(), key=lambda effect: int(effect["offset"]))
+    assert {effect["state"] for effect in effects} == {"unknown"}
+    assert [effect["message"].rpartition(":")[2] for effect in effects] == ids[:4]
+    shop.command("effects", "resolve", effects[0]["id"], "--done", "by hand")
+    for effect in effects[1:]:
+        shop.command("effects", "resolve", effect["id"], "--retry")
+    shop.house.consumer("keyedapp:app", "--until-idle=1").wait(START_S, 0)
+    state = shop.command("state", f"--state={shop.house.state}", "--group=keyed")
+    told = {name: value for entry in state.values() for name, value in entry.items()}
+    assert set(told) == set(ids)
+    assert told["a0"] == "by hand"
+    charged = {order: count for (order, _), count in Bank.charges.items()}
+    assert charged == {one: 2 if one in ids[1:4] else 1 for one in ids}
+    assert shop.effects() == []
     assert shop.verify()["violations"] == 0

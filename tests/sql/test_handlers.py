@@ -13,6 +13,8 @@ from actors.errors import (
     TransactionControl,
 )
 from actors.library import App, Harness
+from actors.library.crash_steps import Crash
+from actors.library.sinks.session import IDLE
 from tests.sql.client import rows, run
 from tests.sql.conftest import Shop, table
 
@@ -197,7 +199,7 @@ def test_a_call_starts_when_the_commit_before_it_is_done(
     start_call = Harness.start_call
 
     def watched(self, actor, run):
-        idle.append(actor.sink.idle)
+        idle.append(actor.sink._place == IDLE)
         start_call(self, actor, run)
 
     monkeypatch.setattr(Harness, "start_call", watched)
@@ -306,6 +308,44 @@ def test_a_parked_message_leaves_no_row_and_one_letter(sink: str, shop: Shop) ->
     harness.drain()
     assert rows(sink, "SELECT id FROM paid ORDER BY id") == [("o-0",), ("o-2",), ("o-3",)]
     assert len(harness.sent("orders.dead")) == 1
+
+
+def test_the_connection_belongs_to_a_call_from_the_moment_it_is_decided(
+    sink: str, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of handlers may take a while to begin; a snapshot that is due waits meanwhile."""
+    insert = table(sink)
+    seen: list[bool] = []
+    original = Harness.start_call
+
+    def start_call(self: Harness, actor, run) -> None:
+        seen.append(actor.sink.must_wait(None))
+        original(self, actor, run)
+
+    monkeypatch.setattr(Harness, "start_call", start_call)
+    harness = shop(lambda message, tx: tx.sql(insert, message.id, 1))
+    harness.send("orders", 1, id="a")
+    harness.drain()
+    [actor] = harness._actors.values()
+    assert (seen, actor.sink.must_wait(None)) == ([True], False)
+
+
+def test_a_message_that_kills_its_process_is_parked(sink: str, shop: Shop) -> None:
+    """No handler is called for it then: the connection is free for the commit all the same."""
+    insert = table(sink)
+
+    def handle(message, tx) -> None:
+        tx.sql(insert, message.id, 1)
+        if message.id == "a":
+            raise Crash
+
+    harness = shop(handle, park=True, crash_retries=0)
+    for name in "ab":
+        harness.send("orders", 1, id=name)
+    harness.drain()
+    [letter] = harness.sent("orders.dead")
+    assert letter.headers["oncemq-kind"] == b"crashed"
+    assert rows(sink, "SELECT id FROM paid") == [("b",)]
 
 
 def test_a_list_is_all_or_nothing_in_the_sink_too(sink: str, shop: Shop) -> None:

@@ -348,6 +348,26 @@ def test_while_a_handler_has_the_connection_the_log_leaves_it_alone(owners: Owne
     assert paid(owners) == []
 
 
+def test_a_call_that_is_on_its_way_has_the_connection(owners: Owners) -> None:
+    """From the moment in which it was decided, though another thread has not begun it yet."""
+    log = owners.log(1)
+    session, ledger = log._session, owners.ledger()
+    put(log, STARTED)
+    assert not log.must_wait()
+    session.expect_call()
+    assert log.must_wait()
+    run(owners.sink, "UPDATE oncemq_ledger SET epoch = 9")
+    log.check_fence()
+    session.answered()  # by a call that began nothing
+    with pytest.raises(Fenced):
+        log.check_fence()
+    session.expect_call()
+    session.start_call((1, False, 0))
+    session.end_call(keep=False)
+    assert session.idle
+    ledger.close()
+
+
 def test_a_call_that_waits_for_its_commit_keeps_snapshots_away(owners: Owners) -> None:
     """Between a call and its commit only that commit may use the connection."""
     log = owners.log(1)

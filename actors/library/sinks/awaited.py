@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import Any
 
 from ...errors import OnceMQError, TransactionControl
+from ..effect_errors import EffectMisused
 from ..shapes import NotAHandler
 from .session import Session
 
@@ -86,6 +87,14 @@ class Statements:
             self._turn = asyncio.Lock()
         async with self._turn:
             return await asyncio.to_thread(do)
+
+    def check_rest(self, what: str) -> None:
+        """Raise EffectMisused if anything is under way beside `what`."""
+        if self._waiting or self._tasks:
+            raise EffectMisused(
+                f"{what} is called while a statement of tx.sql is under way",
+                hint="await one after the other",
+            )
 
     async def rest(self) -> None:
         """Wait until no thread uses the connection, also if the waiting is cancelled meanwhile."""

@@ -16,9 +16,11 @@ from ...core.effect_work import EffectOrder
 from ...errors import CorruptLog, Fenced, SinkLocked, UnsupportedFormat
 from . import statements
 from .log import At, SqlLog, nowhere
+from .orders import orders_of
 from .session import Session
 
 Place = tuple[str, str, int]  # group, topic, partition
+IN_DATABASE = " (oncemq_ledger)"  # how the path ends that a join tells of such a ledger
 
 
 class Row(NamedTuple):
@@ -80,7 +82,7 @@ class SqlLedger:
         `at` is called between the steps of a commit (crash tests).
         """
         self.session = session
-        self.directory = f"{session.shown} (oncemq_ledger)"
+        self.directory = session.shown + IN_DATABASE
         self.name = secrets.token_hex(8)  # of this owner, in its row
         self._proof = proof
         self._place = place
@@ -88,6 +90,7 @@ class SqlLedger:
         self._lost = lost
         self._at = at
         self._draw = draw
+        self._ledger_id = b""  # known once it is open
 
     def peek(self) -> LedgerPeeked:
         """Return the facts of the ledger; make it where there is none, change nothing else.
@@ -122,6 +125,8 @@ class SqlLedger:
         """
         session = self.session
         session.connect()
+        if not session.has_table(statements.ORDERS_TABLE):  # made before there were effects
+            self._make_tables()
         row = self._look()
         assert row is not None, "a ledger that was peeked at stays"
         if row.epoch < epoch:
@@ -130,6 +135,7 @@ class SqlLedger:
         assert row is not None, "a ledger that was claimed stays"
         if row.epoch != epoch or row.owner.get("name") != self.name:
             raise Fenced(f"{_told(row.owner)} has the ledger under epoch {row.epoch}")
+        self._ledger_id = row.ledger_id
         return SqlLog(session, self._place, row, proof=self._proof, at=self._at)
 
     def _claim(self, row: Row, epoch: int) -> None:
@@ -148,12 +154,27 @@ class SqlLedger:
         self._proof.superseded(row.owner)
 
     def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
-        """There are none: handlers with a sink have no effects."""
-        del effect_ids
-        return []
+        """Return what operators have ordered about some calls; none while a call has the connection.
+
+        The log forgets an order with the record that says what it said.
+        """
+        if not self.session.idle:
+            return []
+        wanted = set(effect_ids)
+        return [one for one in orders_of(self.session, self._ledger_id) if one.effect_id in wanted]
 
     def keep_orders(self, effect_ids: Iterable[str]) -> None:
-        """As above."""
+        """Forget all orders but those about some calls, unless a call has the connection."""
+        if not self.session.idle:
+            return
+        kept = set(effect_ids)
+        gone = [
+            (statements.FORGET_ORDER, (self._ledger_id, one.effect_id))
+            for one in orders_of(self.session, self._ledger_id)
+            if one.effect_id not in kept
+        ]
+        if gone:
+            self._write(gone)
 
     def release(self) -> None:
         """Let the lock of the last owner go, if it is held."""
@@ -171,15 +192,19 @@ class SqlLedger:
             return None
 
     def _make(self) -> Row:
-        session = self.session
-        texts = filter(None, (session.before_tables, *statements.TABLES))
-        self._write([(text.format_map(session.types), ()) for text in texts])
+        self._make_tables()
         self._write(
             [(statements.MAKE_LEDGER, (*self._place, statements.FORMAT, self._draw(), b"", b""))]
         )
         row = self._look()
         assert row is not None, "a ledger that was made stays"
         return row
+
+    def _make_tables(self) -> None:
+        """Make those that are not there."""
+        session = self.session
+        texts = filter(None, (session.before_tables, *statements.TABLES))
+        self._write([(text.format_map(session.types), ()) for text in texts])
 
     def _write(self, changes: list[tuple[str, tuple[Any, ...]]]) -> None:
         session = self.session

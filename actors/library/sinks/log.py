@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zlib import crc32
 
 from ...codec import records as record_codec
+from ...core.open_effects import AGAIN, ANSWERED
 from ...errors import CorruptLog, Fenced, OnceMQError, SinkUnavailable, StorageError
-from ...records import Committed, LedgerStarted
+from ...ids import effect_id, private_topic
+from ...records import Committed, EffectEnded, EffectIntended, LedgerStarted
 from ...storage.document import Part, SnapshotInfo
 from ...storage.log import StoredRecord, TailCut
 from . import statements
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from .ledger import Row
 
 At = Callable[[str], None]
+
+_ORDERED = frozenset({ANSWERED, AGAIN})  # how operators, and no call, end an effect
 
 
 def nowhere(_step: str) -> None:
@@ -68,6 +72,7 @@ class SqlLog:
         where = f"{session.shown} group {place[0]} {place[1]}/{place[2]}"
         self._tables = RecordTables(session.rows, row.ledger_id, where)
         self._pending: list[tuple[int, int, bytes, bytes]] = []
+        self._facts = _Facts(self)  # what the pending records change
         self._failure: OnceMQError | None = None
 
     # --- where things stand ----------------------------------------------------------------------
@@ -102,12 +107,13 @@ class SqlLog:
         self._check_usable()
         position = self._end
         self._pending.append((position, kind, bytes(meta), bytes(body)))
+        self._facts.take(record_codec.decode(kind, meta, body, crc32(body)))
         self._end += length_of(meta, body)
         return position
 
     def must_wait(self) -> bool:
         """Whether a handler, of this or another partition, has the connection or the file."""
-        return self._session.must_wait(commits=bool(self._pending))
+        return self._session.must_wait(self._facts.call)
 
     def sync(self) -> int:
         """Commit the group together with what its handlers wrote; return the durable end.
@@ -126,12 +132,11 @@ class SqlLog:
         return self._durable
 
     def _commit(self) -> None:
-        session, facts = self._session, _Facts(self)
-        for _, kind, meta, body in self._pending:
-            facts.take(record_codec.decode(kind, meta, body, crc32(body)))
+        session, facts = self._session, self._facts
+        at = self._at if facts.commits else nowhere
         try:
             session.join(facts.call)
-            self._at("begun")
+            at("begun")
             values = (
                 facts.commit_no,
                 self._end,
@@ -145,22 +150,25 @@ class SqlLog:
             )
             if session.change(statements.ADVANCE, values) != 1:
                 raise self._superseded()
-            self._at("advanced")
+            at("advanced")
             for position, kind, meta, body in self._pending:
                 crc = crc_of(kind, meta, body)
                 row = (self.log_id, position, self.generation, kind, meta, body, crc)
                 session.change(statements.ADD_RECORD, row)
-            self._at("recorded")
+            for order in facts.orders:
+                session.change(statements.FORGET_ORDER, (self.log_id, order))
+            at("recorded")
         except BaseException:
             session.give_up()
             raise
         session.commit()
-        self._at("committed")
+        at("committed")
         self._pending.clear()
         self._durable = self._end
         self._commit_no = facts.commit_no
         self._topic_id, self._seen_log_id = facts.topic_id, facts.log_id
         self._inputs = facts.inputs
+        self._facts = _Facts(self)
 
     def attest(self) -> None:
         """Nothing: a COMMIT that returned is vouched for by the database."""
@@ -288,7 +296,11 @@ class _Facts:
         self.topic_id, self.log_id = log._topic_id, log._seen_log_id  # noqa: SLF001
         self.inputs = dict(log._inputs)  # noqa: SLF001
         self._epoch = log.generation
-        # The call whose commit this is: the one that began at the offset where inputs stood.
+        self._place = log._place  # noqa: SLF001
+        self.commits = False  # whether there is a commit among them
+        self.orders: list[str] = []  # of operators: the records say what they said
+        # The call whose commit this is, or a record of an effect of its: the one that began at the
+        # offset where inputs stood.
         self.call: CallId | None = None
 
     def take(self, record: object) -> None:
@@ -296,10 +308,21 @@ class _Facts:
             self.topic_id, self.log_id = record.topic_id, record.log_id
             self.inputs[record.topic_id.hex()] = record.start_offset
         elif isinstance(record, Committed):
-            if record.inputs and self.call is None:
-                topic_id = record.inputs[0][0]
-                first = self.inputs.get(topic_id.hex(), 0)
-                self.call = (self._epoch, topic_id != self.topic_id, first)
+            if record.inputs:
+                self._of_call(record.inputs[0][0])
+            self.commits = True
             self.commit_no = record.commit_no
             for topic_id, next_offset in record.inputs:
                 self.inputs[topic_id.hex()] = next_offset
+        elif isinstance(record, EffectEnded) and record.how in _ORDERED:
+            group, topic, partition = self._place
+            where = topic if record.topic_id == self.topic_id else private_topic(topic, group)
+            call = (record.offset, record.name, record.number)
+            self.orders.append(effect_id(group, where, partition, *call))
+        elif isinstance(record, EffectIntended | EffectEnded):
+            self._of_call(record.topic_id)
+
+    def _of_call(self, topic_id: bytes) -> None:
+        if self.call is None:
+            first = self.inputs.get(topic_id.hex(), 0)
+            self.call = (self._epoch, topic_id != self.topic_id, first)

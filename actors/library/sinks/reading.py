@@ -89,24 +89,29 @@ def read_sink_group(sink: str, group: str) -> dict[tuple[str, int], Ledger]:
     Raises NoLedger, CorruptLog, and what `looking` raises.
     """
     address = address_of(sink)
-    found: dict[tuple[str, int], Ledger] = {}
     with looking(address) as rows:
-        for topic, partition in rows(statements.PLACES, (group,)):
-            row = row_of(rows(statements.LOOK, (group, topic, partition))[0], address.shown)
-            where = f"{address.shown} group {group} {topic}/{partition}"
-            tables = RecordTables(rows, row.ledger_id, where)
-            ledger = Ledger()
-            if row.snapshot_position:
-                parts = {name: tables.part(name) for name in tables.parts()}
-                ledger.restore({name: wire.unpack_plain(part) for name, part in parts.items()})
-            for stored in tables.replay(row.snapshot_position, row.position):
-                record = record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)
-                ledger.apply(record, stored.position)
-            if ledger.started is not None:
-                found[topic, partition] = ledger
+        found = ledgers_in(rows, address.shown, group)
     if not found:
         raise NoLedger(
             f"there is no ledger of group {group!r} in {address.shown}",
             hint="check --sink and --group",
         )
+    return found
+
+
+def ledgers_in(rows: Rows, shown: str, group: str) -> dict[tuple[str, int], Ledger]:
+    """Return the ledgers of a group that have begun, by (topic, partition). Raises CorruptLog."""
+    found: dict[tuple[str, int], Ledger] = {}
+    for topic, partition in rows(statements.PLACES, (group,)):
+        row = row_of(rows(statements.LOOK, (group, topic, partition))[0], shown)
+        tables = RecordTables(rows, row.ledger_id, f"{shown} group {group} {topic}/{partition}")
+        ledger = Ledger()
+        if row.snapshot_position:
+            parts = {name: tables.part(name) for name in tables.parts()}
+            ledger.restore({name: wire.unpack_plain(part) for name, part in parts.items()})
+        for stored in tables.replay(row.snapshot_position, row.position):
+            record = record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)
+            ledger.apply(record, stored.position)
+        if ledger.started is not None:
+            found[topic, partition] = ledger
     return found

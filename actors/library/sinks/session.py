@@ -4,8 +4,10 @@ Theory of operation. Two threads use the connection, never at the same time:
 
     handlers' thread                          I/O thread
     ----------------                          ----------
-    start_call                      <------   RunHandler (nothing is open: the last commit is done)
+    start_call                      <------   RunHandler, expect_call (nothing is open)
     use, accept, reject ... per message
+    hand_in (an empty transaction)   ------>  join, the record of an effect, commit
+    call of the effect: nothing open <------  lend_again
     end_call (a transaction is open) ------>  join, execute ..., commit      (SqlLog.sync)
 
 The hand-over is explicit: `_place` says whose turn it is and is changed under a lock; HandlerDone
@@ -22,11 +24,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ...errors import Fenced, OnceMQError, SinkUnavailable, StorageError, TransactionControl
+from ...errors import (
+    Fenced,
+    OnceMQError,
+    SinkLocked,
+    SinkUnavailable,
+    StorageError,
+    TransactionControl,
+)
+from .database import Database
 from .sql_text import first_line
 
 IDLE = "idle"  # nothing is open; the I/O thread may use it
@@ -35,23 +44,25 @@ RETURNED = "returned"  # the call is over, its transaction open
 JOINED = "joined"  # the I/O thread writes into the open transaction
 CLOSED = "closed"
 
-_T = TypeVar("_T")
 SOLO_CALLS = 100  # after the database has refused a whole call
 
 CallId = tuple[int, bool, int]  # (epoch, whether of the private topic, first offset)
 
 
-class Session(ABC):
+class Session(Database):
     """What SQLite and PostgreSQL have in common. The methods of each thread are grouped."""
 
     def __init__(self, shown: str) -> None:
         """`shown` is the address as people may see it."""
-        self.shown = shown
+        super().__init__(shown)
         self._mutex = threading.Lock()
         self._place = CLOSED  # whose turn it is. Invariant: changed under the mutex
+        # Whether a call is on its way that will have it. Invariant: as above.
+        self._expected = False
         # Whether a transaction is open; of which call.
         self._open = False
         self._call: CallId | None = None
+        self._paused: CallId | None = None  # the call that has handed in its transaction last
         self._marked = False  # whether the message at hand has a savepoint
         # Set when the transaction is not ours any more: nothing of the call may be committed.
         self._broken: TransactionControl | None = None
@@ -64,74 +75,6 @@ class Session(ABC):
         # A handler's statement that was refused, until it was told.
         self._refused: str | None = None
 
-    # --- for each database -----------------------------------------------------------------------
-
-    @abstractmethod
-    def _connect(self) -> None:
-        """Open the connection and make its settings safe. Raises SinkUnavailable, BadSink."""
-
-    @abstractmethod
-    def _disconnect(self) -> None:
-        """Say it for this kind of database."""
-
-    @abstractmethod
-    def _run(self, statement: str, values: Sequence[Any] = ()) -> Any:
-        """Execute a statement of ours; return the driver's cursor. Raises its errors."""
-
-    @abstractmethod
-    def _begin(self, *, waits: bool) -> None:
-        """Open a transaction that may write; `waits`: in the thread of handlers."""
-
-    @abstractmethod
-    def _end(self, verb: str) -> None:
-        """COMMIT or ROLLBACK."""
-
-    def _ended(self) -> None:
-        """The transaction is over, or the wish to begin one."""
-
-    @abstractmethod
-    def _in_transaction(self) -> bool:
-        """Say it for this kind of database."""
-
-    def sync_read(self) -> None:
-        """Make durable what was read, before anybody is told of it. Raises StorageError."""
-
-    def _settle(self) -> None:
-        """Check now what the database would check at COMMIT: here a handler can still be told."""
-
-    def _hand_over(self) -> None:
-        """The handlers are done with the open transaction; the I/O thread comes next."""
-
-    @abstractmethod
-    def _translated(self, error: BaseException) -> SinkUnavailable | None:
-        """Return what an error says about the database; None: it is about a statement."""
-
-    @abstractmethod
-    def _is_of_driver(self, error: BaseException) -> bool:
-        """Say it for this kind of database."""
-
-    @property
-    def broken(self) -> bool:
-        """Whether the connection is of no use any more, as far as this side knows."""
-        return False
-
-    @property
-    @abstractmethod
-    def _handed_out(self) -> Any:
-        """The connection that handlers see."""
-
-    def _may_begin(self) -> bool:
-        """Whether the I/O thread would begin a transaction without waiting for this process."""
-        return True
-
-    @abstractmethod
-    def has_table(self, name: str) -> bool:
-        """Whether a table is there, in the I/O thread."""
-
-    # What the statements that make tables leave open, and what goes before them.
-    types: ClassVar[Mapping[str, str]]
-    before_tables: ClassVar[str] = ""
-
     # --- the thread of handlers ------------------------------------------------------------------
 
     def start_call(self, call: CallId) -> None:
@@ -142,7 +85,7 @@ class Session(ABC):
             assert self._place != JOINED, "a commit is over before the next call"
             stale = self._place == RETURNED
             self._place, self._call = LENT, call
-            self.undone = False
+            self._expected = self.undone = False
         if stale:
             self._checked(self._roll_back)
         else:
@@ -262,6 +205,36 @@ class Session(ABC):
         if self.doomed:
             self.close()
 
+    @property
+    def open(self) -> bool:
+        """Whether the running call has a transaction."""
+        return self._open
+
+    def hand_in(self, *, patient: bool = False) -> None:
+        """The call waits for a record of its own: hand over an empty transaction for it.
+
+        What is open is rolled back. A `patient` one waits for a lock for as long as anybody could
+        commit. Raises what `end_call` raises; the connection is the call's again with `lend_again`.
+        """
+        if self._open:
+            self._checked(self._empty)
+        self._paused = self._call
+        while True:
+            try:
+                self.end_call(keep=True)
+            except SinkLocked:
+                if not patient or self.doomed:
+                    raise
+            else:
+                return
+
+    def _empty(self) -> None:
+        """Roll back, and let nobody else write before this call has had its record."""
+        self._marked = False
+        if self._in_transaction():
+            self._end("ROLLBACK")
+        self._open = False
+
     def abandon(self) -> None:
         """The call ends without an answer: nothing of it stays."""
         with self._mutex:
@@ -274,20 +247,31 @@ class Session(ABC):
 
     @property
     def idle(self) -> bool:
-        """Whether the I/O thread may use the connection and no transaction waits."""
-        return self._place == IDLE
+        """Whether the I/O thread may use the connection: no call has it or will have it next."""
+        with self._mutex:
+            return self._place == IDLE and not self._expected
+
+    def expect_call(self) -> None:
+        """A call is on its way: until it has answered the connection is its own."""
+        with self._mutex:
+            self._expected = True
+
+    def answered(self) -> None:
+        """The call has answered, whether it began or not."""
+        with self._mutex:
+            self._expected = False
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection."""
         return self._place != CLOSED
 
-    def must_wait(self, *, commits: bool) -> bool:
-        """Whether the I/O thread cannot write now; `commits`: what a call may have left open."""
+    def must_wait(self, call: CallId | None) -> bool:
+        """Whether the I/O thread cannot write now; `call`: for which call, if for any."""
         with self._mutex:
             if self._place == RETURNED:
-                return not commits
-            return self._place != IDLE or not self._may_begin()
+                return call is None or call != self._call
+            return self._place != IDLE or self._expected or not self._may_begin()
 
     def forget_wish(self) -> None:
         """Nothing is to be written: a wish of earlier, which kept handlers waiting, is over."""
@@ -325,6 +309,18 @@ class Session(ABC):
     def _begin_own(self) -> None:
         self._begin(waits=False)
         self._open = True
+
+    def lend_again(self) -> None:
+        """The record that the call waits for is made, or none is: the call goes on."""
+        self.drop()
+        with self._mutex:
+            if self._place == IDLE:
+                self._place, self._call = LENT, self._paused
+
+    def drop(self) -> None:
+        """Roll back what a call has handed over: nothing of it counts."""
+        if self._place == RETURNED:
+            self.roll_back()
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a statement of ours. Raises SinkUnavailable, SinkLocked."""
@@ -385,15 +381,3 @@ class Session(ABC):
             self._end("ROLLBACK")
         self._open = False
         self._ended()
-
-    def _checked(self, work: Callable[[], _T]) -> _T:
-        """Do work of ours; whatever the driver says against it is about the database."""
-        try:
-            return work()
-        except Exception as error:
-            lost = self._translated(error)
-            if lost is None and self._is_of_driver(error):
-                lost = SinkUnavailable(f"{self.shown}: {first_line(error)}")
-            if lost is None:
-                raise
-            raise lost from error

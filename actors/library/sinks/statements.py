@@ -3,6 +3,7 @@
 oncemq_ledger     one row for each (group, topic, partition): who owns it, where it stands
 oncemq_record     the ledger's records since its snapshot, by position
 oncemq_snapshot   the state at `snapshot_position`, in parts cut into chunks
+oncemq_effect_order   what an operator has said about a call, until its owner has taken it
 
 docs/STORAGE.md, "Ledgers in a database", has the columns. Placeholders are written `?`; a driver
 with another style replaces them.
@@ -50,7 +51,16 @@ TABLES = (
         data {bytes} NOT NULL,
         PRIMARY KEY (ledger_id, part, chunk)
     )""",
+    """CREATE TABLE IF NOT EXISTS oncemq_effect_order (
+        ledger_id {bytes} NOT NULL,
+        effect_id {text} NOT NULL,
+        how {text} NOT NULL,
+        encoding {int} NOT NULL,
+        value {bytes} NOT NULL,
+        PRIMARY KEY (ledger_id, effect_id)
+    )""",
 )
+ORDERS_TABLE = "oncemq_effect_order"
 
 MAKE_LEDGER = (
     "INSERT INTO oncemq_ledger (group_name, topic, partition_no, format, ledger_id, epoch,"
@@ -67,6 +77,7 @@ PLACES = (
     "SELECT topic, partition_no FROM oncemq_ledger WHERE group_name = ?"
     " ORDER BY topic, partition_no"
 )
+GROUPS = "SELECT DISTINCT group_name FROM oncemq_ledger ORDER BY group_name"
 # The first act of an owner. No row: a newer owner was here before.
 CLAIM = "UPDATE oncemq_ledger SET epoch = ?, owner = ?" + _OF_PLACE + " AND epoch < ?"
 # The heart of every commit. No row: a newer owner was here, and nothing of this one counts.
@@ -93,3 +104,10 @@ ADD_CHUNK = "INSERT INTO oncemq_snapshot (ledger_id, part, chunk, crc, data) VAL
 PART = (
     "SELECT chunk, crc, data FROM oncemq_snapshot WHERE ledger_id = ? AND part = ? ORDER BY chunk"
 )
+# The first word about a call stands.
+GIVE_ORDER = (
+    "INSERT INTO oncemq_effect_order (ledger_id, effect_id, how, encoding, value)"
+    " VALUES (?, ?, ?, ?, ?) ON CONFLICT (ledger_id, effect_id) DO NOTHING"
+)
+ORDERS = "SELECT effect_id, how, encoding, value FROM oncemq_effect_order WHERE ledger_id = ?"
+FORGET_ORDER = "DELETE FROM oncemq_effect_order WHERE ledger_id = ? AND effect_id = ?"

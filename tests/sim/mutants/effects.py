@@ -9,7 +9,6 @@ from actors.core.effects import Effects
 from actors.core.handling import Handling
 from actors.core.ledger import Ledger
 from actors.core.open_effects import RETURNED, OpenEffects
-from actors.library.effect_calls import EffectCall
 from actors.library.effects import Effects as HandlerEffects
 from actors.records import EffectEnded
 from tests.sim.mutants.table import mutant
@@ -138,11 +137,13 @@ mutant(
 
 
 def _told_first(original: Any) -> Any:
-    def broken(self: Any, answer: Any) -> Any:
-        found = original(self, answer)
-        if found is None:
-            self._tell(RETURNED, 0, b"early")
-        return found
+    def broken(self: Any, desk: Any, wish: Any) -> None:
+        def function(*args: Any, **kwargs: Any) -> Any:
+            wish.effect._end(RETURNED, 0, b"early")
+            desk.tell(wish.effect.ended)
+            return wish.function(*args, **kwargs)
+
+        original(self, desk, replace(wish, function=function))
 
     return broken
 
@@ -150,7 +151,7 @@ def _told_first(original: Any) -> Any:
 mutant(
     "the handler's thread tells a result before the call",
     "a process that dies in the call has told nothing",
-    (EffectCall, "answered", _told_first),
+    (HandlerEffects, "_make", _told_first),
     tests=LIBRARY,
 )
 

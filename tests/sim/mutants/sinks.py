@@ -13,6 +13,8 @@ from actors.cli.sim_sinks import SimulatedSession
 from actors.core import handling
 from actors.driver import Driver
 from actors.errors import SinkUnavailable
+from actors.library import handlers
+from actors.library.effects import Effects
 from actors.library.sinks import statements
 from actors.library.sinks.ledger import SqlLedger
 from actors.library.sinks.log import SqlLog
@@ -23,6 +25,7 @@ from tests.sim.mutants.table import Change, mutant, nothing
 
 _LOG_TESTS = ("tests/sql/test_log.py",)
 _HANDLER_TESTS = ("tests/sql/test_handlers.py",)
+_EFFECT_TESTS = ("tests/sql/test_effects.py", "tests/sql/test_effect_log.py")
 
 
 def both(
@@ -244,4 +247,80 @@ mutant(
     "handlers wait only for who will come",
     (Session, "forget_wish", nothing),
     tests=("tests/sql/test_parts.py",),
+)
+
+
+# --- effects -------------------------------------------------------------------------------------
+
+mutant(
+    "a handler is not left for its effect",
+    "what a handler wrote before a call is committed with what it wrote behind it",
+    (Effects, "_leave_for", lambda _original: lambda self, wish: None),
+    tests=_EFFECT_TESTS,
+)
+mutant(
+    "a handed-in transaction stays open",
+    "no transaction is open across a call, nor behind an answer that does not count",
+    (Session, "drop", lambda _original: lambda self: None),
+    tests=_EFFECT_TESTS,
+)
+
+
+def _nobody_was_left(original: Any) -> Any:
+    def broken(self: Any) -> None:
+        self._left = None
+        original(self)
+
+    return broken
+
+
+mutant(
+    "a handler that swallows what left it is committed",
+    "a handler whose work was taken back has not returned",
+    (Effects, "accept", _nobody_was_left),
+    tests=_EFFECT_TESTS,
+)
+mutant(
+    "a handler that was left ends its call with a failure",
+    "being left is no attempt that failed",
+    (Effects, "left_by", lambda _original: lambda self, error: None),
+    tests=_EFFECT_TESTS,
+)
+mutant(
+    "messages before an effect wait for it",
+    "the call ends before a message that was left",
+    (handlers.Call, "_comes_later", lambda _original: lambda self: False),
+    tests=_EFFECT_TESTS,
+)
+mutant(
+    "a result is given up where a lock is in the way",
+    "what a call returned is recorded as soon as anybody can write",
+    (Session, "hand_in", lambda original: lambda self, patient=False: original(self)),
+    tests=_EFFECT_TESTS,
+)
+mutant(
+    "records of an effect join any open transaction",
+    "a record that is not of the open call waits for its end",
+    (
+        Session,
+        "must_wait",
+        lambda original: lambda self, call: original(self, self._call),
+    ),
+    tests=_EFFECT_TESTS,
+)
+mutant(
+    "an order outlives the record that says the same",
+    "an operator's word is taken in one transaction, and counts once",
+    (statements, "FORGET_ORDER", lambda original: f"{original} AND how = 'nobody'"),
+    tests=_EFFECT_TESTS,
+)
+mutant(
+    "the last word about a call stands",
+    "who speaks first about a call has spoken",
+    (
+        statements,
+        "GIVE_ORDER",
+        lambda original: original.replace("NOTHING", "UPDATE SET how = excluded.how"),
+    ),
+    tests=_EFFECT_TESTS,
 )

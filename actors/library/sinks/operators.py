@@ -1,0 +1,75 @@
+"""The ledgers of a database, for an operator's command beside the consumers that own them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from ...core.effect_work import EffectOrder
+from ...core.ledger import Ledger
+from ...errors import BadSink
+from . import statements
+from .address import SQLITE
+from .ledger import IN_DATABASE, OwnerProof, Place, Row, look
+from .opening import connection_to
+from .orders import give_order, orders_of
+from .reading import address_of, ledgers_in, looking
+from .session import Session
+
+
+class SinkOffice:
+    """Reads ledgers and leaves orders in one database. Not thread-safe."""
+
+    def __init__(self, sink: str, session: Session, proof: OwnerProof) -> None:
+        """Use `open_office`: the session is connected."""
+        self._sink = sink
+        self._session = session
+        self._proof = proof
+        #: How the broker is told of ledgers that are here.
+        self.path = session.shown + IN_DATABASE
+
+    def ledgers(self, group: str | None = None) -> Iterator[tuple[Place, Ledger]]:
+        """Yield the ledgers, of all groups or of one. Raises CorruptLog, SinkUnavailable."""
+        address = address_of(self._sink)
+        with looking(address) as rows:
+            for (name,) in rows(statements.GROUPS, ()):
+                if group in {None, name}:
+                    for place, ledger in ledgers_in(rows, address.shown, name).items():
+                        yield (name, *place), ledger
+
+    def owner_is_dead(self, place: Place) -> bool:
+        """Whether the last owner of a ledger is proved dead."""
+        row = self._row(place)
+        dead = self._proof.prove_dead(row.ledger_id, row.epoch, row.owner)
+        self._proof.let_go()
+        return dead
+
+    def orders(self, place: Place) -> list[EffectOrder]:
+        """Return what operators have said and the owner has not taken."""
+        if not self._session.has_table(statements.ORDERS_TABLE):
+            return []
+        return orders_of(self._session, self._row(place).ledger_id)
+
+    def give(self, place: Place, order: EffectOrder) -> EffectOrder:
+        """Leave an order durably; return the one that stands. Raises SinkLocked."""
+        return give_order(self._session, self._row(place).ledger_id, order)
+
+    def _row(self, place: Place) -> Row:
+        row = look(self._session, place)
+        assert row is not None, "a ledger that was read stays"
+        return row
+
+
+@contextlib.contextmanager
+def open_office(sink: str) -> Iterator[SinkOffice]:
+    """Give an office in the database `sink`. Raises BadSink, NotSupported, SinkUnavailable."""
+    address = address_of(sink)
+    if address.kind == SQLITE and not os.path.exists(address.target):
+        raise BadSink(f"there is no file {address.target}", hint="")
+    session, proof = connection_to(address, "oncemq operator")
+    session.connect()
+    try:
+        yield SinkOffice(sink, session, proof)
+    finally:
+        session.close()
