@@ -133,6 +133,7 @@ class LedgerOracle(RecordOracle):
     def copy(self, name: str) -> LedgerOracle:
         """Return the oracle of a directory into which this one was copied just now."""
         other = LedgerOracle(name, self.group, self.partition, self.broker, self.crash_retries)
+        other.deaths.outlived |= self.deaths.outlived
         for position, raw in self.records.items():
             other.durable(position, raw)
         return other

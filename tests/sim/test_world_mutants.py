@@ -12,6 +12,8 @@ QUICK = (
     "log fsync missing",
     "mask of duplicates lost",
     "effects left out of the commit",
+    "SQL offset in a second transaction (simulated)",
+    "what a dropped call left open goes on",
 )
 
 
