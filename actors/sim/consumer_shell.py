@@ -44,6 +44,7 @@ from ..storage.log import FencedLog
 from .effects import Blocked
 from .handler import Group
 from .handler_run import HandlerRun
+from .keyed import Kept, KeyedRun
 from .ledger_oracle import RETRIES
 from .pauses import Pauses
 from .shell import NEVER_MS, Host, ProcessClock, Shell, SimEvents
@@ -115,6 +116,7 @@ class ConsumerShell(Shell):
         self._call_ms = NEVER_MS
         self._cut = False
         self._running: HandlerRun | None = None
+        self._kept = Kept()
         self._resolved = False
         self._pauses = Pauses()
 
@@ -147,6 +149,9 @@ class ConsumerShell(Shell):
         )
         self._again = self._call = self._running = None
         self._again_ms = self._call_ms = NEVER_MS
+        if self._kept.seen:
+            world.trace.add(self.name, "keyed.lost", {"count": len(self._kept.seen)})
+        self._kept = Kept()
         self._resolved = False
         self._pauses = Pauses()
 
@@ -195,20 +200,20 @@ class ConsumerShell(Shell):
                 refused_ms = JOIN_RETRY_MS if self.world.is_changed("WAITING_FETCHES_MAX") else 0
                 now_ms, at_rest = self.world.clock.now_ms(), self.world.at_rest
                 self._pauses.called(item, now_ms, at_rest=at_rest, refused_ms=refused_ms)
-                takes_ms = self.world.plan.handler_ms(self.rng)
-                self.healed_work_ms += takes_ms if self.world.healing else 0
                 self._call = item
                 self._running = None
                 self._cut = False
-                self._call_ms = self.world.clock.now_ms() + takes_ms
+                self.go_on_in(self.world.plan.handler_ms(self.rng), work=True)
             case CutHandler():
                 self._cut = True
+                if self._running is not None:
+                    self._running.cut()
             case Repost():
                 self._post(item.event)
             case EffectAnswer() if self._running is not None:
                 left_ms = self._running.effects.answered(item)
                 if left_ms is not None:
-                    self._call_ms = self.world.clock.now_ms() + left_ms
+                    self.go_on_in(left_ms)
             case LookForOrders():
                 assert self._ledger is not None
                 for order in self._ledger.find_orders(item.effect_ids):
@@ -229,6 +234,11 @@ class ConsumerShell(Shell):
             case _:
                 known = TopicFound | StandingBy | GaveBack | EffectHeld | EffectAnswer
                 assert isinstance(item, known), f"unknown {item!r}"
+
+    def go_on_in(self, milliseconds: int, *, work: bool = False) -> None:
+        """Let the handler run go on after some time; `work`: the handlers need that time."""
+        self._call_ms = self.world.clock.now_ms() + milliseconds
+        self.healed_work_ms += milliseconds if work and self.world.healing else 0
 
     def tell(self, event: EffectWanted | EffectTold) -> None:
         """The handler says something of an effect."""
@@ -307,6 +317,11 @@ class ConsumerShell(Shell):
         self._resolved = True
         self._call_ms = self.world.clock.now_ms()
 
+    def _begin_run(self, run: RunHandler) -> HandlerRun:
+        if self.group.concurrency:
+            return KeyedRun(self, run, self._kept, cut=self._cut)
+        return HandlerRun(self, run, cut=self._cut)
+
     def _answer_call(self) -> None:
         """The handler calls are over: tell the core what they did."""
         run = self._call
@@ -316,7 +331,7 @@ class ConsumerShell(Shell):
             self.driver.post(ResolveTopic(self.group.output))
             return
         if self._running is None:
-            self._running = HandlerRun(self, run, cut=self._cut)
+            self._running = self._begin_run(run)
         try:
             done = self._running.answer()
         except Blocked:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from ..limits import CRASH_RETRIES_DEFAULT
+from ..limits import CRASH_RETRIES_DEFAULT, SOLITARY_MESSAGES_MAX
 from .faults import FAULTS
 from .handler import Group
+from .keyed_model import solitary_of, with_keyed
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Plan:
     slow_handlers: float  # odds of a handler call longer than a lease
     partial_commits: float  # odds of a handler run that comes back before its end
     crash_retries: int = CRASH_RETRIES_DEFAULT
+    solitary_max: int = SOLITARY_MESSAGES_MAX
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -67,6 +69,7 @@ class Plan:
             low, high = kind.mean_ms
             if draw.random() < kind.odds:
                 faults[name] = low * (high / low) ** draw.random()
+        groups = with_keyed(seed, groups)
         files, rivals, webs = rng.choice(((1, 0, 1), (0, 2, 1), (1, 2, 0), (1, 2, 2), (0, 0, 2)))
         return cls(
             seed=seed,
@@ -91,6 +94,7 @@ class Plan:
             slow_handlers=rng.choice((0.0, 0.0, 0.01)),
             partial_commits=rng.choice((0.0, 0.2, 0.6)),
             crash_retries=_crash_retries(seed, faults),
+            solitary_max=solitary_of(seed, groups),
         )
 
     @property
@@ -114,6 +118,12 @@ class Plan:
         if self.slow_handlers and rng.random() < self.slow_handlers:
             return rng.randint(5_000, 15_000)
         return int(rng.expovariate(1 / self.handler_mean_ms))
+
+    def job_ms(self, rng: random.Random) -> int:
+        """Return how long one of several messages takes that are handled at the same time."""
+        if self.slow_handlers and rng.random() < self.slow_handlers / 4:
+            return rng.randint(5_000, 15_000)
+        return int(rng.expovariate(1 / (2 * self.handler_mean_ms)))
 
     def commit_after(self, rng: random.Random, *, cut: bool) -> int:
         """Return after how many messages a handler run comes back."""

@@ -12,6 +12,7 @@ QUICK = (
     "log fsync missing",
     "mask of duplicates lost",
     "effects left out of the commit",
+    "offset committed over a hole",
 )
 
 
