@@ -4,26 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..core.consumer_work import FailedMessage
-from ..records import BatchStored
-from .tx import Outgoing
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of a message that was handled apart from the others.
-
-    It is right for as long as the message is the same (its stored batch and offset) and its key's
-    state is what the handler found: then the handler would do it all again.
-    """
-
-    stored: BatchStored
-    name: str  # of the entry that holds the state of its key
-    found: bytes | None  # that entry as the handler found it ...
-    left: bytes | None  # ... and as it left it; None: none
-    outgoing: tuple[Outgoing, ...] = ()
-    failure: FailedMessage | None = None
-    size: int = 0  # bytes that a commit needs for it, about
+from ..core.keyed_schedule import Result
 
 
 @dataclass(slots=True)

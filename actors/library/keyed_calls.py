@@ -2,7 +2,7 @@
 
 Each message has a Tx of its own. Async handlers are tasks of the event loop, plain ones run in
 threads; with concurrency 1 a plain one runs in the thread that carries the call out, as others do.
-Which message may start and what may be committed is decided in keyed_schedule.py.
+Which message may start and what may be committed is decided in core/keyed_schedule.py.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from itertools import chain
 from queue import SimpleQueue
 from typing import Any
 
+from ..codec.entries import change_entry, entry_name
 from ..core.consumer_work import FailedMessage, HandlerDone, RunHandler
+from ..core.keyed_schedule import Job, Result, Schedule, changes_of
 from ..core.open_effects import ASK
 from ..errors import StateTooLarge
 from ..limits import MESSAGE_EFFECTS_BYTES_MAX
 from .awaited_calls import AwaitTopic, returned
-from .carry import Carry, Result
+from .carry import Carry
 from .effect_calls import EffectDesk
 from .effects import Effects
 from .handler_threads import HandlerThreads
 from .handlers import Call, Consumer, check_payload, current
-from .keyed_schedule import Job, Schedule
-from .keyed_state import KeyState, pack_entry
+from .keyed_state import KeyState
 from .message import Message
 from .shapes import check_result
 from .state_view import StateView
@@ -74,7 +75,7 @@ class KeyedCall(Call):
         self._find_topic = find_topic
         self._await_topic = await_topic
         self.is_async = consumer.shape.is_async and not run.deaths
-        self._schedule: Schedule | None = None
+        self._schedule: Schedule[Message] | None = None
         self._cut = False
 
     def cut(self) -> None:
@@ -105,10 +106,10 @@ class KeyedCall(Call):
 
     # --- one after the other, in threads, in tasks -------------------------------------------------
 
-    def _run_in_threads(self, schedule: Schedule) -> None:
+    def _run_in_threads(self, schedule: Schedule[Message]) -> None:
         most = self._consumer.shape.concurrency
         pool = self._threads.pool(most)
-        ended: SimpleQueue[Future[tuple[Job, Result]]] = SimpleQueue()
+        ended: SimpleQueue[Future[tuple[Job[Message], Result]]] = SimpleQueue()
         running = 0
         try:
             while True:
@@ -124,14 +125,14 @@ class KeyedCall(Call):
             for _ in range(running):  # after what ends the process; nobody runs on behind its back
                 ended.get()
 
-    def _of_job(self, job: Job) -> tuple[Job, Result]:
+    def _of_job(self, job: Job[Message]) -> tuple[Job[Message], Result]:
         return job, self._run_job(job)
 
-    async def _run_in_tasks(self, schedule: Schedule) -> None:
+    async def _run_in_tasks(self, schedule: Schedule[Message]) -> None:
         import asyncio
 
         most = self._consumer.shape.concurrency
-        running: dict[asyncio.Task[Result], Job] = {}
+        running: dict[asyncio.Task[Result], Job[Message]] = {}
         try:
             while True:
                 while len(running) < most and (job := schedule.next()) is not None:
@@ -148,7 +149,7 @@ class KeyedCall(Call):
 
     # --- one message -------------------------------------------------------------------------------
 
-    def _run_job(self, job: Job) -> Result:
+    def _run_job(self, job: Job[Message]) -> Result:
         tx = self._tx_for(job)
         token = current.set(tx)
         try:
@@ -163,7 +164,7 @@ class KeyedCall(Call):
             tx.message = None
             current.reset(token)
 
-    async def _run_job_async(self, job: Job) -> Result:
+    async def _run_job_async(self, job: Job[Message]) -> Result:
         tx = self._tx_for(job)
         token = current.set(tx)
         try:
@@ -180,7 +181,7 @@ class KeyedCall(Call):
             tx.message = None
             current.reset(token)
 
-    def _of_failed(self, job: Job, error: Exception, tx: KeyedTx) -> Result:
+    def _of_failed(self, job: Job[Message], error: Exception, tx: KeyedTx) -> Result:
         failure = self._failed(job.message, error, tx.own_effects)
         return Result(job.message.stored, job.name, job.entry, job.entry, failure=failure)
 
@@ -189,7 +190,7 @@ class KeyedCall(Call):
         if shape.decode is not None:
             check_payload(message, shape.payload)
 
-    def _tx_for(self, job: Job) -> KeyedTx:
+    def _tx_for(self, job: Job[Message]) -> KeyedTx:
         tx = KeyedTx(StateView(KeyState.of(job.entry)), self._find_topic)
         tx.message = job.message
         tx.begin_effects = self._new_effects
@@ -205,29 +206,28 @@ class KeyedCall(Call):
     def _decoded(self, messages: Iterable[Message]) -> Iterator[Message]:
         return iter(messages)  # each is looked at when its turn comes
 
-    def _begin(self, place: tuple[str, str, int]) -> Schedule:
+    def _begin(self, place: tuple[str, str, int]) -> Schedule[Message]:
         messages = chain.from_iterable(self._pieces(self._place(place)))
-        self._schedule = Schedule(self.run, messages, self._carry, self._failed)
+        named = ((entry_name(message.key), message) for message in messages)
+        self._schedule = Schedule(self.run, named, self._carry.results, self._failed)
         self._schedule.cut = self._cut
         return self._schedule
 
-    def _end(self, schedule: Schedule, started_ns: int) -> HandlerDone:
+    def _end(self, schedule: Schedule[Message], started_ns: int) -> HandlerDone:
         done, failure = schedule.prefix()
         return self._answer_of(done, failure, started_ns)
 
     def _answer_of(
         self, done: list[Result], failure: FailedMessage | None, started_ns: int
     ) -> HandlerDone:
-        changes = {result.name: result.left for result in done if result.left != result.found}
-        base = self.run.ledger.state
-        state = {name: changes[name] for name in sorted(changes) if changes[name] != base.get(name)}
+        state = changes_of(done, self.run.ledger.state)
         outputs = build_outputs([one for result in done for one in result.outgoing])
         took_us = (time.perf_counter_ns() - started_ns) // 1000
         size = sum(result.size + 32 for result in done)
         return self._done(len(done), state, outputs, failure, took_us, size)
 
 
-def _effects(job: Job, tx: KeyedTx) -> Result:
+def _effects(job: Job[Message], tx: KeyedTx) -> Result:
     """Return what a handler that returned has done. Raises what Tx.accept raises."""
     message = job.message
     if not tx.state.touched:
@@ -236,8 +236,7 @@ def _effects(job: Job, tx: KeyedTx) -> Result:
     changes, outgoing, size = tx.effects()
     left = job.entry
     if changes:
-        values = {**KeyState.of(job.entry).state, **changes}
-        left = pack_entry({key: value for key, value in values.items() if value is not None})
+        left = change_entry(job.entry, changes)
         if left is not None and len(left) > MESSAGE_EFFECTS_BYTES_MAX:
             raise StateTooLarge(
                 f"the state of one key would have {len(left)} bytes, the limit is "

@@ -12,13 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import Any, Protocol
 
-import msgpack
-
+from ..codec.entries import KEYED, unpack_entry
 from ..codec.values import decode_value, encode_value
 from ..errors import StateTooLarge
 from ..limits import MESSAGE_EFFECTS_BYTES_MAX, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX
-
-KEYED = 3  # in place of an encoding: the state of one message key (keyed_state.py)
 
 _FIXED = frozenset({int, float, bool, type(None)})  # encoded in at most 10 bytes
 _IMMUTABLE = _FIXED | {str, bytes}
@@ -40,8 +37,7 @@ def decode_state(encoded: bytes) -> Any:
     The state of a message key comes back as a dict.
     """
     if encoded[0] == KEYED:
-        values = msgpack.unpackb(memoryview(encoded)[1:])
-        return {key: decode_state(value) for key, value in values.items()}
+        return {key: decode_state(value) for key, value in unpack_entry(encoded).items()}
     return decode_value(encoded[0], encoded[1:])
 
 

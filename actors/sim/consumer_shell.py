@@ -44,6 +44,7 @@ from .doors import FileDoor, LedgerDoor
 from .effects import Blocked
 from .handler import Group
 from .handler_run import HandlerRun
+from .keyed import Kept, KeyedRun
 from .ledger_oracle import RETRIES
 from .pauses import Pauses
 from .shell import NEVER_MS, Host, ProcessClock, Shell, SimEvents
@@ -89,6 +90,7 @@ class ConsumerShell(Shell):
         self._takes_ms = 0  # how long it takes, roughly
         self.cut_asked = False
         self._running: HandlerRun | None = None
+        self._kept = Kept()
         self._resolved = False
         self._pauses = Pauses()
         # How this ledger is opened, by whom ever: what its oracle has been told must be there.
@@ -125,6 +127,9 @@ class ConsumerShell(Shell):
         )
         self._again = self._call = self._running = None
         self._again_ms = self._call_ms = NEVER_MS
+        if self._kept.seen:
+            world.trace.add(self.name, "keyed.lost", {"count": len(self._kept.seen)})
+        self._kept = Kept()
         self._resolved = False
         self._pauses = Pauses()
 
@@ -142,6 +147,8 @@ class ConsumerShell(Shell):
         return SimEvents(self.world, self.name)
 
     def _make_run(self, run: RunHandler) -> HandlerRun:
+        if self.group.concurrency:
+            return KeyedRun(self, run, self._kept, cut=self.cut_asked)
         return HandlerRun(self, run, cut=self.cut_asked)
 
     def gone(self) -> None:
@@ -189,12 +196,14 @@ class ConsumerShell(Shell):
                 self._begin_call(item)
             case CutHandler():
                 self.cut_asked = True
+                if self._running is not None:
+                    self._running.cut()
             case Repost():
                 self._post(item.event)
             case EffectAnswer() if self._running is not None:
                 left_ms = self._running.effects.answered(item)
                 if left_ms is not None:
-                    self._call_ms = self.world.clock.now_ms() + left_ms
+                    self.go_on_in(left_ms, work=False)
             case LookForOrders():
                 assert self._ledger is not None
                 for order in self._ledger.find_orders(item.effect_ids):
@@ -300,9 +309,9 @@ class ConsumerShell(Shell):
     def _handler_ms(self) -> int:
         return self.world.plan.handler_ms(self.rng)
 
-    def go_on_in(self, pause_ms: int) -> None:
-        """The call has its next step then."""
-        self.healed_work_ms += pause_ms if self.world.healing else 0
+    def go_on_in(self, pause_ms: int, *, work: bool = True) -> None:
+        """The call has its next step then; `work`: the handlers need that time."""
+        self.healed_work_ms += pause_ms if work and self.world.healing else 0
         self._call_ms = self.world.clock.now_ms() + pause_ms
 
     def _answer_call(self) -> None:

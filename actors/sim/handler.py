@@ -42,6 +42,7 @@ class Group:
     name: str
     topic: str
     output: str
+    concurrency: int = 0  # messages at the same time, with state by key; 0: one state, in order
 
 
 @dataclass(frozen=True, slots=True)

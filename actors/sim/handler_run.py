@@ -39,6 +39,9 @@ class HandlerRun:
         if not run.deaths:
             self._stop_after = self._world.plan.commit_after(shell.rng, cut=cut)
 
+    def cut(self) -> None:
+        """Come back soon: a run that waits for an effect ends there, any other is over at once."""
+
     def answer(self) -> HandlerDone | None:
         """Return what handlers did; None if one killed the process. Raises Blocked."""
         return self._crashed() if self._run.deaths else self._carry_out()

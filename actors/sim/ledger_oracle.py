@@ -24,6 +24,7 @@ from ..records import (
 )
 from .effects import EffectModel, name_of, wish_of
 from .handler import Group, Target, fate_of, handle
+from .keyed_model import KeyedModel
 from .oracle import BrokerOracle, RecordOracle, StoredMessage
 from .trace import Violation
 
@@ -296,6 +297,11 @@ class LedgerOracle(RecordOracle):
         partitions = self.broker.partitions()
         touched: set[str] = set()
         for message in messages:
+            if self.group.concurrency:
+                keyed = KeyedModel(self.state, message.message.body)
+                touched.add(keyed.name)
+                outputs += keyed.handle(self.group, self.partition, message.identity, partitions)
+                continue
             called = None
             if self.effects is not None and wish_of(message.identity, replayed=message.private):
                 called = self.effects.result_of(message.place)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 
-from ..limits import CRASH_RETRIES_DEFAULT
+from ..limits import CRASH_RETRIES_DEFAULT, SOLITARY_MESSAGES_MAX
 from .database import KINDS
 from .faults import FAULTS
 from .handler import Group
+from .keyed_model import solitary_of, with_keyed
 
 TABLE_ODDS = 0.35
 ALONE_ODDS = 0.3  # that nothing goes wrong but what has to do with databases
@@ -49,6 +50,7 @@ class Plan:
     # Groups whose ledgers are tables of a database, and of what kind it is.
     tables: dict[str, str] = field(default_factory=dict)
     relays: int = 0  # processes that relay the outbox of one more user; 0: there is none
+    solitary_max: int = SOLITARY_MESSAGES_MAX
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -85,6 +87,10 @@ class Plan:
             low, high = kind.mean_ms
             if draw.random() < kind.odds:
                 faults[name] = low * (high / low) ** draw.random()
+        groups = [
+            one if one.name in tables else keyed
+            for one, keyed in zip(groups, with_keyed(seed, groups), strict=True)
+        ]
         files, rivals, webs = rng.choice(((1, 0, 1), (0, 2, 1), (1, 2, 0), (1, 2, 2), (0, 0, 2)))
         return cls(
             seed=seed,
@@ -111,6 +117,7 @@ class Plan:
             crash_retries=_crash_retries(seed, faults),
             tables=tables,
             relays=relays,
+            solitary_max=solitary_of(seed, groups),
         )
 
     @property
@@ -134,6 +141,12 @@ class Plan:
         if self.slow_handlers and rng.random() < self.slow_handlers:
             return rng.randint(5_000, 15_000)
         return int(rng.expovariate(1 / self.handler_mean_ms))
+
+    def job_ms(self, rng: random.Random) -> int:
+        """Return how long one of several messages takes that are handled at the same time."""
+        if self.slow_handlers and rng.random() < self.slow_handlers / 4:
+            return rng.randint(5_000, 15_000)
+        return int(rng.expovariate(1 / (2 * self.handler_mean_ms)))
 
     def commit_after(self, rng: random.Random, *, cut: bool) -> int:
         """Return after how many messages a handler run comes back."""

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
+from ..core import inputs
 from ..errors import (
     DiskFull,
     Fenced,
@@ -123,6 +124,7 @@ class World:
 
     def run(self) -> None:
         """Run both phases. Raises Violation, and whatever a core raises that it should not."""
+        self.change(inputs, "SOLITARY_MESSAGES_MAX", self.plan.solitary_max)
         self.broker.start()
         self._make_topics()
         for shell in [*self.producers, *self.members]:
@@ -288,7 +290,8 @@ class World:
             oracle = self.ledgers[key] = LedgerOracle(
                 name, shell.group, shell.partition, self.oracle, self.plan.crash_retries
             )
-            if self.plan.with_effects and not isinstance(shell, TableShell):
+            plain = not isinstance(shell, TableShell) and not shell.group.concurrency
+            if self.plan.with_effects and plain:
                 oracle.effects = EffectModel(name)
         return oracle
 

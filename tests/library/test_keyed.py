@@ -12,18 +12,20 @@ from typing import Any
 import pytest
 
 from actors.codec import batch as batch_codec
+from actors.codec.entries import entry_name, message_key
 from actors.codec.values import decode_value, encode_value
+from actors.core import keyed_schedule
 from actors.core.consumer_work import HandlerDone, RunHandler, TopicResolved
 from actors.core.ledger import Ledger
 from actors.core.window import cut
 from actors.errors import HandlerFailed, OnceMQError, StateMismatch, StateTooLarge, UnknownTopic
-from actors.library import App, Harness, Message, Tx, keyed_schedule
+from actors.library import App, Harness, Message, Tx
 from actors.library.call_kinds import TopicFinders, make_call
 from actors.library.calls import TopicBook
 from actors.library.carry import Carry
 from actors.library.chaos.programs import wait_until
 from actors.library.handler_threads import HandlerThreads
-from actors.library.keyed_state import entry_name, message_key, shown_state
+from actors.library.keyed_state import shown_state
 from actors.library.shapes import NotAHandler
 from actors.library.state_view import decode_state, encode_state
 from actors.records import BatchStored

@@ -14,6 +14,7 @@ QUICK = (
     "effects left out of the commit",
     "SQL offset in a second transaction (simulated)",
     "what a dropped call left open goes on",
+    "offset committed over a hole",
 )
 
 

@@ -29,6 +29,9 @@ SMALL: dict[str, tuple[int, ...]] = {
     "PRODUCER_NONCES_KEPT": (1, 2),
     "OUTPUTS_UNACKED_MAX": (1, 10),
     "COMMIT_EVERY_MS": (5,),
+    "COMMIT_BYTES": (100, 600),
+    "COMMIT_MESSAGES_MAX": (1, 3),
+    "KEYS_AHEAD_MAX": (1, 3),
 }
 
 

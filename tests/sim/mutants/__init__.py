@@ -1,6 +1,17 @@
 """Seeded bugs and who catches them: `python -m tests.sim.mutants`."""
 
-from tests.sim.mutants import broker, clients, disk, effects, groups, outbox, poison, sinks, turn
+from tests.sim.mutants import (
+    broker,
+    clients,
+    disk,
+    effects,
+    groups,
+    keyed,
+    outbox,
+    poison,
+    sinks,
+    turn,
+)
 from tests.sim.mutants.table import MUTANTS, Mutant, applied
 
 __all__ = [
@@ -12,6 +23,7 @@ __all__ = [
     "disk",
     "effects",
     "groups",
+    "keyed",
     "outbox",
     "poison",
     "sinks",

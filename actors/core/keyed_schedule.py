@@ -1,7 +1,7 @@
 """Which messages may be handled now when each key has a state of its own, and what may be committed.
 
 Theory of operation. Messages of one key follow each other in the order of their offsets; those of
-different keys do not wait for each other. Effects are kept beside their message (`Carry.results`)
+different keys do not wait for each other. Effects are kept beside their message (`kept`)
 until every message before it is done: a commit holds the effects of a contiguous prefix and nothing
 else, so after a crash what lies behind it runs again, on a state that knows nothing of it. The next
 call uses what was kept as long as the state that the handler found is still that of the key.
@@ -20,20 +20,30 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
+from typing import Any, Generic, Protocol, TypeVar
 
-from ..core.consumer_work import HELD_EFFECT, UNKNOWN_EFFECT, FailedMessage, RunHandler
 from ..errors import StateTooLarge
 from ..limits import COMMIT_BYTES, COMMIT_MESSAGES_MAX, KEYS_AHEAD_MAX, STATE_BYTES_MAX
-from .carry import Carry, Result
-from .keyed_state import entry_name
-from .message import Message
+from ..records import BatchStored
+from .consumer_work import HELD_EFFECT, UNKNOWN_EFFECT, FailedMessage, RunHandler
+
+
+class KeyedMessage(Protocol):
+    """What is asked of a message here."""
+
+    @property
+    def offset(self) -> int:
+        """Where it lies in its partition."""
+
+
+Message = TypeVar("Message", bound=KeyedMessage)
 
 # Failures that say what is known of an effect: it may be known better when they are told.
 _UNTIL_SOMEBODY_SPEAKS = frozenset({HELD_EFFECT, UNKNOWN_EFFECT})
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(Generic[Message]):
     """A message to be handled, the name of its key's entry and what that holds."""
 
     message: Message
@@ -41,35 +51,51 @@ class Job:
     entry: bytes | None
 
 
-class Schedule:
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a message that was handled apart from the others.
+
+    It is right for as long as the message is the same (its stored batch and offset) and its key's
+    state is what the handler found: then the handler would do it all again.
+    """
+
+    stored: BatchStored
+    name: str  # of the entry that holds the state of its key
+    found: bytes | None  # that entry as the handler found it ...
+    left: bytes | None  # ... and as it left it; None: none
+    outgoing: tuple[Any, ...] = ()  # messages that it sends, in order
+    failure: FailedMessage | None = None
+    size: int = 0  # bytes that a commit needs for it, about
+
+
+class Schedule(Generic[Message]):
     """The messages of one call."""
 
     def __init__(
         self,
         run: RunHandler,
-        messages: Iterable[Message],
-        carry: Carry,
+        messages: Iterable[tuple[str, Message]],
+        kept: dict[int, Result],
         fail: Callable[[Message, Exception], FailedMessage],
     ) -> None:
-        """Handle `messages`, all those of the run, with what `carry` knows of them.
+        """Handle `messages`, all those of the run, each with the name of its key's entry.
 
+        `kept` is what earlier calls know of them, by offset, and takes what this one leaves.
         `fail` makes what the core is told of a message that failed.
         """
         self._fail_with = fail
-        self._messages: Iterator[Message] = iter(messages)
+        self._messages: Iterator[tuple[str, Message]] = iter(messages)
         here = {id(piece.stored) for piece in run.window.pieces}
-        carry.results = {
-            offset: result
-            for offset, result in carry.results.items()
-            if offset >= run.first_offset and id(result.stored) in here
-        }
-        self._results = carry.results
+        for offset, result in list(kept.items()):
+            if offset < run.first_offset or id(result.stored) not in here:
+                del kept[offset]
+        self._results = kept
         # Set by another thread: start nothing more.
         self.cut = False
         # Offsets that were met, in order.
         self._order: list[int] = []
         # Messages whose turn has come because the one before them of their key is done.
-        self._ready: list[tuple[int, Message]] = []
+        self._ready: list[tuple[int, str, Message]] = []
         # By key that is busy or has failed: its messages that wait. Their sum is `_waiting`.
         self._busy: dict[str, deque[Message]] = {}
         self._waiting = 0
@@ -83,44 +109,43 @@ class Schedule:
         self._started = False
         self._bytes = sum(result.size for result in self._results.values())
 
-    def next(self) -> Job | None:
+    def next(self) -> Job[Message] | None:
         """Return what may be started now; None: wait for what runs, or there is nothing more."""
         if self._started and (self.cut or self._bytes >= COMMIT_BYTES):
             return None
-        message = self._pick()
-        if message is None:
+        picked = self._pick()
+        if picked is None:
             return None
         self._started = True
-        name = entry_name(message.key)
+        name, message = picked
         return Job(message, name, self._entry(name))
 
     def _entry(self, name: str) -> bytes | None:
         return self._entries[name] if name in self._entries else self._state.get(name)
 
-    def _pick(self) -> Message | None:
+    def _pick(self) -> tuple[str, Message] | None:
         """Return the first message whose turn it is and of which nothing is known."""
         limit = self._failed_at
         if self._ready:
             if limit is not None and self._ready[0][0] > limit:
                 return None
-            message = heappop(self._ready)[1]
-            self._forget(message.offset)
-            return message
+            offset, name, message = heappop(self._ready)
+            self._forget(offset)
+            return name, message
         while self._waiting < KEYS_AHEAD_MAX and len(self._order) < COMMIT_MESSAGES_MAX:
             if self._failed_at is not None and self._order[-1] >= self._failed_at:
                 return None
             try:
-                message = next(self._messages)
+                name, message = next(self._messages)
             except StopIteration:
                 return None
             self._order.append(message.offset)
-            name = entry_name(message.key)
             if name in self._busy:
                 self._busy[name].append(message)
                 self._waiting += 1
             elif not self._is_done(message, name):
                 self._busy.setdefault(name, deque())
-                return message
+                return name, message
         return None
 
     def _is_done(self, message: Message, name: str) -> bool:
@@ -145,7 +170,7 @@ class Schedule:
         if old is not None:
             self._bytes -= old.size
 
-    def finish(self, job: Job, result: Result) -> None:
+    def finish(self, job: Job[Message], result: Result) -> None:
         """Take what became of a job."""
         offset = job.message.offset
         if result.left != result.found:
@@ -164,7 +189,7 @@ class Schedule:
         elif waiting:
             self._waiting -= 1
             following = waiting.popleft()
-            heappush(self._ready, (following.offset, following))
+            heappush(self._ready, (following.offset, job.name, following))
         else:
             del self._busy[job.name]
 
@@ -193,6 +218,12 @@ class Schedule:
             if result.failure is not None and result.failure.kind in _UNTIL_SOMEBODY_SPEAKS:
                 del self._results[offset]
         return done, failure
+
+
+def changes_of(done: Iterable[Result], state: dict[str, bytes]) -> dict[str, bytes | None]:
+    """Return what a commit of results changes in `state`."""
+    changes = {result.name: result.left for result in done if result.left != result.found}
+    return {name: changes[name] for name in sorted(changes) if changes[name] != state.get(name)}
 
 
 class _Room:
