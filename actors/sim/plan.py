@@ -87,10 +87,7 @@ class Plan:
             low, high = kind.mean_ms
             if draw.random() < kind.odds:
                 faults[name] = low * (high / low) ** draw.random()
-        groups = [
-            one if one.name in tables else keyed
-            for one, keyed in zip(groups, with_keyed(seed, groups), strict=True)
-        ]
+        groups = with_keyed(seed, groups)
         files, rivals, webs = rng.choice(((1, 0, 1), (0, 2, 1), (1, 2, 0), (1, 2, 2), (0, 0, 2)))
         return cls(
             seed=seed,

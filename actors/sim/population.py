@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..codec import wire
@@ -82,7 +83,9 @@ class Population:
         database = self.databases.get(group.name)
         if database is None:
             return ConsumerShell(world, name, *where)
-        shell = TableShell(world, name, *where, database)
+        # What is kept in a database has no state by key: such a consumer is refused.
+        plain = replace(group, concurrency=0)
+        shell = TableShell(world, name, host, plain, *where[2:], database)
         database.add(shell.place, world.ledger_oracle(shell))
         return shell
 

@@ -14,11 +14,11 @@ import pytest
 
 from actors.core.consumer_work import HELD_EFFECT, RAISED, UNKNOWN_EFFECT, FailedMessage
 from actors.core.effect_work import CALL, NOTED, EffectAnswer, EffectTold, EffectWanted
-from actors.library.carry import Carry, Result
+from actors.core.keyed_schedule import Result, Schedule
+from actors.library.carry import Carry
 from actors.library.chaos.programs import wait_until
 from actors.library.effect_answers import EffectAnswers
 from actors.library.effect_desk import TurningDesk
-from actors.library.keyed_schedule import Schedule
 from oncemq import App, EffectUnknown, Harness, Reject
 
 KEYS = "abcdef"
@@ -221,7 +221,7 @@ def test_what_is_known_of_an_effect_is_asked_anew_in_the_next_call(kind: str, ke
         return FailedMessage("id", kind, ValueError(kind), "", 0.0, kind)
 
     stored: Any = object()
-    schedule = Schedule(run, [], carry, lambda _message, error: failed(str(error)))
+    schedule = Schedule(run, [], carry.results, lambda _message, error: failed(str(error)))
     for offset, its in enumerate((RAISED, kind)):
         schedule._order.append(offset)
         carry.results[offset] = Result(stored, "name", None, None, failure=failed(its))

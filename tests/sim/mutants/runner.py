@@ -38,9 +38,7 @@ def plan_of(seed: int, faults: tuple[str, ...], database: str = "") -> Plan:
     if any(FAULTS[name].of_outbox for name in faults):
         plan = replace(plan, relays=2)
     if database:
-        first = replace(plan.groups[0], concurrency=0)  # a state by key has no database
-        groups = (first, *plan.groups[1:])
-        plan = replace(plan, groups=groups, tables={first.name: database})
+        plan = replace(plan, tables={plan.groups[0].name: database})
     if not faults:
         return plan
     return replace(plan, faults={name: float(FAULTS[name].mean_ms[0]) for name in faults})
