@@ -1,10 +1,10 @@
 """Which messages may be handled now when each key has a state of its own, and what may be committed.
 
 Theory of operation. Messages of one key follow each other in the order of their offsets; those of
-different keys do not wait for each other. Effects are kept beside their message (`kept`)
-until every message before it is done: a commit holds the effects of a contiguous prefix and nothing
-else, so after a crash what lies behind it runs again, on a state that knows nothing of it. The next
-call uses what was kept as long as the state that the handler found is still that of the key.
+different keys do not wait for each other. Effects are kept beside their message until every message
+before it is done: a commit holds the effects of a contiguous prefix and nothing else, so after a
+crash what lies behind it runs again, on a state that knows nothing of it. The next call uses what
+was kept as long as the state that the handler found is still that of the key.
 
 A message that fails holds the prefix. Behind it what runs goes on to its end and waits, and no
 more is started once COMMIT_BYTES wait; its own key waits. Each attempt is a call of its own, in

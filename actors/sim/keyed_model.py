@@ -21,7 +21,7 @@ Outgoing = tuple[Target, bytes | None, bytes]  # target, key, value
 
 ODDS = 0.3  # of a seed that has a group with state by key
 CONCURRENCIES = (2, 3, 8)
-SOLITARIES = (1, 3, SOLITARY_MESSAGES_MAX)
+SOLITARIES = (3, 5, 8)  # messages
 CLEARED = 17  # of so many messages one takes all of its key's state away
 
 

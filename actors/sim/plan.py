@@ -129,6 +129,11 @@ class Plan:
         """Return the plan with one fault less."""
         return replace(self, faults={n: m for n, m in self.faults.items() if n != fault})
 
+    def in_order(self) -> Plan:
+        """Return the plan without state by key."""
+        groups = tuple(replace(group, concurrency=0) for group in self.groups)
+        return replace(self, groups=groups, solitary_max=SOLITARY_MESSAGES_MAX)
+
     def submit_ms(self, rng: random.Random) -> int:
         """Return the time from one batch of a producer to the next."""
         return 1 + int(rng.expovariate(1 / self.submit_mean_ms))

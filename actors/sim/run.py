@@ -83,8 +83,8 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
         yield replace(plan, tables={})
     if len(plan.groups) > 1:
         yield replace(plan, groups=plan.groups[:-1])
-    if any(group.concurrency for group in plan.groups):
-        yield replace(plan, groups=tuple(replace(one, concurrency=0) for one in plan.groups))
+    if plan.in_order() != plan:
+        yield plan.in_order()
     if plan.standbys:
         yield replace(plan, standbys=0)
     users = (plan.files > 0) + (plan.rivals > 0) + (plan.webs > 0) + plan.named_web
