@@ -24,10 +24,13 @@ import contextlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ...errors import Fenced, OnceMQError, SinkUnavailable, StorageError, TransactionControl
-from .sql_text import first_line
+from .sql_text import bound, first_line
+
+if TYPE_CHECKING:
+    from .awaited import Statements
 
 IDLE = "idle"  # nothing is open; the I/O thread may use it
 LENT = "lent"  # to a call in the thread of handlers
@@ -126,6 +129,7 @@ class Session(ABC):
     # What the statements that make tables leave open, and what goes before them.
     types: ClassVar[Mapping[str, str]]
     before_tables: ClassVar[str] = ""
+    awaited: Callable[[], Statements]  # what async handlers of a call ask
 
     # --- the thread of handlers ------------------------------------------------------------------
 
@@ -160,10 +164,7 @@ class Session(ABC):
 
     def sql(self, query: Any, parameters: Sequence[Any]) -> Any:
         """Execute a handler's statement; return its cursor."""
-        connection = self.use()
-        if len(parameters) == 1 and isinstance(parameters[0], Mapping):
-            return connection.execute(query, parameters[0])
-        return connection.execute(query, parameters) if parameters else connection.execute(query)
+        return self.use().execute(query, *bound(parameters))
 
     def _open_for_handlers(self) -> None:
         self._begin(waits=True)
@@ -215,7 +216,8 @@ class Session(ABC):
         """
         gone = error if isinstance(error, SinkUnavailable) else self._translated(error)
         if gone is not None or self._doomed is not None or self._broken is not None:
-            raise (self._doomed or self._broken or gone or error) from error
+            why = self._doomed or self._broken or gone or error
+            raise why from (error.__cause__ if why is error else error)
         if self.undone:
             self._checked(self._roll_back)
             self._solo_calls = SOLO_CALLS
