@@ -361,7 +361,8 @@ def test_what_a_task_left_running_fails_the_message(sink: str, shop: Shop) -> No
                 await connection.execute("SELECT pg_sleep(300)")
         except asyncio.CancelledError:
             ended.append(1)
-        await next_one.wait()
+        async with asyncio.timeout(30):
+            await next_one.wait()
         try:
             await connection.execute(insert, (LATE, 1))
         except TransactionControl as error:
