@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from tests.process.house import START_S, House
 from tests.sql.client import mark, outside, rows
 from tests.sql.conftest import Shop, table
 from tests.sql.test_async_handlers import AsyncShop
+from tests.sql.test_processes import check_storm
 
 on_sqlite = pytest.mark.parametrize("sink", ["sqlite"], indirect=True)
 on_postgres = pytest.mark.parametrize(
@@ -607,3 +609,14 @@ def test_a_real_consumer_whose_session_ends_in_a_statement(house: House, sink: s
     house.wait_for_committed("g", "orders", 3)
     consumer.stop(START_S, 0)
     shop.check([1, 2, 3])
+
+
+@pytest.mark.process
+@pytest.mark.timeout(240)
+def test_kills_of_consumer_and_server(
+    house: House, sink: str, request: pytest.FixtureRequest, rng: random.Random
+) -> None:
+    """Killed again and again, between statements and in commits: count and sum are exact."""
+    house.broker()
+    server = None if sink.startswith("sqlite") else request.getfixturevalue("postgres_server")
+    check_storm(ConnectionShop(house, sink), server, 2_000, 4, rng)
