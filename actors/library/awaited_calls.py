@@ -68,9 +68,7 @@ class AwaitedCall(Call):
         tx = kind(state, find_topic, self._sink, self._effects)
         self._statements: Statements | None = None
         if self._sink is not None and self._consumer.shape.is_async:
-            from .sinks.awaited import Statements  # asyncio, which plain handlers never load
-
-            self._statements = Statements(self._sink)
+            self._statements = self._sink.awaited()
             tx.await_sql(self._statements)
         return tx
 
@@ -139,6 +137,8 @@ class AwaitedCall(Call):
         """Call the handler once and keep what it did."""
         tx, shape = self._tx, self._consumer.shape
         tx.message = messages[0]
+        if self._statements is not None:
+            self._statements.begin_message()
         result: Any = self._consumer.handler(messages if shape.batch_size else messages[0], tx)
         if shape.is_async:
             result = await self._returned(result)

@@ -181,7 +181,7 @@ class Tx:
     def sql(self, query: Any, *params: Any) -> Any:
         """Execute a statement in the sink's transaction; return the driver's cursor.
 
-        In an async handler `await` it: it runs beside the loop and gives a cursor whose `fetchone`,
+        In an async handler `await` it: the loop goes on, and it gives a cursor whose `fetchone`,
         `fetchmany`, `fetchall` and iteration are awaited too. Placeholders are the driver's own:
         `?` or `:name` for SQLite, `%s` or `%(name)s` for PostgreSQL; a single mapping gives named
         parameters. What it writes becomes durable with the offset, or not at all. Raises NoSink,
@@ -196,10 +196,12 @@ class Tx:
     def connection(self) -> Any:
         """The driver's connection, inside the transaction of the commit: for pandas, SQLAlchemy.
 
-        It may be used until the handler returns. Its commit, rollback and close are refused.
-        Raises NoSink, SinkUnavailable.
+        It may be used until the handler returns. Its commit, rollback and close are refused. In an
+        async handler it is that of the async driver: a psycopg.AsyncConnection, an
+        aiosqlite.Connection. Raises NoSink, SinkUnavailable.
         """
-        return self._using_sink("tx.connection").use()
+        sink = self._using_sink("tx.connection")
+        return sink.use() if self._statements is None else self._statements.connection()
 
     def _using_sink(self, what: str) -> Session:
         self._current()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from actors.errors import HandlerFailed, OnceMQError, TransactionControl
-from actors.library.sinks.awaited import Statements
+from actors.library.sinks.awaited_sqlite import SqliteStatements
 from tests.process.house import START_S, House
 from tests.sql.client import outside, rows, run
 from tests.sql.conftest import Shop, table
@@ -256,7 +256,8 @@ def test_nothing_touches_the_connection_while_a_thread_is_at_work() -> None:
 
     async def scenario() -> None:
         held = Held()
-        statements = Statements(held)  # type: ignore[arg-type]
+        statements = SqliteStatements(held)  # type: ignore[arg-type]
+        statements.begin_message()
         both = [asyncio.ensure_future(statement(statements, n)) for n in range(2)]
         await asyncio.to_thread(held.begun.wait, 30)
         for waiter in both:
@@ -278,7 +279,7 @@ def test_nothing_touches_the_connection_while_a_thread_is_at_work() -> None:
         assert "gave up" in wrong.reason
         assert statements.end_message() is None
 
-    async def statement(statements: Statements, number: int) -> None:
+    async def statement(statements: SqliteStatements, number: int) -> None:
         await statements.statement(f"statement {number}", ())
 
     asyncio.run(scenario())

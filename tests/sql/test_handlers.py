@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import StaticPool
 
 from actors.errors import (
     HandlerFailed,
@@ -416,3 +421,34 @@ def test_deferred_constraints_and_a_message_that_raises(sink: str, shop: Shop) -
     harness.drain()
     assert len(harness.sent("orders.dead")) == 2
     assert rows(sink, "SELECT count(*) FROM bill") == [(0,)]
+
+
+def test_sqlalchemys_engine_writes_in_the_commit(sink: str, shop: Shop) -> None:
+    """As docs/SQL.md shows it, on both databases."""
+    table(sink)
+    more = {} if sink.startswith("sqlite") else {"use_native_hstore": False}
+
+    @lru_cache
+    def engine_of(connection):
+        return create_engine(
+            "sqlite://" if sink.startswith("sqlite") else "postgresql+psycopg://",
+            creator=lambda: connection,
+            poolclass=StaticPool,
+            pool_reset_on_return=None,
+            skip_autocommit_rollback=True,
+            **more,
+        )
+
+    def handler(order, tx):
+        with Session(engine_of(tx.connection)) as session:
+            session.execute(text("INSERT INTO paid VALUES (:id, 1)"), {"id": order.id})
+            session.flush()
+        if order.value == 1:
+            raise LookupError("not this one")
+
+    harness = shop(handler, park=True)
+    for number in range(3):
+        harness.send("orders", number, id=f"o-{number}")
+    harness.drain()
+    assert engine_of.cache_info().misses == 1
+    assert rows(sink, "SELECT id FROM paid ORDER BY id") == [("o-0",), ("o-2",)]

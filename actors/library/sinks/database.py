@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ...errors import SinkUnavailable
 from .sql_text import first_line
+
+if TYPE_CHECKING:
+    from .awaited import Statements
 
 _T = TypeVar("_T")
 
@@ -84,6 +87,7 @@ class Database(ABC):
     # What the statements that make tables leave open, and what goes before them.
     types: ClassVar[Mapping[str, str]]
     before_tables: ClassVar[str] = ""
+    awaited: Callable[[], Statements]  # what async handlers of a call ask
 
     def _checked(self, work: Callable[[], _T]) -> _T:
         """Do work of ours; whatever the driver says against it is about the database."""

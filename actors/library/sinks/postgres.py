@@ -12,15 +12,18 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from ...errors import BadSink, Fenced, SinkLocked, SinkUnavailable, TransactionControl
 from ...runtime.process import owner_facts
 from .session import Session
 from .sql_text import first_line, refused
+
+if TYPE_CHECKING:
+    from .awaited_postgres import AsyncSinkConnection, PostgresStatements
 
 IDLE_TIMEOUT_MS = 8_000  # below the lease
 LOCK_TIMEOUT_MS = 2_000  # of our own statements
@@ -34,6 +37,7 @@ _TABLES_LOCK = 0x6F6E6365  # nobody else makes the tables in the same moment
 _NO_STATEMENTS_FAULT = (psycopg.errors.DiskFull, psycopg.errors.IoError)
 
 _STRICT = frozenset({"on", "remote_apply"})
+_OUTSIDE = frozenset({TransactionStatus.IDLE, TransactionStatus.UNKNOWN})
 
 
 class SinkCursor(psycopg.Cursor[Any]):
@@ -41,22 +45,23 @@ class SinkCursor(psycopg.Cursor[Any]):
 
     def execute(self, query: Any, *arguments: Any, **options: Any) -> SinkCursor:
         """Execute a statement. Raises TransactionControl."""
-        _check(query, self)
+        check_text(query, self)
         super().execute(query, *arguments, **options)
         return self
 
     def stream(self, query: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
         """Iterate over rows as they come. Raises TransactionControl."""
-        _check(query, self)
+        check_text(query, self)
         return super().stream(query, *arguments, **options)
 
     def executemany(self, query: Any, *arguments: Any, **options: Any) -> None:
         """Execute a statement for each set of parameters. Raises TransactionControl."""
-        _check(query, self)
+        check_text(query, self)
         super().executemany(query, *arguments, **options)
 
 
-def _check(query: Any, cursor: SinkCursor) -> None:
+def check_text(query: Any, cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> None:
+    """Raise TransactionControl if a handler may not send it."""
     text = query if isinstance(query, str | bytes) else query.as_string(cursor)
     found = refused(text.decode() if isinstance(text, bytes) else text)
     if found is not None:
@@ -103,6 +108,7 @@ class PostgresSession(Session):
             self._parameters.setdefault(f"keepalives_{option}", value)
         self._raw: SinkConnection | None = None
         self._synchronous = "on"
+        self.beside: AsyncSinkConnection | None = None  # as async handlers see the connection
 
     def permitted(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]] | None:
         """Return the rows of a statement; None if this role may not execute it."""
@@ -130,7 +136,7 @@ class PostgresSession(Session):
             raise
 
     def _disconnect(self) -> None:
-        raw, self._raw = self._raw, None
+        raw, self._raw, self.beside = self._raw, None, None
         if raw is not None:
             psycopg.Connection.close(raw)
 
@@ -143,6 +149,35 @@ class PostgresSession(Session):
     def _handed_out(self) -> SinkConnection:
         assert self._raw is not None
         return self._raw
+
+    @property
+    def plain(self) -> SinkConnection:
+        """The connection as the driver made it."""
+        return self._handed_out
+
+    def awaited(self) -> PostgresStatements:
+        """Return what async handlers of a call ask."""
+        from .awaited_postgres import PostgresStatements  # asyncio, which plain handlers never load
+
+        return PostgresStatements(self)
+
+    @property
+    def ready(self) -> bool:
+        """Whether `use` has nothing to do and nothing to say for the message at hand."""
+        status = self._handed_out.pgconn.transaction_status
+        return self._marked and not self.doomed and status not in _OUTSIDE
+
+    def check_rest(self, *, over: bool) -> None:
+        """Raise unless others may use the connection; `over`: nobody is at work any more.
+
+        Raises SinkUnavailable, and TransactionControl: a handler has left something open.
+        """
+        raw = self._handed_out
+        if raw.closed:
+            raise SinkUnavailable(f"{self.shown}: the connection is lost")
+        busy = raw.pgconn.transaction_status == TransactionStatus.ACTIVE
+        if not over or busy or raw.pgconn.pipeline_status != PipelineStatus.OFF:
+            raise self._break("the handler left a COPY, a stream or a pipeline open")
 
     def _run(self, statement: str, values: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
         cursor = psycopg.Cursor(self._handed_out)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...errors import (
@@ -36,7 +36,7 @@ from ...errors import (
     TransactionControl,
 )
 from .database import Database
-from .sql_text import first_line
+from .sql_text import bound, first_line
 
 IDLE = "idle"  # nothing is open; the I/O thread may use it
 LENT = "lent"  # to a call in the thread of handlers
@@ -110,10 +110,7 @@ class Session(Database):
 
     def sql(self, query: Any, parameters: Sequence[Any]) -> Any:
         """Execute a handler's statement; return its cursor."""
-        connection = self.use()
-        if len(parameters) == 1 and isinstance(parameters[0], Mapping):
-            return connection.execute(query, parameters[0])
-        return connection.execute(query, parameters) if parameters else connection.execute(query)
+        return self.use().execute(query, *bound(parameters))
 
     def _open_for_handlers(self) -> None:
         self._begin(waits=True)
@@ -165,7 +162,8 @@ class Session(Database):
         """
         gone = error if isinstance(error, SinkUnavailable) else self._translated(error)
         if gone is not None or self._doomed is not None or self._broken is not None:
-            raise (self._doomed or self._broken or gone or error) from error
+            why = self._doomed or self._broken or gone or error
+            raise why from (error.__cause__ if why is error else error)
         if self.undone:
             self._checked(self._roll_back)
             self._solo_calls = SOLO_CALLS

@@ -8,7 +8,8 @@ check behind the handler, which finds that the savepoint is gone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 _TOKEN = re.compile(
     r"""
@@ -78,6 +79,13 @@ def refused(text: str) -> str | None:
         if first in {"SET", "RESET"} and _SETTINGS & set(rest):
             return f"{first} {next(word for word in rest if word in _SETTINGS)}"
     return None
+
+
+def bound(parameters: Sequence[Any]) -> tuple[Any, ...]:
+    """Return what a driver's `execute` gets behind the query; a single mapping has the names."""
+    if len(parameters) == 1 and isinstance(parameters[0], Mapping):
+        return (parameters[0],)
+    return (parameters,) if parameters else ()
 
 
 def first_line(error: BaseException) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ...errors import (
     BadSink,
@@ -30,6 +30,12 @@ from .gate import gate_of
 from .session import Session
 from .sql_text import first_line
 from .sqlite_locks import writer_of
+
+if TYPE_CHECKING:
+    from .awaited_aiosqlite import AsyncSinkConnection
+    from .awaited_sqlite import SqliteStatements
+
+_T = TypeVar("_T")
 
 BUSY_MS = 5_000  # a handler waits so long for another process that writes
 IO_BUSY_MS = 200  # the I/O thread: it comes again, and leases of others must not wait
@@ -72,6 +78,7 @@ class SqliteSession(Session):
         # that was compiled for us must not be found by a handler that writes the same text.
         self._ours = f" /* {secrets.token_hex(8)} */"
         self._guarded = True
+        self.beside: AsyncSinkConnection | None = None  # as async handlers see the connection
 
     types: ClassVar[Mapping[str, str]] = {"text": "TEXT", "int": "INTEGER", "bytes": "BLOB"}
 
@@ -116,7 +123,7 @@ class SqliteSession(Session):
         sync_file(self.path, self.shown)
 
     def _disconnect(self) -> None:
-        raw, self._raw = self._raw, None
+        raw, self._raw, self.beside = self._raw, None, None
         if raw is not None:
             sqlite3.Connection.close(raw)
 
@@ -124,6 +131,17 @@ class SqliteSession(Session):
     def _handed_out(self) -> SinkConnection:
         assert self._raw is not None
         return self._raw
+
+    @property
+    def plain(self) -> SinkConnection:
+        """The connection as the driver made it."""
+        return self._handed_out
+
+    def awaited(self) -> SqliteStatements:
+        """Return what async handlers of a call ask."""
+        from .awaited_sqlite import SqliteStatements  # asyncio, which plain handlers never load
+
+        return SqliteStatements(self)
 
     def _run(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         self._guarded = False
@@ -173,8 +191,14 @@ class SqliteSession(Session):
 
     def sql(self, query: Any, parameters: Sequence[Any]) -> Any:
         """Execute a handler's statement; return its cursor. Raises TransactionControl."""
+        execute = super().sql
+        return self.told(lambda: execute(query, parameters))
+
+    def told(self, do: Callable[[], _T]) -> _T:
+        """Do what a handler wants, inside its savepoint. Raises TransactionControl."""
+        self.use()
         try:
-            return super().sql(query, parameters)
+            return do()
         except sqlite3.DatabaseError as error:
             refused, self._refused = self._refused, None
             if refused is not None:
