@@ -166,9 +166,9 @@ def test_a_wish_to_write_ends_when_the_connection_is_lent(
     writer, wishing, other = sessions
     writer.start_call((1, False, 0))
     writer.use()
-    assert wishing.must_wait(commits=False)  # its log would write a snapshot
+    assert wishing.must_wait(None)  # its log would write a snapshot
     wishing.start_call((1, False, 0))
-    assert wishing.must_wait(commits=False)  # from now on until its call is over
+    assert wishing.must_wait(None)  # from now on until its call is over
     writer.abandon()
     other.start_call((1, False, 0))
     other.use()

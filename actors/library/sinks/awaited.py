@@ -126,12 +126,13 @@ class Statements(ABC):
         _of.set(self._message)
 
     def check_rest(self, what: str) -> None:
-        """Raise EffectMisused if anything is under way beside `what`."""
-        if self._waiting or self._at_work(asyncio.current_task()) or not self._at_rest():
+        """Let nobody use the connection during `what`. Raises EffectMisused: somebody does."""
+        if self._waiting or self._at_work(None):
             raise EffectMisused(
                 f"{what} is called while a statement of tx.sql is under way",
                 hint="await one after the other",
             )
+        self._asked = False  # a connection that somebody has kept is refused until asked for again
 
     async def rest(self) -> None:
         """The handler is over: wait until nothing is at work, also if that wait is cancelled.
