@@ -27,7 +27,7 @@ demo: $(STAMP) ## the main job on real input, with processes killed on the way
 test: $(STAMP) ## the whole test suite (long fault runs are in `make chaos`)
 	@$(PYTEST) -n 2 --dist worksteal -m "not chaos" $(ARGS)
 
-check: check-lint check-fast ## format, lint, types, layers, tidy and the fast tests: about a minute
+check: check-lint check-fast ## format, lint, types, layers, tidy and the fast tests: under a minute
 
 check-lint: $(STAMP) ## format, lint, types and layers only
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
