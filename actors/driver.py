@@ -29,7 +29,7 @@ from .outcome import (
     Synced,
     Tick,
 )
-from .ports import Clock, Events, Log, Transport
+from .ports import Clock, Events, Frames, Log, Transport
 from .protocol import Failure
 from .records import BatchStored
 
@@ -42,6 +42,20 @@ _EVENT_BYTES = 1024  # what a record adds to the bytes of the request that cause
 def _is_told(count: int) -> bool:
     """Whether the `count`-th of its kind gets an event: the first, and at powers of two."""
     return count & (count - 1) == 0
+
+
+class Silence:
+    """A transport on which nobody speaks, for an actor without peers."""
+
+    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
+        """Return nothing, at once."""
+        del timeout_ms
+        return []
+
+    def send(self, peer: bytes, frames: Frames) -> bool:
+        """There is nobody to send to."""
+        del peer, frames
+        return False
 
 
 class Driver:

@@ -27,20 +27,6 @@ _PEER = b"n" * 16
 _TURNS_MAX = 64  # a request without an answer after so many turns shows a bug of ours
 
 
-class Silence:
-    """A transport on which nobody speaks, for an actor without peers."""
-
-    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
-        """Return nothing, at once."""
-        del timeout_ms
-        return []
-
-    def send(self, peer: bytes, frames: Frames) -> bool:
-        """There is nobody to send to."""
-        del peer, frames
-        return False
-
-
 class _Lists:
     """The transport between the broker and its owner."""
 

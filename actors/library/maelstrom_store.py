@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from .. import protocol as say
 from ..codec import batch as batch_codec
 from ..codec import values as value_codec
-from ..driver import Driver
+from ..driver import Driver, Silence
 from ..errors import OnceMQError, from_code
 from ..limits import (
     BATCH_MESSAGES_MAX,
@@ -24,7 +24,7 @@ from ..ports import Clock, Events
 from ..protocol import Message
 from ..storage.disk import Disk
 from ..storage.log import FencedLog
-from .inline import Entropy, InlineBroker, Silence
+from .inline import Entropy, InlineBroker
 from .maelstrom_messages import CRASH, PRECONDITION_FAILED, UNAVAILABLE, Refusal, topic_of
 from .maelstrom_offsets import KeepOffsets, OffsetsCore, OffsetsKept, OffsetsRefused
 

@@ -12,7 +12,7 @@ from typing import Any
 import xxhash
 
 from ..core.ledger import Ledger
-from ..driver import Driver
+from ..driver import Driver, Silence
 from ..errors import DiskFull
 from ..limits import LEDGER_SNAPSHOT_EVERY_BYTES
 from ..outcome import Event, Outcome, Recovered, Snapshot, SnapshotWritten
@@ -24,7 +24,6 @@ from ..runtime.process import owner_facts
 from ..storage.disk import Disk
 from ..storage.log import FencedLog
 from ..storage.memory import MemoryDisk
-from .inline import Silence
 from .peerless import PeerlessCore
 
 _COMMIT_BYTES = 8 * 1024  # more than one commit, with what a turn adds, ever needs

@@ -15,7 +15,7 @@ from types import TracebackType
 
 from ..core.consumer_grant import join_with
 from ..core.seeker import MoveOffset, SeekerCore
-from ..driver import Driver
+from ..driver import Driver, Silence
 from ..errors import Fenced, GroupInUse, OffsetOutOfRange, OnceMQError
 from ..ids import check_name
 from ..limits import LEDGER_SNAPSHOT_EVERY_BYTES
@@ -26,7 +26,6 @@ from ..runtime.os_disk import OsDisk
 from ..runtime.process import owner_facts
 from .admin import AdminClient
 from .consumer_actor import LedgerDoor
-from .inline import Silence
 from .ledger_files import LedgerFiles, ledger_directory
 from .producer_engine import own_label
 from .sinks.opening import open_sink

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from ..codec import wire
 from ..core.consumer_grant import join_with
 from ..core.seeker import MoveOffset, SeekerCore
-from ..driver import Driver
+from ..driver import Driver, Silence
 from ..errors import LogInUse
-from ..ports import Frames
 from ..protocol import VERSION_MAX, VERSION_MIN, Granted, Hello, Leave, Left, Message, Standby
 from ..protocol_groups import Rewind, Rewound
 from .consumer_shell import ConsumerShell
@@ -88,7 +87,7 @@ class OperatorShell(Shell):
         core = self.core = SeekerCore(member.place, granted)
         self.driver = Driver(
             core,
-            _Silence(),
+            Silence(),
             ProcessClock(world.clock),
             SimEvents(world, self.name),
             perform=self._perform,
@@ -126,17 +125,3 @@ class OperatorShell(Shell):
     def _say(self, message: Message) -> None:
         assert self.transport is not None
         self.transport.send(b"", wire.encode(message, None))
-
-
-class _Silence:
-    """A transport on which nobody speaks: the command talks for itself."""
-
-    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
-        """Return nothing."""
-        del timeout_ms
-        return []
-
-    def send(self, peer: bytes, frames: Frames) -> bool:
-        """There is nobody to send to."""
-        del peer, frames
-        return False
