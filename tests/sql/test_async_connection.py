@@ -23,7 +23,7 @@ from tests.process.house import START_S, House
 from tests.sql.client import mark, outside, rows
 from tests.sql.conftest import Shop, table
 from tests.sql.test_async_handlers import AsyncShop
-from tests.sql.test_processes import check_storm
+from tests.sql.test_processes import around_the_commit, check_killed_once, check_storm
 
 on_sqlite = pytest.mark.parametrize("sink", ["sqlite"], indirect=True)
 on_postgres = pytest.mark.parametrize(
@@ -576,18 +576,11 @@ class ConnectionShop(AsyncShop):
 
 @pytest.mark.process
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(
-    "place",
-    ["after_append_before_sync:2", "after_sync_before_reply:2", "after_commit_before_output:2"],
-)
+@around_the_commit
 def test_a_real_consumer_killed_around_its_commit(house: House, sink: str, place: str) -> None:
     """Killed before COMMIT, after it, or with its outputs unsent: each effect is there once."""
     house.broker()
-    shop = ConnectionShop(house, sink)
-    shop.send("1", "2", "3")
-    shop.consumer("--until-idle=0.5", ONCEMQ_CRASH_AT=place).wait(START_S, 137)
-    shop.consumer("--until-idle=0.5").wait(START_S, 0)
-    shop.check([1, 2, 3])
+    check_killed_once(ConnectionShop(house, sink), place)
 
 
 @pytest.mark.timeout(240)

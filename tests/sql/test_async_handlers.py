@@ -10,10 +10,11 @@ import pytest
 
 from actors.errors import HandlerFailed, OnceMQError, TransactionControl
 from actors.library.sinks.awaited_sqlite import SqliteStatements
-from tests.process.house import START_S, House
+from tests.process.house import House
 from tests.sql.client import outside, rows, run
 from tests.sql.conftest import Shop, table
 from tests.sql.test_processes import Shop as ProcessShop
+from tests.sql.test_processes import around_the_commit, check_killed_once
 
 
 def test_rows_state_outputs_and_offset_are_one_commit(sink: str, shop: Shop) -> None:
@@ -287,18 +288,11 @@ def test_nothing_touches_the_connection_while_a_thread_is_at_work() -> None:
 
 @pytest.mark.process
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(
-    "place",
-    ["after_append_before_sync:2", "after_sync_before_reply:2", "after_commit_before_output:2"],
-)
+@around_the_commit
 def test_a_real_consumer_killed_around_its_commit(house: House, sink: str, place: str) -> None:
     """Killed before COMMIT, after it, or with its outputs unsent: each effect is there once."""
     house.broker()
-    shop = AsyncShop(house, sink)
-    shop.send("1", "2", "3")
-    shop.consumer("--until-idle=0.5", ONCEMQ_CRASH_AT=place).wait(START_S, 137)
-    shop.consumer("--until-idle=0.5").wait(START_S, 0)
-    shop.check([1, 2, 3])
+    check_killed_once(AsyncShop(house, sink), place)
 
 
 class AsyncShop(ProcessShop):

@@ -193,16 +193,24 @@ def test_a_run_until_idle(shop: Shop) -> None:
     shop.check(list(range(60)))
 
 
-@pytest.mark.parametrize(
+around_the_commit = pytest.mark.parametrize(
     "place",
     ["after_append_before_sync:2", "after_sync_before_reply:2", "after_commit_before_output:2"],
 )
-def test_killed_around_the_commit_it_counts_once(shop: Shop, place: str) -> None:
-    """Killed before COMMIT, after it, or with its outputs unsent: each effect is there once."""
+
+
+def check_killed_once(shop: Shop, place: str) -> None:
+    """Let the consumer die at `place`, and another one finish: each effect is there once."""
     shop.send("1", "2", "3")
     shop.consumer("--until-idle=0.5", ONCEMQ_CRASH_AT=place).wait(START_S, 137)
     shop.consumer("--until-idle=0.5").wait(START_S, 0)
     shop.check([1, 2, 3])
+
+
+@around_the_commit
+def test_killed_around_the_commit_it_counts_once(shop: Shop, place: str) -> None:
+    """Killed before COMMIT, after it, or with its outputs unsent: each effect is there once."""
+    check_killed_once(shop, place)
 
 
 def test_a_follower_goes_on_within_seconds_of_a_kill(shop: Shop) -> None:
