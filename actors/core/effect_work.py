@@ -2,7 +2,8 @@
 
 A handler wants an effect (EffectWanted) and waits for the answer; after a call it tells how that
 ended (EffectTold) and waits only if it says so. Both are matched with the run by epoch, input and
-first offset, as HandlerDone is. Orders of operators (EffectOrder) lie outside of the core until it looks for them.
+first offset, as HandlerDone is. Orders of operators (EffectOrder) lie outside of the core until it
+looks for them.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from ..errors import LogInUse
 from ..protocol import VERSION_MAX, VERSION_MIN, Granted, Hello, Leave, Left, Message, Standby
 from ..protocol_groups import Rewind, Rewound
 from .consumer_shell import ConsumerShell
+from .doors import FileDoor
 from .shell import ProcessClock, Shell, SimEvents
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class OperatorShell(Shell):
         self.member = member
         self.wanted = False  # a command that ends has ended
         self.core: SeekerCore | None = None
+        self._door: FileDoor | None = None
         self._give_up_ms = 0
         self._target = 0
 
@@ -43,9 +45,9 @@ class OperatorShell(Shell):
         world, process, member = self.world, self.process, self.member
         assert process is not None
         self.core = None
-        self._door = member.file_door(process, self)
+        door = self._door = member.file_door(process, self)
         try:
-            facts = self._door.peek()
+            facts = door.peek()
         except LogInUse:
             self.finish(None)
             return
@@ -61,7 +63,7 @@ class OperatorShell(Shell):
     def gone(self) -> None:
         """See the base class."""
         super().gone()
-        self.core = None
+        self.core = self._door = None
 
     def turn(self) -> None:
         """Take what the broker says."""
@@ -94,6 +96,7 @@ class OperatorShell(Shell):
             snapshot_every_bytes=world.plan.ledger_snapshot_every_bytes,
             compacts=True,
         )
+        assert self._door is not None, "it has begun"
         world.about_to_open(self)
         self.driver.open_log(self._door.open(granted.epoch))
         self.driver.turn(0)
