@@ -49,10 +49,10 @@ crash: $(STAMP) ## a power cut at every disk call, all variants
 	@ONCEMQ_CRASH_ALL=1 $(PYTEST) -s --timeout=3600 tests/storage/test_crash_every_call.py $(ARGS)
 
 sim: $(STAMP) ## one simulated run with its trace: make sim SEED=7
-	@$(BIN)/python -m actors sim --seed $(SEED) --trace
+	@$(BIN)/python -m oncemq sim --seed $(SEED) --trace
 
 swarm: $(STAMP) ## 2,000 simulated runs, each with faults of its own: make swarm ARGS="--minutes 5"
-	@$(BIN)/python -m actors sim $(or $(ARGS),--seeds 2000)
+	@$(BIN)/python -m oncemq sim $(or $(ARGS),--seeds 2000)
 
 mutants: $(STAMP) ## seeded bugs, one after the other: each must be caught
 	@$(BIN)/python -m tests.sim.mutants $(ARGS)

@@ -2,7 +2,7 @@
 
 import sys
 
-from actors.cli.main import run
+from oncemq.cli.main import run
 
 if __name__ == "__main__":
     sys.exit(run("producer"))

@@ -1,4 +1,153 @@
-"""OnceMQ: an exactly-once message queue. Users import it as `oncemq`; this package is its inside."""
+"""OnceMQ: an exactly-once message queue. `from oncemq import App, Message, Tx` is where to begin.
+
+This file holds the public names and nothing else. Each one is loaded at first use, so that
+`import oncemq` stays light. The code lies in the folder `actors`, which the link `oncemq` beside it
+names in a checkout and which is installed as `oncemq`; nothing imports it by another name.
+"""
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import (
+        BadInput,
+        BadSink,
+        BufferFull,
+        Busy,
+        CorruptLog,
+        DatabaseAway,
+        DatabaseRefused,
+        DiskFull,
+        EffectMisused,
+        EffectNotDone,
+        EffectNotRecorded,
+        EffectsNotSupported,
+        EffectUnknown,
+        Fenced,
+        HandlerFailed,
+        IdConflict,
+        IdRequired,
+        InputChanged,
+        InvalidName,
+        LedgerNotHere,
+        LogInUse,
+        LogRegressed,
+        NoSink,
+        NotSupported,
+        OnceMQError,
+        PayloadInvalid,
+        ProducerClosed,
+        Reject,
+        ResultTimeout,
+        SinkLocked,
+        SinkUnavailable,
+        StateMismatch,
+        StateTooLarge,
+        StoreMismatch,
+        TooLarge,
+        TooOld,
+        TransactionControl,
+        TransactionRequired,
+        Unacknowledged,
+        UnknownTopic,
+        ValueNotEncodable,
+        VersionMismatch,
+    )
+    from .library import outbox
+    from .library.app import App
+    from .library.embedded.queue import ExactlyOnceConsumer, ExactlyOnceQueue
+    from .library.handling.tx import Tx
+    from .library.messages.message import Message
+    from .library.producing.acks import Ack
+    from .library.producing.client import Producer
+    from .library.producing.pending import Pending
+    from .library.testkit.harness import Harness
 
 __version__ = "0.1.0"
-__oncemq__ = True  # `oncemq.py` looks for this mark: a user's own package may be called `actors`
+
+__all__ = [
+    "Ack",
+    "App",
+    "BadInput",
+    "BadSink",
+    "BufferFull",
+    "Busy",
+    "CorruptLog",
+    "DatabaseAway",
+    "DatabaseRefused",
+    "DiskFull",
+    "EffectMisused",
+    "EffectNotDone",
+    "EffectNotRecorded",
+    "EffectUnknown",
+    "EffectsNotSupported",
+    "ExactlyOnceConsumer",
+    "ExactlyOnceQueue",
+    "Fenced",
+    "HandlerFailed",
+    "Harness",
+    "IdConflict",
+    "IdRequired",
+    "InputChanged",
+    "InvalidName",
+    "LedgerNotHere",
+    "LogInUse",
+    "LogRegressed",
+    "Message",
+    "NoSink",
+    "NotSupported",
+    "OnceMQError",
+    "PayloadInvalid",
+    "Pending",
+    "Producer",
+    "ProducerClosed",
+    "Reject",
+    "ResultTimeout",
+    "SinkLocked",
+    "SinkUnavailable",
+    "StateMismatch",
+    "StateTooLarge",
+    "StoreMismatch",
+    "TooLarge",
+    "TooOld",
+    "TransactionControl",
+    "TransactionRequired",
+    "Tx",
+    "Unacknowledged",
+    "UnknownTopic",
+    "ValueNotEncodable",
+    "VersionMismatch",
+    "outbox",
+]
+
+# Where each name lives that is not an error; every error lives in errors.py.
+_HOMES = {
+    "Ack": "library.producing.acks",
+    "App": "library.app",
+    "ExactlyOnceConsumer": "library.embedded.queue",
+    "ExactlyOnceQueue": "library.embedded.queue",
+    "Harness": "library.testkit.harness",
+    "Message": "library.messages.message",
+    "Pending": "library.producing.pending",
+    "Producer": "library.producing.client",
+    "Tx": "library.handling.tx",
+}
+
+# A library does not decide where its log lines go: without a handler of the user's, nowhere.
+logging.getLogger("oncemq").addHandler(logging.NullHandler())
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+if not TYPE_CHECKING:  # type checkers take the imports above, and so find a misspelt name
+
+    def __getattr__(name: str) -> Any:
+        if name == "outbox":
+            return importlib.import_module(".library.outbox", __name__)
+        if name in __all__:
+            home = _HOMES.get(name, "errors")
+            return getattr(importlib.import_module(f".{home}", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

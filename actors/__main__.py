@@ -1,4 +1,4 @@
-"""`python -m actors` is the `oncemq` command."""
+"""`python -m oncemq` is the `oncemq` command."""
 
 import sys
 

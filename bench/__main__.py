@@ -12,12 +12,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from . import dedup as dedup_bench
-from . import latency as latency_bench
-from . import pipeline as pipeline_bench
-from . import recover as recover_bench
-from .processes import Failed
-from .workload import KINDS
+from bench import dedup as dedup_bench
+from bench import latency as latency_bench
+from bench import pipeline as pipeline_bench
+from bench import recover as recover_bench
+from bench.processes import Failed
+from bench.workload import KINDS
 
 Figures = dict[str, Any]
 

@@ -13,18 +13,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors import protocol as say
-from actors.codec import batch as batch_codec
-from actors.codec import values as value_codec
-from actors.ids import tagged_id
-from actors.library.inline import InlineBroker
-from actors.runtime.clock import SystemClock
-from actors.runtime.events import NullEvents
-from actors.runtime.os_disk import OsDisk
-from actors.runtime.process import owner_facts
-from actors.storage.log import FencedLog
-
-from .workload import BATCH, id_maker, values
+from bench.workload import BATCH, id_maker, values
+from oncemq import protocol as say
+from oncemq.codec import batch as batch_codec
+from oncemq.codec import values as value_codec
+from oncemq.ids import tagged_id
+from oncemq.library.embedded.broker import InlineBroker
+from oncemq.runtime.clock import SystemClock
+from oncemq.runtime.events import NullEvents
+from oncemq.runtime.os_disk import OsDisk
+from oncemq.runtime.process import owner_facts
+from oncemq.storage.log import FencedLog
 
 TOPIC = "bench"
 _SIZE = 16

@@ -16,9 +16,8 @@ from typing import Any
 
 import zmq
 
-from actors.library.producer import Producer
-
-from .processes import Cast
+from bench.processes import Cast
+from oncemq.library.producing.client import Producer
 
 WARM_UP = 20
 

@@ -25,7 +25,7 @@ from typing import Any
 import msgpack
 import zmq
 
-from .workload import BATCH, id_maker, values
+from bench.workload import BATCH, id_maker, values
 
 WINDOW = 64  # batches that a producer may have in flight
 CREDIT = 32  # batches that a consumer may hold

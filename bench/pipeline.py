@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import disk_floor, naive
-from .app import TOPIC
-from .processes import PATIENCE_S, Cast, Failed, Running
+from bench import disk_floor, naive
+from bench.app import TOPIC
+from bench.processes import PATIENCE_S, Cast, Failed, Running
 
 Figures = dict[str, Any]
 

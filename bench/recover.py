@@ -8,13 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from actors import protocol as say
-from actors.codec import batch as batch_codec
-from actors.codec import values as value_codec
-
-from .dedup import TOPIC, open_broker
-from .processes import Cast
-from .workload import BATCH, values
+from bench.dedup import TOPIC, open_broker
+from bench.processes import Cast
+from bench.workload import BATCH, values
+from oncemq import protocol as say
+from oncemq.codec import batch as batch_codec
+from oncemq.codec import values as value_codec
 
 _SIZE = 100
 

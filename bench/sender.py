@@ -7,10 +7,9 @@ import sys
 import time
 from collections import deque
 
-from actors.library.producer import Producer
-
-from .app import TOPIC
-from .workload import BATCH, id_maker, values
+from bench.app import TOPIC
+from bench.workload import BATCH, id_maker, values
+from oncemq.library.producing.client import Producer
 
 CALLS_OPEN = 128  # calls whose verdicts are waited for only later
 

@@ -3,7 +3,7 @@
     python broker.py &
     python examples/shop.py                              # sends three orders; run it twice
     python consumer.py examples.shop:app --until-idle 1  # bills them
-    python -m actors state --group billing               # what was billed, from the files
+    python -m oncemq state --group billing               # what was billed, from the files
 
 Kill any of them at any time and start it again: each order counts once.
 """

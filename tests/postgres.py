@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.library.chaos.programs import free_endpoint, wait_until
-from actors.runtime.process import end_with_parent
+from oncemq.chaos.programs import free_endpoint, wait_until
+from oncemq.runtime.process import end_with_parent
 
 START_S = 60.0
 _USERS = ("postgres", "nobody")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from actors.runtime.event_names import EVENTS
+from oncemq.runtime.event_names import EVENTS
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("broker.py", "producer.py", "consumer.py", "main.py")
-FILE_LINES_MAX = 400  # for actors/; aim at 300
+FILE_LINES_MAX = 800  # for actors/: as long as one concept needs, aim at 500
 FUNCTION_LINES_MAX = 70
 SCRIPT_LINES_MAX = 40
 # Written in two halves, so that this file does not find itself.
@@ -127,8 +127,9 @@ def test_no_banned_words() -> None:
 
 
 def module_name(path: Path) -> str:
-    """`actors/core/broker.py` is `actors.core.broker`; a package is its folder."""
+    """`actors/driver.py` is `oncemq.driver`; a package is its folder."""
     parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    parts[0] = {"actors": "oncemq"}.get(parts[0], parts[0])
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -146,25 +147,18 @@ def named_modules(path: Path) -> Iterator[str]:
             yield stem
             yield from (f"{stem}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield from re.findall(r"\bactors(?:\.\w+)+", node.value)
+            yield from re.findall(r"\boncemq(?:\.\w+)+", node.value)
             # a lazy table inside a package names its neighbours: ".app" or "app"
             if re.fullmatch(r"\.?[a-z_][a-z_0-9.]*(:\w+)?", node.value):
                 yield ".".join([*package, node.value.lstrip(".").split(":")[0]])
 
 
-def loaded_whole(path: Path) -> Iterator[str]:
-    """The modules of every package beside `path` that it loads file by file, whatever their names."""
-    for package in re.findall(r"iter_modules\((\w+)\.__path__", path.read_text("utf-8")):
-        yield from map(module_name, (path.parent / package).glob("*.py"))
-
-
 def test_every_file_of_actors_is_used() -> None:
     """A module that nobody imports and no entry table names is dead."""
-    used = set(re.findall(r"\bactors(?:\.\w+)+", (ROOT / "pyproject.toml").read_text("utf-8")))
+    used = set(re.findall(r"\boncemq(?:\.\w+)+", (ROOT / "pyproject.toml").read_text("utf-8")))
     for path in all_sources():
         me = module_name(path)
         used.update(name for name in named_modules(path) if name != me)
-        used.update(loaded_whole(path))
     dead = [
         place(path, 1)
         for path in sources("actors")

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import click
 
+from ..chaos.cast import ROLES
+from ..chaos.feed import Input, read_input
+from ..chaos.judge import Sink
+from ..chaos.play import RATE_PER_S, Outcome, Plan, Play
+from ..chaos.report import render
 from ..errors import BadSink
 from ..ids import check_name
-from ..library.chaos.cast import ROLES
-from ..library.chaos.feed import Input, read_input
-from ..library.chaos.judge import Sink
-from ..library.chaos.play import RATE_PER_S, Outcome, Plan, Play
-from ..library.chaos.report import render
-from ..library.file_rows import FileJob
-from ..library.handlers import Consumer
+from ..library.files.rows import FileJob
+from ..library.files.sources import FORMATS
+from ..library.handling.call import Consumer
 from ..library.sinks.reading import look_into
-from ..library.sources import FORMATS
-from ..proof.parse_tables import table_ledgers
+from ..proof.parse.tables import table_ledgers
 from ..runtime.process import stop_check
 from .consumer import choose, load_app
 from .output import ExitCode, print_json

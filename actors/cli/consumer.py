@@ -15,10 +15,10 @@ import click
 from ..errors import HandlerFailed
 from ..ids import check_name, rerun_group
 from ..library.app import App
-from ..library.consumer_process import ConsumerProcess
-from ..library.handlers import Consumer, MessageContext
-from ..library.tally import Summary
-from ..library.watcher import Watcher
+from ..library.consuming.process import ConsumerProcess
+from ..library.consuming.tally import Summary
+from ..library.consuming.watcher import Watcher
+from ..library.handling.call import Consumer, MessageContext
 from ..runtime.events import EventLog
 from ..runtime.settings import Settings
 from .config import setting_options

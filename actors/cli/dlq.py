@@ -10,9 +10,9 @@ import click
 
 from ..errors import OnceMQError
 from ..ids import check_name
-from ..library.admin import AdminClient
-from ..library.dead_letters import DROPPED, PENDING, DeadLetters, Letter
-from ..library.ledger_reader import NoLedger, read_group
+from ..library.ledgers.reader import NoLedger, read_group
+from ..library.operating.client import AdminClient
+from ..library.operating.dead_letters import DROPPED, PENDING, DeadLetters, Letter
 from ..runtime.os_disk import OsDisk
 from ..runtime.settings import Settings
 from .config import setting_options

@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from ..codec.values import encode_value
-from ..core.open_effects import AGAIN, ANSWERED
+from ..core.consumer.open_effects import AGAIN, ANSWERED
 from ..ids import check_name
-from ..library.admin import AdminClient
-from ..library.effects_view import EffectState, OpenEffectsView
+from ..library.operating.client import AdminClient
+from ..library.operating.open_effects import EffectState, OpenEffectsView
 from ..library.sinks.operators import open_office
 from ..runtime.settings import Settings
 from .config import setting_options

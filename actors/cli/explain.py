@@ -10,11 +10,11 @@ import click
 
 from ..errors import OnceMQError
 from ..library.sinks.reading import look_into
-from ..proof.explain import explain as tell
-from ..proof.explain_effects import line_of
-from ..proof.files import OsFiles
-from ..proof.history import read_history
-from ..proof.story import Story
+from ..proof.checks.history import read_history
+from ..proof.parse.files import OsFiles
+from ..proof.story.effects import line_of
+from ..proof.story.explain import explain as tell
+from ..proof.story.story import Story
 from ..runtime.settings import Settings
 from .config import setting_options
 from .output import ExitCode, print_json

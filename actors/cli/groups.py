@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from ..library.admin import AdminClient
-from ..library.group_state import GroupState, group_state
-from ..library.seek import EARLIEST, LATEST, Moved, Seeker
+from ..library.operating.client import AdminClient
+from ..library.operating.group_state import GroupState, group_state
+from ..library.operating.seek import EARLIEST, LATEST, Moved, Seeker
 from ..runtime.settings import Settings
 from .config import setting_options
 from .output import print_json, print_table, process_events

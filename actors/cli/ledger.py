@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ..library.ledger_export import About, check_export, export_ledger, find_directory, is_owned
-from ..library.ledger_import import import_ledger
+from ..library.ledgers.export import About, check_export, export_ledger, find_directory, is_owned
+from ..library.ledgers.import_ import import_ledger
 from ..runtime.os_disk import OsDisk
 from ..runtime.settings import Settings
 from .config import setting_options

@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
-from ..library.maelstrom import MaelstromNode
-from ..library.maelstrom_lines import LineCutter
-from ..library.maelstrom_store import NodeStore
 from ..limits import NODE_TURN_BYTES_MAX
+from ..maelstrom.lines import LineCutter
+from ..maelstrom.node import MaelstromNode
+from ..maelstrom.store import NodeStore
 from ..ports import Events
 from ..runtime.clock import SystemClock
 from ..runtime.events import EventLog

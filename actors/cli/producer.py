@@ -12,16 +12,16 @@ import click
 
 from ..errors import InvalidName, OnceMQError
 from ..ids import check_name
-from ..library.file_producer import FileProducer, Progress
-from ..library.file_rows import FileJob, default_name
-from ..library.producer_engine import ProducerEngine
-from ..library.sources import FORMATS, STDIN, open_rows
+from ..library.files.producer import FileProducer, Progress
+from ..library.files.rows import FileJob, default_name
+from ..library.files.sources import FORMATS, STDIN, open_rows
 from ..limits import MESSAGE_BYTES_MAX
 from ..runtime.clock import SystemClock
 from ..runtime.events import EventLog
 from ..runtime.process import stop_signals
 from ..runtime.settings import Settings
 from ..runtime.zmq_transport import DealerTransport
+from ..shells.producer import ProducerEngine
 from .config import setting_options
 from .output import ExitCode, print_json, process_events
 

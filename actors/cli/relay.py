@@ -11,9 +11,8 @@ from typing import Any
 import click
 
 from ..errors import OnceMQError
-from ..library.producer_engine import ProducerEngine
-from ..library.relay import Progress, Relay, shown_id
-from ..library.relay_database import OutboxDatabase, Visit, open_database
+from ..library.outbox.database import OutboxDatabase, Visit, open_database
+from ..library.outbox.relay import Progress, Relay, shown_id
 from ..limits import RELAY_POLL_S_DEFAULT
 from ..runtime.clock import SystemClock
 from ..runtime.crash_points import CrashPoint
@@ -21,6 +20,7 @@ from ..runtime.events import EventLog
 from ..runtime.process import stop_signals
 from ..runtime.settings import Settings
 from ..runtime.zmq_transport import DealerTransport
+from ..shells.producer import ProducerEngine
 from .config import setting_options
 from .output import ExitCode, print_json, print_table, process_events
 

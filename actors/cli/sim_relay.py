@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..errors import DatabaseAway
-from ..library.outbox_table import FailedRow, Row
-from ..library.producer_engine import ProducerEngine
-from ..library.relay import Relay
-from ..library.relay_database import Failed, Visit
+from ..library.outbox.database import Failed, Visit
+from ..library.outbox.relay import Relay
+from ..library.outbox.table import FailedRow, Row
 from ..ports import Clock, Events
 from ..runtime.crash_points import RELAY_BEFORE_COMMIT
-from ..sim.outbox import Outbox, OutboxLost
-from ..sim.relay_shell import RelaySocket
+from ..shells.producer import ProducerEngine
+from ..sim.processes.outbox import Outbox, OutboxLost
+from ..sim.processes.relay import RelaySocket
 
 
 class SimulatedOutbox:

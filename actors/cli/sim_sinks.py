@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..errors import Fenced, SinkLocked, SinkUnavailable
-from ..library.ledger_files import LedgerFiles
+from ..library.ledgers.files import LedgerFiles
 from ..library.sinks.gate import Gate
 from ..library.sinks.ledger import SqlLedger
 from ..library.sinks.session import Session
-from ..sim.database import FILE, SERVER, Full, Locked, Lost, Rows, Waits
-from ..sim.database_client import Client
+from ..sim.database.client import Client
+from ..sim.database.database import FILE, SERVER, Full, Locked, Lost, Rows, Waits
 from ..sim.doors import Doors
-from ..sim.handler import REFUSED
+from ..sim.processes.handler import REFUSED
 from .sim_relay import make_relay
 
 

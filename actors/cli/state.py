@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from ..core.ledger import Ledger
+from ..core.consumer.ledger import Ledger
 from ..errors import OnceMQError
 from ..ids import check_name
-from ..library.keyed_state import shown_state
-from ..library.ledger_reader import read_group
+from ..library.handling.keyed_state import shown_state
+from ..library.ledgers.reader import read_group
 from ..library.sinks.reading import read_sink_group
 from ..runtime.os_disk import OsDisk
 from ..runtime.settings import Settings

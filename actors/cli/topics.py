@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..library.admin import AdminClient
+from ..library.operating.client import AdminClient
 from ..limits import PARTITIONS_MAX
 from ..runtime.settings import Settings
 from .config import setting_options

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from ..library.sinks.reading import look_into
-from ..proof.files import OsFiles
-from ..proof.verify import OPERATOR, UNKNOWN, Report, Tell
-from ..proof.verify import verify as prove
+from ..proof.parse.files import OsFiles
+from ..proof.verify.verify import OPERATOR, UNKNOWN, Report, Tell
+from ..proof.verify.verify import verify as prove
 from ..runtime.settings import Settings
 from .config import setting_options
 from .output import ExitCode, print_json, print_table, progress_line

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..errors import NotAHandler
 from ..ids import check_group, check_name
 from ..limits import CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
-from .handlers import Consumer, Handler
-from .shapes import NotAHandler, Wishes, shape_of
+from .handling.call import Consumer, Handler
+from .handling.shapes import Wishes, shape_of
 from .sinks.address import check_sink
 
 if TYPE_CHECKING:
-    from .producer import Producer
+    from .producing.client import Producer
 
 RETRIES_MAX = 1_000_000
 _Function = TypeVar("_Function", bound=Handler)
@@ -111,7 +112,7 @@ class App:
         name messages get numbers, and a second live owner of the name fences the first. Raises
         InvalidName. Sockets open at the first send.
         """
-        from .producer import Producer
+        from .producing.client import Producer
 
         return Producer(name, broker=self.broker, **options)
 

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from ..core.broker import BrokerCore, CheckFence
+from ..core.broker.core import BrokerCore, CheckFence
 from ..driver import Driver
 from ..errors import OnceMQError
 from ..limits import SNAPSHOT_EVERY_BYTES

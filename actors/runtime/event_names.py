@@ -1,6 +1,6 @@
 """Every structured event: its level, what it means, and its fields. docs/EVENTS.md is made from it.
 
-`python -m actors.runtime.event_names` prints that page. Emitters may leave out a field that does
+`python -m oncemq.runtime.event_names` prints that page. Emitters may leave out a field that does
 not apply; they never add one that is not listed here (tests/test_tidy.py reads the calls).
 """
 
@@ -251,7 +251,7 @@ def page() -> str:
         "The other fields depend on the event. One that does not apply is left out. Bytes are",
         "written as text where they are UTF-8, else in hexadecimal with a leading `0x`.",
         "",
-        "This page is made by `python -m actors.runtime.event_names`; a test compares them.",
+        "This page is made by `python -m oncemq.runtime.event_names`; a test compares them.",
         "",
         "| event | level | meaning | fields |",
         "|---|---|---|---|",

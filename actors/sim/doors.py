@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from ..core.consumer_work import LedgerPeeked
-from ..core.effect_work import EffectOrder
+from ..core.consumer.effect_work import EffectOrder
+from ..core.consumer.work import LedgerPeeked
 from ..ports import Log
 from ..storage.disk import Disk
 from ..storage.document import Owner
 from ..storage.log import FencedLog
-from .database_client import Client
-from .relay_shell import MakeRelay
+from .database.client import Client
+from .processes.relay import MakeRelay
 
 
 class TableSession(Protocol):

@@ -11,10 +11,10 @@ import random
 from dataclasses import dataclass, field, replace
 
 from ..limits import CRASH_RETRIES_DEFAULT, SOLITARY_MESSAGES_MAX
-from .database import KINDS
+from .database.database import KINDS
 from .faults import FAULTS
-from .handler import Group
-from .keyed_model import solitary_of, with_keyed
+from .oracles.keyed_model import solitary_of, with_keyed
+from .processes.handler import Group
 
 TABLE_ODDS = 0.35
 ALONE_ODDS = 0.3  # that nothing goes wrong but what has to do with databases

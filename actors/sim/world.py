@@ -21,32 +21,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
-from ..core import inputs
-from ..errors import (
-    DiskFull,
-    Fenced,
-    LedgerNotHere,
-    LogInUse,
-    SinkUnavailable,
-    StorageError,
-)
-from . import liveness
-from .broker_shell import MAIN_ADDRESS, BrokerShell
+from ..core.consumer import inputs
+from ..errors import DiskFull, Fenced, LedgerNotHere, LogInUse, SinkUnavailable, StorageError
 from .clock import SimClock
-from .consumer_shell import ConsumerShell
-from .cuts import CutPolicy
-from .database import Database
-from .disk import SimDisk
+from .database.database import Database
+from .disk.cuts import CutPolicy
+from .disk.disk import SimDisk
 from .doors import Doors
-from .effects import EffectModel
 from .faults import FAULTS, Fault
-from .ledger_oracle import LedgerOracle
 from .network import Faults, SimNetwork
-from .oracle import BrokerOracle
+from .oracles import liveness
+from .oracles.effects import EffectModel
+from .oracles.ledger import LedgerOracle
+from .oracles.log import BrokerOracle
 from .plan import Plan
-from .population import Population, member_elsewhere
-from .shell import NEVER_MS, Host, Shell, SimTransport
-from .table_shell import TableShell
+from .processes.broker import MAIN_ADDRESS, BrokerShell
+from .processes.consumer import ConsumerShell
+from .processes.consumer_table import TableShell
+from .processes.population import Population, member_elsewhere
+from .processes.shell import NEVER_MS, Host, Shell, SimTransport
 from .trace import Trace, Violation
 
 EVENTS_MAX = 60_000  # of a run of a minute; a longer one may have

@@ -26,15 +26,7 @@ from .framing import (
     decode_segment_header,
     log_seed,
 )
-from .scan import (
-    Place,
-    Tail,
-    TailCut,
-    attesting_frame,
-    commit_or_none,
-    has_own_frame,
-    read_tail,
-)
+from .scan import Place, Tail, TailCut, attesting_frame, commit_or_none, has_own_frame, read_tail
 
 LOOKS_MAX = 1000  # how often a reader starts over while others replace what it reads
 

@@ -23,7 +23,16 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from actors.library.chaos import (
+from examples.flights import expected
+from examples.flights.chaos_checks import (
+    KILLS_PER_ROLE_MIN,
+    check_commits,
+    check_deeds,
+    check_log,
+    check_outputs,
+    check_states,
+)
+from oncemq.chaos import (
     Chaos,
     Deeds,
     Program,
@@ -33,20 +42,10 @@ from actors.library.chaos import (
     free_endpoint,
     read_topic,
 )
-from actors.library.chaos.cast import CONSUMING, START_POINTS, TURN_POINTS, environment
-from actors.library.chaos.holdings import Owning
-from actors.library.chaos.timeline import Watch
-from actors.runtime.process import stop_check
-
-from . import expected
-from .chaos_checks import (
-    KILLS_PER_ROLE_MIN,
-    check_commits,
-    check_deeds,
-    check_log,
-    check_outputs,
-    check_states,
-)
+from oncemq.chaos.cast import CONSUMING, START_POINTS, TURN_POINTS, environment
+from oncemq.chaos.holdings import Owning
+from oncemq.chaos.timeline import Watch
+from oncemq.runtime.process import stop_check
 
 ROOT = Path(__file__).resolve().parents[2]
 APPLICATION = "examples.flights.chaos_app:app"
@@ -257,7 +256,7 @@ class Fire:
             running.end()
 
     def _state(self, group: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "actors", "state", "--group", group, "--json"]
+        command = [sys.executable, "-m", "oncemq", "state", "--group", group, "--json"]
         done = subprocess.run(
             command, env=self.environ, cwd=ROOT, capture_output=True, check=False, timeout=60
         )

@@ -5,9 +5,8 @@ More outputs mean that more kills fall between a commit and what it lets go.
 
 from __future__ import annotations
 
+from examples.flights.app import add_flight, count_cancelled
 from oncemq import App, Message, Tx
-
-from .app import add_flight, count_cancelled
 
 app = App()
 app.consumer("cancelled", group="cancelled")(count_cancelled)

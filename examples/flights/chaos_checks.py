@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from itertools import cycle
 from typing import Any
 
-from actors.ids import compound_id
-from actors.library.chaos import Deeds, StoredMessage
-from actors.library.chaos.cast import ROLES
-
-from . import expected
+from examples.flights import expected
+from oncemq.chaos import Deeds, StoredMessage
+from oncemq.chaos.cast import ROLES
+from oncemq.ids import compound_id
 
 KILLS_PER_ROLE_MIN = 10
 

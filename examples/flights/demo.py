@@ -26,10 +26,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from actors.library.chaos import History, end_with_parent, free_endpoint, read_topic
-from actors.runtime.process import stop_check
-
-from . import expected
+from examples.flights import expected
+from oncemq.chaos import History, end_with_parent, free_endpoint, read_topic
+from oncemq.runtime.process import stop_check
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 600.0  # generous: it takes a few seconds where a machine has time
@@ -209,7 +208,7 @@ class Demo:
 
     def _state(self, group: str) -> dict[str, Any]:
         """Return what a group has committed, read from its files."""
-        command = [sys.executable, "-m", "actors", "state", "--group", group, "--json"]
+        command = [sys.executable, "-m", "oncemq", "state", "--group", group, "--json"]
         done = subprocess.run(
             command, env=self.environ, cwd=ROOT, capture_output=True, check=False, timeout=60
         )

@@ -3,7 +3,7 @@
     honcho -f examples/web_fastapi/Procfile start
     curl -H 'content-type: application/json' http://127.0.0.1:8000/orders \
         -d '{"id": "o-1", "customer": "alice", "cents": 250}'
-    python -m actors state --group billing      # billed once, however often you repeat the curl
+    python -m oncemq state --group billing      # billed once, however often you repeat the curl
 
 The id comes from the client, so a request that got no answer can be repeated: the order, its
 message and its bill exist once. Kill any of the processes at any time and start it again.

@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 import pytest
 
-from actors.cli import main as cli_main
-from actors.cli.output import exit_code_of, print_error, print_table, process_events
-from actors.errors import DiskFull, Fenced, InvalidName
-from actors.runtime.settings import SPECS, BadSetting, Settings
+from oncemq.cli import main as cli_main
+from oncemq.cli.output import exit_code_of, print_error, print_table, process_events
+from oncemq.errors import DiskFull, Fenced, InvalidName
+from oncemq.runtime.settings import SPECS, BadSetting, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -166,7 +166,7 @@ def test_help_stays_light() -> None:
     """`oncemq --help` loads neither ZeroMQ nor rich nor structlog nor asyncio."""
     code = (
         "import sys\n"
-        "from actors.cli.main import main\n"
+        "from oncemq.cli.main import main\n"
         "main(['--help'])\n"
         "print({'zmq', 'rich', 'structlog', 'asyncio'} & set(sys.modules), file=sys.stderr)\n"
     )

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from actors.cli.dump import command
-from actors.codec import records as record_codec
-from actors.records import EffectEnded, LedgerStarted, TopicCreated
-from actors.runtime.os_disk import OsDisk
-from actors.storage.creation import create
-from actors.storage.log import FencedLog
+from oncemq.cli.dump import command
+from oncemq.codec import records as record_codec
+from oncemq.records import EffectEnded, LedgerStarted, TopicCreated
+from oncemq.runtime.os_disk import OsDisk
+from oncemq.storage.creation import create
+from oncemq.storage.log import FencedLog
 
 RECORDS = [
     TopicCreated("orders", b"t" * 16, 1, 5),

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.codec import batch as codec
-from actors.codec.values import encode_headers
-from actors.errors import Malformed, TooLarge
-from actors.ids import tagged_id
-from actors.limits import BATCH_MESSAGES_MAX, MESSAGE_BYTES_MAX
+from oncemq.codec import batch as codec
+from oncemq.codec.values import encode_headers
+from oncemq.errors import Malformed, TooLarge
+from oncemq.ids import tagged_id
+from oncemq.limits import BATCH_MESSAGES_MAX, MESSAGE_BYTES_MAX
 
 
 @st.composite

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.codec.entries import KEYED, change_entry, entry_name, pack_entry, unpack_entry
+from oncemq.codec.entries import KEYED, change_entry, entry_name, pack_entry, unpack_entry
 
 
 def test_an_entry_is_a_byte_and_a_sorted_map() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgpack
 import pytest
 
-from actors.codec import batch, records
-from actors.errors import Malformed, UnsupportedFormat
-from actors.records import (
+from oncemq.codec import batch, records
+from oncemq.errors import Malformed, UnsupportedFormat
+from oncemq.records import (
     AttemptMarked,
     BatchStored,
     Committed,

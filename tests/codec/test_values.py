@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.codec import values
-from actors.errors import Malformed, TooLarge, ValueNotEncodable
-from actors.limits import HEADERS_BYTES_MAX, KEY_BYTES_MAX
+from oncemq.codec import values
+from oncemq.errors import Malformed, TooLarge, ValueNotEncodable
+from oncemq.limits import HEADERS_BYTES_MAX, KEY_BYTES_MAX
 
 scalars = (
     st.none()

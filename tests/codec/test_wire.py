@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.codec import batch, wire
-from actors.errors import Malformed, TooLarge
-from actors.limits import FRAME_BYTES_MAX
-from actors.protocol import (
+from oncemq.codec import batch, wire
+from oncemq.errors import Malformed, TooLarge
+from oncemq.limits import FRAME_BYTES_MAX
+from oncemq.protocol import (
     KINDS,
     Failure,
     Fetched,
@@ -24,7 +24,7 @@ from actors.protocol import (
     Renewed,
     Standby,
 )
-from actors.records import BatchStored
+from oncemq.records import BatchStored
 
 HELLO = Hello(1, 1, 1, "producer", b"i" * 16, b"", 0)
 

@@ -10,13 +10,13 @@ import posixpath
 from dataclasses import dataclass
 from typing import Any
 
-from actors.codec import records as record_codec
-from actors.codec import wire
-from actors.errors import CorruptLog, StorageError, UnsupportedFormat
-from actors.storage.framing import SEGMENT_HEADER_BYTES
-from actors.storage.log import FencedLog
-from actors.storage.memory import MemoryDisk
-from actors.storage.reader import LogReader
+from oncemq.codec import records as record_codec
+from oncemq.codec import wire
+from oncemq.errors import CorruptLog, StorageError, UnsupportedFormat
+from oncemq.storage.framing import SEGMENT_HEADER_BYTES
+from oncemq.storage.log import FencedLog
+from oncemq.storage.memory import MemoryDisk
+from oncemq.storage.reader import LogReader
 from tests.corruption.specimens import DIRECTORY, LOG_ID, OWNER, Raw, Specimen, copy_of
 
 HARMLESS = "harmless"  # all data is right, and nothing was lost

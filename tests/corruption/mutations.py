@@ -6,9 +6,9 @@ import posixpath
 import random
 from collections.abc import Iterator
 
-from actors.storage import layout
-from actors.storage.framing import COMMIT, HEADER, HEADER_BYTES
-from actors.storage.memory import MemoryDisk, _Node
+from oncemq.storage import layout
+from oncemq.storage.framing import COMMIT, HEADER, HEADER_BYTES
+from oncemq.storage.memory import MemoryDisk, _Node
 from tests.corruption.judge import Damage
 from tests.corruption.specimens import DIRECTORY, Specimen, copy_of
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-from actors.codec import batch as batch_codec
-from actors.codec import records as record_codec
-from actors.codec import wire
-from actors.records import (
+from oncemq.codec import batch as batch_codec
+from oncemq.codec import records as record_codec
+from oncemq.codec import wire
+from oncemq.records import (
     BatchStored,
     Committed,
     GroupGranted,
@@ -26,9 +26,9 @@ from actors.records import (
     Record,
     TopicCreated,
 )
-from actors.storage.creation import begin_at_snapshot
-from actors.storage.log import FencedLog
-from actors.storage.memory import MemoryDisk, _Node
+from oncemq.storage.creation import begin_at_snapshot
+from oncemq.storage.log import FencedLog
+from oncemq.storage.memory import MemoryDisk, _Node
 
 LOG_ID = bytes(range(16))
 DIRECTORY = "data/log"

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import chain, islice
 
-from actors.runtime.workers import worker_pool
+from oncemq.runtime.workers import worker_pool
 from tests.corruption.judge import judge
 from tests.corruption.mutations import (
     MASKS,

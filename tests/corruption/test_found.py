@@ -6,11 +6,11 @@ import posixpath
 
 import pytest
 
-from actors.errors import CorruptLog
-from actors.storage import layout
-from actors.storage.log import FencedLog
-from actors.storage.memory import MemoryDisk
-from actors.storage.snapshots import read_part
+from oncemq.errors import CorruptLog
+from oncemq.storage import layout
+from oncemq.storage.log import FencedLog
+from oncemq.storage.memory import MemoryDisk
+from oncemq.storage.snapshots import read_part
 from tests.storage.loghelp import (
     DIRECTORY,
     OWNER,

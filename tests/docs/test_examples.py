@@ -15,7 +15,7 @@ from sybil.document import Document
 from sybil.example import Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
-from actors.cli.main import COMMANDS, cli
+from oncemq.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -50,7 +50,7 @@ def check_command(words: list[str]) -> None:
         case ["oncemq", "supervise", *rest] if "--" in rest:
             check_options("supervise", rest[: rest.index("--")])
             check_command(rest[rest.index("--") + 1 :])
-        case ["oncemq" | "python" | "python3", "-m", "actors", name, *rest]:
+        case ["oncemq" | "python" | "python3", "-m", "oncemq", name, *rest]:
             check_options(name, rest)
         case ["oncemq", name, *rest]:
             check_options(name, rest)

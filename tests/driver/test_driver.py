@@ -7,11 +7,11 @@ import types
 import msgpack
 import pytest
 
-from actors.codec import records as record_codec
-from actors.codec import wire
-from actors.driver import Driver
-from actors.errors import DiskFull, Fenced
-from actors.outcome import (
+from oncemq.codec import records as record_codec
+from oncemq.codec import wire
+from oncemq.driver import Driver
+from oncemq.errors import DiskFull, Fenced
+from oncemq.outcome import (
     DiskSpace,
     Outcome,
     Received,
@@ -22,8 +22,8 @@ from actors.outcome import (
     Synced,
     Tick,
 )
-from actors.protocol import CreateTopic, Failure, Ping, Pong
-from actors.records import TopicCreated
+from oncemq.protocol import CreateTopic, Failure, Ping, Pong
+from oncemq.records import TopicCreated
 
 
 class ToyCore:

@@ -23,8 +23,8 @@ from typing import Any
 
 import zmq
 
-from actors.codec import wire
-from actors.protocol import Ping, Pong
+from oncemq.codec import wire
+from oncemq.protocol import Ping, Pong
 from tests.hostile.traffic import Frames, mutated, recorded
 from tests.process.house import House
 from tests.process.talker import Talker

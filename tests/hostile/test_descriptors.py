@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import zmq
 
-from actors.limits import DESCRIPTORS_SPARE
-from actors.runtime.descriptors import keep_descriptors, reserve_used_up, with_descriptor
-from actors.runtime.os_disk import OsDisk
-from actors.runtime.zmq_transport import DealerTransport, RouterTransport
+from oncemq.limits import DESCRIPTORS_SPARE
+from oncemq.runtime.descriptors import keep_descriptors, reserve_used_up, with_descriptor
+from oncemq.runtime.os_disk import OsDisk
+from oncemq.runtime.zmq_transport import DealerTransport, RouterTransport
 from tests.process.house import ROOT, START_S, House
 from tests.process.talker import Talker
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.codec import wire
-from actors.core.broker import BrokerCore
-from actors.driver import Driver
-from actors.errors import OnceMQError
-from actors.protocol import CreateTopic, Hello, Ping
-from actors.storage.log import FencedLog
-from actors.storage.memory import MemoryDisk
+from oncemq.codec import wire
+from oncemq.core.broker.core import BrokerCore
+from oncemq.driver import Driver
+from oncemq.errors import OnceMQError
+from oncemq.protocol import CreateTopic, Hello, Ping
+from oncemq.storage.log import FencedLog
+from oncemq.storage.memory import MemoryDisk
 from tests.hostile.siege import attack
 from tests.hostile.traffic import Frames, mutated, recorded
 

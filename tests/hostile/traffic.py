@@ -12,9 +12,9 @@ from typing import Any
 
 import msgpack
 
-from actors.codec import batch as batch_codec
-from actors.codec import wire
-from actors.protocol import (
+from oncemq.codec import batch as batch_codec
+from oncemq.codec import wire
+from oncemq.protocol import (
     CreateTopic,
     DescribeTopic,
     Failure,

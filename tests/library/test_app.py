@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from actors.errors import InvalidName, NotSupported
-from actors.library import App, Message, Tx
+from oncemq import App, Message, Tx
+from oncemq.errors import InvalidName, NotSupported
 
 
 def test_the_function_stays_as_it_is() -> None:
@@ -144,9 +144,8 @@ def test_importing_is_light() -> None:
 def test_every_public_name_can_be_loaded() -> None:
     """What `oncemq` offers is there, and a name that is not says so."""
     import oncemq
-    from actors import library
 
-    for name in library.__all__:
+    for name in oncemq.__all__:
         assert getattr(oncemq, name).__name__.rpartition(".")[2] == name
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         print(oncemq.Nothing)

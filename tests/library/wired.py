@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from actors.library.producer import Producer
-from actors.library.producer_engine import ProducerEngine
-from tests.core.dumb_broker import DumbBroker
+from oncemq.library.producing.client import Producer
+from oncemq.shells.producer import ProducerEngine
+from tests.core.broker.dumb_broker import DumbBroker
 
 ENDPOINT = "tcp://127.0.0.1:7400"
 SPEED = 25  # time of the engine runs so much faster, so that resends cost a test little

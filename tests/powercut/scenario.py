@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from actors.runtime.os_disk import OsDisk, OsFile, OsLock
+from oncemq.runtime.os_disk import OsDisk, OsFile, OsLock
 from tests.storage.crash_log import LogCase, Promise, Written
 
 

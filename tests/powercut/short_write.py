@@ -13,8 +13,8 @@ import sys
 
 import pytest
 
-from actors.errors import StorageError
-from actors.runtime.os_disk import OsDisk
+from oncemq.errors import StorageError
+from oncemq.runtime.os_disk import OsDisk
 from tests.powercut.filesystems import file_system
 from tests.powercut.scenario import OsWorld
 from tests.storage.crash_log import Life, LogCase, Promise

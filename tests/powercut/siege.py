@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actors.codec import batch as batch_codec
-from actors.library.chaos import read_topic
-from actors.library.chaos.programs import KILLED, Running, wait_until
-from actors.protocol import Failure, Produce, Produced
 from examples.flights import expected
+from oncemq.chaos import read_topic
+from oncemq.chaos.programs import KILLED, Running, wait_until
+from oncemq.codec import batch as batch_codec
+from oncemq.protocol import Failure, Produce, Produced
 from tests.powercut.filesystems import KINDS, Mounted, file_system
 from tests.powercut.strace import Strace
 from tests.process.house import House
@@ -199,7 +199,7 @@ def _life_and_cut(
 
 
 def _state(house: House, group: str) -> Any:
-    command = house.start("state", "-m", "actors", "state", f"--state={house.state}",
+    command = house.start("state", "-m", "oncemq", "state", f"--state={house.state}",
                           f"--group={group}", "--json")  # fmt: skip
     command.wait(END_S, 0)
     return json.loads(command.stdout())

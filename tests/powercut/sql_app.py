@@ -13,8 +13,8 @@ import sqlite3
 import time
 from pathlib import Path
 
-from actors.library.sinks.sqlite import SqliteSession
 from oncemq import App, Message, Tx
+from oncemq.library.sinks.sqlite import SqliteSession
 
 GROUP = os.environ["POWER_GROUP"]
 CHECKPOINT_PAGES = 12  # so that checkpoints, too, fall into a short story

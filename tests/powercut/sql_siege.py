@@ -34,11 +34,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from actors.errors import OnceMQError, UnknownTopic
-from actors.library.chaos import read_topic
-from actors.library.chaos.programs import KILLED, Running, wait_until
-from actors.library.sinks.reading import read_sink_group
-from actors.library.state_view import decode_state
+from oncemq.chaos import read_topic
+from oncemq.chaos.programs import KILLED, Running, wait_until
+from oncemq.errors import OnceMQError, UnknownTopic
+from oncemq.library.handling.state import decode_state
+from oncemq.library.sinks.reading import read_sink_group
 from tests.powercut.filesystems import KINDS, Mounted, file_system
 from tests.powercut.strace import Strace
 from tests.process.house import House

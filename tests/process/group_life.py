@@ -14,9 +14,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.library.admin import AdminClient
-from actors.library.chaos import read_topic
-from actors.library.chaos.programs import FENCED, KILLED, Running, wait_until
+from oncemq.chaos import read_topic
+from oncemq.chaos.programs import FENCED, KILLED, Running, wait_until
+from oncemq.library.operating.client import AdminClient
 from tests.process.house import START_S, House
 
 PARTITIONS = 8
@@ -179,7 +179,7 @@ class GroupLife:
 
     def command(self, *arguments: str) -> Any:
         running = self.house.start(
-            "command", "-m", "actors", *arguments, f"--state={self.house.state}"
+            "command", "-m", "oncemq", *arguments, f"--state={self.house.state}"
         )
         running.wait(DRAIN_S, 0)
         return json.loads(running.stdout())

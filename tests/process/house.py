@@ -11,8 +11,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from actors.library.chaos.history import History
-from actors.library.chaos.programs import Program, Running, free_endpoint, wait_until
+from oncemq.chaos.history import History
+from oncemq.chaos.programs import Program, Running, free_endpoint, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 FLIGHTS = ROOT / "examples" / "flights" / "flights-2013-01.csv.gz"

@@ -7,9 +7,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from actors.codec import batch as batch_codec
-from actors.codec import wire
-from actors.protocol import (
+from oncemq.codec import batch as batch_codec
+from oncemq.codec import wire
+from oncemq.protocol import (
     DUPLICATE,
     STORED,
     CreateTopic,
@@ -20,7 +20,7 @@ from actors.protocol import (
     Produce,
     Produced,
 )
-from actors.runtime.zmq_transport import DealerTransport
+from oncemq.runtime.zmq_transport import DealerTransport
 
 PATIENCE_S = 120.0
 

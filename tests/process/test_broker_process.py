@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.codec import batch as batch_codec
-from actors.library.chaos.programs import CRASHED, FENCED
-from actors.protocol import Produce, Produced
+from oncemq.chaos.programs import CRASHED, FENCED
+from oncemq.codec import batch as batch_codec
+from oncemq.protocol import Produce, Produced
 from tests.process.house import START_S, House
 from tests.process.talker import Talker
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from actors.ids import compound_id
-from actors.library.chaos import Deeds, Program, StoredMessage
 from examples.flights import chaos, expected
 from examples.flights.chaos_checks import check_commits, check_deeds, check_log, check_states
+from oncemq.chaos import Deeds, Program, StoredMessage
+from oncemq.ids import compound_id
 from tests.process.house import ROOT, START_S
 
 pytestmark = pytest.mark.process

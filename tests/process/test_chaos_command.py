@@ -15,11 +15,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from actors.library.chaos import Chaos, Program, Running, wait_until
-from actors.library.chaos.feed import Feed, Input, read_input
-from actors.library.chaos.judge import Run, judge
-from actors.library.chaos.parts import Deeds
-from actors.library.file_rows import FileJob
+from oncemq.chaos import Chaos, Program, Running, wait_until
+from oncemq.chaos.feed import Feed, Input, read_input
+from oncemq.chaos.judge import Run, judge
+from oncemq.chaos.parts import Deeds
+from oncemq.library.files.rows import FileJob
 from tests.process.house import ROOT, START_S
 from tests.process.test_chaos_engine import Stage
 
@@ -66,7 +66,7 @@ class Shop:
 
     def chaos(self, *more: str, before: str = "") -> Running:
         """Start the command in the user's directory, in a process that runs `before` first."""
-        code = f"{before}\nimport os, sys; os.chdir({str(self.directory)!r}); from actors.cli.main import main; sys.exit(main())"
+        code = f"{before}\nimport os, sys; os.chdir({str(self.directory)!r}); from oncemq.cli.main import main; sys.exit(main())"
         argv = ("chaos", "shop:app", "--topic=orders", "--input=orders.csv", "--seed=3", *more)
         program = Program("chaos", (sys.executable, "-c", code, *argv))
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.directory / "tmp")}

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from actors.library.chaos import Chaos, History, Program, ProgramFailed, Slot
-from actors.library.chaos import engine as engine_module
-from actors.library.chaos.holdings import Holdings, Owning
+from oncemq.chaos import Chaos, History, Program, ProgramFailed, Slot
+from oncemq.chaos import engine as engine_module
+from oncemq.chaos.holdings import Holdings, Owning
 
 pytestmark = pytest.mark.process
 

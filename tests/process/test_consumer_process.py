@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.library.chaos import read_topic
-from actors.library.chaos.programs import wait_until
+from oncemq.chaos import read_topic
+from oncemq.chaos.programs import wait_until
 from tests.process.house import ROOT, START_S, House
 
 pytestmark = pytest.mark.process
@@ -66,7 +66,7 @@ class Shop:
     def state(self) -> dict:
         """What `oncemq state` prints."""
         command = self.house.start(
-            "state", "-m", "actors", "state", f"--state={self.house.state}", "--group=g", "--json"
+            "state", "-m", "oncemq", "state", f"--state={self.house.state}", "--group=g", "--json"
         )
         command.wait(START_S, 0)
         return dict(json.loads(command.stdout()))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.library.chaos.programs import wait_until
+from oncemq.chaos.programs import wait_until
 from tests.process.house import ROOT, START_S, House
 
 pytestmark = pytest.mark.process
@@ -63,7 +63,7 @@ class Shop:
 
     def command(self, *argv: str, code: int = 0) -> dict[str, Any]:
         """What a command prints with --json."""
-        command = self.house.start(argv[0], "-m", "actors", *argv, "--json")
+        command = self.house.start(argv[0], "-m", "oncemq", *argv, "--json")
         command.wait(START_S, code)
         return dict(json.loads(command.stdout().splitlines()[-1]))
 
@@ -102,7 +102,7 @@ def test_a_message_that_kills_its_process_is_parked(shop: Shop) -> None:
     shop.send("a", "killer", "b", "bad", "c")
     supervise = shop.house.start(
         "supervise",
-        *("-m", "actors", "supervise", "--backoff-max=0.2", "--"),
+        *("-m", "oncemq", "supervise", "--backoff-max=0.2", "--"),
         *(sys.executable, str(ROOT / "consumer.py"), "shopapp:app", "--group=g"),
         *(f"--state={shop.house.state}", "--until-idle=0.5"),
     )
@@ -191,7 +191,7 @@ def test_a_replay_that_is_killed_and_repeated_happens_once(shop: Shop) -> None:
     topics = shop.house.history.events["topic.created"]
     for moment in (lambda: True, made, lambda: shop.house.appended() > before):
         command = shop.house.start(
-            "dlq", "-m", "actors", "dlq", "replay", "--all", "--topic=orders", "--group=g"
+            "dlq", "-m", "oncemq", "dlq", "replay", "--all", "--topic=orders", "--group=g"
         )
         wait_until(lambda m=moment, c=command: m() or c.exit_code == 0, START_S, "the moment")
         command.kill()
@@ -212,7 +212,7 @@ def test_wrong_letters_are_refused_by_name(shop: Shop) -> None:
         (("replay", "orders.dead:0:0", "--group=other"), 1),
         (("replay", "--group=g"), 2),
     ):
-        command = shop.house.start("dlq", "-m", "actors", "dlq", *argv, "--topic=orders")
+        command = shop.house.start("dlq", "-m", "oncemq", "dlq", *argv, "--topic=orders")
         command.wait(START_S, code)
     shown = shop.dlq("show", "orders.dead:0:0")["letters"][0]
     assert (shown["value"], shown["group"]) == ("bad", "g")

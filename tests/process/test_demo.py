@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from actors.library.chaos import Program, wait_until
 from examples.flights import demo, expected
+from oncemq.chaos import Program, wait_until
 from tests.process.house import ROOT, START_S
 
 pytestmark = pytest.mark.process

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from actors.library.admin import AdminClient
-from actors.library.chaos.programs import Running, wait_until
+from oncemq.chaos.programs import Running, wait_until
+from oncemq.library.operating.client import AdminClient
 from tests.process.house import START_S, House
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
@@ -130,7 +130,7 @@ class Shop:
         return consumer
 
     def command(self, *argv: str, code: int = 0) -> dict[str, Any]:
-        command = self.house.start(argv[0], "-m", "actors", *argv, "--json")
+        command = self.house.start(argv[0], "-m", "oncemq", *argv, "--json")
         command.wait(START_S, code)
         if code:
             return {"error": command.stderr()}
@@ -178,7 +178,7 @@ def test_a_call_that_dies_is_unknown_and_an_operator_says_it_was_done(shop: Shop
     assert (effect["group"], effect["topic"], effect["offset"]) == ("billing", "orders", 0)
     assert effect["message"] == "billing@orders:s:a1"
 
-    table = shop.house.start("effects", "-m", "actors", "effects", "list", "--group=billing")
+    table = shop.house.start("effects", "-m", "oncemq", "effects", "list", "--group=billing")
     table.wait(START_S, 0)
     head, row = table.stdout().splitlines()
     assert head.startswith("id\tstate\tpolicy\tmessage\tcalls\tsince\twhy")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from actors.library.admin import AdminClient
-from actors.library.chaos import read_topic
-from actors.library.chaos.programs import FENCED, wait_until
-from actors.limits import LEASE_MS
+from oncemq.chaos import read_topic
+from oncemq.chaos.programs import FENCED, wait_until
+from oncemq.library.operating.client import AdminClient
+from oncemq.limits import LEASE_MS
 from tests.process.group_life import PARTITIONS, GroupLife
 from tests.process.house import START_S, House
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from actors.library.admin import AdminClient
-from actors.library.chaos import read_topic
-from actors.library.chaos.programs import wait_until
+from oncemq.chaos import read_topic
+from oncemq.chaos.programs import wait_until
+from oncemq.library.operating.client import AdminClient
 from tests.process.house import START_S, House
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
@@ -47,7 +47,7 @@ class Shop:
         return dict(running.summary())
 
     def command(self, *arguments: str, code: int = 0) -> Any:
-        running = self.house.start("command", "-m", "actors", *arguments)
+        running = self.house.start("command", "-m", "oncemq", *arguments)
         running.wait(START_S, code)
         return json.loads(running.stdout()) if code == 0 else running.stderr()
 

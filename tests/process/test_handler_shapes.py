@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from actors.library.chaos import read_topic
-from actors.library.chaos.programs import wait_until
+from oncemq.chaos import read_topic
+from oncemq.chaos.programs import wait_until
 from tests.process.house import START_S, House
 from tests.process.test_consumer_process import Shop
 

@@ -14,10 +14,10 @@ import msgpack
 import pytest
 import zmq
 
-from actors.codec import batch as batch_codec
-from actors.codec import wire
-from actors.limits import FRAME_BYTES_MAX
-from actors.protocol import Failure, Hello, Ping, Pong, Produce
+from oncemq.codec import batch as batch_codec
+from oncemq.codec import wire
+from oncemq.limits import FRAME_BYTES_MAX
+from oncemq.protocol import Failure, Hello, Ping, Pong, Produce
 from tests.process.house import START_S, House
 from tests.process.talker import Talker
 

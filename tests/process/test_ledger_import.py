@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.library.chaos import read_topic
-from actors.library.chaos.programs import wait_until
+from oncemq.chaos import read_topic
+from oncemq.chaos.programs import wait_until
 from tests.process.house import START_S, House
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
@@ -59,7 +59,7 @@ class Town:
 
     def command(self, *argv: str, expected: int = 0) -> str:
         """Run a command; return what it said."""
-        command = self.house.start("command", "-m", "actors", *argv)
+        command = self.house.start("command", "-m", "oncemq", *argv)
         command.wait(START_S, expected)
         return command.stdout() + command.stderr()
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.library.chaos import StoredMessage, read_topic
 from examples.flights import expected
+from oncemq.chaos import StoredMessage, read_topic
 from tests.process.house import FLIGHT_ID, FLIGHTS, START_S, House
 
 pytestmark = pytest.mark.process
@@ -27,7 +27,7 @@ def stored(house: House, topic: str = "flights") -> list[StoredMessage]:
 
 def state(house: House, group: str) -> dict[str, object]:
     """What a group has committed, by `oncemq state`."""
-    command = house.start("state", "-m", "actors", "state", f"--state={house.state}",
+    command = house.start("state", "-m", "oncemq", "state", f"--state={house.state}",
                           f"--group={group}", "--json")  # fmt: skip
     command.wait(START_S, 0)
     return dict(json.loads(command.stdout()))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.cli.main import run
-from actors.library.chaos import read_topic
-from actors.library.producer import Producer
+from oncemq.chaos import read_topic
+from oncemq.cli.main import run
+from oncemq.library.producing.client import Producer
 from tests.process.house import FLIGHT_ID, FLIGHTS, ROOT, START_S, House
 
 

@@ -14,14 +14,14 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from actors.cli.main import run
-from actors.library.chaos.programs import CRASHED, Running, wait_until
-from actors.library.chaos.reader import StoredMessage, read_topic
-from actors.library.relay_database import open_database
-from actors.limits import RELAY_ROUND_BYTES
-from actors.runtime.crash_points import NAMES
 from oncemq import outbox
-from tests.library.outbox_users import ids_of, rows_of, sqlite_url
+from oncemq.chaos.programs import CRASHED, Running, wait_until
+from oncemq.chaos.reader import StoredMessage, read_topic
+from oncemq.cli.main import run
+from oncemq.library.outbox.database import open_database
+from oncemq.limits import RELAY_ROUND_BYTES
+from oncemq.runtime.crash_points import NAMES
+from tests.library.outbox.users import ids_of, rows_of, sqlite_url
 from tests.postgres import Server, new_server
 from tests.process import shop_writer
 from tests.process.house import ROOT, START_S, House
@@ -44,7 +44,7 @@ def sink(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def relay(house: House, url: str, *more: str, **environ: str) -> Running:
     """Start a relay."""
-    return house.start("relay", "-m", "actors", "relay", "--sink", url, *more, **environ)
+    return house.start("relay", "-m", "oncemq", "relay", "--sink", url, *more, **environ)
 
 
 def relay_once(house: House, url: str) -> dict[str, Any]:

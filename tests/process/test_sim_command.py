@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.library.chaos import wait_until
+from oncemq.chaos import wait_until
 from tests.process.house import START_S, House
 
 pytestmark = pytest.mark.process
@@ -36,7 +36,7 @@ def working(pid: int) -> bool:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a kill ends children on Linux")
 def test_workers_end_with_a_swarm_that_is_killed(house: House) -> None:
     """Nobody is left behind who computes seeds for nobody."""
-    swarm = house.start("sim", "-m", "actors", "sim", "--seeds=100000", "--jobs=2")
+    swarm = house.start("sim", "-m", "oncemq", "sim", "--seeds=100000", "--jobs=2")
     workers = wait_until(lambda: at_work(swarm.pid), START_S, "both workers")
     swarm.kill()
     assert wait_until(lambda: not any(map(working, workers)), 20, f"the end of {workers}")

@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from actors.library.chaos.programs import Running, free_endpoint, wait_until
+from oncemq.chaos.programs import Running, free_endpoint, wait_until
 from tests.process.house import START_S, House
 
 pytestmark = pytest.mark.process
@@ -49,7 +49,7 @@ def test_each_order_is_billed_once(house: House, rng: random.Random) -> None:
     house.broker()
     port = free_endpoint().rpartition(":")[2]
     sink = f"sqlite:///{house.directory / 'shop.db'}"
-    relaying = house.start("relay", "-m", "actors", "relay", "--sink", sink)
+    relaying = house.start("relay", "-m", "oncemq", "relay", "--sink", sink)
     server = web(house, port)
     kills = set(rng.sample(range(5, ORDERS), 3))
     expected = {"alice": 0, "bob": 0}
@@ -62,18 +62,18 @@ def test_each_order_is_billed_once(house: House, rng: random.Random) -> None:
             server.kill()  # its client never knows whether the order was taken
             relaying.kill()
             server = web(house, port)
-            relaying = house.start("relay", "-m", "actors", "relay", "--sink", sink)
+            relaying = house.start("relay", "-m", "oncemq", "relay", "--sink", sink)
         wait_until(lambda o=order: post(port, o) in {200, 201}, START_S, f"an answer for {order}")
     assert post(port, {**order, "cents": 0}) == 409
     house.wait_for(relaying, "client.connected")  # up: it ends in good order when asked to
     relaying.stop(START_S, 0)
-    once = house.start("relay", "-m", "actors", "relay", "--sink", sink, "--once")
+    once = house.start("relay", "-m", "oncemq", "relay", "--sink", sink, "--once")
     once.wait(START_S, 0)
     billing = house.consumer("examples.shop:app", "--until-idle=1")
     billing.wait(START_S, 0)
     assert billing.summary()["processed"] == ORDERS
     told = house.start(
-        "state", "-m", "actors", "state", "--group=billing", f"--state={house.state}", "--json"
+        "state", "-m", "oncemq", "state", "--group=billing", f"--state={house.state}", "--json"
     )
     told.wait(START_S, 0)
     assert told.summary() == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from actors.records import EffectEnded, EffectIntended, Skipped
+from oncemq.records import EffectEnded, EffectIntended, Skipped
 from tests.proof.golden import Broker, Consumer, explicit, put, topic_id
 
 AT = 7  # the next offset of the shop

@@ -8,12 +8,12 @@ from typing import Any
 
 import xxhash
 
-from actors.codec import batch as batch_codec
-from actors.codec import records as record_codec
-from actors.codec import wire
-from actors.core.ledger import Ledger
-from actors.ids import output_producer, tagged_id
-from actors.records import (
+from oncemq.codec import batch as batch_codec
+from oncemq.codec import records as record_codec
+from oncemq.codec import wire
+from oncemq.core.consumer.ledger import Ledger
+from oncemq.ids import output_producer, tagged_id
+from oncemq.records import (
     BatchStored,
     Committed,
     GroupGranted,
@@ -23,8 +23,8 @@ from actors.records import (
     Record,
     TopicCreated,
 )
-from actors.storage.log import FencedLog
-from actors.storage.memory import MemoryDisk
+from oncemq.storage.log import FencedLog
+from oncemq.storage.memory import MemoryDisk
 
 LOG_ID = b"L" * 16
 DATA, STATE = "data", "state"

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from actors.runtime.event_names import EVENTS, page
-from actors.runtime.events import EventLog, NullEvents
+from oncemq.runtime.event_names import EVENTS, page
+from oncemq.runtime.events import EventLog, NullEvents
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.runtime.settings import SPECS, BadSetting, Setting, Settings, resolve, without_password
+from oncemq.runtime.settings import SPECS, BadSetting, Setting, Settings, resolve, without_password
 
 FLAG, VARIABLE, ARGUMENT = "tcp://flag:1", "tcp://variable:2", "tcp://argument:3"
 

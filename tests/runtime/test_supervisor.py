@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from actors.errors import LogInUse
-from actors.runtime.process import end_frozen_owner, owner_alive, owner_facts, stop_signals
-from actors.runtime.supervisor import RestartPolicy, Supervisor
+from oncemq.errors import LogInUse
+from oncemq.runtime.process import end_frozen_owner, owner_alive, owner_facts, stop_signals
+from oncemq.runtime.supervisor import RestartPolicy, Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,7 +121,7 @@ def test_a_stop_reaches_the_child_once(number: signal.Signals, tmp_path: Path) -
     )
     logs = ["--log-dir", str(tmp_path)]
     with subprocess.Popen(
-        [sys.executable, "-m", "actors", "supervise", *logs, "--", sys.executable, "-c", child],
+        [sys.executable, "-m", "oncemq", "supervise", *logs, "--", sys.executable, "-c", child],
         stdout=subprocess.PIPE,
         cwd=ROOT,
         start_new_session=True,
@@ -157,7 +157,7 @@ def test_a_stop_during_the_pause_ends_it() -> None:
 @pytest.mark.process
 def test_the_command_ends_as_its_child_did() -> None:
     """Status and last event agree; a command that cannot be started is wrong usage."""
-    supervise = [sys.executable, "-m", "actors", "supervise", "--"]
+    supervise = [sys.executable, "-m", "oncemq", "supervise", "--"]
     done = subprocess.run(
         [*supervise, "sh", "-c", "exit 3"], capture_output=True, text=True, cwd=ROOT, check=False
     )
@@ -193,7 +193,7 @@ def test_staying_outlasts_a_child_that_is_done() -> None:
 def test_a_child_does_not_outlive_a_killed_supervisor() -> None:
     """Nobody is left behind to hold a port or a lock."""
     with subprocess.Popen(
-        [sys.executable, "-m", "actors", "supervise", "--", "sh", "-c", "echo $$; exec sleep 3600"],
+        [sys.executable, "-m", "oncemq", "supervise", "--", "sh", "-c", "echo $$; exec sleep 3600"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
@@ -214,7 +214,7 @@ def sleeper() -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str | int]]]:
     """A process that told its facts and now sleeps."""
     code = (
         "import json, time\n"
-        "from actors.runtime.process import owner_facts\n"
+        "from oncemq.runtime.process import owner_facts\n"
         "print(json.dumps(owner_facts()), flush=True)\n"
         "time.sleep(3600)\n"
     )
@@ -278,7 +278,7 @@ def test_a_second_stop_signal_exits_at_once() -> None:
     """Whoever asks twice does not want to wait; no clean-up runs."""
     code = (
         "import signal\n"
-        "from actors.runtime.process import stop_signals\n"
+        "from oncemq.runtime.process import stop_signals\n"
         "with stop_signals(lambda number: print('first', flush=True)):\n"
         "    signal.raise_signal(signal.SIGINT)\n"
         "    signal.raise_signal(signal.SIGTERM)\n"
@@ -295,7 +295,7 @@ def test_a_stop_signal_during_a_fork_is_not_lost() -> None:
     """Where Python ignores exceptions a stop signal is kept, and raised at the next check."""
     code = (
         "import os, signal, subprocess, sys\n"
-        "from actors.runtime.process import stop_check\n"
+        "from oncemq.runtime.process import stop_check\n"
         "os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))\n"
         "with stop_check() as check:\n"
         "    check()\n"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import zmq
 
-from actors.limits import REQUEST_FRAMES_MAX, ROUTING_ID_BYTES, TURN_EVENTS_MAX
-from actors.runtime import zmq_transport
-from actors.runtime.zmq_transport import CannotBind, DealerTransport, RouterTransport
+from oncemq.limits import REQUEST_FRAMES_MAX, ROUTING_ID_BYTES, TURN_EVENTS_MAX
+from oncemq.runtime import zmq_transport
+from oncemq.runtime.zmq_transport import CannotBind, DealerTransport, RouterTransport
 
 WAIT_MS = 60_000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.sim.clock import SimClock
+from oncemq.sim.clock import SimClock
 
 
 def test_time_stands_still_until_told() -> None:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from actors.sim.clock import SimClock
-from actors.sim.network import (
-    POLL_MESSAGES_MAX,
-    QUEUE_MESSAGES_MAX,
-    Endpoint,
-    Faults,
-    SimNetwork,
-)
+from oncemq.sim.clock import SimClock
+from oncemq.sim.network import POLL_MESSAGES_MAX, QUEUE_MESSAGES_MAX, Endpoint, Faults, SimNetwork
 
 
 def pair(faults: Faults | None = None, seed: int = 1) -> tuple[SimNetwork, Endpoint, Endpoint]:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from actors.cli.sim_sinks import DOORS
-from actors.core.consumer_fetch import Fetcher
-from actors.library.ledger_files import LedgerFiles
-from actors.sim import liveness
-from actors.sim.database import FILE, SERVER
-from actors.sim.faults import FAULTS
-from actors.sim.plan import Plan
-from actors.sim.run import Result, run_plan, shrink
+from oncemq.cli.sim_sinks import DOORS
+from oncemq.core.consumer.fetch import Fetcher
+from oncemq.library.ledgers.files import LedgerFiles
+from oncemq.sim.database.database import FILE, SERVER
+from oncemq.sim.faults import FAULTS
+from oncemq.sim.oracles import liveness
+from oncemq.sim.plan import Plan
+from oncemq.sim.run import Result, run_plan, shrink
 from tests.sim.mutants import MUTANTS, applied
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +129,7 @@ def test_one_seed_is_one_run(seed: int) -> None:
     hashes = set()
     for hash_seed in ("0", "1"):
         done = subprocess.run(
-            [sys.executable, "-m", "actors", "sim", "--seed", str(seed), "--json"],
+            [sys.executable, "-m", "oncemq", "sim", "--seed", str(seed), "--json"],
             cwd=ROOT,
             env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
             capture_output=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.library import App, Harness
+from oncemq import App, Harness
 from tests.postgres import Server
 from tests.process.house import House
 from tests.sql.client import mark, run

@@ -17,8 +17,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import StaticPool
 
-from actors.errors import HandlerFailed, OnceMQError, SinkUnavailable, TransactionControl
-from actors.library.chaos.programs import wait_until
+from oncemq.chaos.programs import wait_until
+from oncemq.errors import HandlerFailed, OnceMQError, SinkUnavailable, TransactionControl
 from tests.process.house import START_S, House
 from tests.sql.client import mark, outside, rows
 from tests.sql.conftest import Shop, table
@@ -318,7 +318,7 @@ def test_a_connection_is_asked_for_in_each_handler(sink: str, shop: Shop) -> Non
 def test_without_aiosqlite(sink: str, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """tx.sql goes on; tx.connection stops the consumer and says what to install."""
     insert = table(sink)
-    monkeypatch.delitem(sys.modules, "actors.library.sinks.awaited_aiosqlite", raising=False)
+    monkeypatch.delitem(sys.modules, "oncemq.library.sinks.awaited_aiosqlite", raising=False)
     monkeypatch.setitem(sys.modules, "aiosqlite", None)
 
     async def handler(order: Any, tx: Any) -> None:
@@ -431,7 +431,7 @@ def test_a_server_that_does_not_cancel_in_time_loses_the_connection(
     sink: str, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not used in the middle of a statement: SinkUnavailable, and no attempt is counted."""
-    monkeypatch.setattr("actors.library.sinks.awaited_postgres.CANCEL_S", 0.0)
+    monkeypatch.setattr("oncemq.library.sinks.awaited_postgres.CANCEL_S", 0.0)
     insert = table(sink)
     attempts: list[int] = []
 
@@ -498,7 +498,7 @@ def test_what_a_handler_left_open_stops_the_consumer(
     sink: str, shop: Shop, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection cannot be brought to rest: nothing of the call is committed, and it is told."""
-    monkeypatch.setattr("actors.library.sinks.awaited_postgres.REST_S", 0.05)
+    monkeypatch.setattr("oncemq.library.sinks.awaited_postgres.REST_S", 0.05)
     insert = table(sink)
     kept: list[Any] = []
 

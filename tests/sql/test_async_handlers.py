@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from actors.errors import HandlerFailed, OnceMQError, TransactionControl
-from actors.library.sinks.awaited_sqlite import SqliteStatements
+from oncemq.errors import HandlerFailed, OnceMQError, TransactionControl
+from oncemq.library.sinks.awaited_sqlite import SqliteStatements
 from tests.process.house import House
 from tests.sql.client import outside, rows, run
 from tests.sql.conftest import Shop, table

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors.codec import records as record_codec
-from actors.core.effect_work import EffectOrder
-from actors.core.open_effects import AGAIN, ANSWERED, ASK, RETURNED
-from actors.errors import CorruptLog, Fenced, OnceMQError, SinkLocked
-from actors.library.sinks.log import SqlLog
-from actors.library.sinks.operators import open_office
-from actors.records import AttemptMarked, EffectEnded, EffectIntended
+from oncemq.codec import records as record_codec
+from oncemq.core.consumer.effect_work import EffectOrder
+from oncemq.core.consumer.open_effects import AGAIN, ANSWERED, ASK, RETURNED
+from oncemq.errors import CorruptLog, Fenced, OnceMQError, SinkLocked
+from oncemq.library.sinks.log import SqlLog
+from oncemq.library.sinks.operators import open_office
+from oncemq.records import AttemptMarked, EffectEnded, EffectIntended
 from tests.sql.client import outside, rows, run
 from tests.sql.test_log import PLACE, STARTED, Owners, commit, handle, kinds, put
 
@@ -129,7 +129,7 @@ def test_a_result_waits_for_a_lock_as_long_as_it_takes(
     """The call was made: it is not lost because somebody writes. An intent may give up."""
     if not owners.sink.startswith("sqlite"):
         pytest.skip("a transaction of PostgreSQL begins without a lock")
-    monkeypatch.setattr("actors.library.sinks.sqlite.BUSY_MS", 20)
+    monkeypatch.setattr("oncemq.library.sinks.sqlite.BUSY_MS", 20)
     log = owners.log(1)
     put(log, STARTED, intent())
     log._session.start_call((1, False, 0))
@@ -153,7 +153,7 @@ def test_a_patient_one_gives_up_when_nobody_can_commit(
     """The consumer has ended: its successor takes the effect for unknown."""
     if not owners.sink.startswith("sqlite"):
         pytest.skip("a transaction of PostgreSQL begins without a lock")
-    monkeypatch.setattr("actors.library.sinks.sqlite.BUSY_MS", 20)
+    monkeypatch.setattr("oncemq.library.sinks.sqlite.BUSY_MS", 20)
     log = owners.log(1)
     put(log, STARTED, intent())
     log._session.start_call((1, False, 0))

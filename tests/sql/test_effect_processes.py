@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from actors.library.admin import AdminClient
-from actors.library.chaos.programs import Running, wait_until
+from oncemq.chaos.programs import Running, wait_until
+from oncemq.library.operating.client import AdminClient
 from tests.process.house import START_S, House
 from tests.process.test_effects import Bank
 from tests.sql.client import mark, rows, run
@@ -84,7 +84,7 @@ class Shop:
         self.consumer(app=app).wait(START_S, 9)
 
     def command(self, *argv: str, code: int = 0) -> dict[str, Any]:
-        command = self.house.start(argv[0], "-m", "actors", *argv, "--json")
+        command = self.house.start(argv[0], "-m", "oncemq", *argv, "--json")
         command.wait(START_S, code)
         if code:
             return {"error": command.stderr()}

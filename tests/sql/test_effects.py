@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from actors.core.consumer_work import GiveUp
-from actors.core.open_effects import RETURNED, RUNNING
-from actors.errors import SinkUnavailable
-from actors.library.effect_errors import HandlerLeft
-from actors.library.sinks.reading import read_sink_group
-from actors.library.sinks.session import Session
-from actors.library.sinks.sqlite import SqliteSession
 from oncemq import App, EffectMisused, EffectNotDone, EffectUnknown, Harness
+from oncemq.core.consumer.open_effects import RETURNED, RUNNING
+from oncemq.core.consumer.work import GiveUp
+from oncemq.errors import HandlerLeft, SinkUnavailable
+from oncemq.library.sinks.reading import read_sink_group
+from oncemq.library.sinks.session import Session
+from oncemq.library.sinks.sqlite import SqliteSession
 from tests.sql.client import rows, run
 from tests.sql.conftest import table
 

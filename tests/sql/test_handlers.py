@@ -9,7 +9,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
-from actors.errors import (
+from oncemq import App, Harness
+from oncemq.errors import (
     HandlerFailed,
     NoSink,
     NotSupported,
@@ -17,9 +18,8 @@ from actors.errors import (
     SinkUnavailable,
     TransactionControl,
 )
-from actors.library import App, Harness
-from actors.library.crash_steps import Crash
-from actors.library.sinks.session import IDLE
+from oncemq.library.sinks.session import IDLE
+from oncemq.library.testkit.crash_steps import Crash
 from tests.sql.client import rows, run
 from tests.sql.conftest import Shop, table
 

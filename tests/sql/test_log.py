@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from actors.codec import records as record_codec
-from actors.errors import (
+from oncemq.chaos import wait_until
+from oncemq.codec import records as record_codec
+from oncemq.errors import (
     CorruptLog,
     Fenced,
     OnceMQError,
@@ -15,11 +16,10 @@ from actors.errors import (
     StorageError,
     UnsupportedFormat,
 )
-from actors.library.chaos import wait_until
-from actors.library.sinks.ledger import SqlLedger
-from actors.library.sinks.log import SqlLog
-from actors.library.sinks.opening import open_sink
-from actors.records import Committed, LedgerStarted
+from oncemq.library.sinks.ledger import SqlLedger
+from oncemq.library.sinks.log import SqlLog
+from oncemq.library.sinks.opening import open_sink
+from oncemq.records import Committed, LedgerStarted
 from tests.sql.client import mark, rows, run
 
 PLACE = ("g", "orders", 3)

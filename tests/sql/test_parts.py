@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from actors.errors import BadSink, SinkLocked, StorageError
-from actors.library import App
-from actors.library.sinks import sqlite, statements
-from actors.library.sinks.address import check_sink, resolve_sink
-from actors.library.sinks.gate import Gate, gate_of
-from actors.library.sinks.opening import open_sink
-from actors.library.sinks.sql_text import refused
-from actors.library.sinks.sqlite import sync_file
-from actors.library.sinks.sqlite_locks import writer_of
+from oncemq import App
+from oncemq.errors import BadSink, SinkLocked, StorageError
+from oncemq.library.sinks import sqlite, statements
+from oncemq.library.sinks.address import check_sink, resolve_sink
+from oncemq.library.sinks.gate import Gate, gate_of
+from oncemq.library.sinks.opening import open_sink
+from oncemq.library.sinks.sql_text import refused
+from oncemq.library.sinks.sqlite import sync_file
+from oncemq.library.sinks.sqlite_locks import writer_of
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from actors.library.chaos import read_topic
-from actors.library.chaos.programs import wait_until
+from oncemq.chaos import read_topic
+from oncemq.chaos.programs import wait_until
 from tests.postgres import Server
 from tests.process.house import START_S, House
 from tests.sql.client import mark, outside, rows, run
@@ -98,13 +98,13 @@ class Shop:
         assert self.paid() == (len(values), len(values), sum(values))
         assert sorted(m.value for m in read_topic(self.house.endpoint, "out")) == sorted(values)
         command = self.house.start(
-            "state", "-m", "actors", "state", f"--sink={self.sink}", "--group=g", "--json"
+            "state", "-m", "oncemq", "state", f"--sink={self.sink}", "--group=g", "--json"
         )
         command.wait(START_S, 0)
         assert json.loads(command.stdout()) == {"sum": sum(values)}
         proof = self.house.start(
             "verify",
-            *("-m", "actors", "verify", f"--data={self.house.data}", f"--sink={self.sink}"),
+            *("-m", "oncemq", "verify", f"--data={self.house.data}", f"--sink={self.sink}"),
             *("--json", "--topic=orders"),
         )
         proof.wait(START_S, 0)
@@ -113,7 +113,7 @@ class Shop:
 
     def command(self, *arguments: str) -> Any:
         """Run a command of `oncemq` that prints JSON; return that."""
-        running = self.house.start(arguments[0], "-m", "actors", *arguments, "--json")
+        running = self.house.start(arguments[0], "-m", "oncemq", *arguments, "--json")
         running.wait(START_S, 0)
         return json.loads(running.stdout())
 
@@ -172,7 +172,7 @@ def test_a_group_at_work_is_not_moved(shop: Shop) -> None:
     shop.send("1 slow")
     consumer = shop.consumer()
     wait_until(lambda: shop.there("slow"), START_S, "the handler")
-    command = ("-m", "actors", "groups", "seek", "g", "orders", f"--sink={shop.sink}", "--to=0")
+    command = ("-m", "oncemq", "groups", "seek", "g", "orders", f"--sink={shop.sink}", "--to=0")
     refused = shop.house.start("seek", *command)
     refused.wait(START_S, 1)
     assert f"is held by pid {consumer.pid}" in refused.stderr()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from actors.errors import DiskFull, Fenced, LogInUse
-from actors.sim.cuts import CutPolicy, KeepEverything, LoseEverything
-from actors.sim.disk import SimDisk, SimProcess
-from actors.storage.log import FencedLog, create
+from oncemq.errors import DiskFull, Fenced, LogInUse
+from oncemq.sim.disk.cuts import CutPolicy, KeepEverything, LoseEverything
+from oncemq.sim.disk.disk import SimDisk, SimProcess
+from oncemq.storage.log import FencedLog, create
 from tests.storage.crash_log import OWNER, SEGMENT_BYTES
 from tests.storage.loghelp import DIRECTORY, LOG_ID
 

@@ -6,8 +6,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from actors.sim.disk import SimDisk, SimProcess
-from actors.storage.log import FencedLog, create
+from oncemq.sim.disk.disk import SimDisk, SimProcess
+from oncemq.storage.log import FencedLog, create
 from tests.storage.loghelp import DIRECTORY, LOG_ID
 
 OTHER_ID = b"another log's id"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from actors.sim.disk import SimDisk
+from oncemq.sim.disk.disk import SimDisk
 
 WAIT_S = 300
 

@@ -7,10 +7,10 @@ import os
 import posixpath
 from collections.abc import Callable
 
-from actors.storage import layout
-from actors.storage.disk import File
-from actors.storage.log import FencedLog
-from actors.storage.memory import MemoryDisk
+from oncemq.storage import layout
+from oncemq.storage.disk import File
+from oncemq.storage.log import FencedLog
+from oncemq.storage.memory import MemoryDisk
 
 LOG_ID = bytes(range(16))
 DIRECTORY = "data/log"

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import pytest
 
-from actors.sim.crash import Selection, SweepReport, sweep
-from actors.sim.cuts import LoseEverything
-from actors.sim.disk import SimDisk
+from oncemq.sim.disk.crash import Selection, SweepReport, sweep
+from oncemq.sim.disk.cuts import LoseEverything
+from oncemq.sim.disk.disk import SimDisk
 from tests.storage.crash_log import LogCase, Promise
 
 ALL = os.environ.get("ONCEMQ_CRASH_ALL") == "1"

@@ -13,10 +13,10 @@ from contextlib import suppress
 
 import pytest
 
-from actors.errors import Fenced, StorageError
-from actors.sim.cuts import LoseEverything
-from actors.sim.disk import SimDisk
-from actors.storage.reader import LogReader
+from oncemq.errors import Fenced, StorageError
+from oncemq.sim.disk.cuts import LoseEverything
+from oncemq.sim.disk.disk import SimDisk
+from oncemq.storage.reader import LogReader
 from tests.storage.crash_actors import Actor, check, found_in, stage
 from tests.storage.crash_turns import Turns, every_switch
 from tests.storage.loghelp import DIRECTORY

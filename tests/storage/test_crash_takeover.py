@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from actors.sim.disk import SimDisk
+from oncemq.sim.disk.disk import SimDisk
 from tests.storage.crash_actors import check, stage
 
 

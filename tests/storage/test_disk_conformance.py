@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from actors.runtime.os_disk import OsDisk
-from actors.sim.disk import SimDisk
-from actors.storage.disk import Disk
-from actors.storage.memory import MemoryDisk
+from oncemq.runtime.os_disk import OsDisk
+from oncemq.sim.disk.disk import SimDisk
+from oncemq.storage.disk import Disk
+from oncemq.storage.memory import MemoryDisk
 
 
 @dataclass

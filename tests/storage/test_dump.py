@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from actors.cli.dump import command
-from actors.storage.inspection import inspect
-from actors.storage.memory import MemoryDisk
+from oncemq.cli.dump import command
+from oncemq.storage.inspection import inspect
+from oncemq.storage.memory import MemoryDisk
 from tests.storage.loghelp import DIRECTORY, flip, generation_path, open_log, put, segment_path
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "v1"

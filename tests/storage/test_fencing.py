@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from actors.errors import Fenced, LogInUse, StorageError
-from actors.storage import layout
-from actors.storage.log import FencedLog, hold_lock
-from actors.storage.memory import MemoryDisk
+from oncemq.errors import Fenced, LogInUse, StorageError
+from oncemq.storage import layout
+from oncemq.storage.log import FencedLog, hold_lock
+from oncemq.storage.memory import MemoryDisk
 from tests.storage.loghelp import (
     DIRECTORY,
     OWNER,

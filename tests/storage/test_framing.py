@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.errors import CorruptLog, UnsupportedFormat
-from actors.limits import RECORD_BYTES_MAX
-from actors.storage import document
-from actors.storage.document import Manifest, Part, SnapshotInfo
-from actors.storage.framing import (
+from oncemq.errors import CorruptLog, UnsupportedFormat
+from oncemq.limits import RECORD_BYTES_MAX
+from oncemq.storage import document
+from oncemq.storage.document import Manifest, Part, SnapshotInfo
+from oncemq.storage.framing import (
     COMMIT_BYTES,
     HEADER,
     HEADER_BYTES,

@@ -10,10 +10,10 @@ from __future__ import annotations
 import posixpath
 from pathlib import Path
 
-from actors.storage import layout
-from actors.storage.log import FencedLog, create
-from actors.storage.memory import MemoryDisk
-from actors.storage.reader import LogReader
+from oncemq.storage import layout
+from oncemq.storage.log import FencedLog, create
+from oncemq.storage.memory import MemoryDisk
+from oncemq.storage.reader import LogReader
 from tests.storage.loghelp import DIRECTORY, content, overwrite, segment_path
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "v1"

@@ -8,14 +8,14 @@ from zlib import crc32
 
 import pytest
 
-from actors.errors import CorruptLog, DiskFull, StorageError
-from actors.limits import RECORD_BYTES_MAX, RECORD_META_BYTES_MAX, RESERVE_MARGIN_BYTES
-from actors.sim.disk import SimDisk
-from actors.storage import layout
-from actors.storage.framing import COMMIT_BYTES, HEADER_BYTES, SEGMENT_HEADER_BYTES
-from actors.storage.log import FencedLog, LogIdentity, create, hold_lock, identity
-from actors.storage.memory import MemoryDisk
-from actors.storage.view import View, read_latest
+from oncemq.errors import CorruptLog, DiskFull, StorageError
+from oncemq.limits import RECORD_BYTES_MAX, RECORD_META_BYTES_MAX, RESERVE_MARGIN_BYTES
+from oncemq.sim.disk.disk import SimDisk
+from oncemq.storage import layout
+from oncemq.storage.framing import COMMIT_BYTES, HEADER_BYTES, SEGMENT_HEADER_BYTES
+from oncemq.storage.log import FencedLog, LogIdentity, create, hold_lock, identity
+from oncemq.storage.memory import MemoryDisk
+from oncemq.storage.view import View, read_latest
 from tests.storage.loghelp import (
     DIRECTORY,
     LOG_ID,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from actors.codec import wire
-from actors.core.effect_work import EffectOrder
-from actors.core.open_effects import AGAIN, ANSWERED
-from actors.errors import LogInUse, Malformed, UnsupportedFormat
-from actors.library.effect_orders import find_orders, give_order, keep_orders
-from actors.sim.cuts import KeepEverything, LoseEverything
-from actors.sim.disk import SimDisk, SimulatedCrash
-from actors.storage import orders
-from actors.storage.memory import MemoryDisk
+from oncemq.codec import wire
+from oncemq.core.consumer.effect_work import EffectOrder
+from oncemq.core.consumer.open_effects import AGAIN, ANSWERED
+from oncemq.errors import LogInUse, Malformed, UnsupportedFormat
+from oncemq.library.ledgers.orders import find_orders, give_order, keep_orders
+from oncemq.sim.disk.cuts import KeepEverything, LoseEverything
+from oncemq.sim.disk.disk import SimDisk, SimulatedCrash
+from oncemq.storage import orders
+from oncemq.storage.memory import MemoryDisk
 
 HOME = "/state/g/t/0"
 

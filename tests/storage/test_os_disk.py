@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from actors.errors import LogInUse, NotSupported
-from actors.runtime import os_disk
-from actors.runtime.os_disk import OsDisk, filesystem_warning
-from actors.storage.log import FencedLog
-from actors.storage.reader import LogReader
+from oncemq.errors import LogInUse, NotSupported
+from oncemq.runtime import os_disk
+from oncemq.runtime.os_disk import OsDisk, filesystem_warning
+from oncemq.storage.log import FencedLog
+from oncemq.storage.reader import LogReader
 
 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

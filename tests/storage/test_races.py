@@ -6,12 +6,12 @@ import posixpath
 
 import pytest
 
-from actors.errors import CorruptLog, DiskFull, Fenced, LogInUse, StorageError
-from actors.storage import document, layout
-from actors.storage.document import Manifest
-from actors.storage.inspection import inspect
-from actors.storage.log import FencedLog, create, hold_lock
-from actors.storage.memory import MemoryDisk
+from oncemq.errors import CorruptLog, DiskFull, Fenced, LogInUse, StorageError
+from oncemq.storage import document, layout
+from oncemq.storage.document import Manifest
+from oncemq.storage.inspection import inspect
+from oncemq.storage.log import FencedLog, create, hold_lock
+from oncemq.storage.memory import MemoryDisk
 from tests.storage.loghelp import (
     DIRECTORY,
     LOG_ID,

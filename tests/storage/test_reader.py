@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from actors.errors import CorruptLog, LogInUse, StorageError
-from actors.storage import layout
-from actors.storage.log import FencedLog, identity
-from actors.storage.memory import MemoryDisk
-from actors.storage.reader import LogReader
+from oncemq.errors import CorruptLog, LogInUse, StorageError
+from oncemq.storage import layout
+from oncemq.storage.log import FencedLog, identity
+from oncemq.storage.memory import MemoryDisk
+from oncemq.storage.reader import LogReader
 from tests.storage.loghelp import (
     DIRECTORY,
     HookedDisk,

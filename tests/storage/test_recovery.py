@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from actors.errors import CorruptLog, DiskFull, StorageError, UnsupportedFormat
-from actors.storage import document, layout
-from actors.storage.document import Manifest
-from actors.storage.framing import (
+from oncemq.errors import CorruptLog, DiskFull, StorageError, UnsupportedFormat
+from oncemq.storage import document, layout
+from oncemq.storage.document import Manifest
+from oncemq.storage.framing import (
     COMMIT_BYTES,
     HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -21,8 +21,8 @@ from actors.storage.framing import (
     encode_segment_header,
     log_seed,
 )
-from actors.storage.log import FencedLog
-from actors.storage.memory import MemoryDisk
+from oncemq.storage.log import FencedLog
+from oncemq.storage.memory import MemoryDisk
 from tests.storage.loghelp import (
     DIRECTORY,
     LOG_ID,

@@ -6,10 +6,10 @@ import errno
 
 import pytest
 
-from actors.errors import CorruptLog, DiskFull, StorageError
-from actors.storage import layout
-from actors.storage.log import FencedLog
-from actors.storage.memory import MemoryDisk
+from oncemq.errors import CorruptLog, DiskFull, StorageError
+from oncemq.storage import layout
+from oncemq.storage.log import FencedLog
+from oncemq.storage.memory import MemoryDisk
 from tests.storage.loghelp import (
     HookedDisk,
     bodies,

@@ -25,9 +25,7 @@ from collections.abc import Coroutine, Generator, Sequence
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
-from ...errors import OnceMQError, TransactionControl
-from ..effect_errors import EffectMisused
-from ..shapes import NotAHandler
+from ...errors import EffectMisused, NotAHandler, OnceMQError, TransactionControl
 
 # Which message the code that runs belongs to, in the eyes of its `Statements`.
 _of: ContextVar[object | None] = ContextVar("oncemq_message_of_sql", default=None)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..shapes import NotAHandler
+from ...errors import NotAHandler
 from .awaited import Statements
 
 if TYPE_CHECKING:

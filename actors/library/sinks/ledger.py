@@ -9,33 +9,19 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from ...core.consumer_work import LedgerPeeked
-from ...core.effect_work import EffectOrder
+from ...core.consumer.effect_work import EffectOrder
+from ...core.consumer.work import LedgerPeeked
 from ...errors import CorruptLog, Fenced, SinkLocked, UnsupportedFormat
 from . import statements
 from .log import At, SqlLog, nowhere
 from .orders import orders_of
+from .records import Row
 from .session import Session
 
 Place = tuple[str, str, int]  # group, topic, partition
 IN_DATABASE = " (oncemq_ledger)"  # how the path ends that a join tells of such a ledger
-
-
-class Row(NamedTuple):
-    """The row of a ledger."""
-
-    format: int
-    ledger_id: bytes
-    epoch: int
-    commit_no: int
-    position: int
-    snapshot_position: int
-    topic_id: bytes
-    log_id: bytes
-    inputs: dict[str, int]  # next offset by topic_id in hexadecimal
-    owner: dict[str, Any]
 
 
 class OwnerProof(Protocol):

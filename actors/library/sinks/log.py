@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 from zlib import crc32
 
 from ...codec import records as record_codec
-from ...core.open_effects import AGAIN, ANSWERED
+from ...core.consumer.open_effects import AGAIN, ANSWERED
 from ...errors import CorruptLog, Fenced, OnceMQError, SinkUnavailable, StorageError
 from ...ids import effect_id, private_topic
 from ...records import Committed, EffectEnded, EffectIntended, LedgerStarted
 from ...storage.document import Part, SnapshotInfo
 from ...storage.log import StoredRecord, TailCut
 from . import statements
-from .records import RecordTables, crc_of, length_of
+from .records import RecordTables, Row, crc_of, length_of
 from .session import CallId, Session
-
-if TYPE_CHECKING:
-    from .ledger import Row
 
 At = Callable[[str], None]
 

@@ -6,15 +6,16 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from ...core.effect_work import EffectOrder
-from ...core.ledger import Ledger
+from ...core.consumer.effect_work import EffectOrder
+from ...core.consumer.ledger import Ledger
 from ...errors import BadSink
 from . import statements
 from .address import SQLITE
-from .ledger import IN_DATABASE, OwnerProof, Place, Row, look
+from .ledger import IN_DATABASE, OwnerProof, Place, look
 from .opening import connection_to
 from .orders import give_order, orders_of
 from .reading import address_of, ledgers_in, looking
+from .records import Row
 from .session import Session
 
 

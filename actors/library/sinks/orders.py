@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 
-from ...core.effect_work import EffectOrder
-from ...core.open_effects import AGAIN, ANSWERED
+from ...core.consumer.effect_work import EffectOrder
+from ...core.consumer.open_effects import AGAIN, ANSWERED
 from ...errors import CorruptLog, SinkLocked
 from . import statements
 from .session import Session

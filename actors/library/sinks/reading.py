@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 from ...codec import records as record_codec
 from ...codec import wire
-from ...core.ledger import Ledger
+from ...core.consumer.ledger import Ledger
 from ...errors import BadSink, NotSupported, SinkUnavailable
-from ..ledger_reader import NoLedger
+from ..ledgers.reader import NoLedger
 from . import statements
 from .address import SQLITE, SinkAddress, resolve_sink
 from .ledger import row_of

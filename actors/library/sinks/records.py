@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from ...errors import CorruptLog
@@ -23,6 +23,21 @@ def length_of(meta: bytes, body: bytes | memoryview) -> int:
 def crc_of(kind: int, meta: bytes, body: bytes) -> int:
     """Return the checksum of a record."""
     return crc32(body, crc32(meta, crc32(kind.to_bytes(1, "little"))))
+
+
+class Row(NamedTuple):
+    """The row of a ledger."""
+
+    format: int
+    ledger_id: bytes
+    epoch: int
+    commit_no: int
+    position: int
+    snapshot_position: int
+    topic_id: bytes
+    log_id: bytes
+    inputs: dict[str, int]  # next offset by topic_id in hexadecimal
+    owner: dict[str, Any]
 
 
 class RecordTables:

@@ -25,7 +25,7 @@ from ...errors import (
 from ...runtime.os_disk import OsDisk
 from ...runtime.process import end_frozen_owner, owner_alive, owner_facts
 from ...storage.disk import Lock
-from ..sqlite_files import sync_committed
+from ..outbox.sqlite_files import sync_committed
 from .gate import gate_of
 from .session import Session
 from .sql_text import first_line

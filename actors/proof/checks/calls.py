@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..evidence import Event, Evidence
 from ..model import Violation
-from ..table import check
-from ..verify_effects import MAY_FOLLOW, RECORDED
+from ..verify.effects import MAY_FOLLOW, RECORDED
+from .evidence import Event, Evidence
+from .table import check
 
 _Call = tuple[int, str]  # number, and how it ended: "" while nobody has told
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from ..evidence import Evidence
 from ..model import Violation
-from ..table import check
+from .evidence import Evidence
+from .table import check
 
 
 @check("I7-effect-once", "effects")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from operator import attrgetter
 
 from ...ids import output_producer
-from ..evidence import Entry, Evidence, LedgerView
 from ..model import Violation
-from ..table import check
+from .evidence import Entry, Evidence, LedgerView
+from .table import check
 
 _OFFSET = attrgetter("offset")
 

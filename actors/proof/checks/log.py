@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from ..evidence import FAIL, OK, Entry, Evidence, LogView
 from ..model import Violation
-from ..table import check
+from .evidence import FAIL, OK, Entry, Evidence, LogView
+from .table import check
 
 
 def _log(evidence: Evidence) -> LogView:

@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
-from ..evidence import FAIL, INFO, OK, Evidence, History, Read
 from ..model import Violation
-from ..table import check
+from .evidence import FAIL, INFO, OK, Evidence, History, Read
+from .table import check
 
 Key = tuple[str, int]
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from ..cuts import CutPolicy, KeepEverything, LoseEverything, OnlyData, OnlyNames, Prefix, Seeded
-from ..disk import SimulatedCrash, TornWrite
-from ..shell import Shell
+from ..disk.cuts import (
+    CutPolicy,
+    KeepEverything,
+    LoseEverything,
+    OnlyData,
+    OnlyNames,
+    Prefix,
+    Seeded,
+)
+from ..disk.disk import SimulatedCrash, TornWrite
+from ..processes.shell import Shell
 from .base import Fault, fault
 
 CALLS_MAX = 60

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..cuts import Seeded
-from ..database import FILE, SERVER, Database
-from ..table_shell import TableShell
+from ..database.database import FILE, SERVER, Database
+from ..disk.cuts import Seeded
+from ..processes.consumer_table import TableShell
 from .base import Fault, fault
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, ClassVar
 
-from ..machine import Fault as Planned
-from ..shell import Host
+from ..disk.machine import Fault as Planned
+from ..processes.shell import Host
 from .base import Fault, fault
 
 if TYPE_CHECKING:

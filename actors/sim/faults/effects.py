@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from ...errors import LogInUse
 from ...storage.log import FencedLog
-from ..effects import name_of, order_about
-from ..ledger_oracle import LedgerOracle
+from ..oracles.effects import name_of, order_about
+from ..oracles.ledger import LedgerOracle
 from .base import Fault, fault
 
 HEALED_MS = 1_000  # how often they look once all is mended

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..shell import Shell
+from ..processes.shell import Shell
 from .base import Fault, fault
 
 CALLS_MAX = 40

@@ -5,11 +5,11 @@ from __future__ import annotations
 from ...codec import batch as batch_codec
 from ...codec import wire
 from ...codec.values import encode_letter_headers
-from ...core.inputs import DROPPED_HEADERS
+from ...core.consumer.inputs import DROPPED_HEADERS
 from ...ids import dead_topic, letter_id, private_topic, tagged_id
 from ...protocol import VERSION_MAX, VERSION_MIN, CreateTopic, Hello, Produce
-from ..handler import IDENTITY, Group
-from ..oracle import StoredMessage
+from ..oracles.log import StoredMessage
+from ..processes.handler import IDENTITY, Group
 from .base import Fault, fault
 
 CLOSE_MS = 2_000

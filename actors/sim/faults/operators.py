@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..broker_shell import BrokerShell
-from ..consumer_shell import ConsumerShell
-from ..operator_shell import OperatorShell
+from ..processes.broker import BrokerShell
+from ..processes.consumer import ConsumerShell
+from ..processes.operator import OperatorShell
 from .base import Fault, fault
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..outbox import AFTER, BEFORE
-from ..relay_shell import RelayShell
+from ..processes.outbox import AFTER, BEFORE
+from ..processes.relay import RelayShell
 from .base import Fault, fault
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.core import produce, producers, verdicts
-from actors.core.broker import BrokerCore
-from actors.core.broker_state import BrokerState
-from actors.core.groups import GroupTable
-from actors.core.id_index import MemoryIdIndex
-from actors.core.producers import Producer, ProducerTable, Row
-from actors.core.sessions import SessionTable
-from actors.core.topics import Partition
-from actors.protocol import DUPLICATE
+from oncemq.core.broker import produce, producers, verdicts
+from oncemq.core.broker.core import BrokerCore
+from oncemq.core.broker.groups import GroupTable
+from oncemq.core.broker.id_index import MemoryIdIndex
+from oncemq.core.broker.producers import Producer, ProducerTable, Row
+from oncemq.core.broker.sessions import SessionTable
+from oncemq.core.broker.state import BrokerState
+from oncemq.core.broker.topics import Partition
+from oncemq.protocol import DUPLICATE
 from tests.sim.mutants.table import mutant, nothing
 
 
@@ -118,7 +118,7 @@ mutant(
 
 def _epoch_stays(original: Any) -> Any:
     def broken(self: Any, record: Any) -> None:
-        from actors.ids import output_producer
+        from oncemq.ids import output_producer
 
         known = self.by_name.get(output_producer(record.group, record.topic, record.partition))
         epoch = known.epoch if known is not None else None
@@ -141,7 +141,7 @@ mutant(
     "readers see what is not synced",
     "a fetch never shows what lies at or above the durable end",
     (Partition, "apply", _seen_at_once),
-    tests=("tests/core/test_broker_fetch.py",),
+    tests=("tests/core/broker/test_fetch.py",),
 )
 mutant(
     "broker time follows the clock",

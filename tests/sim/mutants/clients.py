@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from actors.core import consumer_fetch, handling
-from actors.core.consumer_fetch import Fetcher
-from actors.core.ledger import Ledger
-from actors.core.outbox import Outbox
-from actors.core.producer import ProducerCore
-from actors.core.window import Window
+from oncemq.core.client.outbox import Outbox
+from oncemq.core.client.producer import ProducerCore
+from oncemq.core.consumer import fetch as consumer_fetch
+from oncemq.core.consumer import handling
+from oncemq.core.consumer.fetch import Fetcher
+from oncemq.core.consumer.ledger import Ledger
+from oncemq.core.consumer.window import Window
 from tests.sim.mutants.table import mutant
 
 mutant(
@@ -40,7 +41,7 @@ mutant(
     "fetch gap accepted",
     "a first offset above the expected one is fetched again",
     (consumer_fetch, "cut", _from_wherever),
-    tests=("tests/core/test_consumer_core.py", "tests/core/test_consumer_interleavings.py"),
+    tests=("tests/core/consumer/test_core.py", "tests/core/consumer/test_interleavings.py"),
 )
 
 
@@ -55,13 +56,13 @@ mutant(
     "late replies believed",
     "a reply counts only if it answers the request in flight",
     (Fetcher, "received", _any_reply),
-    tests=("tests/core/test_consumer_core.py", "tests/core/test_consumer_interleavings.py"),
+    tests=("tests/core/consumer/test_core.py", "tests/core/consumer/test_interleavings.py"),
 )
 mutant(
     "skip rule forgotten",
     "an id in the processed set is not handled again",
     (handling, "leave_out_known", lambda _original: lambda window, *_more: window),
-    tests=("tests/core/test_consumer_core.py", "tests/core/test_consumer_machine.py"),
+    tests=("tests/core/consumer/test_core.py", "tests/core/consumer/test_machine.py"),
 )
 mutant(
     "offset committed beyond what was handled",
@@ -140,7 +141,7 @@ mutant(
     "nothing is sent again on a new connection",
     "whatever has no verdict is sent again",
     (Outbox, "_send_again", _forget_in_flight),
-    tests=("tests/core/test_outbox.py",),
+    tests=("tests/core/client/test_outbox.py",),
 )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.sim.disk import SimFile, SimProcess
-from actors.storage import layout, recovery, snapshots, view, writing
+from oncemq.sim.disk.disk import SimFile, SimProcess
+from oncemq.storage import layout, recovery, snapshots, view, writing
 from tests.sim.mutants.table import mutant, nothing
 
 

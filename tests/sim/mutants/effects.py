@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from actors.core.effects import Effects
-from actors.core.handling import Handling
-from actors.core.ledger import Ledger
-from actors.core.open_effects import RETURNED, OpenEffects
-from actors.library.effects import Effects as HandlerEffects
-from actors.records import EffectEnded
+from oncemq.core.consumer.effects import Effects
+from oncemq.core.consumer.handling import Handling
+from oncemq.core.consumer.ledger import Ledger
+from oncemq.core.consumer.open_effects import RETURNED, OpenEffects
+from oncemq.library.effects.effects import Effects as HandlerEffects
+from oncemq.records import EffectEnded
 from tests.sim.mutants.table import mutant
 
 # Each seed with effects in play, and processes that die at any moment.
 STRIKES = ("effect orders", "kill", "power cut", "call error")
-LIBRARY = ("tests/library/test_effects.py",)
+LIBRARY = ("tests/library/effects/test_effects.py",)
 
 
 def _recorded_first(original: Any) -> Any:
@@ -116,7 +116,7 @@ mutant(
     "an order counts for a later call of the same effect",
     "an operator speaks about one call, once",
     (Effects, "ordered", _any_order),
-    tests=("tests/core/test_effects.py",),
+    tests=("tests/core/consumer/test_effects.py",),
 )
 
 
@@ -132,7 +132,7 @@ mutant(
     "a held message is called again and again",
     "a message waits for an operator, its process does not spin",
     (Handling, "_hold", _nobody_waits),
-    tests=("tests/core/test_effects.py",),
+    tests=("tests/core/consumer/test_effects.py",),
 )
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from actors.core import balance, seeker
-from actors.core.balance import Balance
-from actors.core.consumer_grant import GrantHolder
-from actors.core.groups import GroupTable
-from actors.core.ledger import Ledger
-from actors.core.processed import Processed
-from actors.core.window import Window
-from actors.library.ledger_files import LedgerFiles
-from actors.proof import verify_ledgers
+from oncemq.core.broker import balance
+from oncemq.core.broker.balance import Balance
+from oncemq.core.broker.groups import GroupTable
+from oncemq.core.consumer import seeker
+from oncemq.core.consumer.grant import GrantHolder
+from oncemq.core.consumer.ledger import Ledger
+from oncemq.core.consumer.processed import Processed
+from oncemq.core.consumer.window import Window
+from oncemq.library.ledgers.files import LedgerFiles
+from oncemq.proof.verify import ledgers as verify_ledgers
 from tests.sim.mutants.table import mutant, nothing
 
-SHARES = ("tests/core/test_broker_balance.py",)
-MOVES = ("tests/core/test_seeker.py", "tests/proof/test_verify_moves.py")
+SHARES = ("tests/core/broker/test_balance.py",)
+MOVES = ("tests/core/consumer/test_seeker.py", "tests/proof/verify/test_moves.py")
 
 
 def _leave_at_once(original: Any) -> Any:
@@ -32,7 +33,7 @@ mutant(
     "given back before the commit is synced",
     "Leave names an offset that is durable",
     (GrantHolder, "leave", _leave_at_once),
-    tests=("tests/core/test_group_members.py",),
+    tests=("tests/core/broker/test_group_members.py",),
 )
 
 
@@ -44,7 +45,7 @@ mutant(
     "grant checked only at the join",
     "fetches, renewals and leaves need the live epoch",
     (GroupTable, "check", _any_lease),
-    tests=("tests/core/test_broker_groups.py",),
+    tests=("tests/core/broker/test_groups.py",),
 )
 
 
@@ -61,7 +62,7 @@ mutant(
     "takeover sharing a ledger",
     "who was replaced writes nothing more that counts",
     (LedgerFiles, "open", _unfenced),
-    tests=("tests/core/test_group_members.py",),
+    tests=("tests/core/broker/test_group_members.py",),
 )
 mutant(
     "nothing is ever asked back",

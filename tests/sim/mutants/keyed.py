@@ -6,11 +6,11 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
-from actors.codec import entries
-from actors.core.keyed_schedule import Job, Result, Schedule
+from oncemq.codec import entries
+from oncemq.core.consumer.keyed_schedule import Job, Result, Schedule
 from tests.sim.mutants.table import mutant
 
-UNITS = ("tests/library/test_keyed.py",)
+UNITS = ("tests/library/handling/test_keyed.py",)
 
 
 def _remember_kept(original: Any) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.cli.sim_relay import SimulatedOutbox
-from actors.library.relay import Relay
+from oncemq.cli.sim_relay import SimulatedOutbox
+from oncemq.library.outbox.relay import Relay
 from tests.sim.mutants.table import mutant
 
 TROUBLE = ("outbox away", "relay stuck", "drop")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from actors.core import handling
-from actors.core.consumer import ConsumerCore
-from actors.core.consumer_running import Running
-from actors.core.handling import Handling
-from actors.core.inputs import Input
-from actors.core.ledger import Ledger
-from actors.records import AttemptMarked
+from oncemq.core.consumer import handling
+from oncemq.core.consumer.core import ConsumerCore
+from oncemq.core.consumer.handling import Handling
+from oncemq.core.consumer.inputs import Input
+from oncemq.core.consumer.ledger import Ledger
+from oncemq.core.consumer.running import Running
+from oncemq.records import AttemptMarked
 from tests.sim.mutants.table import mutant, nothing
 
-CORE = ("tests/core/test_dead_letters.py",)
+CORE = ("tests/core/consumer/test_dead_letters.py",)
 
 
 def _offset_stays(original: Any) -> Any:

@@ -16,11 +16,11 @@ from dataclasses import replace
 
 import pytest
 
-from actors.cli.sim_sinks import DOORS
-from actors.runtime.workers import worker_pool
-from actors.sim.faults import FAULTS
-from actors.sim.plan import Plan
-from actors.sim.run import run_plan
+from oncemq.cli.sim_sinks import DOORS
+from oncemq.runtime.workers import worker_pool
+from oncemq.sim.faults import FAULTS
+from oncemq.sim.plan import Plan
+from oncemq.sim.run import run_plan
 from tests.sim.mutants import MUTANTS, applied
 
 SEEDS_MAX = 200

@@ -9,18 +9,18 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from actors.cli.sim_sinks import SimulatedSession
-from actors.core import handling
-from actors.driver import Driver
-from actors.errors import SinkUnavailable
-from actors.library import handlers
-from actors.library.effects import Effects
-from actors.library.sinks import statements
-from actors.library.sinks.ledger import SqlLedger
-from actors.library.sinks.log import SqlLog
-from actors.library.sinks.session import Session
-from actors.library.sinks.sqlite import SqliteSession
-from actors.sim.database import FILE, GUARDED
+from oncemq.cli.sim_sinks import SimulatedSession
+from oncemq.core.consumer import handling
+from oncemq.driver import Driver
+from oncemq.errors import SinkUnavailable
+from oncemq.library.effects.effects import Effects
+from oncemq.library.handling import call as handlers
+from oncemq.library.sinks import statements
+from oncemq.library.sinks.ledger import SqlLedger
+from oncemq.library.sinks.log import SqlLog
+from oncemq.library.sinks.session import Session
+from oncemq.library.sinks.sqlite import SqliteSession
+from oncemq.sim.database.database import FILE, GUARDED
 from tests.sim.mutants.table import Change, mutant, nothing
 
 _LOG_TESTS = ("tests/sql/test_log.py",)

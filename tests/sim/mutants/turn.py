@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from actors.core import outbox, produce
-from actors.core.lookup import Lookup
-from actors.core.membership import Membership
-from actors.driver import Driver
-from actors.errors import Fenced
-from actors.protocol import DUPLICATE
-from actors.storage import log as log_module
-from actors.storage.writing import SegmentWriter
+from oncemq.core.broker import produce
+from oncemq.core.broker.lookup import Lookup
+from oncemq.core.broker.membership import Membership
+from oncemq.core.client import outbox
+from oncemq.driver import Driver
+from oncemq.errors import Fenced
+from oncemq.protocol import DUPLICATE
+from oncemq.storage import log as log_module
+from oncemq.storage.writing import SegmentWriter
 from tests.sim.mutants.table import mutant, nothing
 
 
@@ -152,7 +153,7 @@ def _early_snapshot(original: Any) -> Any:
         if self._snapshot_every is None or self._log.durable_end == 0:
             return
         if self._log.end - self._snapshot_at >= self._snapshot_every:
-            from actors.codec import wire
+            from oncemq.codec import wire
 
             snapshot = self.core.snapshot()
             parts = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}

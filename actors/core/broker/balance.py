@@ -1,0 +1,326 @@
+"""Which member of a group should have which partition: even shares, few moves, nothing in a hurry.
+
+Theory of operation. A member is one process; its random id comes with every Join and Renew, and it
+asks for every partition that it does not own about once a second. So the broker needs no election
+and no session: who was heard within MEMBER_MS is live, who asked for a partition within ASKED_MS
+would take it. All of this is volatile and decides only *when* somebody is granted, never whether a
+write counts; grants, epochs and leases (groups.py) do not change their meaning.
+
+With m live members and n partitions everybody's share is n/m rounded down or up; those who own most
+have the larger shares, so nothing moves without need. A free partition goes to whoever asks first
+and is below its share. If the asker is not, and a live member below its share asks for it too, the
+partition is kept for that one, for KEEP_MS at most: a partition is never without an owner because
+of somebody who does not come. An owner above its share is asked to give one back when it renews
+(`Renewed.revoke`), and only in favour of a member that asks for that very partition; the partition
+then counts as *promised* to it until it is granted.
+
+Nothing is moved in haste. After a start of the broker nobody is asked to give back for SETTLE_MS,
+in which all members are heard; a newcomer is served from others only after STEADY_MS; and a
+partition that was taken from somebody is not taken again for MOVE_PAUSE_MS, so that a process that
+comes and goes moves each partition a few times a minute at most.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ...limits import (
+    ASKED_MAX,
+    ASKED_MS,
+    COUNT_MS,
+    KEEP_MS,
+    LABEL_CHARS_MAX,
+    MEMBER_MS,
+    MEMBERS_MAX,
+    MOVE_PAUSE_MS,
+    SETTLE_MS,
+    STEADY_MS,
+)
+from .groups import GroupTable, Key
+
+Share = tuple[str, str]  # group, topic
+
+
+@dataclass(slots=True)
+class MemberSeen:
+    """One live process of a group."""
+
+    label: str
+    since_ms: int  # heard from then on without a gap
+    heard_ms: int
+    # When it last asked for a partition that it does not own. Invariant: partitions that exist.
+    asked_ms: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Shared:
+    """The members of one group for one topic."""
+
+    members: dict[bytes, MemberSeen] = field(default_factory=dict)
+    # Partitions that an owner was asked to give back, or that are kept free, and for whom.
+    promised: dict[int, bytes] = field(default_factory=dict)
+    # Since when a free partition is kept for somebody who asks for it.
+    kept_since_ms: dict[int, int] = field(default_factory=dict)
+    # When a partition was last taken from its owner.
+    moved_ms: dict[int, int] = field(default_factory=dict)
+    # How many partitions each member owned when they were counted last.
+    owners: Counter[bytes] = field(default_factory=Counter)
+    counted_ms: int = -COUNT_MS
+
+
+_NOBODY = Shared()  # of a group that no member was heard of; never changed
+
+
+@dataclass(slots=True)
+class Shares:
+    """How much everybody has, is promised, and should have."""
+
+    weight: dict[bytes, int]
+    target: dict[bytes, int]
+
+    def below(self, member: bytes) -> bool:
+        """Whether a member has less than its share."""
+        return self.weight.get(member, 0) < self.target.get(member, 0)
+
+    def above(self, member: bytes) -> bool:
+        """Whether a member has more than its share."""
+        return self.weight.get(member, 0) > self.target.get(member, 0)
+
+
+class Balance:
+    """The volatile table of members, and what follows from it."""
+
+    def __init__(self, groups: GroupTable) -> None:
+        """Judge by the grants and leases of `groups`."""
+        self._groups = groups
+        self._shared: dict[Share, Shared] = {}
+        # Entries in all `members` and all `asked_ms`. Invariant: at most MEMBERS_MAX, ASKED_MAX.
+        self._members = 0
+        self._asked = 0
+        # Nobody is asked to give back before.
+        self._settled_at_ms = 0
+
+    def start(self, now_ms: int) -> None:
+        """The broker has started: members are not known yet, though there may be many."""
+        self._settled_at_ms = now_ms + SETTLE_MS
+
+    # --- who is there ----------------------------------------------------------------------------
+
+    def heard(
+        self, key: Key, member: bytes, label: str, now_ms: int, *, asks: bool
+    ) -> MemberSeen | None:
+        """Note that a member joins (`asks`) or renews; return it if it is a new one.
+
+        At the bound it is not noted: it then takes what is free and nobody else waits for.
+        """
+        seen, new = self._shared.get(key[:2], _NOBODY).members.get(member), None
+        if seen is None or now_ms - seen.heard_ms > MEMBER_MS:
+            if seen is None and self._members >= MEMBERS_MAX:
+                self._sweep(now_ms)
+                if self._members >= MEMBERS_MAX:
+                    return None
+            shared = self._shared.setdefault(key[:2], Shared())
+            self._drop(shared, member)
+            self._members += 1
+            new = seen = shared.members[member] = MemberSeen("", now_ms, now_ms)
+        seen.heard_ms = now_ms
+        seen.label = label[:LABEL_CHARS_MAX] or seen.label
+        partition = key[2]
+        if not asks:
+            self._asked -= seen.asked_ms.pop(partition, None) is not None
+        elif partition in seen.asked_ms:
+            seen.asked_ms[partition] = now_ms
+        elif self._asked < ASKED_MAX:
+            self._asked += 1
+            seen.asked_ms[partition] = now_ms
+        return new
+
+    def gone(self, key: Key, member: bytes) -> None:
+        """A member ends, or is known to be dead: what it has or might get is for the others."""
+        shared = self._shared.get(key[:2])
+        if shared is not None:
+            self._drop(shared, member)
+
+    def _drop(self, shared: Shared, member: bytes) -> None:
+        seen = shared.members.pop(member, None)
+        if seen is not None:
+            self._members -= 1
+            self._asked -= len(seen.asked_ms)
+
+    def _sweep(self, now_ms: int) -> None:
+        """Forget who was not heard for long, in all groups."""
+        for share, shared in list(self._shared.items()):
+            for member, seen in list(shared.members.items()):
+                if now_ms - seen.heard_ms > MEMBER_MS:
+                    self._drop(shared, member)
+            if not shared.members:
+                del self._shared[share]
+
+    def members(self, group: str, now_ms: int) -> Iterator[tuple[str, bytes, MemberSeen]]:
+        """Give the live members of a group by topic."""
+        for (of_group, topic), shared in sorted(self._shared.items()):
+            if of_group == group:
+                for member, seen in sorted(self._live(shared, now_ms).items()):
+                    yield topic, member, seen
+
+    def label(self, key: Key, member: bytes) -> str:
+        """Return what a member is called; "" if it is not known."""
+        shared = self._shared.get(key[:2])
+        seen = shared.members.get(member) if shared else None
+        return seen.label if seen else ""
+
+    @staticmethod
+    def _live(shared: Shared, now_ms: int) -> dict[bytes, MemberSeen]:
+        return {m: s for m, s in shared.members.items() if now_ms - s.heard_ms <= MEMBER_MS}
+
+    # --- shares ----------------------------------------------------------------------------------
+
+    def owner(self, key: Key, now_ms: int) -> bytes:
+        """Return the member whose lease of a partition runs; b"": nobody's, or it is not known."""
+        lease = self._groups.leases.get(key)
+        return lease.member if lease and self._groups.live(key, now_ms) else b""
+
+    def shares(self, share: Share, partitions: int, now_ms: int) -> Shares:
+        """Return what everybody has and should have. The same state gives the same shares."""
+        shared = self._shared.get(share, _NOBODY)
+        live = self._live(shared, now_ms)
+        weight = dict.fromkeys(live, 0)
+        for partition in range(partitions):
+            who = shared.promised.get(partition) or self.owner((*share, partition), now_ms)
+            if who in weight:
+                weight[who] += 1
+        least, larger = divmod(partitions, len(live)) if live else (0, 0)
+        order = sorted(live, key=lambda member: (-weight[member], member))
+        target = {member: least + (rank < larger) for rank, member in enumerate(order)}
+        return Shares(weight, target)
+
+    def others_own(self, key: Key, member: bytes, partitions: int, now_ms: int) -> bool:
+        """Whether other members have partitions of the topic, so that the work is shared."""
+        owners = self._owners(key[:2], partitions, now_ms)
+        return sum(owners.values()) > owners[member]
+
+    def _owners(self, share: Share, partitions: int, now_ms: int) -> Counter[bytes]:
+        """Return how many partitions each member owns, as counted COUNT_MS ago at most."""
+        shared = self._shared.get(share, _NOBODY)
+        if shared is _NOBODY or not 0 <= now_ms - shared.counted_ms < COUNT_MS:
+            keys = [(*share, partition) for partition in range(partitions)]
+            alive = [key for key in keys if key in self._groups.leases]
+            owners = Counter(
+                self._groups.leases[key].member for key in alive if self._groups.live(key, now_ms)
+            )
+            if shared is _NOBODY:
+                return owners
+            shared.owners, shared.counted_ms = owners, now_ms
+        return shared.owners
+
+    # --- decisions -------------------------------------------------------------------------------
+
+    def kept_for(
+        self, key: Key, member: bytes, partitions: int, now_ms: int
+    ) -> tuple[str, int] | None:
+        """Return for whom a free partition is kept and how long yet; None: the asker gets it."""
+        shared = self._shared.get(key[:2])
+        if shared is None or member not in shared.members:
+            return None
+        partition = key[2]
+        promised = self._promised(shared, partition, now_ms)
+        if promised is None:
+            shares = self.shares(key[:2], partitions, now_ms)
+            if shares.below(member):
+                return None
+            promised = self._first_below(shared, shares, key, member, now_ms)
+        if promised is None or promised == member:
+            return None
+        since_ms = shared.kept_since_ms.setdefault(partition, now_ms)
+        left_ms = since_ms + KEEP_MS - now_ms
+        if left_ms <= 0:
+            return None
+        shared.promised[partition] = promised
+        return shared.members[promised].label, left_ms
+
+    def granted(self, key: Key, member: bytes) -> None:
+        """A partition has a new owner: nothing is kept or promised of it any more."""
+        shared = self._shared.get(key[:2])
+        if shared is not None:
+            shared.promised.pop(key[2], None)
+            shared.kept_since_ms.pop(key[2], None)
+            seen = shared.members.get(member)
+            if seen is not None:
+                self._asked -= seen.asked_ms.pop(key[2], None) is not None
+
+    def left(self, key: Key, member: bytes) -> None:
+        """An owner gave a partition back: if nobody had asked it to, its process is ending."""
+        shared = self._shared.get(key[:2])
+        if shared is not None and key[2] not in shared.promised:
+            self._drop(shared, member)
+
+    def revoke(
+        self, key: Key, member: bytes, partitions: int, now_ms: int
+    ) -> tuple[bool, str | None]:
+        """Tell a renewing owner whether to give the partition back.
+
+        The text says for whom, when that is decided only now.
+        """
+        shared = self._shared.get(key[:2])
+        if shared is None or member not in shared.members:
+            return False, None
+        if self._promised(shared, key[2], now_ms) is not None:
+            return True, None  # said before: that answer may be lost
+        if now_ms < self._settled_at_ms or len(shared.members) < 2:
+            return False, None
+        moved_ms = shared.moved_ms.get(key[2])
+        if moved_ms is not None and now_ms - moved_ms < MOVE_PAUSE_MS:
+            return False, None
+        least = partitions // len(shared.members)  # the dead among them only make it smaller
+        if self._owners(key[:2], partitions, now_ms)[member] <= least:
+            return False, None  # nearly always: it costs no look at every partition
+        shares = self.shares(key[:2], partitions, now_ms)
+        if not shares.above(member):
+            return False, None
+        to = self._first_below(shared, shares, key, member, now_ms, steady=True)
+        if to is None:
+            return False, None
+        shared.promised[key[2]] = to
+        shared.moved_ms[key[2]] = now_ms
+        return True, shared.members[to].label
+
+    def promised_to(self, key: Key, now_ms: int) -> str:
+        """Return who waits for a partition that was promised; "": nobody."""
+        shared = self._shared.get(key[:2])
+        to = self._promised(shared, key[2], now_ms) if shared else None
+        return shared.members[to].label if shared and to else ""
+
+    def _promised(self, shared: Shared, partition: int, now_ms: int) -> bytes | None:
+        """Return to whom a partition is promised; who stopped asking for it has lost it."""
+        to = shared.promised.get(partition)
+        if to is None:
+            return None
+        seen = shared.members.get(to)
+        if seen is not None and now_ms - seen.asked_ms.get(partition, -ASKED_MS) < ASKED_MS:
+            return to
+        del shared.promised[partition]
+        return None
+
+    def _first_below(
+        self,
+        shared: Shared,
+        shares: Shares,
+        key: Key,
+        asker: bytes,
+        now_ms: int,
+        *,
+        steady: bool = False,
+    ) -> bytes | None:
+        """Return the member that misses most and asks for this partition; None: nobody does."""
+        found = [
+            member
+            for member, seen in shared.members.items()
+            if member != asker
+            and shares.below(member)
+            and now_ms - seen.asked_ms.get(key[2], -ASKED_MS) < ASKED_MS
+            and (not steady or seen.heard_ms - seen.since_ms >= STEADY_MS)
+        ]
+        missing = {member: shares.target[member] - shares.weight[member] for member in found}
+        return min(found, key=lambda member: (-missing[member], member), default=None)

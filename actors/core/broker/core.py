@@ -1,0 +1,393 @@
+"""The broker: one core that judges every request and owns the log.
+
+Theory of operation. A request is answered in one step: it is checked, what it changes goes into
+the outcome as a record, and the answer goes into `sends_after_sync`. The driver appends and
+applies the record before the next request is looked at, so each decision sees all earlier ones;
+the answers of a turn leave together, after one sync that covers them. Nobody can therefore see a
+duplicate, a conflict or a grant that a crash could take back.
+
+The parts: broker_state.py is what survives; produce.py judges batches, lookup.py compares resends
+with their originals, fetch.py serves readers, groups.py and membership.py decide who owns a
+partition, sessions.py is what may be forgotten. docs/PROTOCOL.md tells the same from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import (
+    Busy,
+    DiskFull,
+    Fenced,
+    HelloRequired,
+    LogRegressed,
+    OnceMQError,
+    ProtocolError,
+    StoreMismatch,
+    TopicExists,
+    UnknownProducer,
+    VersionMismatch,
+)
+from ...ids import INTERNAL_MARK, check_name
+from ...limits import LABEL_CHARS_MAX, PARTITIONS_MAX, PRODUCERS_MAX, TOPICS_MAX
+from ...outcome import (
+    DiskSpace,
+    Event,
+    Outcome,
+    ReadDone,
+    Received,
+    Recovered,
+    Send,
+    Snapshot,
+    SnapshotWritten,
+    Synced,
+    Tick,
+)
+from ...protocol import (
+    VERSION_MAX,
+    VERSION_MIN,
+    CreateTopic,
+    DescribeGroup,
+    DescribeTopic,
+    Fetch,
+    Hello,
+    InitProducer,
+    Join,
+    Leave,
+    ListGroups,
+    ListTopics,
+    Ping,
+    Pong,
+    Produce,
+    ProducerReady,
+    Renew,
+    Rewind,
+    TopicDescribed,
+    TopicsListed,
+    Welcome,
+)
+from ...records import BatchStored, Plain, ProducerGranted, Record, TopicCreated
+from .fetch import FetchServer
+from .lookup import Recent
+from .membership import Membership
+from .produce import NO_ROOM, Judge
+from .refusal import Refusal, failure
+from .sessions import Peer, PeerTable
+from .state import BrokerState
+from .topics import Topic, check_topic
+
+_NONCE_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFence:
+    """Work for the shell: look whether a higher generation of our log exists; end if so.
+
+    A client claims to have met our successor. The claim may be a lie, so it only makes us look.
+    """
+
+
+class BrokerCore:
+    """The broker as a pure state machine (outcome.Core)."""
+
+    def __init__(
+        self,
+        log_id: bytes,
+        lineage: bytes,
+        *,
+        entropy: Callable[[], bytes],
+        message_events: bool = False,
+    ) -> None:
+        """Own the log `log_id`; `entropy` gives 16 random bytes at each call.
+
+        `message_events` adds an event for each message to those for each batch.
+        """
+        self.log_id = log_id
+        self.lineage = lineage
+        self.state = BrokerState()
+        # Our generation of the log, which is the broker epoch. 0 before Recovered.
+        self.epoch = 0
+        self._entropy = entropy
+        # Applied and not yet synced. Volatile.
+        self._recent = Recent()
+        self._peers = PeerTable()
+        self._judge = Judge(self.state, self._recent, verbose=message_events)
+        self._fetches = FetchServer(self.state, log_id)
+        self._membership = Membership(self.state, log_id, lineage)
+        # Broker time minus driver time. Not negative: time goes on from the last logged one.
+        self._ahead_ms = 0
+        # When lookups of an earlier turn go on; None: there are none.
+        self._lookups_at_ms: int | None = None
+        self._now_ms = 0
+        self._answers: dict[type[Any], Callable[[bytes, Any, Outcome], None]] = {
+            Ping: self._ping,
+            DescribeTopic: self._describe_topic,
+            CreateTopic: self._create_topic,
+            ListTopics: self._list_topics,
+            InitProducer: self._init_producer,
+            Fetch: lambda peer, fetch, out: self._fetches.fetch(peer, fetch, self._now_ms, out),
+            Join: self._join,
+            Renew: lambda peer, it, out: self._membership.renew(peer, it, self._now_ms, out),
+            Leave: self._membership.leave,
+            Rewind: self._rewind,
+            ListGroups: lambda peer, it, out: self._membership.list(peer, it, self._now_ms, out),
+            DescribeGroup: lambda peer, it, out: self._membership.describe(
+                peer, it, self._now_ms, out
+            ),
+        }
+
+    # --- outcome.Core ----------------------------------------------------------------------------
+
+    @property
+    def wake_at_ms(self) -> int | None:
+        """When a Tick is wanted; None for never."""
+        wakes = (self._fetches.wake_at_ms, self._lookups_at_ms)
+        return min((wake for wake in wakes if wake is not None), default=None)
+
+    def step(self, event: Event, now_ms: int) -> Outcome:
+        """Decide what follows from `event`."""
+        out = Outcome()
+        self._now_ms = now_ms
+        if isinstance(event, Received):
+            self._received(event, out)
+        elif isinstance(event, Synced):
+            self._synced(event.end, out)
+        elif isinstance(event, ReadDone):
+            if event.token in self._fetches.jobs:
+                self._fetches.read_done(event.token, event.found, event.next_position, out)
+            else:
+                self._judge.read_done(-event.token, event.found, event.next_position, out)
+        elif isinstance(event, Tick):
+            self._fetches.tick(now_ms, out)
+            self._judge.tick(out)
+        elif isinstance(event, Recovered):
+            self._recovered(event)
+        elif isinstance(event, SnapshotWritten):
+            self.state.snapshot_written()
+        else:
+            assert isinstance(event, DiskSpace), f"not an event of a broker: {event}"
+            self._judge.disk_full = event.full
+        self._lookups_at_ms = now_ms + 1 if self._judge.lookups else None
+        return out
+
+    def apply(self, record: Record, position: int) -> None:
+        """Change what must survive: live right after the append, and on replay."""
+        self.state.apply(record, position)
+        if self.epoch and isinstance(record, BatchStored):
+            self._recent.add(record, position)
+
+    def snapshot(self) -> Snapshot:
+        """Return the state that all applied records have made."""
+        return self.state.snapshot()
+
+    def restore(self, parts: dict[str, Plain]) -> None:
+        """Become the state that `snapshot` returned (new and kept parts together)."""
+        self.state.restore(parts)
+
+    # --- events of the log -----------------------------------------------------------------------
+
+    def _recovered(self, event: Recovered) -> None:
+        """Begin to answer: all that was replayed is durable, every grant has a full lease."""
+        self.epoch = event.generation
+        self._ahead_ms = max(0, self.state.last_at_ms - self._now_ms)
+        self._membership.start(self._now_ms)
+        for _, partition in self.state.topics.partitions():
+            partition.durable_end_offset = partition.end_offset
+
+    def _synced(self, end: int, out: Outcome) -> None:
+        """Show readers what the sync covered."""
+        grown: dict[tuple[int, int], None] = {}
+        for record in self._recent.synced(end):
+            _, partition = self.state.partition_of(record)
+            partition.durable_end_offset = record.first_offset + record.kept
+            grown[record.topic_number, record.partition] = None
+        self._fetches.durable(list(grown), self._now_ms, out)
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def _received(self, event: Received, out: Outcome) -> None:
+        message, peer = event.message, event.peer
+        try:
+            if isinstance(message, Hello):
+                self._hello(peer, message, out)
+                return
+            if self._peers.get(peer) is None:
+                raise HelloRequired("say hello first: this broker does not know the connection")
+            if isinstance(message, Produce):
+                assert event.batch is not None, "the codec gives every Produce its batch"
+                self._judge.produce(peer, message, event.batch, self._broker_ms(), out)
+                return
+            answer = self._answers.get(type(message))
+            if answer is None:
+                raise ProtocolError(f"a broker does not take {type(message).__name__}")
+            answer(peer, message, out)
+        except (OnceMQError, Refusal) as error:
+            self._tell_refusal(event, error, out)
+            refused = failure(message.request, error)
+            out.sends_after_sync.append(Send(peer, refused))
+
+    def _tell_refusal(self, event: Received, error: OnceMQError | Refusal, out: Outcome) -> None:
+        message = event.message
+        cause = error.error if isinstance(error, Refusal) else error
+        if isinstance(message, Produce) and not isinstance(cause, HelloRequired):
+            out.events.append(
+                (
+                    "batch.refused",
+                    {
+                        "topic": message.topic,
+                        "partition": message.partition,
+                        "count": event.batch.count if event.batch else 0,
+                        "producer": message.producer,
+                        "first_sequence": message.first_sequence,
+                        "code": cause.code,
+                        "reason": cause.reason,
+                    },
+                )
+            )
+        if isinstance(cause, Fenced) and isinstance(message, Produce | InitProducer):
+            current = self.state.producers.by_name[message.producer].epoch
+            fields = {"producer": message.producer, "current_epoch": current}
+            if isinstance(message, Produce):
+                fields["epoch"] = message.epoch
+            out.events.append(("producer.fenced", fields))
+
+    def _broker_ms(self) -> int:
+        """Broker time: never below what was logged, not even by an earlier process."""
+        return max(self._now_ms + self._ahead_ms, self.state.last_at_ms)
+
+    def _hello(self, peer: bytes, hello: Hello, out: Outcome) -> None:
+        low, high = max(hello.version_min, VERSION_MIN), min(hello.version_max, VERSION_MAX)
+        if low > high:
+            ours = f"{VERSION_MIN} to {VERSION_MAX}"
+            theirs = f"{hello.version_min} to {hello.version_max}"
+            older = "client" if hello.version_max < VERSION_MIN else "broker"
+            raise VersionMismatch(
+                f"the broker speaks versions {ours}, the client {theirs}",
+                hint=f"upgrade the {older}",
+            )
+        if hello.log_id_seen not in {b"", self.log_id}:
+            raise StoreMismatch(
+                f"the client worked with log {hello.log_id_seen.hex()}, this is {self.log_id.hex()}"
+            )
+        if hello.log_id_seen and hello.epoch_seen > self.epoch:
+            out.work.append(CheckFence())
+            raise LogRegressed(
+                f"a broker of epoch {hello.epoch_seen} was met before, this one has epoch "
+                f"{self.epoch} and knows no successor"
+            )
+        self._peers.put(peer, Peer(hello.role, hello.incarnation))
+        welcome = Welcome(hello.request, high, self.log_id, self.lineage, self.epoch)
+        out.sends_after_sync.append(Send(peer, welcome))
+
+    def _ping(self, peer: bytes, ping: Ping, out: Outcome) -> None:
+        out.sends_after_sync.append(Send(peer, Pong(ping.request, self.epoch)))
+
+    def _join(self, peer: bytes, join: Join, out: Outcome) -> None:
+        times = (self._now_ms, self._broker_ms())
+        self._membership.join(peer, join, times, out, disk_full=self._judge.disk_full)
+
+    def _rewind(self, peer: bytes, rewind: Rewind, out: Outcome) -> None:
+        if self._judge.disk_full:
+            raise DiskFull(NO_ROOM)
+        self._membership.rewind(peer, rewind, self._broker_ms(), out)
+
+    # --- topics ----------------------------------------------------------------------------------
+
+    def _describe_topic(self, peer: bytes, request: DescribeTopic, out: Outcome) -> None:
+        topic = self.state.topics.by_name.get(request.topic)
+        if topic is None and request.create:
+            self._make_topic(peer, request.request, request.topic, 1, out)
+        else:
+            topic = topic or self.state.topics.get(request.topic)
+            self._describe(peer, request.request, topic, out)
+
+    def _create_topic(self, peer: bytes, request: CreateTopic, out: Outcome) -> None:
+        if not 1 <= request.partitions <= PARTITIONS_MAX:
+            raise ProtocolError(f"a topic has 1 to {PARTITIONS_MAX} partitions")
+        topic = self.state.topics.by_name.get(request.topic)
+        if topic is None:
+            self._make_topic(peer, request.request, request.topic, request.partitions, out)
+        elif topic.partitions != request.partitions:
+            raise TopicExists(
+                f"topic {request.topic} has {topic.partitions} partitions and keeps them",
+                hint="use another name for another partition count",
+            )
+        else:
+            self._describe(peer, request.request, topic, out)
+
+    def _make_topic(
+        self, peer: bytes, request: int, name: str, partitions: int, out: Outcome
+    ) -> None:
+        check_topic(name)
+        if self._judge.disk_full:
+            raise DiskFull(NO_ROOM)
+        if len(self.state.topics) >= TOPICS_MAX:
+            raise Busy(f"the broker holds {TOPICS_MAX} topics and takes no more")
+        topic_id = self._entropy()
+        out.appends.append(TopicCreated(name, topic_id, partitions, self._broker_ms()))
+        described = TopicDescribed(request, name, topic_id, partitions, (0,) * partitions)
+        out.sends_after_sync.append(Send(peer, described))
+        fields = {"topic": name, "topic_id": topic_id.hex(), "partitions": partitions}
+        out.events.append(("topic.created", fields))
+
+    def _describe(self, peer: bytes, request: int, topic: Topic, out: Outcome) -> None:
+        described = TopicDescribed(
+            request, topic.name, topic.topic_id, topic.partitions, topic.end_offsets()
+        )
+        out.sends_after_sync.append(Send(peer, described))
+
+    def _list_topics(self, peer: bytes, request: ListTopics, out: Outcome) -> None:
+        rows = tuple(
+            (topic.name, topic.topic_id, topic.partitions, sum(topic.end_offsets()))
+            for topic in self.state.topics.by_number
+        )
+        out.sends_after_sync.append(Send(peer, TopicsListed(request.request, rows)))
+
+    # --- producers -------------------------------------------------------------------------------
+
+    def _init_producer(self, peer: bytes, request: InitProducer, out: Outcome) -> None:
+        """Grant the next epoch to a new incarnation; tell a known one its epoch again.
+
+        Output producers are granted with their group's partition: here they only learn where
+        they stand.
+        """
+        name = request.producer
+        producers = self.state.producers
+        if len(request.nonce) != _NONCE_BYTES:
+            raise ProtocolError("a nonce is 16 random bytes")
+        output = name.startswith(INTERNAL_MARK)
+        if not output:
+            check_name(name, "producer")
+        epoch = producers.granted_epoch(name, request.nonce)
+        if epoch is None:
+            if output:
+                raise UnknownProducer(
+                    f"{name} was not granted to this incarnation", hint="join the group first"
+                )
+            if self._judge.disk_full:
+                raise DiskFull(NO_ROOM)
+            epoch = self._grant_producer(request, out)
+        known = producers.by_name.get(name)
+        rows = tuple(
+            (
+                self.state.topics.by_number[topic_number].name,
+                partition,
+                row.next_sequence,
+                row.digest,
+            )
+            for (topic_number, partition), row in sorted(known.rows.items() if known else ())
+        )
+        out.sends_after_sync.append(Send(peer, ProducerReady(request.request, epoch, rows)))
+
+    def _grant_producer(self, request: InitProducer, out: Outcome) -> int:
+        name = request.producer
+        known = self.state.producers.by_name.get(name)
+        if known is None and len(self.state.producers) >= PRODUCERS_MAX:
+            raise Busy(f"the broker holds {PRODUCERS_MAX} producer names and takes no more")
+        epoch = 1 + (known.epoch if known else 0)
+        label = request.label[:LABEL_CHARS_MAX]
+        out.appends.append(ProducerGranted(name, epoch, request.nonce, label, self._broker_ms()))
+        out.events.append(("producer.granted", {"producer": name, "epoch": epoch}))
+        return epoch

@@ -1,0 +1,290 @@
+"""Fetches: what is durable is shown, in order, and who is early waits.
+
+Theory of operation. A fetch names an offset; the answer starts with the stored batch that contains
+it and holds whole batches up to the bytes asked for, at least one. Only what lay below the durable
+end when the turn began is shown. A fetch at the end waits until a sync covers something new or its
+time is over; then it gets an empty answer. The fetch is the credit: nobody gets what was not asked
+for.
+
+The log is read from the nearest known position on: a cursor where the last fetch of this offset
+stopped, or an entry of the offset index. Batches of other partitions in between are passed over,
+and where none of this one can lie the index jumps ahead. One turn serves at most TURN_BYTES_MAX;
+fetches beyond wait for the next one, so memory is bounded whatever is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+
+from ...errors import Busy, LogRegressed, NotGranted, ProtocolError
+from ...ids import INTERNAL_MARK
+from ...limits import (
+    FETCH_BYTES_MAX,
+    FETCH_WAIT_MS_MAX,
+    OFFSET_INDEX_STEP_BYTES,
+    READS_PER_REQUEST_MAX,
+    TURN_BYTES_MAX,
+    WAITING_FETCHES_MAX,
+)
+from ...outcome import Outcome, Read, Send
+from ...protocol import Fetch, Fetched
+from ...records import BatchStored
+from .groups import Key
+from .refusal import failure
+from .state import BrokerState
+from .topics import Partition, Topic
+
+WaitKey = tuple[bytes, str, int, int]  # peer, group, topic number, partition
+
+
+_HEAD_BYTES = 64  # of a stored batch on the wire, rounded up
+
+
+def _wire_overhead(record: BatchStored) -> int:
+    """Return an upper bound of what the answer holds of a stored batch besides its bytes."""
+    return _HEAD_BYTES + 4 * len(record.producer) + len(record.digest) + len(record.mask)
+
+
+@dataclass(slots=True, eq=False)
+class FetchJob:
+    """One fetch that waits or is being served."""
+
+    peer: bytes
+    request: Fetch
+    topic: Topic
+    partition: Partition
+    deadline_ms: int
+    max_bytes: int
+    # The next offset to be found. Invariant: the end of `found`, or the asked offset.
+    wanted: int
+    found: list[BatchStored] = field(default_factory=list)
+    # Bytes of `found` on the wire. Invariant: <= max_bytes unless one batch alone is larger.
+    found_bytes: int = 0
+    # Where the last read began.
+    position: int = 0
+    reads_left: int = READS_PER_REQUEST_MAX
+
+    @property
+    def key(self) -> WaitKey:
+        """What another fetch must share to replace this one while it waits."""
+        return (self.peer, self.request.group, self.topic.number, self.partition.number)
+
+    def take(self, record: BatchStored) -> bool:
+        """Take a stored batch if it is wanted; return False if there is no more room for it."""
+        if record.topic_number != self.topic.number or record.partition != self.partition.number:
+            return True
+        end = record.first_offset + record.kept
+        if end <= self.wanted:
+            return True
+        if end > self.partition.durable_end_offset:
+            return False
+        size = len(record.raw) + _wire_overhead(record)
+        if self.found and self.found_bytes + size > self.max_bytes:
+            return False
+        self.found.append(record)
+        self.found_bytes += size
+        self.wanted = end
+        return True
+
+
+@dataclass(slots=True)
+class FetchServer:
+    """Serves fetches. All of it is volatile."""
+
+    state: BrokerState
+    log_id: bytes
+    # Fetches at the durable end, and those that wait for a turn with room. Invariant: at most
+    # WAITING_FETCHES_MAX; one for each key.
+    waiting: dict[WaitKey, FetchJob] = field(default_factory=dict)
+    # The waiting ones of each partition, in the order of their arrival.
+    at_end: dict[tuple[int, int], dict[WaitKey, FetchJob]] = field(default_factory=dict)
+    # Those that could be served but found the turn full, in order.
+    postponed: dict[WaitKey, FetchJob] = field(default_factory=dict)
+    # (deadline, count, job): those no longer waiting are skipped. Invariant: at most about twice
+    # as many as wait.
+    deadlines: list[tuple[int, int, FetchJob]] = field(default_factory=list)
+    # Being read in this turn, by token. Invariant: empty between two turns.
+    jobs: dict[int, FetchJob] = field(default_factory=dict)
+    _count: int = 0
+    # Bytes served in the turn that began at `_turn_ms`.
+    _turn_ms: int = -1
+    _turn_bytes: int = 0
+
+    @property
+    def wake_at_ms(self) -> int | None:
+        """When a Tick is wanted."""
+        if self.postponed:
+            return self._turn_ms + 1
+        return self.deadlines[0][0] if self.deadlines else None
+
+    def fetch(self, peer: bytes, request: Fetch, now_ms: int, out: Outcome) -> None:
+        """Serve a fetch or let it wait. Raises OnceMQError."""
+        topic = self.state.topics.get(request.topic)
+        partition = topic.partition(request.partition)
+        if request.group:
+            self.state.groups.check(self._grant_key(request), request.epoch)
+        if request.offset > partition.end_offset:
+            raise LogRegressed(
+                f"offset {request.offset} was asked for, "
+                f"{request.topic} partition {request.partition} ends at {partition.end_offset}"
+            )
+        wait_ms = min(request.max_wait_ms, FETCH_WAIT_MS_MAX)
+        max_bytes = min(request.max_bytes, FETCH_BYTES_MAX)
+        if max_bytes == 0:
+            raise ProtocolError("a fetch of no bytes")
+        job = FetchJob(peer, request, topic, partition, now_ms + wait_ms, max_bytes, request.offset)
+        self._replace(job, out)
+        if request.offset < partition.durable_end_offset:
+            self._serve(job, now_ms, out)
+        elif wait_ms == 0:
+            self._answer(job, out)
+        else:
+            self._wait(job)
+            self.at_end.setdefault((topic.number, partition.number), {})[job.key] = job
+
+    def durable(self, partitions: list[tuple[int, int]], now_ms: int, out: Outcome) -> None:
+        """Serve the fetches that waited at the end of partitions which have grown."""
+        for place in partitions:
+            for job in list(self.at_end.get(place, {}).values()):
+                if job.wanted < job.partition.durable_end_offset:
+                    self._serve(job, now_ms, out)
+
+    def tick(self, now_ms: int, out: Outcome) -> None:
+        """Serve what an earlier turn had no room for; answer those whose time is over."""
+        for job in list(self.postponed.values()):
+            self._serve(job, now_ms, out)
+        while self.deadlines and self.deadlines[0][0] <= now_ms:
+            job = heappop(self.deadlines)[2]
+            if self.waiting.get(job.key) is job and job.key not in self.postponed:
+                self._answer(job, out)
+
+    def read_done(
+        self, token: int, found: list[tuple[int, BatchStored]], next_position: int, out: Outcome
+    ) -> None:
+        """Take what a read found; read on or answer."""
+        job = self.jobs.pop(token)
+        for position, record in found:
+            if not job.take(record):
+                job.partition.remember(job.wanted, position)
+                self._answer(job, out)
+                return
+        on: int | None = next_position if next_position > job.position else None
+        if on is not None and job.wanted < job.partition.durable_end_offset:
+            on = job.partition.index.read_on(on)
+        if on is None:
+            self._answer(job, out)
+            return
+        job.partition.remember(job.wanted, on)
+        more = job.found_bytes < job.max_bytes and job.reads_left > 0
+        if more and job.wanted < job.partition.durable_end_offset:
+            self._read(job, on, out)
+        else:
+            self._answer(job, out)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _grant_key(self, request: Fetch) -> Key:
+        """Return whose grant counts: a private topic is read under that of its topic.
+
+        Raises NotGranted for the private topic of another group.
+        """
+        topic, mark, group = request.topic.partition(INTERNAL_MARK)
+        if mark and group != request.group:
+            raise NotGranted(f"{request.topic} belongs to group {group}, not to {request.group}")
+        return (request.group, topic, request.partition)
+
+    def _serve(self, job: FetchJob, now_ms: int, out: Outcome) -> None:
+        """Begin to read, or put the job off if the turn is full."""
+        if now_ms != self._turn_ms:
+            self._turn_ms = now_ms
+            self._turn_bytes = 0
+        if self._turn_bytes >= TURN_BYTES_MAX:
+            if job.key not in self.waiting:
+                self._wait(job)
+            self._leave_end(job)
+            self.postponed[job.key] = job
+            return
+        self._forget(job)
+        if job.request.group:
+            try:  # the grant may have gone to somebody else meanwhile
+                self.state.groups.check(self._grant_key(job.request), job.request.epoch)
+            except NotGranted as error:
+                out.sends_after_sync.append(Send(job.peer, failure(job.request.request, error)))
+                return
+        position = job.partition.position_of(job.wanted)
+        assert position is not None, "what is durable has an entry at or before it"
+        self._read(job, position, out)
+
+    def _read(self, job: FetchJob, position: int, out: Outcome) -> None:
+        self._count += 1
+        self.jobs[self._count] = job
+        job.position = position
+        job.reads_left -= 1
+        size = max(job.max_bytes - job.found_bytes, OFFSET_INDEX_STEP_BYTES)
+        out.reads.append(Read(self._count, position, size))
+
+    def _answer(self, job: FetchJob, out: Outcome) -> None:
+        self._forget(job)
+        self._turn_bytes += job.found_bytes
+        request = job.request
+        fetched = Fetched(
+            request.request,
+            request.epoch,
+            self.log_id,
+            job.topic.topic_id,
+            job.wanted,
+            job.partition.durable_end_offset,
+        )
+        out.sends_after_sync.append(Send(job.peer, fetched, job.found))
+        if job.found:
+            out.events.append(
+                (
+                    "fetch.served",
+                    {
+                        "topic": request.topic,
+                        "partition": request.partition,
+                        "offset": request.offset,
+                        "count": job.wanted - request.offset,
+                        "bytes": job.found_bytes,
+                        "group": request.group,
+                    },
+                )
+            )
+
+    def _wait(self, job: FetchJob) -> None:
+        if len(self.waiting) >= WAITING_FETCHES_MAX:
+            raise Busy("too many fetches are waiting")
+        self.waiting[job.key] = job
+        if len(self.deadlines) > 2 * len(self.waiting) + 64:
+            self.deadlines = [
+                entry for entry in self.deadlines if self.waiting.get(entry[2].key) is entry[2]
+            ]
+            heapify(self.deadlines)
+        self._count += 1
+        heappush(self.deadlines, (job.deadline_ms, self._count, job))
+
+    def _replace(self, job: FetchJob, out: Outcome) -> None:
+        """A newer fetch of the same peer for the same place ends the one that waits."""
+        earlier = self.waiting.get(job.key)
+        if earlier is None:
+            return
+        if earlier.request.request == job.request.request:  # the same one came twice
+            self._forget(earlier)
+        else:
+            self._answer(earlier, out)
+
+    def _forget(self, job: FetchJob) -> None:
+        if self.waiting.get(job.key) is not job:
+            return
+        del self.waiting[job.key]
+        self.postponed.pop(job.key, None)
+        self._leave_end(job)
+
+    def _leave_end(self, job: FetchJob) -> None:
+        place = (job.topic.number, job.partition.number)
+        at_end = self.at_end.get(place)
+        if at_end is not None:
+            at_end.pop(job.key, None)
+            if not at_end:
+                del self.at_end[place]

@@ -1,0 +1,241 @@
+"""Grants: which consumer owns a partition of a group, and who may follow it.
+
+Theory of operation. A grant gives (group, topic, partition) to one incarnation under an epoch that
+is above every earlier one and above every generation of the ledger it was shown. The epoch is also
+the generation that the consumer makes of its ledger and the epoch of its output producer, so a
+replaced consumer is fenced in all three places at once. The grant is a record; the lease beside it
+is volatile and only decides *when* somebody else may be granted, never whether a write counts. So
+leases may be kept generously: after a restart every grant has a full one.
+
+The ledger shown at a join must be the one that the last grant knew and must not be behind it. A
+consumer started in another directory thus gets LedgerNotHere and calls no handler.
+
+A joiner need not wait for the lease in three cases: the owner left, the joiner is the owner itself
+and has used its epoch up, or it holds the lock of the granted generation, which only the death of
+the owner sets free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...errors import LedgerNotHere, LogRegressed, NotGranted, ProtocolError
+from ...limits import LABEL_CHARS_MAX, LEASE_MS
+from ...protocol import Join
+from ...records import GroupGranted, GroupRewound, Plain
+
+Key = tuple[str, str, int]  # group, topic, partition
+
+_GRANT_FIELDS = 11  # in a snapshot
+GENERATION_MAX = 1 << 48  # numbers may jump, but not so far that they would ever run out
+
+
+@dataclass(slots=True)
+class Lease:
+    """How long a grant keeps others waiting. Volatile."""
+
+    epoch: int  # of the grant
+    until_ms: int
+    released: bool = False  # the owner left
+    dead: bool = False  # somebody proved that the owner died
+    next_offset: int = 0  # the highest that the owner reported under this grant
+    member: bytes = b""  # the process of the owner, once heard; volatile like all of this
+    committed: int = 0  # durably, as the last renewal told: a ledger below it is an older copy
+
+
+class GroupTable:
+    """All grants (hard state) and their leases (volatile)."""
+
+    def __init__(self) -> None:
+        """Start without grants."""
+        # The last grant of each partition. Invariant: epochs rise.
+        self.grants: dict[Key, GroupGranted] = {}
+        # Invariant after Recovered: one for each grant, with its epoch.
+        self.leases: dict[Key, Lease] = {}
+        # The generation in which an operator went back to an earlier offset: a ledger that has
+        # not got it is an older copy, whatever its offset. Only for keys where that happened.
+        self.rewound: dict[Key, int] = {}
+
+    def __len__(self) -> int:
+        """Return the number of grants."""
+        return len(self.grants)
+
+    # --- hard state ------------------------------------------------------------------------------
+
+    def apply(self, record: GroupGranted) -> None:
+        """Take a grant."""
+        key = (record.group, record.topic, record.partition)
+        last = self.grants.get(key)
+        assert last is None or record.epoch > last.epoch, "epochs rise"
+        self.grants[key] = record
+
+    def apply_rewound(self, record: GroupRewound) -> None:
+        """Take an operator's word that the ledger goes back."""
+        key = (record.group, record.topic, record.partition)
+        grant = self.grants[key]
+        assert record.epoch == grant.epoch, "only the owner rewinds"
+        self.grants[key] = replace(grant, next_offset=min(grant.next_offset, record.next_offset))
+        self.rewound[key] = record.epoch
+
+    def freeze(self) -> Plain:
+        """Return all grants as a part of a snapshot, with the generation of a rewind behind."""
+        return [
+            [
+                *key,
+                grant.epoch,
+                grant.incarnation,
+                grant.ledger_id,
+                grant.next_offset,
+                grant.host,
+                grant.path,
+                grant.label,
+                grant.at_ms,
+                *([self.rewound[key]] if key in self.rewound else []),
+            ]
+            for key, grant in self.grants.items()
+        ]
+
+    def restore(self, part: Plain) -> None:
+        """Become what `freeze` returned."""
+        for fields in part:
+            grant = GroupGranted(*fields[:_GRANT_FIELDS])
+            key = (grant.group, grant.topic, grant.partition)
+            self.grants[key] = grant
+            if len(fields) > _GRANT_FIELDS:
+                self.rewound[key] = fields[_GRANT_FIELDS]
+
+    # --- decisions -------------------------------------------------------------------------------
+
+    def start_leases(self, now_ms: int) -> None:
+        """After a restart every grant is live for one full lease."""
+        self.leases = {
+            key: Lease(grant.epoch, now_ms + LEASE_MS, committed=grant.next_offset)
+            for key, grant in self.grants.items()
+        }
+
+    def check_ledger(self, key: Key, join: Join, end_offset: int) -> None:
+        """Refuse a ledger that is not the one of the last grant. Raises LedgerNotHere, LogRegressed."""
+        if join.next_offset > end_offset:
+            raise LogRegressed(
+                f"the ledger stands at offset {join.next_offset}, "
+                f"{join.topic} partition {join.partition} ends at {end_offset}"
+            )
+        grant = self.grants.get(key)
+        if grant is None:
+            return
+        known = self.known_offset(key)
+        whole = join.highest_generation >= self.rewound.get(key, 0)
+        if join.ledger_id == grant.ledger_id and join.next_offset >= known and whole:
+            return
+        what = "an older state of its" if join.ledger_id == grant.ledger_id else "another"
+        raise LedgerNotHere(
+            f"group {join.group} has its ledger of {join.topic} partition {join.partition} on "
+            f"{grant.host} in {grant.path}, at offset {known} or above; this is {what} ledger, "
+            f"on {join.host} in {join.path}, at offset {join.next_offset}"
+        )
+
+    def known_offset(self, key: Key) -> int:
+        """Return the highest next offset that a ledger of this key has reported."""
+        grant = self.grants.get(key)
+        lease = self.leases.get(key)
+        told = max(lease.next_offset, lease.committed) if lease else 0
+        return max(grant.next_offset if grant else 0, told)
+
+    def same_again(self, key: Key, join: Join) -> bool:
+        """Tell whether the owner asks again for the grant it has and has not used yet."""
+        grant = self.grants.get(key)
+        return (
+            grant is not None
+            and grant.incarnation == join.incarnation
+            and join.highest_generation < grant.epoch
+            and not self.leases[key].released
+        )
+
+    def wait_for(self, key: Key, join: Join, now_ms: int) -> int:
+        """Return for how many milliseconds the lease of somebody else still counts; 0: granted."""
+        grant = self.grants.get(key)
+        if grant is None or grant.incarnation == join.incarnation:
+            return 0
+        if join.lock_held and join.highest_generation >= grant.epoch:
+            return 0
+        lease = self.leases[key]
+        return 0 if lease.released or lease.dead else max(0, lease.until_ms - now_ms)
+
+    def new_grant(self, join: Join, at_ms: int) -> GroupGranted:
+        """Return the record that gives the partition to the joiner. Raises ProtocolError."""
+        key = (join.group, join.topic, join.partition)
+        if join.highest_generation >= GENERATION_MAX:
+            raise ProtocolError(f"a ledger generation of {join.highest_generation} is impossible")
+        grant = self.grants.get(key)
+        return GroupGranted(
+            join.group,
+            join.topic,
+            join.partition,
+            max(grant.epoch if grant else 0, join.highest_generation) + 1,
+            join.incarnation,
+            join.ledger_id,
+            max(join.next_offset, self.known_offset(key)),
+            join.host[:LABEL_CHARS_MAX],
+            join.path,
+            join.label[:LABEL_CHARS_MAX],
+            at_ms,
+        )
+
+    def start_lease(self, record: GroupGranted, now_ms: int) -> Lease:
+        """Start and return the lease of a grant that is being appended."""
+        key = (record.group, record.topic, record.partition)
+        self.leases[key] = Lease(
+            record.epoch,
+            now_ms + LEASE_MS,
+            next_offset=record.next_offset,
+            committed=record.next_offset,
+        )
+        return self.leases[key]
+
+    def renew(self, key: Key, epoch: int, now_ms: int) -> Lease:
+        """Let the lease run anew and return it. Raises NotGranted."""
+        self.check(key, epoch)
+        lease = self.leases[key]
+        lease.until_ms = now_ms + LEASE_MS
+        return lease
+
+    def told(self, key: Key, committed: int) -> None:
+        """Note what the owner says to have durably committed."""
+        lease = self.leases[key]
+        if self.rewound.get(key) == lease.epoch:  # said before the owner went back, perhaps
+            committed = min(committed, self.grants[key].next_offset)
+        lease.committed = committed
+
+    def leave(self, key: Key, epoch: int, next_offset: int) -> None:
+        """Free the grant for the next joiner. Raises NotGranted."""
+        self.check(key, epoch)
+        lease = self.leases[key]
+        lease.released = True
+        lease.next_offset = max(lease.next_offset, next_offset)
+        lease.committed = next_offset
+
+    def rewind(self, key: Key, next_offset: int, at_ms: int) -> GroupRewound:
+        """Return the record by which the ledger may stand at a lower offset from here on."""
+        lease = self.leases[key]
+        lease.next_offset = 0  # what counts is in the grant now
+        lease.committed = min(lease.committed, next_offset)
+        return GroupRewound(*key, self.grants[key].epoch, next_offset, at_ms)
+
+    def check(self, key: Key, epoch: int) -> None:
+        """Accept the current grant only. Raises NotGranted."""
+        grant = self.grants.get(key)
+        group, topic, partition = key
+        if grant is None:
+            raise NotGranted(f"{topic} partition {partition} was never granted to group {group}")
+        if epoch != grant.epoch:
+            raise NotGranted(
+                f"{topic} partition {partition} of group {group} is granted to {grant.label} "
+                f"under epoch {grant.epoch}, not under {epoch}"
+            )
+        if self.leases[key].released:
+            raise NotGranted(f"{topic} partition {partition} of group {group} was given back")
+
+    def live(self, key: Key, now_ms: int) -> bool:
+        """Tell whether the lease of a grant still keeps others waiting."""
+        lease = self.leases[key]
+        return not lease.released and lease.until_ms > now_ms

@@ -1,0 +1,135 @@
+"""Resends of sequence numbers: find the original in the log and compare.
+
+Theory of operation. A batch whose numbers (or the first of them) are stored already is a resend or
+a broken sender; only the stored bytes can tell. The producer's row knows a position at or before
+the original; from there the log is read on until every known number was met. What was stored in
+this very turn is not readable yet, so the broker keeps those records at hand until their sync
+(`Recent`). A lookup that needs more than READS_PER_REQUEST_MAX reads goes on in the next turn; at
+most LOOKUPS_MAX wait so, and beyond that the resend is refused with Busy.
+
+The new rest of a batch that overlaps is stored at once, when it arrives: whether it is new does
+not depend on what the lookup finds. Only the answer waits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ...batch import Batch
+from ...ids import sequence_id
+from ...limits import READ_BYTES, READS_PER_REQUEST_MAX
+from ...outcome import Outcome, Read, Send
+from ...protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET, Produce, Produced
+from ...records import BatchStored
+from .verdicts import Runs, judge_bodies
+
+_FIRST_READ_EXTRA_BYTES = 64 * 1024
+
+
+class Recent:
+    """Records that were applied and not yet covered by a sync. Volatile."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        # (position, record) in the order of the log. Invariant: one turn's worth at most, since
+        # every turn that appends ends with a sync.
+        self._records: deque[tuple[int, BatchStored]] = deque()
+
+    def add(self, record: BatchStored, position: int) -> None:
+        """Note a record that was just applied."""
+        self._records.append((position, record))
+
+    def synced(self, end: int) -> Iterator[BatchStored]:
+        """Take out and yield the records below `end`."""
+        while self._records and self._records[0][0] < end:
+            yield self._records.popleft()[1]
+
+    def all(self) -> Iterator[BatchStored]:
+        """Yield all records in the order of the log."""
+        for _, record in self._records:
+            yield record
+
+
+@dataclass(slots=True)
+class Lookup:
+    """One resend whose verdicts are being found."""
+
+    peer: bytes
+    request: Produce
+    batch: Batch
+    topic_number: int
+    known: int  # how many messages of the batch, from the first on, are stored already
+    position: int  # where the log is read next
+    tail_at_ms: int = 0  # time and place of the new rest, if there is one
+    tail_offset: int = UNKNOWN_OFFSET
+    judged: int = 0  # Invariant: <= known; messages below it have their verdict
+    runs: Runs = field(default_factory=Runs)
+    reads_left: int = READS_PER_REQUEST_MAX
+
+    def next_read(self, token: int) -> Read:
+        """Return the next read; the first one is small, since it mostly suffices."""
+        first = self.judged == 0 and self.reads_left == READS_PER_REQUEST_MAX
+        size = len(self.batch.raw) + _FIRST_READ_EXTRA_BYTES if first else READ_BYTES
+        self.reads_left -= 1
+        return Read(token, self.position, size, columns=True)
+
+    def allow_reads(self) -> None:
+        """Start another turn."""
+        self.reads_left = READS_PER_REQUEST_MAX
+
+    def meet(self, record: BatchStored) -> None:
+        """Judge the messages whose numbers `record` holds, if it holds the next ones."""
+        request = self.request
+        if (
+            record.producer != request.producer
+            or record.first_sequence < 0
+            or record.partition != request.partition
+            or record.topic_number != self.topic_number
+        ):
+            return
+        wanted = request.first_sequence + self.judged
+        first = record.first_sequence + record.count - record.kept
+        end = record.first_sequence + record.count
+        if first <= wanted < end and self.judged < self.known:
+            count = min(end - wanted, self.known - self.judged)
+            at = wanted - record.first_sequence
+            judge_bodies(self.runs, self.batch, self.judged, count, record, at)
+            self.judged += count
+
+    @property
+    def done(self) -> bool:
+        """Whether every known number was met."""
+        return self.judged >= self.known
+
+    def answer(self, out: Outcome, topic: str) -> None:
+        """Put the verdicts into `out`. Numbers that the log no longer holds have no offset."""
+        request, runs = self.request, self.runs
+        runs.add(self.known - self.judged, DUPLICATE, UNKNOWN_OFFSET)
+        place = {"topic": topic, "partition": request.partition}
+        number = request.first_sequence
+        for count, verdict, offset in runs.runs:
+            if verdict == CONFLICT:
+                message_id = sequence_id(topic, request.producer, request.partition, number)
+                fields = {"id": message_id, "offset": offset, "count": count}
+                out.events.append(("id.conflict", {**place, **fields}))
+            number += count
+        duplicates = runs.count(DUPLICATE)
+        first_offset = runs.runs[0][2]
+        runs.add(self.batch.count - self.known, STORED, self.tail_offset)
+        produced = Produced(request.request, self.tail_at_ms, tuple(runs.runs))
+        out.sends_after_sync.append(Send(self.peer, produced))
+        if duplicates and self.known == self.batch.count:
+            out.events.append(
+                (
+                    "batch.duplicate",
+                    {
+                        **place,
+                        "count": duplicates,
+                        "producer": request.producer,
+                        "first_sequence": request.first_sequence,
+                        "first_offset": first_offset,
+                    },
+                )
+            )

@@ -1,0 +1,313 @@
+"""Batches that arrive: who may write, what is new, what is stored.
+
+Theory of operation. A batch with sequence ids must come from the live epoch of its producer. Its
+first number tells all: the expected one is stored at once, a higher one is a gap and refused (the
+batches between were lost on the way), a lower one is a resend and compared with the original.
+
+A batch with explicit ids is ordered by its session and judged by the topic's set of ids, message by
+message. Mostly nothing is known, which costs a few set operations. A session's counter advances
+with every final verdict, refusals that a retry cannot mend included, and never with one that it
+can; a batch at an earlier counter is judged again but stores nothing new.
+
+Nothing here changes what must survive: the record in the outcome does, when it is applied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...batch import Batch
+from ...errors import (
+    Busy,
+    DiskFull,
+    GapError,
+    InvalidName,
+    OnceMQError,
+    ProtocolError,
+    UnknownSession,
+)
+from ...ids import DEAD_SUFFIX, INTERNAL_MARK, sequence_id, untagged_id
+from ...limits import LOOKUPS_MAX
+from ...outcome import Outcome, Send
+from ...protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET, Produce, Produced
+from ...records import BatchStored
+from .lookup import Lookup, Recent
+from .producers import Producer
+from .refusal import Refusal
+from .sessions import SessionTable
+from .state import BrokerState
+from .topics import Partition, Topic
+from .verdicts import Runs, judge_ids, mask_of
+
+NO_ROOM = "the broker's disk is full: nothing was stored"
+
+
+@dataclass(slots=True)
+class Arrival:
+    """One batch and the place it is for."""
+
+    peer: bytes
+    request: Produce
+    batch: Batch
+    topic: Topic
+    partition: Partition
+    at_ms: int  # broker time, which never goes back
+
+
+@dataclass(slots=True)
+class Judge:
+    """Decides about batches."""
+
+    state: BrokerState
+    recent: Recent
+    sessions: SessionTable = field(default_factory=SessionTable)
+    # Resends that go on in a later turn, or in this one with their next read, by token (negative
+    # in reads, which sets them apart from those of fetches).
+    # Invariant: at most LOOKUPS_MAX.
+    lookups: dict[int, Lookup] = field(default_factory=dict)
+    # Whether each message gets events of its own.
+    verbose: bool = False
+    # Whether the log has no room. Volatile; set by DiskSpace.
+    disk_full: bool = False
+    _next_token: int = 0
+
+    def produce(
+        self, peer: bytes, request: Produce, batch: Batch, broker_ms: int, out: Outcome
+    ) -> None:
+        """Judge a batch. Raises OnceMQError or Refusal: then nothing was decided."""
+        if self.disk_full:
+            raise DiskFull(NO_ROOM)
+        explicit = batch.ids is not None
+        if explicit != (request.first_sequence < 0) or explicit != bool(request.session):
+            raise ProtocolError("a batch has either explicit ids and a session, or numbers")
+        if not explicit:
+            arrival = self._arrival(peer, request, batch, broker_ms)
+            self._judge_numbers(arrival, out)
+            return
+        is_next = self.sessions.check(request.session, request.counter)
+        try:
+            arrival = self._arrival(peer, request, batch, broker_ms)
+            if request.producer:
+                self.state.producers.checked(request.producer, request.epoch)
+            self._judge_explicit(arrival, out, may_store=is_next)
+        except OnceMQError as error:
+            if is_next and not error.retriable:
+                self.sessions.advance(request.session, request.counter)
+            raise
+        if is_next:
+            self.sessions.advance(request.session, request.counter)
+            if request.counter == 0:
+                out.events.append(("session.opened", {"session": request.session.hex()}))
+
+    def _arrival(self, peer: bytes, request: Produce, batch: Batch, broker_ms: int) -> Arrival:
+        topic = self.state.topics.get(request.topic)
+        _check_sender(topic.name, request)
+        partition = topic.partition(request.partition)
+        return Arrival(peer, request, batch, topic, partition, broker_ms)
+
+    # --- sequence ids ----------------------------------------------------------------------------
+
+    def _judge_numbers(self, arrival: Arrival, out: Outcome) -> None:
+        request, batch = arrival.request, arrival.batch
+        producer = self.state.producers.checked(request.producer, request.epoch)
+        expected = producer.next_sequence((arrival.topic.number, arrival.partition.number))
+        first, count = request.first_sequence, batch.count
+        if first > expected:
+            raise Refusal(
+                GapError(
+                    f"number {first} of producer {request.producer} came, {expected} is expected"
+                ),
+                expected,
+            )
+        if first == expected:
+            offset = arrival.partition.end_offset
+            self._store(arrival, [], count, out, duplicates=0)
+            runs = ((count, STORED, offset),)
+            produced = Produced(request.request, arrival.at_ms, runs)
+            out.sends_after_sync.append(Send(arrival.peer, produced))
+            return
+        self._look_up(arrival, producer, min(count, expected - first), out)
+
+    def _look_up(self, arrival: Arrival, producer: Producer, known: int, out: Outcome) -> None:
+        """Store what is new of a resend, and look for the originals of the rest."""
+        request, batch = arrival.request, arrival.batch
+        if len(self.lookups) >= LOOKUPS_MAX:
+            raise Busy("too many resends are being looked up")
+        row = producer.rows[arrival.topic.number, arrival.partition.number]
+        lookup = Lookup(
+            arrival.peer,
+            request,
+            batch,
+            arrival.topic.number,
+            known,
+            row.floor(request.first_sequence),
+        )
+        if known < batch.count:
+            lookup.tail_at_ms = arrival.at_ms
+            lookup.tail_offset = arrival.partition.end_offset
+            new = range(known, batch.count)
+            self._store(arrival, list(new), len(new), out, duplicates=known)
+        self._next_token += 1
+        self.lookups[self._next_token] = lookup
+        self.go_on(self._next_token, out)
+
+    def go_on(self, token: int, out: Outcome) -> None:
+        """Read on for a lookup, as far as this turn allows."""
+        lookup = self.lookups[token]
+        if lookup.reads_left > 0:
+            out.reads.append(lookup.next_read(-token))
+
+    def read_done(
+        self, token: int, found: list[tuple[int, BatchStored]], next_position: int, out: Outcome
+    ) -> None:
+        """Take what a read of a lookup found."""
+        lookup = self.lookups[token]
+        for _, record in found:
+            lookup.meet(record)
+        at_end = next_position <= lookup.position
+        lookup.position = next_position
+        if lookup.done or at_end:
+            self._finish(token, out)
+        else:
+            self.go_on(token, out)
+
+    def _finish(self, token: int, out: Outcome) -> None:
+        lookup = self.lookups.pop(token)
+        for record in self.recent.all():
+            lookup.meet(record)
+        lookup.answer(out, lookup.request.topic)
+
+    def tick(self, out: Outcome) -> None:
+        """Go on with the lookups that an earlier turn left."""
+        for token, lookup in list(self.lookups.items()):
+            lookup.allow_reads()
+            self.go_on(token, out)
+
+    # --- explicit ids ----------------------------------------------------------------------------
+
+    def _judge_explicit(self, arrival: Arrival, out: Outcome, *, may_store: bool) -> None:
+        request, batch = arrival.request, arrival.batch
+        topic, offset = arrival.topic, arrival.partition.end_offset
+        assert batch.ids is not None
+        if may_store and topic.ids.all_new(batch.ids):
+            runs = Runs()
+            runs.add(batch.count, STORED, offset)
+            new: list[int] = []
+            kept = batch.count
+        else:
+            runs, new = judge_ids(topic.ids, batch, arrival.partition.number, offset)
+            kept = len(new)
+        if kept and not may_store:
+            raise UnknownSession(
+                f"batch {request.counter} of a session was answered before and now holds new ids"
+            )
+        duplicates = runs.count(DUPLICATE)
+        if kept:
+            self._store(arrival, new, kept, out, duplicates=duplicates)
+        elif duplicates:
+            out.events.append(
+                (
+                    "batch.duplicate",
+                    {
+                        **_place(arrival),
+                        "count": duplicates,
+                        "producer": request.producer,
+                        "first_sequence": -1,
+                        "first_offset": _first(runs, DUPLICATE),
+                    },
+                )
+            )
+        self._tell_verdicts(arrival, runs, out)
+        at_ms = arrival.at_ms if kept else 0
+        produced = Produced(request.request, at_ms, tuple(runs.runs))
+        out.sends_after_sync.append(Send(arrival.peer, produced))
+
+    def _tell_verdicts(self, arrival: Arrival, runs: Runs, out: Outcome) -> None:
+        assert arrival.batch.ids is not None
+        number = 0
+        for count, verdict, offset in runs.runs:
+            if verdict == CONFLICT:
+                tagged = arrival.batch.ids[number]
+                fields = {"id": untagged_id(tagged), "offset": offset, "count": count}
+                out.events.append(("id.conflict", {**_place(arrival), **fields}))
+            elif self.verbose and verdict == DUPLICATE:
+                _tell_messages(
+                    "message.duplicate", arrival, range(number, number + count), offset, out
+                )
+            number += count
+
+    # --- both ------------------------------------------------------------------------------------
+
+    def _store(
+        self, arrival: Arrival, new: list[int], kept: int, out: Outcome, *, duplicates: int
+    ) -> None:
+        """Append the record of a batch; `new` lists the kept messages unless all are kept."""
+        request, batch = arrival.request, arrival.batch
+        mask = b"" if kept == batch.count else mask_of(new, batch.count)
+        record = BatchStored(
+            arrival.topic.number,
+            arrival.partition.number,
+            arrival.partition.end_offset,
+            kept,
+            arrival.at_ms,
+            request.producer,
+            request.epoch if request.producer else 0,
+            request.first_sequence,
+            mask,
+            request.digest,
+            batch.raw,
+            batch.crc,
+            batch.count,
+            batch,
+        )
+        out.appends.append(record)
+        fields: dict[str, Any] = {
+            **_place(arrival),
+            "first_offset": record.first_offset,
+            "count": kept,
+            "duplicates": duplicates,
+            "producer": request.producer,
+            "epoch": record.epoch,
+            "first_sequence": request.first_sequence,
+        }
+        out.events.append(("batch.appended", fields))
+        if self.verbose:
+            numbers = new if mask else range(batch.count)
+            _tell_messages("message.appended", arrival, numbers, record.first_offset, out)
+
+
+def _check_sender(topic: str, request: Produce) -> None:
+    """Topics of OnceMQ's own take only what they are for. Raises InvalidName.
+
+    Dead letters are outputs of consumers; a private topic tells its messages apart by their ids.
+    """
+    output = request.producer.startswith(INTERNAL_MARK)
+    if topic.endswith(DEAD_SUFFIX) and not output:
+        raise InvalidName(f"{topic} takes dead letters only, which consumers send")
+    if INTERNAL_MARK in topic and (request.producer or not request.session):
+        raise InvalidName(f"{topic} takes messages with explicit ids from operators only")
+
+
+def _first(runs: Runs, verdict: int) -> int:
+    return next((offset for _, its, offset in runs.runs if its == verdict), UNKNOWN_OFFSET)
+
+
+def _place(arrival: Arrival) -> dict[str, Any]:
+    return {"topic": arrival.topic.name, "partition": arrival.partition.number}
+
+
+def _tell_messages(
+    event: str, arrival: Arrival, numbers: list[int] | range, offset: int, out: Outcome
+) -> None:
+    """Put an event for each message into `out`; their offsets are adjacent."""
+    request, ids = arrival.request, arrival.batch.ids
+    for step, number in enumerate(numbers):
+        if ids is not None:
+            message_id = untagged_id(ids[number])
+        else:
+            message_id = sequence_id(
+                request.topic, request.producer, request.partition, request.first_sequence + number
+            )
+        where = offset if offset == UNKNOWN_OFFSET else offset + step
+        out.events.append((event, {**_place(arrival), "id": message_id, "offset": where}))

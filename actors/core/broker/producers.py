@@ -1,0 +1,174 @@
+"""Who may write sequence ids, and which number comes next.
+
+Theory of operation. A producer name has one live owner: the incarnation with the highest epoch.
+A grant is a record, so an owner that was replaced is refused for ever, also after a restart.
+Numbers belong to (producer, topic, partition), are contiguous, start at 0 and go on over epochs;
+`next_sequence` is the only truth about which are stored. "Newer than the highest seen" would not
+do: ZeroMQ drops messages silently, and a resend of the lost ones would look like duplicates.
+
+Where a stored number lies is found through a short list of places for each row. When the list is
+full, every second entry of its older half goes: the newest batches, which are the ones that are
+resent, stay exact, and the oldest are found by reading on from the nearest entry.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+from ...errors import Fenced, UnknownProducer
+from ...ids import output_producer
+from ...limits import PRODUCER_INDEX_ENTRIES_MAX, PRODUCER_NONCES_KEPT
+from ...records import BatchStored, GroupGranted, Plain, ProducerGranted
+
+RowKey = tuple[int, int]  # topic number, partition
+
+
+@dataclass(slots=True)
+class Row:
+    """What one producer has written to one partition."""
+
+    # The number that is stored next. Invariant: all below are stored, each once.
+    next_sequence: int = 0
+    # Running digest that came with the last batch; b"": none.
+    digest: bytes = b""
+    # First new number of some stored batches. Invariant: rising, bounded, as long as `positions`.
+    sequences: list[int] = field(default_factory=list)
+    # Their positions in the log. Invariant: rising.
+    positions: list[int] = field(default_factory=list)
+
+    def apply(self, record: BatchStored, position: int) -> None:
+        """Take a stored batch with sequence ids."""
+        first_new = record.first_sequence + record.count - record.kept
+        assert first_new == self.next_sequence, "sequence numbers are contiguous"
+        self.next_sequence += record.kept
+        self.digest = record.digest
+        if len(self.sequences) >= PRODUCER_INDEX_ENTRIES_MAX:
+            half = len(self.sequences) // 2
+            self.sequences[:half] = self.sequences[:half:2]
+            self.positions[:half] = self.positions[:half:2]
+        self.sequences.append(first_new)
+        self.positions.append(position)
+
+    def floor(self, sequence: int) -> int:
+        """Return a position at or before the batch that holds `sequence`."""
+        assert 0 <= sequence < self.next_sequence
+        return self.positions[bisect_right(self.sequences, sequence) - 1]
+
+
+@dataclass(slots=True)
+class Producer:
+    """One producer name."""
+
+    name: str
+    # The live epoch. Invariant: never decreases; 0 before the first grant.
+    epoch: int = 0
+    # Who holds it, for messages to people.
+    label: str = ""
+    # Nonces of the last grants and their epochs. Invariant: bounded, epochs rising.
+    nonces: dict[bytes, int] = field(default_factory=dict)
+    rows: dict[RowKey, Row] = field(default_factory=dict)
+
+    def check(self, epoch: int) -> None:
+        """Accept the live epoch only. Raises Fenced, UnknownProducer."""
+        if epoch == self.epoch:
+            return
+        if epoch > self.epoch:
+            raise UnknownProducer(f"producer {self.name} was never granted epoch {epoch}")
+        raise Fenced(
+            f"producer {self.name} was taken over by {self.label or 'another process'}: "
+            f"epoch {epoch} ended, epoch {self.epoch} lives",
+            hint="give each worker its own name, or send without a name and with id=",
+        )
+
+    def next_sequence(self, key: RowKey) -> int:
+        """Return the number that is stored next."""
+        row = self.rows.get(key)
+        return 0 if row is None else row.next_sequence
+
+
+class ProducerTable:
+    """All producer names. Hard state."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.by_name: dict[str, Producer] = {}
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.by_name)
+
+    def checked(self, name: str, epoch: int) -> Producer:
+        """Return the producer if `epoch` is its live one. Raises Fenced, UnknownProducer."""
+        producer = self.by_name.get(name)
+        if producer is None:
+            raise UnknownProducer(f"producer {name} was never granted")
+        producer.check(epoch)
+        return producer
+
+    def granted_epoch(self, name: str, nonce: bytes) -> int | None:
+        """Return the live epoch if `nonce` holds it, None if it never held one. Raises Fenced."""
+        producer = self.by_name.get(name)
+        epoch = None if producer is None else producer.nonces.get(nonce)
+        if producer is not None and epoch is not None:
+            producer.check(epoch)
+        return epoch
+
+    def apply_granted(self, record: ProducerGranted) -> None:
+        """Take a grant."""
+        producer = self._get(record.producer)
+        assert record.epoch > producer.epoch, "epochs rise"
+        producer.epoch = record.epoch
+        producer.label = record.label
+        producer.nonces[record.nonce] = record.epoch
+        while len(producer.nonces) > PRODUCER_NONCES_KEPT:
+            del producer.nonces[next(iter(producer.nonces))]
+
+    def apply_group(self, record: GroupGranted) -> None:
+        """Give the output producer of a grant the grant's epoch: they are fenced as one."""
+        producer = self._get(output_producer(record.group, record.topic, record.partition))
+        assert record.epoch > producer.epoch, "epochs rise"
+        producer.epoch = record.epoch
+        producer.label = record.label
+        producer.nonces = {record.incarnation: record.epoch}
+
+    def apply_batch(self, record: BatchStored, position: int) -> None:
+        """Take a stored batch with sequence ids."""
+        rows = self.by_name[record.producer].rows
+        key = (record.topic_number, record.partition)
+        row = rows.get(key)
+        if row is None:
+            row = rows[key] = Row()
+        row.apply(record, position)
+
+    def _get(self, name: str) -> Producer:
+        producer = self.by_name.get(name)
+        if producer is None:
+            producer = self.by_name[name] = Producer(name)
+        return producer
+
+    def freeze(self) -> Plain:
+        """Return the table as a part of a snapshot."""
+        return [
+            [
+                producer.name,
+                producer.epoch,
+                producer.label,
+                [[nonce, epoch] for nonce, epoch in producer.nonces.items()],
+                [
+                    [*key, row.next_sequence, row.digest, row.sequences, row.positions]
+                    for key, row in sorted(producer.rows.items())
+                ],
+            ]
+            for producer in self.by_name.values()
+        ]
+
+    def restore(self, part: Plain) -> None:
+        """Become what `freeze` returned."""
+        for name, epoch, label, nonces, rows in part:
+            producer = self.by_name[name] = Producer(name, epoch, label)
+            producer.nonces = {nonce: its for nonce, its in nonces}  # noqa: C416 - pairs as lists
+            for topic_number, partition, next_sequence, digest, sequences, positions in rows:
+                producer.rows[topic_number, partition] = Row(
+                    next_sequence, digest, list(sequences), list(positions)
+                )

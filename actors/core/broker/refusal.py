@@ -1,0 +1,22 @@
+"""How a decision of the broker ends early: an error for the peer, and the number a gap asks for."""
+
+from __future__ import annotations
+
+from ...errors import OnceMQError
+from ...protocol import Failure
+
+
+class Refusal(Exception):
+    """An error with the number that the sender should send next. Nothing was decided or stored."""
+
+    def __init__(self, error: OnceMQError, expected: int) -> None:
+        self.error = error
+        self.expected = expected
+        super().__init__(str(error))
+
+
+def failure(request: int, error: OnceMQError | Refusal) -> Failure:
+    """Return the answer that says why a request was refused."""
+    reason = error.error if isinstance(error, Refusal) else error
+    expected = error.expected if isinstance(error, Refusal) else -1
+    return Failure(request, reason.code, reason.reason, reason.hint, expected)

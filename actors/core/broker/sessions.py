@@ -1,0 +1,99 @@
+"""What a broker remembers of its clients only for as long as it runs.
+
+Theory of operation. Both tables are bounded and forget the least recently used entry; forgetting
+is safe, because what was forgotten is refused in a way that makes the client say it again. A peer
+that is not in the table must say hello. A session orders batches with explicit ids: its counter
+starts at 0 and advances with each batch that got a final verdict, so a lost batch shows as a gap
+before anything behind it is stored. A session that is unknown at a counter above 0 is refused: its
+client opens another one and resends everything that was not acknowledged, in order.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from ...errors import GapError, UnknownSession
+from ...limits import PEERS_MAX, SESSIONS_MAX
+from .refusal import Refusal
+
+Value = TypeVar("Value")
+
+
+class RecentTable(Generic[Value]):
+    """A mapping from bytes that forgets the least recently used entry at its bound."""
+
+    def __init__(self, bound: int) -> None:
+        """Hold at most `bound` entries."""
+        self._bound = bound
+        # Least recently used first. Invariant: at most `bound` entries.
+        self._entries: OrderedDict[bytes, Value] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self._entries)
+
+    def get(self, key: bytes) -> Value | None:
+        """Return the value of `key` and count that as a use."""
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def put(self, key: bytes, value: Value) -> None:
+        """Set the value of `key`."""
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._bound:
+            self._entries.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A connection that said hello."""
+
+    role: str
+    incarnation: bytes
+
+
+class PeerTable(RecentTable[Peer]):
+    """The connections that said hello. Volatile."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        super().__init__(PEERS_MAX)
+
+
+class SessionTable:
+    """Which batch each session has to send next. Volatile."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        # The counter above the last batch with a final verdict. Invariant: rises by one.
+        self._expected: RecentTable[int] = RecentTable(SESSIONS_MAX)
+
+    def __len__(self) -> int:
+        """Return the number of sessions."""
+        return len(self._expected)
+
+    def check(self, session: bytes, counter: int) -> bool:
+        """Return whether the batch is the next one; False: an earlier one, judged again.
+
+        Raises UnknownSession, and Refusal for a gap: nothing may be stored then.
+        """
+        expected = self._expected.get(session)
+        if expected is None:
+            if counter > 0:
+                raise UnknownSession(f"this session is not known at its batch {counter}")
+            return True
+        if counter > expected:
+            raise Refusal(
+                GapError(f"batch {counter} of a session came, batch {expected} is expected"),
+                expected,
+            )
+        return counter == expected
+
+    def advance(self, session: bytes, counter: int) -> None:
+        """Note the final verdict of the next batch."""
+        self._expected.put(session, counter + 1)

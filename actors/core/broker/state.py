@@ -1,0 +1,156 @@
+"""What must survive a restart of the broker, and the one function that changes it.
+
+Theory of operation. `apply` is called with each record right after it was appended, and with the
+same records when the log is replayed, so that both ways lead to the same state; no other function
+of the broker changes what is held here. Decisions (broker.py and its parts) only read it.
+
+A snapshot has three kinds of parts. Topics, producers and groups are small and written whole. The
+ids of a topic and the offset index grow for ever and only at their end: they are cut at fixed
+places into parts that never change once they are full. Full parts that were in a snapshot before
+are kept by name; a name stands for the same content for ever.
+"""
+
+from __future__ import annotations
+
+from itertools import compress
+
+from ...limits import OFFSET_PART_BYTES
+from ...outcome import Snapshot
+from ...records import (
+    BatchStored,
+    GroupGranted,
+    GroupRewound,
+    Plain,
+    ProducerGranted,
+    Record,
+    TopicCreated,
+)
+from .groups import GroupTable
+from .producers import ProducerTable
+from .topics import Partition, Topic, TopicTable
+from .verdicts import kept_of
+
+STATE_VERSION = 1
+
+
+class BrokerState:
+    """Hard state of the broker."""
+
+    def __init__(self) -> None:
+        """Start as a broker with an empty log."""
+        self.topics = TopicTable()
+        self.producers = ProducerTable()
+        self.groups = GroupTable()
+        # Time of the latest record. Invariant: never decreases.
+        self.last_at_ms = 0
+        # Position of the latest record, plus one: everything applied lies below.
+        self.applied_end = 0
+        # Names of the parts that the newest written snapshot holds and that stay true.
+        self._frozen: frozenset[str] = frozenset()
+        # The same of a snapshot that was handed out; a full disk may keep it from being written.
+        self._offered: frozenset[str] = frozenset()
+
+    def partition_of(self, record: BatchStored) -> tuple[Topic, Partition]:
+        """Return the topic and partition that a stored batch belongs to."""
+        topic = self.topics.by_number[record.topic_number]
+        return topic, topic.partition(record.partition)
+
+    def apply(self, record: Record, position: int) -> None:
+        """Take a record: live right after its append, and on replay."""
+        if isinstance(record, BatchStored):
+            self._apply_batch(record, position)
+        elif isinstance(record, TopicCreated):
+            self.topics.apply(record)
+        elif isinstance(record, ProducerGranted):
+            self.producers.apply_granted(record)
+        elif isinstance(record, GroupRewound):
+            self.groups.apply_rewound(record)
+        else:
+            assert isinstance(record, GroupGranted), f"not a record of a broker: {record}"
+            self.groups.apply(record)
+            self.producers.apply_group(record)
+        self.last_at_ms = max(self.last_at_ms, record.at_ms)
+        self.applied_end = position + 1
+
+    def _apply_batch(self, record: BatchStored, position: int) -> None:
+        topic, partition = self.partition_of(record)
+        if record.first_sequence >= 0:
+            self.producers.apply_batch(record, position)
+        else:
+            batch = record.batch
+            assert batch is not None, "batches with explicit ids are applied with their columns"
+            assert batch.ids is not None
+            assert batch.hashes is not None
+            if record.mask:
+                kept = kept_of(record.mask, record.count)
+                ids = list(compress(batch.ids, kept))
+                hashes = list(compress(batch.hashes, kept))
+                topic.ids.add(ids, hashes, partition.number, record.first_offset)
+            else:
+                topic.ids.add(batch.ids, batch.hashes, partition.number, record.first_offset)
+        partition.apply(record, position)
+
+    # --- snapshot --------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Return the state as parts: new ones, and the names of old ones that are still true."""
+        parts: dict[str, Plain] = {
+            "broker": [STATE_VERSION, self.last_at_ms, self.applied_end],
+            "topics": self.topics.freeze(),
+            "producers": self.producers.freeze(),
+            "groups": self.groups.freeze(),
+        }
+        keep = set()
+        for topic in self.topics.by_number:
+            for start, end in topic.ids.parts():
+                name = f"ids-{topic.number}-{start}-{end}"
+                if name in self._frozen:
+                    keep.add(name)
+                else:
+                    parts[name] = topic.ids.freeze(start, end)
+        for start in range(0, self.applied_end, OFFSET_PART_BYTES):
+            end = min(start + OFFSET_PART_BYTES, self.applied_end)
+            name = f"offsets-{start}-{end}"
+            if name in self._frozen:
+                keep.add(name)
+            else:
+                parts[name] = self._freeze_offsets(start, end)
+        self._offered = frozenset(keep | {name for name in parts if "-" in name})
+        return Snapshot(parts, frozenset(keep))
+
+    def snapshot_written(self) -> None:
+        """Note that what `snapshot` returned last is durable: its parts may be kept by name."""
+        self._frozen = self._offered
+
+    def _freeze_offsets(self, start: int, end: int) -> Plain:
+        return [
+            [topic.number, partition.number, entries]
+            for topic, partition in self.topics.partitions()
+            if (entries := partition.index.entries(start, end))
+        ]
+
+    def restore(self, parts: dict[str, Plain]) -> None:
+        """Become the state that `snapshot` returned; everything in it is durable."""
+        version, self.last_at_ms, self.applied_end = parts["broker"]
+        assert version == STATE_VERSION, "the manifest names a newer format before we get here"
+        self.topics.restore(parts["topics"])
+        self.producers.restore(parts["producers"])
+        self.groups.restore(parts["groups"])
+        for name in sorted(parts, key=_place_of):
+            kind = name.partition("-")[0]
+            if kind == "ids":
+                self.topics.by_number[_place_of(name)[0]].ids.restore(parts[name])
+            elif kind == "offsets":
+                self._restore_offsets(parts[name])
+        self._frozen = frozenset(name for name in parts if "-" in name)
+
+    def _restore_offsets(self, part: Plain) -> None:
+        for topic_number, partition_number, entries in part:
+            partition = self.topics.by_number[topic_number].partition(partition_number)
+            for first_offset, position in entries:
+                partition.index.restore_entry(first_offset, position)
+
+
+def _place_of(name: str) -> list[int]:
+    """Return the numbers in the name of a part: parts are restored in their order."""
+    return [int(number) for number in name.split("-")[1:]]

@@ -1,0 +1,161 @@
+"""Topics and their partitions.
+
+Theory of operation. A topic is made by a record and never changes its partition count; its number
+is the count of topics before it and stands for it in stored batches. Offsets of a partition are
+dense. `end_offset` moves when a record is applied, `durable_end_offset` only when a sync that
+covers it has returned: readers are shown what lies below the latter.
+
+Users name topics freely within the rules of names. Two more shapes exist for OnceMQ itself:
+`T.dead` for the dead letters of T, and `T@G` for messages that group G alone handles again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ...errors import UnknownTopic
+from ...ids import DEAD_SUFFIX, INTERNAL_MARK, check_name
+from ...limits import CURSORS_PER_PARTITION
+from ...records import BatchStored, Plain, TopicCreated
+from .id_index import IdIndex, MemoryIdIndex
+from .offset_index import OffsetIndex
+
+
+def check_topic(name: str) -> str:
+    """Return `name` if a topic may be called so. Raises InvalidName."""
+    base, mark, group = name.partition(INTERNAL_MARK)
+    if mark:
+        check_name(group, "group")
+    check_name(base.removesuffix(DEAD_SUFFIX), "topic")
+    return name
+
+
+@dataclass(slots=True)
+class Partition:
+    """One partition. Hard state except where said."""
+
+    number: int
+    # The offset of the next message. Invariant: first_offset + kept of the last applied batch.
+    end_offset: int = 0
+    # Readers see what lies below. Invariant: <= end_offset; moved by Synced and Recovered only.
+    durable_end_offset: int = 0
+    index: OffsetIndex = field(default_factory=OffsetIndex)
+    # Volatile: next wanted offset to position, for fetches that go on. Invariant: bounded; the
+    # batch with that offset does not lie before that position.
+    cursors: dict[int, int] = field(default_factory=dict)
+
+    def apply(self, record: BatchStored, position: int) -> None:
+        """Take a stored batch."""
+        assert record.first_offset == self.end_offset, "offsets are dense"
+        assert record.kept > 0, "a batch with nothing new is not stored"
+        self.index.add(record.first_offset, position)
+        self.end_offset += record.kept
+
+    def position_of(self, offset: int) -> int | None:
+        """Return a position at or before the batch that contains `offset`."""
+        cursor = self.cursors.get(offset)
+        return self.index.floor(offset) if cursor is None else cursor
+
+    def remember(self, offset: int, position: int) -> None:
+        """Note where a fetch from `offset` goes on reading."""
+        self.cursors.pop(offset, None)
+        while len(self.cursors) >= CURSORS_PER_PARTITION:
+            del self.cursors[next(iter(self.cursors))]
+        self.cursors[offset] = position
+
+
+@dataclass(slots=True)
+class Topic:
+    """One topic."""
+
+    number: int
+    name: str
+    topic_id: bytes
+    partitions: int
+    at_ms: int
+    # All explicit ids of the topic, over its partitions.
+    ids: IdIndex = field(default_factory=MemoryIdIndex)
+    # Partitions by number, made when first looked at. Invariant: numbers < `partitions`.
+    by_number: dict[int, Partition] = field(default_factory=dict)
+
+    def partition(self, number: int) -> Partition:
+        """Return a partition. Raises UnknownTopic."""
+        found = self.by_number.get(number)
+        if found is None:
+            if not 0 <= number < self.partitions:
+                raise UnknownTopic(
+                    f"topic {self.name} has {self.partitions} partitions, there is no {number}",
+                    hint="a partition count never changes: ask for the topic again",
+                )
+            found = self.by_number[number] = Partition(number)
+        return found
+
+    def end_offsets(self) -> tuple[int, ...]:
+        """Return the durable end of every partition."""
+        ends = [0] * self.partitions
+        for number, partition in self.by_number.items():
+            ends[number] = partition.durable_end_offset
+        return tuple(ends)
+
+
+class TopicTable:
+    """All topics. Hard state."""
+
+    def __init__(self) -> None:
+        """Start without topics."""
+        # By number. Invariant: the n-th topic has number n.
+        self.by_number: list[Topic] = []
+        # By name. Invariant: the same topics.
+        self.by_name: dict[str, Topic] = {}
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.by_number)
+
+    def get(self, name: str) -> Topic:
+        """Return a topic. Raises UnknownTopic."""
+        topic = self.by_name.get(name)
+        if topic is None:
+            raise UnknownTopic(f"there is no topic {name}")
+        return topic
+
+    def partitions(self) -> Iterator[tuple[Topic, Partition]]:
+        """Yield every partition that was looked at, in the order of numbers."""
+        for topic in self.by_number:
+            for number in sorted(topic.by_number):
+                yield topic, topic.by_number[number]
+
+    def apply(self, record: TopicCreated) -> None:
+        """Take a new topic."""
+        assert record.topic not in self.by_name, "a topic is made once"
+        self._add(Topic(len(self), record.topic, record.topic_id, record.partitions, record.at_ms))
+
+    def _add(self, topic: Topic) -> None:
+        self.by_number.append(topic)
+        self.by_name[topic.name] = topic
+
+    def freeze(self) -> Plain:
+        """Return all but the indexes as a part of a snapshot."""
+        return [
+            [
+                topic.name,
+                topic.topic_id,
+                topic.partitions,
+                topic.at_ms,
+                [
+                    [number, partition.end_offset]
+                    for number, partition in sorted(topic.by_number.items())
+                    if partition.end_offset
+                ],
+            ]
+            for topic in self.by_number
+        ]
+
+    def restore(self, part: Plain) -> None:
+        """Become what `freeze` returned."""
+        for name, topic_id, count, at_ms, partitions in part:
+            topic = Topic(len(self), name, topic_id, count, at_ms)
+            self._add(topic)
+            for number, end_offset in partitions:
+                topic.by_number[number] = Partition(number, end_offset, end_offset)

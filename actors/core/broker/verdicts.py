@@ -1,0 +1,112 @@
+"""The verdict on each message of a batch, and how verdicts are told in few words.
+
+Theory of operation. A batch is judged message by message: what is new is kept, the rest is a
+duplicate (answered with the offset of its original) or a conflict (the id is stored with another
+body). The answer packs neighbours with the same verdict and adjacent offsets into one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...batch import Batch
+from ...protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET
+from ...records import BatchStored
+from .id_index import IdIndex
+
+Run = tuple[int, int, int]  # count, verdict, first offset
+
+
+class Runs:
+    """Collects verdicts in the order of the messages."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        # Invariant: neighbours could not be one run.
+        self.runs: list[Run] = []
+
+    def add(self, count: int, verdict: int, offset: int) -> None:
+        """Add the verdict of the next `count` messages; their offsets are adjacent."""
+        if count == 0:
+            return
+        if self.runs:
+            last_count, last_verdict, last_offset = self.runs[-1]
+            follows = (
+                offset == UNKNOWN_OFFSET
+                if last_offset == UNKNOWN_OFFSET
+                else offset == last_offset + last_count
+            )
+            if verdict == last_verdict and follows:
+                self.runs[-1] = (last_count + count, verdict, last_offset)
+                return
+        self.runs.append((count, verdict, offset))
+
+    def count(self, verdict: int) -> int:
+        """Return how many messages got `verdict`."""
+        return sum(count for count, its, _ in self.runs if its == verdict)
+
+
+def judge_ids(
+    index: IdIndex, batch: Batch, partition: int, first_offset: int
+) -> tuple[Runs, list[int]]:
+    """Judge a batch with explicit ids; return the verdicts and which messages are new.
+
+    New messages get dense offsets from `first_offset` on. An id that comes twice in the batch is
+    judged against its first occurrence.
+    """
+    assert batch.ids is not None
+    assert batch.hashes is not None
+    runs = Runs()
+    new: list[int] = []
+    here: dict[bytes, tuple[int, int]] = {}
+    for number, (tagged, body_hash) in enumerate(zip(batch.ids, batch.hashes, strict=True)):
+        original = here.get(tagged)
+        if original is None:
+            known = index.find(tagged)
+            if known is None:
+                offset = first_offset + len(new)
+                here[tagged] = (offset, body_hash)
+                new.append(number)
+                runs.add(1, STORED, offset)
+                continue
+            # Offsets of another partition would mislead: they are not told.
+            offset = known.offset if known.partition == partition else UNKNOWN_OFFSET
+            original = (offset, known.body_hash)
+        offset, original_hash = original
+        runs.add(1, DUPLICATE if original_hash == body_hash else CONFLICT, offset)
+    return runs, new
+
+
+def judge_bodies(
+    runs: Runs, batch: Batch, start: int, count: int, record: BatchStored, at: int
+) -> None:
+    """Judge messages of a resend against a stored batch that holds their numbers.
+
+    Messages [start, start + count) of `batch` have the numbers of the messages from `at` on in the
+    stored one. Headers do not count: a retry may carry new ones.
+    """
+    first_offset = record.first_offset + at - (record.count - record.kept)
+    if start == 0 and at == 0 and count == record.count and batch.raw == record.raw:
+        runs.add(count, DUPLICATE, first_offset)
+        return
+    assert record.batch is not None, "stored batches are read with their columns"
+    for number in range(count):
+        same = batch.body(start + number) == record.batch.body(at + number)
+        runs.add(1, DUPLICATE if same else CONFLICT, first_offset + number)
+
+
+def mask_of(new: Sequence[int], count: int) -> bytes:
+    """Return the mask of a record that keeps only the messages `new`; b"" if it keeps all."""
+    if len(new) == count:
+        return b""
+    mask = bytearray((count + 7) // 8)
+    for number in new:
+        mask[number >> 3] |= 1 << (number & 7)
+    return bytes(mask)
+
+
+def kept_of(mask: bytes, count: int) -> list[int]:
+    """Return which messages a mask keeps, as marks for `itertools.compress`."""
+    if not mask:
+        return [1] * count
+    return [mask[number >> 3] >> (number & 7) & 1 for number in range(count)]

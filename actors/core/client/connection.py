@@ -1,0 +1,232 @@
+"""A client's connection to the broker: hello, signs of life, and what must never change.
+
+Theory of operation. A transport may lose anything at any time and tells nobody, so a client
+asks: while an answer is owed and nothing is heard for PING_MS it pings, and after SILENCE_MS it
+gives the socket up (`Reconnect`) and says hello again. A broker that restarted knows no
+connection and answers HelloRequired; the client then says hello at once. Every accepted Welcome
+adds one to `sessions`: whoever owns requests in flight compares that number and sends all of
+them again, in order. Sending twice is safe everywhere, since the broker judges by ids and numbers.
+
+Two things must never change under a running client. The log is the one it began with (`log_id`;
+else StoreMismatch), and the broker is never an older one than was met before (`epoch`; else it
+is a zombie, not used, and the client waits for its successor). docs/PROTOCOL.md, "Connection".
+
+The owner calls `start` once, `received` with every message (any message is a sign of life), and
+`tick` at the end of every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import OnceMQError, StoreMismatch, from_code
+from ...limits import NO_BROKER_WARNING_MS, PING_MS, RESEND_MS, SILENCE_MS
+from ...outcome import Outcome, Send, Stop
+from ...protocol import VERSION_MAX, VERSION_MIN, Failure, Hello, Message, Ping, Pong, Welcome
+
+BROKER = b""  # the peer of every client
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """Work for the shell: close the socket and connect anew under a fresh routing id."""
+
+
+class Connection:
+    """The client side of hello, ping and silence. Pure: times come in, messages go out."""
+
+    def __init__(
+        self, role: str, incarnation: bytes, endpoint: str, *, log_id_seen: bytes = b""
+    ) -> None:
+        """Speak as `role` to the broker at `endpoint` (only named in events).
+
+        `log_id_seen` is the log that a ledger was built on; b"" accepts any log at first.
+        """
+        self._role = role
+        self._incarnation = incarnation
+        self._endpoint = endpoint
+        self._next_request = 1
+        # Whether the broker has welcomed us since the last hello. Invariant: nothing but Hello
+        # is sent while it is False.
+        self.ready = False
+        # Welcomes accepted so far. Invariant: grows whenever requests in flight may be lost.
+        self.sessions = 0
+        # The log we work with. Invariant: once set it never changes; another one ends us.
+        self.log_id = log_id_seen
+        self.lineage = b""
+        # Highest broker epoch met. Invariant: never falls.
+        self.epoch = 0
+        # The version of the protocol that the last Welcome named; 0 before the first.
+        self.version = 0
+        # When a Tick is wanted; None: never. Set by `tick`.
+        self.wake_at_ms: int | None = None
+        # Number and time of the last Hello; 0 before the first. Invariant: every request with a
+        # higher number was sent after it.
+        self._hello_request = 0
+        self._hello_at_ms = 0
+        self._ping_at_ms = 0
+        # Since when nothing was heard while something was owed; None: nothing is owed.
+        self._quiet_since_ms: int | None = None
+        # When the socket was opened or the last word came: silence is counted from here.
+        self._reopened_at_ms = 0
+        # Whether client.waiting was said for the silence that lasts now.
+        self._warned = False
+        # Highest epoch of a broker that was refused: said once for each.
+        self._refused_epoch = -1
+
+    @property
+    def endpoint(self) -> str:
+        """Where the broker is looked for."""
+        return self._endpoint
+
+    @property
+    def silent(self) -> bool:
+        """Whether no broker has answered for NO_BROKER_WARNING_MS although something is owed."""
+        return self._warned
+
+    def next_request(self) -> int:
+        """Return a fresh request number; numbers grow and are never used twice."""
+        number = self._next_request
+        self._next_request = number + 1
+        return number
+
+    def start(self, now_ms: int, out: Outcome) -> None:
+        """Say hello for the first time."""
+        assert self._hello_request == 0, "a connection starts once"
+        self._quiet_since_ms = self._reopened_at_ms = now_ms
+        self._hello(now_ms, out)
+        self._set_wake()
+
+    def received(self, message: Message, now_ms: int, out: Outcome) -> bool:
+        """Take any message from the broker; return whether it was meant for the connection.
+
+        A fatal answer puts a Stop into `out`. After each call compare `sessions`.
+        """
+        if isinstance(message, Welcome):
+            self._welcomed(message, now_ms, out)
+            return True
+        self._heard(now_ms, out)
+        if isinstance(message, Pong):
+            return True
+        if isinstance(message, Failure):
+            return self._refused(message, now_ms, out)
+        return False
+
+    def tick(self, now_ms: int, out: Outcome, *, owed: bool) -> None:
+        """Look at the time. `owed`: the owner waits for an answer. Call after every step."""
+        if self._hello_request == 0:
+            return
+        if self.ready and not owed:
+            self._quiet_since_ms = None
+            self.wake_at_ms = None
+            return
+        if self._quiet_since_ms is None:
+            self._quiet_since_ms = self._reopened_at_ms = self._ping_at_ms = now_ms
+        self._warn(now_ms, out)
+        if now_ms - self._reopened_at_ms >= SILENCE_MS:
+            self._reopened_at_ms = now_ms
+            out.work.append(Reconnect())
+            self._hello(now_ms, out)
+        elif not self.ready:
+            if now_ms - self._hello_at_ms >= RESEND_MS:
+                self._hello(now_ms, out)
+        elif now_ms - self._ping_at_ms >= PING_MS:
+            self._ping_at_ms = now_ms
+            out.sends_after_sync.append(Send(BROKER, Ping(self.next_request())))
+        self._set_wake()
+
+    def _set_wake(self) -> None:
+        assert self._quiet_since_ms is not None
+        wake = self._reopened_at_ms + SILENCE_MS
+        if not self._warned:
+            wake = min(wake, self._quiet_since_ms + NO_BROKER_WARNING_MS)
+        again = self._ping_at_ms + PING_MS if self.ready else self._hello_at_ms + RESEND_MS
+        self.wake_at_ms = min(wake, again)
+
+    def _hello(self, now_ms: int, out: Outcome) -> None:
+        self.ready = False
+        self._hello_request = self.next_request()
+        self._hello_at_ms = now_ms
+        hello = Hello(
+            self._hello_request,
+            VERSION_MIN,
+            VERSION_MAX,
+            self._role,
+            self._incarnation,
+            self.log_id,
+            self.epoch,
+        )
+        out.sends_after_sync.append(Send(BROKER, hello))
+
+    def _heard(self, now_ms: int, out: Outcome) -> None:
+        if self._quiet_since_ms is not None:
+            self._quiet_since_ms = self._reopened_at_ms = self._ping_at_ms = now_ms
+        if self._warned and self.ready:
+            self._say_reconnected(out)
+
+    def _warn(self, now_ms: int, out: Outcome) -> None:
+        assert self._quiet_since_ms is not None
+        waited = now_ms - self._quiet_since_ms
+        if waited >= NO_BROKER_WARNING_MS and not self._warned:
+            self._warned = True
+            out.events.append(("client.waiting", {"endpoint": self._endpoint, "waited_ms": waited}))
+
+    def _say_reconnected(self, out: Outcome) -> None:
+        self._warned = False
+        fields = {"endpoint": self._endpoint, "epoch": self.epoch, "log_id": self.log_id.hex()}
+        out.events.append(("client.reconnected", fields))
+
+    def _welcomed(self, welcome: Welcome, now_ms: int, out: Outcome) -> None:
+        if self.log_id not in {b"", welcome.log_id}:
+            out.work.append(Stop(self._other_log(welcome.log_id)))
+            return
+        if welcome.epoch < self.epoch:  # a zombie: its successor was met before
+            if welcome.epoch != self._refused_epoch:
+                self._refused_epoch = welcome.epoch
+                out.events.append(
+                    (
+                        "client.refused_broker",
+                        {
+                            "endpoint": self._endpoint,
+                            "epoch": welcome.epoch,
+                            "epoch_seen": self.epoch,
+                        },
+                    )
+                )
+            return
+        if self.ready and welcome.epoch == self.epoch:  # the second answer to one of two hellos
+            self._heard(now_ms, out)
+            return
+        first = self.sessions == 0
+        self.ready = True
+        self.sessions += 1
+        self.log_id, self.lineage, self.epoch = welcome.log_id, welcome.lineage, welcome.epoch
+        self.version = welcome.version
+        self._quiet_since_ms = self._reopened_at_ms = self._ping_at_ms = now_ms
+        if first:
+            self._warned = False
+            fields = {"endpoint": self._endpoint, "epoch": self.epoch, "log_id": self.log_id.hex()}
+            out.events.append(("client.connected", fields))
+        else:
+            self._say_reconnected(out)
+
+    def _refused(self, failure: Failure, now_ms: int, out: Outcome) -> bool:
+        """Judge a refusal; return False if it answers a request of the owner."""
+        if failure.code == "hello_required":
+            # An answer to a request older than the last hello is about the connection before.
+            if failure.request > self._hello_request:
+                self._hello(now_ms, out)
+            return True
+        if failure.request != self._hello_request:
+            return False
+        error = from_code(failure.code, failure.reason, failure.hint)
+        # `fenced`: this broker met the epoch we have seen and is ending; its successor will come.
+        if not error.retriable and failure.code != "fenced":
+            out.work.append(Stop(error))
+        return True
+
+    def _other_log(self, log_id: bytes) -> OnceMQError:
+        return StoreMismatch(
+            f"the broker at {self._endpoint} has log {log_id.hex()}, "
+            f"this {self._role} works with log {self.log_id.hex()}"
+        )

@@ -1,0 +1,328 @@
+"""Numbered batches on their way to the broker: a window, resends in order, answers in order.
+
+Theory of operation. Each (topic, partition) has a lane: batches that wait, and batches in flight,
+both in the order in which they were added. Whatever goes wrong is mended in one way: all that is
+in flight in the lane is sent again, in order (go-back-N). The broker knows the numbers, so what
+it has already is answered with the original offsets and never stored twice. Causes are a new
+session of the connection, a refusal that a retry mends (Gap, Busy, DiskFull) and silence.
+
+A batch carries either sequence numbers, given by the owner and never changed, or explicit ids and
+a (session, counter) that orders it within its lane. Counters are the lane's own: an answer of
+UnknownSession draws a new session and counts from 0 again. The two kinds are not mixed in flight:
+the other kind waits until the lane is empty, because the broker orders each kind by itself only.
+
+Each attempt has a request number of its own, so that a refusal of an attempt that was already
+repeated is not taken for news; a verdict counts whichever attempt it answers. Losing the log is
+told from old news by cause and effect: a Gap that names a number below what had been acknowledged
+*when the refused attempt left* comes from a log that forgot (LogRegressed).
+
+docs/PROTOCOL.md, "Produce". What an owner adds is bounded by the owner; what flies, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...errors import LogRegressed, OnceMQError, from_code
+from ...limits import (
+    BACKOFF_FIRST_MS,
+    BACKOFF_MAX_MS,
+    IN_FLIGHT_BATCHES_MAX,
+    IN_FLIGHT_BYTES_DEFAULT,
+    RESEND_MS,
+)
+from ...outcome import Outcome, Send
+from ...protocol import Failure, Message, Produce, Produced
+from ...records import Output
+from .connection import BROKER, Connection
+from .lane import EXPLICIT, Entry, Lane, Settled
+
+ATTEMPTS_KEPT = 8  # attempts of one batch whose late answers are still understood
+_RESEND_MAX_MS = 8 * RESEND_MS
+# Refusals of one explicit batch that are final for it and harmless for the others.
+_FINAL_CODES = frozenset({"too_old", "too_large", "invalid_name", "unknown_topic", "malformed"})
+
+
+class Outbox:
+    """Sends batches until each has its verdict. One producer name and epoch; not thread-safe."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        producer: str = "",
+        epoch: int = 0,
+        entropy: Callable[[], bytes] | None = None,
+        window_bytes: int = IN_FLIGHT_BYTES_DEFAULT,
+    ) -> None:
+        """`producer` "" sends explicit ids only; `entropy` draws the 16 bytes of a session.
+
+        A batch larger than `window_bytes` goes out when nothing else flies.
+        """
+        self._connection = connection
+        self.producer = producer
+        self.epoch = epoch
+        self._entropy = entropy
+        self._window_bytes = window_bytes
+        # Why nothing is sent any more: Fenced, LogRegressed, or a refusal of numbered messages.
+        # Invariant: once set it stays, and no verdict is given after it.
+        self.error: OnceMQError | None = None
+        # Batches added and not settled, and the messages in them.
+        self.batches = 0
+        self.messages = 0
+        # Bytes of all batches in flight.
+        self._flying_bytes = 0
+        # Every lane ever used, and those with work. Invariant: a lane with batches is busy.
+        self._lanes: dict[tuple[str, int], Lane] = {}
+        self._busy: dict[tuple[str, int], Lane] = {}
+        # Attempts whose answer is still understood.
+        self._by_request: dict[int, tuple[Lane, Entry]] = {}
+        # Session of the connection in which all in flight was last sent.
+        self._session_seen = 0
+
+    # --- what the owner calls --------------------------------------------------------------------
+
+    def expect(self, topic: str, partition: int, acked_end: int) -> None:
+        """Tell that numbers below `acked_end` are durable: from ProducerReady or a ledger."""
+        lane = self._lane(topic, partition)
+        lane.acked_end = max(lane.acked_end, acked_end)
+
+    def add(
+        self,
+        topic: str,
+        partition: int,
+        *,
+        first_sequence: int,
+        count: int,
+        raw: bytes | memoryview,
+        crc: int,
+        digest: bytes = b"",
+        token: Any = None,
+    ) -> None:
+        """Queue a batch behind all earlier ones of its lane; call `advance` afterwards.
+
+        `first_sequence` is EXPLICIT for explicit ids. Numbers must be contiguous in a lane.
+        """
+        assert self.producer or first_sequence == EXPLICIT, "sequence ids need a producer name"
+        lane = self._lane(topic, partition)
+        lane.waiting.append(Entry(topic, partition, first_sequence, count, raw, crc, digest, token))
+        self._busy[topic, partition] = lane
+        self.batches += 1
+        self.messages += count
+
+    def add_output(self, output: Output, token: Any = None) -> None:
+        """Queue a committed output of a consumer."""
+        self.add(
+            output.topic,
+            output.partition,
+            first_sequence=output.first_sequence,
+            count=output.count,
+            raw=output.raw,
+            crc=output.crc,
+            token=token,
+        )
+
+    @property
+    def owed(self) -> bool:
+        """Whether batches have no verdict yet: the `owed` of the connection."""
+        return self.batches > 0 and self.error is None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether some batch was not sent because a window is full or the broker is away."""
+        return any(lane.waiting for lane in self._busy.values())
+
+    def received(self, message: Message, now_ms: int, out: Outcome) -> list[Settled]:
+        """Take an answer; return the batches that it settles, in order. Others are ignored.
+
+        Afterwards look at `error`: once it is set the owner must end. Then call `advance`.
+        """
+        if not isinstance(message, Produced | Failure) or self.error is not None:
+            return []
+        found = self._by_request.get(message.request)
+        if found is None:
+            return []
+        lane, entry = found
+        if isinstance(message, Produced):
+            if sum(run[0] for run in message.runs) != entry.count:
+                self.error = OnceMQError(
+                    f"the broker judged another number of messages than the {entry.count} sent"
+                )
+                return []
+            lane.due_ms = now_ms + RESEND_MS
+            self._judged(lane, entry, message)
+        else:
+            self._refused(lane, entry, message, now_ms, out)
+        return self._settle(lane)
+
+    def advance(self, now_ms: int, out: Outcome) -> None:
+        """Send what may be sent now. Call at the end of every step of the owner."""
+        if self.error is not None or not self._connection.ready or not self._busy:
+            return
+        if self._connection.sessions != self._session_seen:
+            self._session_seen = self._connection.sessions
+            lanes = [lane for lane in self._busy.values() if lane.flying]
+            for lane in lanes:
+                lane.failures = lane.held_until_ms = 0
+            if lanes:
+                self._send_again(lanes, "new connection", now_ms, out)
+        for lane in self._busy.values():
+            self._advance_lane(lane, now_ms, out)
+
+    @property
+    def wake_at_ms(self) -> int | None:
+        """When `advance` has something to do without any message; None: never."""
+        if self.error is not None or not self._connection.ready:
+            return None
+        times = [
+            lane.held_until_ms or lane.due_ms
+            for lane in self._busy.values()
+            if lane.flying or lane.held_until_ms
+        ]
+        return min(times, default=None)
+
+    def unsettled(self) -> list[Any]:
+        """Return the tokens of all batches without a verdict: their outcome is unknown."""
+        return [
+            entry.token for lane in self._busy.values() for entry in (*lane.flying, *lane.waiting)
+        ]
+
+    # --- answers ---------------------------------------------------------------------------------
+
+    def _judged(self, lane: Lane, entry: Entry, verdict: Produced | OnceMQError) -> None:
+        assert entry.verdict is None, "a settled batch has no attempts any more"
+        entry.verdict = verdict
+        if isinstance(verdict, Produced) and not entry.explicit:
+            lane.acked_end = max(lane.acked_end, entry.first_sequence + entry.count)
+        lane.failures = 0
+        for request in entry.requests:
+            self._by_request.pop(request, None)
+
+    def _refused(
+        self, lane: Lane, entry: Entry, failure: Failure, now_ms: int, out: Outcome
+    ) -> None:
+        error = from_code(failure.code, failure.reason, failure.hint)
+        if failure.code == "unknown_producer":
+            self.error = LogRegressed(f"the log does not know {self.producer!r}: {failure.reason}")
+        elif not error.retriable:
+            if entry.explicit and failure.code in _FINAL_CODES:
+                self._judged(lane, entry, error)
+            else:
+                self.error = error
+        elif failure.request != entry.requests[-1] or lane.held_until_ms:
+            return  # an attempt that was or will be repeated: its refusal has been acted on
+        elif failure.code in {"gap", "unknown_session"}:
+            self._out_of_order(lane, entry, failure, now_ms, out)
+        else:
+            self._hold(lane, now_ms)
+
+    def _out_of_order(
+        self, lane: Lane, entry: Entry, failure: Failure, now_ms: int, out: Outcome
+    ) -> None:
+        if entry.explicit:
+            counters = {flying.counter for flying in lane.unjudged()}
+            if failure.code == "unknown_session" or failure.expected not in counters:
+                lane.renew_session(self._draw())
+        elif failure.expected < entry.acked_when_sent:
+            self.error = LogRegressed(
+                f"{lane.topic}/{self.producer}:{lane.partition} was acknowledged up to "
+                f"{entry.acked_when_sent}, the log expects {failure.expected}"
+            )
+            return
+        if lane.failures:  # the same again without progress: slow, or at a bound
+            self._hold(lane, now_ms)
+            return
+        lane.failures = 1
+        self._send_again([lane], failure.code, now_ms, out)
+
+    def _hold(self, lane: Lane, now_ms: int) -> None:
+        """Be patient, then send all in flight again."""
+        pause = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(lane.failures, 10))
+        lane.failures += 1
+        lane.held_until_ms = now_ms + pause
+
+    def _settle(self, lane: Lane) -> list[Settled]:
+        settled = []
+        for entry in lane.pop_settled():
+            self._flying_bytes -= len(entry.raw)
+            self.batches -= 1
+            self.messages -= entry.count
+            settled.append(entry.settled())
+        if not lane.flying:
+            lane.failures = lane.held_until_ms = 0
+            if not lane.waiting:
+                self._busy.pop((lane.topic, lane.partition), None)
+        return settled
+
+    # --- sending ---------------------------------------------------------------------------------
+
+    def _advance_lane(self, lane: Lane, now_ms: int, out: Outcome) -> None:
+        if lane.held_until_ms > now_ms:
+            return
+        if lane.held_until_ms:
+            lane.held_until_ms = 0
+            self._send_again([lane], "back-off", now_ms, out)
+        elif lane.flying and lane.due_ms <= now_ms:
+            lane.failures += 1
+            self._send_again([lane], "no answer", now_ms, out)
+        while lane.next_may_fly() and self._has_room(lane, lane.waiting[0]):
+            entry = lane.waiting.popleft()
+            if entry.explicit:
+                if not lane.session:
+                    lane.renew_session(self._draw())
+                entry.counter = lane.next_counter
+                lane.next_counter += 1
+            if not lane.flying:
+                lane.due_ms = now_ms + RESEND_MS
+            lane.flying.append(entry)
+            self._flying_bytes += len(entry.raw)
+            self._send(lane, entry, out)
+
+    def _has_room(self, lane: Lane, entry: Entry) -> bool:
+        if len(lane.flying) >= IN_FLIGHT_BATCHES_MAX:
+            return False
+        return not self._flying_bytes or self._flying_bytes + len(entry.raw) <= self._window_bytes
+
+    def _send_again(self, lanes: list[Lane], reason: str, now_ms: int, out: Outcome) -> None:
+        batches = messages = 0
+        for lane in lanes:
+            for entry in lane.unjudged():
+                self._send(lane, entry, out)
+                batches += 1
+                messages += entry.count
+            lane.due_ms = now_ms + min(_RESEND_MAX_MS, RESEND_MS << min(lane.failures, 10))
+        fields = {"batches": batches, "messages": messages, "reason": reason}
+        out.events.append(("producer.resent", fields))
+
+    def _send(self, lane: Lane, entry: Entry, out: Outcome) -> None:
+        request = self._connection.next_request()
+        entry.requests.append(request)
+        entry.acked_when_sent = lane.acked_end
+        self._by_request[request] = (lane, entry)
+        if len(entry.requests) > ATTEMPTS_KEPT:
+            self._by_request.pop(entry.requests.pop(0), None)
+        produce = Produce(
+            request,
+            entry.topic,
+            entry.partition,
+            self.producer,
+            self.epoch,
+            entry.first_sequence,
+            lane.session if entry.explicit else b"",
+            entry.counter if entry.explicit else 0,
+            entry.digest,
+            entry.crc,
+        )
+        out.sends_after_sync.append(Send(BROKER, produce, entry.raw))
+
+    def _draw(self) -> bytes:
+        assert self._entropy is not None, "explicit ids need a source of session names"
+        return self._entropy()
+
+    def _lane(self, topic: str, partition: int) -> Lane:
+        key = (topic, partition)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(topic, partition)
+        return lane

@@ -1,0 +1,4 @@
+"""The consumer's core: one grant, one ledger, one commit for all that a handler does.
+
+core.py is the way in; running.py holds what exists only while the ledger is open.
+"""

@@ -1,0 +1,375 @@
+"""The consumer of one (group, topic, partition), as a pure state machine.
+
+Theory of operation. consumer_grant.py gets the grant and keeps it; once the shell has opened the
+ledger under it, outputs that the ledger committed and nobody acknowledged go out first, and
+consumer_fetch.py goes on where the ledger ends. handling.py has one handler call out at a time; its
+answer becomes one commit record: inputs, ids, state, outputs and acknowledgements together.
+Outputs (outbox.py) and the event `commit.synced` wait for the sync. A message that cannot be
+handled is parked in the same way (handling.py); what an operator has handled again comes as a
+second input (consumer_running.py).
+
+While the disk is full an answer is held and comes back when there is room; fetching is bounded by
+what is held, and the lease is renewed all the time. To end in good order the consumer commits what
+is being handled, waits until its outputs are acknowledged, says in the ledger that it ended well,
+and gives the grant back.
+
+docs/PROTOCOL.md, "Groups" and "Fetch"; docs/STORAGE.md, "Ledger".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...errors import Fenced, IdConflict, OnceMQError, from_code
+from ...outcome import (
+    DiskSpace,
+    Event,
+    Outcome,
+    Received,
+    Recovered,
+    Snapshot,
+    SnapshotWritten,
+    Stop,
+    Synced,
+)
+from ...protocol import CONFLICT, Failure, Fetched, Message, Renewed, TopicDescribed
+from ...records import Committed, LedgerEnded, LedgerStarted, Plain, Record
+from ..client.connection import Connection
+from .commits import Acked
+from .effect_work import STALE, EffectAnswer, EffectOrder, EffectTold, EffectWanted
+from .grant import JOINING, LEAVING, OPENING, RUNNING, STOPPED, GrantHolder, Member, check_follows
+from .ledger import Ledger
+from .running import START_OFFSET, Running
+from .topics import TopicLookups
+from .window import Fingerprint
+from .work import AnswerDropped, Drain, GiveUp, HandlerDone, LedgerPeeked, ResolveTopic
+
+
+class ConsumerCore:
+    """One consumer. The shell around it does the work of consumer_work.py."""
+
+    def __init__(self, member: Member, endpoint: str, *, fingerprint: Fingerprint) -> None:
+        """`fingerprint` turns tagged ids into 16 bytes each, keyed by the ledger's id."""
+        self.member = member
+        self.ledger = Ledger()
+        self.connection = Connection("consumer", member.incarnation, endpoint)
+        self._holder = GrantHolder(member, self.connection)
+        self._lookups = TopicLookups(self.connection)
+        self._fingerprint = fingerprint
+        # Invariant: there from RUNNING on.
+        self._running: Running | None = None
+        # Acknowledgements that the next commit will carry: (topic, partition, next sequence).
+        self._acked: Acked = []
+        # Session of the connection in which requests were last sent.
+        self._session_seen = 0
+        # Whether the ledger is recovered, the disk full, the end asked for.
+        self._recovered = False
+        self._disk_full = False
+        self._draining = False
+        # Since when all is handled, committed and acknowledged; None: something is to be done. Of a
+        # standby: since when its owner is done.
+        self.idle_since_ms: int | None = None
+
+    @property
+    def phase(self) -> str:
+        """Where it is on its way; see consumer_grant.py."""
+        return self._holder.phase
+
+    @property
+    def revoked(self) -> bool:
+        """Whether the broker asked for the partition back: a fresh core may stand by for it."""
+        return self._holder.revoked
+
+    @property
+    def shared(self) -> bool:
+        """Whether other members own partitions of the topic, as far as the broker has told."""
+        return self._holder.shared
+
+    @property
+    def held_effects(self) -> list[str]:
+        """The calls that an operator must say something about before a message goes on."""
+        return self._running.handling.held_effects if self._running else []
+
+    @property
+    def processed(self) -> int:
+        """Messages handled under this grant."""
+        return self._running.handling.processed if self._running else 0
+
+    @property
+    def parked(self) -> int:
+        """Messages parked under this grant."""
+        return self._running.handling.parked if self._running else 0
+
+    @property
+    def skipped(self) -> int:
+        """Messages passed over under this grant because they were processed before."""
+        return self._running.handling.skipped if self._running else 0
+
+    # --- the core protocol -----------------------------------------------------------------------
+
+    @property
+    def wake_at_ms(self) -> int | None:
+        """When a Tick is wanted."""
+        if self.phase == STOPPED:
+            return None
+        times = [self._holder.wake_at_ms, self.connection.wake_at_ms]
+        running = self._running
+        if running is not None and self.connection.ready:
+            times.append(self._lookups.wake_at_ms)
+            times += running.wake_times(draining=self._draining)
+        return min((time for time in times if time is not None), default=None)
+
+    def apply(self, record: Record, position: int) -> None:
+        """Change the ledger."""
+        self.ledger.apply(record, position)
+
+    def snapshot(self) -> Snapshot:
+        """Return the ledger's state."""
+        return self.ledger.snapshot()
+
+    def restore(self, parts: dict[str, Plain]) -> None:
+        """Become what a snapshot holds."""
+        self.ledger.restore(parts)
+
+    def step(self, event: Event, now_ms: int) -> Outcome:
+        """Decide what follows from `event`."""
+        out = Outcome()
+        if self.phase == STOPPED:
+            self._turn_away(event, out)
+            return out
+        try:
+            self._take(event, now_ms, out)
+            self._advance(now_ms, out)
+        except OnceMQError as error:
+            self._stop(error, now_ms, out)
+        return out
+
+    def _take(self, event: Event, now_ms: int, out: Outcome) -> None:
+        match event:
+            case Received():
+                self._received(event, now_ms, out)
+            case HandlerDone() if self._running is not None:
+                failed = self._running.handling.done(event, now_ms, out, self._acked)
+                if failed is not None:
+                    self._stop(failed, now_ms, out)
+            case EffectWanted() | EffectTold() if self._running is not None:
+                self._running.handling.effect(event, now_ms, out)
+            case EffectOrder() if self._running is not None:
+                self._running.handling.ordered(event, now_ms, out)
+            case LedgerPeeked():
+                self._holder.peeked(event, now_ms, out)
+            case Recovered():
+                self._recovered = True
+            case DiskSpace():
+                self._disk_full = event.full
+                if self._running is not None:
+                    self._running.handling.disk_space(now_ms, out, full=event.full)
+            case Synced():
+                self._holder.committed = self.ledger.next_offset
+            case SnapshotWritten():
+                self.ledger.snapshot_written()
+            case ResolveTopic():
+                self._lookups.want(event.topic)
+            case Drain():
+                self._draining = True
+            case GiveUp():
+                self._give_up(now_ms, out)
+
+    def _turn_away(self, event: Event, out: Outcome) -> None:
+        """It has ended, and a handler that still ran is to know. With a sink what it did is undone:
+        the last record may wait for the connection that the handler has."""
+        if isinstance(event, HandlerDone) and self.member.commit_first:
+            out.work.append(AnswerDropped())
+        elif isinstance(event, EffectWanted) or (isinstance(event, EffectTold) and event.waits):
+            out.work.append(EffectAnswer(event.offset, event.name, STALE))
+
+    def _stop(self, error: Exception | None, now_ms: int, out: Outcome) -> None:
+        """End, after the sync of what this step commits. The broker is told where that helps."""
+        grant = self._holder.grant
+        if isinstance(error, Fenced):
+            fields = self.member.fields(epoch=grant.epoch if grant else 0, reason=error.reason)
+            out.events.append(("consumer.fenced", fields))
+        elif self.phase == RUNNING and error is not None:
+            self._end_well(out)
+            self._holder.leave(self._committed_offset(out), now_ms, out)
+        self._holder.phase = STOPPED
+        out.work_after_sync.append(Stop(error))
+
+    def _give_up(self, now_ms: int, out: Outcome) -> None:
+        """End as an owner would who has no time: what is being handled has not happened."""
+        if self.phase == RUNNING:
+            self._end_well(out)
+            self._holder.leave(self._committed_offset(out), now_ms, out)
+        self._stop(None, now_ms, out)
+
+    def _end_well(self, out: Outcome) -> None:
+        """Write down that this generation ends because it is to, unless there is no room."""
+        grant = self._holder.grant
+        if grant is not None and not self._disk_full:
+            out.appends.append(LedgerEnded(grant.epoch))
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def _received(self, event: Received, now_ms: int, out: Outcome) -> None:
+        message, connection = event.message, self.connection
+        taken = connection.received(message, now_ms, out)
+        if any(isinstance(item, Stop) for item in out.work):
+            self._holder.phase = STOPPED
+            return
+        if connection.sessions != self._session_seen:
+            self._session_seen = connection.sessions
+            self._holder.lost()
+            self._lookups.lost()
+            if self._running is not None:
+                self._running.lost()
+        if taken:
+            return
+        if self._running is not None:
+            self._for_running(self._running, event, now_ms, out)
+        if isinstance(message, TopicDescribed | Failure):
+            self._lookups.received(message, now_ms, out)
+        if isinstance(message, Failure):
+            self._holder.refused(message, now_ms)
+        elif isinstance(message, Renewed):
+            self._draining = self._holder.renewed(message, out) or self._draining
+        elif self._holder.answered(message, now_ms, out):
+            self._stop(None, now_ms, out)
+
+    def _for_running(self, running: Running, event: Received, now_ms: int, out: Outcome) -> None:
+        message = event.message
+        if isinstance(message, Fetched):
+            for fetcher in running.fetchers:
+                fetcher.received(message, event.stored or [], now_ms)
+            return
+        asking = [f for f in running.fetchers if f.answers(message.request)]
+        if isinstance(message, Failure) and asking:
+            error = from_code(message.code, message.reason, message.hint)
+            if message.code in {"not_granted", "fenced"}:
+                raise Fenced(message.reason)
+            if not error.retriable:
+                raise error
+            asking[0].pause(now_ms)
+        elif isinstance(message, TopicDescribed):
+            running.described(message, now_ms)
+        else:
+            if isinstance(message, Failure):
+                running.described(message, now_ms)
+            self._settle(running, message, now_ms, out)
+
+    def _settle(self, running: Running, message: Message, now_ms: int, out: Outcome) -> None:
+        """Take the verdict on outputs. Raises what ends the consumer."""
+        outbox = running.outbox
+        for settled in outbox.received(message, now_ms, out):
+            running.output_bytes -= settled.token
+            first, count = settled.first_sequence, settled.count
+            if any(run[1] == CONFLICT for run in settled.runs):
+                raise IdConflict(
+                    f"the broker has other messages of {outbox.producer} under the numbers from "
+                    f"{first} on in {settled.topic}/{settled.partition}",
+                    hint="this ledger did not send them: was it copied or restored?",
+                )
+            self._acked.append((settled.topic, settled.partition, first + count))
+            fields = self.member.fields(first_sequence=first, count=count)
+            out.events.append(("output.acked", fields))
+        if outbox.error is not None:
+            raise outbox.error
+
+    # --- what may be done now --------------------------------------------------------------------
+
+    def _advance(self, now_ms: int, out: Outcome) -> None:
+        """Do what may be done now. Called at the end of every step."""
+        holder = self._holder
+        if self.phase == OPENING and self._recovered and not self._disk_full:
+            self._begin(out)
+        elif self._draining and self.phase not in {OPENING, RUNNING, LEAVING, STOPPED}:
+            self._stop(None, now_ms, out)
+        if self._running is None:
+            idle = self.phase == JOINING and holder.idle
+            self.idle_since_ms = (self.idle_since_ms or now_ms) if idle else None
+        if self._running is not None:
+            self._run(self._running, now_ms, out)
+        if self.phase == STOPPED:
+            return
+        holder.advance(now_ms, out)
+        owed = holder.owed or self._lookups.owed
+        if self._running is not None:
+            owed = owed or self._running.owed
+        self.connection.tick(now_ms, out, owed=owed)
+
+    def _begin(self, out: Outcome) -> None:
+        """The ledger is open: check that it belongs here, then start running."""
+        grant, ledger = self._holder.grant, self.ledger
+        assert grant is not None, "a ledger is opened for a grant"
+        if ledger.started is not None:
+            check_follows(ledger, self.member.place, grant)
+        self._running = Running(
+            self.member,
+            self.connection,
+            ledger,
+            grant,
+            self._holder.partitions,
+            self._fingerprint,
+        )
+        if ledger.started is None:
+            log = (grant.topic_id, grant.log_id, grant.lineage)
+            out.appends.append(LedgerStarted(*self.member.place, *log, START_OFFSET))
+        elif ledger.ended:
+            # The good end was that of the generation before. An empty commit takes its place, or
+            # else a death before our first record would look like a good end.
+            number = ledger.commit_no + 1
+            out.appends.append(Committed(grant.epoch, number, [], [], b"", {}, []))
+        attempt = ledger.open_attempt
+        if attempt is not None and attempt.epoch == self.member.outlived:
+            out.appends.append(replace(attempt, epoch=grant.epoch, returned=True))
+        self._running.handling.effects.forget_orders(out)
+        self._holder.phase = RUNNING
+        self._holder.committed = self.ledger.next_offset
+        fields = self.member.fields(
+            epoch=grant.epoch,
+            next_offset=self._running.fetcher.offset,
+            ledger_id=self._holder.ledger_id.hex(),
+        )
+        out.events.append(("consumer.granted", fields))
+
+    def _run(self, running: Running, now_ms: int, out: Outcome) -> None:
+        handling, outbox = running.handling, running.outbox
+        running.queue_outputs(out)  # before more is begun: what waits for the broker is bounded
+        if self._draining:
+            handling.cut(out)
+        elif self.phase == RUNNING:
+            running.advance(now_ms, out, self._acked)
+        running.queue_outputs(out)
+        if self.connection.ready:
+            self._lookups.advance(now_ms, out)
+        outbox.advance(now_ms, out)
+        quiet = handling.running is None and outbox.batches == 0
+        if self.phase == RUNNING:
+            if self._draining:
+                if quiet and not self._disk_full:
+                    self._finish(now_ms, out)
+            elif self.connection.ready:
+                running.ask(now_ms, out)
+        elif self.phase == LEAVING and self._holder.wait_is_over(now_ms):
+            self._stop(None, now_ms, out)
+        quiet = quiet and handling.idle and running.caught_up and self.connection.ready
+        self.idle_since_ms = (self.idle_since_ms or now_ms) if quiet else None
+
+    def _committed_offset(self, out: Outcome) -> int:
+        """The next offset once the appends of this step are applied."""
+        for record in reversed(out.appends):
+            for topic_id, next_offset in record.inputs if isinstance(record, Committed) else ():
+                if self.ledger.started is not None and topic_id == self.ledger.started.topic_id:
+                    return next_offset
+        return self.ledger.next_offset
+
+    def _finish(self, now_ms: int, out: Outcome) -> None:
+        """All is committed and acknowledged: note what was acknowledged, give the grant back."""
+        grant = self._holder.grant
+        assert grant is not None, "a running consumer has a grant"
+        if self._acked and not any(isinstance(one, Committed) for one in out.appends):
+            number = self.ledger.commit_no + 1
+            acked = list(self._acked)
+            out.appends.append(Committed(grant.epoch, number, [], [], b"", {}, [], acked))
+            self._acked.clear()
+        self._end_well(out)
+        self._holder.leave(self._committed_offset(out), now_ms, out)

@@ -1,0 +1,137 @@
+"""Fetching ahead: one request in flight, few replies held, and nothing believed unchecked.
+
+Theory of operation. The next fetch is asked for while a handler runs, until FETCHES_HELD_MAX
+replies are held. A reply counts only if it answers the request in flight, by number and epoch:
+after a lost reply the same offset is asked for under a new number, so what comes late is dropped
+and can neither leave a hole nor come twice. A reply that starts above the expected offset is a
+gap and is asked for again after a pause. A reply that shows another log, or a log shorter than
+what was read before, ends the consumer. docs/PROTOCOL.md, "Fetch".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ...errors import LogRegressed, StoreMismatch
+from ...limits import FETCH_BYTES_DEFAULT, FETCH_WAIT_MS_DEFAULT, JOIN_RETRY_MS, RESEND_MS
+from ...outcome import Outcome, Send
+from ...protocol import Fetch, Fetched
+from ...records import BatchStored
+from ..client.connection import BROKER, Connection
+from .window import Fingerprint, Window, cut, with_fingerprints
+
+
+class Fetcher:
+    """The read side of one (group, topic, partition) under one grant."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        place: tuple[str, str, int],
+        epoch: int,
+        log: tuple[bytes, bytes],
+        offset: int,
+        fingerprint: Fingerprint,
+    ) -> None:
+        """Read `place` (group, topic, partition) of `log` (log_id, topic_id) from `offset` on."""
+        self._connection = connection
+        self._place = place
+        self._epoch = epoch
+        self._log = log
+        self._fingerprint = fingerprint
+        # What was fetched and not taken yet. Invariant: windows follow each other without holes
+        # and the last one ends at `offset`.
+        self.windows: deque[Window] = deque()
+        # The offset to be asked for next. Invariant: never falls.
+        self.offset = offset
+        # The durable end of the partition when last heard of; -1 before.
+        self.end_offset = -1
+        # Number of the fetch in flight; 0: none.
+        self._request = 0
+        # When to ask again: for a reply in flight, or after a pause.
+        self._again_at_ms = 0
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether nothing more was there when the broker was asked last."""
+        return self.end_offset == self.offset
+
+    @property
+    def owed(self) -> bool:
+        """Whether a reply is waited for."""
+        return self._request != 0
+
+    @property
+    def wake_at_ms(self) -> int:
+        """When `ask` has something to do without any message."""
+        return self._again_at_ms
+
+    def lost(self) -> None:
+        """The connection is a new one: the fetch in flight will not be answered."""
+        self._request = 0
+        self._again_at_ms = 0
+
+    def pause(self, now_ms: int) -> None:
+        """The broker refused for now."""
+        self._request = 0
+        self._again_at_ms = now_ms + JOIN_RETRY_MS
+
+    def answers(self, request: int) -> bool:
+        """Whether `request` is the fetch in flight."""
+        return request == self._request
+
+    def ask(self, now_ms: int, out: Outcome) -> None:
+        """Send a fetch unless one is in flight, or a pause lasts."""
+        if now_ms < self._again_at_ms:
+            return
+        group, topic, partition = self._place
+        self._request = self._connection.next_request()
+        self._again_at_ms = now_ms + FETCH_WAIT_MS_DEFAULT + RESEND_MS
+        out.sends_after_sync.append(
+            Send(
+                BROKER,
+                Fetch(
+                    self._request,
+                    group,
+                    topic,
+                    partition,
+                    self._epoch,
+                    self.offset,
+                    FETCH_BYTES_DEFAULT,
+                    FETCH_WAIT_MS_DEFAULT,
+                ),
+            )
+        )
+
+    def received(self, fetched: Fetched, stored: list[BatchStored], now_ms: int) -> None:
+        """Take a reply. Raises StoreMismatch, LogRegressed: the consumer must end."""
+        if fetched.request != self._request or fetched.epoch != self._epoch:
+            return  # stale: an earlier request, or another grant
+        self._request = 0
+        self._again_at_ms = 0
+        if (fetched.log_id, fetched.topic_id) != self._log:
+            raise StoreMismatch(
+                f"fetched from log {fetched.log_id.hex()} topic {fetched.topic_id.hex()}, the "
+                f"ledger follows log {self._log[0].hex()} topic {self._log[1].hex()}"
+            )
+        if fetched.end_offset < self.offset:
+            raise regressed(self._place, self.offset, fetched.end_offset)
+        self.end_offset = fetched.end_offset
+        window = cut(stored, self.offset, fetched.next_offset)
+        if window is None:
+            self._again_at_ms = now_ms + JOIN_RETRY_MS
+        elif window.next_offset > self.offset:
+            self.windows.append(self._identified(window))
+            self.offset = window.next_offset
+
+    def _identified(self, window: Window) -> Window:
+        return with_fingerprints(window, self._fingerprint)
+
+
+def regressed(place: tuple[str, str, int], offset: int, end_offset: int) -> LogRegressed:
+    """Return the error for a log that ends below what was read from it."""
+    group, topic, partition = place
+    return LogRegressed(
+        f"group {group} has read {topic}/{partition} up to offset {offset}, "
+        f"but the log ends at {end_offset}"
+    )

@@ -1,0 +1,326 @@
+"""What a consumer must not forget: the state that its ledger's records make.
+
+Theory of operation. A ledger belongs to one (group, topic, partition). Its first record says which
+log it follows and where it began; nearly every other record is one commit, which carries inputs,
+ids, state and outputs together, so that any prefix of the ledger is a state the group really was
+in. `apply` is the only thing that changes a Ledger, live and on replay. Besides the partition
+itself it reads that of the private topic (`topic@group`); each commit moves one of the two.
+
+Other records are about processes that die in a handler (inputs.py): marks of attempts, and the word
+of a generation that it ended well. A mark counts as a death from the start, until a record behind
+it says how the attempt ended. Intents and outcomes of effects (open_effects.py) say nothing of that.
+
+Outputs are numbered here, by target partition and without holes, and kept until a later commit
+says that the broker acknowledged them: whatever process comes next sends what is left, under the
+same numbers.
+
+Snapshots. State, ranges and unacknowledged outputs are written whole. Fingerprints only ever grow,
+so each snapshot adds one immutable part with those that are new and keeps the older parts by
+name; when the parts become many they are written anew as one. What is new is forgotten only when
+the snapshot is known to be on disk (`snapshot_written`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from ...limits import LEDGER_PARTS_MAX
+from ...outcome import Snapshot
+from ...records import (
+    AttemptMarked,
+    Committed,
+    EffectEnded,
+    EffectIntended,
+    LedgerEnded,
+    LedgerStarted,
+    Output,
+    Plain,
+    Record,
+    Skipped,
+)
+from .open_effects import OpenEffects
+from .processed import Processed, fingerprints_of, split_fingerprints
+
+Target = tuple[str, int]  # (topic, partition) of an output
+
+_IDS = "ids-"
+_OWN = Committed | AttemptMarked | EffectIntended | EffectEnded | LedgerEnded
+
+
+class Ledger:
+    """Hard state of one consumer. Not thread-safe; `state` may be read while nothing is applied."""
+
+    def __init__(self) -> None:
+        # The first record. Invariant: None only before any other record.
+        self.started: LedgerStarted | None = None
+        # The next offset to be processed. Invariant: decreases only where an operator says so.
+        self.next_offset = 0
+        # The same of the private topic, by its topic_id. Invariant: as above.
+        self.private_offsets: dict[bytes, int] = {}
+        # The highest that `next_offset` ever was. Invariant: not below it.
+        self.reached = 0
+        # What an operator had passed over, as (first, next, reason). Invariant: ascending, below
+        # `next_offset`: what is read again after going back is not skipped any more.
+        self.skips: list[tuple[int, int, str]] = []
+        # Number of commits. Invariant: each commit record carries the next number.
+        self.commit_no = 0
+        # Epoch of the last commit. Invariant: never decreases.
+        self.epoch = 0
+        # tx.state as encoded bytes, and the sum of the lengths of its keys and values.
+        self.state: dict[str, bytes] = {}
+        self.state_bytes = 0
+        # Messages that were handled. Invariant: only grows.
+        self.processed = Processed()
+        # The next number of an output to each target. Invariant: never decreases.
+        self.next_sequence: dict[Target, int] = {}
+        # Outputs that no commit knows to be acknowledged. Invariant: contiguous numbers that end
+        # at next_sequence of the target.
+        self.unacked: dict[Target, deque[Output]] = {}
+        # Messages that were parked, and dead letters that an operator dropped.
+        self.parked = 0
+        self.dropped = 0
+        # By topic_id: the message that processes died in while it was handled alone (its offset),
+        # and how many. Invariant: not below the next offset of its input.
+        self.deaths: dict[bytes, tuple[int, int]] = {}
+        # The attempt that was marked and not told the end of; it is counted in `deaths`.
+        self._running: AttemptMarked | None = None
+        # Effects of messages that are not committed.
+        self.effects = OpenEffects()
+        # Whether the last record says that its generation ended well.
+        self.ended = False
+        # Fingerprints that no snapshot on disk holds, as they were committed.
+        self._fresh: list[bytes] = []
+        # Names of the parts that the last snapshot on disk holds, and the one being written.
+        self._parts: list[str] = []
+        self._writing: tuple[list[str], int] | None = None
+
+    @property
+    def unacked_count(self) -> int:
+        """How many outgoing messages no commit knows to be acknowledged."""
+        return sum(output.count for outputs in self.unacked.values() for output in outputs)
+
+    def apply(self, record: Record, position: int) -> None:
+        """Take a record that was appended or is replayed."""
+        del position
+        if isinstance(record, LedgerStarted):
+            assert self.started is None, "a ledger starts once"
+            self.started = record
+            self.next_offset = self.reached = record.start_offset
+            return
+        assert self.started is not None, "a ledger starts with its first record"
+        assert isinstance(record, _OWN), "a record of another log"
+        assert record.epoch >= self.epoch, "an epoch never goes back"
+        self.epoch = record.epoch
+        self.ended = isinstance(record, LedgerEnded)
+        if isinstance(record, Committed):
+            self._commit(record)
+            return
+        if isinstance(record, EffectIntended | EffectEnded):
+            self.effects.apply(record)
+            return
+        running, self._running = self._running, None
+        if running is not None and running.epoch == record.epoch:
+            # Its process lives and says so: the attempt was no death.
+            self._set_deaths(running.topic_id, running.offset, running.deaths)
+        if isinstance(record, AttemptMarked):
+            deaths = record.deaths if record.returned else record.deaths + 1
+            self._set_deaths(record.topic_id, record.offset, deaths)
+            self._running = None if record.returned else record
+
+    def next_offset_of(self, topic_id: bytes) -> int:
+        """Return the next offset of one input."""
+        if self.started is None or topic_id == self.started.topic_id:
+            return self.next_offset
+        return self.private_offsets.get(topic_id, 0)
+
+    @property
+    def open_attempt(self) -> AttemptMarked | None:
+        """The attempt that was marked and not told the end of."""
+        return self._running
+
+    def deaths_in(self, topic_id: bytes, offset: int) -> int:
+        """Return how many processes died in the handler of this message alone."""
+        marked, deaths = self.deaths.get(topic_id, (-1, 0))
+        return deaths if marked == offset else 0
+
+    def _commit(self, record: Committed) -> None:
+        assert record.commit_no == self.commit_no + 1, "commits are numbered without holes"
+        self.commit_no = record.commit_no
+        for skipped in record.skipped:
+            self._skip(skipped)
+        for topic_id, next_offset in record.inputs:
+            self._move(topic_id, next_offset)
+        for producer, first, count in record.ranges:
+            self.processed.add_numbers(producer, first, count)
+        if record.fingerprints:
+            self.processed.add_fingerprints(fingerprints_of(record))
+            self._fresh.append(record.fingerprints)
+        self._change_state(record.state)
+        for topic, partition, next_sequence in record.acked:
+            self._forget_acked((topic, partition), next_sequence)
+        for output in record.outputs:
+            self._add_output(output)
+        self.parked += len(record.parked)
+        for skipped in record.skipped:
+            if skipped.topic_id in self.private_offsets:
+                self.dropped += skipped.next_offset - skipped.first_offset
+
+    def _move(self, topic_id: bytes, next_offset: int) -> None:
+        assert next_offset >= self.next_offset_of(topic_id), "an offset goes back by an order only"
+        assert self.started is not None, "a ledger starts with its first record"
+        if topic_id == self.started.topic_id:
+            self.next_offset = next_offset
+            self.reached = max(self.reached, next_offset)
+        else:
+            self.private_offsets[topic_id] = next_offset
+        self.effects.passed(topic_id, next_offset)
+        if self.deaths.get(topic_id, (next_offset, 0))[0] < next_offset:
+            del self.deaths[topic_id]
+        running = self._running
+        if running is not None and running.topic_id == topic_id and running.offset < next_offset:
+            self._running = None
+
+    def _skip(self, skip: Skipped) -> None:
+        """An operator moves the offset of the partition, forward or back."""
+        assert self.started is not None, "a ledger starts with its first record"
+        if skip.topic_id != self.started.topic_id:
+            return
+        if skip.first_offset < skip.next_offset:
+            self.skips.append((skip.first_offset, skip.next_offset, skip.reason))
+            return
+        assert skip.first_offset == self.next_offset, "an order says from where it goes back"
+        back = self.next_offset = skip.next_offset
+        self.skips = [(low, min(high, back), why) for low, high, why in self.skips if low < back]
+
+    def _set_deaths(self, topic_id: bytes, offset: int, deaths: int) -> None:
+        self.deaths.pop(topic_id, None)
+        if deaths:
+            self.deaths[topic_id] = (offset, deaths)
+
+    def _change_state(self, changes: dict[str, bytes | None]) -> None:
+        state = self.state
+        for key, value in changes.items():
+            size = len(key.encode())
+            old = state.pop(key, None) if value is None else state.get(key)
+            if old is not None:
+                self.state_bytes -= size + len(old)
+            if value is not None:
+                state[key] = value
+                self.state_bytes += size + len(value)
+
+    def _forget_acked(self, target: Target, next_sequence: int) -> None:
+        outputs = self.unacked.get(target)
+        while outputs and outputs[0].first_sequence + outputs[0].count <= next_sequence:
+            outputs.popleft()
+        if outputs is not None and not outputs:
+            del self.unacked[target]
+
+    def _add_output(self, output: Output) -> None:
+        target = (output.topic, output.partition)
+        expected = self.next_sequence.get(target, 0)
+        assert output.first_sequence == expected, "outputs are numbered without holes"
+        self.next_sequence[target] = expected + output.count
+        self.unacked.setdefault(target, deque()).append(output)
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Return the parts of a snapshot. Call `snapshot_written` once it is on disk."""
+        started = self.started
+        parts: dict[str, Plain] = {
+            "ledger": {
+                "started": None if started is None else _start_fields(started),
+                "next_offset": self.next_offset,
+                "commit_no": self.commit_no,
+                "epoch": self.epoch,
+                "ranges": self.processed.ranges(),
+                "next_sequence": [[*t, n] for t, n in sorted(self.next_sequence.items())],
+                **self._rarely(),
+            },
+            "state": dict(self.state),
+            "outputs": [
+                [o.topic, o.partition, o.first_sequence, o.count, o.raw, o.crc]
+                for _, outputs in sorted(self.unacked.items())
+                for o in outputs
+            ],
+        }
+        kept = list(self._parts)
+        if len(kept) >= LEDGER_PARTS_MAX:
+            kept = []
+            fresh = b"".join(sorted(self.processed.fingerprints))
+        else:
+            fresh = b"".join(self._fresh)
+        names = list(kept)
+        if fresh:
+            # Each name stands for one content for ever: ids are fresh only after a commit.
+            names.append(f"{_IDS}{self.commit_no:020d}")
+            parts[names[-1]] = fresh
+        self._writing = (names, len(self._fresh))
+        return Snapshot(parts, frozenset(kept))
+
+    def _rarely(self) -> dict[str, Plain]:
+        """What most ledgers have none of; not written then."""
+        running = self._running
+        fields: dict[str, Plain] = {
+            "private_offsets": sorted(map(list, self.private_offsets.items())),
+            "parked": self.parked,
+            "dropped": self.dropped,
+            "deaths": [[topic_id, *at] for topic_id, at in sorted(self.deaths.items())],
+            "running": running
+            and [running.epoch, running.topic_id, running.offset, running.deaths],
+            "ended": self.ended,
+            "reached": self.reached if self.reached != self.next_offset else 0,
+            "skips": [list(skip) for skip in self.skips],
+            "effects": self.effects.plain(),
+        }
+        return {name: value for name, value in fields.items() if value}
+
+    def snapshot_written(self) -> None:
+        """The snapshot that `snapshot` returned last is durable: its parts can be kept by name."""
+        assert self._writing is not None, "no snapshot was asked for"
+        self._parts, written = self._writing
+        del self._fresh[:written]
+        self._writing = None
+
+    def restore(self, parts: dict[str, Plain]) -> None:
+        """Become what `snapshot` described. The ledger must be fresh."""
+        assert self.started is None and self.commit_no == 0, "restore into a fresh ledger"  # noqa: PT018
+        fields: dict[str, Any] = parts["ledger"]
+        if fields["started"] is not None:
+            self.started = LedgerStarted(*fields["started"])
+        self.next_offset = fields["next_offset"]
+        self.reached = fields.get("reached", self.next_offset)
+        self.skips = [(low, high, why) for low, high, why in fields.get("skips", ())]
+        self.commit_no = fields["commit_no"]
+        self.epoch = fields["epoch"]
+        for producer, first, count in fields["ranges"]:
+            self.processed.add_numbers(producer, first, count)
+        self.next_sequence = {(t, p): n for t, p, n in fields["next_sequence"]}
+        self.private_offsets = dict(fields.get("private_offsets", ()))
+        self.parked, self.dropped = fields.get("parked", 0), fields.get("dropped", 0)
+        self.deaths = {topic_id: (at, n) for topic_id, at, n in fields.get("deaths", ())}
+        if fields.get("running"):
+            epoch, topic_id, offset, deaths = fields["running"]
+            self._running = AttemptMarked(epoch, topic_id, offset, deaths, returned=False)
+        self.ended = fields.get("ended", False)
+        self.effects.restore(fields.get("effects", ()))
+        self._change_state(parts["state"])
+        for output in parts["outputs"]:
+            kept = Output(*output)
+            self.unacked.setdefault((kept.topic, kept.partition), deque()).append(kept)
+        self._parts = sorted(name for name in parts if name.startswith(_IDS))
+        for name in self._parts:
+            self.processed.add_fingerprints(split_fingerprints(parts[name]))
+
+
+def _start_fields(started: LedgerStarted) -> list[Plain]:
+    return [
+        started.group,
+        started.topic,
+        started.partition,
+        started.topic_id,
+        started.log_id,
+        started.lineage,
+        started.start_offset,
+    ]

@@ -1,0 +1,182 @@
+"""What a consumer works with once its ledger is open: inputs, handling, outputs."""
+
+from __future__ import annotations
+
+from ...errors import ProtocolError
+from ...ids import dead_topic, output_producer
+from ...limits import FETCHES_HELD_MAX, OUTPUTS_UNACKED_BYTES_MAX, OUTPUTS_UNACKED_MAX
+from ...outcome import Outcome
+from ...protocol import Failure, Granted, TopicDescribed
+from ...records import Committed, Output
+from ..client.connection import Connection
+from ..client.outbox import Outbox
+from .commits import Acked
+from .fetch import Fetcher
+from .grant import Member
+from .handling import Handling
+from .inputs import Input
+from .ledger import Ledger
+from .topics import DeadTopic, PrivateTopic
+from .window import Fingerprint, Window
+
+START_OFFSET = 0  # a new group starts at the earliest message
+_PRIVATE_MARK = b"@"  # in front of tagged ids: a private id is never one of the topic itself
+
+
+class Running:
+    """The parts of a consumer under one grant."""
+
+    def __init__(
+        self,
+        member: Member,
+        connection: Connection,
+        ledger: Ledger,
+        grant: Granted,
+        partitions: int,
+        fingerprint: Fingerprint,
+    ) -> None:
+        """Go on where `ledger` ends; the input topic has so many `partitions`."""
+        self._member = member
+        self._connection = connection
+        self._ledger = ledger
+        self._grant = grant
+        self._fingerprint = fingerprint
+        place, epoch = member.place, grant.epoch
+        log = (grant.log_id, grant.topic_id)
+        offset = ledger.next_offset if ledger.started else START_OFFSET
+        self.fetcher = Fetcher(connection, place, epoch, log, offset, fingerprint)
+        # Of the private topic; None while there is none.
+        self.private: Fetcher | None = None
+        # Whether the generation before ended well: it is too late to ask once we have written.
+        self._unclean = ledger.started is not None and not ledger.ended
+        main = self._input(grant.topic_id, self.fetcher, private=False)
+        self.handling = Handling(ledger, member, epoch, main)
+        self.dead_topic = DeadTopic(connection, dead_topic(member.topic), partitions)
+        self.private_topic = PrivateTopic(connection, member.private_topic)
+        # Bytes of the outputs that the outbox holds.
+        self.output_bytes = 0
+        # The last commit whose outputs the outbox has.
+        self._queued = ledger.commit_no
+        self.outbox = Outbox(connection, producer=output_producer(*place), epoch=epoch)
+        for (topic, partition), following in sorted(ledger.next_sequence.items()):
+            outputs = ledger.unacked.get((topic, partition), ())
+            first = outputs[0].first_sequence if outputs else following
+            self.outbox.expect(topic, partition, first)
+            for output in outputs:
+                self._queue(output)
+
+    @property
+    def fetchers(self) -> list[Fetcher]:
+        """The fetchers of all inputs."""
+        return [self.fetcher] if self.private is None else [self.fetcher, self.private]
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether nothing more was there when the broker was asked last."""
+        looked = self.private_topic.looked
+        held = {id(one.windows) for one in self.handling.inputs if one.held}
+        return looked and all(f.caught_up or id(f.windows) in held for f in self.fetchers)
+
+    @property
+    def owed(self) -> bool:
+        """Whether an answer is waited for."""
+        fetching = any(fetcher.owed for fetcher in self.fetchers)
+        return fetching or self.outbox.owed or self.dead_topic.owed
+
+    def wake_times(self, *, draining: bool) -> list[int | None]:
+        """Return when there is something to do without any message."""
+        times = [self.outbox.wake_at_ms, self.dead_topic.wake_at_ms]
+        if draining:
+            return times
+        times.append(self.private_topic.wake_at_ms)
+        if self.may_advance():
+            times.append(self.handling.wake_at_ms)
+        times += [fetcher.wake_at_ms for fetcher in self.fetchers if self._may_hold(fetcher)]
+        return times
+
+    def lost(self) -> None:
+        """The connection is a new one: ask again what was not answered."""
+        for fetcher in self.fetchers:
+            fetcher.lost()
+        self.dead_topic.lost()
+        self.private_topic.lost()
+
+    def may_call(self) -> bool:
+        """Whether the outputs that wait for the broker leave room for more."""
+        return (
+            self.outbox.messages < OUTPUTS_UNACKED_MAX
+            and self.output_bytes < OUTPUTS_UNACKED_BYTES_MAX
+        )
+
+    def may_advance(self) -> bool:
+        """Whether `handling.advance` may be called, and so whether its deadlines count."""
+        return self.handling.running is not None or self.may_call()
+
+    def _may_hold(self, fetcher: Fetcher) -> bool:
+        """Whether one more reply may be held."""
+        running = self.handling.running
+        mine = running is not None and running.private == (fetcher is self.private)
+        return len(fetcher.windows) + mine < FETCHES_HELD_MAX
+
+    def advance(self, now_ms: int, out: Outcome, acked: Acked) -> None:
+        """Handle and park what may be handled and parked."""
+        if self.may_advance():
+            self.handling.advance(now_ms, out, acked)
+
+    def ask(self, now_ms: int, out: Outcome) -> None:
+        """Fetch, and look for the topics that are needed."""
+        self.dead_topic.advance(now_ms, out, wanted=self.handling.wants_dead)
+        self.private_topic.advance(now_ms, out)
+        for fetcher in self.fetchers:
+            if self._may_hold(fetcher):
+                fetcher.ask(now_ms, out)
+
+    def described(self, message: TopicDescribed | Failure, now_ms: int) -> None:
+        """Take what may be an answer about a topic. Raises what no retry mends."""
+        self.dead_topic.received(message, now_ms)
+        if self.dead_topic.partitions and self.handling.dead is None:
+            partition = self._member.partition % self.dead_topic.partitions
+            self.handling.dead = (self.dead_topic.topic, partition)
+        self.private_topic.received(message, now_ms)
+        found = self.private_topic.found
+        if found is None or self.private is not None or self._member.partition >= found.partitions:
+            return
+        place = (self._member.group, found.topic, self._member.partition)
+        log = (self._grant.log_id, found.topic_id)
+        offset = self._ledger.next_offset_of(found.topic_id)
+        self.private = _PrivateFetcher(
+            self._connection, place, self._grant.epoch, log, offset, self._private_fingerprint
+        )
+        self.handling.inputs.append(self._input(found.topic_id, self.private, private=True))
+
+    def _input(self, topic_id: bytes, fetcher: Fetcher, *, private: bool) -> Input:
+        suspicious = self._unclean or topic_id in self._ledger.deaths
+        return Input(topic_id, fetcher.windows, private=private, alone=suspicious)
+
+    def _private_fingerprint(self, ids: list[bytes]) -> list[bytes]:
+        return self._fingerprint([_PRIVATE_MARK + tagged for tagged in ids])
+
+    def queue_outputs(self, out: Outcome) -> None:
+        """Hand the outputs of this step's commits to the outbox, whose sends wait for the sync."""
+        for record in out.appends:
+            if not isinstance(record, Committed) or record.commit_no <= self._queued:
+                continue
+            self._queued = record.commit_no
+            for output in record.outputs:
+                self._queue(output)
+                fields = {"first_sequence": output.first_sequence, "count": output.count}
+                out.events.append(("output.sent", self._member.fields(**fields)))
+
+    def _queue(self, output: Output) -> None:
+        self.output_bytes += len(output.raw)
+        self.outbox.add_output(output, token=len(output.raw))
+
+
+class _PrivateFetcher(Fetcher):
+    """The fetcher of a private topic, in which every message has an id of its own."""
+
+    def _identified(self, window: Window) -> Window:
+        if any(piece.stored.first_sequence >= 0 for piece in window.pieces):
+            _, topic, partition = self._place
+            raise ProtocolError(f"{topic}/{partition} holds numbered messages: they are not ours")
+        return super()._identified(window)

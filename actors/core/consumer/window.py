@@ -1,0 +1,262 @@
+"""From fetched batches to the messages that a handler shall see: place first, then the skip rule.
+
+Theory of operation. A fetch reply starts with the stored batch that *contains* the asked offset,
+because batches are kept as they arrived. `cut` passes over what lies below the expected offset and
+refuses a reply that starts above it: messages in between would be lost. `leave_out_known` then
+takes away what the processed set knows, and later copies of an id inside the same window. It is
+asked right before the handler runs, when all earlier windows are committed.
+
+A piece is a part of one stored batch; its columns are `range`s unless something was left out, so a
+batch in the usual case costs a few calls and no statement a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import compress
+
+from ...records import BatchStored, Committed
+from .processed import Processed, fingerprints_of
+
+Fingerprint = Callable[[list[bytes]], list[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Messages of one stored batch: `indices` in the batch and `offsets` in the partition."""
+
+    stored: BatchStored
+    indices: Sequence[int]
+    offsets: Sequence[int]
+    fingerprints: list[bytes] | None = None  # of explicit ids, beside `indices`
+
+    def part(self, start: int, end: int | None = None) -> Piece:
+        """Return the piece that holds only messages [start, end) of this one."""
+        return Piece(
+            self.stored,
+            self.indices[start:end],
+            self.offsets[start:end],
+            None if self.fingerprints is None else self.fingerprints[start:end],
+        )
+
+    def only(self, keep: list[bool]) -> Piece:
+        """Return the piece that holds only the messages whose mark is True."""
+        return Piece(
+            self.stored,
+            list(compress(self.indices, keep)),
+            list(compress(self.offsets, keep)),
+            None if self.fingerprints is None else list(compress(self.fingerprints, keep)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Messages of one fetch reply, from `first_offset` on, all below `next_offset`."""
+
+    first_offset: int
+    next_offset: int
+    pieces: list[Piece]
+
+    @property
+    def count(self) -> int:
+        """How many messages are left to be handled."""
+        return sum(len(piece.indices) for piece in self.pieces)
+
+    def offset_of(self, number: int) -> int:
+        """Return the offset of message `number`; of one behind the last, the next offset."""
+        for piece in self.pieces:
+            if number < len(piece.offsets):
+                return piece.offsets[number]
+            number -= len(piece.offsets)
+        return self.next_offset
+
+    def split(self, number: int) -> tuple[Window, Window]:
+        """Return the first `number` messages, and the rest.
+
+        What was left out in front of a message goes with it: without one, it is all in the rest.
+        """
+        head: list[Piece] = []
+        tail: list[Piece] = []
+        middle = self.offset_of(number) if number else self.first_offset
+        for piece in self.pieces:
+            size = len(piece.indices)
+            taken = max(0, min(number, size))
+            if taken:
+                head.append(piece if taken == size else piece.part(0, taken))
+            if taken < size:
+                tail.append(piece if taken == 0 else piece.part(taken))
+            number -= size
+        return Window(self.first_offset, middle, head), Window(middle, self.next_offset, tail)
+
+
+def cut(stored: list[BatchStored], expected: int, next_offset: int) -> Window | None:
+    """Return what lies from `expected` on, or None for a gap: then ask again.
+
+    A gap is a first offset above the expected one, a hole between two batches, or batches that end
+    elsewhere than the reply says.
+    """
+    pieces: list[Piece] = []
+    at = expected
+    for record in stored:
+        end = record.first_offset + record.kept
+        if end <= at:
+            continue
+        if record.first_offset > at:
+            return None
+        indices = kept_indices(record)
+        if len(indices) != record.kept:
+            return None
+        below = at - record.first_offset
+        offsets = range(at, end)
+        pieces.append(Piece(record, indices[below:] if below else indices, offsets))
+        at = end
+    if at != max(next_offset, expected):
+        return None
+    return Window(expected, at, pieces)
+
+
+def kept_indices(record: BatchStored) -> Sequence[int]:
+    """Return which messages of a stored batch have offsets: all but masked duplicates."""
+    if not record.mask:
+        return range(record.count)
+    bits = int.from_bytes(record.mask, "little")
+    return [index for index in range(record.count) if bits >> index & 1]
+
+
+def with_fingerprints(window: Window, fingerprint: Fingerprint) -> Window:
+    """Return the window with the fingerprints of its explicit ids."""
+    pieces = []
+    for piece in window.pieces:
+        batch = piece.stored.batch
+        assert batch is not None, "fetched batches come parsed"
+        if batch.ids is not None:
+            ids = batch.ids
+            whole = len(piece.indices) == len(ids)
+            chosen = ids if whole else [ids[index] for index in piece.indices]
+            piece = replace(piece, fingerprints=fingerprint(chosen))
+        pieces.append(piece)
+    return Window(window.first_offset, window.next_offset, pieces)
+
+
+def leave_out_known(
+    window: Window, processed: Processed, appended: Committed | None = None
+) -> Window:
+    """Return the window without messages that were processed, each id at most once.
+
+    `appended` is a commit that `processed` does not hold yet.
+    """
+    if _all_new(window, processed, appended):
+        return window
+    seen = Processed()  # besides: what earlier pieces of this window hold
+    if appended is not None:
+        seen.add_fingerprints(fingerprints_of(appended))
+        for producer, first, count in appended.ranges:
+            seen.add_numbers(producer, first, count)
+    pieces: list[Piece] = []
+    for piece in window.pieces:
+        if piece.fingerprints is not None:
+            kept = _unknown_fingerprints(piece, piece.fingerprints, processed, seen)
+        elif piece.stored.first_sequence >= 0:
+            kept = _unknown_numbers(piece, processed, seen)
+        else:
+            kept = piece
+        if kept.indices:
+            pieces.append(kept)
+    return Window(window.first_offset, window.next_offset, pieces)
+
+
+def _all_new(window: Window, processed: Processed, appended: Committed | None) -> bool:
+    """Tell whether no id is known and none comes twice: the usual case, by a few set operations."""
+    ranges, fingerprints = identities(window)
+    numbers = Processed()
+    for producer, first, count in [] if appended is None else appended.ranges:
+        numbers.add_numbers(producer, first, count)
+    for producer, first, count in ranges:
+        if processed.knows_numbers(producer, first, count):
+            return False
+        if numbers.knows_numbers(producer, first, count):
+            return False
+        numbers.add_numbers(producer, first, count)
+    if not fingerprints:
+        return True
+    fresh = set(fingerprints)
+    if len(fresh) < len(fingerprints) or not processed.fingerprints.isdisjoint(fresh):
+        return False
+    return appended is None or fresh.isdisjoint(fingerprints_of(appended))
+
+
+def _unknown_fingerprints(
+    piece: Piece, fingerprints: list[bytes], processed: Processed, seen: Processed
+) -> Piece:
+    fresh = set(fingerprints)
+    clean = len(fresh) == len(fingerprints) and seen.fingerprints.isdisjoint(fresh)
+    if not clean or processed.knows_fingerprints(fingerprints):
+        keep = []
+        fresh = set()
+        for fingerprint in fingerprints:
+            known = (
+                fingerprint in fresh
+                or fingerprint in seen.fingerprints
+                or fingerprint in processed.fingerprints
+            )
+            keep.append(not known)
+            fresh.add(fingerprint)
+        piece = piece.only(keep)
+    seen.fingerprints |= fresh
+    return piece
+
+
+def _unknown_numbers(piece: Piece, processed: Processed, seen: Processed) -> Piece:
+    producer, base = piece.stored.producer, piece.stored.first_sequence
+    low, high = piece.indices[0], piece.indices[-1] + 1
+    first, count = base + low, high - low
+    if processed.knows_numbers(producer, first, count) or seen.knows_numbers(
+        producer, first, count
+    ):
+        piece = piece.only(
+            [
+                not processed.knows_number(producer, base + index)
+                and not seen.knows_number(producer, base + index)
+                for index in piece.indices
+            ]
+        )
+    for start, size in runs(piece.indices):
+        seen.add_numbers(producer, base + start, size)
+    return piece
+
+
+def runs(indices: Sequence[int]) -> list[tuple[int, int]]:
+    """Return ascending `indices` as runs of (first, count)."""
+    if not indices:
+        return []
+    first, last = indices[0], indices[-1]
+    if last - first + 1 == len(indices):
+        return [(first, len(indices))]
+    found = []
+    start = previous = first
+    for index in indices[1:]:
+        if index != previous + 1:
+            found.append((start, previous + 1 - start))
+            start = index
+        previous = index
+    found.append((start, previous + 1 - start))
+    return found
+
+
+def identities(window: Window) -> tuple[list[tuple[str, int, int]], list[bytes]]:
+    """Return the ids of a window for a commit: ranges and fingerprints."""
+    ranges: list[tuple[str, int, int]] = []
+    fingerprints: list[bytes] = []
+    for piece in window.pieces:
+        if piece.fingerprints is not None:
+            fingerprints += piece.fingerprints
+        elif piece.stored.first_sequence >= 0:
+            producer, base = piece.stored.producer, piece.stored.first_sequence
+            for start, count in runs(piece.indices):
+                previous = ranges[-1] if ranges else None
+                if previous and previous[0] == producer and sum(previous[1:]) == base + start:
+                    ranges[-1] = (producer, previous[1], previous[2] + count)
+                else:
+                    ranges.append((producer, base + start, count))
+    return ranges, fingerprints

@@ -1,0 +1,57 @@
+"""Which consumers of a process lost their database, and when each is to be made anew."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Container
+from typing import TYPE_CHECKING
+
+from ...limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS
+
+if TYPE_CHECKING:
+    from .actor import ConsumerActor
+
+FORGOTTEN_MS = 30_000  # a database that fails after so long is tried again at once
+
+
+def sink_pause_ms(failures: int) -> int:
+    """Return how long to wait for a sink that was tried in vain so often before, with jitter."""
+    pause: int = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(failures, 16))
+    return pause // 2 + secrets.randbelow(pause // 2 + 1)
+
+
+class SinkOutages:
+    """Belongs to the I/O thread."""
+
+    def __init__(self) -> None:
+        """Nobody has lost anything."""
+        # When each is due.
+        self._due: dict[ConsumerActor, int] = {}
+        # When each place failed last, and how often in a row.
+        self._failures: dict[tuple[str, str, int], tuple[int, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def __contains__(self, actor: object) -> bool:
+        return actor in self._due
+
+    def note(self, actor: ConsumerActor, now_ms: int) -> None:
+        """An actor has ended because its database failed."""
+        last_ms, count = self._failures.get(actor.place, (0, 0))
+        count = count + 1 if now_ms - last_ms < FORGOTTEN_MS else 0
+        self._failures[actor.place] = now_ms, count
+        self._due[actor] = now_ms + sink_pause_ms(count)
+
+    def take_due(self, now_ms: int, busy: Container[ConsumerActor]) -> list[ConsumerActor]:
+        """Return those whose time has come; of `busy` ones a handler still uses the connection."""
+        found = [actor for actor, at in self._due.items() if at <= now_ms and actor not in busy]
+        for actor in found:
+            del self._due[actor]
+        return found
+
+    def take_all(self) -> list[ConsumerActor]:
+        """Return all: nobody is made anew any more."""
+        found = list(self._due)
+        self._due.clear()
+        return found

@@ -1,0 +1,60 @@
+"""What a consumer process has done, also in partitions that it has given back since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .actor import ConsumerActor
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a consumer process did: the last line of its output."""
+
+    processed: int = 0
+    skipped: int = 0
+    parked: int = 0
+    offsets: dict[str, int] = field(default_factory=dict)
+    held: list[str] = field(default_factory=list)  # effects that partitions wait for a word about
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the summary as it is printed."""
+        summary: dict[str, object] = {
+            "processed": self.processed,
+            "skipped": self.skipped,
+            "parked": self.parked,
+            "offsets": dict(sorted(self.offsets.items())),
+        }
+        return {**summary, "held": self.held} if self.held else summary
+
+    def take(self, actor: ConsumerActor) -> None:
+        """Add what one actor did. A partition that it never owned has no offset here."""
+        core = actor.core
+        self.processed += core.processed
+        self.skipped += core.skipped
+        self.parked += core.parked
+        if core.ledger.started is not None:
+            _, topic, partition = actor.place
+            self.offsets[f"{topic}/{partition}"] = core.ledger.next_offset
+
+
+class Tally:
+    """Sums over all actors of a process, those that made room for another included."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._past = Summary()
+
+    def retire(self, actor: ConsumerActor) -> None:
+        """Keep what an actor did that has ended; call it once, before it is forgotten."""
+        self._past.take(actor)
+
+    def summary(self, actors: Iterable[ConsumerActor]) -> Summary:
+        """Return the sums with those of the present actors."""
+        past = self._past
+        total = Summary(past.processed, past.skipped, past.parked, dict(past.offsets))
+        for actor in actors:
+            total.take(actor)
+            total.held += actor.core.held_effects
+        return total

@@ -1,0 +1,365 @@
+"""`tx.effect`: a call of the outside world with a durable intent before it and its result after it.
+
+The handler's thread asks for each effect and waits until the intent is on disk, or is told that the
+effect has a result already, or that nobody knows what became of an earlier call. It then calls the
+function itself and says how that ended.
+
+With a SQL sink no transaction is open across a call. A handler that comes to an effect while its
+message has one is *left*: HandlerLeft goes up through it, what the message did is taken back, the
+effect is made, and the handler begins anew; there it finds the outcome, whatever that was. Is the
+message not the first of its call, the call ends before it, so that the others are committed; it is
+the first of the next call then. docs/adr/0006-no-transaction-across-a-call.md
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ...core.consumer.open_effects import ASK, POLICIES, OpenEffect
+from ...core.consumer.work import HELD_EFFECT, UNKNOWN_EFFECT, RunHandler
+from ...errors import (
+    EffectMisused,
+    EffectsNotSupported,
+    EffectUnknown,
+    Fenced,
+    HandlerLeft,
+    OnceMQError,
+    SinkUnavailable,
+    TooLarge,
+)
+from ...ids import check_name
+from ...limits import EFFECT_RESULT_BYTES_MAX, EFFECT_RESULTS_BYTES_MAX, EFFECTS_MAX
+from ..messages.message import Message, Recorded
+from ..sinks.session import Session
+from .calls import EffectCall, EffectDesk, Wish
+
+if TYPE_CHECKING:
+    import asyncio
+
+_T = TypeVar("_T")
+
+
+class Effects:
+    """The effects of the messages of one call. It belongs to the thread that carries the call out."""
+
+    def __init__(
+        self,
+        run: RunHandler,
+        desk: EffectDesk | None,
+        why_not: str,
+        known: Iterable[OpenEffect],
+        *,
+        awaited: bool = False,
+        sink: Session | None = None,
+    ) -> None:
+        """`why_not` tells why handlers of this kind have none; "": they have."""
+        self._run = run
+        self._desk = desk
+        self._why_not = why_not
+        self.sink = sink
+        self._thread = threading.get_ident()
+        # Results by (offset, name): those of the ledger when the call began, and of the call.
+        self._results = {
+            (one.offset, one.name): Recorded(one.encoding, one.value)
+            for one in known
+            if one.recorded
+        }
+        # What else became of effects of the call: the error that the handler gets, and, if it
+        # stands in the way of the commit, what kind of failure that is.
+        self._failed: dict[tuple[int, str], tuple[Exception, str]] = {}
+        # The message at hand, the names that its handler has used, and the error that stands in the
+        # way of its commit, whatever the handler makes of it.
+        self._message: Message | None = None
+        self._names: set[str] = set()
+        self._stuck: Exception | None = None
+        self._stuck_kind = ""
+        # Whether the function of an effect runs right now.
+        self.inside = False
+        # Whether effects are awaited, and the one that is under way; "": none.
+        self._awaited = awaited
+        self._pending = ""
+        # The effect for which the handler was left.
+        self._left: Wish | None = None
+
+    def here(self) -> None:
+        """The call is carried out in this thread."""
+        self._thread = threading.get_ident()
+
+    # --- what Tx calls ---------------------------------------------------------------------------
+
+    def call(
+        self,
+        message: Message,
+        name: str,
+        policy: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Return the result of an effect, calling the function if that is to be done now."""
+        desk = self._check(message, name, policy, function)
+        one = EffectCall(self, self._run, message, self._offset_of(message), name, policy)
+        wish = Wish(one, function, args, kwargs)
+        if self._awaited:
+            self._pending = name
+            return self._call_awaited(desk, message, wish)
+        if not self._is_over(message, one):
+            self._leave_for(wish)
+            self._make(desk, wish)
+        return self._outcome(message, one)
+
+    async def _call_awaited(self, desk: EffectDesk, message: Message, wish: Wish) -> Any:
+        """As `call`, for async handlers; the function may be a plain one."""
+        try:
+            if not self._is_over(message, wish.effect):
+                self._leave_for(wish)
+                await self._make_awaited(desk, wish)
+            return self._outcome(message, wish.effect)
+        finally:
+            self._pending = ""
+
+    def check_writing(self, what: str) -> None:
+        """Raise what speaks against using `what` of tx now."""
+        if self._left is not None:
+            raise HandlerLeft(f"{what} after the handler was left for an effect")
+        if self.inside and not self._awaited:
+            raise EffectMisused(
+                f"{what} is used inside of an effect",
+                hint="the function is not called again when its handler is: use what it returns",
+            )
+
+    def check_connection(self, what: str) -> None:
+        """As `check_writing`, for what needs the connection of the sink."""
+        self.check_writing(what)
+        if self._pending:
+            raise EffectMisused(
+                f"{what} is used while effect {self._pending!r} is under way",
+                hint="await one after the other",
+            )
+
+    def stick(self, error: EffectUnknown, policy: str) -> None:
+        """The message at hand cannot be committed, whatever its handler makes of `error`."""
+        self._stuck = error
+        self._stuck_kind = HELD_EFFECT if policy == ASK else UNKNOWN_EFFECT
+
+    def accept(self) -> None:
+        """The handler has returned. Raises EffectUnknown if the message cannot be committed."""
+        if self._left is not None:
+            (_, name), self._left = self._left.effect.of, None
+            raise EffectMisused(
+                f"the handler went on when it was left for effect {name!r}, which was not called",
+                hint="catch Exception, not BaseException, and never everything",
+            )
+        if self._pending:
+            raise EffectMisused(
+                f"effect {self._pending!r} was not awaited", hint="write: await tx.effect(...)"
+            )
+        if self._stuck is not None:
+            raise self._stuck
+
+    # --- what the runner of handlers asks --------------------------------------------------------
+
+    def verdict(self, message: Message) -> tuple[str, Exception | None]:
+        """Return why a message cannot be handled: a kind of failure, and what to tell of it."""
+        if self._message is message and self._stuck is not None:
+            return self._stuck_kind, self._stuck
+        return "", None
+
+    def of_message(self, message: Message) -> dict[str, Recorded]:
+        """Return the recorded results of a message by the names of the effects."""
+        offset = self._offset_of(message)
+        mine = {name: one for (at, name), one in self._results.items() if at == offset}
+        return {**message.brought, **mine}
+
+    def left_by(self, error: BaseException) -> Exception | None:
+        """Return with what the handler was left for an effect; None: it was not.
+
+        Whatever it made of HandlerLeft on its way out is no failure: it begins anew.
+        """
+        if self._left is None or not isinstance(
+            error, HandlerLeft | Exception | BaseExceptionGroup
+        ):
+            return None
+        return error if isinstance(error, Exception) else OnceMQError("left for an effect")
+
+    def come_later(self) -> None:
+        """The effect for which the handler was left is made in the next call."""
+        self._left = None
+
+    def make(self) -> None:
+        """Make the effect for which the handler was left. Raises what ends the call."""
+        desk, wish = self._taken()
+        self._make(desk, wish)
+        self._stuck = self._message = None
+
+    async def make_awaited(self) -> None:
+        """As `make`, for async handlers."""
+        desk, wish = self._taken()
+        await self._make_awaited(desk, wish)
+        self._stuck = self._message = None
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _taken(self) -> tuple[EffectDesk, Wish]:
+        wish, self._left = self._left, None
+        assert wish is not None and self._desk is not None  # noqa: PT018 - the handler was left
+        return self._desk, wish
+
+    def _is_over(self, message: Message, one: EffectCall) -> bool:
+        """Whether the handler gets what is known already."""
+        return one.of in self._failed or one.of[1] in self.of_message(message)
+
+    def _outcome(self, message: Message, one: EffectCall) -> Any:
+        """Return the recorded result, or raise what came instead of one."""
+        if one.of in self._failed:
+            error, kind = self._failed[one.of]
+            if kind:
+                self._stuck, self._stuck_kind = error, kind
+            raise error
+        found = self.of_message(message)[one.of[1]]
+        self._results[one.of] = found
+        return found.decoded()
+
+    def _leave_for(self, wish: Wish) -> None:
+        """Raises HandlerLeft if the call of a function would have a transaction open across it."""
+        if self.sink is not None and self.sink.open:
+            self._left = wish
+            raise HandlerLeft(f"the handler begins anew after effect {wish.effect.of[1]!r}")
+
+    def _make(self, desk: EffectDesk, wish: Wish) -> None:
+        """Make the effect and keep the outcome. Raises SinkUnavailable, Fenced."""
+        one = wish.effect
+        try:
+            try:
+                found = one.answered(desk.want(one.wanted))
+                if found is None:
+                    with one.under_way():
+                        result = wish.call()
+                    found = one.returned(result)
+            finally:
+                if one.ended is not None:
+                    desk.tell(one.ended)
+            self._results[one.of] = found
+        except Exception as error:  # noqa: BLE001 - the handler gets it
+            self._fail(one, error)
+
+    async def _make_awaited(self, desk: EffectDesk, wish: Wish) -> None:
+        """As `_make`, for async handlers."""
+        import asyncio
+
+        one = wish.effect
+        try:
+            try:
+                found = await self._found_awaited(desk, wish)
+            finally:
+                if one.ended is not None:
+                    _, cancelled = await finished(desk.tell_awaited(one.ended))
+                    if cancelled is not None:
+                        raise cancelled
+            self._results[one.of] = found
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            cause = self._stuck or OnceMQError("the function was cancelled from within", hint="")
+            cause.__cause__ = error
+            self._fail(one, cause)
+        except Exception as error:  # noqa: BLE001 - the handler gets it
+            self._fail(one, error)
+
+    async def _found_awaited(self, desk: EffectDesk, wish: Wish) -> Recorded:
+        import asyncio
+
+        one = wish.effect
+        answer, cancelled = await finished(desk.want_awaited(one.wanted))
+        found = one.answered(answer)
+        if cancelled is not None:
+            if found is None:
+                one.not_called()
+            raise cancelled
+        if found is not None:
+            return found
+        try:
+            with one.under_way():
+                result = wish.call()
+                if inspect.isawaitable(result):
+                    result = await result
+        except asyncio.CancelledError:
+            one.cancelled()
+            raise
+        return one.returned(result)
+
+    def _fail(self, one: EffectCall, error: Exception) -> None:
+        if isinstance(error, SinkUnavailable | Fenced):
+            raise error
+        self._failed[one.of] = error, self._stuck_kind if self._stuck is error else ""
+
+    def _offset_of(self, message: Message) -> int:
+        """Return where the run has the message: a replay stands for one that lies elsewhere."""
+        return self._run.window.offset_of(0) if self._run.private else message.offset
+
+    def _check(
+        self, message: Message, name: str, policy: str, function: Callable[..., Any]
+    ) -> EffectDesk:
+        """Raise what makes the call impossible; nothing was called and nothing is recorded."""
+        if self._left is not None:
+            raise HandlerLeft(f"effect {name!r} after the handler was left for another one")
+        if self._why_not or self._desk is None:
+            raise EffectsNotSupported(self._why_not or "this handler runs without a ledger")
+        if threading.get_ident() != self._thread:
+            raise EffectMisused(
+                "tx.effect was called in another thread than its handler",
+                hint="call it in the handler itself: the next message waits for it anyway",
+            )
+        check_name(name, "the name of an effect")
+        if policy not in POLICIES:
+            raise EffectMisused(f"policy is one of {', '.join(POLICIES)}, not {policy!r}")
+        if inspect.iscoroutinefunction(function) and not self._awaited:
+            raise EffectsNotSupported(f"effect {name!r} is a coroutine function, nobody awaits it")
+        if self.inside:
+            raise EffectMisused(f"effect {name!r} is called inside of another effect")
+        if self._message is not message:
+            self._message, self._names, self._stuck = message, set(), None
+            self._pending = ""
+        if self._stuck is not None:
+            raise self._stuck
+        if self._pending:
+            raise EffectMisused(
+                f"effect {self._pending!r} is under way", hint="await one after the other"
+            )
+        if name in self._names:
+            raise EffectMisused(
+                f"this message has an effect {name!r} already",
+                hint="give each call a name of its own, such as one with the number of the item",
+            )
+        known = self.of_message(message)
+        room = EFFECT_RESULTS_BYTES_MAX - sum(len(one.value) for one in known.values())
+        if name not in known and (
+            len({*known, *self._names}) >= EFFECTS_MAX or room < EFFECT_RESULT_BYTES_MAX
+        ):
+            raise TooLarge(
+                f"a message has at most {EFFECTS_MAX} effects, and {EFFECT_RESULTS_BYTES_MAX} bytes "
+                f"of results: effect {name!r} is one too many",
+                hint="send a message for each call instead, and let its handler make it",
+            )
+        self._names.add(name)
+        return self._desk
+
+
+async def finished(
+    work: Coroutine[Any, Any, _T],
+) -> tuple[_T, asyncio.CancelledError | None]:
+    """Await work that goes on to its end even if the waiting is cancelled; return that, too."""
+    import asyncio
+
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return task.result(), cancelled

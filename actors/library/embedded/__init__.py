@@ -1,0 +1,1 @@
+"""A queue inside one process: the same cores and logs, without sockets."""

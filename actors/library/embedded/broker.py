@@ -1,0 +1,160 @@
+"""A broker inside this process: the same core, log and turn; its transport is a pair of lists.
+
+Whoever holds it says requests and gets their answers from the same call; both are encoded and
+checked as on a wire. Not thread-safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ... import protocol as say
+from ...codec import batch as batch_codec
+from ...codec import wire
+from ...core.broker.core import BrokerCore
+from ...driver import Driver
+from ...errors import from_code
+from ...limits import FETCH_BYTES_DEFAULT, SNAPSHOT_EVERY_BYTES
+from ...outcome import Received
+from ...ports import Clock, Events, Frames, Log
+from ...protocol import Message
+
+Entropy = Callable[[], bytes]  # 16 random bytes
+Body = bytes | memoryview | None
+
+_PEER = b"n" * 16
+_TURNS_MAX = 64  # a request without an answer after so many turns shows a bug of ours
+
+
+class _Lists:
+    """The transport between the broker and its owner."""
+
+    def __init__(self) -> None:
+        self.inbox: list[tuple[bytes, list[bytes]]] = []
+        self.outbox: list[list[bytes]] = []
+
+    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
+        """Return all that was said to the broker."""
+        del timeout_ms
+        taken, self.inbox = self.inbox, []
+        return taken
+
+    def send(self, peer: bytes, frames: Frames) -> bool:
+        """Take what the broker says."""
+        del peer
+        self.outbox.append([bytes(frame) for frame in frames])
+        return True
+
+
+class _PushedClock:
+    """A clock that can be pushed on: work that waits for the next millisecond need not wait."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._least_ms = 0
+
+    def now_ms(self) -> int:
+        """Return the time, never less than before."""
+        self._least_ms = max(self._least_ms, self._clock.now_ms())
+        return self._least_ms
+
+    def push(self) -> None:
+        """Let a millisecond pass."""
+        self._least_ms = self.now_ms() + 1
+
+
+class InlineBroker:
+    """One broker and its only client."""
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        clock: Clock,
+        events: Events,
+        entropy: Entropy,
+        snapshot_every_bytes: int | None = SNAPSHOT_EVERY_BYTES,
+    ) -> None:
+        """Recover from `log` and say hello. Raises CorruptLog, OSError."""
+        self._lists = _Lists()
+        self._clock = _PushedClock(clock)
+        self._request = 0
+        self.driver = Driver(
+            BrokerCore(log.log_id, log.lineage, entropy=entropy),
+            self._lists,
+            self._clock,
+            events,
+            perform=self._pass_over,
+            snapshot_every_bytes=snapshot_every_bytes,
+        )
+        self.driver.open_log(log)
+        self.driver.turn(0)
+        self.ask_one(
+            say.Hello(self.number(), say.VERSION_MIN, say.VERSION_MAX, "inline", entropy(), b"", 0)
+        )
+
+    def _pass_over(self, item: Any) -> None:
+        """A client of this process has met no other broker: there is no fence to look at."""
+
+    def number(self) -> int:
+        """Return the number of the next request."""
+        self._request += 1
+        return self._request
+
+    def ask(self, messages: Sequence[tuple[Message, Body]]) -> dict[int, Received]:
+        """Say all this in one turn and return the answers by request number.
+
+        Every answer is covered by a sync. Raises Fenced, CorruptLog, OSError: never call again.
+        """
+        answers: dict[int, Received] = {}
+        for message, body in messages:
+            frames = [bytes(frame) for frame in wire.encode(message, body)]
+            self._lists.inbox.append((_PEER, frames))
+        for _ in range(_TURNS_MAX):
+            self.driver.turn(0)
+            for frames in self._lists.outbox:
+                received = wire.decode(b"", frames)
+                answers[received.message.request] = received
+            self._lists.outbox.clear()
+            if len(answers) == len(messages):
+                return answers
+            self._clock.push()
+        raise AssertionError(f"{len(messages) - len(answers)} requests were not answered")
+
+    def ask_one(self, message: Message, body: Body = None) -> Received:
+        """Say one thing. Raises what the broker refuses it with, and all that `ask` raises."""
+        (answer,) = self.ask([(message, body)]).values()
+        if isinstance(answer.message, say.Failure):
+            raise from_code(answer.message.code, answer.message.reason, answer.message.hint)
+        return answer
+
+    def read(
+        self, topic: str, first: int, bytes_max: int
+    ) -> Iterator[tuple[int, bytes | None, bytes]]:
+        """Yield (offset, tagged id or None, body) of stored messages from `first` on.
+
+        At least one message if `first` is below the durable end, and about `bytes_max`; read on
+        behind the last one. Bodies are what `codec.batch.split_body` takes apart.
+        """
+        bytes_max = min(max(bytes_max, 1), FETCH_BYTES_DEFAULT)
+        fetch = say.Fetch(self.number(), "", topic, 0, 0, first, bytes_max, 0)
+        for record in self.ask_one(fetch).stored or ():
+            batch = record.batch
+            assert batch is not None
+            kept: Sequence[int] = range(batch.count)
+            if record.mask:
+                kept = [index for index in kept if record.mask[index >> 3] >> (index & 7) & 1]
+            skip = max(0, first - record.first_offset)
+            for place, index in enumerate(kept[skip:], skip):
+                tagged = None if batch.ids is None else batch.ids[index]
+                yield record.first_offset + place, tagged, batch.body(index)
+
+    def values(self, topic: str, first: int, bytes_max: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, encoded value) as `read` does."""
+        for offset, _, body in self.read(topic, first, bytes_max):
+            yield offset, batch_codec.split_body(body)[2]
+
+    def close(self) -> None:
+        """Attest what was stored and let go of the log."""
+        self.driver.close()

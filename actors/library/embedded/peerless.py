@@ -1,0 +1,38 @@
+"""What cores of actors without peers share: they decide about events of their owner, nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from ...outcome import DiskSpace, Event, Outcome, Recovered
+
+
+class PeerlessCore(ABC):
+    """An actor of this process alone, with a log of its own: no messages, no timers.
+
+    A subclass decides in `_decide`, and adds `apply`, `snapshot` and `restore`.
+    """
+
+    def __init__(self) -> None:
+        self._epoch = 0  # generation of the log; it stands in every record
+        self._full = False  # the log has no room for this turn
+
+    @property
+    def wake_at_ms(self) -> int | None:
+        """Nothing here waits for time."""
+        return None
+
+    def step(self, event: Event, now_ms: int) -> Outcome:
+        """Decide about one event."""
+        del now_ms
+        outcome = Outcome()
+        if isinstance(event, Recovered):
+            self._epoch = event.generation
+        elif isinstance(event, DiskSpace):
+            self._full = event.full
+        self._decide(event, outcome)
+        return outcome
+
+    @abstractmethod
+    def _decide(self, event: Event, outcome: Outcome) -> None:
+        """Put into `outcome` what follows from an event, or nothing."""

@@ -1,0 +1,319 @@
+"""Sends the rows of a file, each exactly once, over any number of runs and crashes.
+
+With sequence ids a row's number is the count of earlier rows of its partition, so the file itself
+is the memory of what was sent: a new run reads it from the start and passes over what the broker
+has. That it is the same file is checked, not believed: a running digest over the rows of each
+partition goes with every batch, the broker keeps it, and a run that comes to another digest at
+the broker's next number stops before it has sent anything. With explicit ids (`id_fields`) no
+memory is needed: everything is sent, and what is there already is answered as a duplicate.
+
+One loop in one thread: read rows, make batches, turn the engine. Reading stops while the window
+of the engine is full, so memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import xxhash
+
+from ...batch import Batch
+from ...core.client.lane import Settled
+from ...core.client.producer import Submit
+from ...errors import BadInput, IdConflict, InputChanged, OnceMQError, Unacknowledged
+from ...ids import untagged_id
+from ...protocol import CONFLICT, DUPLICATE, STORED
+from ...shells.producer import ProducerEngine
+from ..producing.parcel import Cut, Parcel, build_batch, cut
+from .rows import FileJob, parcel_of
+from .sources import STDIN, ByteSource, Rows, RowSource
+
+IDLE_MS = 100  # how often a followed file is looked at, and the stop flag while nothing happens
+TOGETHER_MS = 10  # how long answers are waited for while standard input may bring more
+STOP_MS = 4_000  # how long a stopped run waits for what is on its way
+_body_digest = xxhash.xxh3_64_intdigest
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is. At the end it is the summary."""
+
+    sent: int = 0  # rows acknowledged, those of earlier runs included
+    appended: int = 0  # of them: stored by this run
+    duplicates: int = 0  # of them: sent by this run and answered as there already
+    position: int = 0  # bytes of the file that were read
+    total: int | None = None  # bytes of the file
+    waiting_for: str | None = None  # the endpoint at which no broker answers
+
+
+class _Token(NamedTuple):
+    """Which rows a batch holds, to name the one that was refused."""
+
+    numbers: Sequence[int]
+    ids: list[bytes] | None
+
+
+@dataclass(slots=True)
+class _Partition:
+    """What is known of one partition in sequence mode."""
+
+    next_number: int  # the broker's: rows below it are stored
+    digest: bytes  # the broker's, over the rows below next_number
+    rows: int = 0  # rows of this partition read so far
+    running: xxhash.xxh3_128 = field(default_factory=xxhash.xxh3_128)
+
+    def add(self, bodies: Sequence[bytes]) -> bytes:
+        """Digest more rows; return the digest after them. Every row counts with eight bytes."""
+        self.running.update(array("Q", map(_body_digest, bodies)).tobytes())
+        self.rows += len(bodies)
+        return self.running.digest()
+
+
+class FileProducer:
+    """Sends one file. Call `run`; `stop` from a signal handler ends it early."""
+
+    def __init__(
+        self,
+        job: FileJob,
+        engine: ProducerEngine,
+        open_source: Callable[[], RowSource],
+        *,
+        report: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        """`engine` is of a named producer, unless the job has id fields.
+
+        `open_source` opens the file, once more for a check of several partitions. `report` gets
+        the progress now and then.
+        """
+        self.job = job
+        self.progress = Progress()
+        self._engine = engine
+        self._open_source = open_source
+        self._report = report
+        self._stopping = False
+        self._stop_by_ms: int | None = None
+        self._partitions: dict[int, _Partition] = {}
+        self._keyless = 0
+        # The first refusal: nothing is read after it, what flies is waited for.
+        self._failure: OnceMQError | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping
+
+    def stop(self) -> None:
+        """Read no more; `run` returns when what is on its way is acknowledged."""
+        self._stopping = True
+
+    def run(self) -> Progress:
+        """Send the file to its end (followed files have none) and return the summary.
+
+        Raises InputChanged, BadInput (all earlier rows are acknowledged), IdConflict, or what
+        ended the producer, such as Fenced. If `stopped`, the end may not have been reached.
+        """
+        if not self._connect():
+            return self.progress
+        self._reset()
+        if self._must_check_first():
+            self._pass_over(send=False)
+            self._reset()
+        self._pass_over(send=True)
+        self._drain()
+        if self._failure is not None:
+            raise self._failure
+        return self.progress
+
+    # --- the broker ------------------------------------------------------------------------------
+
+    def _connect(self) -> bool:
+        """Wait for the broker; return False if stopped meanwhile."""
+        engine = self._engine
+        engine.ask(self.job.topic)
+        while engine.opened is None or self.job.topic not in engine.topics:
+            if self._stopping:
+                return False
+            self._turn(IDLE_MS)
+            refused = engine.refused.get(self.job.topic)
+            if refused is not None:
+                raise refused
+        return True
+
+    def _turn(self, timeout_ms: int) -> None:
+        engine = self._engine
+        engine.turn(timeout_ms)
+        for settled in engine.take_settled():
+            self._count(settled)
+        silent = engine.core.connection.endpoint if engine.silent else None
+        self.progress.waiting_for = silent
+        self._report(self.progress)
+        if engine.error is not None:
+            raise engine.error
+        if self._stopping:
+            self._check_patience()
+
+    def _check_patience(self) -> None:
+        """Give up, some time after `stop`, on what is not acknowledged."""
+        now_ms = self._engine.now_ms()
+        if self._stop_by_ms is None:
+            self._stop_by_ms = now_ms + STOP_MS
+        if now_ms >= self._stop_by_ms and self._engine.in_flight:
+            raise Unacknowledged(self._engine.core.outbox.messages)
+
+    def _count(self, settled: Settled) -> None:
+        token: _Token = settled.token
+        if settled.error is not None:
+            self._failure = self._failure or settled.error
+            return
+        progress = self.progress
+        at = 0
+        for count, verdict, _ in settled.runs:
+            if verdict == CONFLICT:
+                self._failure = self._failure or _conflict(token, at, self.job.topic)
+            else:
+                progress.sent += count
+                progress.appended += count if verdict == STORED else 0
+                progress.duplicates += count if verdict == DUPLICATE else 0
+            at += count
+
+    def _drain(self) -> None:
+        """Wait for the verdicts of all that is on its way."""
+        while self._engine.in_flight:
+            self._turn(IDLE_MS)
+
+    # --- the file --------------------------------------------------------------------------------
+
+    def _reset(self) -> None:
+        """Begin at the start of the file."""
+        opened = self._engine.opened
+        assert opened is not None
+        self._keyless = 0
+        count = self._engine.topics[self.job.topic].partitions
+        self._partitions = {number: _Partition(0, b"") for number in range(count)}
+        if not self.job.id_fields:
+            for topic, number, next_number, digest in opened.partitions:
+                if topic == self.job.topic:
+                    self._partitions[number] = _Partition(next_number, digest)
+
+    def _must_check_first(self) -> bool:
+        """Whether a row could be sent before all partitions are known to hold this file."""
+        resumed = any(partition.next_number for partition in self._partitions.values())
+        if not resumed or len(self._partitions) == 1:
+            return False
+        if self.job.path == STDIN:
+            raise BadInput(
+                "standard input cannot be resumed over several partitions",
+                hint="send a file, or give each run a name of its own",
+            )
+        return True
+
+    def _pass_over(self, *, send: bool) -> None:
+        """Read the file from its start, to its end; or just far enough to check it."""
+        source = self._open_source()
+        try:
+            while not self._stopping and self._failure is None:
+                if not source.source.ready(0):
+                    self._wait_for_input(source.source)
+                    continue
+                rows = source.next_rows()
+                self._take(rows, send=send)
+                if not send and not self._unchecked():
+                    return
+                if rows.ended or rows.waiting:
+                    self._check_end(rows)
+                if rows.ended:
+                    return
+                if send:
+                    self.progress.position = source.source.position
+                    self.progress.total = source.source.total
+                    self._turn(IDLE_MS if rows.waiting else 0)
+        finally:
+            source.source.close()
+
+    def _wait_for_input(self, source: ByteSource) -> None:
+        """Wait for standard input and for answers in turn: neither can be waited for with both."""
+        if self._engine.in_flight:
+            self._turn(TOGETHER_MS)
+        else:
+            source.ready(IDLE_MS / 1000)
+            self._turn(0)
+
+    def _unchecked(self) -> bool:
+        return any(
+            partition.rows < partition.next_number for partition in self._partitions.values()
+        )
+
+    def _check_end(self, rows: Rows) -> None:
+        """At the end, for now or for good: all that was sent before must have been there."""
+        if rows.error is not None:
+            self._failure = self._failure or rows.error
+        elif self._unchecked():
+            raise self._changed("it is shorter than what was sent before")
+
+    def _take(self, rows: Rows, *, send: bool) -> None:
+        if not rows.values:
+            return
+        parcel = parcel_of(self.job, rows)
+        if not rows.values:
+            return
+        for piece in cut(parcel, len(self._partitions), self._next_keyless):
+            self._take_batch(parcel, piece, rows.numbers, send=send)
+
+    def _next_keyless(self, count: int) -> int:
+        first = self._keyless
+        self._keyless += count
+        return first
+
+    def _take_batch(self, parcel: Parcel, piece: Cut, numbers: list[int], *, send: bool) -> None:
+        """Send a batch, except what the broker has by number: that is compared."""
+        members = piece.members
+        if self.job.id_fields:
+            self._submit(parcel, piece.partition, members, piece.batch, numbers, b"")
+            return
+        partition = self._partitions[piece.partition]
+        bodies = [piece.batch.body(index) for index in range(piece.batch.count)]
+        below = min(len(bodies), max(0, partition.next_number - partition.rows))
+        if below:
+            digest = partition.add(bodies[:below])
+            if partition.rows == partition.next_number and digest != partition.digest:
+                raise self._changed(
+                    f"its first rows up to line {numbers[members[below - 1]]} differ"
+                )
+            self.progress.sent += below if send else 0
+        if below == len(bodies) or not send:
+            return
+        batch = piece.batch if not below else build_batch(parcel, members[below:])
+        digest = partition.add(bodies[below:])
+        self._submit(parcel, piece.partition, members[below:], batch, numbers, digest)
+
+    def _submit(
+        self,
+        parcel: Parcel,
+        partition: int,
+        members: Sequence[int],
+        batch: Batch,
+        numbers: list[int],
+        digest: bytes,
+    ) -> None:
+        while not self._engine.room:
+            self._turn(IDLE_MS)
+        token = _Token([numbers[index] for index in members], batch.ids)
+        self._engine.submit(Submit(parcel.topic, partition, batch, token, digest))
+
+    def _changed(self, how: str) -> InputChanged:
+        self.progress.sent = 0  # what was passed over was another file's
+        return InputChanged(
+            f"{self.job.path} is not what was sent before as producer "
+            f"{self._engine.core.name!r} to {self.job.topic!r}: {how}; nothing was sent"
+        )
+
+
+def _conflict(token: _Token, index: int, topic: str) -> IdConflict:
+    assert token.ids is not None, "only explicit ids conflict"
+    name = untagged_id(token.ids[index])
+    return IdConflict(
+        f"line {token.numbers[index]}: id {name!r} is stored in {topic!r} with another body"
+    )

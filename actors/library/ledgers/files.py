@@ -1,0 +1,193 @@
+"""Where ledgers live, and what a consumer tells of one before it may write to it.
+
+A ledger is a fenced log in STATE/<group>/<topic>/<partition>. Names become file names by an
+encoding that never maps two names to one, also on file systems that ignore case; the ledger's
+first record holds the names as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ...codec import records as record_codec
+from ...codec import wire
+from ...core.consumer.effect_work import EffectOrder
+from ...core.consumer.work import LedgerPeeked
+from ...errors import CorruptLog
+from ...records import Committed, LedgerStarted
+from ...storage import snapshots
+from ...storage.creation import create, hold_lock, sync_end
+from ...storage.disk import Disk, Lock
+from ...storage.document import Owner
+from ...storage.layout import generations
+from ...storage.log import FencedLog
+from ...storage.reading import RecordReader
+from ...storage.recovery import being_made
+from ...storage.view import LOOKS_MAX, View, known_chain, read_latest
+from . import orders as effect_orders
+from .file_names import file_name
+
+OpenLog = Callable[..., FencedLog]
+
+IMPORTED = "imported"  # in the owner of a generation that was imported: nobody, until it is opened
+
+
+def ledger_directory(state: str, group: str, topic: str, partition: int) -> str:
+    """Return the directory of a ledger below the state directory."""
+    return posixpath.join(state, file_name(group), file_name(topic), str(partition))
+
+
+class LedgerFiles:
+    """One ledger directory, before and at its opening. Not thread-safe."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        owner: Owner,
+        *,
+        draw: Callable[[], bytes],
+        open_log: OpenLog = FencedLog.open,
+    ) -> None:
+        """`draw` gives the 16 random bytes of a new ledger's id; `open_log` is for tests."""
+        self._open_log = open_log
+        self.session = None  # files have no connection that handlers could write to
+        self.directory = directory
+        self._disk = disk
+        self._owner = owner
+        self._draw = draw
+        self._lock: Lock | None = None
+        # What was read so far. Invariant: facts hold all records below `_read_to` of `_view`.
+        self._view: View | None = None
+        self._read_to = 0
+        self._facts = _Facts()
+
+    def peek(self) -> LedgerPeeked:
+        """Return the facts of the ledger; make it where there is none, change nothing else.
+
+        Holds the lock of the last owner from here on if that owner is dead. Raises CorruptLog,
+        LogInUse while another process makes it, OSError.
+        """
+        if self._view is None:
+            create(self._disk, self.directory, log_id=self._draw(), owner=self._owner)
+        self.release()
+        self._lock = hold_lock(self._disk, self.directory)
+        view = self._read()
+        numbers = generations(self._disk, self.directory)
+        unfinished = [n for n in numbers if n > view.manifest.generation]
+        had_owner = IMPORTED not in view.manifest.owner  # else a free lock says nothing of it
+        dead = self._lock is not None and had_owner
+        dead = dead and not any(
+            being_made(self._disk, self.directory, number) for number in unfinished
+        )
+        return LedgerPeeked(
+            view.manifest.log_id,
+            self._facts.topic_id,
+            self._facts.log_id,
+            self._facts.next_offset,
+            max(numbers),
+            dead,
+            str(self._owner.get("host", "")),
+            os.path.abspath(self.directory),
+        )
+
+    def open(self, epoch: int) -> FencedLog:
+        """Open generation `epoch` for writing.
+
+        Raises Fenced, CorruptLog, OSError, and DiskFull: then try again later.
+        """
+        log = self._open_log(self._disk, self.directory, generation=epoch, owner=self._owner)
+        self.release()
+        return log
+
+    def release(self) -> None:
+        """Let the lock of the last owner go, if it is held."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def close(self) -> None:
+        """Let the lock go; the log that was opened is closed by itself."""
+        self.release()
+
+    def give_order(self, order: EffectOrder) -> EffectOrder:
+        """Leave an operator's order for the owner; return the one that stands."""
+        return effect_orders.give_order(self._disk, self.directory, order)
+
+    def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
+        """Return what operators have ordered about some calls of effects."""
+        return effect_orders.find_orders(self._disk, self.directory, effect_ids)
+
+    def keep_orders(self, effect_ids: Iterable[str]) -> None:
+        """Forget all orders but those about some calls."""
+        effect_orders.keep_orders(self._disk, self.directory, effect_ids)
+
+    def _read(self) -> View:
+        for _ in range(LOOKS_MAX):
+            view = read_latest(self._disk, self.directory, self._view)
+            assert view is not None, "a ledger that was made stays"
+            sync_end(self._disk, view)
+            try:
+                self._read_facts(view)
+            except FileNotFoundError:
+                self._view = None  # the owner or a successor took files away: look again
+                continue
+            return view
+        raise CorruptLog(self.directory, 0, "generations come and go without end")
+
+    def _read_facts(self, view: View) -> None:
+        """Read on where the last look ended; from the start in another generation.
+
+        Also where the end went back: the owner's sync failed and it took its last group away.
+        """
+        known = self._view
+        same = known is not None and known.path == view.path
+        if not same or not view.start <= self._read_to <= view.end:
+            self._facts, self._read_to = self._from_snapshot(view)
+        reader = RecordReader(self._disk, view.path, view.firsts, view.place.seed)
+        try:
+            trusted_from = view.firsts[-1] if view.firsts else 0
+            chain = known_chain(self._disk, view, self._read_to)
+            for stored in reader.replay(self._read_to, view.end, trusted_from, chain):
+                record = record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)
+                self._facts.take(record)
+        finally:
+            reader.close()
+        self._view, self._read_to = view, view.end
+
+    def _from_snapshot(self, view: View) -> tuple[_Facts, int]:
+        for info in snapshots.usable(self._disk, view)[0]:
+            for part in info.parts:
+                if part.name == "ledger":
+                    data = snapshots.read_part(self._disk, view.path, part)
+                    return _Facts.of_snapshot(wire.unpack_plain(data)), info.position
+        return _Facts(), view.start
+
+
+class _Facts:
+    """What the join reports of a ledger's records."""
+
+    def __init__(self) -> None:
+        self.topic_id = b""
+        self.log_id = b""
+        self.next_offset = 0
+
+    @classmethod
+    def of_snapshot(cls, part: dict[str, Any]) -> _Facts:
+        facts = cls()
+        if part["started"] is not None:
+            facts.take(LedgerStarted(*part["started"]))
+        facts.next_offset = part["next_offset"]
+        return facts
+
+    def take(self, record: object) -> None:
+        if isinstance(record, LedgerStarted):
+            self.topic_id, self.log_id = record.topic_id, record.log_id
+            self.next_offset = record.start_offset
+        elif isinstance(record, Committed):
+            for topic_id, next_offset in record.inputs:
+                if topic_id == self.topic_id:  # not that of the group's private topic
+                    self.next_offset = next_offset

@@ -1,0 +1,1 @@
+"""What operators do: topics, groups, dead letters, open effects; the commands call this."""

@@ -1,0 +1,205 @@
+"""A small synchronous client for questions about topics and groups.
+
+It asks one thing at a time and waits for the answer; every request here may be sent twice without
+harm, so silence is answered by asking again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ...batch import Batch
+from ...codec import wire
+from ...errors import OnceMQError, ProtocolError, from_code
+from ...limits import FETCH_BYTES_DEFAULT, RESEND_MS
+from ...outcome import Received
+from ...protocol import (
+    VERSION_MAX,
+    VERSION_MIN,
+    CreateTopic,
+    DescribeGroup,
+    DescribeTopic,
+    Failure,
+    Fetch,
+    Fetched,
+    Granted,
+    GroupDescribed,
+    GroupsListed,
+    Hello,
+    Join,
+    Leave,
+    Left,
+    ListGroups,
+    ListTopics,
+    Message,
+    Produce,
+    Produced,
+    Rewind,
+    Rewound,
+    Standby,
+    TopicDescribed,
+    TopicsListed,
+    Welcome,
+)
+from ...records import BatchStored
+from ...runtime.zmq_transport import DealerTransport
+
+Answer = TypeVar("Answer")
+
+DEFAULT_TIMEOUT_S = 5.0
+SESSION_BYTES = 16
+
+
+class NoAnswer(OnceMQError):
+    """No broker answered in time."""
+
+    code = "no_answer"
+    retriable = True
+    default_hint = "is the broker running? start it with: oncemq broker"
+
+
+class AdminClient:
+    """Asks a broker. Use it in a `with`; not thread-safe."""
+
+    def __init__(self, endpoint: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Ask the broker at `endpoint`, waiting up to `timeout_s` seconds for each answer."""
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._transport = DealerTransport(endpoint)
+        self._request = 0
+        self._welcome: Welcome | None = None
+
+    def __enter__(self) -> AdminClient:
+        """Return the client."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._transport.close()
+
+    # --- questions -------------------------------------------------------------------------------
+
+    def welcome(self) -> Welcome:
+        """Say hello if needed; return what the broker said of itself. Raises NoAnswer."""
+        if self._welcome is None:
+            hello = Hello(0, VERSION_MIN, VERSION_MAX, "admin", secrets.token_bytes(16), b"", 0)
+            self._welcome = self._ask_once(hello, Welcome)
+        return self._welcome
+
+    def create_topic(self, topic: str, partitions: int) -> TopicDescribed:
+        """Make a topic; the same again is no error. Raises TopicExists, InvalidName, NoAnswer."""
+        return self._ask(CreateTopic(0, topic, partitions), TopicDescribed)
+
+    def describe_topic(self, topic: str) -> TopicDescribed:
+        """Return a topic. Raises UnknownTopic, NoAnswer."""
+        return self._ask(DescribeTopic(0, topic, create=False), TopicDescribed)
+
+    def topics(self) -> TopicsListed:
+        """Return all topics. Raises NoAnswer."""
+        return self._ask(ListTopics(0), TopicsListed)
+
+    def groups(self) -> GroupsListed:
+        """Return all grants. Raises NoAnswer."""
+        return self._ask(ListGroups(0), GroupsListed)
+
+    def group(self, group: str) -> GroupDescribed:
+        """Return members and partitions of a group. Raises NoAnswer, InvalidName."""
+        return self._ask(DescribeGroup(0, group), GroupDescribed)
+
+    def join(self, join: Join) -> Granted | Standby:
+        """Ask for a partition. Raises LedgerNotHere, LogRegressed, StoreMismatch, NoAnswer, ..."""
+        answer = self._ask(join, (Granted, Standby))
+        assert isinstance(answer, Granted | Standby), "as asked"
+        return answer
+
+    def leave(self, group: str, topic: str, partition: int, epoch: int, offset: int) -> None:
+        """Give a partition back. Raises NotGranted, NoAnswer."""
+        self._ask(Leave(0, group, topic, partition, epoch, offset), Left)
+
+    def rewind(self, group: str, topic: str, partition: int, epoch: int, offset: int) -> None:
+        """Let the ledger stand at a lower offset. Raises NotGranted, NoAnswer."""
+        self._ask(Rewind(0, group, topic, partition, epoch, offset), Rewound)
+
+    def fetch(
+        self, topic: str, partition: int, offset: int, max_bytes: int = FETCH_BYTES_DEFAULT
+    ) -> tuple[Fetched, list[BatchStored]]:
+        """Read stored batches freely, from the one that holds `offset`. Raises UnknownTopic,
+        LogRegressed (an offset above the end), NoAnswer."""
+        fetch = Fetch(0, "", topic, partition, 0, offset, max_bytes, 0)
+        self.welcome()
+        received = self._exchange(fetch)
+        answer = received.message
+        if not isinstance(answer, Fetched):
+            raise _refused(answer)
+        return answer, received.stored or []
+
+    def produce(self, topic: str, partition: int, batch: Batch) -> Produced:
+        """Send a batch with explicit ids, as a session of its own; the same again is a duplicate.
+
+        Raises UnknownTopic, InvalidName, DiskFull, Busy, NoAnswer.
+        """
+        session = secrets.token_bytes(SESSION_BYTES)
+        produce = Produce(0, topic, partition, "", 0, -1, session, 0, b"", batch.crc)
+        self.welcome()
+        answer = self._exchange(produce, batch.raw).message
+        if not isinstance(answer, Produced):
+            raise _refused(answer)
+        return answer
+
+    # --- one question ----------------------------------------------------------------------------
+
+    def _ask(self, message: Any, kind: type[Answer] | tuple[type[Answer], ...]) -> Answer:
+        self.welcome()
+        return self._ask_once(message, kind)
+
+    def _ask_once(self, message: Any, kind: type[Answer] | tuple[type[Answer], ...]) -> Answer:
+        answer = self._exchange(message).message
+        if not isinstance(answer, kind):
+            raise _refused(answer)
+        return answer
+
+    def _exchange(self, message: Any, body: bytes | memoryview | None = None) -> Received:
+        """Send until an answer comes. A broker that restarted meanwhile gets a hello first."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            self._request += 1
+            numbered = replace(message, request=self._request)
+            self._transport.send(b"", wire.encode(numbered, body))
+            received = self._wait(min(deadline, time.monotonic() + RESEND_MS / 1000))
+            if received is None:
+                if time.monotonic() >= deadline:
+                    raise NoAnswer(f"no broker answered at {self._endpoint}")
+                continue
+            answer = received.message
+            if isinstance(answer, Failure) and answer.code == "hello_required":
+                self._welcome = None
+                self.welcome()
+                continue
+            return received
+
+    def _wait(self, until: float) -> Received | None:
+        while (left := until - time.monotonic()) > 0:
+            for peer, frames in self._transport.poll(max(1, int(left * 1000))):
+                received = wire.decode(peer, frames)
+                if received.message.request == self._request:
+                    return received
+        return None
+
+
+def _refused(answer: Message) -> OnceMQError:
+    if isinstance(answer, Failure):
+        return from_code(answer.code, answer.reason, answer.hint)
+    return ProtocolError(f"the broker answered with {type(answer).__name__}")

@@ -1,0 +1,231 @@
+"""Moving the offset of a group: what `oncemq groups seek` and `reset` do.
+
+The command is an owner like any other: it joins each partition, is granted an epoch, opens that
+generation of the ledger and makes one commit. So nobody can be at work there meanwhile, a frozen
+owner is fenced as at any takeover, and a command that is killed half-way has moved some partitions
+and not others, each of them wholly. All partitions are taken before the first one is moved.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+from ...core.consumer.grant import join_with
+from ...core.consumer.seeker import MoveOffset, SeekerCore
+from ...driver import Driver, Silence
+from ...errors import Fenced, GroupInUse, OffsetOutOfRange, OnceMQError
+from ...ids import check_name
+from ...limits import LEDGER_SNAPSHOT_EVERY_BYTES
+from ...ports import Events
+from ...protocol import Granted, Standby
+from ...runtime.clock import SystemClock
+from ...runtime.os_disk import OsDisk
+from ...runtime.process import owner_facts
+from ...shells.producer import own_label
+from ..consuming.actor import LedgerDoor
+from ..ledgers.files import LedgerFiles, ledger_directory
+from ..sinks.opening import open_sink
+from ..sinks.reading import address_of
+from .client import AdminClient
+
+EARLIEST, LATEST = "earliest", "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What was done to one partition."""
+
+    partition: int
+    first_offset: int  # where the group stood
+    next_offset: int  # where it goes on
+
+
+class _Taken:
+    """One partition that is ours: its grant and its open ledger."""
+
+    def __init__(
+        self, place: tuple[str, str, int], door: LedgerDoor, granted: Granted, events: Events
+    ) -> None:
+        self.place = place
+        self.core = SeekerCore(place, granted)
+        self._door = door
+        self._driver = Driver(
+            self.core,
+            Silence(),
+            SystemClock(),
+            events,
+            perform=self._perform,
+            snapshot_every_bytes=LEDGER_SNAPSHOT_EVERY_BYTES,
+            compacts=True,
+        )
+
+    def _perform(self, item: object) -> None:
+        raise AssertionError(f"this core asks for no work: {item!r}")
+
+    def open(self) -> None:
+        """Open the ledger and check it.
+
+        Raises Fenced, CorruptLog, DiskFull, StoreMismatch, SinkUnavailable.
+        """
+        self._driver.open_log(self._door.open(self.core.epoch))
+        self._driver.turn(0)
+
+    def move(self, offset: int, reason: str) -> None:
+        """Commit the new offset; durable when this returns. Raises OffsetOutOfRange, Fenced."""
+        self._driver.post(MoveOffset(offset, reason))
+        self._driver.turn(0)
+
+    def close(self, *, clean: bool) -> None:
+        """Let the ledger go."""
+        self._door.release()
+        self._driver.close(clean=clean)
+        self._door.close()
+
+
+class Seeker:
+    """Moves offsets of groups. Use it in a `with`; not thread-safe."""
+
+    def __init__(
+        self, endpoint: str, state: str, events: Events, *, sink: str | None = None
+    ) -> None:
+        """Ask the broker at `endpoint`; ledgers are below the directory `state`.
+
+        With `sink` they are in that database. Raises BadSink, NotSupported.
+        """
+        if sink is not None:
+            address_of(sink)  # refuse it before anything is asked
+        self._sink = sink
+        self._client = AdminClient(endpoint)
+        self._state = state
+        self._events = events
+        self._label = f"seek by {own_label()}"
+        self._disk = OsDisk()
+        self._taken: list[_Taken] = []
+
+    def __enter__(self) -> Seeker:
+        """Return the seeker."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give all partitions back and close the connection."""
+        try:
+            self._give_back(clean=error is None)
+        finally:
+            self._client.close()
+
+    def targets(self, topic: str, to: str | int, partition: int | None = None) -> dict[int, int]:
+        """Return the offset for each partition: `to` is one, EARLIEST, LATEST.
+
+        Raises UnknownTopic, OffsetOutOfRange, NoAnswer.
+        """
+        chosen: dict[int, int] = {}
+        for number, end in self._ends(topic, partition):
+            offset = {EARLIEST: 0, LATEST: end}.get(to, to) if isinstance(to, str) else to
+            assert isinstance(offset, int), f"{to!r} is no place"
+            if not 0 <= offset <= end:
+                raise OffsetOutOfRange(
+                    f"{topic}/{number} has offsets 0 to {end}, no offset {offset}"
+                )
+            chosen[number] = offset
+        return chosen
+
+    def at_time(self, topic: str, at_ms: int, partition: int | None = None) -> dict[int, int]:
+        """Return for each partition the first offset that was appended at `at_ms` or later."""
+        return {
+            number: self._first_since(topic, number, end, at_ms)
+            for number, end in self._ends(topic, partition)
+        }
+
+    def _ends(self, topic: str, partition: int | None) -> Iterator[tuple[int, int]]:
+        ends = self._client.describe_topic(topic).end_offsets
+        if partition is None:
+            yield from enumerate(ends)
+        elif partition < len(ends):
+            yield partition, ends[partition]
+        else:
+            raise OffsetOutOfRange(f"topic {topic} has {len(ends)} partitions, none {partition}")
+
+    def _first_since(self, topic: str, partition: int, end: int, at_ms: int) -> int:
+        """Look for it by halves: times of stored batches never go back in a partition."""
+        low, high = 0, end
+        while low < high:
+            middle = (low + high) // 2
+            _, stored = self._client.fetch(topic, partition, middle, max_bytes=1)
+            batch = stored[0]  # the one that contains `middle`
+            if batch.at_ms >= at_ms:
+                high = min(middle, batch.first_offset)
+            else:
+                low = batch.first_offset + batch.kept
+        return low
+
+    def seek(self, group: str, topic: str, offsets: Mapping[int, int], reason: str) -> list[Moved]:
+        """Move the group in each partition of `offsets`; durable when this returns.
+
+        Raises GroupInUse: a live consumer owns one of them, and nothing was moved; and
+        LedgerNotHere, Fenced, CorruptLog, DiskFull, NoAnswer.
+        """
+        check_name(group, "group")
+        for partition in sorted(offsets):
+            self._take(group, topic, partition)
+        moved = []
+        for taken in self._taken:
+            offset, first = offsets[taken.place[2]], taken.core.ledger.next_offset
+            if offset != first:
+                if offset < first:
+                    self._client.rewind(*taken.place, taken.core.epoch, offset)
+                taken.move(offset, reason)
+            moved.append(Moved(taken.place[2], first, offset))
+        self._give_back(clean=True)
+        return moved
+
+    def _take(self, group: str, topic: str, partition: int) -> None:
+        place = (group, topic, partition)
+        door = self._door(place)
+        try:
+            facts = door.peek()
+            incarnation = secrets.token_bytes(16)
+            answer = self._client.join(join_with(facts, 0, place, incarnation, self._label))
+            if isinstance(answer, Standby):
+                raise GroupInUse(
+                    f"{topic}/{partition} of group {group} is held by {answer.owner}, whose lease "
+                    f"runs for {answer.lease_left_ms / 1000:g} s; nothing was moved"
+                )
+        except BaseException:
+            door.close()
+            raise
+        taken = _Taken(place, door, answer, self._events)
+        self._taken.append(taken)
+        taken.open()
+
+    def _door(self, place: tuple[str, str, int]) -> LedgerDoor:
+        """Return the ledger of a partition: of files, or in the database."""
+        if self._sink is not None:
+            return open_sink(self._sink, place)
+        return LedgerFiles(
+            self._disk,
+            ledger_directory(self._state, *place),
+            owner_facts(),
+            draw=lambda: secrets.token_bytes(16),
+        )
+
+    def _give_back(self, *, clean: bool) -> None:
+        """Leave every partition, and let its ledger go first: the next owner need not wait."""
+        while self._taken:
+            taken = self._taken.pop()
+            core = taken.core
+            try:
+                taken.close(clean=clean)
+                self._client.leave(*taken.place, core.epoch, core.ledger.next_offset)
+            except Fenced:  # somebody took over: what was committed before counts
+                raise
+            except OnceMQError:
+                if clean:
+                    raise

@@ -1,0 +1,87 @@
+"""The outbox: a message that is sent if, and only if, the user's own transaction is committed.
+
+`send` writes one row beside the user's rows, over the user's connection; `oncemq relay` sends what
+is committed and takes it out when the broker has it. docs/OUTBOX.md tells what is promised.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import Busy, IdConflict, IdRequired
+from ...ids import check_name
+from ..producing.parcel import checked_message
+from .connections import Rows, check_transaction, door_of
+from .table import CREATE, FIND_BODY, INSERT
+
+__all__ = ["create", "send"]
+
+_ATTEMPTS = 20  # a relay would have to take the row away each time between two statements
+
+
+def create(connection: Any) -> None:
+    """Make the table `oncemq_outbox` unless it is there; commit afterwards, as with any DDL.
+
+    `connection` is of sqlite3, psycopg 3, SQLAlchemy (also a Session) or Django, to SQLite 3.35
+    or PostgreSQL. In Django, call it from a migration. Raises NotSupported for another.
+    """
+    door = door_of(connection)
+    for statement in CREATE[door.dialect]:
+        door.run(statement, ())
+
+
+def send(
+    connection: Any,
+    topic: str,
+    value: Any,
+    *,
+    id: str | bytes,  # noqa: A002 - the name that users know
+    key: str | bytes | None = None,
+    headers: Mapping[str, bytes] | None = None,
+) -> bool:
+    """Put a message into the outbox, inside the transaction that `connection` is in.
+
+    Commit it together with your own rows: then the message is sent exactly once. Roll back, and
+    it never was. Return True if it is new, False if the same message is in the outbox already.
+
+    Raises IdConflict if the outbox holds the id with another key or value, TransactionRequired if
+    the connection commits every statement by itself, and whatever a producer's `send` refuses:
+    IdRequired, InvalidName, TooLarge, ValueNotEncodable. Nothing is written then, and the
+    transaction can go on. Errors of the database are those of its driver.
+    """
+    if id is None:
+        raise IdRequired("a message in the outbox needs an id: it is sent again after a crash")
+    check_name(topic, "topic")
+    message = checked_message(value, id=id, key=key, headers=headers)
+    door = door_of(connection)
+    check_transaction(door)
+    row = (
+        topic,
+        message.id,
+        message.key,
+        message.encoding,
+        message.value,
+        message.headers,
+        time.time_ns() // 1_000_000,
+    )
+    for _ in range(_ATTEMPTS):
+        if door.run(INSERT, row):
+            return True
+        found = door.run(FIND_BODY, row[:2])
+        if found:
+            if _bodies(found) != [(message.key, message.encoding, message.value)]:
+                raise IdConflict(f"id {id!r} is in the outbox for {topic!r} with another body")
+            return False
+        # A relay has just sent that row and taken it out. The broker knows the id from now on and
+        # will compare the bodies, so this message becomes a row of its own.
+    raise Busy(f"id {id!r} for {topic!r} is put in and taken out all the time", hint="try again")
+
+
+def _bodies(found: Rows) -> list[tuple[bytes | None, int, bytes]]:
+    """Return found rows with bytes that compare: some drivers give a memoryview."""
+    return [
+        (None if key is None else bytes(key), encoding, bytes(value))
+        for key, encoding, value in found
+    ]

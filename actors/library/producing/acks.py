@@ -1,0 +1,208 @@
+"""What became of messages that were sent together, and how to wait for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ...errors import IdConflict, OnceMQError, ResultTimeout
+from ...ids import untagged_id
+from ...protocol import CONFLICT, DUPLICATE, UNKNOWN_OFFSET
+
+_LOGGER = logging.getLogger("oncemq")
+
+Run = tuple[int, int, int]
+
+
+class Ack(NamedTuple):
+    """The message is durable in the log of the broker."""
+
+    topic: str
+    partition: int
+    offset: int | None  # None: a duplicate whose original was trimmed from the log
+    duplicate: bool  # it was there before; `offset` is the original's
+    durability: str = "fsync"
+
+
+class _Part(NamedTuple):
+    """The verdict of one batch: which messages of the send were in it, and what became of them."""
+
+    members: Sequence[int]  # increasing
+    partition: int
+    runs: tuple[Run, ...]
+    error: OnceMQError | None
+
+
+class Verdicts:
+    """The verdicts of messages that were sent together. All are given at once, at the end."""
+
+    __slots__ = (
+        "_bell",
+        "_callbacks",
+        "_left",
+        "_lock",
+        "_parts",
+        "count",
+        "describe_wait",
+        "error",
+        "ids",
+        "settled",
+        "topic",
+    )
+
+    def __init__(self, topic: str, describe_wait: Callable[[], str] | None = None) -> None:
+        """`describe_wait` says, for the text of a timeout, what is being waited for."""
+        self.topic = topic
+        self.count = 0  # messages; fixed before the first part is given
+        self.ids: list[bytes] | None = None  # tagged; to name a conflict
+        self.settled = False
+        self.error: OnceMQError | None = None  # the whole send failed
+        self.describe_wait = describe_wait
+        self._parts: list[_Part] = []
+        self._left = 0
+        self._lock = threading.Lock()
+        self._bell: threading.Event | None = None
+        self._callbacks: list[Callable[[], None]] = []
+
+    # --- the side of the producer ----------------------------------------------------------------
+
+    def expect(self, count: int) -> None:
+        """Wait for the verdicts of `count` messages in all."""
+        self.count = self._left = count
+
+    def give(
+        self,
+        members: Sequence[int],
+        partition: int,
+        runs: tuple[Run, ...],
+        error: OnceMQError | None,
+    ) -> None:
+        """Record the verdict of one batch; the last one settles the send."""
+        self._parts.append(_Part(members, partition, runs, error))
+        self._left -= len(members)
+        if self._left == 0:
+            self._settle()
+
+    def fail(self, error: OnceMQError) -> None:
+        """Settle the send with an error: refused, or its outcome unknown."""
+        if not self.settled:
+            self.error = error
+            self._settle()
+
+    def forked(self, error: OnceMQError) -> None:
+        """Fail in a forked child, where the old lock may be held by a thread that is not there."""
+        self._lock = threading.Lock()
+        self._callbacks = []  # they belong to the parent
+        self.fail(error)
+
+    def _settle(self) -> None:
+        with self._lock:
+            self.settled = True
+            callbacks, self._callbacks = self._callbacks, []
+            if self._bell is not None:
+                self._bell.set()
+        for callback in callbacks:
+            _call(callback)
+
+    # --- the side of the caller ------------------------------------------------------------------
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until settled. Raises ResultTimeout."""
+        bell = self._hang_bell()
+        if bell is not None and not bell.wait(timeout):
+            what = "" if self.describe_wait is None else self.describe_wait()
+            raise ResultTimeout(
+                f"no answer within {timeout} s{what}",
+                hint="the message is still being sent; ask again, or leave it to flush",
+            )
+
+    def _hang_bell(self) -> threading.Event | None:
+        with self._lock:
+            if not self.settled and self._bell is None:
+                self._bell = threading.Event()
+            return None if self.settled else self._bell
+
+    def when_settled(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once settled, in the thread that settles; at once if it is."""
+        with self._lock:
+            if not self.settled:
+                self._callbacks.append(callback)
+                return
+        _call(callback)
+
+    def verdict(self, index: int) -> Ack | OnceMQError:
+        """Return what became of one message, once settled."""
+        assert self.settled, "not settled yet"
+        if self.error is not None:
+            return self.error
+        for part in self._parts:
+            place = bisect_left(part.members, index)
+            if place < len(part.members) and part.members[place] == index:
+                return self._read_one(part, place, index)
+        raise AssertionError(f"no batch holds message {index}")
+
+    def all_verdicts(self) -> list[Ack | OnceMQError]:
+        """Return what became of every message, in order, once settled."""
+        if self.error is not None:
+            return [self.error] * self.count
+        found = {
+            index: verdict
+            for part in self._parts
+            for index, verdict in zip(part.members, self._read(part), strict=True)
+        }
+        return [found[index] for index in range(self.count)]
+
+    def _read_one(self, part: _Part, place: int, index: int) -> Ack | OnceMQError:
+        if part.error is not None:
+            return part.error
+        for count, verdict, first_offset in part.runs:
+            if place < count:
+                return self._judge(part.partition, verdict, first_offset, place, index)
+            place -= count
+        raise AssertionError("the runs of a batch are shorter than the batch")
+
+    def _read(self, part: _Part) -> list[Ack | OnceMQError]:
+        if part.error is not None:
+            return [part.error] * len(part.members)
+        members = iter(part.members)
+        return [
+            self._judge(part.partition, verdict, first_offset, step, next(members))
+            for count, verdict, first_offset in part.runs
+            for step in range(count)
+        ]
+
+    def _judge(
+        self, partition: int, verdict: int, first_offset: int, step: int, index: int
+    ) -> Ack | OnceMQError:
+        if verdict == CONFLICT:
+            named = (
+                f"of message {index}" if self.ids is None else repr(untagged_id(self.ids[index]))
+            )
+            return IdConflict(f"id {named} is stored in {self.topic!r} with another body")
+        offset = None if first_offset == UNKNOWN_OFFSET else first_offset + step
+        return Ack(self.topic, partition, offset, verdict == DUPLICATE)
+
+    def counted(self, wanted: int) -> int:
+        """Return how many messages got verdict STORED, DUPLICATE or CONFLICT."""
+        return sum(run[0] for part in self._parts for run in part.runs if run[1] == wanted)
+
+    def first_error(self) -> OnceMQError | None:
+        """Return why not every message is acknowledged, if so."""
+        if self.error is not None:
+            return self.error
+        for part in self._parts:
+            if part.error is not None:
+                return part.error
+        if self.counted(CONFLICT):
+            return next(v for v in self.all_verdicts() if isinstance(v, OnceMQError))
+        return None
+
+
+def _call(callback: Callable[[], None]) -> None:
+    try:
+        callback()
+    except Exception:
+        _LOGGER.exception("a callback of a pending message raised")

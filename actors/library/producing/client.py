@@ -1,0 +1,348 @@
+"""The producer that users hold: `send`, `send_many`, `flush`, from any thread or event loop."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from ...errors import BufferFull, IdRequired, OnceMQError, ProducerClosed, Unacknowledged
+from ...ids import check_name
+from ...limits import IN_FLIGHT_BYTES_DEFAULT, SEND_TIMEOUT_MS, TOPICS_MAX
+from ...runtime import settings
+from ...shells.producer import ProducerEngine
+from .accumulator import Accumulator
+from .acks import Ack, Verdicts
+from .parcel import Parcel, checked_many, checked_message
+from .pending import AckMany, Pending, PendingMany, PendingOne
+from .thread import ProducerThread, monotonic_ms
+
+__all__ = ["Ack", "AckMany", "Pending", "Producer"]
+
+_LOGGER = logging.getLogger("oncemq")
+_LIVE: weakref.WeakSet[Producer] = weakref.WeakSet()
+_EXIT_FLUSH_S = 1.0  # what the end of the interpreter grants to a producer that was never closed
+
+Connect = Callable[[str, str], ProducerEngine]  # (producer name, endpoint)
+
+
+class Producer:
+    """Sends messages, each exactly once. Use it in a `with` block; threads may share it.
+
+    Without a name it is anonymous: every send needs `id=`, and any number of them may run. With
+    a name, messages get numbers, and one owner lives at a time: a second one fences the first,
+    whose sends then raise Fenced for ever. A forked child is an owner of its own and inherits
+    nothing unsent. Sockets open at the first send.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        broker: str | None = None,
+        in_flight_bytes: int = IN_FLIGHT_BYTES_DEFAULT,
+        close_timeout: float = SEND_TIMEOUT_MS / 1000,
+        connect: Connect | None = None,
+    ) -> None:
+        """`broker` is an endpoint; the environment's ONCEMQ_BROKER goes before it.
+
+        `close_timeout`: seconds that leaving `with` waits for acknowledgements. `connect` makes
+        the engine, for tests. Raises InvalidName.
+        """
+        self._name = "" if name is None else check_name(name, "producer")
+        self._broker = broker
+        self._in_flight_bytes = in_flight_bytes
+        self._close_timeout = close_timeout
+        self._connect = connect or _connect
+        self._closed = False
+        self._begin()
+        _LIVE.add(self)
+
+    def _begin(self) -> None:
+        """Be a new incarnation that has sent nothing."""
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._gathered = Accumulator(self._in_flight_bytes, self._new_verdicts)
+        self._checked_topics: set[str] = set()
+        # Sends without all their verdicts, and the messages in them.
+        self._outstanding: dict[Verdicts, None] = {}
+        self._messages = 0
+        self._thread: ProducerThread | None = None
+        # Why this incarnation ended.
+        self._error: OnceMQError | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The producer name; None for an anonymous producer."""
+        return self._name or None
+
+    # --- sending ---------------------------------------------------------------------------------
+
+    def send(
+        self,
+        topic: str,
+        value: Any,
+        *,
+        id: str | bytes | None = None,  # noqa: A002 - the field's word
+        key: str | bytes | None = None,
+        headers: Mapping[str, bytes] | None = None,
+        timeout: float | None = None,
+    ) -> Pending[Ack]:
+        """Take one message and return a handle on its acknowledgement.
+
+        Blocks up to `timeout` seconds (default 30) while too many bytes are on their way; in an
+        event loop it never blocks, and the message waits for room by itself.
+
+        Raises ValueNotEncodable, TooLarge, InvalidName, IdRequired (anonymous producer without
+        `id`), BufferFull (nothing was taken), ProducerClosed, or the error that ended this
+        producer, such as Fenced. IdConflict comes from the handle's `result()`.
+        """
+        if id is None and not self._name:
+            raise IdRequired("an anonymous producer needs an id for every message")
+        message = checked_message(value, id=id, key=key, headers=headers)
+        now_ms = monotonic_ms()
+        deadline_ms = now_ms + _milliseconds(timeout)
+        with self._room:
+            self._check(topic)
+            if self._wait_for_room(message.size, deadline_ms):
+                parcel, index = self._gathered.add(topic, message, now_ms)
+            else:
+                parcel, index = self._gathered.add_late(topic, message, now_ms, deadline_ms)
+            self._outstanding[parcel.verdicts] = None
+            self._messages += 1
+            self._io().nudge(urgent=parcel.full)
+            return PendingOne(parcel.verdicts, index)
+
+    def send_many(
+        self,
+        topic: str,
+        values: Sequence[Any],
+        *,
+        ids: Sequence[str | bytes] | None = None,
+        keys: Sequence[str | bytes | None] | None = None,
+        timeout: float | None = None,
+    ) -> Pending[AckMany]:
+        """Take many messages of one topic, in order, and return one handle for all.
+
+        Much cheaper a message than `send`, most of all with values that are all bytes. It is
+        taken as a whole or not at all. Blocks and raises as `send` does; ValueError if `ids` or
+        `keys` have another length.
+        """
+        if ids is None and not self._name:
+            raise IdRequired("an anonymous producer needs an id for every message")
+        verdicts = self._new_verdicts(topic)
+        parcel = Parcel(topic, verdicts, explicit=ids is not None, born_ms=monotonic_ms())
+        if not values:
+            verdicts.settled = True
+            return PendingMany(verdicts)
+        checked_many(
+            parcel,
+            list(values),
+            None if ids is None else list(ids),
+            None if keys is None else list(keys),
+        )
+        deadline_ms = parcel.born_ms + _milliseconds(timeout)
+        with self._room:
+            self._check(topic)
+            if self._wait_for_room(parcel.size, deadline_ms):
+                self._gathered.add_parcel(parcel)
+            else:
+                self._gathered.add_parcel_late(parcel, deadline_ms)
+            self._outstanding[verdicts] = None
+            self._messages += verdicts.count
+            self._io().nudge(urgent=True)
+        return PendingMany(verdicts)
+
+    def _check(self, topic: str) -> None:
+        """Raise what forbids a send now. Under the lock."""
+        if self._closed:
+            raise ProducerClosed("the producer is closed")
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        if topic not in self._checked_topics:
+            check_name(topic, "topic")
+            if len(self._checked_topics) >= TOPICS_MAX:
+                self._checked_topics.clear()
+            self._checked_topics.add(topic)
+
+    def _wait_for_room(self, size: int, deadline_ms: int) -> bool:
+        """Wait under the lock until `size` bytes may be taken; False: the caller may not block."""
+        while not self._gathered.has_room(size):
+            if _in_event_loop():
+                return False
+            left_ms = deadline_ms - monotonic_ms()
+            if left_ms <= 0 or self._thread is threading.current_thread():
+                raise BufferFull(f"{self._gathered.used} bytes wait for an acknowledgement")
+            self._room.wait(left_ms / 1000)
+            if self._closed or self._error is not None:
+                raise self._error or ProducerClosed("the producer was closed meanwhile")
+        return True
+
+    def _new_verdicts(self, topic: str) -> Verdicts:
+        return Verdicts(topic, self._describe_wait)
+
+    def _describe_wait(self) -> str:
+        thread = self._thread
+        return "" if thread is None else thread.describe_wait()
+
+    def _io(self) -> ProducerThread:
+        """Return the I/O thread, started at the first send. Under the lock."""
+        if self._thread is None:
+            endpoint = settings.resolve("broker", argument=self._broker).value
+            self._thread = ProducerThread(
+                lambda: self._connect(self._name, str(endpoint)),
+                self._gathered,
+                self._room,
+                freed=self._freed,
+                done=self._done,
+                ended=self._ended,
+            )
+            self._thread.start()
+        return self._thread
+
+    # --- what the I/O thread reports -------------------------------------------------------------
+
+    def _freed(self, count: int, size: int) -> None:
+        """Count down what got its verdict."""
+        with self._room:
+            self._messages -= count
+            self._gathered.used -= size
+            self._room.notify_all()
+
+    def _done(self, verdicts: Verdicts) -> None:
+        with self._lock:
+            self._outstanding.pop(verdicts, None)
+
+    def _ended(self, error: OnceMQError) -> None:
+        """Fail all that is outstanding: its outcome is unknown."""
+        with self._room:
+            self._error = error
+            self._gathered.clear()
+            outstanding, self._outstanding = list(self._outstanding), {}
+            self._room.notify_all()
+        for verdicts in outstanding:
+            verdicts.fail(error)
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that was sent before has its verdict; None waits for ever.
+
+        Raises ResultTimeout, or the error that ended this producer. What became of each message
+        is told by its own handle.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            waiting = list(self._outstanding)
+        for verdicts in waiting:
+            verdicts.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        if self._error is not None and waiting:
+            raise self._error.with_traceback(None)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Flush for up to `timeout` seconds (default: close_timeout), then let go of the socket.
+
+        Raises Unacknowledged(n) if n messages have no verdict, or the error that ended the
+        producer if it left messages in that state. Closing again does nothing.
+        """
+        with self._room:
+            if self._closed:
+                return
+            self._closed = True
+            self._room.notify_all()
+        _LIVE.discard(self)
+        try:
+            with contextlib.suppress(OnceMQError):  # a timeout or the end: told by what is left
+                self.flush(self._close_timeout if timeout is None else timeout)
+        finally:
+            if self._thread is not None:
+                self._thread.stop()
+            unknown = self._messages
+            ended = self._error
+            self._ended(Unacknowledged(unknown))
+        if unknown:
+            raise ended or Unacknowledged(unknown)
+
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        try:  # the error of the block is what counts; sends before it get a moment
+            self.close(min(self._close_timeout, _EXIT_FLUSH_S))
+        except OnceMQError as left:
+            error.add_note(f"on leaving the producer: {left}")
+
+    async def __aenter__(self) -> Producer:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.__exit__, kind, error, traceback)
+
+    def _forked(self) -> None:
+        """Begin anew in a forked child: locks, thread and socket of the parent are of no use."""
+        outstanding = list(self._outstanding)
+        self._begin()
+        error = ProducerClosed(
+            "this message was sent before the fork", hint="its parent process has the answer"
+        )
+        for verdicts in outstanding:
+            verdicts.forked(error)
+
+
+def _connect(name: str, endpoint: str) -> ProducerEngine:
+    from ...runtime.clock import SystemClock
+    from ...runtime.zmq_transport import DealerTransport
+    from ..library_events import LibraryEvents
+
+    return ProducerEngine(name, endpoint, LibraryEvents(), DealerTransport(endpoint), SystemClock())
+
+
+def _in_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:  # not loaded: no loop runs
+        return False
+    return asyncio._get_running_loop() is not None  # noqa: SLF001 - the one without an exception
+
+
+def _milliseconds(timeout: float | None) -> int:
+    return SEND_TIMEOUT_MS if timeout is None else int(timeout * 1000)
+
+
+def _after_fork_in_child() -> None:
+    for producer in list(_LIVE):
+        producer._forked()  # noqa: SLF001 - this module's own class
+
+
+def _at_exit() -> None:
+    for producer in list(_LIVE):
+        try:
+            producer.close(_EXIT_FLUSH_S)
+        except OnceMQError as error:
+            _LOGGER.warning("a producer was not closed: %s", error)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

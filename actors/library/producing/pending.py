@@ -1,0 +1,156 @@
+"""What a send returns: a light handle on verdicts that many messages share.
+
+A Future for each message would cost more than all other work on it, so the messages of one send
+call (or of several sends that were gathered) share one `Verdicts`; a `Pending` is that and an
+index.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from ...errors import OnceMQError
+from ...protocol import DUPLICATE, STORED
+from .acks import Ack, Verdicts
+
+if TYPE_CHECKING:
+    import asyncio  # loaded by who awaits; others do not pay for it
+
+Result = TypeVar("Result")
+
+
+class AckMany(Sequence[Ack]):
+    """The acknowledgements of one `send_many`, in its order; each `Ack` is made when asked for."""
+
+    __slots__ = ("_verdicts",)
+
+    def __init__(self, verdicts: Verdicts) -> None:
+        self._verdicts = verdicts
+
+    @property
+    def appended(self) -> int:
+        """How many messages were new."""
+        return self._verdicts.counted(STORED)
+
+    @property
+    def duplicates(self) -> int:
+        """How many messages were there before."""
+        return self._verdicts.counted(DUPLICATE)
+
+    def __len__(self) -> int:
+        return self._verdicts.count
+
+    @overload
+    def __getitem__(self, index: int) -> Ack: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Ack]: ...
+    def __getitem__(self, index: int | slice) -> Ack | list[Ack]:
+        """Return one acknowledgement. Raises IdConflict for a message that was refused."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(index)
+        verdict = self._verdicts.verdict(place)
+        if isinstance(verdict, OnceMQError):
+            raise verdict.with_traceback(None)
+        return verdict
+
+    def __iter__(self) -> Iterator[Ack]:
+        for verdict in self._verdicts.all_verdicts():
+            if isinstance(verdict, OnceMQError):
+                raise verdict.with_traceback(None)
+            yield verdict
+
+    def __repr__(self) -> str:
+        return f"<AckMany {len(self)}: {self.appended} appended, {self.duplicates} duplicates>"
+
+
+class Pending(Generic[Result]):
+    """A send that is on its way. Wait with `result`, or await it in any running event loop."""
+
+    __slots__ = ("_verdicts",)
+
+    def __init__(self, verdicts: Verdicts) -> None:
+        self._verdicts = verdicts
+
+    def done(self) -> bool:
+        """Whether `result` returns or raises at once."""
+        return self._verdicts.settled
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Wait up to `timeout` seconds (None: for ever) and return the acknowledgement.
+
+        Raises ResultTimeout (still being sent), IdConflict (the id is stored with another body),
+        TooOld, or the error that ended the producer: then the outcome is unknown.
+        """
+        self._verdicts.wait(timeout)
+        return self._read()
+
+    def add_done_callback(self, callback: Callable[[Pending[Result]], Any]) -> None:
+        """Call `callback(self)` once settled, in the I/O thread: be brief, never wait there."""
+        self._verdicts.when_settled(lambda: callback(self))
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        """Wait without blocking the event loop."""
+        if not self._verdicts.settled:
+            import asyncio
+
+            loop = asyncio.get_running_loop()
+            future = loop.create_future()
+
+            def wake() -> None:
+                with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
+                    loop.call_soon_threadsafe(_release, future)
+
+            self._verdicts.when_settled(wake)
+            yield from future
+        return self._read()
+
+    def _read(self) -> Result:
+        raise AssertionError("a Pending is of one message or of many")
+
+
+def _release(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class PendingOne(Pending[Ack]):
+    """One message."""
+
+    __slots__ = ("_index",)
+
+    def __init__(self, verdicts: Verdicts, index: int) -> None:
+        super().__init__(verdicts)
+        self._index = index
+
+    def _read(self) -> Ack:
+        verdict = self._verdicts.verdict(self._index)
+        if isinstance(verdict, OnceMQError):
+            raise verdict.with_traceback(None)
+        return verdict
+
+
+class PendingMany(Pending[AckMany]):
+    """All messages of one `send_many`. Fails if one of them was refused; see `acks`."""
+
+    __slots__ = ()
+
+    def acks(self, timeout: float | None = None) -> AckMany:
+        """Wait and return all verdicts even if some message was refused.
+
+        Indexing a refused message raises its error. Raises only what concerns all of them.
+        """
+        self._verdicts.wait(timeout)
+        if self._verdicts.error is not None:
+            raise self._verdicts.error.with_traceback(None)
+        return AckMany(self._verdicts)
+
+    def _read(self) -> AckMany:
+        error = self._verdicts.first_error()
+        if error is not None:
+            raise error.with_traceback(None)
+        return AckMany(self._verdicts)

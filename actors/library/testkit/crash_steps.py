@@ -1,0 +1,188 @@
+"""The steps of a commit at which a test can have everything die, and how that is brought about.
+
+    before_handler                the handlers were about to be called
+    after_handler_before_commit   they have returned, nothing of it is written
+    after_append_before_sync      the commit is in the log's memory, not on the disk
+    after_sync_before_outputs     the commit is durable, its outputs were not sent
+    after_outputs_before_ack      the broker has stored the outputs, the consumer has not heard it
+    after_ack                     it has heard it, and no later commit says so
+
+The last two come only where handlers send. Two more have to be named, since nobody knows after them
+what became of a call:
+
+    after_intent_before_call      a handler may call the function of an effect, and has not
+    after_call_before_record      the function has returned, its result is not written
+
+Each consumer (group and topic) dies once at each step
+that was asked for, and only while the harness drains.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ...codec import records as record_codec
+from ...codec import wire
+from ...core.consumer.effect_work import CALL, EffectAnswer, EffectTold, EffectWanted
+from ...protocol import Produced
+from ...storage.log import FencedLog
+from ..consuming.actor import ConsumerActor
+from ..effects.desk import TurningDesk, Wait
+from ..library_events import LibraryEvents
+from .network import LocalEndpoint
+
+BEFORE_HANDLER = "before_handler"
+AFTER_HANDLER = "after_handler_before_commit"
+AFTER_APPEND = "after_append_before_sync"
+AFTER_SYNC = "after_sync_before_outputs"
+AFTER_OUTPUTS = "after_outputs_before_ack"
+AFTER_ACK = "after_ack"
+AFTER_INTENT = "after_intent_before_call"
+AFTER_CALL = "after_call_before_record"
+STEPS = (BEFORE_HANDLER, AFTER_HANDLER, AFTER_APPEND, AFTER_SYNC, AFTER_OUTPUTS, AFTER_ACK)
+EFFECT_STEPS = (AFTER_INTENT, AFTER_CALL)
+
+_COMMITS = frozenset({record_codec.COMMITTED, record_codec.COMMITTED_MORE})
+
+_SINK_STEPS = {"recorded": AFTER_APPEND, "committed": AFTER_SYNC}
+
+Place = tuple[str, str, int]  # group, topic, partition
+
+
+class Crash(BaseException):
+    """Everything dies here. No Exception: a handler's own `except` must not survive it."""
+
+
+class CrashSteps:
+    """Which steps are asked for and which consumers have died where."""
+
+    def __init__(self) -> None:
+        """Ask for nothing."""
+        self._asked: set[str] = set()
+        # (group, topic, step) in the order of the crashes.
+        self.met: list[tuple[str, str, str]] = []
+        # Whether the harness drains: only then anybody dies.
+        self.armed = False
+
+    def ask(self, steps: tuple[str, ...]) -> None:
+        """Let every consumer die once more at each of `steps`. Raises ValueError for others."""
+        unknown = [step for step in steps if step not in STEPS + EFFECT_STEPS]
+        if unknown:
+            there = ", ".join(STEPS + EFFECT_STEPS)
+            raise ValueError(f"no step {unknown[0]!r}; there are {there}")
+        self._asked.update(steps)
+        self.met = [one for one in self.met if one[2] not in steps]
+
+    def ask_for_rest(self) -> None:
+        """Let every consumer die at each step at which it has not died yet."""
+        self._asked.update(STEPS)
+
+    def visit(self, place: Place, step: str) -> None:
+        """A consumer is at a step. Raises Crash if it shall die there."""
+        here = (*place[:2], step)
+        if self.armed and step in self._asked and here not in self.met:
+            self.met.append(here)
+            raise Crash(step)
+
+
+class WatchedLedger(FencedLog):
+    """A ledger that tells of the steps around the sync of a commit. Set `visit` after opening."""
+
+    visit: Callable[[str], None]
+    _holds_commit = False
+
+    def append(
+        self,
+        type: int,  # noqa: A002 - as in FencedLog
+        meta: bytes,
+        body: bytes | memoryview,
+        body_crc: int | None = None,
+    ) -> int:
+        """Add a record to the group of this turn and return its position."""
+        self._holds_commit = self._holds_commit or type in _COMMITS
+        return super().append(type, meta, body, body_crc)
+
+    def sync(self) -> int:
+        """Make the group durable and look at the fence; return the durable end."""
+        holds, self._holds_commit = self._holds_commit, False
+        if holds:
+            self.visit(AFTER_APPEND)
+        end = super().sync()
+        if holds:
+            self.visit(AFTER_SYNC)
+        return end
+
+
+class WatchedDesk(TurningDesk):
+    """Tells of the steps around the call of an effect."""
+
+    def __init__(
+        self,
+        actor: ConsumerActor,
+        wait: Wait,
+        turning: threading.Lock,
+        visit: Callable[[str], None],
+    ) -> None:
+        """Tell `visit`."""
+        super().__init__(actor, wait, turning)
+        self._visit = visit
+
+    def want(self, wanted: EffectWanted) -> EffectAnswer:
+        """Ask, and turn until there is an answer."""
+        answer = super().want(wanted)
+        if answer.verdict == CALL:
+            self._visit(AFTER_INTENT)
+        return answer
+
+    def tell(self, told: EffectTold) -> None:
+        """Say how a call ended."""
+        self._visit(AFTER_CALL)
+        super().tell(told)
+
+
+def watched_sink(visit: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what a ledger in a database calls at the steps of its commit."""
+
+    def at(step: str) -> None:
+        if step in _SINK_STEPS:
+            visit(_SINK_STEPS[step])
+
+    return at
+
+
+class WatchedEndpoint:
+    """A consumer's end of the wire that tells when the broker's word on outputs has come."""
+
+    def __init__(self, endpoint: LocalEndpoint, visit: Callable[[str], None]) -> None:
+        """Wrap `endpoint`."""
+        self._endpoint = endpoint
+        self._visit = visit
+        self.send = endpoint.send
+        self.wake = endpoint.wake
+        self.reopen = endpoint.reopen
+        self.close = endpoint.close
+
+    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
+        """Return what waits."""
+        waiting = self._endpoint.poll(timeout_ms)
+        if any(isinstance(wire.decode(*one).message, Produced) for one in waiting):
+            self._visit(AFTER_OUTPUTS)
+        return waiting
+
+
+class WatchedEvents(LibraryEvents):
+    """Events that tell when a consumer has taken an acknowledgement."""
+
+    def __init__(self, steps: CrashSteps) -> None:
+        """Tell `steps`."""
+        super().__init__()
+        self._steps = steps
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Log an event."""
+        super().emit(event, **fields)
+        if event == "output.acked":
+            place = (fields["group"], fields["topic"], fields["partition"])
+            self._steps.visit(place, AFTER_ACK)

@@ -1,0 +1,159 @@
+"""Parts of requests that other nodes must answer: resent until answered or given up.
+
+A forward is one line, resent unchanged, so that its owner can tell it from a new one. When it is
+given up, its outcome is `unknown` for a request that writes: the owner may have carried it out, or
+may still. A request that only reads has written nothing, whatever became of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..limits import (
+    NODE_FORWARD_RESEND_MS,
+    NODE_FORWARD_TIMEOUT_MS,
+    NODE_FORWARDS_BYTES_MAX,
+    NODE_FORWARDS_MAX,
+)
+from .messages import CRASH, TIMEOUT, UNAVAILABLE, Refusal
+
+
+@dataclass(slots=True)
+class Part:
+    """What one owner contributes to an answer."""
+
+    result: Any = None
+    refusal: Refusal | None = None  # definite: nothing was written for this part
+    unknown: bool = False  # nobody knows whether it was carried out
+    settled: bool = False
+
+
+@dataclass(slots=True)
+class Gather:
+    """A request that waits for all of its parts."""
+
+    writes: bool
+    done: Callable[[Gather], None]
+    parts: list[Part] = field(default_factory=list)
+    held_bytes: int = 0  # of results of other nodes among the parts
+
+    def part(self) -> Part:
+        """Add a part that is to be settled."""
+        self.parts.append(Part())
+        return self.parts[-1]
+
+    def settle(self, part: Part, result: Any = None, refusal: Refusal | None = None) -> None:
+        """A part is known; the last one completes the request."""
+        self._settle(part, result, refusal, unknown=False)
+
+    def give_up(self, part: Part, why: str) -> None:
+        """No answer will come, or it does not count any more."""
+        refusal = None if self.writes else Refusal(UNAVAILABLE, why)
+        self._settle(part, None, refusal, unknown=self.writes)
+
+    def _settle(self, part: Part, result: Any, refusal: Refusal | None, *, unknown: bool) -> None:
+        assert not part.settled
+        part.result, part.refusal, part.unknown, part.settled = result, refusal, unknown, True
+        if all(one.settled for one in self.parts):
+            self.done(self)
+
+    def refusal(self) -> Refusal | None:
+        """Return the error reply that tells the truth about all parts; None if all went well.
+
+        A definite code promises that nothing was written: with any part unknown, or one part
+        written and another refused, only CRASH or TIMEOUT is true.
+        """
+        refusals = [part.refusal for part in self.parts if part.refusal is not None]
+        if any(part.unknown for part in self.parts):
+            if len(self.parts) == 1:
+                return Refusal(TIMEOUT, "the owner of the key did not answer in time")
+            return Refusal(CRASH, "an owner did not answer in time: outcome unknown")
+        if not refusals:
+            return None
+        if self.writes and len(refusals) < len(self.parts):
+            return Refusal(CRASH, f"done in part: {refusals[0].text}")
+        return refusals[0]
+
+
+@dataclass(slots=True)
+class Forward:
+    """One part under way."""
+
+    line: bytes
+    gather: Gather
+    part: Part
+    resend_at_ms: int
+    deadline_ms: int
+    sent: int = 1  # how often the line was written
+
+
+class Forwards:
+    """All parts under way, by the msg_id of their line.
+
+    Invariant: at most NODE_FORWARDS_MAX of them, of NODE_FORWARDS_BYTES_MAX bytes together.
+    """
+
+    def __init__(self) -> None:
+        self._by_number: dict[int, Forward] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def has_room(self, count: int, size: int) -> bool:
+        """Tell whether `count` more of `size` bytes together may be under way."""
+        return (
+            len(self._by_number) + count <= NODE_FORWARDS_MAX
+            and self._bytes + size <= NODE_FORWARDS_BYTES_MAX
+        )
+
+    def start(self, number: int, line: bytes, gather: Gather, part: Part, now_ms: int) -> None:
+        """Remember a line that is being written for the first time."""
+        forward = Forward(
+            line,
+            gather,
+            part,
+            now_ms + NODE_FORWARD_RESEND_MS,
+            now_ms + NODE_FORWARD_TIMEOUT_MS,
+        )
+        self._by_number[number] = forward
+        self._bytes += len(line)
+
+    def take(self, number: int) -> Forward | None:
+        """Return the forward that an answer names and forget it; None if none waits for it."""
+        forward = self._by_number.pop(number, None)
+        if forward is not None:
+            self._bytes -= len(forward.line)
+        return forward
+
+    def wake_at_ms(self) -> int | None:
+        """Return when `due` has work."""
+        times = [min(one.resend_at_ms, one.deadline_ms) for one in self._by_number.values()]
+        return min(times, default=None)
+
+    def due(self, now_ms: int) -> list[bytes]:
+        """Give up what is overdue and return the lines to write once more."""
+        lines = []
+        for number, forward in list(self._by_number.items()):
+            if forward.deadline_ms <= now_ms:
+                self.take(number)
+                forward.gather.give_up(forward.part, "the owner of a key did not answer in time")
+            elif forward.resend_at_ms <= now_ms:
+                forward.sent += 1
+                forward.resend_at_ms = now_ms + NODE_FORWARD_RESEND_MS
+                lines.append(forward.line)
+        return lines
+
+    def give_up_all(self) -> None:
+        """No answer can come any more."""
+        for number in list(self._by_number):
+            forward = self.take(number)
+            if forward is not None:
+                forward.gather.give_up(forward.part, "the input ended")
+
+    def clear(self) -> None:
+        """Forget all: whoever asked begins a new life."""
+        self._by_number.clear()
+        self._bytes = 0

@@ -1,0 +1,83 @@
+"""Which node owns a key, and how one answer is made from what its owners said."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from .messages import Body, CommitOffsets, ListCommitted, Poll, Request, Send, to_json
+
+FORWARD = "forward_"  # in front of the type of a request that one node hands to another
+KINDS: dict[type[Request], str] = {
+    Send: "send",
+    Poll: "poll",
+    CommitOffsets: "commit_offsets",
+    ListCommitted: "list_committed_offsets",
+}
+
+
+def owner_of(key: str, members: tuple[str, ...]) -> str:
+    """Return the node that holds the log of a key; `members` are all node ids, sorted."""
+    return members[zlib.crc32(key.encode("utf-8", "surrogatepass")) % len(members)]
+
+
+def split(request: Request, members: tuple[str, ...], here: str) -> dict[str, Request]:
+    """Return what each owner has to do. A request without keys is done here."""
+    if len(members) == 1:
+        return {here: request}
+    if isinstance(request, Send):
+        return {owner_of(request.key, members): request}
+    parts: dict[str, Request]
+    if isinstance(request, ListCommitted):
+        keys: dict[str, list[str]] = {}
+        for key in request.keys:
+            keys.setdefault(owner_of(key, members), []).append(key)
+        parts = {owner: ListCommitted(tuple(some)) for owner, some in keys.items()}
+    else:
+        offsets: dict[str, dict[str, int]] = {}
+        for key, offset in request.offsets.items():
+            offsets.setdefault(owner_of(key, members), {})[key] = offset
+        parts = {owner: type(request)(some) for owner, some in offsets.items()}
+    return parts or {here: request}
+
+
+def reply_fields(request: Request, results: list[Any], *, forwarded: bool) -> str:
+    """Return the fields of a reply, as JSON text that begins with a comma, or nothing.
+
+    `results` has one entry for each part: (offset, duplicate), messages by key as JSON text,
+    offsets by key with None for unknown ones, or None. Whether a send was a duplicate is told
+    where the request named its message, and always to another node.
+    """
+    if isinstance(request, Send):
+        offset, duplicate = results[0]
+        told = forwarded or request.message_id is not None
+        return f',"offset":{offset}' + (f',"duplicate":{to_json(duplicate)}' if told else "")
+    if isinstance(request, Poll):
+        texts = {key: text for result in results for key, text in result.items()}
+        pairs = (f"{to_json(key)}:{texts[key]}" for key in request.offsets if key in texts)
+        return f',"msgs":{{{",".join(pairs)}}}'
+    if isinstance(request, ListCommitted):
+        known = {key: offset for result in results for key, offset in result.items()}
+        told_offsets = {key: offset for key, offset in known.items() if offset is not None}
+        return f',"offsets":{to_json(told_offsets)}'
+    return ""
+
+
+def read_result(body: Body) -> Any:
+    """Return what an owner answered, as one of the `results` of `reply_fields`.
+
+    Raises KeyError, TypeError, ValueError, AttributeError for what no owner says.
+    """
+    kind = body["type"]
+    if kind == "forward_send_ok":
+        offset, duplicate = body["offset"], body["duplicate"]
+        if type(offset) is not int or type(duplicate) is not bool:
+            raise TypeError("offset or duplicate")
+        return offset, duplicate
+    if kind == "forward_poll_ok":
+        return {key: to_json(messages) for key, messages in body["msgs"].items()}
+    if kind == "forward_list_committed_offsets_ok":
+        return {key: int(offset) for key, offset in body["offsets"].items()}
+    if kind == "forward_commit_offsets_ok":
+        return None
+    raise ValueError(f"unknown type {kind!r}")

@@ -1,0 +1,1 @@
+"""The proof from files alone: for every id, accepted once, processed once, pending or parked."""

@@ -1,0 +1,95 @@
+"""What the records of one ledger say, as a proof from files gathers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...ids import private_topic
+from ..parse.records import Skips, Started
+from .effects import Effects
+from .parked import Parked
+
+Target = tuple[str, int]  # (topic, partition) of an output
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What the records of one ledger say, up to `end`."""
+
+    directory: str
+    number: int  # in the rows
+    ledger_id: bytes = b""
+    generation: int = 0
+    end: int = 0
+    started: Started | None = None
+    topic_number: int = -1  # in the log, once a batch of its topic was met
+    next_offset: int = 0
+    commit_no: int = 0
+    epoch: int = 0
+    # The highest offset that it ever stood at: above `next_offset` after an operator went back.
+    reached: int = 0
+    # What an operator had it pass over: ascending, nothing above `next_offset`.
+    skips: Skips = field(default_factory=list)
+    # How many messages in `skips` were never processed: counted when ids are compared.
+    skipped: int = 0
+    # Offsets below it come from a snapshot, not from commits.
+    base_offset: int = 0
+    # Ids processed, messages passed over because their ids had been, and commits read.
+    processed: int = 0
+    passed_over: int = 0
+    commits: int = 0
+    parked: Parked = field(default_factory=Parked)
+    effects: Effects = field(default_factory=Effects)
+    # The next number of an output, the first that records here tell of, and what is acknowledged.
+    next_sequence: dict[Target, int] = field(default_factory=dict)
+    known_from: dict[Target, int] = field(default_factory=dict)
+    acked: dict[Target, int] = field(default_factory=dict)
+    # Each epoch that committed, and the first offset of its first commit.
+    epochs: dict[int, int] = field(default_factory=dict)
+    # For the comparison with snapshots: numbers by producer, fingerprints, their words' sum.
+    numbers: dict[str, int] = field(default_factory=dict)
+    fingerprints: int = 0
+    words: int = 0
+    state: dict[str, bytes] | None = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """The ledger, for people."""
+        started = self.started
+        if started is None:
+            return self.directory
+        return f"group {started.group} {started.topic}/{started.partition}"
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """(group, topic, partition)."""
+        assert self.started is not None, "only ledgers with a first record have a place"
+        return self.started.group, self.started.topic, self.started.partition
+
+    @property
+    def private_topic(self) -> str:
+        """The topic that this group alone reads besides."""
+        group, topic, _ = self.place
+        return private_topic(topic, group)
+
+    def next_offset_of(self, topic_id: bytes) -> int:
+        """The next offset of one input."""
+        if self.started is None or topic_id == self.started.topic_id:
+            return self.next_offset
+        return self.parked.offsets.get(topic_id, 0)
+
+    def missing(self, first: int, end: int) -> list[tuple[int, int]]:
+        """Take note that offsets [first, end) were not processed; return those that should be.
+
+        What an operator had it pass over need not be, nor what it is to read again.
+        """
+        end = min(end, max(first, self.next_offset))
+        wrong = []
+        for low, high, _ in self.skips:
+            if high <= first or end <= low:
+                continue
+            if first < low:
+                wrong.append((first, low))
+            self.skipped += min(end, high) - max(first, low)
+            first = min(end, high)
+        return [*wrong, (first, end)] if first < end else wrong

@@ -1,0 +1,316 @@
+"""Reading the broker's log for a proof: offsets, numbers and epochs follow from each other.
+
+Every stored batch is looked at once. Sequence ids are judged as ranges; explicit ids become rows
+(verify_rows.py), once for the uniqueness in their topic and once for each ledger that has them
+behind it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import CorruptLog
+from ...ids import output_producer, sequence_id
+from ..model import Findings, shown_id
+from ..parse.batch import BadBatch, BatchView, body_hash
+from ..parse.batch import parse as parse_batch
+from ..parse.document import SnapshotHead
+from ..parse.log import Log
+from ..parse.records import (
+    BadRecord,
+    GroupGrant,
+    GroupRewind,
+    ProducerGrant,
+    Stored,
+    Topic,
+    parse,
+    unpack,
+)
+from .facts import Ledger
+from .ledgers import sensible
+from .parked import PRIVATE_ID_MARK
+from .rows import IN_LOG, Rows, seed_of
+
+Place = tuple[int, int]  # topic number, partition
+Row = tuple[str, int, int]  # producer, topic number, partition
+
+
+@dataclass(slots=True)
+class Partition:
+    """One partition as the log's records make it."""
+
+    end_offset: int = 0
+    last_at_ms: int = 0
+
+
+@dataclass(slots=True)
+class BrokerLog:
+    """What the records of the broker's log say, up to `end`."""
+
+    log_id: bytes = b""
+    generation: int = 0
+    end: int = 0
+    topics: list[Topic] = field(default_factory=list)
+    partitions: dict[Place, Partition] = field(default_factory=dict)
+    # Live epochs of producers, those of outputs included.
+    epochs: dict[str, int] = field(default_factory=dict)
+    # The next number of each producer in each partition.
+    next_sequence: dict[Row, int] = field(default_factory=dict)
+    # Grants of (group, topic, partition) by epoch.
+    grants: dict[tuple[str, str, int], dict[int, GroupGrant]] = field(default_factory=dict)
+    # Explicit ids by topic number: how many, and the sum of their body hashes.
+    ids: dict[int, tuple[int, int]] = field(default_factory=dict)
+    batches: int = 0
+    masked: int = 0  # batches of which only a part was new
+    torn_bytes: int = 0
+
+
+class LogReader:
+    """Reads the log into rows."""
+
+    def __init__(self, log: Log, ledgers: list[Ledger], rows: Rows, found: Findings) -> None:
+        """`ledgers` were read before, so all that they committed is in this log."""
+        self.facts = BrokerLog(log.log_id, log.generation, log.end, torn_bytes=log.torn_bytes)
+        self._log = log
+        self._rows = rows
+        self._found = found
+        self._numbers: dict[str, int] = {}  # topic name -> number
+        self._ledgers: dict[tuple[str, int], list[Ledger]] = {}
+        for ledger in ledgers:
+            _, topic, partition = ledger.place
+            for name in (topic, ledger.private_topic):
+                self._ledgers.setdefault((name, partition), []).append(ledger)
+        self._output_epochs: dict[str, GroupGrant] = {}
+        # By group, topic and partition: the offset below which nobody may be granted.
+        self._reported: dict[tuple[str, str, int], int] = {}
+
+    def read(self, progress: Callable[[int, int], None]) -> BrokerLog:
+        """Read all; `progress` is told (position, end). Raises CorruptLog, LogMoved."""
+        log = self._log
+        if log.start:
+            raise CorruptLog(log.path, 0, f"a broker's log starts at 0, this one at {log.start}")
+        later = list(log.snapshots)
+        self._found.notes += [f"{log.directory}: {damage}" for damage in log.snapshot_damage]
+        for group in log.groups():
+            for frame in group.frames:
+                try:
+                    self._take(parse(frame), frame.position)
+                except (BadRecord, BadBatch) as bad:
+                    raise CorruptLog(log.path, frame.position, str(bad)) from None
+            while later and later[0].position <= group.end:
+                sensible(self._compare, later.pop(0), log.path)
+            progress(group.end, log.end)
+        log.sync()
+        return self.facts
+
+    def _take(self, record: Any, position: int) -> None:
+        if isinstance(record, Stored):
+            self._stored(record, position)
+        elif isinstance(record, Topic):
+            if record.topic in self._numbers:
+                self._found.add("log-shape", record.topic, "the topic is created a second time")
+            self._numbers[record.topic] = len(self.facts.topics)
+            self.facts.topics.append(record)
+        elif isinstance(record, ProducerGrant):
+            self._grant(record.producer, record.epoch)
+        elif isinstance(record, GroupGrant):
+            self._group_grant(record)
+        elif isinstance(record, GroupRewind):
+            self._reported[record.group, record.topic, record.partition] = record.next_offset
+        else:
+            self._found.add("log-shape", f"position {position}", "a record of a ledger")
+
+    # --- grants ----------------------------------------------------------------------------------
+
+    def _grant(self, producer: str, epoch: int) -> None:
+        known = self.facts.epochs.get(producer, 0)
+        if epoch <= known:
+            self._found.add(
+                "I10-zombie-fenced", f"producer {producer}", f"epoch {epoch} follows epoch {known}"
+            )
+        self.facts.epochs[producer] = epoch
+
+    def _group_grant(self, record: GroupGrant) -> None:
+        key = (record.group, record.topic, record.partition)
+        self._grant(output_producer(*key), record.epoch)
+        grants = self.facts.grants.setdefault(key, {})
+        last = max(grants.values(), key=lambda grant: grant.epoch, default=None)
+        where = f"group {record.group} {record.topic}/{record.partition}"
+        if last is not None and record.ledger_id != last.ledger_id:
+            self._found.add("one-ledger", where, f"epoch {record.epoch} has another ledger")
+        reported = self._reported.get(key, 0)
+        if record.next_offset < reported:
+            self._found.add(
+                "I8-commit-monotone",
+                where,
+                f"granted at offset {record.next_offset} after {reported}",
+            )
+        self._reported[key] = record.next_offset
+        grants[record.epoch] = record
+
+    # --- batches ---------------------------------------------------------------------------------
+
+    def _stored(self, record: Stored, position: int) -> None:
+        facts = self.facts
+        if record.topic_number >= len(facts.topics):
+            self._found.add("log-shape", f"position {position}", "a batch of an unknown topic")
+            return
+        topic = facts.topics[record.topic_number]
+        where = f"{topic.topic}/{record.partition}"
+        place = (record.topic_number, record.partition)
+        partition = facts.partitions.setdefault(place, Partition())
+        if record.partition >= topic.partitions:
+            self._found.add("log-shape", where, f"there are {topic.partitions} partitions")
+        if record.first_offset != partition.end_offset:
+            self._found.add(
+                "I6-offsets",
+                where,
+                f"offset {record.first_offset} at position {position} follows "
+                f"{partition.end_offset - 1}",
+            )
+        if record.at_ms < partition.last_at_ms:
+            self._found.add("I6-offsets", where, f"time goes back at offset {record.first_offset}")
+        partition.end_offset = record.end_offset
+        partition.last_at_ms = record.at_ms
+        facts.batches += 1
+        facts.masked += bool(record.mask)
+        batch = parse_batch(record.raw)
+        if batch.count != record.count:
+            raise BadBatch("a batch with another number of messages than its record says")
+        self._check_epoch(record, where)
+        if record.first_sequence >= 0:
+            self._sequence(record, topic.topic, place, where, position)
+        else:
+            self._explicit(record, batch, topic.topic, where, position)
+
+    def _check_epoch(self, record: Stored, where: str) -> None:
+        live = self.facts.epochs.get(record.producer, 0) if record.producer else 0
+        if record.epoch != live:
+            self._found.add(
+                "I10-zombie-fenced",
+                where,
+                f"offset {record.first_offset} is of epoch {record.epoch} of producer "
+                f"{record.producer!r}, whose live epoch was {live}",
+            )
+
+    def _sequence(
+        self, record: Stored, topic: str, place: Place, where: str, position: int
+    ) -> None:
+        """A batch with numbers: they go on where the last ones ended; only a front is known."""
+        row = (record.producer, *place)
+        expected = self.facts.next_sequence.get(row, 0)
+        first_new = record.first_sequence + record.count - record.kept
+        tail_kept = not record.mask or record.kept_indices()[0] == record.count - record.kept
+        if first_new != expected or not tail_kept:
+            check = "I3-no-duplicate" if first_new < expected else "I5-producer-order"
+            self._found.add(
+                check,
+                where,
+                f"number {first_new} of producer {record.producer} at offset "
+                f"{record.first_offset}, {expected} is expected",
+                [sequence_id(topic, record.producer, record.partition, first_new)],
+            )
+        self.facts.next_sequence[row] = first_new + record.kept
+        if record.producer.startswith("@"):
+            self._rows.output(
+                (record.producer, topic, record.partition),
+                record.first_sequence,
+                record.count,
+                record.crc,
+                IN_LOG,
+                position,
+            )
+        for ledger in self._ledgers.get((topic, record.partition), ()):
+            low, high = self._clip(ledger, record)
+            if low < high:
+                first = first_new + low - record.first_offset
+                self._rows.sequence_range(
+                    ledger.number, record.producer, first, high - low, IN_LOG, low, high
+                )
+
+    def _explicit(
+        self, record: Stored, batch: BatchView, topic: str, where: str, position: int
+    ) -> None:
+        """A batch with explicit ids: each id once in its topic."""
+        if batch.ids is None or batch.hashes is None:
+            self._found.add("log-shape", where, f"no ids at offset {record.first_offset}")
+            return
+        indices = record.kept_indices()
+        ids, hashes = batch.ids, batch.hashes
+        if record.mask:
+            ids = [ids[index] for index in indices]
+            hashes = array("Q", [hashes[index] for index in indices])
+        self._compare_hashes(batch, where, record.first_offset)
+        count, total = self.facts.ids.get(record.topic_number, (0, 0))
+        self.facts.ids[record.topic_number] = (count + len(ids), total + sum(hashes))
+        self._rows.unique_ids(record.topic_number, position, ids, indices)
+        for ledger in self._ledgers.get((topic, record.partition), ()):
+            low, high = self._clip(ledger, record)
+            if low < high:
+                start = low - record.first_offset
+                chosen = ids[start : start + high - low]
+                if topic == ledger.private_topic:
+                    chosen = [PRIVATE_ID_MARK + tagged for tagged in chosen]
+                seed = seed_of(ledger.ledger_id)
+                self._rows.stored_ids(ledger.number, seed, chosen, low, position)
+
+    def _compare_hashes(self, batch: BatchView, where: str, first_offset: int) -> None:
+        assert batch.ids is not None
+        made = array("Q", map(body_hash, batch.bodies()))
+        if made == batch.hashes:
+            return
+        assert batch.hashes is not None
+        pairs = zip(batch.ids, made, batch.hashes, strict=True)
+        wrong = [shown_id(tagged) for tagged, its, said in pairs if its != said]
+        explanation = f"bodies of the batch at offset {first_offset} do not match their hashes"
+        self._found.add("one-body", where, explanation, wrong)
+
+    def _clip(self, ledger: Ledger, record: Stored) -> tuple[int, int]:
+        """Return which offsets of a batch a ledger has behind it."""
+        assert ledger.started is not None, "ledgers without a first record are left out"
+        topic = self.facts.topics[record.topic_number]
+        private = topic.topic == ledger.private_topic
+        if not private:
+            ledger.topic_number = record.topic_number
+        start = 0 if private else ledger.started.start_offset
+        end = ledger.parked.offsets.get(topic.topic_id, 0) if private else ledger.reached
+        return max(record.first_offset, start), min(record.end_offset, end)
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    def _compare(self, head: SnapshotHead) -> None:
+        """A snapshot says the same as the records below it."""
+        log, facts = self._log, self.facts
+        topics = unpack(log.snapshot_part(head, "topics"))
+        ends = {(number, row[0]): row[1] for number, topic in enumerate(topics) for row in topic[4]}
+        producers = unpack(log.snapshot_part(head, "producers"))
+        rows = {(p[0], row[0], row[1]): row[2] for p in producers for row in p[4]}
+        ids: dict[int, tuple[int, int]] = {}
+        for part in head.parts:
+            kind, _, place = part.name.partition("-")
+            if kind == "ids":
+                number = int(place.partition("-")[0])
+                names, _, hashes = unpack(log.snapshot_part(head, part.name))[:3]
+                count, total = ids.get(number, (0, 0))
+                ids[number] = (count + len(names), total + sum(hashes))
+        known = {place: its.end_offset for place, its in facts.partitions.items()}
+        groups = unpack(log.snapshot_part(head, "groups"))
+        grants = {(g[0], g[1], g[2]): g[3] for g in groups}
+        pairs = (
+            ("topics", [topic[0] for topic in topics] == [topic.topic for topic in facts.topics]),
+            ("end offsets", ends == known),
+            ("epochs", {p[0]: p[1] for p in producers} == facts.epochs),
+            ("numbers", rows == facts.next_sequence),
+            ("ids", ids == facts.ids),
+            ("grants", grants == {key: max(by) for key, by in facts.grants.items()}),
+        )
+        wrong = [what for what, same in pairs if not same]
+        if wrong:
+            self._found.add(
+                "I13-atomicity",
+                log.directory,
+                f"the snapshot at {head.position} differs from the records in {', '.join(wrong)}",
+            )

@@ -1,0 +1,370 @@
+"""A whole system proved from its files: for every id, what became of it.
+
+    report = verify(OsFiles(), "data/broker", "data/consumers", tell=print)
+    report.ok, report.as_dict()
+
+Order of reading, which also makes a live system readable: the ledgers first, up to where they end
+then; the broker's log after that, so that all that a ledger has processed is in it; and last the
+outputs that ledgers have committed meanwhile, for those that the log may hold already. Memory is
+flat: ids are sorted in temporary files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ...errors import StorageError, UnknownTopic
+from ...ids import output_producer
+from ..model import Findings
+from ..parse.files import Files
+from ..parse.log import Log, LogMoved, generation_numbers
+from ..parse.tables import Look as TableLook
+from ..parse.tables import TableLog, table_ledgers
+from .compare import compare_ids, compare_outputs, compare_ranges, compare_unique
+from .facts import Ledger
+from .ledgers import LedgerReader
+from .log import BrokerLog, LogReader
+from .rows import Rows
+
+ATTEMPTS_MAX = 5  # while others take over or compact what is read
+SUCCESSOR_WAIT_S = 5.0
+_LOOK_AGAIN_S = 0.1
+
+# What is proved, by the name under which a violation is told.
+PROVED = {
+    "I1-acked-not-lost": "Outputs that the broker acknowledged are in its log.",
+    "I3-no-duplicate": "One id stands once in its topic, over all partitions and epochs.",
+    "I4-no-invention": "What a ledger processed is in the log, at the offsets of that commit.",
+    "I5-producer-order": "Numbers of a producer go up by one in a partition, over its epochs.",
+    "I6-offsets": "Offsets of a partition are dense, and its times never go back.",
+    "I7-effect-once": "An id is in one commit of its group, and no other.",
+    "I8-commit-covers": "All below a committed offset was processed.",
+    "I8-commit-monotone": "Commits are numbered without holes and never go back or ahead.",
+    "I10-zombie-fenced": "Nothing was written under an epoch that was not the live one.",
+    "I11-outputs-once": "Outputs are numbered, whole, and in the log as their commit made them.",
+    "I12-order": "A message is processed by the commit whose offsets hold it.",
+    "I13-atomicity": "A snapshot says the same as the records below it.",
+    "P9-parked": "A commit makes one dead letter for each message that it parks, and passes it.",
+    "P10-effects": "A call is intended first, not repeated unasked, and not passed while unknown.",
+    "ledger-shape": "A ledger is one start and then commits of its inputs.",
+    "log-shape": "The log holds records of a broker, of topics and partitions that exist.",
+    "one-body": "A body is the one whose hash was judged when it came.",
+    "one-ledger": "A partition of a group has one ledger.",
+    "one-log": "A ledger follows the log that it was built on.",
+}
+
+Tell = Callable[[str, int, int], None]  # (phase, done, all)
+Look = Callable[[], Log | TableLog | None]  # opens a ledger as it stands now
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of every id."""
+
+    log: BrokerLog
+    found: Findings
+    # {topic: {"accepted": n, "partitions": n, "groups": {group: {...}}}}
+    topics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outputs_pending: int = 0  # committed, and not in the log yet
+    ledgers: int = 0
+    elapsed_s: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether no promise was broken."""
+        return self.found.total == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON carries it."""
+        return {
+            "ok": self.ok,
+            "accepted": sum(topic["accepted"] for topic in self.topics.values()),
+            "topics": self.topics,
+            "outputs_pending": self.outputs_pending,
+            "ledgers": self.ledgers,
+            "log": {
+                "log_id": self.log.log_id.hex(),
+                "generation": self.log.generation,
+                "end": self.log.end,
+                "batches": self.log.batches,
+                "torn_bytes": self.log.torn_bytes,
+            },
+            "violations": self.found.total,
+            "violations_by_check": dict(sorted(self.found.counts.items())),
+            "violations_shown": [violation.as_dict() for violation in self.found.kept],
+            "notes": self.found.notes,
+            "elapsed_s": round(self.elapsed_s, 3),
+        }
+
+
+def find_ledgers(files: Files, state: str) -> list[str]:
+    """Return the directories of all ledgers below a state directory. Raises FileNotFoundError."""
+    level = [f"{state}/{name}" for name in files.list(state)]
+    for _ in range(2):
+        level = [f"{path}/{name}" for path in level for name in _names(files, path)]
+    return [path for path in level if _names(files, path) and generation_numbers(files, path)]
+
+
+def ledgers_of(
+    files: Files, state: str | None, sink: tuple[str, TableLook] | None
+) -> dict[str, Look]:
+    """Return what opens each ledger, by its directory or what stands for one.
+
+    `state` is the directory of ledgers in files, `sink` a database with ledgers: how it is called,
+    and what opens a look into it. Raises FileNotFoundError, and what `look` raises.
+    """
+    directories = [] if state is None else find_ledgers(files, state)
+    looks: dict[str, Look] = {
+        directory: partial(Log.look, files, directory) for directory in directories
+    }
+    if sink is not None:
+        shown, look = sink
+        for place in table_ledgers(look):
+            directory = f"{shown} ({'/'.join(map(str, place))})"
+            looks[directory] = partial(TableLog, directory, look, place)
+    return looks
+
+
+def _names(files: Files, path: str) -> list[str]:
+    try:
+        return files.list(path)
+    except (NotADirectoryError, FileNotFoundError):
+        return []
+
+
+def _silent(phase: str, done: int, all_: int) -> None:
+    """Tell nobody."""
+
+
+def verify(
+    files: Files,
+    data: str,
+    state: str | None,
+    *,
+    sink: tuple[str, TableLook] | None = None,
+    topic: str | None = None,
+    tell: Tell = _silent,
+    run_records: int | None = None,
+) -> Report:
+    """Prove the log in `data` and all ledgers below `state` (None: none of files).
+
+    `sink` adds the ledgers in a database: how it is called, and what opens a look into it.
+
+    `topic` narrows the report and the ledgers to one topic. Raises CorruptLog, UnsupportedFormat,
+    StorageError (no log there), UnknownTopic, LogMoved (others replace the files all the time), OSError.
+    """
+    started = time.monotonic()
+    for attempt in range(ATTEMPTS_MAX):
+        looks = ledgers_of(files, state, sink)
+        proof = _Proof(files, data, looks, topic, tell, Rows(run_records))
+        try:
+            report = proof.run()
+        except LogMoved:
+            if attempt + 1 == ATTEMPTS_MAX:
+                raise
+            continue
+        finally:
+            proof.rows.close()
+        report.elapsed_s = time.monotonic() - started
+        return report
+    raise AssertionError("the last attempt returns or raises")
+
+
+class _Proof:
+    """One attempt."""
+
+    def __init__(
+        self,
+        files: Files,
+        data: str,
+        looks: dict[str, Look],
+        topic: str | None,
+        tell: Tell,
+        rows: Rows,
+    ) -> None:
+        self._files = files
+        self._data = data
+        self._looks = looks  # what opens each ledger, by its directory
+        self._topic = topic
+        self._tell = tell
+        self.rows = rows
+        self._found = Findings()
+        self._ledgers: dict[int, Ledger] = {}
+        self._logs: list[Log | TableLog] = []  # of the ledgers
+        self._numbers = 0
+
+    def run(self) -> Report:
+        for done, directory in enumerate(self._looks):
+            self._tell("ledgers", done, len(self._looks))
+            self._read_ledger(directory)
+        self._tell("log", 0, 0)
+        log = Log.look(self._files, self._data)
+        if log is None:
+            raise StorageError(f"there is no log in {self._data}")
+        ledgers = list(self._ledgers.values())
+        reader = LogReader(log, ledgers, self.rows, self._found)
+        facts = reader.read(lambda done, end: self._tell("log", done, end))
+        owners = self._owners()
+        self._read_later_outputs(facts, owners)
+        for ledger in ledgers:
+            _check_ledger(ledger, facts, self._found)
+        self._tell("ids", 0, self.rows.unique.count + self.rows.ids.count)
+        compare_unique(self.rows, facts, log.frame, self._found)
+        self._tell("ids", self.rows.unique.count, self.rows.unique.count + self.rows.ids.count)
+        compare_ids(self.rows, self._ledgers, log.frame, self._found)
+        compare_ranges(self.rows, self._ledgers, self._found)
+        pending = compare_outputs(self.rows, owners, self._found)
+        for its in [log, *self._logs]:
+            self._settle(its)
+        report = Report(facts, self._found, outputs_pending=pending, ledgers=len(ledgers))
+        report.topics = _topics(facts, ledgers, self._topic)
+        return report
+
+    def _read_ledger(self, directory: str) -> None:
+        for _ in range(ATTEMPTS_MAX):
+            self._numbers += 1  # rows of an attempt that is given up belong to no ledger
+            found = Findings()
+            reader = LedgerReader(
+                self._looks[directory], directory, self._numbers, self.rows, found
+            )
+            try:
+                ledger = reader.read()
+            except LogMoved:
+                continue
+            if ledger is None or ledger.started is None:
+                return
+            if self._topic not in {None, ledger.started.topic}:
+                return
+            self._found.merge(found)
+            self._ledgers[ledger.number] = ledger
+            assert reader.log is not None, "it was read"
+            self._logs.append(reader.log)
+            return
+        raise LogMoved(f"{directory} does not hold still")
+
+    def _owners(self) -> dict[str, Ledger]:
+        """Return the ledgers by the name under which they send."""
+        owners: dict[str, Ledger] = {}
+        for ledger in self._ledgers.values():
+            name = output_producer(*ledger.place)
+            if name in owners:
+                text = f"two ledgers: {owners[name].directory} and {ledger.directory}"
+                self._found.add("one-ledger", ledger.where, text)
+            owners[name] = ledger
+        return owners
+
+    def _read_later_outputs(self, facts: BrokerLog, owners: dict[str, Ledger]) -> None:
+        grown = {
+            producer
+            for (producer, topic, partition), end in facts.next_sequence.items()
+            if producer in owners
+            and end > owners[producer].next_sequence.get((facts.topics[topic].topic, partition), 0)
+        }
+        for producer in sorted(grown):
+            ledger = owners[producer]
+            reader = LedgerReader(
+                self._looks[ledger.directory], ledger.directory, 0, self.rows, self._found
+            )
+            if not reader.read_outputs(ledger):
+                raise LogMoved(f"{ledger.directory} was compacted meanwhile")
+
+    def _settle(self, log: Log | TableLog) -> None:
+        """No successor may have left behind what was read."""
+        deadline = time.monotonic() + SUCCESSOR_WAIT_S
+        while log.being_replaced():
+            if time.monotonic() > deadline:
+                raise LogMoved(f"a successor of {log.directory} is being made")
+            time.sleep(_LOOK_AGAIN_S)
+        if not log.still_counts():
+            raise LogMoved(f"{log.directory} was taken over, and part of it does not count")
+
+
+def _check_ledger(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
+    """The ledger follows this log, does not go beyond it, and every epoch was granted."""
+    started = ledger.started
+    assert started is not None, "ledgers without a first record are left out"
+    numbers = [n for n, topic in enumerate(log.topics) if topic.topic == started.topic]
+    if started.log_id != log.log_id or not numbers:
+        found.add("one-log", ledger.where, f"it follows log {started.log_id.hex()}")
+        return
+    if log.topics[numbers[0]].topic_id != started.topic_id:
+        found.add("one-log", ledger.where, "it follows another topic of this name")
+    partition = log.partitions.get((numbers[0], started.partition))
+    end = 0 if partition is None else partition.end_offset
+    if ledger.next_offset > end:
+        explanation = f"it stands at offset {ledger.next_offset}, the log ends at {end}"
+        found.add("I8-commit-monotone", ledger.where, explanation)
+    _check_private(ledger, log, found)
+    grants = log.grants.get(ledger.place, {})
+    for epoch, first in ledger.epochs.items():
+        grant = grants.get(epoch)
+        if grant is None:
+            found.add("I10-zombie-fenced", ledger.where, f"epoch {epoch} was never granted")
+        elif grant.ledger_id != ledger.ledger_id:
+            found.add("one-ledger", ledger.where, f"epoch {epoch} was granted to another ledger")
+        elif first < grant.next_offset:
+            explanation = f"epoch {epoch} begins at {first}, it was granted at {grant.next_offset}"
+            found.add("I8-commit-monotone", ledger.where, explanation)
+
+
+def _check_private(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
+    """Its other inputs are the private topic of its group, and it is not ahead of it."""
+    for topic_id, offset in ledger.parked.offsets.items():
+        numbers = [n for n, topic in enumerate(log.topics) if topic.topic_id == topic_id]
+        if not numbers or log.topics[numbers[0]].topic != ledger.private_topic:
+            found.add("ledger-shape", ledger.where, f"it reads a topic {topic_id.hex()}")
+            continue
+        partition = log.partitions.get((numbers[0], ledger.place[2]))
+        end = 0 if partition is None else partition.end_offset
+        if offset > end:
+            text = f"it stands at offset {offset} of {ledger.private_topic}, the log ends at {end}"
+            found.add("I8-commit-monotone", ledger.where, text)
+
+
+def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str, dict[str, Any]]:
+    topics: dict[str, dict[str, Any]] = {}
+    for number, topic in enumerate(log.topics):
+        if only not in {None, topic.topic}:
+            continue
+        ends = {
+            place[1]: its.end_offset for place, its in log.partitions.items() if place[0] == number
+        }
+        accepted = sum(ends.values())
+        groups: dict[str, dict[str, int]] = {}
+        for ledger in ledgers:
+            group, name, _ = ledger.place
+            if name == topic.topic:
+                row = groups.setdefault(group, dict.fromkeys(_COUNTS, 0))
+                assert ledger.started is not None
+                parked = ledger.parked
+                row["processed"] += ledger.processed + parked.processed
+                row["parked"] += parked.left
+                row["skipped"] += ledger.passed_over + ledger.started.start_offset + parked.dropped
+                if ledger.skipped:
+                    row[OPERATOR] = row.get(OPERATOR, 0) + ledger.skipped
+                row["partitions"] += 1
+                if ledger.effects.calls:
+                    row[CALLS] = row.get(CALLS, 0) + ledger.effects.calls
+                    row[UNKNOWN] = row.get(UNKNOWN, 0) + ledger.effects.unknown
+        for row in groups.values():
+            done = row["processed"] + row["parked"] + row["skipped"] + row.get(OPERATOR, 0)
+            row["pending"] = accepted - done
+        topics[topic.topic] = {
+            "accepted": accepted,
+            "partitions": topic.partitions,
+            "groups": dict(sorted(groups.items())),
+        }
+    if only is not None and only not in topics:
+        raise UnknownTopic(f"the log holds no topic {only}", hint="see: oncemq topics list")
+    return topics
+
+
+_COUNTS = ("processed", "parked", "skipped", "pending", "partitions")
+# Counts that only groups have whose handlers use effects: calls that the records tell of, which a
+# compaction may have taken away, and those of which nobody knows whether they happened.
+CALLS, UNKNOWN = "effect_calls", "effects_unknown"
+OPERATOR = "skipped_by_operator"  # a count that only groups have whose offset was moved

@@ -1,0 +1,158 @@
+"""A producer core with its driver and socket: everything but the question which thread turns it.
+
+`library/producer.py` turns it in a thread beside the user's; the file producer turns it in its
+own loop. Nothing here waits except `turn`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..core.client.connection import Reconnect
+from ..core.client.lane import Settled
+from ..core.client.producer import (
+    Describe,
+    Opened,
+    ProducerCore,
+    Start,
+    Submit,
+    TopicKnown,
+    TopicRefused,
+)
+from ..driver import Driver
+from ..errors import OnceMQError
+from ..limits import IN_FLIGHT_BATCHES_MAX
+from ..outcome import Stop
+from ..ports import Clock, Events, Transport
+
+BATCHES_MAX = 2 * IN_FLIGHT_BATCHES_MAX  # given to the core and not settled
+
+
+class ClientTransport(Transport, Protocol):
+    """A client's socket."""
+
+    def wake(self) -> None:
+        """Make a `poll` in another thread return."""
+
+    def reopen(self) -> None:
+        """Close and connect anew under a fresh routing id."""
+
+    def close(self) -> None:
+        """Close the socket."""
+
+
+def draw() -> bytes:
+    """Draw the 16 random bytes of an incarnation or a session."""
+    return secrets.token_bytes(16)
+
+
+def own_label() -> str:
+    """Return who this process is, for people: pid and host."""
+    return f"pid {os.getpid()} on {socket.gethostname()}"
+
+
+class ProducerEngine:
+    """Drives one incarnation of a producer. One thread calls all but `wake`."""
+
+    def __init__(
+        self,
+        name: str,
+        endpoint: str,
+        events: Events,
+        transport: ClientTransport,
+        clock: Clock,
+        *,
+        draw: Callable[[], bytes] = draw,
+        label: str = "",
+    ) -> None:
+        """`name` "" is an anonymous producer; `label` "" says pid and host."""
+        label = label or own_label()
+        self.core = ProducerCore(
+            name, incarnation=draw(), label=label, endpoint=endpoint, entropy=draw
+        )
+        self._transport = transport
+        self._clock = clock
+        self._driver = Driver(self.core, transport, clock, events, perform=self._perform)
+        self._driver.post(Start())
+        # The answer to InitProducer; for an anonymous producer a formality.
+        self.opened: Opened | None = None
+        self.topics: dict[str, TopicKnown] = {}
+        # Topics that were asked for. Invariant: asked for once, until refused.
+        self._asked: set[str] = set()
+        self.refused: dict[str, OnceMQError] = {}
+        # Verdicts that nobody has taken yet, in order for each partition.
+        self._settled: list[Settled] = []
+        # Why it ended: Fenced, LogRegressed, StoreMismatch ... None while it runs.
+        self.error: Exception | None = None
+        self._submitted = 0  # since the last turn
+
+    @property
+    def room(self) -> int:
+        """How many more batches may be submitted now."""
+        if self.opened is None or self.error is not None:
+            return 0
+        return max(0, BATCHES_MAX - self.core.outbox.batches - self._submitted)
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether batches wait for their verdict."""
+        return self.core.outbox.batches + self._submitted > 0
+
+    @property
+    def silent(self) -> bool:
+        """Whether no broker has answered for a while."""
+        return self.core.connection.silent
+
+    def ask(self, topic: str) -> None:
+        """Ask for a topic; the answer appears in `topics` or `refused`."""
+        if topic not in self._asked:
+            self._asked.add(topic)
+            self.refused.pop(topic, None)
+            self._driver.post(Describe(topic))
+
+    def submit(self, submit: Submit) -> None:
+        """Send a batch; see `room`."""
+        self._submitted += 1
+        self._driver.post(submit)
+
+    def turn(self, timeout_ms: int | None = None) -> None:
+        """Run one turn: wait at most `timeout_ms` for answers. Afterwards look at `error`."""
+        self._driver.turn(timeout_ms)
+        self._submitted = 0
+
+    def take_settled(self) -> list[Settled]:
+        """Return the verdicts that came since the last call."""
+        settled, self._settled = self._settled, []
+        return settled
+
+    def now_ms(self) -> int:
+        """Return the time of the clock that drives this producer."""
+        return self._clock.now_ms()
+
+    def wake(self) -> None:
+        """Make a `turn` in another thread return."""
+        self._transport.wake()
+
+    def close(self) -> None:
+        """Close the socket. What is unsettled stays unknown."""
+        self._transport.close()
+
+    def _perform(self, item: Any) -> None:
+        if isinstance(item, Settled):
+            self._settled.append(item)
+        elif isinstance(item, Opened):
+            self.opened = item
+        elif isinstance(item, TopicKnown):
+            self.topics[item.topic] = item
+        elif isinstance(item, TopicRefused):
+            self._asked.discard(item.topic)
+            self.refused[item.topic] = item.error
+        elif isinstance(item, Reconnect):
+            self._transport.reopen()
+        else:
+            assert isinstance(item, Stop), f"a producer does not do {item!r}"
+            self.error = item.error or OnceMQError("the producer was stopped")

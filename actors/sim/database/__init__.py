@@ -1,0 +1,1 @@
+"""A database of users in a simulated world, and a process's connection to it."""

@@ -1,0 +1,86 @@
+"""State by key, as the ledger's oracle understands it, and the handler that has such a state.
+
+The oracle takes entries apart and puts them together by itself: it shares neither names nor bytes
+with codec/entries.py.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from zlib import crc32
+
+import msgpack
+
+from ...codec import batch as batch_codec
+from ...limits import SOLITARY_MESSAGES_MAX
+from ..processes.handler import Effects, Group, Target, handle
+
+Outgoing = tuple[Target, bytes | None, bytes]  # target, key, value
+
+ODDS = 0.3  # of a seed that has a group with state by key
+CONCURRENCIES = (2, 3, 8)
+SOLITARIES = (3, 5, 8)  # messages
+CLEARED = 17  # of so many messages one takes all of its key's state away
+
+
+def with_keyed(seed: int, groups: list[Group]) -> list[Group]:
+    """Return the groups of a seed, in some of which one has a state for each key."""
+    rng = random.Random(f"plan {seed} keyed")  # its own: the other draws of old seeds stay
+    if rng.random() >= ODDS:
+        return groups
+    chosen = rng.randrange(len(groups))
+    changed = replace(groups[chosen], concurrency=rng.choice(CONCURRENCIES))
+    return [changed if number == chosen else one for number, one in enumerate(groups)]
+
+
+def solitary_of(seed: int, groups: list[Group]) -> int:
+    """Return how many messages run alone after an unclean end: few, so that others run together.
+
+    In a short run of many deaths there would be hardly anything but solitary messages.
+    """
+    if not any(group.concurrency for group in groups):
+        return SOLITARY_MESSAGES_MAX
+    return random.Random(f"plan {seed} solitary").choice(SOLITARIES)
+
+
+def handle_by_key(
+    group: Group,
+    partition: int,
+    identity: bytes,
+    body: bytes,
+    values: Mapping[str, bytes],
+    partitions: Mapping[str, int],
+) -> Effects:
+    """Handle one message; `values` is the state of its key. The same arguments do the same."""
+    effects = handle(group, partition, identity, body, values.get, partitions)
+    if crc32(b"clear" + identity) % CLEARED:
+        return effects
+    return Effects(dict.fromkeys((*values, *effects.state)), effects.outputs)
+
+
+class KeyedModel:
+    """The state of one message's key, in the state of a ledger as its oracle has it."""
+
+    def __init__(self, state: dict[str, bytes], body: bytes) -> None:
+        """Look up the key of the message with this body."""
+        key = batch_codec.split_body(body)[1]
+        self.name = "n:" if key is None else "s:" + key.decode()  # simulated keys are text
+        self._state = state
+        self._body = body
+        entry = state.get(self.name)
+        self._values: dict[str, bytes] = {} if entry is None else msgpack.unpackb(entry[1:])
+
+    def handle(
+        self, group: Group, partition: int, identity: bytes, partitions: Mapping[str, int]
+    ) -> list[Outgoing]:
+        """Change the state as the message does; return what it sends."""
+        effects = handle_by_key(group, partition, identity, self._body, self._values, partitions)
+        merged = {**self._values, **effects.state}
+        values = {name: value for name, value in sorted(merged.items()) if value is not None}
+        if values:
+            self._state[self.name] = b"\x03" + msgpack.packb(values)
+        else:
+            self._state.pop(self.name, None)
+        return effects.outputs

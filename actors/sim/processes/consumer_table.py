@@ -1,0 +1,169 @@
+"""A consumer's process whose ledger is a table of a simulated database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ...core.consumer.grant import RUNNING
+from ...core.consumer.work import AnswerDropped, HandlerDone, OpenLedger, PeekLedger, RunHandler
+from ...errors import Fenced, SinkUnavailable
+from ...limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS
+from ..database.client import Client
+from ..database.database import FILE, SERVER, Database
+from ..disk.disk import SimProcess
+from ..doors import LedgerDoor, TableDoor, TableSession
+from ..oracles.log import Place
+from ..trace import Violation
+from .consumer import ConsumerShell
+from .handler import Group
+from .handler_run import HandlerRun
+from .shell import Host, SimEvents
+from .table_run import TableRun
+
+if TYPE_CHECKING:
+    from ..world import World
+
+AT_ONCE = 0.3  # odds that a call begins before the turn that makes it is over
+QUICK_MS = 100
+TABLE = " (oncemq_ledger)"  # behind the name of a ledger that is a table
+
+
+class TableEvents(SimEvents):
+    """Events of a consumer: what it takes for durable is committed."""
+
+    def __init__(self, world: World, who: str, database: Database, place: Place) -> None:
+        super().__init__(world, who)
+        self._who_told = who
+        self._database = database
+        self._place = place
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """See `Events`."""
+        super().emit(event, **fields)
+        if event == "log.synced":
+            end = self._database.oracle.end_of(self._place)
+            if fields["durable_end"] > end:
+                raise Violation("not committed", f"{self._who_told}: {fields}, the table has {end}")
+
+
+class TableShell(ConsumerShell):
+    """One member."""
+
+    commit_first = True
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        host: Host,
+        group: Group,
+        partition: int,
+        path: str,
+        database: Database,
+    ) -> None:
+        """`path` names the ledger."""
+        super().__init__(world, name, host, group, partition, path + TABLE)
+        self._path = path
+        self.database = database
+        self.may_be_kept_waiting = database.kind == FILE
+        # What happens at a step of the next handler run, which may be the last one.
+        self.interlude: Callable[[], None] | None = None
+        self._door: TableDoor | None = None
+        self._client: Client | None = None
+        self._lost = ""  # who its last owner was, if its database failed under it
+        self._away_ms = 0  # before the database is tried again
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else has locks that it wants, once all goes well."""
+        return self.database.kind == SERVER
+
+    @property
+    def owns(self) -> bool:
+        """Whether it handles messages under a grant, as far as it knows."""
+        return self.core is not None and self.core.phase == RUNNING
+
+    def _make_door(self, process: SimProcess) -> LedgerDoor:
+        client = self._client = Client(self.database, self, process)
+        lost, self._lost = self._lost, ""
+        host, draw = self.host.name, self.world.draw
+        self._door = self.world.doors.tables(
+            client, self._path, self.place, host=host, lost=lost, draw=draw
+        )
+        return self._door
+
+    def _make_events(self) -> SimEvents:
+        return TableEvents(self.world, self.name, self.database, self.place)
+
+    def finish(self, error: BaseException | None) -> None:
+        """See the base class: who lost its database is followed by one that knows of it."""
+        if isinstance(error, SinkUnavailable) and self.core is not None and not self.core.shared:
+            assert self._door is not None, "a process has a door"
+            self._lost = self._door.name
+        if isinstance(error, SinkUnavailable) and self.core is not None:
+            log = self.driver.log if self.driver is not None else None
+            self._outlived = self.core.member.outlived if log is None else log.generation
+            self.world.ledger_oracle(self).deaths.outlived.add(self._outlived)
+        if isinstance(error, Fenced):
+            self.world.trace.add(self.name, "sql.fenced")
+        super().finish(error)
+
+    def gone(self) -> None:
+        """See the base class."""
+        super().gone()
+        if self._client is not None:
+            self._client.process_ended()
+        self._client = self._door = None
+
+    # --- work: as library/consumer_actor.py does it ----------------------------------------------
+
+    def _peek(self, item: PeekLedger) -> None:
+        try:
+            super()._peek(item)
+        except SinkUnavailable as error:
+            self._sink_away(item, error)
+        else:
+            self._away_ms = 0
+
+    def _open(self, item: OpenLedger) -> None:
+        try:
+            super()._open(item)
+        except SinkUnavailable as error:
+            self._sink_away(item, error)
+
+    def _sink_away(self, item: Any, error: SinkUnavailable) -> None:
+        if self._session.broken:
+            raise error
+        self._away_ms = min(BACKOFF_MAX_MS, 2 * self._away_ms or BACKOFF_FIRST_MS)
+        self._try_again(item, self._away_ms)
+
+    def _handler_ms(self) -> int:
+        """Who writes to a file for seconds sends away all others: no budget fits that."""
+        takes_ms = super()._handler_ms()
+        mended = self.may_be_kept_waiting and self.world.healing
+        return min(takes_ms, QUICK_MS) if mended else takes_ms
+
+    def _perform(self, item: Any) -> None:
+        if isinstance(item, AnswerDropped):
+            self._session.drop()
+        else:
+            super()._perform(item)
+
+    @property
+    def _session(self) -> TableSession:
+        assert self._door is not None, "a process has a door"
+        return self._door.session
+
+    def _hand_over(self, done: HandlerDone) -> None:
+        self._session.answered()
+        super()._hand_over(done)
+
+    def _begin_call(self, run: RunHandler) -> None:
+        self._session.expect_call()
+        super()._begin_call(run)
+        if self.rng.random() < AT_ONCE:
+            self._answer_call()  # the thread of handlers is quicker than this one
+
+    def _make_run(self, run: RunHandler) -> HandlerRun:
+        return TableRun(self, self._session, run, self._takes_ms)

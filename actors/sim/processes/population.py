@@ -1,0 +1,162 @@
+"""Who lives in a world: brokers, users with their producers, groups with their members."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...codec import wire
+from ...ports import Frames
+from ...protocol import VERSION_MAX, VERSION_MIN, CreateTopic, Hello
+from ..database.database import Database
+from ..disk.disk import SimFile, SimProcess, SimulatedCrash
+from .broker import BrokerShell
+from .consumer import ConsumerShell
+from .consumer_table import TableShell
+from .handler import Group
+from .outbox import Outbox, OutboxUser
+from .producer import ProducerShell
+from .relay import RelayShell
+from .shell import Host
+from .users import FileUser, RivalUser, User, WebUser
+
+if TYPE_CHECKING:
+    from ..world import World
+
+
+class Population:
+    """All shells of a plan, not started yet."""
+
+    def __init__(self, world: World) -> None:
+        plan, oracle = world.plan, world.oracle
+        broker_host, consumer_host = world.hosts[0], world.hosts[-2]
+        self.broker = BrokerShell(world, "broker", broker_host)
+        self.spare_broker = BrokerShell(world, "broker-spare", broker_host)
+        self.spare_broker.wanted = False
+        self.users: list[User] = []
+        self.producers: list[ProducerShell] = []
+        topic = plan.groups[0].topic
+        kinds: list[tuple[User, int]] = []
+        if plan.files:
+            kinds.append((FileUser("file", topic, plan.quota, oracle), 1))
+        if plan.rivals:
+            kinds.append((RivalUser("rival", topic, plan.quota, oracle), plan.rivals))
+        if plan.webs:
+            kinds.append((WebUser("", topic, plan.quota, oracle), plan.webs))
+        if plan.named_web:
+            kinds.append((WebUser("named", topic, plan.quota, oracle), 2))
+        for user, count in kinds:
+            self.users.append(user)
+            for number in range(count):
+                name = f"{type(user).__name__}-{user.name or 'web'}-{number}".lower()
+                self.producers.append(ProducerShell(world, name, consumer_host, user))
+        self.outbox = Outbox(oracle)
+        self.relays: list[RelayShell] = []
+        self.program: OutboxUser | None = None  # that fills the outbox
+        if plan.relays:
+            self.program = OutboxUser(world, self.outbox, topic, plan.quota)
+            self.users.append(self.program)
+            self.relays = [
+                RelayShell(world, f"relay-{number}", consumer_host, self.outbox)
+                for number in range(plan.relays)
+            ]
+        self.databases = {
+            group: Database(world, f"database of {group}", kind, consumer_host)
+            for group, kind in plan.tables.items()
+        }
+        self.members: list[ConsumerShell] = []
+        for group in plan.groups:
+            for partition in range(plan.partitions[group.topic]):
+                for letter in "abc"[: 1 + plan.standbys]:
+                    name = f"{group.name}-{partition}-{letter}"
+                    shell = self._member(world, name, consumer_host, group, partition)
+                    # For the broker the shells of one letter are one process. Here each of them
+                    # dies and freezes by itself, which is worse than what a process does.
+                    shell.member = f"{group.name}-{letter}".encode().ljust(16, b".")
+                    self.members.append(shell)
+
+    def _member(
+        self, world: World, name: str, host: Host, group: Group, partition: int
+    ) -> ConsumerShell:
+        where = (host, group, partition, f"/state/{group.name}/{group.topic}/{partition}")
+        database = self.databases.get(group.name)
+        if database is None:
+            return ConsumerShell(world, name, *where)
+        # What is kept in a database has no state by key: such a consumer is refused.
+        plain = replace(group, concurrency=0)
+        shell = TableShell(world, name, host, plain, *where[2:], database)
+        database.add(shell.place, world.ledger_oracle(shell))
+        return shell
+
+    @staticmethod
+    def topic_requests(world: World) -> list[Frames]:
+        """Return what makes the topics of the plan."""
+        hello = Hello(1, VERSION_MIN, VERSION_MAX, "admin", world.draw(), b"", 0)
+        requests: list[Frames] = [wire.encode(hello, None)]
+        for number, (topic, partitions) in enumerate(sorted(world.plan.partitions.items()), 2):
+            requests.append(wire.encode(CreateTopic(number, topic, partitions), None))
+        return requests
+
+
+def member_elsewhere(world: World, member: ConsumerShell, *, copy: bool) -> ConsumerShell | None:
+    """Return a consumer with another directory: an empty one, or a copy of the member's.
+
+    None where that cannot be.
+    """
+    host, directory = world.hosts[-1], f"/elsewhere/{world.strangers}"
+    name = f"{'copy' if copy else 'stranger'}-{world.strangers}"
+    where = (host, member.group, member.partition, directory)
+    if isinstance(member, TableShell):
+        kind = world.plan.tables[member.group.name]
+        database = world.databases[name] = Database(world, f"database of {name}", kind, host)
+        stranger = TableShell(world, name, *where, database)
+        if copy:
+            key = (host.name, stranger.directory)
+            world.ledgers[key] = database.restore(member.database, member.place)
+        else:
+            database.add(stranger.place, world.ledger_oracle(stranger))
+        return stranger
+    if copy:
+        try:
+            copy_directory(member.host, member.directory, host, directory)
+        except (OSError, SimulatedCrash):
+            return None
+        model = world.ledger_oracle(member).copy(f"{host.name}:{directory}")
+        world.ledgers[host.name, directory] = model
+    return ConsumerShell(world, name, *where)
+
+
+def copy_directory(source: Host, path: str, target: Host, new_path: str) -> None:
+    """Copy files as `cp -r` does, and sync them. Raises OSError."""
+    reader, writer = source.disk.process("cp"), target.disk.process("cp")
+    try:
+        _make_directories(writer, new_path)
+        _copy(reader, path, writer, new_path)
+    finally:
+        reader.kill()
+        writer.kill()
+
+
+def _make_directories(disk: SimProcess, path: str) -> None:
+    parent = posixpath.dirname(path)
+    if parent != path and not disk.exists(parent):
+        _make_directories(disk, parent)
+    disk.make_directory(path)
+    disk.sync_directory(parent)
+
+
+def _copy(reader: SimProcess, path: str, writer: SimProcess, new_path: str) -> None:
+    for name in reader.list(path):
+        old, new = posixpath.join(path, name), posixpath.join(new_path, name)
+        if reader.machine.find(old).directory:
+            writer.make_directory(new)
+            _copy(reader, old, writer, new)
+        else:
+            _copy_file(reader.open(old), writer.create(new))
+    writer.sync_directory(new_path)
+
+
+def _copy_file(old: SimFile, new: SimFile) -> None:
+    new.write(old.read(0, old.length()), 0)
+    new.sync()

@@ -1,0 +1,138 @@
+"""A relay's process in a simulated world: the relay of production, which waits in its own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from ...errors import OnceMQError
+from ...ports import Clock, Events, Frames
+from ..disk.disk import SimulatedCrash
+from .aside import Aside
+from .outbox import Outbox
+from .shell import NEVER_MS, Host, ProcessClock, Shell, SimEvents
+
+if TYPE_CHECKING:
+    from ..world import World
+
+
+class MakeRelay(Protocol):
+    """How a relay is made (library/relay.py)."""
+
+    def __call__(
+        self,
+        socket: RelaySocket,
+        clock: Clock,
+        events: Events,
+        outbox: Outbox,
+        *,
+        draw: Callable[[], bytes],
+        label: str,
+        visit: Callable[[str], None],
+    ) -> Callable[[], None]:
+        """Return what runs it until it fails."""
+
+
+class RelayShell(Shell):
+    """One relay of an outbox."""
+
+    def __init__(self, world: World, name: str, host: Host, outbox: Outbox) -> None:
+        super().__init__(world, name, host)
+        self._outbox = outbox
+        self._program: Aside | None = None
+        self._wake_ms = NEVER_MS
+        # What happens at the next of the places at which a relay may die; by a fault.
+        self.interlude: Callable[[str], None] | None = None
+
+    def begin(self) -> None:
+        """Make the relay; it runs from its first turn on."""
+        world = self.world
+        self.transport = world.connect()
+        run = world.doors.relay(
+            RelaySocket(self),
+            ProcessClock(world.clock),
+            SimEvents(world, self.name),
+            self._outbox,
+            draw=world.draw,
+            label=f"{self.name}.{self.incarnation}",
+            visit=self._visit,
+        )
+        self._program = Aside(run)
+        self._wake_ms = world.clock.now_ms()
+
+    def turn(self) -> None:
+        """Let it run until it waits."""
+        assert self._program is not None, "it has begun"
+        self._program.go_on()
+        assert not self._program.over, "a relay does not end by itself"
+
+    def next_due_ms(self) -> int:
+        """See the base class."""
+        return self._wake_ms
+
+    def gone(self) -> None:
+        """See the base class."""
+        program, self._program = self._program, None
+        if program is not None:
+            program.kill()
+        super().gone()
+        self._wake_ms = NEVER_MS
+
+    def calm(self) -> None:
+        """See the base class."""
+        super().calm()
+        self.interlude = None
+
+    # --- called by the relay ---------------------------------------------------------------------
+
+    def wait(self, duration_ms: int) -> None:
+        """Let the world go on for so long, or until there is mail. Raises SimulatedCrash."""
+        assert self._program is not None, "it runs"
+        self._wake_ms = self.world.clock.now_ms() + duration_ms
+        self._program.wait()
+
+    def _visit(self, place: str) -> None:
+        """The relay is between two of its steps."""
+        interlude, self.interlude = self.interlude, None
+        if interlude is not None:
+            interlude(place)
+
+    def die(self) -> None:
+        """End inside of the relay."""
+        raise SimulatedCrash("between two steps of a relay")
+
+    def freeze(self, pause_ms: int) -> None:
+        """Stand still inside of the relay."""
+        self.frozen_until_ms = self.world.clock.now_ms() + pause_ms
+        self.wait(pause_ms)
+
+
+class RelaySocket:
+    """The socket of a relay; it waits as one does, while the world goes on."""
+
+    def __init__(self, shell: RelayShell) -> None:
+        self._shell = shell
+
+    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
+        """See `Transport`."""
+        transport = self._shell.transport
+        if transport is None:  # the relay ends: its process is gone
+            raise OnceMQError("the socket is closed")
+        if not transport.endpoint.waiting:
+            self._shell.wait(timeout_ms)
+        return transport.poll(0)
+
+    def send(self, peer: bytes, frames: Frames) -> bool:
+        """See `Transport`."""
+        transport = self._shell.transport
+        return transport is not None and transport.send(peer, frames)
+
+    def wake(self) -> None:
+        """Nobody waits in another thread."""
+
+    def reopen(self) -> None:
+        """Connect anew under a fresh routing id."""
+        self._shell.world.reopen(self._shell)
+
+    def close(self) -> None:
+        """The shell closes its endpoint."""

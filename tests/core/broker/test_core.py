@@ -1,0 +1,322 @@
+"""The broker as a whole: hello, topics, a full disk, failures of the log, snapshots."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from oncemq import limits
+from oncemq.core.broker import core as broker_module
+from oncemq.core.broker import id_index as id_index_module
+from oncemq.core.broker import offset_index
+from oncemq.core.broker import state as broker_state
+from oncemq.core.broker.core import CheckFence
+from oncemq.errors import DiskFull
+from oncemq.outcome import Received
+from oncemq.protocol import (
+    CreateTopic,
+    DescribeTopic,
+    Hello,
+    InitProducer,
+    Join,
+    ListTopics,
+    Ping,
+    Pong,
+    TopicDescribed,
+)
+from tests.core.broker.help import World, batch_of, refuse, runs
+
+
+@pytest.fixture
+def world() -> World:
+    """A broker that one peer has said hello to."""
+    world = World()
+    world.hello()
+    return world
+
+
+# --- hello ---------------------------------------------------------------------------------------
+
+
+def test_the_welcome_names_log_and_epoch(world):
+    """A client learns which log it speaks to and how new the broker is."""
+    welcome = world.hello()
+    assert (welcome.version, welcome.log_id, welcome.epoch) == (1, world.core.log_id, 2)
+
+
+@pytest.mark.parametrize(("low", "high", "who"), [(3, 9, "broker"), (0, 0, "client")])
+def test_no_common_version_says_which_side_to_upgrade(world, low, high, who):
+    """VersionMismatch is final and helpful."""
+    refused = world.hello(version_min=low, version_max=high)
+    assert (refused.code, refused.hint) == ("version_mismatch", f"upgrade the {who}")
+
+
+def test_another_log_is_refused(world):
+    """A client that worked with another log must not go on with this one."""
+    assert world.hello(log_id_seen=b"other").code == "store_mismatch"
+
+
+def test_a_higher_epoch_makes_the_broker_look_at_its_fence(world):
+    """A claim alone does not end a broker: it looks, and serves on if there is no successor."""
+    refused = world.hello(b"hostile-peer-16b", log_id_seen=world.core.log_id, epoch_seen=99)
+    assert refused.code == "log_regressed"
+    assert world.work == [CheckFence()]
+    assert isinstance(world.ask(Ping(world.n)), Pong)
+    assert world.hello(log_id_seen=b"", epoch_seen=99).epoch == 2
+
+
+def test_a_restarted_broker_knows_nobody(world):
+    """Everything but a hello is refused until the hello."""
+    world.crash()
+    assert world.ask(Ping(world.n)).code == "hello_required"
+    world.hello()
+    assert world.ask(Ping(world.n)).epoch == 3
+
+
+def test_the_table_of_peers_is_bounded(world):
+    """The least recently heard is forgotten and must say hello again."""
+    hello = Hello(1, 1, 1, "test", b"i" * 16, b"", 0)
+    for number in range(limits.PEERS_MAX):
+        world.core.step(Received(number.to_bytes(16, "big"), hello), world.clock.ms)
+    assert len(world.core._peers) == limits.PEERS_MAX
+    assert world.ask(Ping(world.n)).code == "hello_required"
+
+
+# --- topics --------------------------------------------------------------------------------------
+
+
+def test_a_topic_is_made_once(world):
+    """The same name and count again is no error; another count is refused."""
+    made = world.topic(partitions=3)
+    assert (made.partitions, made.end_offsets) == (3, (0, 0, 0))
+    assert dataclasses.replace(world.topic(partitions=3), request=made.request) == made
+    assert world.topic(partitions=4).code == "topic_exists"
+    world.crash()
+    world.hello()
+    assert world.topic(partitions=3).topic_id == made.topic_id
+
+
+def test_describe_makes_a_topic_only_when_asked_to(world):
+    """Looking is not making."""
+    assert world.ask(DescribeTopic(world.n, "x", False)).code == "unknown_topic"
+    assert world.ask(DescribeTopic(world.n, "x", True)).partitions == 1
+    assert isinstance(world.ask(DescribeTopic(world.n, "x", False)), TopicDescribed)
+
+
+def test_a_topic_made_twice_in_one_turn_is_one_topic(world):
+    """Two clients ask at the same moment: one record, one id."""
+    world.take()
+    world.put(DescribeTopic(world.n, "x", True))
+    world.put(CreateTopic(world.n, "x", 1))
+    world.turn()
+    first, second = world.take()
+    assert first.topic_id == second.topic_id
+    assert len(world.core.state.topics) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        ("orders", True),
+        ("orders.dead", True),
+        ("orders@billing", True),
+        ("x.dead.dead", False),
+        ("@g", False),
+        ("a@b@c", False),
+        ("a@", False),
+        ("a/b", False),
+        ("a:b", False),
+        ("..", False),
+        ("", False),
+        ("x" * 129, False),
+        ("a\nb", False),
+    ],
+)
+def test_names_of_topics(world, name, good):
+    """Names of users, and the two shapes of our own; nothing else becomes a topic."""
+    answer = world.ask(DescribeTopic(world.n, name, True))
+    assert isinstance(answer, TopicDescribed) == good
+    assert good or answer.code == "invalid_name"
+
+
+def test_topics_are_bounded(world, monkeypatch):
+    """One topic too many is told so."""
+    monkeypatch.setattr(broker_module, "TOPICS_MAX", 1)
+    world.topic()
+    assert world.topic("u").code == "busy"
+    assert world.topic("v", partitions=0).code == "protocol"
+    assert world.topic("v", partitions=limits.PARTITIONS_MAX + 1).code == "protocol"
+
+
+def test_the_list_of_topics_counts_durable_messages(world):
+    """Every topic with its id, partitions and messages."""
+    world.topic(partitions=2)
+    world.producer()
+    world.send(0, "a", "b")
+    world.send(0, "c", partition=1)
+    ((name, topic_id, partitions, messages),) = world.ask(ListTopics(world.n)).topics
+    assert (name, len(topic_id), partitions, messages) == ("t", 16, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["@g/t/0", "a/b", "x.dead", "", "@"])
+def test_names_of_producers(world, name):
+    """A user's producer cannot take the name of a grant's output producer."""
+    assert world.producer(name).code in {"invalid_name", "unknown_producer"}
+    assert len(world.core.state.producers) == 0
+
+
+def test_producer_names_are_bounded(world, monkeypatch):
+    """One name too many is told so; known ones go on."""
+    monkeypatch.setattr(broker_module, "PRODUCERS_MAX", 1)
+    world.producer()
+    assert world.producer("q").code == "busy"
+    assert world.producer(nonce=b"m" * 16).epoch == 2
+
+
+# --- the disk ------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_refuses_writes_and_applies_nothing(world):
+    """DiskFull is retriable, reads go on, and work resumes by itself with the same requests."""
+    world.topic()
+    world.producer()
+    world.send(0, "a")
+    world.send_ids(0, {"x": "1"})
+    before = (world.log.end, world.core.snapshot().parts)
+    world.log.reserve = refuse
+    assert world.send(1, "b").code == "disk_full"
+    assert world.send_ids(1, {"y": "2"}).code == "disk_full"
+    assert world.producer("q").code == "disk_full"
+    assert world.topic("u").code == "disk_full"
+    ask = Join(1, "g", "t", 0, b"A" * 16, b"l", b"", b"", 0, 0, False, "h", "p", "me")
+    assert world.ask(ask).code == "disk_full"
+    assert world.producer().epoch == 1  # granted before: nothing to write
+    assert isinstance(world.topic(), TopicDescribed)
+    assert world.stored() == ["a", "1"]
+    assert (world.log.end, world.core.snapshot().parts) == before
+    del world.log.reserve
+    world.clock.ms += 1000
+    world.turn()
+    assert runs(world.send(1, "b")) == [(1, "stored", 2)]
+    assert runs(world.send_ids(1, {"y": "2"})) == [(1, "stored", 3)]
+
+
+def test_a_sync_that_fails_after_an_id_was_noted_tells_nobody(world, monkeypatch):
+    """No answer leaves, the process ends, and after the restart the resend is new."""
+    world.topic()
+    world.send_ids(0, {"x": "1"})
+    world.take()
+
+    def broken() -> int:
+        raise OSError(5, "input/output error")
+
+    monkeypatch.setattr(world.log, "sync", broken)
+    batch = batch_of("2", ids=[b"sy"])
+    world.put(world.explicit(1, batch), batch.raw)
+    with pytest.raises(OSError, match="input/output"):
+        world.turn()
+    assert world.core.state.topics.get("t").ids.find(b"sy") is not None
+    assert world.take() == []
+    world.crash()
+    world.hello()
+    assert runs(world.send_ids(0, {"x": "1", "y": "2"})) == [(1, "duplicate", 0), (1, "stored", 1)]
+
+
+def test_times_never_go_back(world):
+    """Broker time is monotonic in a partition, also over a restart with a clock set back."""
+    world.topic()
+    world.producer()
+    first = world.send(0, "a").at_ms
+    world.clock.ms -= 500_000
+    second = world.send(1, "b").at_ms
+    world.crash()
+    world.hello()
+    third = world.send(2, "c").at_ms
+    world.clock.ms += 10
+    fourth = world.send(3, "d").at_ms
+    assert first <= second <= third < fourth
+
+
+# --- snapshots -----------------------------------------------------------------------------------
+
+
+def fill(world: World, rounds: range) -> None:
+    """Write something of every kind."""
+    for number in rounds:
+        batch = {f"id-{number}-{place}": "x" * 50 for place in range(5)}
+        world.send_ids(0, batch, session=b"%016d" % number, partition=number % 2)
+        world.send(number, "y" * 100, partition=1)
+    world.topic(f"topic-{rounds.stop}")
+    world.ask(InitProducer(world.n, f"producer-{rounds.stop}", b"n" * 16, "me"))
+    ask = Join(
+        world.n, f"group-{rounds.stop}", "t", 0, b"A" * 16, b"l", b"", b"", 0, 0, False, "", "", ""
+    )
+    world.ask(ask)
+
+
+def state_of(world: World) -> dict[str, object]:
+    """All hard state: every part of a snapshot, made anew."""
+    state = world.core.state
+    frozen, state._frozen = state._frozen, frozenset()
+    parts = state.snapshot().parts
+    state._frozen = frozen
+    return parts
+
+
+def test_restart_from_snapshots_equals_live_state(monkeypatch):
+    """Snapshot and replay lead to the state that was live, whichever parts were kept by name."""
+    monkeypatch.setattr(id_index_module, "ID_PART_IDS", 16)
+    monkeypatch.setattr(broker_state, "OFFSET_PART_BYTES", 3000)
+    monkeypatch.setattr(offset_index, "OFFSET_INDEX_STEP_BYTES", 500)
+    world = World(snapshot_every=2000)
+    world.hello()
+    world.topic(partitions=2)
+    world.producer()
+    for start in range(0, 40, 10):
+        fill(world, range(start, start + 10))
+        before = state_of(world)
+        world.crash()
+        assert state_of(world) == before
+        assert world.log.snapshots()
+        world.hello()
+    assert len(world.events.named("snapshot.written")) > 4
+    info = world.log.snapshots()[0]
+    assert sum(part.name.startswith("ids-0-") for part in info.parts) > 10
+    assert runs(world.send_ids(0, {"id-3-1": "x" * 50}, partition=1)) == [(1, "duplicate", 9)]
+    assert runs(world.send(39, "y" * 100, partition=1))[0][1] == "duplicate"
+
+
+def test_full_parts_are_written_once(monkeypatch):
+    """What a snapshot writes is what came since the last one, not the whole history."""
+    monkeypatch.setattr(id_index_module, "ID_PART_IDS", 16)
+    world = World()
+    world.hello()
+    world.topic()
+    for counter in range(10):
+        world.send_ids(counter, {f"{counter}-{place}": "x" for place in range(10)})
+    world.driver.write_snapshot()
+    world.settle()
+    world.send_ids(10, {"new": "x"})
+    snapshot = world.core.snapshot()
+    assert {name for name in snapshot.parts if name.startswith("ids")} == {"ids-0-96-101"}
+    assert {f"ids-0-{start}-{start + 16}" for start in range(0, 96, 16)} <= snapshot.keep
+
+
+def test_parts_of_a_snapshot_that_was_not_written_are_not_kept(world, monkeypatch):
+    """A full disk lost the snapshot: the next one holds everything again."""
+    world.topic()
+    world.send_ids(0, {"x": "1"})
+
+    def full(*_: object) -> None:
+        raise DiskFull("no room")
+
+    monkeypatch.setattr(world.log, "write_snapshot", full)
+    world.driver.write_snapshot()
+    monkeypatch.undo()
+    world.settle()
+    world.driver.write_snapshot()
+    world.crash()
+    world.hello()
+    assert runs(world.send_ids(0, {"x": "1"})) == [(1, "duplicate", 0)]
+    assert world.core.snapshot().keep

@@ -1,0 +1,230 @@
+"""An operator moves a group: the one commit, the ledger's memory of it, and the broker's part."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+import pytest
+
+from oncemq.codec import records as record_codec
+from oncemq.codec import wire
+from oncemq.core.consumer import seeker as seeker_module
+from oncemq.core.consumer.ledger import Ledger
+from oncemq.core.consumer.seeker import MoveOffset, SeekerCore
+from oncemq.errors import (
+    LogRegressed,
+    NotSupported,
+    OffsetOutOfRange,
+    StoreMismatch,
+    UnsupportedFormat,
+)
+from oncemq.limits import LEASE_MS
+from oncemq.outcome import Recovered
+from oncemq.protocol import Granted, Join, Leave, Renew, Rewind
+from oncemq.records import Committed, LedgerEnded, LedgerStarted, Record, Skipped
+from tests.core.broker.help import World
+
+LOG, TOPIC_ID = b"l" * 16, b"t" * 16
+PLACE = ("g", "t", 0)
+STARTED = LedgerStarted(*PLACE, TOPIC_ID, LOG, LOG, 0)
+
+
+def granted(end_offset: int = 100, **changes: Any) -> Granted:
+    return replace(Granted(1, 5, TOPIC_ID, LOG, LOG, end_offset, LEASE_MS), **changes)
+
+
+def seeker(*records: Record, **changes: Any) -> SeekerCore:
+    """A core whose ledger holds these records and is open."""
+    core = SeekerCore(PLACE, granted(**changes))
+    for record in records:
+        core.apply(record, 0)
+    apply_all(core, Recovered(5, 0))
+    return core
+
+
+def apply_all(core: SeekerCore, event: Any) -> list[Record]:
+    appended = core.step(event, 0).appends
+    for record in appended:
+        core.apply(record, 0)
+    return appended
+
+
+def handled(ledger: Ledger, following: int) -> Committed:
+    return Committed(1, ledger.commit_no + 1, [(TOPIC_ID, following)], [], b"", {})
+
+
+def test_a_move_is_one_commit_that_says_what_it_skips() -> None:
+    """From where to where, and why; the ledger stands there and knows what was passed over."""
+    core = seeker(STARTED, handled(Ledger(), 10))
+    (record,) = apply_all(core, MoveOffset(25, "why"))
+    assert isinstance(record, Committed)
+    assert record.inputs == [(TOPIC_ID, 25)]
+    assert record.skipped == [Skipped(TOPIC_ID, 10, 25, "why")]
+    assert (core.ledger.next_offset, core.ledger.skips) == (25, [(10, 25, "why")])
+
+
+def test_going_back_takes_skips_away_and_keeps_what_was_processed() -> None:
+    """What lies behind the new offset is to be read again: nothing there counts as skipped."""
+    core = seeker(STARTED)
+    core.ledger.processed.add_numbers("p", 0, 5)
+    for offset in (20, 40, 30):
+        apply_all(core, MoveOffset(offset, "r"))
+    assert core.ledger.skips == [(0, 20, "r"), (20, 30, "r")]
+    apply_all(core, MoveOffset(10, "r"))
+    assert core.ledger.skips == [(0, 10, "r")]
+    assert (core.ledger.next_offset, core.ledger.reached) == (10, 40)
+    assert core.ledger.processed.knows_numbers("p", 0, 5)
+
+
+def test_a_group_that_never_ran_can_be_told_where_to_begin() -> None:
+    """The ledger begins with its start, then the move."""
+    core = SeekerCore(PLACE, granted())
+    first, end = apply_all(core, Recovered(5, 0))
+    assert isinstance(first, LedgerStarted)
+    assert isinstance(end, LedgerEnded)
+    apply_all(core, MoveOffset(100, "latest"))
+    assert core.ledger.next_offset == 100
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_move_ends_well_only_if_the_owner_before_did(clean: bool) -> None:
+    """A death before the move is not forgotten by it, and the move itself is none."""
+    before = [LedgerEnded(1)] if clean else []
+    core = seeker(STARTED, handled(Ledger(), 10), *before)
+    apply_all(core, MoveOffset(25, "why"))
+    assert core.ledger.ended is clean
+
+
+def test_a_snapshot_keeps_what_was_moved() -> None:
+    """Compaction forgets neither skipped ranges nor how far the ledger once was."""
+    core = seeker(STARTED)
+    apply_all(core, MoveOffset(40, "a"))
+    apply_all(core, MoveOffset(30, "b"))
+    parts = core.snapshot().parts
+    again = SeekerCore(PLACE, granted())
+    again.restore({name: wire.unpack_plain(wire.pack_plain(p)) for name, p in parts.items()})
+    assert (again.ledger.skips, again.ledger.reached) == ([(0, 30, "a")], 40)
+    plain = seeker(STARTED).snapshot().parts["ledger"]
+    assert not {"skips", "reached"} & plain.keys(), "ledgers that nobody moved stay as they were"
+
+
+def test_impossible_moves_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the end, or one range too many."""
+    core = seeker(STARTED, end_offset=50)
+    for offset in (51, -1):
+        with pytest.raises(OffsetOutOfRange):
+            core.step(MoveOffset(offset, ""), 0)
+    monkeypatch.setattr(seeker_module, "SKIPS_MAX", 1)
+    apply_all(core, MoveOffset(10, ""))
+    with pytest.raises(NotSupported):
+        core.step(MoveOffset(20, ""), 0)
+    apply_all(core, MoveOffset(5, ""))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"log_id": b"other"}, StoreMismatch),
+        ({"topic_id": b"other"}, StoreMismatch),
+        ({"end_offset": 9}, LogRegressed),
+    ],
+)
+def test_another_log_is_not_moved_in(changes: dict[str, Any], error: type[Exception]) -> None:
+    """The ledger must follow the log that the grant names."""
+    with pytest.raises(error):
+        seeker(STARTED, handled(Ledger(), 10), **changes)
+
+
+def test_an_offset_goes_back_by_an_order_only() -> None:
+    """A commit that lowers the offset without saying so is a bug of ours."""
+    ledger = Ledger()
+    ledger.apply(STARTED, 0)
+    ledger.apply(handled(ledger, 10), 0)
+    with pytest.raises(AssertionError, match="by an order only"):
+        ledger.apply(handled(ledger, 9), 0)
+
+
+def test_parts_of_a_newer_version_are_refused() -> None:
+    """A commit with a part that is not known is not half understood."""
+    core = seeker(STARTED)
+    (record,) = apply_all(core, MoveOffset(7, "r"))
+    number, meta, body, _ = record_codec.encode(record)
+    assert number == 12
+    assert record_codec.decode(number, meta, body, 0) == record
+    fields = list(msgpack.unpackb(body))
+    fields[-1]["unheard"] = [1]
+    with pytest.raises(UnsupportedFormat, match="unheard"):
+        record_codec.decode(number, meta, msgpack.packb(fields), 0)
+
+
+# --- the broker ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def world() -> World:
+    """A broker with ten messages, and a group that has handled eight of them."""
+    world = World(snapshot_every=1)
+    world.hello()
+    world.topic()
+    world.producer()
+    world.send(0, *"abcdefghij")
+    assert join(world, b"A").epoch == 1
+    world.ask(Leave(world.n, *PLACE, 1, 8))
+    return world
+
+
+def join(world: World, who: bytes, next_offset: int = 0, generation: int = 0) -> Any:
+    return world.ask(
+        Join(world.n, *PLACE, who * 16, b"ledger", b"", b"", next_offset, generation, False, "h",
+             "/s", "one")
+    )  # fmt: skip
+
+
+def test_a_lower_offset_is_accepted_after_a_rewind_and_survives_restarts(world: World) -> None:
+    """Before it the ledger would be taken for an old copy; after it it is the right one."""
+    assert join(world, b"B", 8, 1).epoch == 2
+    assert world.ask(Rewind(world.n, *PLACE, 1, 3)).code == "not_granted"
+    assert world.ask(Rewind(world.n, *PLACE, 2, 3)).request > 0
+    for _ in range(2):
+        world.crash()
+        world.hello()
+    world.clock.ms += LEASE_MS
+    assert join(world, b"C", 2, 2).code == "ledger_not_here"
+    assert join(world, b"C", 3, 2).epoch == 3
+
+
+def test_a_copy_from_before_the_rewind_is_refused(world: World) -> None:
+    """Its offset is high enough, but it lacks the generation in which the operator went back."""
+    join(world, b"B", 8, 1)
+    world.ask(Rewind(world.n, *PLACE, 2, 3))
+    world.ask(Leave(world.n, *PLACE, 2, 3))
+    world.crash(clean=True)
+    world.hello()
+    world.clock.ms += LEASE_MS
+    assert join(world, b"C", 5, 1).code == "ledger_not_here"
+    assert join(world, b"C", 3, 2).epoch == 3
+
+
+def test_renewals_from_before_a_rewind_do_not_count(world: World) -> None:
+    """What the operator's own command renewed on the way, in whatever order it arrives, is past."""
+    join(world, b"B", 8, 1)
+    world.ask(Renew(world.n, *PLACE, 2, b"m" * 16, 8))
+    world.ask(Rewind(world.n, *PLACE, 2, 3))
+    world.ask(Renew(world.n, *PLACE, 2, b"m" * 16, 8))
+    world.clock.ms += LEASE_MS
+    assert join(world, b"C", 2, 2).code == "ledger_not_here"
+    assert join(world, b"C", 3, 2).epoch == 3
+    world.ask(Renew(world.n, *PLACE, 3, b"m" * 16, 6))
+    world.clock.ms += LEASE_MS
+    assert join(world, b"D", 5, 3).code == "ledger_not_here"
+    assert join(world, b"D", 6, 3).epoch == 4
+
+
+def test_a_rewind_that_came_to_nothing_does_no_harm(world: World) -> None:
+    """The operator's command died before its commit: the ledger is where it was."""
+    join(world, b"B", 8, 1)
+    world.ask(Rewind(world.n, *PLACE, 2, 3))
+    world.clock.ms += LEASE_MS
+    assert join(world, b"C", 8, 2).epoch == 3
