@@ -10,11 +10,11 @@ from zlib import crc32
 
 from ..errors import DiskFull
 from ..limits import (
+    LIMITS,
     RECORD_BYTES_MAX,
     RECORD_META_BYTES_MAX,
     RESERVE_MARGIN_BYTES,
     RESERVE_STEP_BYTES,
-    TURN_EVENTS_MAX,
 )
 from . import layout
 from .disk import Disk, File
@@ -33,7 +33,7 @@ from .framing import (
 from .recovery import Opened
 
 EARLY_WRITE_BYTES = 256 * 1024  # written as the group grows: small joins stay in warm memory
-_TURN_HEADERS_BYTES = TURN_EVENTS_MAX * HEADER_BYTES + COMMIT_BYTES
+_TURN_HEADERS_BYTES = LIMITS.turn_events_max * HEADER_BYTES + COMMIT_BYTES
 
 
 class SegmentWriter:

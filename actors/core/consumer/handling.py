@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import HandlerFailed
-from ...limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS, COMMIT_EVERY_MS
+from ...limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS
 from ...outcome import Outcome
 from ...records import AttemptMarked, Committed, Parked, Skipped
 from .commits import Acked, committed
@@ -208,7 +208,7 @@ class Handling:
             fatal = 0  # it may not be parked; its handler is told before it calls anything
         run = RunHandler(self._epoch, window, its.attempt, self._ledger, now_ms, its.private, fatal)
         self.running, self._moved, self._mark = run, its, None
-        self._cut_at_ms = now_ms + COMMIT_EVERY_MS
+        self._cut_at_ms = now_ms + self._ledger.limits.commit_every_ms
         if fatal or not alone:
             self._calls(out).append(run)
             return

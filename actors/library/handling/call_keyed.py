@@ -191,7 +191,7 @@ class KeyedCall(Call):
             check_payload(message, shape.payload)
 
     def _tx_for(self, job: Job[Message]) -> KeyedTx:
-        tx = KeyedTx(StateView(KeyState.of(job.entry)), self._find_topic)
+        tx = KeyedTx(StateView(KeyState.of(job.entry), self.run.ledger.limits), self._find_topic)
         tx.message = job.message
         tx.begin_effects = self._new_effects
         return tx

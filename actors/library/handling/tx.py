@@ -13,7 +13,6 @@ from ...ids import check_name, partition_of
 from ...limits import (
     BATCH_BYTES_MAX,
     BATCH_MESSAGES_MAX,
-    COMMIT_BYTES,
     MESSAGE_BYTES_MAX,
     MESSAGE_EFFECTS_BYTES_MAX,
 )
@@ -50,6 +49,7 @@ class Tx:
     """
 
     __slots__ = (
+        "_commit_bytes",
         "_effected",
         "_effects",
         "_find_topic",
@@ -73,6 +73,7 @@ class Tx:
         """`sink` is the connection to the consumer's database, `effects` what `effect` does."""
         #: What the group remembers: text to values, one mapping for each partition.
         self.state = state
+        self._commit_bytes = state.commit_bytes
         self._find_topic = find_topic
         self._sink = sink
         # For async handlers: `sql` is awaited. Set by the runner of handlers.
@@ -261,7 +262,7 @@ class Tx:
             self._sink.accept()
         if len(self._outgoing) == self._mark:
             self.state.accept()
-            if self._sent_bytes + self.state.changed_bytes > COMMIT_BYTES:
+            if self._sent_bytes + self.state.changed_bytes > self._commit_bytes:
                 self.cut = True
             return
         sent = sum(
@@ -275,7 +276,7 @@ class Tx:
         self.state.accept()
         self._mark = len(self._outgoing)
         self._sent_bytes += sent
-        if self._sent_bytes + self.state.changed_bytes > COMMIT_BYTES:
+        if self._sent_bytes + self.state.changed_bytes > self._commit_bytes:
             self.cut = True
 
     def reject(self) -> None:
