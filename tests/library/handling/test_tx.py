@@ -25,7 +25,8 @@ from oncemq.errors import (
 )
 from oncemq.library.handling.call import Call, Consumer, current
 from oncemq.library.handling.state import StateView, decode_state, encode_state
-from oncemq.library.handling.tx import Tx, build_outputs
+from oncemq.library.handling.tx import Tx
+from oncemq.library.handling.unit_of_work import build_outputs
 from oncemq.limits import BATCH_MESSAGES_MAX, LIMITS, MESSAGE_BYTES_MAX, Limits
 from oncemq.records import BatchStored
 
