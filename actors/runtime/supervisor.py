@@ -1,13 +1,13 @@
 """Keep one child process running: restart it with back-off, and know when to give up.
 
-What is not restarted: exit 0 (done), 2 (wrong usage: it would fail the same way) and 3 (fenced: a
-newer owner exists, and starting again would only take its place in turn). Anything else is a
-crash. A child that crashes `limit` times within `window_s` is given up, and its exit code becomes
-ours, so that whatever watches the supervisor sees what the child said.
+The supervisor does not restart a child after exit 0 (done), 2 (wrong usage: it would fail the same
+way) and 3 (fenced: a newer owner exists, and a restart would only fence that one in turn). Any other
+end is a crash. After `limit` crashes within `window_s` the supervisor gives up and exits with the
+child's code, so that its own supervisor sees it.
 
-The child has a process group of its own: a Ctrl-C, or a runner that signals our whole group,
-reaches it once, through us, and not twice (a second stop signal means "exit at once"). Should the
-supervisor itself be killed, the kernel sends the child SIGTERM (Linux).
+The child has a process group of its own. A Ctrl-C, or a runner that signals the whole group, then
+reaches it once, through the supervisor, and not twice: a second stop signal means "exit at once".
+If the supervisor itself is killed, the kernel sends the child SIGTERM (Linux).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RestartPolicy:
 
     @property
     def failures(self) -> int:
-        """How many crashes the window holds."""
+        """Crashes within the window."""
         return len(self._crashes_s)
 
     def after_crash(self, now_s: float) -> float | None:
@@ -108,7 +108,7 @@ def _signal_name(number: int) -> str:
 
 
 class Supervisor:
-    """Run `command` until it ends for good. One for a process; run it in the main thread."""
+    """Run `command` until it ends for good. At most one in a process, in its main thread."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Supervisor:
         self._stop_seen = False
 
     def run(self) -> int:
-        """Return the exit status of the child that was the last one.
+        """Run the child, again and again. Returns the exit status of the last one.
 
         Raises OSError when the command cannot be started at all.
         """
