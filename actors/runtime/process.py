@@ -28,15 +28,16 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(number: signal.Signals = signal.SIGKILL, *, parent: int = 0) -> None:
-    """Call it in a child, at its start or before exec: if its parent is killed, the kernel signals it.
+    """Have the kernel send `number` to this process when its parent dies.
 
-    A child that takes long to get here names the process `parent`, which may be dead by then. On
-    Linux; elsewhere it does nothing. The kernel goes by the thread that made the child.
+    Call it in a child, at its start or before exec. A child that takes long to get here names the
+    process `parent`, which may be dead by then: the child exits. Works on Linux only, elsewhere it
+    does nothing. The kernel watches the thread that made the child, not the process.
     """
     if _PRCTL is not None:
         _PRCTL(_PR_SET_PDEATHSIG, int(number))
         if parent and os.getppid() != parent:
-            os.kill(os.getpid(), number)
+            os._exit(1)  # not by a signal: before exec the parent's handlers are still in place
 
 
 @contextlib.contextmanager

@@ -12,21 +12,21 @@ If the supervisor itself is killed, the kernel sends the child SIGTERM (Linux).
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from ..backoff import backoff_ms
+from .process import end_with_parent
 
 FINAL_EXIT_CODES = frozenset({0, 2, 3})
 _FORWARDED = {
@@ -34,7 +34,6 @@ _FORWARDED = {
     signal.SIGINT: signal.SIGINT,
     signal.SIGHUP: signal.SIGTERM,
 }
-_PR_SET_PDEATHSIG = 1
 
 
 class Events(Protocol):
@@ -78,21 +77,6 @@ class RestartPolicy:
             max_ms=1000 * self.backoff_max_s,
         )
         return pause_ms / 1000
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what a child runs before exec, so that it does not outlive a killed supervisor."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def before_exec() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died in between
-            os._exit(1)
-
-    return before_exec
 
 
 def _exit_status(returncode: int) -> int:
@@ -183,7 +167,8 @@ class Supervisor:
         self._child = child = subprocess.Popen(  # noqa: S603
             self._command,
             process_group=0,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509
+            # The child must not outlive a killed supervisor.
+            preexec_fn=partial(end_with_parent, signal.SIGTERM, parent=os.getpid()),  # noqa: PLW1509
         )
         self._events.emit(
             "supervise.started", child_pid=child.pid, command=self._command, attempt=attempt
