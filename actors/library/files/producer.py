@@ -102,7 +102,6 @@ class FileProducer:
 
     @property
     def stopped(self) -> bool:
-        """Whether `stop` was called."""
         return self._stopping
 
     def stop(self) -> None:

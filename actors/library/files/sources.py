@@ -119,7 +119,6 @@ class RowSource:
     """Rows of one file in one format."""
 
     def __init__(self, source: ByteSource, format_name: str) -> None:
-        """`format_name` is one of FORMATS."""
         assert format_name in FORMATS, format_name
         self.source = source
         parsers: dict[str, Callable[[], _Format]] = {"lines": _Lines, "csv": _Csv, "jsonl": _Jsonl}

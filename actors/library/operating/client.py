@@ -74,7 +74,6 @@ class AdminClient:
         self._welcome: Welcome | None = None
 
     def __enter__(self) -> AdminClient:
-        """Return the client."""
         return self
 
     def __exit__(
@@ -87,7 +86,6 @@ class AdminClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
         self._transport.close()
 
     # --- questions -------------------------------------------------------------------------------

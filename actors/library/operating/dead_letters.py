@@ -61,7 +61,6 @@ class Letter:
 
     @property
     def id(self) -> str:
-        """The name of the letter: its place."""
         return f"{dead_topic(self.topic)}:{self.partition}:{self.offset}"
 
     def replay(self) -> Batch:

@@ -106,7 +106,6 @@ class Seeker:
         self._taken: list[_Taken] = []
 
     def __enter__(self) -> Seeker:
-        """Return the seeker."""
         return self
 
     def __exit__(

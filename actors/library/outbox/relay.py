@@ -109,7 +109,6 @@ class Relay:
 
     @property
     def stopped(self) -> bool:
-        """Whether `stop` was called."""
         return self._stopping
 
     def stop(self) -> None:
