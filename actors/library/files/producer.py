@@ -158,7 +158,7 @@ class FileProducer:
             self._check_patience()
 
     def _check_patience(self) -> None:
-        """Give up, some time after `stop`, on what is not acknowledged."""
+        """Return whether `stop` was so long ago that missing acknowledgements are given up."""
         now_ms = self._engine.now_ms()
         if self._stop_by_ms is None:
             self._stop_by_ms = now_ms + STOP_MS
@@ -182,7 +182,7 @@ class FileProducer:
             at += count
 
     def _drain(self) -> None:
-        """Wait for the verdicts of all that is on its way."""
+        """Wait for the verdicts of all messages in flight."""
         while self._engine.in_flight:
             self._turn(IDLE_MS)
 
