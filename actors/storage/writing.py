@@ -10,11 +10,11 @@ from zlib import crc32
 
 from ..errors import DiskFull
 from ..limits import (
+    LIMITS,
     RECORD_BYTES_MAX,
     RECORD_META_BYTES_MAX,
     RESERVE_MARGIN_BYTES,
     RESERVE_STEP_BYTES,
-    TURN_EVENTS_MAX,
 )
 from . import layout
 from .disk import Disk, File
@@ -36,7 +36,7 @@ from .recovery import Opened
 # cache is faster than one large join at the end.
 EARLY_WRITE_BYTES = 256 * 1024
 # What the headers of a turn's records add to the bytes that `reserve` is asked for.
-_TURN_HEADERS_BYTES = TURN_EVENTS_MAX * HEADER_BYTES + COMMIT_BYTES
+_TURN_HEADERS_BYTES = LIMITS.turn_events_max * HEADER_BYTES + COMMIT_BYTES
 
 
 class SegmentWriter:

@@ -158,7 +158,7 @@ class FileProducer:
             self._check_patience()
 
     def _check_patience(self) -> None:
-        """Return whether `stop` was so long ago that missing acknowledgements are given up."""
+        """Raise Unacknowledged if a stopped run has waited STOP_MS for messages in flight."""
         now_ms = self._engine.now_ms()
         if self._stop_by_ms is None:
             self._stop_by_ms = now_ms + STOP_MS
