@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ..limits import CRASH_RETRIES_DEFAULT, LIMITS
 from .database.database import KINDS
-from .faults import FAULTS
+from .faults.kinds import FAULT_KINDS
 from .oracles.keyed_model import solitary_of, with_keyed
 from .processes.handler import Group
 
@@ -78,7 +78,7 @@ class Plan:
             tables[sink.choice(groups).name] = sink.choice(KINDS)
         alone = bool(tables) and sink.random() < ALONE_ODDS
         faults = {}
-        for name, kind in FAULTS.items():
+        for name, kind in FAULT_KINDS.items():
             if (kind.of_tables and not tables) or (kind.of_outbox and not relays):
                 continue
             if alone and not kind.of_tables:

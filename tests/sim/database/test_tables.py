@@ -9,7 +9,7 @@ import pytest
 
 from oncemq.cli.sim_sinks import DOORS
 from oncemq.sim.database.database import FILE, GUARDED, KINDS, SERVER
-from oncemq.sim.faults import FAULTS
+from oncemq.sim.faults.kinds import FAULT_KINDS
 from oncemq.sim.plan import Plan
 from oncemq.sim.run import Result, run_plan
 
@@ -35,7 +35,7 @@ def plan_of(seed: int, kind: str) -> Plan:
     faults = FAULT_SETS[seed % len(FAULT_SETS)]
     plan = replace(Plan.of(seed), tables={"bill": kind}, safety_ms=20_000, standbys=1)
     group = replace(plan.groups[0], output="invoices")
-    mean_ms = {name: float(FAULTS[name].mean_ms[0]) for name in faults}
+    mean_ms = {name: float(FAULT_KINDS[name].mean_ms[0]) for name in faults}
     topics = {"orders": plan.partitions["orders"], "invoices": 1}
     return replace(plan, groups=(group,), partitions=topics, faults=mean_ms)
 
@@ -107,5 +107,5 @@ def test_a_plan_without_a_database_has_none_of_its_faults() -> None:
     """And each with one draws them from sources of their own."""
     for seed in range(1, 60):
         plan = Plan.of(seed)
-        of_tables = [name for name in plan.faults if FAULTS[name].of_tables]
+        of_tables = [name for name in plan.faults if FAULT_KINDS[name].of_tables]
         assert plan.tables or not of_tables
