@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..database.database import FILE, SERVER, Database
+from ..database.database import Database
 from ..disk.cuts import Seeded
+from ..plan import FILE, SERVER
 from ..processes.consumer_table import TableShell
 from .base import Fault
 
