@@ -1,5 +1,5 @@
-"""Faults of a simulated world. A new fault is a file, a row in `kinds.py` and one in `catalog.py`.
+"""Faults of a simulated world, one file for each place where they strike.
 
-A plan switches each kind on or off and says how often it strikes. The world counts how often each
-one struck: a run that injected nothing proves nothing. Knows the processes; no oracle judges by it.
+A new kind is a row in `kinds.py`, from which plans choose, and one in `catalog.py`. The world counts
+how often each one struck: a run that injected nothing proves nothing. May import `processes`.
 """
