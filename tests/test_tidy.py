@@ -245,8 +245,8 @@ def test_no_files_import_each_other() -> None:
     files = {module_name(path): path for path in sources("actors")}
     modules = frozenset(files)
     arrows = {name: imported(path, modules) for name, path in files.items()}
-    found = {frozenset(n.removeprefix("oncemq.") for n in circle) for circle in circles(arrows)}
-    assert found == CIRCLES
+    found = [frozenset(n.removeprefix("oncemq.") for n in circle) for circle in circles(arrows)]
+    assert [sorted(circle) for circle in found if not any(circle <= c for c in CIRCLES)] == []
 
 
 def test_circles_are_found() -> None:
