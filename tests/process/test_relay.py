@@ -309,7 +309,7 @@ def test_a_refused_row_is_kept_and_shown(
         relaying = relay(house, sink, "--once", *more)
         relaying.wait(START_S, 1)
         assert relaying.summary()["failed"] == 1
-        assert "1 rows were refused: oncemq relay --show-failed" in relaying.stderr()
+        assert "1 rows were refused; list them: oncemq relay --show-failed" in relaying.stderr()
     assert ids_in(log_of(house)) == ["a", "b"]
     capfd.readouterr()
     assert run("relay", ["--sink", sink, "--show-failed", "--json"]) == 0

@@ -23,7 +23,7 @@ class Watcher:
         """No broker has answered for two seconds; it is tried on. Told once for each silence."""
 
     def sink_away(self, text: str) -> None:
-        """The database of a consumer is away or locked; it is tried on. Told for each attempt."""
+        """The database of a consumer is not available or locked; the consumer keeps retrying. Told for each attempt."""
 
     def effect_held(self, text: str) -> None:
         """A message waits for an operator's word about an effect; other partitions go on."""

@@ -161,7 +161,7 @@ def _lost(said: Said) -> OnceMQError:
     if isinstance(said, EffectTold):
         return OnceMQError(
             f"effect {said.name!r} was called, and the consumer ended before its record",
-            hint="see: oncemq effects list",
+            hint="list unknown effects: oncemq effects list",
         )
     return OnceMQError(
         f"effect {said.name!r} was not called: the consumer has ended",

@@ -304,5 +304,7 @@ class _Csv(_Format):
 def open_rows(path: str, format_name: str, *, follow: bool = False) -> RowSource:
     """Open a file as rows. Raises OSError, BadInput (following a gzip file or standard input)."""
     if follow and path.endswith(".gz"):
-        raise BadInput("a gzip file cannot be followed", hint="follow the file before compression")
+        raise BadInput(
+            "--follow does not work with a gzip file", hint="follow the file before compression"
+        )
     return RowSource(ByteSource(path, follow=follow and path != STDIN), format_name)
