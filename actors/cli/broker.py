@@ -66,6 +66,6 @@ def broker(
 
 
 def _greet(endpoint: str, *, quiet: bool) -> None:
-    """Tell a person where the broker listens, unless the events on stderr tell it already."""
+    """Tell a person address that the broker listens on, unless the events on stderr tell it already."""
     if not quiet:
         click.echo(f"listening at {endpoint}", err=True)

@@ -215,7 +215,7 @@ class FencedLog:
         if numbers and numbers[-1] > self.generation:
             raise self._failed(superseded(self.generation, numbers[-1]))
         if self.generation not in numbers:
-            raise self._failed(StorageError(f"{self._name} is gone from {self._directory}"))
+            raise self._failed(StorageError(f"{self._name} is missing in {self._directory}"))
         self._names_seen = names
 
     # --- reading ---------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def give(disk: Disk, directory: str, name: str, data: bytes) -> bytes:
         disk.create(path).close()
     lock = disk.lock(path)
     if lock is None:
-        raise LogInUse(f"somebody else is writing an order in {home}", hint="try again")
+        raise LogInUse(f"another process is writing an order in {home}", hint="try again")
     try:
         standing = read(disk, directory, name)
         if standing is None:

@@ -262,7 +262,7 @@ def test_a_process_that_is_killed_in_the_call(shop: Shop) -> None:
     [effect] = shop.effects()
     assert effect["state"] == "running"
     early = shop.command("effects", "resolve", effect["id"], "--retry", code=1)
-    assert "is being called right now" in early["error"]
+    assert "is running right now" in early["error"]
     assert not list(shop.house.state.rglob("*.order"))
     consumer.kill()
     [after] = shop.effects()

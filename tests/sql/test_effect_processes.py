@@ -189,7 +189,7 @@ def test_a_process_that_is_killed_in_the_call(shop: Shop) -> None:
     [effect] = shop.effects()
     assert effect["state"] == "running"
     early = shop.resolve(effect["id"], "--retry", code=1)
-    assert "is being called right now" in early["error"]
+    assert "is running right now" in early["error"]
     run(shop.sink, "CREATE TABLE other (n INTEGER)")  # no transaction is open
     consumer.kill()
     [after] = shop.effects()

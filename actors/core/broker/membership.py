@@ -129,7 +129,7 @@ class Membership:
         if disk_full:
             raise DiskFull(NO_ROOM)
         if grant is None and len(groups) >= GROUPS_MAX:
-            raise Busy(f"the broker holds {GROUPS_MAX} grants and takes no more")
+            raise Busy(f"the broker holds {GROUPS_MAX} grants, the limit")
         if grant is not None and not groups.leases[key].released and not groups.live(key, now_ms):
             out.events.append(
                 (

@@ -81,7 +81,7 @@ class SeekerCore:
                 f"{self._place[1]}/{self._place[2]}"
             )
         if len(ledger.skips) >= SKIPS_MAX and move.offset > first:
-            raise NotSupported(f"this ledger has {SKIPS_MAX} skipped ranges and takes no more")
+            raise NotSupported(f"this ledger has {SKIPS_MAX} skipped ranges, the limit")
         skipped = Skipped(grant.topic_id, first, move.offset, move.reason)
         inputs = [(grant.topic_id, move.offset)]
         record = Committed(grant.epoch, ledger.commit_no + 1, inputs, [], b"", {})

@@ -10,7 +10,7 @@ class NotDrained(OnceMQError):
     """The time for ending was over before all was committed and acknowledged."""
 
     code = "not_drained"
-    default_hint = "what was not committed is handled again at the next start"
+    default_hint = "uncommitted messages are handled again at the next start"
 
 
 class Watcher:

@@ -120,7 +120,7 @@ class InlineBroker:
             if len(answers) == len(messages):
                 return answers
             self._clock.push()
-        raise AssertionError(f"{len(messages) - len(answers)} requests were not answered")
+        raise AssertionError(f"{len(messages) - len(answers)} requests got no answer")
 
     def ask_one(self, message: Message, body: Body = None) -> Received:
         """Say one thing. Raises what the broker refuses it with, and all that `ask` raises."""

@@ -157,7 +157,7 @@ class Tx:
         """
         message = self._current()
         if self._effects is None:
-            raise EffectsNotSupported("this handler runs without a ledger")
+            raise EffectsNotSupported("tx.effect needs a ledger, and this handler runs without one")
         if self._statements is not None:
             self._statements.check_rest(f"effect {name!r}")
         self.state.touched = self._effected = True
@@ -207,7 +207,7 @@ class Tx:
         if self._sink is None:
             raise NoSink(
                 "the consumer of this handler has no sink",
-                hint="name the database: @app.consumer(..., sink='sqlite:///FILE')",
+                hint="name a database: @app.consumer(..., sink='sqlite:///FILE')",
             )
         if self._effected and self._effects is not None:
             self._effects.check_connection(what)
@@ -226,7 +226,7 @@ class Tx:
         if self.message is None:
             raise OnceMQError(
                 "this Tx is over",
-                hint="use it only inside the handler it was given to, and in the same thread",
+                hint="use tx only inside its handler, and in the handler's thread",
             )
         return self.message
 
@@ -318,7 +318,7 @@ class BatchTx(Tx):
     def key(self) -> str:
         """A list has no key of its own."""
         raise OnceMQError(
-            "a handler of lists has a key for each message", hint="use tx.key_of(message)"
+            "a handler of lists has one key for each message", hint="use tx.key_of(message)"
         )
 
     def _headers(self, message: Message, headers: Mapping[str, bytes] | None) -> bytes:

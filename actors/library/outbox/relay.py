@@ -310,7 +310,7 @@ class Relay:
                 self._events.emit(
                     "relay.database_away", database=self._database.name, reason=str(error)
                 )
-            self.progress.waiting_for = f"the database cannot be used: {error}"
+            self.progress.waiting_for = f"the database is not available: {error}"
             self._report(self.progress)
             pause_ms = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(self._failures, 10))
             self._failures += 1

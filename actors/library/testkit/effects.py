@@ -59,13 +59,13 @@ class HarnessEffects:
                     with open_office(sink) as office:
                         office.give(place, order)
                 return
-        raise NoSuchEffect(f"no effect {order.effect_id!r} holds a partition")
+        raise NoSuchEffect(f"effect {order.effect_id!r} does not hold a partition")
 
     def check(self) -> None:
         """Raise EffectUnknown if a partition is held."""
         held = self.held
         if held:
             raise EffectUnknown(
-                f"nobody knows whether effect {held[0]} happened",
-                hint="say so: harness.effects.done(ID, VALUE), or harness.effects.retry(ID)",
+                f"unknown whether effect {held[0]} happened",
+                hint="resolve it: harness.effects.done(ID, VALUE) or harness.effects.retry(ID)",
             )
