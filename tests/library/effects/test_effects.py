@@ -432,7 +432,7 @@ async def _coroutine() -> None:
         (
             lambda tx: [tx.effect(f"x{n}", int) for n in range(EFFECTS_MAX + 1)],
             TooLarge,
-            "one too many",
+            "exceeds that",
         ),
         (
             lambda tx: [tx.effect(f"x{n}", bytes, 10_000) for n in range(5)],
@@ -572,7 +572,7 @@ async def _both(tx: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:coroutine")
 @pytest.mark.parametrize(
-    ("handle", "text"), [(_forgets, "'x' was not awaited"), (_both, "'x' is under way")]
+    ("handle", "text"), [(_forgets, "'x' was not awaited"), (_both, "'x' still runs")]
 )
 def test_async_effects_come_one_after_the_other(handle: Any, text: str) -> None:
     """One that is not awaited is no effect; two at the same time are refused."""
