@@ -237,7 +237,6 @@ EVENTS: dict[str, EventKind] = {
 
 
 def page() -> str:
-    """Return docs/EVENTS.md."""
     lines = [
         "# Structured events",
         "",
