@@ -219,7 +219,7 @@ def test_an_operator_wants_the_call_again(shop: Shop) -> None:
     assert shop.command("effects", "resolve", effect["id"], "--retry")["how"] == "again"
     assert shop.command("effects", "resolve", effect["id"], "--retry")["duplicate"] is True
     other = shop.command("effects", "resolve", effect["id"], "--done", "1", code=1)
-    assert "was resolved before: called again; that stands" in other["error"]
+    assert "is already resolved: called again" in other["error"]
     [said] = shop.effects()
     assert (said["state"], said["order"]) == ("resolved", "again")
     assert "held" not in shop.consume().summary()
