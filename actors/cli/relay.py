@@ -137,7 +137,7 @@ def _progress_line() -> Iterator[Callable[[Progress], None]]:
         if progress.waiting_for != told:
             told = progress.waiting_for
             if told is not None:
-                say(f"waiting: {told}")
+                say(f"{told}; still retrying")
         if progress.failed != failed:
             say(
                 f"{progress.failed - failed} rows were refused; list them: oncemq relay --show-failed"

@@ -243,7 +243,7 @@ def test_a_killed_postgres_is_waited_for(house: House, own_server: Server) -> No
         house.wait_for(relaying, "relay.database_back", times=number)
         take_orders(url, f"b-{number}")
         house.wait_for(relaying, "relay.settled", times=1 + number)
-    assert "waiting: the database is not available: postgresql://" in relaying.stderr()
+    assert "the database is not available: postgresql://" in relaying.stderr()
     relaying.stop(START_S, 0)
     assert ids_in(log_of(house)) == ["a", "b-1", "b-2", "b-3"]
     assert rows_of(url) == []
