@@ -21,8 +21,8 @@ from typing import NamedTuple
 import xxhash
 
 from ...batch import Batch
-from ...core.client.lane import Settled
 from ...core.client.producer import Submit
+from ...core.client.send_window import Settled
 from ...errors import BadInput, IdConflict, InputChanged, OnceMQError, Unacknowledged
 from ...ids import untagged_id
 from ...protocol import CONFLICT, DUPLICATE, STORED
@@ -163,7 +163,7 @@ class FileProducer:
         if self._stop_by_ms is None:
             self._stop_by_ms = now_ms + STOP_MS
         if now_ms >= self._stop_by_ms and self._engine.in_flight:
-            raise Unacknowledged(self._engine.core.outbox.messages)
+            raise Unacknowledged(self._engine.core.send_window.messages)
 
     def _count(self, settled: Settled) -> None:
         token: _Token = settled.token

@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 
 from ...backoff import backoff_ms
 from ...codec.values import decode_headers, decode_value
-from ...core.client.lane import Settled
 from ...core.client.producer import Submit
+from ...core.client.send_window import Settled
 from ...errors import DatabaseAway, IdConflict, Malformed, OnceMQError, TooLarge
 from ...ids import BYTES_TAG, TEXT_TAG, check_name, untagged_id
 from ...limits import (
