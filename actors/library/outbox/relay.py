@@ -309,7 +309,7 @@ class Relay:
                 self._events.emit(
                     "relay.database_away", database=self._database.name, reason=str(error)
                 )
-            self.progress.waiting_for = f"the database cannot be used: {error}"
+            self.progress.waiting_for = f"the database is not available: {error}"
             self._report(self.progress)
             self._failures += 1
             self._pause(backoff_ms(self._failures - 1))
