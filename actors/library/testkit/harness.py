@@ -19,13 +19,13 @@ from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from ...core.consumer.effect_work import EffectHeld
+from ...core.consumer.effect_work import EffectAnswer, EffectHeld
 from ...core.consumer.work import ResolveTopic, RunHandler, TopicResolved
 from ...errors import OnceMQError, SinkUnavailable
 from ...storage.log import FencedLog
 from ...storage.memory import MemoryDisk
 from ..app import App
-from ..consuming.actor import ConsumerActor, LedgerDoor
+from ..consuming.actor import ConsumerActor, Ledger
 from ..consuming.topic_book import TopicBook
 from ..handling.call import Call, Consumer
 from ..handling.call_kinds import TopicFinders, make_call
@@ -278,19 +278,24 @@ class Harness:
         for partition in range(1, partitions):
             self._add(actor.consumer, partition)
 
-    def topic_resolved(self, resolved: TopicResolved) -> None:
+    def topic_resolved(self, actor: ConsumerActor, resolved: TopicResolved) -> None:
         """Note a topic that a handler waits for."""
+        del actor
         self._topics.learn(resolved)
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
         """Nothing: after a crash the lease of the dead owner is waited for."""
+
+    def effect_answered(self, actor: ConsumerActor, answer: EffectAnswer) -> None:
+        """Wake the handler that waits for it."""
+        actor.effect_answers.put(answer)
 
     def effect_held(self, actor: ConsumerActor, held: EffectHeld) -> None:
         """Nothing: `drain` says so at its end."""
 
     def sink_away(self, actor: ConsumerActor, error: SinkUnavailable) -> None:
         """End the drain: a test is not kept waiting for a database."""
-        actor.fail(error)
+        actor.end(error)
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -309,7 +314,7 @@ class Harness:
             return log
 
         endpoint = WatchedEndpoint(self._network.connect(), visit)
-        ledger: LedgerDoor
+        ledger: Ledger
         if consumer.sink is not None:
             ledger = open_sink(consumer.sink, place, at=watched_sink(visit))
         else:
@@ -318,14 +323,14 @@ class Harness:
         actor = ConsumerActor(
             consumer,
             partition,
-            "memory",
+            endpoint="memory",
             transport=endpoint,
             clock=self._clock,
             events=self._events,
+            entropy=draw,
             ledger=ledger,
             host=self,
             label="harness",
-            reopen=endpoint.reopen,
         )
         self._actors[place] = actor
         self._loop.add(actor)
@@ -360,7 +365,7 @@ class Harness:
                 done = self._handlers.carry_out(call, actor.place)
             self._steps.visit(actor.place, AFTER_HANDLER)
         except OnceMQError as error:  # of the sink
-            actor.fail(error)
+            actor.end(error)
             return True
         finally:
             self._call = None
