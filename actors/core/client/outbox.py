@@ -24,10 +24,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ...backoff import backoff_ms
 from ...errors import LogRegressed, OnceMQError, from_code
 from ...limits import (
-    BACKOFF_FIRST_MS,
-    BACKOFF_MAX_MS,
     IN_FLIGHT_BATCHES_MAX,
     IN_FLIGHT_BYTES_DEFAULT,
     RESEND_MS,
@@ -238,9 +237,8 @@ class Outbox:
 
     def _hold(self, lane: Lane, now_ms: int) -> None:
         """Be patient, then send all in flight again."""
-        pause = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(lane.failures, 10))
+        lane.held_until_ms = now_ms + backoff_ms(lane.failures)
         lane.failures += 1
-        lane.held_until_ms = now_ms + pause
 
     def _settle(self, lane: Lane) -> list[Settled]:
         settled = []

@@ -21,9 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ...backoff import backoff_ms
 from ...batch import Batch
 from ...errors import OnceMQError, from_code
-from ...limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS, RESEND_MS
+from ...limits import RESEND_MS
 from ...outcome import Event, Outcome, Received, Send, Snapshot, Stop, Tick
 from ...protocol import (
     DUPLICATE,
@@ -246,9 +247,8 @@ class ProducerCore:
             return False
         error = from_code(failure.code, failure.reason, failure.hint)
         if error.retriable:
-            pause = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(question.failures, 10))
+            question.due_ms = now_ms + backoff_ms(question.failures)
             question.failures += 1
-            question.due_ms = now_ms + pause
         elif question.topic:
             del self._questions[question.topic]
             out.work.append(TopicRefused(question.topic, error))
