@@ -10,7 +10,7 @@ from ..library.outbox.relay import Relay
 from ..library.outbox.table import FailedRow, Row
 from ..ports import Clock, Events
 from ..runtime.crash_points import RELAY_BEFORE_COMMIT
-from ..shells.producer import ProducerEngine
+from ..shells.producer import ProducerShell
 from ..sim.processes.outbox import Outbox, OutboxLost
 from ..sim.processes.relay import RelaySocket
 
@@ -69,7 +69,15 @@ def make_relay(
     """Return what runs the relay of production over a simulated socket and database."""
 
     def run() -> None:
-        engine = ProducerEngine("", "sim", events, socket, clock, draw=draw, label=label)
+        engine = ProducerShell(
+            "",
+            endpoint="sim",
+            transport=socket,
+            clock=clock,
+            events=events,
+            entropy=draw,
+            label=label,
+        )
         try:
             Relay(SimulatedOutbox(outbox, visit), engine, events, visit=visit).run()
         finally:

@@ -29,13 +29,13 @@ from .disk.cuts import CutPolicy
 from .disk.disk import SimDisk
 from .doors import Doors
 from .faults import FAULTS, Fault
-from .network import Faults, SimNetwork
+from .network import Endpoint, Faults, SimNetwork
 from .oracles import liveness
 from .oracles.effects import EffectModel
 from .oracles.ledger import LedgerOracle
 from .oracles.log import BrokerOracle
 from .plan import Plan
-from .processes.broker import MAIN_ADDRESS, BrokerShell
+from .processes.broker import MAIN_ADDRESS, SimBroker
 from .processes.consumer import ConsumerShell
 from .processes.consumer_table import TableShell
 from .processes.population import Population, member_elsewhere
@@ -93,8 +93,8 @@ class World:
             Host(name, SimDisk(sector_bytes=plan.sector_bytes)) for name in (*names, "elsewhere")
         ]
         people = Population(self)
-        self.broker: BrokerShell = people.broker
-        self.spare_broker: BrokerShell = people.spare_broker
+        self.broker: SimBroker = people.broker
+        self.spare_broker: SimBroker = people.spare_broker
         self.producers = people.producers
         self.users = people.users
         self.members: list[ConsumerShell] = people.members
@@ -228,7 +228,7 @@ class World:
         wanted = set(self.plan.partitions)
         while {created.topic for created in self.oracle.topics} != wanted:
             self._step()
-        client.endpoint.close()
+        client.close()
 
     # --- what shells ask for ---------------------------------------------------------------------
 
@@ -242,15 +242,11 @@ class World:
 
     def connect(self) -> SimTransport:
         """Return a new socket to where the broker is."""
-        endpoint = self.network.connect(self.draw(), self.addresses[-1])
-        return SimTransport(self, endpoint)
+        return SimTransport(self, self.connect_endpoint())
 
-    def reopen(self, shell: Shell, address: bytes | None = None) -> None:
-        """Give a client a fresh socket."""
-        assert shell.transport is not None
-        shell.transport.endpoint.close()
-        to = self.addresses[-1] if address is None else address
-        shell.transport.endpoint = self.network.connect(self.draw(), to)
+    def connect_endpoint(self, address: bytes | None = None) -> Endpoint:
+        """Return a new client's side of the network: to where the broker is, or to `address`."""
+        return self.network.connect(self.draw(), self.addresses[-1] if address is None else address)
 
     def clients(self) -> list[Shell]:
         """Return all living clients."""
@@ -269,7 +265,7 @@ class World:
         if happening is not None:
             happening(shell)
 
-    def broker_opened(self, shell: BrokerShell) -> None:
+    def broker_opened(self, shell: SimBroker) -> None:
         """A broker serves from now on: whoever connects anew finds it."""
         self.trace.add(shell.name, "broker open", {"address": shell.endpoint_name()})
         self.addresses.append(shell.endpoint_name())

@@ -109,8 +109,7 @@ def test_one_sync_serves_all_lines_that_wait(
     station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand sends to three keys in one turn cost one sync of the log."""
-    log = station.store._broker.driver.log
-    assert log is not None
+    log = station.store._broker._shell.log
     syncs = []
     sync = log.sync
     monkeypatch.setattr(log, "sync", lambda: (syncs.append(1), sync())[1])
@@ -124,8 +123,7 @@ def test_nothing_is_answered_before_the_sync(
     station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reply on stdout is a promise: it must not leave while its message may still be lost."""
-    log = station.store._broker.driver.log
-    assert log is not None
+    log = station.store._broker._shell.log
     sync = log.sync
     seen = []
     monkeypatch.setattr(log, "sync", lambda: (seen.append(station.written), sync())[1])
@@ -267,10 +265,10 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(
     station: Station, body: dict[str, Any], code: int
 ) -> None:
     """Malformed is 12, unknown is 10; both are definite, so the log must be as before."""
-    before = station.store._broker.driver.log.end  # type: ignore[union-attr]
+    before = station.store._broker._shell.log.end
     (reply,) = turn(station, line(1, **body))
     assert (reply["type"], reply["code"], reply["in_reply_to"]) == ("error", code, 1)
-    assert station.store._broker.driver.log.end == before  # type: ignore[union-attr]
+    assert station.store._broker._shell.log.end == before
 
 
 @pytest.mark.parametrize("number", [None, "1", -1, True, 1.5])

@@ -41,9 +41,8 @@ from ...errors import OnceMQError, SinkUnavailable
 from ...limits import DRAIN_S_DEFAULT, TOPIC_LOOKUP_MS
 from ...ports import Events
 from ...runtime.clock import SystemClock
-from ...runtime.process import stop_signals
+from ...runtime.process import draw, own_label, stop_signals
 from ...runtime.zmq_transport import DealerTransport
-from ...shells.producer import draw, own_label
 from ..effects.desk import WaitingDesk, told_of
 from ..handling.call import Call, Consumer
 from ..handling.call_kinds import TopicFinders, make_call

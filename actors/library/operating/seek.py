@@ -8,7 +8,6 @@ and not others, each of them wholly. All partitions are taken before the first o
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,9 +19,8 @@ from ...ports import Events
 from ...protocol import Standby
 from ...runtime.clock import SystemClock
 from ...runtime.os_disk import OsDisk
-from ...runtime.process import owner_facts
+from ...runtime.process import draw, own_label, owner_facts
 from ...shells.consumer import LedgerDoor
-from ...shells.producer import own_label
 from ...shells.seeker import SeekerShell
 from ..ledgers.files import LedgerFiles, ledger_directory
 from ..sinks.opening import open_sink
@@ -147,7 +145,7 @@ class Seeker:
         door = self._door(place)
         try:
             facts = door.peek()
-            incarnation = secrets.token_bytes(16)
+            incarnation = draw()
             answer = self._client.join(join_with(facts, 0, place, incarnation, self._label))
             if isinstance(answer, Standby):
                 raise GroupInUse(
@@ -169,7 +167,7 @@ class Seeker:
             self._disk,
             ledger_directory(self._state, *place),
             owner_facts(),
-            draw=lambda: secrets.token_bytes(16),
+            draw=draw,
         )
 
     def _give_back(self, *, clean: bool) -> None:

@@ -22,6 +22,8 @@ from typing import Any
 from ...core.consumer.effect_work import EffectAnswer, EffectHeld
 from ...core.consumer.work import ResolveTopic, RunHandler, TopicResolved
 from ...errors import OnceMQError, SinkUnavailable
+from ...runtime.process import draw
+from ...shells.broker import BrokerShell
 from ...storage.log import FencedLog
 from ...storage.memory import MemoryDisk
 from ..app import App
@@ -34,7 +36,7 @@ from ..ledgers.files import LedgerFiles, ledger_directory
 from ..messages.message import Message, messages_in
 from ..producing.acks import Ack
 from ..sinks.opening import open_sink
-from .actors import LocalBroker, LocalProducer, create_topic
+from .actors import LocalProducer, create_topic, stored_batches
 from .calls import LocalCalls
 from .checks import check_kinds, complaints
 from .crash_steps import (
@@ -50,7 +52,7 @@ from .crash_steps import (
     watched_sink,
 )
 from .effects import HarnessEffects
-from .network import LocalClock, LocalLoop, LocalNetwork, draw
+from .network import LocalClock, LocalLoop, LocalNetwork
 from .outside_effects import OutsideEffect, OutsideEffects
 
 PRODUCER = "harness"  # who sends without an id
@@ -92,8 +94,15 @@ class Harness:
         self._topics = TopicBook()
         self._network = LocalNetwork()
         self._loop = LocalLoop(self._clock)
-        self._broker = LocalBroker(
-            self._disk, DATA, self._network.broker, self._clock, self._events, owner=_OWNER
+        self._broker = BrokerShell(
+            self._disk,
+            DATA,
+            owner=_OWNER,
+            bind=lambda: self._network.broker,
+            clock=self._clock,
+            events=self._events,
+            entropy=draw,
+            snapshot_every_bytes=None,
         )
         self._loop.add(self._broker)
         self._named = LocalProducer(PRODUCER, self._network, self._clock, self._events)
@@ -229,7 +238,7 @@ class Harness:
         if known is None:
             return []
         found: dict[int, list[Message]] = {}
-        for stored in self._broker.stored(known.number):
+        for stored in stored_batches(self._broker, known.number):
             found.setdefault(stored.partition, []).extend(messages_in(topic, stored))
         return [message for partition in sorted(found) for message in found[partition]]
 
@@ -243,7 +252,7 @@ class Harness:
             actor.kill()
         self._actors.clear()
         self._calls.clear()
-        self._broker.kill()
+        self._broker.close(clean=False)
         self._start()
         for consumer in self._app.consumers:
             self._add(consumer, 0)

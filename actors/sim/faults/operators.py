@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..processes.broker import BrokerShell
+from ..processes.broker import SimBroker
 from ..processes.consumer import ConsumerShell
 from ..processes.operator import OperatorShell
 from .base import Fault, fault
@@ -23,7 +23,7 @@ class Takeover(Fault):
         spare.takeover = self.rng.random() < 0.8
         spare.zombie_stays = self.rng.random() < 0.5
         if self.rng.random() < 0.7:  # they mean it: the owner hangs
-            owner: BrokerShell = self.world.broker
+            owner: SimBroker = self.world.broker
             if owner.alive and owner.frozen_until_ms == 0:
                 owner.frozen_until_ms = self.world.clock.now_ms() + self.rng.choice((500, 15_000))
         spare.start()
@@ -42,7 +42,7 @@ class Stop(Fault):
         living = [
             shell
             for shell in self.world.shells
-            if shell.ready_to_stop() and isinstance(shell, ConsumerShell | BrokerShell)
+            if shell.ready_to_stop() and isinstance(shell, ConsumerShell | SimBroker)
         ]
         if not living:
             return False

@@ -81,6 +81,7 @@ class ConsumerShell(Shell):
         self.healed_work_ms = 0  # what its handler runs were given to take since all was mended
         self._outlived = 0  # under which epoch it had its partition when its database failed
         self.core: ConsumerCore | None = None
+        self.driver: Driver | None = None
         self._ledger: LedgerDoor | None = None
         self._seed = 0
         self._again: Any = None
@@ -116,7 +117,7 @@ class ConsumerShell(Shell):
         )
         self.core = ConsumerCore(member, "sim", fingerprint=self._fingerprints)
         self.transport = world.connect()
-        self.driver = Driver(
+        self.driver = self.actor = Driver(
             self.core,
             self.transport,
             ProcessClock(world.clock),
@@ -154,7 +155,17 @@ class ConsumerShell(Shell):
     def gone(self) -> None:
         """See the base class."""
         super().gone()
-        self.core = self._ledger = None
+        self.core = self._ledger = self.driver = None
+
+    @property
+    def serving(self) -> bool:
+        """See the base class."""
+        return self.driver is not None and self.driver.log is not None
+
+    def let_go(self, *, clean: bool) -> None:
+        """See the base class."""
+        if self.driver is not None:
+            self.driver.close(clean=clean)
 
     def next_due_ms(self) -> int:
         """See the base class."""
@@ -218,7 +229,8 @@ class ConsumerShell(Shell):
             case TopicResolved():
                 self._topic_resolved(item)
             case Reconnect():
-                self.world.reopen(self)
+                assert self.transport is not None
+                self.transport.reopen()
             case Stop():
                 self.finish(item.error)
             case _:

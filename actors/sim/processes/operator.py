@@ -46,6 +46,7 @@ class OperatorShell(Shell):
         self.member = member
         self.wanted = False  # a command that ends has ended
         self.core: SeekerCore | None = None
+        self.driver: Driver | None = None
         self._door: FileDoor | None = None
         self._give_up_ms = 0
         self._target = 0
@@ -73,7 +74,17 @@ class OperatorShell(Shell):
     def gone(self) -> None:
         """See the base class."""
         super().gone()
-        self.core = self._door = None
+        self.core = self._door = self.driver = None
+
+    @property
+    def serving(self) -> bool:
+        """See the base class."""
+        return self.driver is not None and self.driver.log is not None
+
+    def let_go(self, *, clean: bool) -> None:
+        """See the base class."""
+        if self.driver is not None:
+            self.driver.close(clean=clean)
 
     def turn(self) -> None:
         """Take what the broker says."""
@@ -97,7 +108,7 @@ class OperatorShell(Shell):
         grant = world.oracle.grants.get(member.place)
         assert grant is not None and grant.epoch >= granted.epoch, "grants are durable"  # noqa: PT018
         core = self.core = SeekerCore(member.place, granted)
-        self.driver = Driver(
+        self.driver = self.actor = Driver(
             core,
             Silence(),
             ProcessClock(world.clock),
@@ -129,7 +140,7 @@ class OperatorShell(Shell):
             where = "back" if self._target < first else "forward"
             self.world.trace.add(self.name, f"moved {where}", {"by": abs(self._target - first)})
         driver.close(clean=True)
-        self.driver = None
+        self.driver = self.actor = None
         self._say(Leave(4, *self.member.place, core.epoch, core.ledger.next_offset))
 
     def _perform(self, item: object) -> None:

@@ -11,12 +11,12 @@ from ...ports import Frames
 from ...protocol import VERSION_MAX, VERSION_MIN, CreateTopic, Hello
 from ..database.database import Database
 from ..disk.disk import SimFile, SimProcess, SimulatedCrash
-from .broker import BrokerShell
+from .broker import SimBroker
 from .consumer import ConsumerShell
 from .consumer_table import TableShell
 from .handler import Group
 from .outbox import Outbox, OutboxUser
-from .producer import ProducerShell
+from .producer import SimProducer
 from .relay import RelayShell
 from .shell import Host
 from .users import FileUser, RivalUser, User, WebUser
@@ -31,11 +31,11 @@ class Population:
     def __init__(self, world: World) -> None:
         plan, oracle = world.plan, world.oracle
         broker_host, consumer_host = world.hosts[0], world.hosts[-2]
-        self.broker = BrokerShell(world, "broker", broker_host)
-        self.spare_broker = BrokerShell(world, "broker-spare", broker_host)
+        self.broker = SimBroker(world, "broker", broker_host)
+        self.spare_broker = SimBroker(world, "broker-spare", broker_host)
         self.spare_broker.wanted = False
         self.users: list[User] = []
-        self.producers: list[ProducerShell] = []
+        self.producers: list[SimProducer] = []
         topic = plan.groups[0].topic
         kinds: list[tuple[User, int]] = []
         if plan.files:
@@ -50,7 +50,7 @@ class Population:
             self.users.append(user)
             for number in range(count):
                 name = f"{type(user).__name__}-{user.name or 'web'}-{number}".lower()
-                self.producers.append(ProducerShell(world, name, consumer_host, user))
+                self.producers.append(SimProducer(world, name, consumer_host, user))
         self.outbox = Outbox(oracle)
         self.relays: list[RelayShell] = []
         self.program: OutboxUser | None = None  # that fills the outbox

@@ -26,7 +26,8 @@ from oncemq.errors import (
 from oncemq.library.handling import state as state_view
 from oncemq.library.handling.call import Call, Consumer, current
 from oncemq.library.handling.state import StateView, decode_state, encode_state
-from oncemq.library.handling.tx import Tx, build_outputs
+from oncemq.library.handling.tx import Tx
+from oncemq.library.handling.unit_of_work import build_outputs
 from oncemq.limits import BATCH_MESSAGES_MAX, COMMIT_BYTES, MESSAGE_BYTES_MAX
 from oncemq.records import BatchStored
 
