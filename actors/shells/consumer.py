@@ -120,28 +120,28 @@ _Shell_contra = TypeVar("_Shell_contra", contravariant=True)
 class Host(Protocol[_Shell_contra]):
     """What only the embedder of a consumer knows. It may have more than one of them."""
 
-    def start_call(self, shell: _Shell_contra, run: RunHandler) -> None:
+    def start_call(self, shell: _Shell_contra, run: RunHandler, /) -> None:
         """Have the handlers called; `shell.post` the answer, or `shell.fail`."""
 
-    def cut_call(self, shell: _Shell_contra) -> None:
+    def cut_call(self, shell: _Shell_contra, /) -> None:
         """Make the running call end after the message it is at."""
 
-    def effect_answered(self, shell: _Shell_contra, answer: EffectAnswer) -> None:
+    def effect_answered(self, shell: _Shell_contra, answer: EffectAnswer, /) -> None:
         """A handler that waits in an effect may go on."""
 
-    def effect_held(self, shell: _Shell_contra, held: EffectHeld) -> None:
+    def effect_held(self, shell: _Shell_contra, held: EffectHeld, /) -> None:
         """A message waits until an operator resolves an effect."""
 
-    def topic_found(self, shell: _Shell_contra, partitions: int) -> None:
+    def topic_found(self, shell: _Shell_contra, partitions: int, /) -> None:
         """The input topic has so many partitions: a consumer is wanted for each."""
 
-    def topic_resolved(self, shell: _Shell_contra, resolved: TopicResolved) -> None:
+    def topic_resolved(self, shell: _Shell_contra, resolved: TopicResolved, /) -> None:
         """A topic that a handler waits for is known now, or refused."""
 
-    def standing_by(self, shell: _Shell_contra, owner: str) -> None:
+    def standing_by(self, shell: _Shell_contra, owner: str, /) -> None:
         """Another member has the partition."""
 
-    def sink_away(self, shell: _Shell_contra, error: SinkUnavailable) -> None:
+    def sink_away(self, shell: _Shell_contra, error: SinkUnavailable, /) -> None:
         """The database of the consumer cannot be reached or written; the shell still retries."""
 
 

@@ -330,9 +330,8 @@ class ConsumerProcess:
             if (*actor.place[:2], partition) not in self._actors:
                 self._add(actor.consumer, partition)
 
-    def topic_resolved(self, actor: ConsumerActor, resolved: TopicResolved) -> None:
+    def topic_resolved(self, _: ConsumerActor, resolved: TopicResolved, /) -> None:
         """Tell the handler that waits for the topic."""
-        del actor
         self._topics.learn(resolved)
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:

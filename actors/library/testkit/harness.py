@@ -287,9 +287,8 @@ class Harness:
         for partition in range(1, partitions):
             self._add(actor.consumer, partition)
 
-    def topic_resolved(self, actor: ConsumerActor, resolved: TopicResolved) -> None:
+    def topic_resolved(self, _: ConsumerActor, resolved: TopicResolved, /) -> None:
         """Note a topic that a handler waits for."""
-        del actor
         self._topics.learn(resolved)
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
