@@ -42,8 +42,10 @@ from ..errors import CorruptLog, DiskFull, Fenced, LogInUse, OnceMQError, SinkUn
 from ..limits import (
     CRASH_RETRIES_DEFAULT,
     LEDGER_SNAPSHOT_EVERY_BYTES,
+    LIMITS,
     RETRIES_DEFAULT,
     STANDBY_RETRY_MS,
+    Limits,
 )
 from ..outcome import Event, Stop
 from ..ports import Clock, Events, Log, Transport
@@ -165,6 +167,7 @@ class ConsumerShell:
         process: bytes = b"",
         outlived: int = 0,
         snapshot_every_bytes: int = LEDGER_SNAPSHOT_EVERY_BYTES,
+        limits: Limits = LIMITS,
     ) -> None:
         """`endpoint` and `label` tell people where the broker is and who this is.
 
@@ -191,7 +194,7 @@ class ConsumerShell:
             commit_first=commit_first,
             outlived=outlived,
         )
-        self.core = ConsumerCore(member, endpoint, fingerprint=self.fingerprints)
+        self.core = ConsumerCore(member, endpoint, fingerprint=self.fingerprints, limits=limits)
         self._driver = Driver(
             self.core,
             transport,

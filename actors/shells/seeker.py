@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..core.consumer.seeker import MoveOffset, SeekerCore
 from ..driver import Driver, Silence
-from ..limits import LEDGER_SNAPSHOT_EVERY_BYTES
+from ..limits import LEDGER_SNAPSHOT_EVERY_BYTES, LIMITS, Limits
 from ..ports import Clock, Events
 from ..protocol import Granted
 from .consumer import LedgerDoor, Place
@@ -25,10 +25,11 @@ class SeekerShell:
         clock: Clock,
         events: Events,
         snapshot_every_bytes: int = LEDGER_SNAPSHOT_EVERY_BYTES,
+        limits: Limits = LIMITS,
     ) -> None:
         """Nothing is opened yet; `close` closes `ledger`."""
         self.place = place
-        self.core = SeekerCore(place, granted)
+        self.core = SeekerCore(place, granted, limits)
         self._ledger = ledger
         self._driver = Driver(
             self.core,

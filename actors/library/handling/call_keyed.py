@@ -170,7 +170,7 @@ class KeyedCall(Call):
             check_payload(message, shape.payload)
 
     def _unit_for(self, job: Job[Message]) -> UnitOfWork:
-        state = StateView(KeyState.of(job.entry))
+        state = StateView(KeyState.of(job.entry), self.run.ledger.limits)
         unit = UnitOfWork(state, self._find_topic, begin_effects=self._new_effects)
         unit.message = job.message
         return unit

@@ -10,7 +10,7 @@ from ...core.consumer.effect_work import EffectAnswer, EffectHeld, EffectTold, E
 from ...core.consumer.work import Drain, ResolveTopic, RunHandler, TopicResolved
 from ...errors import SinkUnavailable
 from ...ids import private_topic
-from ...limits import JOIN_RETRY_MS
+from ...limits import JOIN_RETRY_MS, LIMITS
 from ...shells.consumer import ConsumerShell, LedgerDoor, LedgerLog
 from ...storage.document import Owner
 from ..disk.disk import SimProcess
@@ -132,6 +132,7 @@ class SimConsumer(Shell):
             process=self.member,
             outlived=outlived,
             snapshot_every_bytes=world.plan.ledger_snapshot_every_bytes,
+            limits=world.limits,
         )
         self._call = self._running = None
         self._call_ms = NEVER_MS
@@ -286,7 +287,8 @@ class SimConsumer(Shell):
     # --- handlers --------------------------------------------------------------------------------
 
     def _begin_call(self, run: RunHandler) -> None:
-        refused_ms = JOIN_RETRY_MS if self.world.is_changed("WAITING_FETCHES_MAX") else 0
+        few_may_wait = self.world.limits.waiting_fetches_max < LIMITS.waiting_fetches_max
+        refused_ms = JOIN_RETRY_MS if few_may_wait else 0
         now_ms, at_rest = self.world.clock.now_ms(), self.world.at_rest
         if self.may_be_kept_waiting:
             at_rest = False

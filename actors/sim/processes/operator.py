@@ -114,6 +114,7 @@ class OperatorShell(Shell):
             clock=ProcessClock(world.clock),
             events=SimEvents(world, self.name),
             snapshot_every_bytes=world.plan.ledger_snapshot_every_bytes,
+            limits=world.limits,
         )
         self._granted = True
         world.about_to_open(self)
