@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.broker.core import BrokerCore, CheckFence
 from ..driver import Driver
-from ..limits import SNAPSHOT_EVERY_BYTES
+from ..limits import LIMITS, SNAPSHOT_EVERY_BYTES, Limits
 from ..ports import Clock, Events, Transport
 from ..storage.disk import Disk
 from ..storage.document import Owner
@@ -40,6 +40,7 @@ class BrokerShell:
         message_events: bool = False,
         snapshot_every_bytes: int | None = SNAPSHOT_EVERY_BYTES,
         snapshot_at_close_bytes: int = REPLAY_WORTH_A_SNAPSHOT_BYTES,
+        limits: Limits = LIMITS,
     ) -> None:
         """Recover the log in `directory`, or make one; bind; take the next generation.
 
@@ -63,7 +64,11 @@ class BrokerShell:
         )
         self.log = log
         self.core = BrokerCore(
-            log.log_id, log.lineage, entropy=entropy, message_events=message_events
+            log.log_id,
+            log.lineage,
+            entropy=entropy,
+            message_events=message_events,
+            limits=limits,
         )
         self._snapshot_at_close = None if snapshot_every_bytes is None else snapshot_at_close_bytes
         self._driver = Driver(

@@ -22,11 +22,9 @@ from ..core.client.producer import (
 )
 from ..driver import Driver
 from ..errors import OnceMQError
-from ..limits import IN_FLIGHT_BATCHES_MAX
+from ..limits import LIMITS, Limits
 from ..outcome import Stop
 from ..ports import Clock, Events, Transport
-
-BATCHES_MAX = 2 * IN_FLIGHT_BATCHES_MAX  # given to the core and not settled
 
 
 class ClientTransport(Transport, Protocol):
@@ -55,6 +53,7 @@ class ProducerShell:
         events: Events,
         entropy: Callable[[], bytes],
         label: str,
+        limits: Limits = LIMITS,
     ) -> None:
         """`name` "" is an anonymous producer. `close` closes `transport`.
 
@@ -62,7 +61,12 @@ class ProducerShell:
         random bytes.
         """
         self.core = ProducerCore(
-            name, incarnation=entropy(), label=label, endpoint=endpoint, entropy=entropy
+            name,
+            incarnation=entropy(),
+            label=label,
+            endpoint=endpoint,
+            entropy=entropy,
+            limits=limits,
         )
         self._transport = transport
         self._clock = clock
@@ -85,7 +89,7 @@ class ProducerShell:
         """How many more batches may be submitted now."""
         if self.opened is None or self.error is not None:
             return 0
-        return max(0, BATCHES_MAX - self.core.outbox.batches - self._submitted)
+        return max(0, self.core.batches_max - self.core.outbox.batches - self._submitted)
 
     @property
     def in_flight(self) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 from ...backoff import backoff_ms
 from ...batch import Batch
 from ...errors import OnceMQError, from_code
-from ...limits import RESEND_MS
+from ...limits import LIMITS, RESEND_MS, Limits
 from ...outcome import Event, Outcome, Received, Send, Snapshot, Stop, Tick
 from ...protocol import (
     DUPLICATE,
@@ -118,6 +118,7 @@ class ProducerCore:
         label: str,
         endpoint: str,
         entropy: Callable[[], bytes],
+        limits: Limits = LIMITS,
     ) -> None:
         """`name` "" is anonymous. `incarnation`: 16 random bytes, also the nonce of the name.
 
@@ -127,7 +128,14 @@ class ProducerCore:
         self._incarnation = incarnation
         self._label = label
         self.connection = Connection("producer", incarnation, endpoint)
-        self.outbox = Outbox(self.connection, producer=name, entropy=entropy)
+        # The most batches that its owner gives it before some have their verdicts.
+        self.batches_max = 2 * limits.in_flight_batches_max
+        self.outbox = Outbox(
+            self.connection,
+            producer=name,
+            entropy=entropy,
+            batches_max=limits.in_flight_batches_max,
+        )
         # Whether an epoch was granted (anonymous: the broker was met).
         self.opened = False
         # Open questions by topic. Invariant: one for each topic at a time.

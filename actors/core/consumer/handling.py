@@ -27,7 +27,6 @@ from typing import Any
 
 from ...backoff import backoff_ms
 from ...errors import HandlerFailed
-from ...limits import COMMIT_EVERY_MS
 from ...outcome import Outcome
 from ...records import AttemptMarked, Committed, Parked, Skipped
 from .commits import Acked, committed
@@ -209,7 +208,7 @@ class Handling:
             fatal = 0  # it may not be parked; its handler is told before it calls anything
         run = RunHandler(self._epoch, window, its.attempt, self._ledger, now_ms, its.private, fatal)
         self.running, self._moved, self._mark = run, its, None
-        self._cut_at_ms = now_ms + COMMIT_EVERY_MS
+        self._cut_at_ms = now_ms + self._ledger.limits.commit_every_ms
         if fatal or not alone:
             self._calls(out).append(run)
             return

@@ -12,7 +12,7 @@ from ... import protocol as say
 from ...codec import batch as batch_codec
 from ...codec import wire
 from ...errors import from_code
-from ...limits import FETCH_BYTES_DEFAULT, SNAPSHOT_EVERY_BYTES
+from ...limits import LIMITS, SNAPSHOT_EVERY_BYTES, Limits
 from ...outcome import Received
 from ...ports import Clock, Events, Frames
 from ...protocol import Message
@@ -77,6 +77,7 @@ class InlineBroker:
         events: Events,
         entropy: Entropy,
         snapshot_every_bytes: int | None = SNAPSHOT_EVERY_BYTES,
+        limits: Limits = LIMITS,
     ) -> None:
         """Open the broker on `directory` and say hello. Raises as BrokerShell does."""
         self._lists = _Lists()
@@ -91,6 +92,7 @@ class InlineBroker:
             events=events,
             entropy=entropy,
             snapshot_every_bytes=snapshot_every_bytes,
+            limits=limits,
         )
         self.ask_one(
             say.Hello(self.number(), say.VERSION_MIN, say.VERSION_MAX, "inline", entropy(), b"", 0)
@@ -144,7 +146,7 @@ class InlineBroker:
         At least one message if `first` is below the durable end, and about `bytes_max`; read on
         behind the last one. Bodies are what `codec.batch.split_body` takes apart.
         """
-        bytes_max = min(max(bytes_max, 1), FETCH_BYTES_DEFAULT)
+        bytes_max = min(max(bytes_max, 1), LIMITS.fetch_bytes_default)
         fetch = say.Fetch(self.number(), "", topic, 0, 0, first, bytes_max, 0)
         for record in self.ask_one(fetch).stored or ():
             batch = record.batch

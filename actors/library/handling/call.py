@@ -31,7 +31,7 @@ from ...core.consumer.work import (
 )
 from ...errors import EffectsNotSupported, HandlerFailed, NotAHandler, PayloadInvalid, Reject
 from ...ids import private_topic
-from ...limits import COMMIT_MESSAGES_MAX, CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
+from ...limits import CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
 from ...records import Output
 from ..effects.calls import EffectDesk
 from ..effects.effects import Effects
@@ -89,13 +89,14 @@ class Call:
     ) -> None:
         """`desk` is where effects are asked for."""
         self.run = run
+        self._messages_max = run.ledger.limits.commit_messages_max
         self._consumer = consumer
         self._sink = sink
         self._known = list(run.ledger.effects)  # here and now: the ledger changes during the call
         why_not = IN_LISTS if consumer.shape.batch_size else ""
         awaited = consumer.shape.is_async
         self._effects = Effects(run, desk, why_not, self._known, awaited=awaited, sink=sink)
-        self._unit = self._new_unit(StateView(run.ledger), find_topic)
+        self._unit = self._new_unit(StateView(run.ledger, run.ledger.limits), find_topic)
         self._tx = Tx(self._unit)
         self._handled = 0
 
@@ -305,7 +306,7 @@ class Call:
                     handled += 1
                     if unit.cut:
                         return
-                if handled >= COMMIT_MESSAGES_MAX:
+                if handled >= self._messages_max:
                     return
         finally:
             self._handled = handled

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.consumer.work import FailedMessage, HandlerDone, RunHandler
 from ...errors import OnceMQError, PayloadInvalid
-from ...limits import COMMIT_MESSAGES_MAX
 from ..effects.calls import EffectDesk
 from ..messages.message import Message
 from ..sinks.session import Session
@@ -114,7 +113,7 @@ class AwaitedCall(Call):
                     await self._invoke([message])
                     if unit.cut:
                         return
-            if unit.cut or self._handled >= COMMIT_MESSAGES_MAX:
+            if unit.cut or self._handled >= self._messages_max:
                 return
 
     async def _together(self, messages: list[Message]) -> bool:

@@ -16,13 +16,12 @@ from ...ids import partition_of
 from ...limits import (
     BATCH_BYTES_MAX,
     BATCH_MESSAGES_MAX,
-    COMMIT_BYTES,
     MESSAGE_BYTES_MAX,
     MESSAGE_EFFECTS_BYTES_MAX,
 )
 from ...records import Output
 from ..effects.effects import Effects
-from ..messages.message import Message
+from ..messages.message import Message, idempotency_key
 from ..sinks.session import Session
 from .state import StateView
 
@@ -49,6 +48,7 @@ class UnitOfWork:
 
     __slots__ = (
         "_begin_effects",
+        "_commit_bytes",
         "_effected",
         "_find_topic",
         "_mark",
@@ -79,6 +79,7 @@ class UnitOfWork:
         lists, and what belongs to one message is asked for by message.
         """
         self.state = state
+        self._commit_bytes = state.commit_bytes
         self._find_topic = find_topic
         self._sink = sink
         # For async handlers: `sql` is awaited. Set by the runner of handlers.
@@ -113,8 +114,7 @@ class UnitOfWork:
             raise OnceMQError(
                 "a handler of lists has a key for each message", hint="use tx.key_of(message)"
             )
-        message = self.current()
-        return message.idempotency_key(message._lot.group)  # noqa: SLF001 - one module, two faces
+        return idempotency_key(self.current())
 
     def send(
         self,
@@ -229,7 +229,7 @@ class UnitOfWork:
             self._sink.accept()
         if len(self._outgoing) == self._mark:
             self.state.accept()
-            if self._sent_bytes + self.state.changed_bytes > COMMIT_BYTES:
+            if self._sent_bytes + self.state.changed_bytes > self._commit_bytes:
                 self.cut = True
             return
         sent = sum(
@@ -243,7 +243,7 @@ class UnitOfWork:
         self.state.accept()
         self._mark = len(self._outgoing)
         self._sent_bytes += sent
-        if self._sent_bytes + self.state.changed_bytes > COMMIT_BYTES:
+        if self._sent_bytes + self.state.changed_bytes > self._commit_bytes:
             self.cut = True
 
     def reject(self) -> None:

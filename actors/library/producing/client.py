@@ -16,16 +16,14 @@ from typing import Any
 
 from ...errors import BufferFull, IdRequired, OnceMQError, ProducerClosed, Unacknowledged
 from ...ids import check_name
-from ...limits import IN_FLIGHT_BYTES_DEFAULT, SEND_TIMEOUT_MS, TOPICS_MAX
+from ...limits import IN_FLIGHT_BYTES_DEFAULT, LIMITS, SEND_TIMEOUT_MS
 from ...runtime import settings
 from ...shells.producer import ProducerShell
 from .accumulator import Accumulator
 from .acks import Ack, Verdicts
 from .parcel import Parcel, checked_many, checked_message
-from .pending import AckMany, Pending, PendingMany, PendingOne
+from .pending import Pending, PendingMany, PendingOne
 from .thread import ProducerThread, monotonic_ms
-
-__all__ = ["Ack", "AckMany", "Pending", "Producer"]
 
 _LOGGER = logging.getLogger("oncemq")
 _LIVE: weakref.WeakSet[Producer] = weakref.WeakSet()
@@ -129,7 +127,7 @@ class Producer:
         ids: Sequence[str | bytes] | None = None,
         keys: Sequence[str | bytes | None] | None = None,
         timeout: float | None = None,
-    ) -> Pending[AckMany]:
+    ) -> PendingMany:
         """Take many messages of one topic, in order, and return one handle for all.
 
         Much cheaper a message than `send`, most of all with values that are all bytes. It is
@@ -169,7 +167,7 @@ class Producer:
             raise self._error.with_traceback(None)
         if topic not in self._checked_topics:
             check_name(topic, "topic")
-            if len(self._checked_topics) >= TOPICS_MAX:
+            if len(self._checked_topics) >= LIMITS.topics_max:
                 self._checked_topics.clear()
             self._checked_topics.add(topic)
 

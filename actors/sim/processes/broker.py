@@ -48,6 +48,7 @@ class SimBroker(Shell):
             end_owner=self._end_owner,
             snapshot_every_bytes=every,
             snapshot_at_close_bytes=every // 8,  # as far below it as in production
+            limits=world.limits,
         )
         self._check_recovered(broker.core)
         world.broker_opened(self)

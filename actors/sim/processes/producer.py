@@ -37,6 +37,7 @@ class SimProducer(Shell):
             events=SimEvents(world, self.name),
             entropy=world.draw,
             label=f"{self.name}.{self.incarnation}",
+            limits=world.limits,
         )
         self._producer.ask(self.user.topic)
         self._may_send = False
