@@ -64,7 +64,11 @@ class BrokerShell:
         )
         self.log = log
         self.core = BrokerCore(
-            log.log_id, log.lineage, entropy=entropy, message_events=message_events, limits=limits
+            log.log_id,
+            log.lineage,
+            entropy=entropy,
+            message_events=message_events,
+            limits=limits,
         )
         self._snapshot_at_close = None if snapshot_every_bytes is None else snapshot_at_close_bytes
         self._driver = Driver(

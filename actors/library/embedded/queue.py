@@ -94,17 +94,18 @@ class ExactlyOnceQueue:
         last = self._shelves[-1]
         if last.end - last.first >= self._window:
             self._shelves.append(_Shelf(last.end))
-        done = min((consumer.next_offset for consumer in self._consumers), default=0)
+        ends = (consumer._next_offset for consumer in self._consumers)  # noqa: SLF001 - one module
+        done = min(ends, default=0)
         while len(self._shelves) > 2 and self._shelves[0].end <= done:
             self._shelves.pop(0).close()
 
-    def join(self, consumer: ExactlyOnceConsumer) -> int:
+    def _join(self, consumer: ExactlyOnceConsumer) -> int:
         """Keep messages until `consumer` has processed them; return where it starts."""
         with self._lock:
             self._consumers.add(consumer)
             return self._shelves[0].first
 
-    def read(self, first: int) -> list[tuple[int, bytes, Any]]:
+    def _read(self, first: int) -> list[tuple[int, bytes, Any]]:
         """Return (offset, tagged id, message) of some messages from `first` on; none at the end."""
         with self._lock:
             for shelf in self._shelves:
@@ -201,8 +202,8 @@ class ExactlyOnceConsumer:
         self._processed = _processed(processed_store)
         self._polling = threading.Lock()
         # Behind the last message that this consumer has dealt with. Invariant: never decreases.
-        self.next_offset = 0
-        self.next_offset = queue.join(self)
+        self._next_offset = 0
+        self._next_offset = queue._join(self)  # noqa: SLF001 - one module
 
     def poll_and_process(self, handler: Handler) -> int:
         """Call `handler` for every message that waits and was not processed; return how many were.
@@ -216,8 +217,8 @@ class ExactlyOnceConsumer:
         count = 0
         with self._polling:
             end = len(self._queue)
-            while self.next_offset < end:
-                for offset, tagged, message in self._queue.read(self.next_offset):
+            while self._next_offset < end:
+                for offset, tagged, message in self._queue._read(self._next_offset):  # noqa: SLF001 - one module
                     if offset >= end:
                         break
                     message_id = given_message_id(tagged)
@@ -229,7 +230,7 @@ class ExactlyOnceConsumer:
                             handler(message)
                         self._processed.add(message_id, tagged)
                         count += 1
-                    self.next_offset = offset + 1
+                    self._next_offset = offset + 1
         return count
 
     def close(self) -> None:

@@ -226,22 +226,15 @@ class Message(Generic[Payload]):
         created = self._lot.batch.created_at_ms
         return None if created is None else created[self._index]
 
-    def idempotency_key(self, group: str) -> str:
-        """What `tx.key` is: one text for each (group, message), the same at every attempt."""
+    def _idempotency_key(self) -> str:
         lot = self._lot
         if lot.batch.ids is None:
-            return f"{group}@{self.id!s}"
-        return explicit_key(group, lot.topic, lot.batch.ids[self._index])
+            return f"{lot.group}@{self.id!s}"
+        return explicit_key(lot.group, lot.topic, lot.batch.ids[self._index])
 
-    @property
-    def brought(self) -> dict[str, Recorded]:
-        """Results of effects by name that a replay brings along. Not for handlers."""
+    def _recorded(self) -> dict[str, Recorded]:
+        """Return results of effects by name that a replay brings along."""
         return {}
-
-    @property
-    def stored(self) -> BatchStored:
-        """The stored batch it is in. Not for handlers."""
-        return self._lot.stored
 
     def __repr__(self) -> str:
         return f"<Message {self.id!r} {self.topic}/{self.partition}@{self.offset}>"
@@ -253,6 +246,24 @@ class PlainMessage(Message[bytes]):
     __slots__ = ("value",)
 
     value: bytes
+
+
+# What the runner of handlers asks of a message, and handlers do not: no part of `Message` for users.
+
+
+def lot_of(message: Message) -> Lot:
+    """Return what all messages of its stored batch share."""
+    return message._lot  # noqa: SLF001 - one module, two faces
+
+
+def idempotency_key(message: Message) -> str:
+    """Return what `tx.key` is: one text for each (group, message), the same at every attempt."""
+    return message._idempotency_key()  # noqa: SLF001 - one module, two faces
+
+
+def brought_by(message: Message) -> dict[str, Recorded]:
+    """Return results of effects by name that a replay brings along."""
+    return message._recorded()  # noqa: SLF001 - one module, two faces
 
 
 def explicit_key(group: str, topic: str, tagged: bytes) -> str:

@@ -22,10 +22,8 @@ from ...shells.producer import ProducerShell
 from .accumulator import Accumulator
 from .acks import Ack, Verdicts
 from .parcel import Parcel, checked_many, checked_message
-from .pending import AckMany, Pending, PendingMany, PendingOne
+from .pending import Pending, PendingMany, PendingOne
 from .thread import ProducerThread, monotonic_ms
-
-__all__ = ["Ack", "AckMany", "Pending", "Producer"]
 
 _LOGGER = logging.getLogger("oncemq")
 _LIVE: weakref.WeakSet[Producer] = weakref.WeakSet()
@@ -129,7 +127,7 @@ class Producer:
         ids: Sequence[str | bytes] | None = None,
         keys: Sequence[str | bytes | None] | None = None,
         timeout: float | None = None,
-    ) -> Pending[AckMany]:
+    ) -> PendingMany:
         """Take many messages of one topic, in order, and return one handle for all.
 
         Much cheaper a message than `send`, most of all with values that are all bytes. It is
