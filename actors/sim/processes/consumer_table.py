@@ -10,9 +10,10 @@ from ...core.consumer.work import RunHandler
 from ...errors import Fenced, SinkUnavailable
 from ...shells.consumer import LedgerDoor
 from ..database.client import Client
-from ..database.database import FILE, SERVER, Database
+from ..database.database import Database
 from ..disk.disk import SimProcess
 from ..doors import TableDoor, TableSession
+from ..plan import FILE, SERVER
 from ..trace import Violation
 from .consumer import CheckedEvents, SimConsumer
 from .handler import Group

@@ -9,7 +9,7 @@ from oncemq.core.client.connection import Reconnect
 from oncemq.core.consumer.effect_work import LookForOrders
 from oncemq.core.consumer.work import AnswerDropped, LedgerPeeked, Repost
 from oncemq.shells.consumer import ConsumerShell
-from oncemq.sim.database.database import GUARDED
+from oncemq.sim.plan import GUARDED
 from tests.sim.mutants.table import mutant, nothing
 
 DISK = ("disk full",)
