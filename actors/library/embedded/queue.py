@@ -50,7 +50,7 @@ class ExactlyOnceQueue:
     """
 
     def __init__(self, dedup_window: int | None = SEED_WINDOW_DEFAULT) -> None:
-        """`dedup_window`: how many ids are remembered at least; None for all. Raises ValueError."""
+        """Remember at least the last `dedup_window` ids; None for all. Raises ValueError."""
         if dedup_window is not None and (type(dedup_window) is not int or dedup_window < 1):
             raise ValueError("dedup_window is a whole number above 0, or None to remember all ids")
         self._window = dedup_window
@@ -60,11 +60,11 @@ class ExactlyOnceQueue:
         self._consumers: weakref.WeakSet[ExactlyOnceConsumer] = weakref.WeakSet()
 
     def __len__(self) -> int:
-        """Return how many messages were stored since the queue was made."""
+        """Return how many messages were ever stored."""
         return self._shelves[-1].end
 
     def send(self, message_id: MessageId, message: Any) -> Ack:
-        """Store `message` unless its id is known; tell which of both in `duplicate`.
+        """Store `message` unless its id is known: then the Ack has `duplicate=True`.
 
         A message is bytes, text, or what msgpack carries. Raises IdConflict (the id is stored with
         another message), ValueNotEncodable, TooLarge, InvalidName, and BufferFull when too much
@@ -88,7 +88,7 @@ class ExactlyOnceQueue:
             return _ack(shelf.store(batch), shelf.first, tagged)
 
     def _tidy(self) -> None:
-        """Begin a new shelf when the last is full; forget what is both old and processed."""
+        """Begin a new shelf when the last is full; drop shelves that are both old and processed."""
         if self._window is None:
             return
         last = self._shelves[-1]
@@ -118,9 +118,9 @@ class _Shelf:
     """A run of messages in a broker of their own, so that it can be forgotten as a whole."""
 
     def __init__(self, first: int) -> None:
-        self.first = first  # offset of its first message in the queue
-        self.end = first  # offset behind its last one
-        self.size = 0  # bytes of its batches
+        self.first = first  # offset of the first message in the queue
+        self.end = first  # offset behind the last message
+        self.size = 0  # bytes of all batches
         self._session = draw()
         self._counter = 0
         self._broker = InlineBroker(
@@ -135,7 +135,7 @@ class _Shelf:
         self._broker.ask_one(say.CreateTopic(self._broker.number(), _TOPIC, 1))
 
     def store(self, batch: Batch) -> say.Produced:
-        """Judge one message and store it if it is new."""
+        """Store one message if it is new; return the broker's verdict."""
         try:
             produced = self._produce(batch, self._counter)
         except OnceMQError:
@@ -148,10 +148,10 @@ class _Shelf:
         return produced
 
     def judge_again(self, batch: Batch) -> say.Produced | None:
-        """Judge one message without storing it; None if its id is not known here.
+        """Return the verdict on a message without storing it; None if its id is not known here.
 
-        A batch at a counter that had its verdict stores nothing: the broker answers for what it
-        knows and refuses what is new.
+        A batch at a counter that had its verdict stores nothing: the broker answers known ids and
+        refuses new ones.
         """
         try:
             return self._produce(batch, self._counter - 1)
@@ -175,7 +175,7 @@ class _Shelf:
             yield self.first + offset, tagged, value_codec.decode_value(encoding, value)
 
     def close(self) -> None:
-        """Let the memory go."""
+        """Close the broker and free its memory."""
         self._broker.close()
 
 
@@ -234,7 +234,7 @@ class ExactlyOnceConsumer:
         return count
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         self._processed.close()
 
     def __enter__(self) -> ExactlyOnceConsumer:
@@ -251,11 +251,10 @@ class _UsersStore:
         self._store = store
 
     def knows(self, message_id: MessageId, _tagged: bytes) -> bool:
-        """Return whether this message was processed."""
         return message_id in self._store
 
     def prepare(self) -> None:
-        """Whether there is room is the user's concern."""
+        """Do nothing: the user's store has no bound that OnceMQ knows."""
 
     def add(self, message_id: MessageId, _tagged: bytes) -> None:
         """Remember that this message was processed."""
@@ -265,7 +264,7 @@ class _UsersStore:
             self._store.add(message_id)
 
     def close(self) -> None:
-        """It is the user's."""
+        """Do nothing: the user closes the store."""
 
 
 def _processed(store: str | os.PathLike[str] | Store | None) -> _UsersStore | LedgerStore:
@@ -290,9 +289,9 @@ def _wants_id(handler: Handler) -> bool:
         return False
     return (
         sum(
-            one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD}
-            and one.default is one.empty
-            for one in parameters
+            parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}
+            and parameter.default is parameter.empty
+            for parameter in parameters
         )
         == 2
     )
@@ -308,7 +307,6 @@ def tagged_message_id(message_id: MessageId) -> bytes:
 
 
 def given_message_id(tagged: bytes) -> MessageId:
-    """Return the id as it was given."""
     if tagged[1:6] == b"\0int:":
         return int(tagged[6:])
     return untagged_id(tagged)
