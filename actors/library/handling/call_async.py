@@ -68,7 +68,9 @@ class AwaitedCall(Call):
         tx = kind(state, find_topic, self._sink, self._effects)
         self._statements: Statements | None = None
         if self._sink is not None and self._consumer.shape.is_async:
-            self._statements = self._sink.awaited()
+            from ..sinks.awaited import Statements  # asyncio, which plain handlers never load
+
+            self._statements = Statements(self._sink)
             tx.await_sql(self._statements)
         return tx
 

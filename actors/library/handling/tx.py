@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...codec import batch as batch_codec
 from ...codec.values import encode_headers, encode_key, encode_value
 from ...core.consumer.open_effects import ASK
-from ...errors import EffectsNotSupported, NoSink, OnceMQError, TooLarge
+from ...errors import EffectsNotSupported, NoSink, NotAHandler, OnceMQError, TooLarge
 from ...ids import check_name, partition_of
 from ...limits import (
     BATCH_BYTES_MAX,
@@ -195,12 +195,17 @@ class Tx:
     def connection(self) -> Any:
         """The driver's connection, inside the transaction of the commit: for pandas, SQLAlchemy.
 
-        It may be used until the handler returns. Its commit, rollback and close are refused. In an
-        async handler it is that of the async driver: a psycopg.AsyncConnection, an
-        aiosqlite.Connection. Raises NoSink, SinkUnavailable.
+        It may be used until the handler returns. Its commit, rollback and close are refused. Raises
+        NoSink, SinkUnavailable, and NotAHandler in an async handler: use `await tx.sql(...)` there.
         """
         sink = self._using_sink("tx.connection")
-        return sink.use() if self._statements is None else self._statements.connection()
+        if self._statements is not None:
+            raise NotAHandler(
+                "tx.connection blocks the event loop, so async handlers have none",
+                hint="use `await tx.sql(...)`; a library that needs the connection, such as pandas"
+                " or SQLAlchemy, goes into a plain handler: def, not async def",
+            )
+        return sink.use()
 
     def _using_sink(self, what: str) -> Session:
         self._current()
