@@ -292,11 +292,11 @@ def test_a_task_of_an_earlier_message_is_refused(sink: str, shop: Shop) -> None:
     """Its rows would be those of the message at hand."""
     insert = table(sink)
     told: list[str] = []
-    tasks: list[Any] = []
+    waits: list[Any] = []
+    second = asyncio.Event()
 
     async def late(tx: Any) -> None:
-        while not tasks:
-            await asyncio.sleep(0)
+        await second.wait()
         try:
             await tx.sql(insert, "late", 1)
         except TransactionControl as error:
@@ -307,10 +307,9 @@ def test_a_task_of_an_earlier_message_is_refused(sink: str, shop: Shop) -> None:
         if order.value == 0:
             waits.append(asyncio.ensure_future(late(tx)))
         else:
-            tasks.append(1)
+            second.set()
             await waits[0]
 
-    waits: list[Any] = []
     harness = shop(handler)
     for number in range(2):
         harness.send("orders", number, id=f"o-{number}")
