@@ -14,8 +14,7 @@ from typing import Any
 from ..limits import (
     NODE_FORWARD_RESEND_MS,
     NODE_FORWARD_TIMEOUT_MS,
-    NODE_FORWARDS_BYTES_MAX,
-    NODE_FORWARDS_MAX,
+    Limits,
 )
 from .messages import CRASH, TIMEOUT, UNAVAILABLE, Refusal
 
@@ -92,10 +91,11 @@ class Forward:
 class Forwards:
     """All parts under way, by the msg_id of their line.
 
-    Invariant: at most NODE_FORWARDS_MAX of them, of NODE_FORWARDS_BYTES_MAX bytes together.
+    Invariant: at most `node_forwards_max` of them, of `node_forwards_bytes_max` bytes together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._by_number: dict[int, Forward] = {}
         self._bytes = 0
 
@@ -105,8 +105,8 @@ class Forwards:
     def has_room(self, count: int, size: int) -> bool:
         """Tell whether `count` more of `size` bytes together may be under way."""
         return (
-            len(self._by_number) + count <= NODE_FORWARDS_MAX
-            and self._bytes + size <= NODE_FORWARDS_BYTES_MAX
+            len(self._by_number) + count <= self._limits.node_forwards_max
+            and self._bytes + size <= self._limits.node_forwards_bytes_max
         )
 
     def start(self, number: int, line: bytes, gather: Gather, part: Part, now_ms: int) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..limits import NODE_FORWARDS_BYTES_MAX, NODE_POLL_BYTES_MAX, NODE_POLL_MESSAGES_MAX
+from ..limits import LIMITS, NODE_POLL_BYTES_MAX, NODE_POLL_MESSAGES_MAX, Limits
 from ..ports import Clock
 from .forwards import Forwards, Gather, Part
 from .messages import (
@@ -62,7 +62,9 @@ class MaelstromNode:
         entropy: Callable[[], bytes],
         write: Callable[[bytes], None],
         report: Callable[[str], None],
+        limits: Limits = LIMITS,
     ) -> None:
+        self._limits = limits
         self._store = store
         self._clock = clock
         self._entropy = entropy
@@ -72,8 +74,8 @@ class MaelstromNode:
         self._members: tuple[str, ...] = ()  # all node ids, sorted; the owner is one of them
         self._session = ""  # random for each init
         self._next_number = 0  # of the next message that this node writes
-        self._replies = Replies()
-        self._forwards = Forwards()
+        self._replies = Replies(limits)
+        self._forwards = Forwards(limits)
         self._held_bytes = 0  # of answers of other nodes that wait for their request's other parts
         self._turn: list[Callable[[], None]] = []  # what follows the sync, in order
         self._out: list[bytes] = []
@@ -355,7 +357,7 @@ class MaelstromNode:
             return
         if isinstance(result, dict) and "msgs" in body and len(gather.parts) > 1:
             size = sum(map(len, result.values()))
-            if self._held_bytes + size > NODE_FORWARDS_BYTES_MAX:
+            if self._held_bytes + size > self._limits.node_forwards_bytes_max:
                 gather.give_up(part, "too many answers wait for other nodes")
                 return
             gather.held_bytes += size

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..library.embedded.peerless import PeerlessCore
-from ..limits import NODE_COMMITTED_KEYS_MAX
 from ..outcome import Event, Outcome, Snapshot
 from ..records import Committed, Record
 
@@ -50,10 +49,11 @@ class OffsetsRefused:
 class OffsetsCore(PeerlessCore):
     """The pure actor. It meets KeepOffsets."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys_max: int) -> None:
         super().__init__()
+        self._keys_max = keys_max
         # Offset of each key, processed up to and including.
-        # Invariant: never decreases; at most NODE_COMMITTED_KEYS_MAX keys.
+        # Invariant: never decreases; at most `keys_max` keys.
         self.committed: dict[str, int] = {}
         self._commit_no = 0  # of the last applied record; invariant: rises by one each record
 
@@ -69,8 +69,8 @@ class OffsetsCore(PeerlessCore):
             if offset > self.committed.get(key, -1)
         }
         fresh = sum(key not in self.committed for key in news)
-        if len(self.committed) + fresh > NODE_COMMITTED_KEYS_MAX:
-            reason = f"more than {NODE_COMMITTED_KEYS_MAX} keys with a committed offset"
+        if len(self.committed) + fresh > self._keys_max:
+            reason = f"more than {self._keys_max} keys with a committed offset"
             outcome.work.append(OffsetsRefused(event.number, reason))
             return
         if news:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from ..limits import NODE_REPLIES_KEPT_BYTES_MAX, NODE_REPLIES_KEPT_MAX
+from ..limits import Limits
 
 _ENTRY_BYTES = 400  # what an entry costs besides its reply
 
@@ -27,12 +27,13 @@ class Question:
 class Replies:
     """A bounded memory of answered requests, and of all that are not answered yet.
 
-    Invariant: `_kept` holds at most NODE_REPLIES_KEPT_MAX replies of at most
-    NODE_REPLIES_KEPT_BYTES_MAX bytes; at the bound the oldest is forgotten. Open questions are
+    Invariant: `_kept` holds at most `node_replies_kept_max` replies of at most
+    `node_replies_kept_bytes_max` bytes; at the bound the oldest is forgotten. Open questions are
     bounded by one turn's input and by the table of forwards.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._kept: OrderedDict[tuple[object, ...], Question] = OrderedDict()
         self._bytes = 0
         self._open: dict[tuple[object, ...], Question] = {}
@@ -55,7 +56,8 @@ class Replies:
         self._kept[question.key] = question
         self._bytes += len(question.reply) + _ENTRY_BYTES
         while self._kept and (
-            len(self._kept) > NODE_REPLIES_KEPT_MAX or self._bytes > NODE_REPLIES_KEPT_BYTES_MAX
+            len(self._kept) > self._limits.node_replies_kept_max
+            or self._bytes > self._limits.node_replies_kept_bytes_max
         ):
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= len(oldest.reply or b"") + _ENTRY_BYTES

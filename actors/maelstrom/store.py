@@ -17,7 +17,7 @@ from ..codec import values as value_codec
 from ..driver import Driver, Silence
 from ..errors import OnceMQError, from_code
 from ..library.embedded.broker import Entropy, InlineBroker
-from ..limits import BATCH_MESSAGES_MAX, LEDGER_SNAPSHOT_EVERY_BYTES
+from ..limits import BATCH_MESSAGES_MAX, LEDGER_SNAPSHOT_EVERY_BYTES, LIMITS, Limits
 from ..ports import Clock, Events
 from ..protocol import Message
 from ..storage.disk import Disk
@@ -83,13 +83,14 @@ class NodeStore:
         events: Events,
         entropy: Entropy,
         owner: Mapping[str, str | int],
+        limits: Limits = LIMITS,
     ) -> None:
         """Open or make both logs below `directory`.
 
         Raises LogInUse, CorruptLog, UnsupportedFormat, DiskFull, OSError.
         """
         self._entropy = entropy
-        self._offsets = OffsetsCore()
+        self._offsets = OffsetsCore(limits.node_committed_keys_max)
         self._results: list[OffsetsKept | OffsetsRefused] = []
         logs = [
             FencedLog.open(
@@ -101,7 +102,9 @@ class NodeStore:
             )
             for name in ("broker", "committed")
         ]
-        self._broker = InlineBroker(logs[0], clock=clock, events=events, entropy=entropy)
+        self._broker = InlineBroker(
+            logs[0], clock=clock, events=events, entropy=entropy, limits=limits
+        )
         self._ledger = Driver(
             self._offsets,
             Silence(),

@@ -1,7 +1,6 @@
-"""The proof: what happened, read from the files by code that shares nothing with what wrote them.
+"""The proof: what happened, read from the files by a second, independent reader.
 
-parse_*.py read logs, ledgers and snapshots from their byte tables (docs/STORAGE.md), history.py
-reads what processes said they did, check.py holds the table of all checks, verify.py proves a
-whole system from its files with flat memory, and explain.py tells the story of one message.
-Nothing here imports storage, codec, core or driver: a mistake there cannot hide itself here.
+`parse` reads bytes, `verify` judges files alone, `checks` judges files with histories, `story`
+tells one message's path. May import `ids`, `limits` and `errors`; never `storage`, `codec`,
+`core`, `driver` or `records`: a mistake in those must not hide itself here.
 """

@@ -26,6 +26,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ..backoff import backoff_ms
+
 FINAL_EXIT_CODES = frozenset({0, 2, 3})
 _FORWARDED = {
     signal.SIGTERM: signal.SIGTERM,
@@ -69,8 +71,13 @@ class RestartPolicy:
             self._crashes_s.popleft()
         if self.failures >= self.limit:
             return None
-        doubled = self.backoff_first_s * 2.0 ** min(self.failures - 1, 32)
-        return min(self.backoff_max_s, doubled) * self.rng.uniform(0.5, 1.0)
+        pause_ms = backoff_ms(
+            self.failures - 1,
+            jitter=self.rng.random(),
+            first_ms=1000 * self.backoff_first_s,
+            max_ms=1000 * self.backoff_max_s,
+        )
+        return pause_ms / 1000
 
 
 def _die_with_parent() -> Callable[[], None] | None:

@@ -25,16 +25,15 @@ import zmq
 from ..errors import OnceMQError
 from ..limits import (
     FRAME_BYTES_MAX,
+    LIMITS,
     REQUEST_BYTES_MAX,
     REQUEST_FRAMES_MAX,
     ROUTING_ID_BYTES,
-    TURN_BYTES_MAX,
-    TURN_EVENTS_MAX,
+    Limits,
 )
 from ..ports import Events, Frames
 from .descriptors import reserve_used_up
 
-SEND_QUEUE_MESSAGES = 2 * TURN_EVENTS_MAX  # all answers of one turn, twice, may wait for one peer
 HEARTBEAT_MS = 1_000
 HEARTBEAT_TIMEOUT_MS = 5_000
 HANDSHAKE_MS = 5_000  # who connects and says nothing is thrown out after it
@@ -63,8 +62,12 @@ def _answers(path: str) -> bool:
 class _Socket:
     """What both ends share: bounded receiving, refusing sends, waking up from another thread."""
 
-    def __init__(self, kind: int, context: zmq.Context[zmq.Socket[bytes]] | None) -> None:
+    def __init__(
+        self, kind: int, context: zmq.Context[zmq.Socket[bytes]] | None, limits: Limits
+    ) -> None:
         self._kind = kind
+        self._turn_events = limits.turn_events_max
+        self._turn_bytes = limits.turn_bytes_max
         self._context = context or zmq.Context.instance()
         self._socket = self._open()
         self._wake_read, self._wake_write = os.pipe()
@@ -107,8 +110,9 @@ class _Socket:
         socket = self._context.socket(self._kind)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
-        socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
-        socket.setsockopt(zmq.RCVHWM, SEND_QUEUE_MESSAGES)
+        queued = 2 * self._turn_events  # all answers of one turn, twice, may wait for one peer
+        socket.setsockopt(zmq.SNDHWM, queued)
+        socket.setsockopt(zmq.RCVHWM, queued)
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
@@ -163,10 +167,14 @@ class RouterTransport(_Socket):
     """The broker's end: many peers, each known by its routing id."""
 
     def __init__(
-        self, events: Events, *, context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self,
+        events: Events,
+        *,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
         """Open the socket without binding it. Drops are counted and told to `events`."""
-        super().__init__(zmq.ROUTER, context)
+        super().__init__(zmq.ROUTER, context, limits)
         self._events = events
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         # A peer that reconnects before its old connection is known to be dead takes it over;
@@ -225,8 +233,8 @@ class RouterTransport(_Socket):
             self._wait(timeout_ms)
         self._mind_descriptors()
         messages: list[tuple[bytes, list[bytes]]] = []
-        left = TURN_BYTES_MAX
-        for _ in range(TURN_EVENTS_MAX):
+        left = self._turn_bytes
+        for _ in range(self._turn_events):
             received = self._receive(REQUEST_FRAMES_MAX, REQUEST_BYTES_MAX)
             if received is None:
                 break
@@ -260,11 +268,15 @@ class DealerTransport(_Socket):
     """A client's end: one peer, the broker, which is b""."""
 
     def __init__(
-        self, endpoint: str, *, context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self,
+        endpoint: str,
+        *,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
         """Connect to `endpoint` in the background; an absent broker is no error."""
         self._endpoint = endpoint
-        super().__init__(zmq.DEALER, context)
+        super().__init__(zmq.DEALER, context, limits)
         self._connect()
 
     def _connect(self) -> None:
@@ -286,8 +298,8 @@ class DealerTransport(_Socket):
         if timeout_ms > 0:
             self._wait(timeout_ms)
         messages: list[tuple[bytes, list[bytes]]] = []
-        left = TURN_BYTES_MAX
-        for _ in range(TURN_EVENTS_MAX):
+        left = self._turn_bytes
+        for _ in range(self._turn_events):
             received = self._receive(REQUEST_FRAMES_MAX - 1, REQUEST_BYTES_MAX)
             if received is None:
                 break

@@ -15,7 +15,7 @@ from ...codec import wire
 from ...core.broker.core import BrokerCore
 from ...driver import Driver
 from ...errors import from_code
-from ...limits import FETCH_BYTES_DEFAULT, SNAPSHOT_EVERY_BYTES
+from ...limits import LIMITS, SNAPSHOT_EVERY_BYTES, Limits
 from ...outcome import Received
 from ...ports import Clock, Events, Frames, Log
 from ...protocol import Message
@@ -75,13 +75,14 @@ class InlineBroker:
         events: Events,
         entropy: Entropy,
         snapshot_every_bytes: int | None = SNAPSHOT_EVERY_BYTES,
+        limits: Limits = LIMITS,
     ) -> None:
         """Recover from `log` and say hello. Raises CorruptLog, OSError."""
         self._lists = _Lists()
         self._clock = _PushedClock(clock)
         self._request = 0
         self.driver = Driver(
-            BrokerCore(log.log_id, log.lineage, entropy=entropy),
+            BrokerCore(log.log_id, log.lineage, entropy=entropy, limits=limits),
             self._lists,
             self._clock,
             events,
@@ -137,7 +138,7 @@ class InlineBroker:
         At least one message if `first` is below the durable end, and about `bytes_max`; read on
         behind the last one. Bodies are what `codec.batch.split_body` takes apart.
         """
-        bytes_max = min(max(bytes_max, 1), FETCH_BYTES_DEFAULT)
+        bytes_max = min(max(bytes_max, 1), LIMITS.fetch_bytes_default)
         fetch = say.Fetch(self.number(), "", topic, 0, 0, first, bytes_max, 0)
         for record in self.ask_one(fetch).stored or ():
             batch = record.batch

@@ -19,7 +19,7 @@ from ...ids import TEXT_TAG, dead_topic, tagged_id
 from ...limits import PARKED_ERROR_BYTES_MAX
 from ...records import Output
 from ..messages.message import Lot, Message, Recorded, explicit_key
-from .tx import UNNUMBERED
+from .unit_of_work import UNNUMBERED
 
 # Headers of a dead letter. All values are UTF-8, but for the id of a message that had bytes.
 GROUP = "oncemq-group"

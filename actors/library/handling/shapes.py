@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import NotAHandler
-from ...limits import BATCH_SIZE_DEFAULT, COMMIT_MESSAGES_MAX, CONCURRENCY_MAX
+from ...limits import BATCH_SIZE_DEFAULT, CONCURRENCY_MAX, LIMITS
 from ..messages.message import Decode, Message
 from ..messages.payloads import decoder_of, name_of
 
@@ -89,8 +89,9 @@ def _batch_size(wishes: Wishes) -> int:
         return 0
     if size is None:
         return BATCH_SIZE_DEFAULT
-    if type(size) is not int or not 1 <= size <= COMMIT_MESSAGES_MAX:
-        raise ValueError(f"batch_size is a number from 1 to {COMMIT_MESSAGES_MAX}, not {size!r}")
+    most = LIMITS.commit_messages_max
+    if type(size) is not int or not 1 <= size <= most:
+        raise ValueError(f"batch_size is a number from 1 to {most}, not {size!r}")
     return size
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from ...batch import Batch
 from ...codec import wire
 from ...errors import OnceMQError, ProtocolError, from_code
-from ...limits import FETCH_BYTES_DEFAULT, RESEND_MS
+from ...limits import LIMITS, RESEND_MS
 from ...outcome import Received
 from ...protocol import (
     VERSION_MAX,
@@ -134,7 +134,7 @@ class AdminClient:
         self._ask(Rewind(0, group, topic, partition, epoch, offset), Rewound)
 
     def fetch(
-        self, topic: str, partition: int, offset: int, max_bytes: int = FETCH_BYTES_DEFAULT
+        self, topic: str, partition: int, offset: int, max_bytes: int = LIMITS.fetch_bytes_default
     ) -> tuple[Fetched, list[BatchStored]]:
         """Read stored batches freely, from the one that holds `offset`. Raises UnknownTopic,
         LogRegressed (an offset above the end), NoAnswer."""

@@ -20,14 +20,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ...backoff import backoff_ms
 from ...codec.values import decode_headers, decode_value
 from ...core.client.lane import Settled
 from ...core.client.producer import Submit
 from ...errors import DatabaseAway, IdConflict, Malformed, OnceMQError, TooLarge
 from ...ids import BYTES_TAG, TEXT_TAG, check_name, untagged_id
 from ...limits import (
-    BACKOFF_FIRST_MS,
-    BACKOFF_MAX_MS,
     HEADERS_BYTES_MAX,
     KEY_BYTES_MAX,
     MESSAGE_BYTES_MAX,
@@ -312,9 +311,8 @@ class Relay:
                 )
             self.progress.waiting_for = f"the database cannot be used: {error}"
             self._report(self.progress)
-            pause_ms = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(self._failures, 10))
             self._failures += 1
-            self._pause(pause_ms)
+            self._pause(backoff_ms(self._failures - 1))
             return None
         if self._failures:
             self._failures = 0

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...errors import BufferFull, IdRequired, OnceMQError, ProducerClosed, Unacknowledged
 from ...ids import check_name
-from ...limits import IN_FLIGHT_BYTES_DEFAULT, SEND_TIMEOUT_MS, TOPICS_MAX
+from ...limits import IN_FLIGHT_BYTES_DEFAULT, LIMITS, SEND_TIMEOUT_MS
 from ...runtime import settings
 from ...shells.producer import ProducerEngine
 from .accumulator import Accumulator
@@ -169,7 +169,7 @@ class Producer:
             raise self._error.with_traceback(None)
         if topic not in self._checked_topics:
             check_name(topic, "topic")
-            if len(self._checked_topics) >= TOPICS_MAX:
+            if len(self._checked_topics) >= LIMITS.topics_max:
                 self._checked_topics.clear()
             self._checked_topics.add(topic)
 
