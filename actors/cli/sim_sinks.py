@@ -15,8 +15,9 @@ from ..library.sinks.gate import Gate
 from ..library.sinks.ledger import SqlLedger
 from ..library.sinks.session import Session
 from ..sim.database.client import Client
-from ..sim.database.database import FILE, SERVER, Full, Locked, Lost, Rows, Waits
+from ..sim.database.database import Full, Locked, Lost, Rows, Waits
 from ..sim.doors import Doors
+from ..sim.plan import FILE, SERVER
 from ..sim.processes.handler import REFUSED
 from .sim_relay import make_relay
 

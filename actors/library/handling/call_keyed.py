@@ -21,7 +21,7 @@ from ...errors import StateTooLarge
 from ...limits import MESSAGE_EFFECTS_BYTES_MAX
 from ..effects.calls import EffectDesk
 from ..effects.effects import Effects
-from ..messages.message import Message
+from ..messages.message import Message, lot_of
 from .call import Call, Consumer, check_payload, current
 from .call_async import AwaitTopic, returned
 from .carry import Carry
@@ -162,7 +162,7 @@ class KeyedCall(Call):
 
     def _of_failed(self, job: Job[Message], error: Exception, unit: UnitOfWork) -> Result:
         failure = self._failed(job.message, error, unit.effects)
-        return Result(job.message.stored, job.name, job.entry, job.entry, failure=failure)
+        return Result(lot_of(job.message).stored, job.name, job.entry, job.entry, failure=failure)
 
     def _check(self, message: Message) -> None:
         shape = self._consumer.shape
@@ -210,7 +210,7 @@ def _effects(job: Job[Message], unit: UnitOfWork) -> Result:
     """Return what a handler that returned has done. Raises what UnitOfWork.accept raises."""
     message = job.message
     if not unit.state.touched:
-        return Result(message.stored, job.name, job.entry, job.entry)
+        return Result(lot_of(message).stored, job.name, job.entry, job.entry)
     unit.accept()
     changes, outgoing, size = unit.accepted()
     left = job.entry
@@ -224,4 +224,4 @@ def _effects(job: Job[Message], unit: UnitOfWork) -> Result:
         size += len(job.name) + len(left or b"")
     if unit.effects is not None:  # as results wait in memory, so do these in the ledger
         size += sum(len(one.value) + 64 for one in unit.effects.of_message(message).values())
-    return Result(message.stored, job.name, job.entry, left, tuple(outgoing), size=size)
+    return Result(lot_of(message).stored, job.name, job.entry, left, tuple(outgoing), size=size)

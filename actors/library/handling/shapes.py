@@ -56,10 +56,8 @@ class Wishes:
     concurrency: int = 1
 
 
-def shape_of(function: Any, wishes: Wishes, options: dict[str, Any]) -> Shape:
+def shape_of(function: Any, wishes: Wishes) -> Shape:
     """Return the shape of a handler. Raises NotAHandler unless `function` can be one."""
-    for option in options:
-        raise NotAHandler(f"this version has no {option}= for consumers")
     name = getattr(function, "__qualname__", repr(function))
     batch_size = _batch_size(wishes)
     _check_concurrency(wishes)

@@ -21,7 +21,7 @@ from ...limits import (
 )
 from ...records import Output
 from ..effects.effects import Effects
-from ..messages.message import Message
+from ..messages.message import Message, idempotency_key
 from ..sinks.session import Session
 from .state import StateView
 
@@ -114,8 +114,7 @@ class UnitOfWork:
             raise OnceMQError(
                 "a handler of lists has a key for each message", hint="use tx.key_of(message)"
             )
-        message = self.current()
-        return message.idempotency_key(message._lot.group)  # noqa: SLF001 - one module, two faces
+        return idempotency_key(self.current())
 
     def send(
         self,
