@@ -1,10 +1,11 @@
 """The table of all checks. A family of checks is a file beside this one.
 
-    @check("I1-acked-not-lost", "log", "history")
-    def acked_not_lost(evidence: Evidence) -> Iterator[Violation]:
-        '''An acknowledged message is in the log, once, where the answer said.'''
+    @check("I1-answer-is-kept", "history", "messages")
+    def answer_is_kept(evidence: Evidence) -> Iterator[Violation]:
+        '''An acknowledged message is in the log at the offset of the answer, as it was sent.'''
 
-A check is pure, yields violations and says in its docstring what it promises.
+A check is pure, yields violations and says in its docstring what it promises. What files alone can
+prove is no check here: `verify` has proved it, and what it found is part of the verdict.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ def check(name: str, *needs: str) -> Callable[[Judge], Judge]:
 
 def all_checks() -> list[Check]:
     """Return the whole table."""
-    from . import calls, effects, ledgers, log, reads, run  # each one registers its checks
+    from . import effects, looks, processes, reads, run, sends  # each one registers its checks
 
-    assert all((calls, effects, ledgers, log, reads, run))
+    assert all((effects, looks, processes, reads, run, sends))
     return [CHECKS[name] for name in sorted(CHECKS)]
 
 
@@ -69,21 +70,20 @@ class Verdict:
 def run_checks(
     evidence: Evidence,
     *,
-    only: Iterable[str] | None = None,
     tell: Callable[[int, int], None] = lambda done, whole: None,  # noqa: ARG005
 ) -> Verdict:
-    """Run every check that the evidence allows; `only` names those wanted.
+    """Run every check that the evidence allows; the verdict holds what its reports found as well.
 
     Before each one `tell` gets its number and how many there are. A check that cannot run is
     listed with what it lacks, so that silence is never taken for proof.
     """
     verdict = Verdict()
-    wanted = None if only is None else set(only)
+    for report in [*evidence.earlier, evidence.report]:
+        if report is not None:
+            verdict.found.merge(report.found)
     entries = all_checks()
     for number, entry in enumerate(entries):
         tell(number, len(entries))
-        if wanted is not None and entry.name not in wanted:
-            continue
         missing = [need for need in entry.needs if getattr(evidence, need) is None]
         if missing:
             verdict.not_run[entry.name] = ", ".join(missing)
