@@ -1,7 +1,7 @@
 """The batch: the unit that flows. One header, columns, and one payload, kept as it arrived.
 
 A `Batch` is a view on bytes that `codec.batch` made or checked; docs/PROTOCOL.md has the byte
-table. Per-message work on it is done by bulk calls only, because Python's cost is per call.
+table. Per-message work uses bulk calls only, because Python's cost is per call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BODY_PREFIX_BYTES = 3  # encoding u8, key length + 1 as u16 (0: no key)
 
 
 def one_size(lengths: array[int]) -> bool:
-    """Tell whether all lengths are the same, the usual case: one comparison in C."""
+    """Return whether all lengths are the same, the usual case: one comparison in C."""
     return lengths == lengths[:1] * len(lengths)
 
 
@@ -29,22 +29,21 @@ def measure(lengths: array[int]) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class Batch:
-    """Some messages under one header. `raw` is what is sent, stored and fetched."""
+    """Messages under one header."""
 
-    raw: bytes | memoryview
+    raw: bytes | memoryview  # what is sent, stored and fetched: never encoded a second time
     crc: int  # crc32 of `raw`, made once by the sender
     count: int
     lengths: array[int]  # of key and value together, without the three-byte prefix
-    payload_start: int
+    payload_start: int  # where the payload begins in `raw`
     ids: list[bytes] | None = None  # tagged; None for a batch with sequence ids
     hashes: array[int] | None = None  # 64-bit body hashes; always there with ids
     created_at_ms: array[int] | None = None
     headers: list[bytes] | None = None  # one encoded map a message, b"" for none
-    _ends: Sequence[int] | None = field(default=None, repr=False)
+    _ends: Sequence[int] | None = field(default=None, repr=False)  # made when first wanted
 
     @property
     def uniform(self) -> bool:
-        """Whether all messages are of one size."""
         return one_size(self.lengths)
 
     @property
@@ -61,6 +60,6 @@ class Batch:
         return self._ends
 
     def body(self, index: int) -> bytes:
-        """Return encoding, key and value of one message: what decides whether two are the same."""
+        """Return prefix, key and value of a message: the bytes that its body hash covers."""
         end = self.ends[index]
         return bytes(self.raw[end - self.lengths[index] - BODY_PREFIX_BYTES : end])

@@ -2,9 +2,9 @@
 
     events that wait -> core.step -> appends -> core.apply -> ... -> one sync -> promises leave
 
-One turn takes every event that waits, so one fsync serves all that came in while the last one
-ran (group commit). What a peer may rely on is held back until that fsync has returned and the
-fence has been looked at; the Synced event opens the next turn.
+Theory of operation. One turn takes every event that waits, so one fsync serves all that came in
+while the last one ran (group commit). What a peer may rely on is held back until that fsync has
+returned and the fence has been looked at; the Synced event opens the next turn.
 """
 
 from __future__ import annotations
@@ -33,27 +33,28 @@ from .ports import Clock, Events, Frames, Log, Transport
 from .protocol import Failure
 from .records import BatchStored
 
-IDLE_MS = 1_000
+IDLE_MS = 1_000  # an idle actor still looks at its fence once a second
 DISK_FULL_RETRY_MS = 500
 WRITER_RETRY_MS = 50  # while another log of this thread writes to the same database
 _EVENT_BYTES = 1024  # what a record adds to the bytes of the request that caused it
 
 
-def _is_told(count: int) -> bool:
-    """Whether the `count`-th of its kind gets an event: the first, and at powers of two."""
+def _is_reported(count: int) -> bool:
+    """Return whether occurrence `count` gets an event: the first, and powers of two.
+
+    A flood of bad frames must not become a flood of events.
+    """
     return count & (count - 1) == 0
 
 
 class Silence:
-    """A transport on which nobody speaks, for an actor without peers."""
+    """A transport without messages, for an actor without peers."""
 
     def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
-        """Return nothing, at once."""
         del timeout_ms
         return []
 
     def send(self, peer: bytes, frames: Frames) -> bool:
-        """There is nobody to send to."""
         del peer, frames
         return False
 
@@ -81,36 +82,36 @@ class Driver:
         self._snapshot_every = snapshot_every_bytes
         self._compacts = compacts
         self._log: Log | None = None
-        self._posted: list[Event] = []
+        self._posted: list[Event] = []  # events of this process for the next turn
+        # What the sync of this turn releases. Invariant: empty between turns, unless the log had to
+        # wait for another writer; then the group stays open and the next turn goes on with both.
         self._held = Outcome()
-        self._snapshot_at = 0
+        self._snapshot_at = 0  # position of the last snapshot, also of one that met a full disk
         self._synced_at_ms = 0
-        self._fence_seen_ms = 0
-        self._malformed = self._dropped = 0  # messages so far; a flood is not told one by one
+        self._fence_seen_ms = 0  # when the fence was last looked at
+        self._malformed = self._dropped = 0  # messages so far; see `_is_reported`
         self._short_of = 0  # bytes that could not be reserved; 0: the disk is not full
 
     @property
     def log(self) -> Log | None:
-        """The log, once opened."""
         return self._log
 
     @property
     def unsnapshotted_bytes(self) -> int:
-        """How much log a restart would replay."""
+        """Bytes of log that a restart would replay."""
         return 0 if self._log is None else self._log.durable_end - self._snapshot_at
 
     def open_log(self, log: Log) -> None:
         """Recover the core from `log` and go on writing to it.
 
-        Raises CorruptLog. The core must be fresh; its Recovered event is due in the next turn.
+        The core must be fresh. It meets its Recovered event in the next turn. Raises CorruptLog.
         """
         self._log = log
         start = 0
-        for info in log.snapshots():
+        for info in log.snapshots()[:1]:  # the newest; damaged ones are passed over already
             parts = {n: wire.unpack_plain(p) for n, p in log.read_snapshot(info).items()}
             self.core.restore(parts)
             start = info.position
-            break
         count = 0
         for stored in log.replay(start):
             record = record_codec.decode(
@@ -125,11 +126,10 @@ class Driver:
         self.post(Recovered(log.generation, log.durable_end))
 
     def post(self, event: Event) -> None:
-        """Queue an event for the next turn."""
         self._posted.append(event)
 
     def time_left_ms(self) -> int:
-        """Return how long the next poll may wait."""
+        """Return how long the next poll may wait: the nearest of all deadlines."""
         if self._posted:
             return 0
         now = self._clock.now_ms()
@@ -145,9 +145,9 @@ class Driver:
         return max(0, left)
 
     def turn(self, timeout_ms: int | None = None) -> bool:
-        """Run one turn; wait for input at most `timeout_ms`. Returns whether anything happened.
+        """Run one turn; wait for input at most `timeout_ms`. Returns whether there was an event.
 
-        Raises Fenced, CorruptLog, OSError: the actor must end and never call again.
+        Raises Fenced, CorruptLog, OSError: the actor must end and never call this again.
         """
         wait = self.time_left_ms()
         envelopes = self._transport.poll(wait if timeout_ms is None else min(wait, timeout_ms))
@@ -170,7 +170,7 @@ class Driver:
             return wire.decode(peer, frames)
         except OnceMQError as error:
             self._malformed += 1
-            if _is_told(self._malformed):
+            if _is_reported(self._malformed):
                 self._events.emit(
                     "wire.malformed",
                     code=error.code,
@@ -178,7 +178,9 @@ class Driver:
                     count=self._malformed,
                 )
             request = wire.request_number(frames)
-            if request is not None and peer:  # a client asks again; the broker did not ask
+            # Only a client gets an answer: what a broker sends is an answer itself. The refusal may
+            # leave at once, because it follows from the frames alone.
+            if request is not None and peer:
                 failure = Failure(request, error.code, error.reason, error.hint, -1)
                 self._transport.send(peer, wire.encode(failure, None))
             return None
@@ -186,10 +188,10 @@ class Driver:
     def _make_room(
         self, envelopes: list[tuple[bytes, list[bytes]]], events: list[Event], now: int
     ) -> None:
-        """Decide about a full disk before anything is judged.
+        """Reserve room for this turn, before the core judges anything.
 
-        After a refusal the same room is asked for again until there is some: what was held back
-        may then be written.
+        After a refusal every turn asks for the same room again, so the core learns when the writes
+        that it refused or held back will fit.
         """
         log = self._log
         if log is None or not (events or self._short_of):
@@ -217,6 +219,7 @@ class Driver:
             self._send(send)
         for item in outcome.work:
             self._perform(item)
+        # Lists grow in place, in the order of the steps: that order is what peers see.
         held = self._held
         held.sends_after_sync += outcome.sends_after_sync
         held.work_after_sync += outcome.work_after_sync
@@ -228,6 +231,8 @@ class Driver:
         assert self._log is not None, "a core without a log cannot append"
         type_number, meta, body, crc = record_codec.encode(record)
         position = self._log.append(type_number, meta, body, crc)
+        # Before the core's next event, so that its next decision sees the record. Losing the record
+        # then is harmless: nothing that follows from it leaves before the sync.
         self.core.apply(record, position)
 
     def _read(self, read: Read) -> ReadDone:
@@ -247,7 +252,7 @@ class Driver:
     def _finish(self, now: int) -> None:
         log = self._log
         if log is not None and log.end > log.durable_end and log.must_wait():
-            return  # the group stays open, and what it holds back stays held, until a later turn
+            return  # the group stays open, and `_held` stays held, until a later turn
         held, self._held = self._held, Outcome()
         if log is not None:
             if log.end > log.durable_end:
@@ -266,10 +271,10 @@ class Driver:
             self._perform(item)
 
     def _rest(self, log: Log, now: int) -> None:
-        """Nothing was written: vouch for the last group, look at the fence when it is time.
+        """End a turn that wrote nothing: attest the last group, look at the fence when it is time.
 
-        Turns that only read count too. A zombie whose clients keep asking it is never idle, and
-        would else keep them for ever.
+        By the clock, not by idleness: a zombie broker whose clients only read is never idle, and
+        would keep those clients for ever.
         """
         if log.attested < log.durable_end and now - self._synced_at_ms >= ATTEST_IDLE_MS:
             log.attest()
@@ -293,7 +298,7 @@ class Driver:
         snapshot = self.core.snapshot()
         parts = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}
         position = log.durable_end
-        self._snapshot_at = position
+        self._snapshot_at = position  # before the attempt: a full disk is not tried every turn
         try:
             log.write_snapshot(position, parts, snapshot.keep)
             self._events.emit("snapshot.written", position=position, parts=len(parts))
@@ -306,11 +311,11 @@ class Driver:
     def _send(self, send: Send) -> None:
         if not self._transport.send(send.peer, wire.encode(send.message, send.body)):
             self._dropped += 1
-            if _is_told(self._dropped):
+            if _is_reported(self._dropped):
                 kind = type(send.message).__name__
                 self._events.emit("wire.dropped", kind=kind, count=self._dropped)
 
     def close(self, *, clean: bool = True) -> None:
-        """Close the log. A clean end attests what was synced."""
+        """Close the log. A clean close attests what was synced."""
         if self._log is not None:
             self._log.close(clean=clean)

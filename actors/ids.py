@@ -1,8 +1,8 @@
 """Names, message ids and the choice of a partition.
 
-An explicit id is text or bytes given by the sender; inside the system it is *tagged*: one byte
-that tells the type, then the bytes. A sequence id is (topic, producer, partition, number) and is
-written `topic/producer:partition:number`.
+An explicit id is text or bytes from the sender. Inside the system it is *tagged*: one byte for the
+type, then the bytes, so that "1" and b"1" are two ids. A sequence id is (topic, producer,
+partition, number), written `topic/producer:partition:number`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ TEXT_TAG = b"s"
 BYTES_TAG = b"b"
 DEAD_SUFFIX = ".dead"
 RERUN_MARK = "~"  # between a group and the name of its re-run
-INTERNAL_MARK = "@"  # in front of names that OnceMQ itself gives: users cannot use it
+INTERNAL_MARK = "@"  # in names that OnceMQ itself makes; users cannot choose such a name
 
+# Names are joined by ":", "/" and "@" in ids, file names and names of OnceMQ's own: without these
+# characters every joined name comes from exactly one tuple of parts.
 _FORBIDDEN = frozenset(":/@\x7f")
 
 
@@ -42,7 +44,7 @@ def check_name(name: object, what: str = "name") -> str:
 
 
 def check_group(name: object) -> str:
-    """Return `name` if users may call a group so. Raises InvalidName."""
+    """Return `name` if it may name a user's group. Raises InvalidName."""
     checked = check_name(name, "group")
     if RERUN_MARK in checked:
         raise InvalidName(f"group {checked!r} holds {RERUN_MARK!r}, which names re-runs of groups")
@@ -63,7 +65,6 @@ def output_producer(group: str, topic: str, partition: int) -> str:
 
 
 def dead_topic(topic: str) -> str:
-    """Return the topic that holds the dead letters of `topic`."""
     return topic + DEAD_SUFFIX
 
 
@@ -73,12 +74,12 @@ def private_topic(topic: str, group: str) -> str:
 
 
 def letter_id(partition: int, offset: int) -> str:
-    """Return the id under which what becomes of one dead letter is sent to a private topic."""
+    """Return the explicit id of a replayed dead letter: replaying it twice is a duplicate."""
     return f"dead:{partition}:{offset}"
 
 
 def effect_id(group: str, topic: str, partition: int, offset: int, name: str, number: int) -> str:
-    """Return how one call of an effect is named: no other call ever has the same name."""
+    """Return the name of a single call of an effect: no other call ever has the same."""
     return f"{group}:{topic}:{partition}:{offset}:{name}:{number}"
 
 
@@ -108,7 +109,6 @@ def untagged_id(tagged: bytes) -> str | bytes:
 
 
 def sequence_id(topic: str, producer: str, partition: int, number: int) -> str:
-    """Return how a sequence id is written."""
     return f"{topic}/{producer}:{partition}:{number}"
 
 
@@ -122,8 +122,9 @@ def compound_id(fields: Sequence[str]) -> str:
 def partition_of(key: bytes | None, explicit_id: bytes | None, count: int, partitions: int) -> int:
     """Return the partition of a message.
 
-    By its key; without one by its tagged id; without either by `count`, how many such messages
-    went to the topic before it.
+    By its key; without a key by its tagged id; without either by `count`, the number of such
+    messages that went to the topic before it. Clients and brokers of all versions must agree, so
+    docs/PROTOCOL.md holds test vectors.
     """
     if partitions == 1:
         return 0

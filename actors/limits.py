@@ -5,19 +5,21 @@ Sizes are bytes and times are milliseconds unless the name says otherwise.
 
 from __future__ import annotations
 
-# --- names and ids (InvalidName / TooLarge, before anything is numbered) -------------------------
+from dataclasses import dataclass
+
+# --- names and ids (InvalidName / TooLarge, before anything is numbered) --------------------------
 NAME_BYTES_MAX = 128
 MESSAGE_ID_BYTES_MAX = 128
 KEY_BYTES_MAX = 1024
 HEADERS_BYTES_MAX = 8 * 1024
 SYSTEM_HEADERS_BYTES_MAX = 48 * 1024  # room above it for those that OnceMQ itself adds
 
-# --- messages and batches (TooLarge) -------------------------------------------------------------
+# --- messages and batches (TooLarge) --------------------------------------------------------------
 MESSAGE_BYTES_MAX = 1024 * 1024
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 BATCH_MESSAGES_MAX = 16 * 1024
 
-# --- wire (counted drop or typed error) ----------------------------------------------------------
+# --- wire (counted drop or typed error) -----------------------------------------------------------
 FRAME_BYTES_MAX = 5 * 1024 * 1024
 REQUEST_FRAMES_MAX = 3
 REQUEST_BYTES_MAX = FRAME_BYTES_MAX + 64 * 1024
@@ -25,36 +27,15 @@ HEADER_FRAME_BYTES_MAX = 64 * 1024
 ROUTING_ID_BYTES = 16
 DESCRIPTORS_SPARE = 256  # kept back for the disk; half of it gone: all connections are closed
 
-# --- broker tables (Busy) ------------------------------------------------------------------------
-TOPICS_MAX = 10_000
-PARTITIONS_MAX = 1_000
-PRODUCERS_MAX = 100_000
-PRODUCER_NONCES_KEPT = 16
-SESSIONS_MAX = 10_000  # least recently used is forgotten: its client gets UnknownSession
-PEERS_MAX = 10_000  # least recently used is forgotten: its client gets HelloRequired
-GROUPS_MAX = 10_000
-WAITING_FETCHES_MAX = 10_000
-TURN_EVENTS_MAX = 512  # what one turn takes from the transport
-TURN_BYTES_MAX = 2 * 1024 * 1024  # a longer turn would keep fetches waiting for its fsync
-
-# --- broker: places in the log -------------------------------------------------------------------
-OFFSET_INDEX_STEP_BYTES = 64 * 1024  # one entry for so much log, for each partition
-PRODUCER_INDEX_ENTRIES_MAX = 128  # for each producer and partition; the older half is thinned
-CURSORS_PER_PARTITION = 16  # where fetches that go on will read; the oldest is forgotten
-READS_PER_REQUEST_MAX = 16  # one fetch or lookup in one turn; it goes on in the next
-READ_BYTES = 1024 * 1024  # of one read while a stored batch is looked for
-LOOKUPS_MAX = 64  # resends whose original is looked for over several turns (Busy)
-ID_PART_IDS = 128 * 1024  # ids in one part of a snapshot
-OFFSET_PART_BYTES = 1024 * 1024 * 1024  # log covered by one part of a snapshot
+# --- broker ---------------------------------------------------------------------------------------
 LABEL_CHARS_MAX = 256  # of who somebody is, for people; the rest is cut off
 
-# --- fetch ---------------------------------------------------------------------------------------
-FETCH_BYTES_DEFAULT = 4 * 1024 * 1024
+# --- fetch ----------------------------------------------------------------------------------------
 FETCH_BYTES_MAX = 4 * 1024 * 1024
 FETCH_WAIT_MS_DEFAULT = 500
 FETCH_WAIT_MS_MAX = 30_000
 
-# --- log -----------------------------------------------------------------------------------------
+# --- log ------------------------------------------------------------------------------------------
 SEGMENT_BYTES = 32 * 1024 * 1024
 RECORD_BYTES_MAX = 16 * 1024 * 1024
 RECORD_META_BYTES_MAX = 64 * 1024 - 1
@@ -66,20 +47,19 @@ SNAPSHOT_EVERY_BYTES = 64 * 1024 * 1024
 LEDGER_SNAPSHOT_EVERY_BYTES = 16 * 1024 * 1024
 SNAPSHOTS_KEPT = 2
 
-# --- producer ------------------------------------------------------------------------------------
+# --- producer -------------------------------------------------------------------------------------
 IN_FLIGHT_BYTES_DEFAULT = 16 * 1024 * 1024
-IN_FLIGHT_BATCHES_MAX = 128
 FEED_BATCHES_MAX = 8  # of a topic, built between two turns: the first leaves while more are built
 LINGER_MS = 2  # how long a lone send waits for company while others are in flight
 SEND_TIMEOUT_MS = 30_000
 NO_BROKER_WARNING_MS = 2_000
 
-# --- outbox in a user's database: one round of the relay -----------------------------------------
+# --- outbox in a user's database: one round of the relay ------------------------------------------
 RELAY_ROUND_MESSAGES = 4096
 RELAY_ROUND_BYTES = 8 * 1024 * 1024  # of values; the row that reaches it is the last
 RELAY_POLL_S_DEFAULT = 0.25
 
-# --- liveness ------------------------------------------------------------------------------------
+# --- liveness -------------------------------------------------------------------------------------
 PING_MS = 500
 SILENCE_MS = 3_000  # no word for so long while one is owed: say hello again
 RESEND_MS = 1_000
@@ -87,37 +67,25 @@ LEASE_MS = 10_000
 LEASE_RENEW_MS = 2_000
 JOIN_RETRY_MS = 250
 
-# --- members of a group that share partitions ----------------------------------------------------
-MEMBERS_MAX = 1_000  # heard lately, of all groups; above it a member takes only what nobody wants
-ASKED_MAX = 100_000  # (member, partition) pairs of who asks for what; more are not noted
+# --- members of a group that share partitions -----------------------------------------------------
 MEMBER_MS = 6_000  # not heard for so long, a member has no share any more: three renewals
 ASKED_MS = 3_500  # not asked for a partition for so long, nothing of it is kept: three asks
 KEEP_MS = 3_000  # a free partition is kept for a member below its share at most so long
 SETTLE_MS = 5_000  # nothing is taken from anybody so soon after a start of the broker
 COUNT_MS = 250  # so old may a count of partitions be; what it delays comes at the next renewal
 STEADY_MS = 1_500  # nor for a member that is there for less
-SKIPS_MAX = 1_000  # ranges that operators had a ledger pass over (NotSupported)
 MOVE_PAUSE_MS = 5_000  # nor so soon after it was taken from somebody before
 
-# --- consumer ------------------------------------------------------------------------------------
+# --- consumer -------------------------------------------------------------------------------------
 RETRIES_DEFAULT = 5
 CRASH_RETRIES_DEFAULT = 6  # six kills in a row of a healthy slow handler never park its message
-SOLITARY_MESSAGES_MAX = 4 * 1024  # of each input, handled alone after an unclean end
 PRIVATE_LOOK_MS = 5_000  # how often topic@group is looked for while there is none
 PARKED_ERROR_BYTES_MAX = 1024  # of an error's text in a dead letter; the rest is cut off
 BACKOFF_FIRST_MS = 100
 BACKOFF_MAX_MS = 5_000
 BATCH_SIZE_DEFAULT = 1_000  # messages in the list that a handler of lists gets
 CONCURRENCY_MAX = 1_024  # handler calls of one consumer at the same time
-KEYS_AHEAD_MAX = 4_096  # messages that wait behind others of their key while later ones start
-STATE_BYTES_MAX = 64 * 1024 * 1024
 STATE_KEY_BYTES_MAX = 1024
-OUTPUTS_UNACKED_MAX = 100_000  # no handler starts above it, nor above
-OUTPUTS_UNACKED_BYTES_MAX = 64 * 1024 * 1024
-FETCHES_HELD_MAX = 2  # fetch replies in memory, the one being handled included
-COMMIT_EVERY_MS = 500  # a batch whose handlers take longer is committed in parts
-COMMIT_BYTES = 4 * 1024 * 1024  # state and outputs above it end the commit at that message
-COMMIT_MESSAGES_MAX = 64 * 1024  # messages above it end the commit
 MESSAGE_EFFECTS_BYTES_MAX = 8 * 1024 * 1024  # state and outputs of one message (TooLarge)
 EFFECTS_MAX = 32  # effects of one message (NotSupported); the letter of a parked one carries
 EFFECT_RESULT_BYTES_MAX = 16 * 1024  # results, so each and all together are bounded (TooLarge)
@@ -127,26 +95,85 @@ STANDBY_RETRY_MS = 1_000
 LEAVE_WAIT_MS = 500
 TOPIC_LOOKUP_MS = 10_000  # how long tx.send waits for the facts of a topic it meets first
 TOPICS_KNOWN_MAX = 10_000  # topics that one consumer process may send to (Busy)
-LEDGER_PARTS_MAX = 64  # parts of a snapshot that hold processed ids; then they become one
 DRAIN_S_DEFAULT = 4.0
 
-# --- main.py: JSON lines on stdin and stdout -----------------------------------------------------
-NODE_LINE_BYTES_MAX = 4 * 1024 * 1024  # a longer line is reported on stderr and passed over
+# --- main.py: JSON lines on stdin and stdout ------------------------------------------------------
 NODE_TURN_BYTES_MAX = 4 * 1024 * 1024  # what one turn takes from stdin
 NODE_KEY_BYTES_MAX = 1024  # error 12
 NODE_KEYS_PER_REQUEST_MAX = 1_000  # error 12
 NODE_MEMBERS_MAX = 1_000  # nodes of one cluster; error 12
 NODE_POLL_MESSAGES_MAX = 1_000  # of one key in one answer; the client polls on
 NODE_POLL_BYTES_MAX = 1024 * 1024  # of one answer, shared by its keys; the last message is whole
-NODE_REPLIES_KEPT_MAX = 10_000  # answered requests remembered; the oldest is forgotten
-NODE_REPLIES_KEPT_BYTES_MAX = 16 * 1024 * 1024
-NODE_FORWARDS_MAX = 1_000  # requests under way to other nodes; error 11 above it
-NODE_FORWARDS_BYTES_MAX = 32 * 1024 * 1024
 NODE_FORWARD_RESEND_MS = 300
 NODE_FORWARD_TIMEOUT_MS = 3_000  # below the 5 s after which a client of the bench gives up
-NODE_COMMITTED_KEYS_MAX = 10_000  # keys with a committed offset; error 11 above it
 
-# --- the queue inside one process (seed API) -----------------------------------------------------
-SEED_WINDOW_DEFAULT = 10_000  # ids; at least so many are remembered
+# --- the queue inside one process (seed API) ------------------------------------------------------
 SEED_BYTES_MAX = 256 * 1024 * 1024  # BufferFull above it, until consumers have read on
+SEED_WINDOW_DEFAULT = 10_000  # ids; at least so many are remembered
 SEED_READ_BYTES = 256 * 1024  # what a consumer holds at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds that a process may be given other values of: those that nobody else relies on.
+
+    Cores and tables get them when they are made. What both ends of a connection, or the writer and
+    the readers of a file, must agree on is a constant above.
+    """
+
+    # --- broker tables (Busy) ---------------------------------------------------------------------
+    topics_max: int = 10_000
+    partitions_max: int = 1_000
+    producers_max: int = 100_000
+    producer_nonces_kept: int = 16
+    sessions_max: int = 10_000  # least recently used is forgotten: its client gets UnknownSession
+    peers_max: int = 10_000  # least recently used is forgotten: its client gets HelloRequired
+    groups_max: int = 10_000
+    waiting_fetches_max: int = 10_000
+    turn_events_max: int = 512  # what one turn takes from the transport
+    turn_bytes_max: int = 2 * 1024 * 1024  # a longer turn would keep fetches waiting for its fsync
+
+    # --- broker: places in the log ----------------------------------------------------------------
+    offset_index_step_bytes: int = 64 * 1024  # one entry for so much log, for each partition
+    producer_index_entries_max: int = 128  # of a producer and partition; the older half is thinned
+    cursors_per_partition: int = 16  # where fetches that go on will read; the oldest is forgotten
+    reads_per_request_max: int = 16  # one fetch or lookup in one turn; it goes on in the next
+    read_bytes: int = 1024 * 1024  # of one read while a stored batch is looked for
+    first_read_extra_bytes: int = 64 * 1024  # of a lookup's first read, behind what was resent
+    lookups_max: int = 64  # resends whose original is looked for over several turns (Busy)
+    id_part_ids: int = 128 * 1024  # ids in one part of a snapshot
+    offset_part_bytes: int = 1024 * 1024 * 1024  # log covered by one part of a snapshot
+
+    # --- fetch ------------------------------------------------------------------------------------
+    fetch_bytes_default: int = 4 * 1024 * 1024
+
+    # --- producer ---------------------------------------------------------------------------------
+    in_flight_batches_max: int = 128
+
+    # --- members of a group that share partitions -------------------------------------------------
+    members_max: int = 1_000  # heard lately, of all groups; one more takes only what nobody wants
+    asked_max: int = 100_000  # (member, partition) pairs of who asks for what; more are not noted
+
+    # --- consumer ---------------------------------------------------------------------------------
+    solitary_messages_max: int = 4 * 1024  # of each input, handled alone after an unclean end
+    keys_ahead_max: int = 4_096  # messages that wait behind others of their key, later ones started
+    state_bytes_max: int = 64 * 1024 * 1024
+    outputs_unacked_max: int = 100_000  # no handler starts above it, nor above
+    outputs_unacked_bytes_max: int = 64 * 1024 * 1024
+    fetches_held_max: int = 2  # fetch replies in memory, the one being handled included
+    commit_every_ms: int = 500  # a batch whose handlers take longer is committed in parts
+    commit_bytes: int = 4 * 1024 * 1024  # state and outputs above it end the commit at that message
+    commit_messages_max: int = 64 * 1024  # messages above it end the commit
+    skips_max: int = 1_000  # ranges that operators had a ledger pass over (NotSupported)
+    ledger_parts_max: int = 64  # parts of a snapshot that hold processed ids; then they become one
+
+    # --- main.py: JSON lines on stdin and stdout --------------------------------------------------
+    node_line_bytes_max: int = 4 * 1024 * 1024  # a longer line is reported and passed over
+    node_replies_kept_max: int = 10_000  # answered requests remembered; the oldest is forgotten
+    node_replies_kept_bytes_max: int = 16 * 1024 * 1024
+    node_forwards_max: int = 1_000  # requests under way to other nodes; error 11 above it
+    node_forwards_bytes_max: int = 32 * 1024 * 1024
+    node_committed_keys_max: int = 10_000  # keys with a committed offset; error 11 above it
+
+
+LIMITS = Limits()  # of every process outside of tests and simulations

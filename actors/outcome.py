@@ -1,10 +1,11 @@
 """What goes into a core (events) and what comes out of it (an Outcome): work to do, as data.
 
-A core is `step(event, now_ms) -> Outcome`, `apply(record, position)`, `snapshot()`, `restore()`.
-`step` decides and touches only what may be lost; `apply` alone changes what must survive. The
-driver appends and applies every record of an outcome before it gives the core its next event, so
-the next decision already sees it; nothing that a peer could rely on leaves before the sync at the
-end of the turn (etcd raft's `Ready`, Kafka's validate-append-update).
+Theory of operation. A core is `step(event, now_ms) -> Outcome`, `apply(record, position)`,
+`snapshot()`, `restore()`. `step` decides and touches only what may be lost; `apply` alone changes
+what must survive. The driver appends and applies every record of an outcome before it gives the
+core its next event, so the next decision already sees the record. Nothing that a peer could rely on
+leaves before the sync at the end of the turn. The models are etcd raft's `Ready` and Kafka's order
+of validate, append, update.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from .records import BatchStored, Plain, Record
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A well-formed message from a peer. A client's peer is b""."""
+    """A well-formed message from a peer."""
 
-    peer: bytes
+    peer: bytes  # identity on the transport; b"" for the broker, the one peer of a client
     message: Message
     batch: Batch | None = None  # of a Produce: body CRC and columns already checked
     stored: list[BatchStored] | None = None  # of a Fetched: body CRCs already checked
@@ -39,16 +40,16 @@ class Recovered:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """An fsync that covers everything below `end` has returned, and we are not fenced."""
+    """An fsync that covers everything below `end` has returned, and no successor had fenced us."""
 
     end: int
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotWritten:
-    """The snapshot that the core gave last is durable: its parts may be kept by name from now on.
+    """The last snapshot of the core is durable: the next one may keep its parts by name.
 
-    Before that they may not: a snapshot that found the disk full has left nothing behind.
+    Without this event it may not: a snapshot that met a full disk has left nothing behind.
     """
 
     position: int
@@ -56,7 +57,7 @@ class SnapshotWritten:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed `wake_at_ms`."""
+    """The clock has reached `wake_at_ms`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class ReadDone:
     next_position: int
 
 
-Event = Any  # the events above, and those that one core alone understands
+Event = Any  # the events above, and those of a single core, which this layer does not know
 
 # --- outcome -------------------------------------------------------------------------------------
 
@@ -93,7 +94,7 @@ class Send:
 class Read:
     """Stored batches wanted, from a record boundary on; answered by ReadDone in the same turn."""
 
-    token: int
+    token: int  # chosen by the core, to tell its reads apart
     position: int
     max_bytes: int
     columns: bool = False  # parse ids, hashes and lengths, not only the record's own fields
@@ -103,7 +104,8 @@ class Read:
 class Outcome:
     """Work to do, each list in execution order."""
 
-    # Only what follows from the request alone and reads no state of the core; lease renewals.
+    # Only what follows from the request alone and reads no state of the core; lease renewals. An
+    # answer that reads state may rest on a record that a crash before the sync takes back.
     sends: list[Send] = field(default_factory=list)
     appends: list[Record] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
@@ -126,7 +128,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Parts of a core's state: new ones, and names of parts of the last snapshot still true."""
+    """The state of a core: new parts, and names of unchanged parts of its last durable snapshot."""
 
     parts: dict[str, Plain]
     keep: frozenset[str] = frozenset()
@@ -137,13 +139,16 @@ class Core(Protocol):
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When a Tick is wanted; None for never."""
+        """When the core wants a Tick; None for never."""
 
     def step(self, event: Event, now_ms: int) -> Outcome:
-        """Decide what follows from `event`."""
+        """Decide what follows from `event`. Changes nothing that must survive a crash."""
 
     def apply(self, record: Record, position: int) -> None:
-        """Change what must survive: live right after the append, and on replay."""
+        """Change what must survive: live right after the append, and on replay.
+
+        Must depend on the record and earlier records alone, or a restart makes another state.
+        """
 
     def snapshot(self) -> Snapshot:
         """Return the state that all applied records have made."""

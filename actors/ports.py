@@ -1,4 +1,7 @@
-"""The doors through which a driver meets the world; runtime, simulator and tests implement them."""
+"""The ports of a driver: what it needs of the outside world, as protocols.
+
+Runtime, simulator and tests implement them. A real and a simulated process differ in nothing else.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,14 @@ Frames = Sequence[bytes | memoryview]
 
 
 class Transport(Protocol):
-    """Messages as lists of frames. It may drop, duplicate and reorder: cores count on nothing."""
+    """Messages as lists of frames.
+
+    It may drop, duplicate and reorder: ZeroMQ drops silently when a peer is gone or a queue is full
+    (zguide, chapter 2), so cores rely on none of it.
+    """
 
     def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
-        """Wait up to `timeout_ms` and return all that waits, bounded, as (peer, frames)."""
+        """Wait up to `timeout_ms`; return the messages that wait, bounded, as (peer, frames)."""
 
     def send(self, peer: bytes, frames: Frames) -> bool:
         """Hand over a message; False if the peer is gone or its queue is full (it is dropped)."""
@@ -24,11 +31,11 @@ class Clock(Protocol):
     """Time in milliseconds."""
 
     def now_ms(self) -> int:
-        """Return milliseconds since 1970, never decreasing, not moved by clock jumps."""
+        """Return milliseconds since 1970: never decreasing, unmoved by jumps of the system clock."""
 
 
 class Events(Protocol):
-    """Where structured events go."""
+    """The sink of structured events."""
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event of the registry in runtime/event_names.py."""
@@ -51,10 +58,10 @@ class Log(Protocol):
 
     @property
     def attested(self) -> int:
-        """The end that a later frame on disk vouches for."""
+        """The end that something written later attests."""
 
     def reserve(self, nbytes: int) -> None:
-        """Make room. Raises DiskFull."""
+        """Make room for the records of a turn. Raises DiskFull, having changed nothing."""
 
     def append(
         self, kind: int, meta: bytes, body: bytes | memoryview, body_crc: int | None = None, /
@@ -62,22 +69,22 @@ class Log(Protocol):
         """Add a record to the group of this turn; return its position."""
 
     def must_wait(self) -> bool:
-        """Whether a write would wait for another log of this thread: try in a later turn."""
+        """Return whether a write would wait for another log of this thread: try in a later turn."""
 
     def sync(self) -> int:
         """Make the group durable, check the fence, return the durable end. Raises Fenced."""
 
     def attest(self) -> None:
-        """Vouch for the last group by a frame of its own."""
+        """Attest the last group by a frame of its own."""
 
     def check_fence(self) -> None:
         """Raise Fenced if a higher generation exists."""
 
     def read(self, position: int, max_bytes: int) -> list[StoredRecord]:
-        """Return records from a boundary on, below the durable end."""
+        """Return records from a record boundary on, below the durable end."""
 
     def replay(self, position: int) -> Iterator[StoredRecord]:
-        """Yield all records from a boundary on."""
+        """Yield all records from a record boundary on."""
 
     def snapshots(self) -> list[SnapshotInfo]:
         """Return the usable snapshots, newest first."""
@@ -92,4 +99,4 @@ class Log(Protocol):
         """Forget whole segments below `below`."""
 
     def close(self, *, clean: bool = True) -> None:
-        """Attest (when clean) and let go."""
+        """Attest the last group (when clean) and release the log."""

@@ -1,9 +1,9 @@
-"""What is said on the wire: one frozen value a message; docs/PROTOCOL.md is the contract.
+"""Wire messages as frozen values; docs/PROTOCOL.md is the contract.
 
 A request carries a number that its answer repeats. The order of the fields is the order on the
 wire. A message with a body (a batch, or fetched records) carries it in a frame of its own. Fields
-with a default came with a later version: at their default they are left off the wire, and whoever
-sets one knows that the peer speaks that version.
+with a default came with a later version: at their default they are left off the wire, and a sender
+sets one only when it knows that the peer speaks that version.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ UNKNOWN_OFFSET = -1
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Opens a connection. Everything else is refused with HelloRequired before it."""
+    """Opens a connection. A broker refuses every other request before it with HelloRequired."""
 
-    request: int
+    request: int  # number of the request; the answer repeats it
     version_min: int
     version_max: int
-    role: str
-    incarnation: bytes
-    log_id_seen: bytes  # b"" when this incarnation has not spoken to a broker before
+    role: str  # for events and people
+    incarnation: bytes  # 16 random bytes of this process and actor
+    log_id_seen: bytes  # b"" when this incarnation has not met a broker before
     epoch_seen: int  # highest broker epoch seen; a broker that meets a higher one is a zombie
 
 
@@ -82,8 +82,8 @@ class InitProducer:
 
     request: int
     producer: str
-    nonce: bytes
-    label: str
+    nonce: bytes  # of the incarnation: a resent request must not fence its own sender
+    label: str  # host and pid, for the message that a fenced owner shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,39 +100,43 @@ class Produce:
     epoch: int
     first_sequence: int
     session: bytes  # 16 random bytes of this session of this incarnation
-    counter: int
-    digest: bytes
-    crc: int
+    counter: int  # place of the batch in its session, from 0 without gaps
+    digest: bytes  # running digest of a file producer's input after this batch; b"": none
+    crc: int  # crc32 of the body
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Asks for records from the stored batch that contains `offset`. group "" reads freely."""
+    """Asks for records from the stored batch that contains `offset`."""
 
     request: int
-    group: str
+    group: str  # "" reads without a grant
     topic: str
     partition: int
-    epoch: int
+    epoch: int  # of the grant; the answer repeats it, so an answer to an older owner is dropped
     offset: int
-    max_bytes: int
-    max_wait_ms: int
+    max_bytes: int  # the credit: a consumer has one fetch under way and room for its answer
+    max_wait_ms: int  # how long the broker holds the request while there is nothing new
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Asks for the grant of one partition, showing the ledger that would carry it on."""
+    """Asks for the grant of one partition, and reports the ledger that will continue it.
+
+    The broker refuses a ledger that is not the one of the last owner, or an older copy of it
+    (LedgerNotHere): a wrong working directory then handles nothing, instead of everything again.
+    """
 
     request: int
     group: str
     topic: str
     partition: int
     incarnation: bytes
-    ledger_id: bytes
+    ledger_id: bytes  # 16 random bytes of the ledger, durable before the first join
     topic_id_seen: bytes  # from the ledger's first record; b"" for a new ledger
     log_id_seen: bytes
-    next_offset: int
-    highest_generation: int
+    next_offset: int  # what the ledger has committed
+    highest_generation: int  # of the ledger, complete or not; the granted epoch will be above it
     lock_held: bool  # the joiner holds the lock of that generation: its owner is dead
     host: str
     path: str
@@ -151,14 +155,14 @@ class Renew:
     topic: str
     partition: int
     epoch: int
-    # Version 2: who renews, and what is durably committed, for people who ask for the lag.
+    # Version 2: the member that renews, and what it has durably committed (for the lag).
     member: bytes = b""
     committed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Gives a grant back: the next joiner need not wait for the lease."""
+    """Gives a grant back, so that the next joiner need not wait for the lease to end."""
 
     request: int
     group: str
@@ -172,7 +176,8 @@ class Leave:
 class Rewind:
     """Version 2: an operator is about to commit `next_offset`, below what the ledger has reported.
 
-    Only the owner may say so, once its generation of the ledger is open.
+    Only the owner may send it, once its generation of the ledger is open. Without it the broker
+    would take the ledger for an old copy at the next join.
     """
 
     request: int
@@ -185,7 +190,7 @@ class Rewind:
 
 @dataclass(frozen=True, slots=True)
 class DescribeGroup:
-    """Version 2: asks for the members of a group, for who owns what and how far it is."""
+    """Version 2: asks for the members of a group, and for owner and progress of each partition."""
 
     request: int
     group: str
@@ -199,10 +204,10 @@ class Welcome:
     """The connection is open."""
 
     request: int
-    version: int
+    version: int  # the highest that both sides speak; all that follows keeps to it
     log_id: bytes
     lineage: bytes
-    epoch: int
+    epoch: int  # generation of the broker's log: a lower one later is a zombie's
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,10 +247,11 @@ class GroupsListed:
 
 @dataclass(frozen=True, slots=True)
 class ProducerReady:
-    """The epoch, and for each partition written before: (topic, partition, next, digest)."""
+    """The producer's epoch, and where its numbers go on."""
 
     request: int
     epoch: int
+    # For each partition written before: (topic, partition, next sequence, digest).
     partitions: tuple[tuple[str, int, int, bytes], ...]
 
 
@@ -264,14 +270,14 @@ class Produced:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Stored batches (the body: codec.wire.unpack_stored) and how far the log goes.
+    """Stored batches (the body: codec.wire.unpack_stored), and how far the partition reaches.
 
     The body starts with the batch that contains the asked offset. An empty body means that
-    nothing came within the time asked for.
+    nothing came within `max_wait_ms`.
     """
 
     request: int
-    epoch: int  # of the grant asked under
+    epoch: int  # of the request
     log_id: bytes
     topic_id: bytes
     next_offset: int  # the offset after the last message in the body; the asked one if empty
@@ -280,10 +286,10 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The partition is yours under `epoch`; open that generation of the ledger."""
+    """The joiner owns the partition under `epoch`, and opens that generation of the ledger next."""
 
     request: int
-    epoch: int
+    epoch: int  # of the grant, of the ledger's generation and of its output producer: one fence
     topic_id: bytes
     log_id: bytes
     lineage: bytes
@@ -294,21 +300,21 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Standby:
-    """Somebody else has the grant. Ask again; `owner` says who it is."""
+    """Another consumer has the grant. Ask again later."""
 
     request: int
-    owner: str
+    owner: str  # its label
     lease_left_ms: int
-    idle: bool = False  # version 2: all that is stored there is committed
+    idle: bool = False  # version 2: the owner has committed all that is stored
 
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """The lease runs anew."""
+    """The lease starts again from now."""
 
     request: int
     epoch: int
-    revoke: bool = False  # version 2: give the partition back in good order, another waits for it
+    revoke: bool = False  # version 2: commit, then leave: another member waits for the partition
     shared: bool = False  # version 2: other members own partitions of the topic
 
 
@@ -328,11 +334,10 @@ class Rewound:
 
 @dataclass(frozen=True, slots=True)
 class GroupDescribed:
-    """A group: its partitions by topic and number, and the members that were heard lately.
+    """A group: its partitions by topic and number, and the members heard of lately.
 
     A partition: (topic, partition, epoch, label, host, path, live, member, committed, end offset,
-    label of the member that it is given to). A member: (topic, member, label, partitions, ms since
-    it was heard).
+    label of the next owner). A member: (topic, member, label, partitions, ms since it was heard).
     """
 
     request: int
@@ -343,13 +348,13 @@ class GroupDescribed:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A request was refused. `expected` is the number a Gap asks for, else -1."""
+    """The broker refused a request."""
 
     request: int
-    code: str
+    code: str  # of an OnceMQError in errors.py, which the client raises again
     reason: str
     hint: str
-    expected: int
+    expected: int  # the number that a Gap asks for, else -1
 
 
 Request = (

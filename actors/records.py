@@ -1,8 +1,8 @@
-"""What is written to a log: the broker's records and the ledger's.
+"""The records of a log: the broker's and the ledger's.
 
-Only these change what must survive. `apply(record, position)` of a core is called with the same
-values live and on replay; everything that must be equal then (times, ids, epochs) is inside.
-Positions are byte positions in the fenced log; times are milliseconds since 1970 of broker time.
+Only these change what must survive. `apply(record, position)` of a core meets the same values live
+and on replay, so a record holds everything that must be equal then: times, ids, epochs. Positions
+are byte positions in the fenced log; times are milliseconds since 1970 of broker time.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class TopicCreated:
 
 @dataclass(slots=True)
 class ProducerGranted:
-    """A producer name got a new epoch: older incarnations of it are zombies from here on."""
+    """A producer name got a new epoch: older incarnations are fenced from here on."""
 
     producer: str
     epoch: int
     nonce: bytes  # 16 random bytes of the incarnation: asking twice gets the same epoch
-    label: str  # who it is, for messages to people: host, pid
+    label: str  # host and pid, for messages to people
     at_ms: int
 
 
@@ -43,7 +43,7 @@ class BatchStored:
     topic_number: int
     partition: int
     first_offset: int
-    kept: int  # how many messages got an offset
+    kept: int  # messages that got an offset
     at_ms: int
     producer: str  # "" for an anonymous producer
     epoch: int
@@ -53,7 +53,7 @@ class BatchStored:
     raw: bytes | memoryview  # the batch as it arrived
     crc: int  # crc32 of `raw`
     count: int  # messages in the batch, kept or not
-    batch: Batch | None = None  # parsed columns, where somebody needs them
+    batch: Batch | None = None  # parsed columns; None where a record is only passed on
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class GroupGranted:
     incarnation: bytes
     ledger_id: bytes
     next_offset: int  # what the ledger reported: it must never report less again
-    host: str
+    host: str  # where the ledger lies: LedgerNotHere names host and path
     path: str
     label: str
     at_ms: int
@@ -115,9 +115,12 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """A message that a commit passes as a dead letter: its output to `<topic>.dead` is beside it."""
+    """A message that a commit passes as a dead letter.
 
-    topic_id: bytes  # of the input it was read from
+    The dead letter itself is an output of the same commit, to `<topic>.dead`.
+    """
+
+    topic_id: bytes  # of the input: the topic, or the group's private topic
     offset: int  # in that input
     kind: str  # raised | rejected | crashed
     attempts: int
@@ -125,9 +128,9 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Offsets of an input that an operator told the group to pass over.
+    """Offsets of an input that the group passes over by an operator's order.
 
-    Going back is the same with `next_offset` below `first_offset`: what lies between is read again.
+    With `next_offset` below `first_offset` the group goes back: it reads what lies between again.
     """
 
     topic_id: bytes
@@ -140,41 +143,42 @@ class Skipped:
 class Committed:
     """The one commit: all of it becomes durable together or not at all."""
 
-    epoch: int
-    commit_no: int
+    epoch: int  # of the grant; equal to the ledger's generation
+    commit_no: int  # one more than that of the commit before
     inputs: list[tuple[bytes, int]]  # (topic_id, next offset)
     ranges: list[tuple[str, int, int]]  # processed sequence ids: (producer, first, count)
     fingerprints: bytes  # processed explicit ids: 16 bytes each
     state: dict[str, bytes | None]  # encoded values; None removes the key
     outputs: list[Output] = field(default_factory=list)
+    # (topic, partition, next sequence): outputs below it are acknowledged and may be forgotten.
     acked: list[tuple[str, int, int]] = field(default_factory=list)
-    # (topic, partition, next sequence): outputs below it are acknowledged and may be forgotten
+    # `fingerprints` cut into its entries, where the caller has them anyway; not written.
     split_fingerprints: list[bytes] | None = field(default=None, compare=False, repr=False)
-    # the same one by one, where they are at hand anyway; not written
     parked: list[Parked] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptMarked:
-    """An attempt at one message alone, after a generation that did not end cleanly.
+    """An attempt at a single message, after a generation that did not end cleanly.
 
-    It is synced before the handler starts. Nothing behind it that says how the attempt ended means
-    that the process died in it.
+    It is synced before the handler starts. If no later record says how the attempt ended, the
+    process died in it: so a message that kills its process is found, and its neighbours are not
+    blamed.
     """
 
     epoch: int
     topic_id: bytes  # of the input
     offset: int
-    deaths: int  # how many processes died before in such an attempt at this message
-    returned: bool  # False: the handler starts now; True: it came back, and nobody died in it
+    deaths: int  # processes that died before in such an attempt at this message
+    returned: bool  # False: the handler starts now; True: it returned or raised
 
 
 @dataclass(frozen=True, slots=True)
 class EffectIntended:
     """A handler is about to make a call that no transaction covers. Synced before the call.
 
-    Nothing behind it that tells how the call ended means: nobody knows whether it was made.
+    Without a later EffectEnded only the remote service knows whether the call happened.
     """
 
     epoch: int
@@ -183,13 +187,13 @@ class EffectIntended:
     key: str  # idempotency key of the message, for people
     name: str  # of the effect; the message has at most one of this name
     number: int  # 1 for the first call, one more for each that follows
-    policy: str  # what is done if the outcome is unknown: retry | park | ask
+    policy: str  # what happens if the outcome is unknown: retry | park | ask
     at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class EffectEnded:
-    """What is known of the call that was intended under the same number."""
+    """The outcome of the call that was intended under the same number, as far as it is known."""
 
     epoch: int
     topic_id: bytes
@@ -197,15 +201,15 @@ class EffectEnded:
     name: str
     number: int
     how: str  # returned | not_done | unknown, or by an operator: answered | again
-    policy: str  # as of the intent, or as it is from now on
+    policy: str  # of the intent, or what an operator has set instead
     encoding: int  # of the result
-    value: bytes  # the result; of an unknown outcome the error as text
+    value: bytes  # the result; for an unknown outcome the error as text
     at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEnded:
-    """A generation ended because it was to: no handler died in it."""
+    """A generation ended on purpose: no handler died in it, so its successor needs no marks."""
 
     epoch: int
 

@@ -287,13 +287,44 @@ def test_readme_names_the_two_make_targets(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
 
 
-def test_the_architecture_page_has_a_line_for_each_file() -> None:
-    """docs/ARCHITECTURE.md names every module of actors/ once, and none that is gone."""
-    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
-    listed = re.findall(r"^\| `([\w/]+\.py)` \|", page, re.MULTILINE)
-    present = [
-        path.relative_to(ROOT / "actors").as_posix()
-        for path in sources("actors")
-        if path.name not in {"__init__.py", "__main__.py"}
-    ]
-    assert sorted(listed) == sorted(present)
+def drawn_tree(page: str) -> dict[str, tuple[str, list[str]]]:
+    """The tree of a page: for each folder its rule, and the names of its files."""
+    (block,) = re.findall(r"^```\n(actors/ .*?)^```", page, re.MULTILINE | re.DOTALL)
+    drawn: dict[str, tuple[str, list[str]]] = {}
+    for line in block.splitlines():
+        if head := re.match(r"([\w/]+)/ +(\S.*)", line):
+            folder, rule = head.groups()
+            assert folder not in drawn, f"{folder} is drawn twice"
+            drawn[folder] = (rule, [])
+        else:
+            assert re.match(r" {4,}\S", line), f"neither a folder nor names of files: {line!r}"
+            drawn[folder][1].extend(line.split())
+    return drawn
+
+
+def test_the_architecture_page_draws_the_tree_of_actors() -> None:
+    """docs/ARCHITECTURE.md names each folder with its rule and each file once, and none that is gone."""
+    drawn = drawn_tree((ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8"))
+    present: dict[str, tuple[str, list[str]]] = {"actors": (drawn["actors"][0], [])}
+    for path in sources("actors"):
+        folder = path.parent.relative_to(ROOT / "actors").as_posix()
+        if folder == ".":
+            folder = "actors"
+        elif path.name == "__init__.py":
+            head = (ast.get_docstring(tree(path)) or "").partition("\n")[0]
+            present[folder] = (head, [])
+        if path.name not in {"__init__.py", "__main__.py"}:
+            present[folder][1].append(path.stem)
+    assert drawn == {folder: (rule, sorted(names)) for folder, (rule, names) in present.items()}
+
+
+def test_each_folder_states_its_rule_and_each_file_its_subject() -> None:
+    """A newcomer finds the file from the tree: a folder's rule has 3 to 10 lines, a file has a head."""
+    wrong = []
+    for path in sources("actors"):
+        head = ast.get_docstring(tree(path)) or ""
+        least, most = (3, 10) if path.name == "__init__.py" else (1, None)
+        count = len(head.splitlines())
+        if count < least or (most and count > most):
+            wrong.append(f"{place(path, 1)} has a head of {count} lines")
+    assert wrong == []

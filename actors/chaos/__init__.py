@@ -1,7 +1,7 @@
-"""Faults for real processes: start a cast of programs, kill, freeze and replace them, and look.
+"""Faults for real processes: start them, kill, freeze and replace them, judge.
 
-For tests of a system built on OnceMQ, and for OnceMQ itself. Only processes that were started here
-are ever touched, each by its own pid.
+For `oncemq chaos` and for crash tests. Only processes that were started here are touched, each by
+its own pid. Verdicts belong to `proof`; this folder may import `library`, `proof` and `runtime`.
 """
 
 from ..runtime.process import end_with_parent

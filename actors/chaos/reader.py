@@ -19,7 +19,7 @@ from ..codec import values as value_codec
 from ..codec import wire
 from ..errors import GapError, ResultTimeout, from_code
 from ..ids import sequence_id, untagged_id
-from ..limits import FETCH_BYTES_DEFAULT, FRAME_BYTES_MAX, RESEND_MS, ROUTING_ID_BYTES
+from ..limits import FRAME_BYTES_MAX, LIMITS, RESEND_MS, ROUTING_ID_BYTES
 from ..outcome import Received
 from ..protocol import (
     VERSION_MAX,
@@ -138,7 +138,14 @@ def read_topic(
         offset = start
         while offset < end:
             fetch = Fetch(
-                client.next_request(), "", topic, partition, 0, offset, FETCH_BYTES_DEFAULT, 1000
+                client.next_request(),
+                "",
+                topic,
+                partition,
+                0,
+                offset,
+                LIMITS.fetch_bytes_default,
+                1000,
             )
             _, received = client.ask(fetch, Fetched)
             for record in received.stored or []:

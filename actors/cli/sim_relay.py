@@ -8,6 +8,7 @@ from ..errors import DatabaseAway
 from ..library.outbox.database import Failed, Visit
 from ..library.outbox.relay import Relay
 from ..library.outbox.table import FailedRow, Row
+from ..limits import Limits
 from ..ports import Clock, Events
 from ..runtime.crash_points import RELAY_BEFORE_COMMIT
 from ..shells.producer import ProducerEngine
@@ -64,12 +65,15 @@ def make_relay(
     *,
     draw: Callable[[], bytes],
     label: str,
+    limits: Limits,
     visit: Callable[[str], None],
 ) -> Callable[[], None]:
     """Return what runs the relay of production over a simulated socket and database."""
 
     def run() -> None:
-        engine = ProducerEngine("", "sim", events, socket, clock, draw=draw, label=label)
+        engine = ProducerEngine(
+            "", "sim", events, socket, clock, draw=draw, label=label, limits=limits
+        )
         try:
             Relay(SimulatedOutbox(outbox, visit), engine, events, visit=visit).run()
         finally:

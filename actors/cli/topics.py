@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..library.operating.client import AdminClient
-from ..limits import PARTITIONS_MAX
+from ..limits import LIMITS
 from ..runtime.settings import Settings
 from .config import setting_options
 from .output import print_json, print_table
@@ -20,7 +20,7 @@ def topics() -> None:
 @click.argument("name")
 @click.option(
     "--partitions",
-    type=click.IntRange(1, PARTITIONS_MAX),
+    type=click.IntRange(1, LIMITS.partitions_max),
     default=1,
     show_default=True,
     metavar="N",

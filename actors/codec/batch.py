@@ -1,7 +1,7 @@
 """The bytes of a batch: header, columns, payload. docs/PROTOCOL.md has the byte table.
 
-Every per-message step here is a bulk call in C (join, map, array, accumulate): a Python statement
-a message would cost more than all the rest.
+Every per-message step here is a bulk call in C (join, map, array, accumulate): one Python statement
+for each message would cost more than all the rest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..limits import (
 
 MAGIC = 0xB7
 VERSION = 1
-HAS_IDS = 1  # comes with HAS_HASHES
+HAS_IDS = 1  # always with HAS_HASHES: an id alone could not show an IdConflict
 HAS_HASHES = 2
 HAS_HEADERS = 4
 HAS_CREATED_AT = 8
@@ -54,9 +54,10 @@ def build(
     headers: list[bytes] | None = None,
     created_at_ms: list[int] | None = None,
 ) -> Batch:
-    """Make a batch of encoded values; the other columns have one entry a message.
+    """Make a batch of encoded values; each other column has one entry for each message.
 
-    `ids` are tagged (see ids.tagged_id). Raises TooLarge before anything is numbered.
+    `ids` are tagged (see ids.tagged_id). Raises TooLarge. Call it before the messages get their
+    sequence numbers: a number whose batch is refused would leave a gap.
     """
     count = len(values)
     if not 0 < count <= BATCH_MESSAGES_MAX:
@@ -141,10 +142,10 @@ def split_body(body: bytes) -> tuple[int, bytes | None, bytes]:
 
 
 def parse(raw: bytes | memoryview, crc: int, *, check: bool) -> Batch:
-    """Return the view of a batch that somebody else made.
+    """Return a view of batch bytes that another process made.
 
-    `check` compares the CRC (on receipt; bytes that this process checked before need it not).
-    Raises Malformed; after it has returned, every length and column is consistent.
+    `check` compares the CRC: on receipt; bytes that this process has checked before are not checked
+    again. Raises Malformed. When it returns, every length and column is consistent.
     """
     if check and zlib.crc32(raw) != crc:
         raise Malformed("a batch does not match its CRC")
@@ -185,7 +186,8 @@ def _parse_ids(sizes: bytes, block: bytes) -> list[bytes]:
     if min(sizes) < 2 or max(sizes) > MESSAGE_ID_BYTES_MAX + 1:
         raise Malformed("an id that is empty or above its limit")
     size = sizes[0]
-    if sizes == sizes[:1] * len(sizes) and size * len(sizes) == len(block):  # the quick way
+    # Ids of one size, the usual case, are cut by one call in C.
+    if sizes == sizes[:1] * len(sizes) and size * len(sizes) == len(block):
         ids = list(chain.from_iterable(struct.iter_unpack(f"{size}s", block)))
         tags: Iterable[int] = block[::size]
     else:
@@ -193,7 +195,7 @@ def _parse_ids(sizes: bytes, block: bytes) -> list[bytes]:
         tags = map(itemgetter(0), ids)
     if not _ID_TAGS.issuperset(tags):
         raise Malformed("an id of an unknown type")
-    if not block.isascii():
+    if not block.isascii():  # ASCII is valid UTF-8: one bulk check spares the loop
         for tagged in ids:
             if tagged[:1] == b"s":
                 try:

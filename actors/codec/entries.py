@@ -1,9 +1,9 @@
 """State by key as bytes: one entry of the ledger's state for each message key.
 
-The entry's name says which key it is of, injectively: `s:` and the text, `b:` and the bytes in
-hexadecimal where they are no text, `n:` for messages without a key. Its value begins with the byte
-KEYED instead of an encoding; behind it stands a msgpack map of the mapping's keys to their encoded
-values. So whoever reads a ledger can tell both kinds of state apart.
+The name of the entry names the message key, injectively: `s:` and the text, `b:` and the bytes in
+hexadecimal where they are no text, `n:` for messages without a key. The value begins with the byte
+KEYED instead of an encoding, then comes a msgpack map of the mapping's keys to their encoded values.
+So a reader of a ledger can tell both kinds of state apart.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ def entry_name(key: str | bytes | None) -> str:
 
 
 def message_key(name: str) -> str | bytes | None:
-    """Return the message key that `entry_name` was given."""
     if name == NO_KEY:
         return None
     return name[2:] if name.startswith("s:") else bytes.fromhex(name[2:])
 
 
 def pack_entry(values: Mapping[str, bytes]) -> bytes | None:
-    """Return a mapping of encoded values as an entry; None for an empty one, which is not kept."""
+    """Return a mapping of encoded values as an entry; None for an empty mapping.
+
+    None deletes the entry, so a ledger does not grow with keys that hold nothing.
+    """
     if not values:
         return None
     packed: bytes = msgpack.packb(dict(sorted(values.items())))
@@ -39,7 +41,6 @@ def pack_entry(values: Mapping[str, bytes]) -> bytes | None:
 
 
 def unpack_entry(entry: bytes | None) -> dict[str, bytes]:
-    """Return the encoded values of an entry."""
     if entry is None:
         return {}
     values: dict[str, bytes] = msgpack.unpackb(memoryview(entry)[1:])
@@ -47,7 +48,7 @@ def unpack_entry(entry: bytes | None) -> dict[str, bytes]:
 
 
 def change_entry(entry: bytes | None, changes: Mapping[str, bytes | None]) -> bytes | None:
-    """Return an entry as encoded values leave it; None takes a value out."""
+    """Return the entry after `changes`, in which None deletes a value."""
     if not changes:
         return entry
     values = {**unpack_entry(entry), **changes}

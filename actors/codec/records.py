@@ -40,7 +40,7 @@ GROUP_GRANTED = 4
 GROUP_REWOUND = 5
 LEDGER_STARTED = 10
 COMMITTED = 11
-COMMITTED_MORE = 12  # the same with parts that commits did not always have
+COMMITTED_MORE = 12  # Committed with the parts of _MORE, which earlier versions did not write
 ATTEMPT_MARKED = 13
 EFFECT_INTENDED = 14
 EFFECT_ENDED = 15
@@ -102,7 +102,8 @@ _SIMPLE: dict[int, tuple[type[Any], tuple[str, ...]]] = {
 _NUMBER_OF = {kind: number for number, (kind, _) in _SIMPLE.items()}
 _FIELDS_OF = dict(_SIMPLE.values())
 _OUTPUT = attrgetter("topic", "partition", "first_sequence", "count", "raw", "crc")
-# Parts of a commit that are written under their names, where there are any.
+# Parts of a commit that are written under their names, and only where there are any: an unknown
+# name is refused, so an earlier version never drops a part that it does not know.
 _MORE: dict[str, tuple[type[Any], Any]] = {
     "parked": (Parked, attrgetter("topic_id", "offset", "kind", "attempts")),
     "skipped": (Skipped, attrgetter("topic_id", "first_offset", "next_offset", "reason")),
@@ -110,7 +111,7 @@ _MORE: dict[str, tuple[type[Any], Any]] = {
 
 
 def type_name(number: int) -> str:
-    """Return what people call records of a type; "" for a type that is not known."""
+    """Return the class name of a record type; "" for an unknown type."""
     known = {number: kind.__name__ for number, (kind, _) in _SIMPLE.items()}
     known[BATCH_STORED] = BatchStored.__name__
     known[COMMITTED] = known[COMMITTED_MORE] = Committed.__name__
@@ -118,7 +119,7 @@ def type_name(number: int) -> str:
 
 
 def encode(record: Record) -> tuple[int, bytes, bytes | memoryview, int | None]:
-    """Return (type, meta, body, body CRC if it is known already)."""
+    """Return (type, meta, body, body CRC; None where the log must compute it)."""
     if isinstance(record, BatchStored):
         return BATCH_STORED, encode_stored_meta(record), record.raw, record.crc
     if isinstance(record, Committed):
@@ -159,7 +160,7 @@ def decode(
 ) -> Record:
     """Return the record; `columns` also parses the columns of a stored batch.
 
-    Raises Malformed: the bytes passed their CRC, so a bug wrote them; and UnsupportedFormat.
+    Raises UnsupportedFormat, and Malformed: the bytes passed their CRC, so a bug wrote them.
     """
     if type_number == BATCH_STORED:
         stored = decode_stored(meta, body, crc)
@@ -205,7 +206,6 @@ def _decode_more(fields: tuple[Any, ...]) -> Committed:
 
 
 def encode_stored_meta(record: BatchStored) -> bytes:
-    """Return what the broker decided about a batch as bytes."""
     producer = record.producer.encode()
     return (
         _STORED.pack(

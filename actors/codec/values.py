@@ -1,8 +1,8 @@
 """User values and headers as bytes.
 
 A value is bytes, text, or what msgpack carries. Map keys are text, datetimes are aware (they
-travel as msgpack timestamps and come back in UTC), tuples come back as lists. What cannot be
-carried is refused when it is sent, with its path, not when it is read.
+travel as msgpack timestamps and come back in UTC), tuples come back as lists. A value that cannot
+travel is refused when it is sent, with the path to the fault, not when it is read.
 """
 
 from __future__ import annotations
@@ -21,9 +21,15 @@ TEXT = 1
 MSGPACK = 2
 
 RESERVED_HEADER = "oncemq-"
-_NESTING_MAX = 100
-_BASES: tuple[Any, ...] = (str, bytes, bool, int, float)
-_PLAIN = frozenset({int, str, float, bool, bytes, type(None)})
+_NESTING_MAX = 100  # below Python's recursion limit, and below what msgpack itself reads back
+_BASES: tuple[Any, ...] = (
+    str,
+    bytes,
+    bool,
+    int,
+    float,
+)  # bool before int, of which it is a subclass
+_PLAIN = frozenset({int, str, float, bool, bytes, type(None)})  # travel as they are, unchecked
 
 
 def encode_value(value: Any, *, canonical: bool = False) -> tuple[int, bytes]:
@@ -93,8 +99,8 @@ def encode_headers(headers: Mapping[str, bytes]) -> bytes:
 def encode_letter_headers(own: Mapping[str, bytes], system: Mapping[str, bytes]) -> bytes:
     """Return a message's own headers and those that OnceMQ adds as bytes, within the limits.
 
-    `own` come from the log. Should they be above the limit of senders, they are left out: a message
-    that is passed on must never be refused for its headers.
+    `own` come from the log. Headers above the limit of senders are left out: parking a message must
+    never fail because of its headers.
     """
     data: bytes = msgpack.packb({**own, **system})
     if len(data) <= HEADERS_BYTES_MAX + SYSTEM_HEADERS_BYTES_MAX:
@@ -122,7 +128,7 @@ def _encode_text(text: str, path: str) -> bytes:
 
 
 def _checked(value: Any, path: str, *, canonical: bool, depth: int) -> Any:
-    """Return `value` in a form that msgpack carries faithfully, or raise with the path."""
+    """Return `value` in a form that msgpack carries faithfully; raise ValueNotEncodable if none."""
     if depth > _NESTING_MAX:
         raise ValueNotEncodable(f"{path}: nested deeper than {_NESTING_MAX}")
     if isinstance(value, dict):

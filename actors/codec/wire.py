@@ -1,7 +1,7 @@
 """Wire messages as ZeroMQ frames: a msgpack header and, for some, one body frame.
 
-docs/PROTOCOL.md is the contract. Everything that arrives is bounded before it is decoded and
-checked before it is believed: only `msgpack.unpackb` on one bounded frame, never a stream.
+docs/PROTOCOL.md is the contract. Everything that arrives is bounded before it is decoded, and
+checked before it is believed: one `msgpack.unpackb` on one bounded frame, never a stream.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..records import BatchStored
 from . import batch as batch_codec
 from .records import decode_stored, encode_stored_meta
 
-_INT_MAX = 2**63 - 1
-_SIGNED = frozenset({"first_sequence", "expected"})
-_BYTES_FIELD_MAX = 64
-_TEXT_FIELD_MAX = 4096
+_INT_MAX = 2**63 - 1  # offsets and positions are stored as signed 64-bit numbers
+_SIGNED = frozenset({"first_sequence", "expected"})  # the fields in which -1 means "none"
+_BYTES_FIELD_MAX = 64  # ids, nonces and digests have 16 to 32 bytes
+_TEXT_FIELD_MAX = 4096  # room for a path; names have a shorter limit of their own
 _STORED_HEAD = struct.Struct("<III")  # meta bytes, body bytes, body CRC
 
 
@@ -57,10 +57,10 @@ _CHECKS = {int: _check_int, bool: _check_bool, str: _check_text, bytes: _check_b
 
 
 class _Shape:
-    """How one kind of message looks: its fields in order and a check for each.
+    """How one kind of message looks on the wire: the fields in order, and a check for each.
 
-    Fields with a default came with a later version and stand last. What holds its default is left
-    off the end, so a peer of the earlier version is never shown a field that it does not know.
+    Fields with a default came with a later version and stand last. Those that hold the default are
+    left off the end, so a peer of the earlier version never meets a field that it does not know.
     """
 
     def __init__(self, number: int, kind: type[Message]) -> None:
@@ -70,7 +70,7 @@ class _Shape:
         self.names = tuple(hints)
         self.values = attrgetter(*hints) if len(hints) > 1 else None
         fields = dataclasses.fields(kind)
-        self.later = [one.default for one in fields if one.default is not dataclasses.MISSING]
+        self.later = [f.default for f in fields if f.default is not dataclasses.MISSING]
         self.least = len(fields) - len(self.later)
         self.checks = tuple(
             _check_signed if name in _SIGNED else _CHECKS.get(hint, _check_tuple)
@@ -95,7 +95,6 @@ _SHAPE_OF = {shape.kind: shape for shape in _SHAPES.values()}
 def encode(
     message: Message, body: bytes | memoryview | list[BatchStored] | None
 ) -> list[bytes | memoryview]:
-    """Return the frames of a message."""
     header = _SHAPE_OF[type(message)].pack(message)
     if body is None:
         return [header]
@@ -103,7 +102,7 @@ def encode(
 
 
 def decode(peer: bytes, frames: list[bytes]) -> Received:
-    """Return what a peer said, checked; the broker is the peer b"". Raises Malformed, TooLarge."""
+    """Return the checked message of a peer; b"" is the broker. Raises Malformed, TooLarge."""
     if not 1 <= len(frames) <= 2:
         raise Malformed(f"a message of {len(frames)} frames")
     if peer and len(frames[0]) > HEADER_FRAME_BYTES_MAX:  # a broker's lists may be longer
@@ -144,7 +143,7 @@ def _decode_header(frame: bytes) -> Message:
 
 
 def request_number(frames: list[bytes]) -> int | None:
-    """Return the request number of a message that could not be decoded, if it can be told."""
+    """Return the request number of a message that could not be decoded; None if it has none."""
     if not frames or len(frames[0]) > HEADER_FRAME_BYTES_MAX:
         return None
     try:
@@ -188,7 +187,6 @@ def unpack_stored(body: bytes) -> list[BatchStored]:
 
 
 def pack_plain(value: Any) -> bytes:
-    """Return a part of a snapshot as bytes."""
     packed: bytes = msgpack.packb(value)
     return packed
 

@@ -1,4 +1,6 @@
-"""What users touch: App, Producer, handlers, sinks, test kit. The public names are in ../__init__.py.
+"""What users call: App, Producer, handlers, sinks, test kit, operators' acts.
 
-Nothing here draws on a terminal or parses a command line; only the test kit knows the simulator.
+One folder for each concept; the public names are listed in `../__init__.py`. Nothing here draws on
+a terminal, parses a command line or configures logging. May import everything below; only the test
+kit may import `sim`.
 """

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..limits import NODE_LINE_BYTES_MAX
+from ..limits import LIMITS
 
 
 class LineCutter:
     """Cuts a stream at its newlines. An over-long line is reported once and passed over.
 
-    Invariant: what is held is shorter than NODE_LINE_BYTES_MAX.
+    Invariant: what is held is no longer than `bytes_max`.
     """
 
-    def __init__(self, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, report: Callable[[str], None], bytes_max: int = LIMITS.node_line_bytes_max
+    ) -> None:
+        self._bytes_max = bytes_max
         self._report = report
         self._rest: list[bytes] = []  # the line that has no end yet, in pieces
         self._rest_bytes = 0
-        self._skipping = False  # the beginning of this line was thrown away
+        self._skipping = False  # the line is too long: drop its rest up to the newline
 
     def cut(self, data: bytes) -> list[bytes]:
-        """Return the lines that `data` completes, without those that are blank."""
+        """Return the lines that `data` completes, without blank lines."""
         head, newline, tail = data.partition(b"\n")
         if not newline:
             self._hold(data)
@@ -32,7 +35,7 @@ class LineCutter:
         return [line for line in lines if self._fits(line)]
 
     def end(self) -> list[bytes]:
-        """The input ended: return a last line that has no newline."""
+        """End the input: return the last line if it has no newline, else nothing."""
         last = self._complete(b"")
         return [last] if last.strip() and self._fits(last) else []
 
@@ -41,7 +44,7 @@ class LineCutter:
             return
         self._rest.append(piece)
         self._rest_bytes += len(piece)
-        if self._rest_bytes > NODE_LINE_BYTES_MAX:
+        if self._rest_bytes > self._bytes_max:
             self._too_long()
             self._rest.clear()
             self._rest_bytes = 0
@@ -57,10 +60,10 @@ class LineCutter:
         return line
 
     def _fits(self, line: bytes) -> bool:
-        if len(line) <= NODE_LINE_BYTES_MAX:
+        if len(line) <= self._bytes_max:
             return True
         self._too_long()
         return False
 
     def _too_long(self) -> None:
-        self._report(f"line passed over: longer than {NODE_LINE_BYTES_MAX} bytes")
+        self._report(f"line passed over: longer than {self._bytes_max} bytes")

@@ -227,7 +227,6 @@ EVENTS: dict[str, EventKind] = {
 
 
 def page() -> str:
-    """Return docs/EVENTS.md."""
     lines = [
         "# Structured events",
         "",

@@ -25,11 +25,9 @@ from ..core.client.producer import (
 )
 from ..driver import Driver
 from ..errors import OnceMQError
-from ..limits import IN_FLIGHT_BATCHES_MAX
+from ..limits import LIMITS, Limits
 from ..outcome import Stop
 from ..ports import Clock, Events, Transport
-
-BATCHES_MAX = 2 * IN_FLIGHT_BATCHES_MAX  # given to the core and not settled
 
 
 class ClientTransport(Transport, Protocol):
@@ -68,11 +66,17 @@ class ProducerEngine:
         *,
         draw: Callable[[], bytes] = draw,
         label: str = "",
+        limits: Limits = LIMITS,
     ) -> None:
         """`name` "" is an anonymous producer; `label` "" says pid and host."""
         label = label or own_label()
         self.core = ProducerCore(
-            name, incarnation=draw(), label=label, endpoint=endpoint, entropy=draw
+            name,
+            incarnation=draw(),
+            label=label,
+            endpoint=endpoint,
+            entropy=draw,
+            limits=limits,
         )
         self._transport = transport
         self._clock = clock
@@ -95,7 +99,7 @@ class ProducerEngine:
         """How many more batches may be submitted now."""
         if self.opened is None or self.error is not None:
             return 0
-        return max(0, BATCHES_MAX - self.core.outbox.batches - self._submitted)
+        return max(0, self.core.batches_max - self.core.outbox.batches - self._submitted)
 
     @property
     def in_flight(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 
-from ..limits import CRASH_RETRIES_DEFAULT, SOLITARY_MESSAGES_MAX
+from ..limits import CRASH_RETRIES_DEFAULT, LIMITS
 from .database.database import KINDS
 from .faults import FAULTS
 from .oracles.keyed_model import solitary_of, with_keyed
@@ -50,7 +50,7 @@ class Plan:
     # Groups whose ledgers are tables of a database, and of what kind it is.
     tables: dict[str, str] = field(default_factory=dict)
     relays: int = 0  # processes that relay the outbox of one more user; 0: there is none
-    solitary_max: int = SOLITARY_MESSAGES_MAX
+    solitary_max: int = LIMITS.solitary_messages_max
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -132,7 +132,7 @@ class Plan:
     def in_order(self) -> Plan:
         """Return the plan without state by key."""
         groups = tuple(replace(group, concurrency=0) for group in self.groups)
-        return replace(self, groups=groups, solitary_max=SOLITARY_MESSAGES_MAX)
+        return replace(self, groups=groups, solitary_max=LIMITS.solitary_messages_max)
 
     def submit_ms(self, rng: random.Random) -> int:
         """Return the time from one batch of a producer to the next."""

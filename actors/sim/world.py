@@ -18,11 +18,10 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import ModuleType
+from dataclasses import dataclass, replace
 
-from ..core.consumer import inputs
 from ..errors import DiskFull, Fenced, LedgerNotHere, LogInUse, SinkUnavailable, StorageError
+from ..limits import LIMITS, Limits
 from .clock import SimClock
 from .database.database import Database
 from .disk.cuts import CutPolicy
@@ -84,7 +83,6 @@ class World:
         # Addresses at which a broker was, the present one last.
         self.addresses: list[bytes] = [MAIN_ADDRESS]
         self._depth = 0
-        self._changed: list[tuple[ModuleType, str, object]] = []
         self._timers: list[tuple[int, int, Callable[[], None]]] = []
         self._timer_count = 0
         self._power: dict[Shell, Callable[[], CutPolicy]] = {}  # what a crash of a shell means
@@ -112,12 +110,15 @@ class World:
         self._faults: list[Fault] = [
             FAULTS[name](self, mean_ms) for name, mean_ms in sorted(plan.faults.items())
         ]
+        # What every process gets, from its start to the end of the run.
+        self.limits: Limits = replace(LIMITS, solitary_messages_max=plan.solitary_max)
+        for one in self._faults:
+            self.limits = one.tightened(self.limits)
 
     # --- the run ---------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Run both phases. Raises Violation, and whatever a core raises that it should not."""
-        self.change(inputs, "SOLITARY_MESSAGES_MAX", self.plan.solitary_max)
         self.broker.start()
         self._make_topics()
         for shell in [*self.producers, *self.members]:
@@ -149,20 +150,8 @@ class World:
     def _come_to_rest(self) -> None:
         self.at_rest = True
 
-    def change(self, owner: ModuleType, name: str, value: int) -> None:
-        """Give a name of a module another value until `close`."""
-        self._changed.append((owner, name, getattr(owner, name)))
-        setattr(owner, name, value)
-
-    def is_changed(self, name: str) -> bool:
-        """Whether a name has another value than it should, in any module."""
-        return any(changed == name for _, changed, _ in self._changed)
-
     def close(self) -> None:
-        """Undo what was changed outside of this world. Call it after `run`, however that ended."""
-        for owner, name, value in reversed(self._changed):
-            setattr(owner, name, value)
-        self._changed.clear()
+        """End what lives outside of this world. Call it after `run`, however that ended."""
         for database in self.databases.values():
             database.close()
         for relay in self._relays:

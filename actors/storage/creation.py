@@ -1,4 +1,4 @@
-"""Making a log, and telling what is there without opening it for writing."""
+"""Creating a log, and looking at one without opening it for writing."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from .framing import LOG_ID_BYTES
 from .recovery import make_lock
 from .view import LOOKS_MAX, View, highest_complete, read_latest
 
-# Where a log begins that has a snapshot and no records below: not at 0, for from there a replay
-# could begin without the snapshot.
+# Start of a log that begins with a snapshot and has no records below it. It is not 0, because a
+# log that starts at 0 may be replayed without any snapshot.
 SNAPSHOT_START = 1
 
 
 @dataclass(frozen=True, slots=True)
 class LogIdentity:
-    """Which log it is and how far it goes."""
+    """Which log lies in a directory, and how far it reaches."""
 
     log_id: bytes
-    lineage: bytes
+    lineage: bytes  # log_id of the log that this one descends from; equal to log_id today
     highest_generation: int  # highest number in use, complete or not; a new one must be above it
     end: int  # position after the last whole group
 
 
 def create(disk: Disk, directory: str, *, log_id: bytes, owner: Owner) -> LogIdentity:
-    """Make the directory and a first generation without records, unless a log is there.
+    """Create the directory and an empty first generation, unless the log exists already.
 
-    Returns the identity of what is there afterwards. Raises LogInUse while another process creates
-    the same log, CorruptLog, OSError.
+    Returns the identity of the log that is there afterwards. Raises LogInUse while another process
+    creates the same log, CorruptLog, OSError.
     """
     if len(log_id) != LOG_ID_BYTES:
         raise ValueError(f"a log_id has {LOG_ID_BYTES} bytes, not {len(log_id)}")
@@ -51,10 +51,10 @@ def begin_at_snapshot(
     parts: Mapping[str, bytes],
     owner: Owner,
 ) -> LogIdentity:
-    """Make a log that begins with a snapshot, in `generation` or above: there are no records yet.
+    """Create a log without records that begins with a snapshot, in `generation` or above.
 
-    All of it is there, durably, or no log at all. Raises StorageError if a log is there, and what
-    `create` raises; DiskFull, having cleaned up.
+    All or nothing: after a crash either the whole log is durable or there is none. Raises
+    StorageError if the log exists already, DiskFull (having cleaned up), and what `create` raises.
     """
     beginning = _Beginning(log_id, owner, generation, parts)
     made = _made(disk, directory, beginning)
@@ -70,11 +70,12 @@ class _Beginning:
     log_id: bytes
     owner: Owner
     generation: int = 1  # or above, where that number was in use
-    parts: Mapping[str, bytes] | None = None  # of a snapshot
-    used: bool = False
+    parts: Mapping[str, bytes] | None = None  # of the snapshot; None: begin without one
+    used: bool = False  # whether this call created the log; False: another process was first
 
 
 def _made(disk: Disk, directory: str, beginning: _Beginning) -> LogIdentity:
+    # A lock of its own serialises creators: a generation has no lock file before it exists.
     layout.make_directories(disk, directory)
     path = posixpath.join(directory, layout.CREATE_LOCK)
     with contextlib.suppress(FileExistsError):
@@ -101,6 +102,7 @@ def _first_generation(disk: Disk, directory: str, beginning: _Beginning) -> None
     lock = make_lock(disk, path, beginning.owner)
     start = 0 if beginning.parts is None else SNAPSHOT_START
     try:
+        # The manifest makes the generation complete, so it is written last.
         if beginning.parts is not None:
             info = SnapshotInfo(beginning.log_id, number, start, 0, [])
             snapshots.write(disk, path, info, beginning.parts, [], before_rename=lambda: None)
@@ -122,7 +124,7 @@ def _first_generation(disk: Disk, directory: str, beginning: _Beginning) -> None
 
 
 def identity(disk: Disk, directory: str) -> LogIdentity | None:
-    """Tell which log is in `directory`; None if no generation is complete. Writes nothing.
+    """Return which log is in `directory`; None if no generation is complete. Writes nothing.
 
     Raises CorruptLog, UnsupportedFormat.
     """
@@ -138,7 +140,11 @@ def identity(disk: Disk, directory: str) -> LogIdentity | None:
 
 
 def sync_end(disk: Disk, view: View) -> None:
-    """Sync the last segment through a descriptor of our own: a reader may rely on its groups."""
+    """Sync the last segment through a descriptor of this process, so a reader may rely on it.
+
+    The writer may have died between its write and its sync: then its last groups are only in the
+    page cache, and a power cut could still take what a reader has already reported.
+    """
     if view.firsts and view.end > view.manifest.cut:
         with contextlib.suppress(FileNotFoundError):  # a successor has copied and synced it
             file = disk.open(view.segment(view.firsts[-1]))
@@ -149,9 +155,9 @@ def sync_end(disk: Disk, view: View) -> None:
 
 
 def hold_lock(disk: Disk, directory: str) -> Lock | None:
-    """Take the lock of the last owner without opening the log: it proves that owner dead.
+    """Take the lock of the last owner without opening the log: holding it proves that owner dead.
 
-    None if somebody holds it, or if no generation is complete.
+    None if another process holds the lock, or if no generation is complete.
     """
     for _ in range(LOOKS_MAX):
         number, _numbers = highest_complete(disk, directory)

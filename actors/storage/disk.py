@@ -2,7 +2,7 @@
 
 Three implementations stand behind it and pass one conformance suite: the in-memory reference
 disk (`storage/memory.py`), the operating system's (`runtime/os_disk.py`) and the simulated one
-that loses what was not synced (`sim/disk.py`).
+that loses what was not synced (`sim/disk/disk.py`).
 
 The promise of each call is the promise of POSIX at a power cut and no more:
 
@@ -92,4 +92,4 @@ class Disk(Protocol):
         """Remove a file's name. Raises FileNotFoundError."""
 
     def lock(self, path: str) -> Lock | None:
-        """Take the exclusive lock of an existing file; None if somebody else holds it."""
+        """Take the exclusive lock of an existing file; None while another holder has it."""

@@ -1,7 +1,7 @@
 """Small files that are read as a whole: manifest, snapshot head, log start, owner of a lock.
 
-One line `oncemq KIND VERSION CRC`, then one line of JSON with sorted keys. People can read them,
-and the CRC over kind, version and JSON makes them all or nothing.
+One line `oncemq KIND VERSION CRC`, then one line of JSON with sorted keys. People can read them.
+The CRC over kind, version and JSON tells a whole document from a torn or damaged one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from zlib import crc32
 from ..errors import CorruptLog, UnsupportedFormat
 from .framing import FORMAT_VERSION, LOG_ID_BYTES
 
+# A damaged length must not make a reader allocate the whole disk. The largest document is a
+# snapshot head, with one short line for each part.
 DOCUMENT_BYTES_MAX = 64 * 1024 * 1024
 
-Owner = Mapping[str, str | int]
+Owner = Mapping[str, str | int]  # pid, start time, boot id, host: what proves an owner dead
 
 
 def encode(kind: str, content: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a document."""
     line = json.dumps(content, sort_keys=True, separators=(",", ":")).encode() + b"\n"
     head = f"oncemq {kind} {FORMAT_VERSION}".encode()
     return head + b" %08x\n" % crc32(line, crc32(head)) + line
@@ -33,6 +34,8 @@ def decode(kind: str, data: bytes, path: str) -> dict[str, Any]:
     words = head.split(b" ")
     if len(words) != 4 or words[:2] != [b"oncemq", kind.encode()] or not words[2].isdigit():
         raise CorruptLog(path, 0, f"this is no {kind} file")
+    # The version is judged before the checksum: a later format may compute it in another way, and
+    # "upgrade" is a better answer than "damaged". Nine digits are damage, not a version.
     if len(words[2]) < 9 and int(words[2]) > FORMAT_VERSION:
         raise UnsupportedFormat(
             f"{path} has format {int(words[2])}; this OnceMQ reads {FORMAT_VERSION}"
@@ -52,18 +55,17 @@ class Manifest:
     Invariant: it attests everything below `cut`.
     """
 
-    log_id: bytes
-    lineage: bytes
-    generation: int
+    log_id: bytes  # random; the same in all generations of a log
+    lineage: bytes  # log_id of the log that this one descends from; equal to log_id today
+    generation: int  # must agree with the name of the directory
     parent: int  # generation that was taken over; 0: none
     cut: int  # position at which this generation continues the log
     chain: int  # chain before `cut`
     start: int  # position at which the log starts: what lies below was discarded
-    segments: Sequence[tuple[int, int]]  # (first position, length in bytes of log)
-    owner: Owner = field(default_factory=dict)
+    segments: Sequence[tuple[int, int]]  # (first position, bytes up to the next one or the cut)
+    owner: Owner = field(default_factory=dict)  # the writer, for people and for `--takeover`
 
     def encode(self) -> bytes:
-        """Return the bytes of the MANIFEST file."""
         return encode(
             "manifest",
             {
@@ -106,10 +108,10 @@ class Manifest:
 class Part:
     """One immutable part of a snapshot."""
 
-    name: str  # the caller's
-    file: str  # in the generation's directory
-    length: int
-    crc: int
+    name: str  # given by the core
+    file: str  # name in the generation's directory; several heads may share one file
+    length: int  # in bytes
+    crc: int  # crc32 of the whole file
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +119,12 @@ class SnapshotInfo:
     """A snapshot: the state after all records below `position`."""
 
     log_id: bytes
-    generation: int  # the one that wrote it
-    position: int
+    generation: int  # the one that wrote it; a carried snapshot keeps it
+    position: int  # a group ends here, and all below was synced before the snapshot was written
     chain: int  # chain before `position`
     parts: Sequence[Part]
 
     def encode(self) -> bytes:
-        """Return the bytes of the snapshot file."""
         return encode(
             "snapshot",
             {

@@ -19,19 +19,21 @@ LOG_ID_BYTES = 16
 
 # length of meta and body, type, flags (0), length of meta, position, crc of body, crc of header
 HEADER = Struct("<IBBHQII")
-PREFIX = Struct("<IBBHQI")  # the part of the header that its CRC covers, together with the meta
+# The header without its own CRC. That CRC covers prefix and meta, and the prefix holds the body's
+# CRC: so the chain over headers covers the bodies too, without reading them a second time.
+PREFIX = Struct("<IBBHQI")
 CHECKSUM = Struct("<I")
 HEADER_BYTES = HEADER.size
 PREFIX_BYTES = PREFIX.size
 
-USER_TYPE_MAX = 199
+USER_TYPE_MAX = 199  # types of records; above are the frames of storage itself
 COMMIT = 200
 
 # log_id, generation, first position of the group, own position, attested, chain before this frame
 COMMIT_META = Struct("<16sQQQQI")
 COMMIT_BYTES = HEADER_BYTES + COMMIT_META.size
 
-SEGMENT_MAGIC = b"OMQ\x00SEG\n"
+SEGMENT_MAGIC = b"OMQ\x00SEG\n"  # the zero and the newline show a copy made in text mode
 # magic, version, log_id, generation, first position, chain before it, zeros; then the CRC
 _SEGMENT = Struct("<8sI16sQQI12s")
 SEGMENT_HEADER_BYTES = _SEGMENT.size + CHECKSUM.size
@@ -49,7 +51,9 @@ class Commit:
     generation: int
     first: int  # position of the group's first record
     end: int  # the frame's own position: the end of the group's records
-    attested: int  # the end covered by a sync that had returned when this frame was written
+    # The end covered by a sync that had returned when this frame was written. It is what tells
+    # damage from a torn tail: bytes below it were durable once.
+    attested: int
     chain: int  # CRC over all record headers of the log before this frame
 
 
@@ -64,20 +68,18 @@ class SegmentHeader:
 
 
 def log_seed(log_id: bytes) -> int:
-    """Return the seed of all header CRCs of a log."""
+    """Return the seed of all header CRCs of a log: a frame of another log fails its CRC here."""
     return crc32(log_id)
 
 
 def encode_header(
     kind: int, meta: bytes, body_bytes: int, position: int, body_crc: int, seed: int
 ) -> bytes:
-    """Return the 24 bytes that stand before `meta` and the body."""
     prefix = PREFIX.pack(len(meta) + body_bytes, kind, 0, len(meta), position, body_crc)
     return prefix + CHECKSUM.pack(crc32(meta, crc32(prefix, seed)))
 
 
 def encode_commit(commit: Commit, seed: int) -> bytes:
-    """Return a whole commit frame."""
     meta = COMMIT_META.pack(
         commit.log_id, commit.generation, commit.first, commit.end, commit.attested, commit.chain
     )
@@ -94,6 +96,7 @@ def decode_header(
     if len(data) - at < HEADER_BYTES:
         raise BadFrame("the file ends inside a record header")
     length, kind, flags, meta_length, own, body_crc, header_crc = HEADER.unpack_from(data, at)
+    # Lengths are judged before anything is sliced by them, and reserved room reads as zeros.
     if kind == 0 or length == 0:
         raise BadFrame("no record: zero type or length")
     if length > RECORD_BYTES_MAX or meta_length > length:
@@ -108,6 +111,7 @@ def decode_header(
     )
     if covered != header_crc:
         raise BadFrame("wrong checksum of a record header")
+    # Only behind the CRC: a whole frame of a later version is another finding than damage.
     if flags or USER_TYPE_MAX < kind != COMMIT:
         raise BadFrame(f"a record of type {kind} with flags {flags}, unknown to this version")
     return kind, length, meta_length, body_crc
@@ -127,7 +131,6 @@ def decode_commit(data: bytes | memoryview, at: int, position: int, seed: int) -
 
 
 def encode_segment_header(header: SegmentHeader) -> bytes:
-    """Return the bytes at the head of a segment file."""
     packed = _SEGMENT.pack(
         SEGMENT_MAGIC,
         FORMAT_VERSION,

@@ -1,7 +1,7 @@
-"""Every byte of a log directory, told item by item, also where it is damaged. Read-only.
+"""Every byte of a log directory, listed item by item, also where it is damaged. Read-only.
 
-Items are plain tables with a `kind`: generation, segment, record, commit, reserved, bad, snapshot,
-and one verdict at the end, which is the judgement of an opening.
+Items are plain tables with a `kind`: generation, segment, record, commit, reserved, bad, snapshot.
+The last item is the verdict that an opening would give.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def inspect(disk: Disk, directory: str) -> Iterator[Item]:
 
 
 def _verdict(disk: Disk, directory: str, damaged: list[tuple[int, Item]]) -> Item:
-    """Judge as an opening does, and count damage inside sealed segments, which it reads later."""
+    """Judge as an opening does, and add damage inside sealed segments.
+
+    An opening checks only both ends of a sealed segment and finds such damage when it reads it.
+    """
     item: Item = {"kind": "verdict", "ok": False}
     try:
         view = read_latest(disk, directory)

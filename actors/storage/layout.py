@@ -23,37 +23,34 @@ CREATE_LOCK = "CREATE.lock"
 PROBE = "RESERVE.tmp"
 TEMPORARY = ".tmp"
 
-POSITION_MAX = 2**63 - 1
-COPY_BYTES = 1024 * 1024
+POSITION_MAX = 2**63 - 1  # positions travel as signed 64-bit numbers
+COPY_BYTES = 1024 * 1024  # bounds the memory of a copy
 
 _GENERATION = re.compile(r"gen-([0-9]{20})\Z", re.ASCII)
 _SEGMENT = re.compile(r"([0-9]{20})\.log\Z", re.ASCII)
 _SNAPSHOT = re.compile(r"snap-([0-9]{20})\.snapshot\Z", re.ASCII)
 _PART = re.compile(r"part-[0-9]{20}-([0-9]+)\.part\Z", re.ASCII)
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})  # a quota is a full disk too
+# What link(2) answers where a file system has no hard links, or forbids one more of them.
 _NO_LINKS = frozenset(
     {errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK, errno.ENOSYS, errno.EACCES}
 )
 
 
 def generation_name(number: int) -> str:
-    """Return the name of a generation's directory."""
     return f"gen-{number:020d}"
 
 
 def segment_name(first: int) -> str:
-    """Return the name of the segment that starts at position `first`."""
     return f"{first:020d}.log"
 
 
 def snapshot_name(position: int) -> str:
-    """Return the name of the snapshot at `position`."""
     return f"snap-{position:020d}.snapshot"
 
 
 def part_name(position: int, serial: int) -> str:
-    """Return the name of a part file."""
     return f"part-{position:020d}-{serial}.part"
 
 
@@ -72,7 +69,6 @@ def snapshots_in(names: list[str]) -> list[int]:
 
 
 def parts_in(names: list[str]) -> dict[str, int]:
-    """Return the part files among `names` with their serial numbers."""
     return {name: int(match[1]) for name in names if (match := _PART.match(name))}
 
 
@@ -90,7 +86,6 @@ def generations_in(names: list[str]) -> list[int]:
 
 
 def generations(disk: Disk, directory: str) -> list[int]:
-    """Return the numbers of all generations, complete or not, ascending."""
     return generations_in(names_in(disk, directory))
 
 
@@ -117,7 +112,11 @@ def write_new(disk: Disk, path: str, data: bytes) -> None:
 
 
 def replace(disk: Disk, directory: str, name: str, data: bytes) -> None:
-    """Put a document in place, all or nothing: temporary, sync, rename, directory sync."""
+    """Put a document in place, all or nothing: temporary, sync, rename, directory sync.
+
+    Each step needs the one before: a rename that becomes durable before the bytes do would show an
+    empty document after a power cut (Pillai et al., "All File Systems Are Not Created Equal", 2014).
+    """
     temporary = posixpath.join(directory, name + TEMPORARY)
     remove(disk, temporary)
     write_new(disk, temporary, data)
@@ -126,7 +125,6 @@ def replace(disk: Disk, directory: str, name: str, data: bytes) -> None:
 
 
 def remove(disk: Disk, path: str) -> None:
-    """Remove a file's name if it is there."""
     with contextlib.suppress(FileNotFoundError):
         disk.unlink(path)
 
@@ -151,7 +149,6 @@ def link_or_copy(disk: Disk, old: str, new: str) -> None:
 
 
 def copy(source: File, target: File, length: int) -> None:
-    """Copy the first `length` bytes."""
     at = 0
     while at < length:
         chunk = source.read(at, min(COPY_BYTES, length - at))
@@ -164,7 +161,8 @@ def copy(source: File, target: File, length: int) -> None:
 def make_directories(disk: Disk, directory: str) -> None:
     """Make `directory` and its parents; when this returns their names are durable.
 
-    The parent of the deepest one that exists is synced too: its maker may have died before that.
+    The parent of the deepest existing directory is synced too: the process that made that directory
+    may have died before its own sync.
     """
     missing = []
     path = posixpath.normpath(directory)
@@ -186,7 +184,7 @@ def _parent(path: str) -> str:
 def remove_generation(disk: Disk, directory: str, number: int) -> None:
     """Delete a superseded or unfinished generation, as far as its files stay deleted.
 
-    A frozen process may still add a file of its own; the next opening takes that away.
+    A frozen process that wakes up may still add a file of its own; the next opening deletes it.
     """
     path = posixpath.join(directory, generation_name(number))
     try:

@@ -1,7 +1,7 @@
-"""The fenced log: records in, one sync a turn, and a look at the fence before anybody acts on it.
+"""The fenced log: records in, one sync a turn, and a look at the fence before acting on it.
 
     create(disk, directory, log_id=, owner=) -> LogIdentity      the first generation, once
-    identity(disk, directory) -> LogIdentity | None              what is there, without writing
+    identity(disk, directory) -> LogIdentity | None              which log, without writing
     hold_lock(disk, directory) -> Lock | None                    proof that the last owner is dead
     FencedLog.open(disk, directory, generation=, owner=, ...)    recovery, then appending
         .reserve .append .sync .attest .check_fence              one turn of a writer
@@ -9,9 +9,10 @@
         .snapshots .read_snapshot .write_snapshot .discard       compaction
         .close
 
-A failed write, sync, rename or close is final: whether those bytes are on disk is unknown, so the
-log refuses every later call and the process must end and recover. Only a full disk that is met
-while reserving, rolling or making a snapshot is survived (`DiskFull`).
+A failed write, sync, rename or close is final. Whether those bytes are on disk is unknown (after a
+failed fsync the kernel may drop the dirty pages: fsyncgate, 2018), so the log refuses every later
+call, and the process must end and recover. It survives only a full disk, and only while reserving,
+rolling or making a snapshot (`DiskFull`).
 """
 
 from __future__ import annotations
@@ -44,10 +45,6 @@ __all__ = [
 ]
 
 
-def _nothing() -> None:
-    """Prepare nothing."""
-
-
 class FencedLog:
     """A log open for writing by one generation. Not thread-safe.
 
@@ -55,12 +52,11 @@ class FencedLog:
     """
 
     def __init__(self, disk: Disk, directory: str, opened: Opened, segment_bytes: int) -> None:
-        """Use `open`."""
         view = opened.view
         self.log_id = view.manifest.log_id
         self.lineage = view.manifest.lineage
         self.generation = view.manifest.generation
-        self.cut_report: TailCut | None = view.cut
+        self.cut_report: TailCut | None = view.cut  # the torn tail that this opening left out
         self.snapshot_damage: list[CorruptLog] = []  # snapshots that were passed over
         self._disk = disk
         self._directory = directory
@@ -70,12 +66,14 @@ class FencedLog:
         self._lock = opened.lock
         self._attested = view.end  # the manifest attests what was taken over
         self._user_end = view.end  # end of the last synced group that held records
-        self._trusted_from = view.firsts[-1]  # recovery has checked the last segment
+        # Bodies from here on are not checked again: recovery has checked the last segment, and
+        # this process wrote what follows.
+        self._trusted_from = view.firsts[-1]
         self._reader = RecordReader(disk, view.path, view.firsts, view.place.seed)
-        self._snapshots: list[SnapshotInfo] | None = None
-        self._failure: BaseException | None = None
+        self._snapshots: list[SnapshotInfo] | None = None  # whole ones, newest first; None: unread
+        self._failure: BaseException | None = None  # final: every later call raises it
         self._closed = False
-        self._names_seen: list[str] = []  # in the directory, when the fence was last found whole
+        self._names_seen: list[str] = []  # in the directory, when the last look found no successor
 
     @classmethod
     def open(
@@ -85,7 +83,7 @@ class FencedLog:
         *,
         generation: int | None,
         owner: Owner,
-        prepare: Callable[[], None] = _nothing,
+        prepare: Callable[[], None] = lambda: None,
         segment_bytes: int = SEGMENT_BYTES,
         takeover: bool = False,
         end_owner: Callable[[Mapping[str, str | int]], None] | None = None,
@@ -93,10 +91,10 @@ class FencedLog:
     ) -> FencedLog:
         """Recover the log and continue it in a new generation.
 
-        `generation` None takes the next number and refuses while the last owner lives
-        (LogInUse), unless `takeover`: then `end_owner` is called with what is known of it. A given
-        number was granted by somebody: it fences by itself. `prepare` is called when all that can
-        fail has been tried. With `create_log_id` a missing log is created first.
+        A given `generation` was granted by the broker and fences the last owner by itself. None
+        takes the next number and refuses while the last owner lives (LogInUse), unless `takeover`:
+        then `end_owner` is called with what the lock file says of that owner. `prepare` is called
+        when all that can fail has been tried. With `create_log_id` a missing log is created first.
         Raises Fenced, LogInUse, CorruptLog, UnsupportedFormat, DiskFull, OSError.
         """
         if create_log_id is not None and highest_complete(disk, directory)[0] is None:
@@ -118,14 +116,15 @@ class FencedLog:
 
     @property
     def durable_end(self) -> int:
-        """Position up to which all is synced."""
+        """Position up to which everything is synced."""
         return self._view.end
 
     @property
     def attested(self) -> int:
         """Position up to which something on disk proves that the sync returned.
 
-        Equal to `durable_end` once every record is vouched for: a frame that vouches needs none.
+        Equal to `durable_end` once every record is attested: a frame that only attests needs no
+        attestation of its own, else an idle log would write for ever.
         """
         return self._view.end if self._user_end <= self._attested else self._attested
 
@@ -134,8 +133,9 @@ class FencedLog:
     def reserve(self, nbytes: int) -> None:
         """Make room for records of `nbytes` (meta and body) and the margin of control records.
 
-        Call it before a turn is judged; between turns it may start a new segment. Raises DiskFull:
-        nothing has changed then, and the margin of the last call that succeeded is still there.
+        Call it before a turn is judged: a turn that has answered "stored" must not meet a full
+        disk. It may start a new segment, which it never does inside a turn. Raises DiskFull: nothing
+        has changed then, and the margin of the last call that succeeded is still there.
         """
         self._check_usable()
         try:
@@ -163,7 +163,7 @@ class FencedLog:
         Nothing may rely on it before `sync` has returned. `body_crc` saves computing it; it must
         have been checked against the body, or the log cannot be opened again.
         """
-        if self._failure is not None:
+        if self._failure is not None:  # saves a call for each record
             self._check_usable()
         try:
             return self._writer.append(type, meta, body, body_crc)
@@ -177,17 +177,22 @@ class FencedLog:
     def sync(self) -> int:
         """Make the group durable and look at the fence; return the durable end.
 
-        Only after this may anybody be told of the records. Raises Fenced, OSError: both are final.
+        Only after this may a peer learn of the records. Raises Fenced, OSError: both are final.
         """
         self._check_usable()
         if self._writer.end > self._view.end:
             self._commit()
             self._user_end = self._view.end
+        # After the sync, never before. A successor that this look does not see makes its
+        # generation later, and reads the tail later still: it takes this group over.
         self.check_fence()
         return self._view.end
 
     def attest(self) -> None:
-        """Write and sync a frame that vouches for the last group, unless that is vouched for."""
+        """Write and sync a frame that attests the last group, unless it is attested already.
+
+        Without it, damage in the last group would look like a torn tail and be cut off.
+        """
         self._check_usable()
         if self._writer.end == self._view.end > self.attested:
             self._commit()
@@ -203,7 +208,10 @@ class FencedLog:
         self._attested = covered
 
     def check_fence(self) -> None:
-        """Raise Fenced if a higher generation exists, complete or not. Call it when idle too."""
+        """Raise Fenced if a higher generation exists, complete or not.
+
+        An idle writer must call it too, or it never learns that it was replaced.
+        """
         self._check_usable()
         try:
             names = layout.names_in(self._disk, self._directory)
@@ -215,15 +223,16 @@ class FencedLog:
         if numbers and numbers[-1] > self.generation:
             raise self._failed(superseded(self.generation, numbers[-1]))
         if self.generation not in numbers:
+            # Without its own directory a writer cannot tell "no successor" from "wrong place".
             raise self._failed(StorageError(f"{self._name} is gone from {self._directory}"))
         self._names_seen = names
 
     # --- reading ---------------------------------------------------------------------------------
 
     def read(self, position: int, max_bytes: int, *, end: int | None = None) -> list[StoredRecord]:
-        """Return records from the boundary `position` on, whole below `end` and the durable end.
+        """Return records from the record boundary `position` on, below `end` and the durable end.
 
-        At least one if there is one, else as many as fit `max_bytes`. Raises CorruptLog, Fenced,
+        As many as fit `max_bytes`, but at least one if there is one. Raises CorruptLog, Fenced,
         OSError.
         """
         self._check_usable()
@@ -242,10 +251,10 @@ class FencedLog:
     # --- snapshots and compaction ----------------------------------------------------------------
 
     def snapshots(self) -> list[SnapshotInfo]:
-        """Return the whole snapshots, newest first; [] means replay from `start`, which is 0 then.
+        """Return the undamaged snapshots, newest first; [] means replay from `start`, which is 0.
 
-        Damaged ones are passed over and listed in `snapshot_damage`. Raises CorruptLog if none is
-        whole and the log no longer reaches back.
+        Damaged ones are passed over and listed in `snapshot_damage`. Raises CorruptLog if all are
+        damaged and the log no longer reaches back to 0.
         """
         self._check_usable()
         found, damage = snapshots.usable(self._disk, self._view)
@@ -265,8 +274,8 @@ class FencedLog:
     ) -> SnapshotInfo:
         """Write a snapshot of the state after all records below `position` (a group's end).
 
-        `parts` are new; `keep` names parts of the newest snapshot that are as they were. Raises
-        DiskFull: what was made is gone again and the older snapshots stand.
+        `parts` are new; `keep` names parts of the newest snapshot that have not changed. Raises
+        DiskFull: then the new files are deleted and the older snapshots stand.
         """
         self._check_usable()
         if position > self._view.end:
@@ -282,7 +291,7 @@ class FencedLog:
             path = self._view.path
             info = snapshots.write(self._disk, path, blank, parts, kept, self.check_fence)
             older = [other for other in known if other.position != position]
-            self.check_fence()
+            self.check_fence()  # before deleting: a successor may be linking these files
             self._snapshots = snapshots.prune(self._disk, path, [info, *older])
         except BadFrame as bad:
             raise ValueError(f"no group ends at {position}: {bad}") from None
@@ -302,6 +311,8 @@ class FencedLog:
             return self.start
         start = firsts[len(gone)]
         self.check_fence()
+        # The new start is durable before a segment goes: a missing segment at or above the start
+        # is damage.
         try:
             snapshots.write_start(self._disk, self._view.path, start)
             for first in gone:
@@ -318,10 +329,10 @@ class FencedLog:
     # --- the end ---------------------------------------------------------------------------------
 
     def close(self, clean: bool = True) -> None:  # noqa: FBT001, FBT002
-        """Vouch for the last group (when clean and nothing failed) and let the lock go.
+        """Attest the last group (when clean and nothing failed) and release the lock.
 
-        Records that were appended after the last sync are gone: nobody was told of them. Raises
-        Fenced, OSError; what is held is let go all the same.
+        Records appended after the last sync are lost: no peer knows of them. Raises Fenced,
+        OSError; files and lock are released all the same.
         """
         if self._closed:
             return
@@ -338,7 +349,6 @@ class FencedLog:
             self._lock.release()
 
     def _check_usable(self) -> None:
-        """Refuse every call after a failure: what is on disk is unknown."""
         failure = self._failure
         if failure is None:
             return
@@ -347,7 +357,10 @@ class FencedLog:
         raise StorageError(f"the log failed before: {failure}") from failure
 
     def _failed(self, error: BaseException) -> BaseException:
-        """Note a final failure; a newer generation is the better explanation of any."""
+        """Remember a final failure and return it, or Fenced where a newer generation explains it.
+
+        A successor deletes files of this generation, so ENOENT or EIO here often means "fenced".
+        """
         numbers: list[int] = []
         if not isinstance(error, Fenced):
             try:

@@ -12,7 +12,7 @@ import posixpath
 
 
 class _Node:
-    """One file's content. Hard links are several names of one node."""
+    """The content of a file. Hard links are several names of one node."""
 
     __slots__ = ("data", "links", "locked_by")
 
@@ -46,17 +46,14 @@ class MemoryFile:
         self._node.data[offset : offset + view.nbytes] = view
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes from `offset`."""
         self._check()
         return bytes(memoryview(self._node.data)[offset : offset + length])
 
     def length(self) -> int:
-        """Return the length in bytes."""
         self._check()
         return len(self._node.data)
 
     def truncate(self, length: int) -> None:
-        """Cut or extend with zeros to `length` bytes."""
         self._check(writing=True)
         del self._node.data[length:]
         self._grow(length)
@@ -71,7 +68,6 @@ class MemoryFile:
         self._check()
 
     def close(self) -> None:
-        """Close the file; closing twice does nothing."""
         self._closed = True
 
     def _check(self, *, writing: bool = False) -> None:
@@ -92,7 +88,6 @@ class MemoryLock:
         self._node = node
 
     def release(self) -> None:
-        """Let the lock go; a second time does nothing."""
         if self._node.locked_by is self:
             self._node.locked_by = None
 
@@ -106,7 +101,6 @@ class MemoryDisk:
         self._directories: set[str] = {".", "/"}
 
     def list(self, directory: str) -> list[str]:
-        """Return the names in `directory`, sorted."""
         directory = self._directory(directory)
         return sorted(
             posixpath.basename(path)
@@ -116,17 +110,14 @@ class MemoryDisk:
         )
 
     def exists(self, path: str) -> bool:
-        """Tell whether a file or directory stands at `path`."""
         path = posixpath.normpath(path)
         return path in self._files or path in self._directories
 
     def make_directory(self, path: str) -> None:
-        """Make one directory."""
         path = self._vacant(path)
         self._directories.add(path)
 
     def remove_directory(self, path: str) -> None:
-        """Remove an empty directory."""
         if self.list(path):
             raise _error(errno.ENOTEMPTY, path)
         self._directories.remove(posixpath.normpath(path))
@@ -136,17 +127,14 @@ class MemoryDisk:
         self._directory(path)
 
     def create(self, path: str) -> MemoryFile:
-        """Create a new file for reading and writing."""
         path = self._vacant(path)
         node = self._files[path] = _Node()
         return MemoryFile(self, node, path, writable=True)
 
     def open(self, path: str, *, write: bool = False) -> MemoryFile:
-        """Open an existing file."""
         return MemoryFile(self, self._node(path), path, writable=write)
 
     def rename(self, old: str, new: str) -> None:
-        """Rename a file, replacing `new` if it exists."""
         node = self._node(old)
         new = posixpath.normpath(new)
         self._directory(_parent(new))
@@ -159,19 +147,16 @@ class MemoryDisk:
         self._files[new] = self._files.pop(posixpath.normpath(old))
 
     def link(self, old: str, new: str) -> None:
-        """Make a hard link."""
         node = self._node(old)
         self._files[self._vacant(new)] = node
         node.links += 1
 
     def unlink(self, path: str) -> None:
-        """Remove a file's name."""
         node = self._node(path)
         node.links -= 1
         del self._files[posixpath.normpath(path)]
 
     def lock(self, path: str) -> MemoryLock | None:
-        """Take the exclusive lock of an existing file; None if it is held."""
         node = self._node(path)
         if node.locked_by is not None:
             return None
@@ -179,12 +164,11 @@ class MemoryDisk:
         return node.locked_by
 
     def drop_locks(self) -> None:
-        """Act as if every process that holds a lock had died."""
+        """Release every lock, as the kernel does when all its holders die. For tests."""
         for node in self._files.values():
             node.locked_by = None
 
     def used(self) -> int:
-        """Return the bytes of all files together."""
         return sum(len(node.data) for node in {id(n): n for n in self._files.values()}.values())
 
     def take(self, missing: int, path: str) -> None:

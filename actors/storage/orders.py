@@ -1,10 +1,11 @@
-"""Small files beside a log that somebody else than its owner writes: what an operator has said.
+"""Orders: small files beside a log in which an operator leaves decisions for the log's owner.
 
-DIR/orders/LOCK  NAME.order
+    DIR/orders/LOCK
+    DIR/orders/NAME.order
 
-An order is whole or not there: it is written under another name, synced and renamed, by one writer
-at a time. The first one of a name stands. The owner of the log reads it, and takes it away when what
-it says is in the log.
+Only its owner may write to a log, and an operator need not wait for it. So the decision is a file
+of its own: whole or absent (temporary name, sync, rename), by one writer at a time, and the first
+order of a name stands. The owner deletes the file once the decision is durable in the log.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _SUFFIX = ".order"
 
 
 def give(disk: Disk, directory: str, name: str, data: bytes) -> bytes:
-    """Write an order durably, unless there is one of this name; return what stands.
+    """Write an order durably, unless one of this name stands already; return the one that stands.
 
-    Raises LogInUse while somebody else writes an order, OSError.
+    Raises LogInUse while another process writes an order, OSError.
     """
     home = posixpath.join(directory, _ORDERS)
     layout.make_directories(disk, home)
@@ -33,20 +34,19 @@ def give(disk: Disk, directory: str, name: str, data: bytes) -> bytes:
         disk.create(path).close()
     lock = disk.lock(path)
     if lock is None:
-        raise LogInUse(f"somebody else is writing an order in {home}", hint="try again")
+        raise LogInUse(f"another process is writing an order in {home}", hint="try again")
     try:
         standing = read(disk, directory, name)
         if standing is None:
             layout.replace(disk, home, name + _SUFFIX, data)
             return data
-        disk.sync_directory(home)  # its writer may have died before that
+        disk.sync_directory(home)  # the process that wrote it may have died before this sync
         return standing
     finally:
         lock.release()
 
 
 def read(disk: Disk, directory: str, name: str) -> bytes | None:
-    """Return the order of this name; None if there is none."""
     try:
         return layout.read_file(disk, posixpath.join(directory, _ORDERS, name + _SUFFIX))
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def read(disk: Disk, directory: str, name: str) -> bytes | None:
 
 
 def keep(disk: Disk, directory: str, names: Collection[str]) -> None:
-    """Take all orders away but those of `names`."""
+    """Delete all orders except those of `names`."""
     home = posixpath.join(directory, _ORDERS)
     gone = [
         name

@@ -1,7 +1,8 @@
-"""Looking at a log without opening it for writing: what `state`, `verify` and `dump` print.
+"""Reading a log without opening it for writing: what `state`, `verify` and `dump` print.
 
-A reader relies on what it prints as much as a client does. So it takes whole groups only, syncs
-them through a descriptor of its own, and looks again for a newer generation before it trusts them.
+People rely on what a reader prints as a client relies on an answer. So a reader takes whole groups
+only, syncs them through a descriptor of its own, and looks again for a newer generation before it
+trusts them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ class LogReader:
     """One generation as it stood when it was opened. Nothing on disk is changed."""
 
     def __init__(self, disk: Disk, directory: str, view: View) -> None:
-        """Use `open`."""
         self.manifest: Manifest = view.manifest
         self.log_id = view.manifest.log_id
         self.lineage = view.manifest.lineage
@@ -42,8 +42,9 @@ class LogReader:
     ) -> LogReader:
         """Read the highest complete generation.
 
-        While a live process makes a newer one `wait` is called (it sleeps a little) and all starts
-        over; without `wait` that is LogInUse. Raises CorruptLog, StorageError if there is no log.
+        While a live process makes a newer one, `wait` is called (it sleeps a little) and the reader
+        starts over; without `wait` it raises LogInUse. Raises CorruptLog, and StorageError if there
+        is no log.
         """
         for _ in range(LOOKS_MAX):
             view = read_latest(disk, directory)
@@ -74,7 +75,7 @@ class LogReader:
             self._replaced(error)
 
     def snapshots(self) -> list[SnapshotInfo]:
-        """Return the whole snapshots, newest first. Raises CorruptLog if all are needed, none is."""
+        """Return the undamaged snapshots, newest first. Raises as `FencedLog.snapshots` does."""
         try:
             return snapshots.usable(self._disk, self._view)[0]
         except (CorruptLog, FileNotFoundError) as error:
@@ -91,7 +92,10 @@ class LogReader:
             self._replaced(error)
 
     def _replaced(self, error: Exception) -> NoReturn:
-        """A file that the owner took away is no damage: the reader was too slow."""
+        """Raise StorageError instead of `error` where the owner deleted what was being read.
+
+        That is no damage: the reader was too slow.
+        """
         if highest_complete(self._disk, self._directory)[0] != self.generation or isinstance(
             error, FileNotFoundError
         ):
@@ -101,5 +105,4 @@ class LogReader:
         raise error
 
     def close(self) -> None:
-        """Close the files."""
         self._reader.close()

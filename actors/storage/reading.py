@@ -21,9 +21,9 @@ from .framing import (
     decode_header,
 )
 
-READ_BYTES_MIN = 64 * 1024
-REPLAY_BYTES = 1024 * 1024
-OPEN_FILES_MAX = 16
+READ_BYTES_MIN = 64 * 1024  # one system call for many small records
+REPLAY_BYTES = 1024 * 1024  # memory that a replay needs beside one record
+OPEN_FILES_MAX = 16  # descriptors for old segments: a process has many ledgers
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class StoredRecord:
 
     position: int
     end: int  # position after it
-    type: int
+    type: int  # of codec/records.py; storage does not know what it means
     meta: bytes
     body: bytes | memoryview  # a view of the bytes that were read together
     body_crc: int
@@ -41,17 +41,17 @@ class StoredRecord:
 
 @dataclass(slots=True)
 class ChainWalk:
-    """The chain up to where a replay stands; None until a commit frame has told it."""
+    """The chain up to the place where a replay stands."""
 
-    value: int | None
+    value: int | None  # None until the first commit frame: the replay began inside a group
 
     def take(self, chunk: memoryview, at: int, position: int, kind: int, seed: int) -> None:
         """Walk over the frame at `chunk[at:]`. Raises BadFrame where a group does not follow."""
         if kind == COMMIT:
-            told = decode_commit(chunk, at, position, seed).chain
-            if self.value is not None and self.value != told:
+            recorded = decode_commit(chunk, at, position, seed).chain
+            if self.value is not None and self.value != recorded:
                 raise BadFrame("a commit frame that does not follow from the records before it")
-            self.value = told
+            self.value = recorded
         if self.value is not None:
             self.value = crc32(chunk[at : at + HEADER_BYTES], self.value)
 
@@ -60,7 +60,7 @@ class RecordReader:
     """Reads records; opens the files of old segments as they are needed."""
 
     def __init__(self, disk: Disk, path: str, firsts: list[int], seed: int) -> None:
-        """`firsts` is shared with the owner, who adds and removes segments."""
+        """`firsts` is shared with the log that reads through this, which adds and removes segments."""
         self._disk = disk
         self._path = path
         self._firsts = firsts
@@ -115,6 +115,7 @@ class RecordReader:
         here = 0
         try:
             while position < end:
+                # Not checked yet: a length too large leads to a longer read, never to trust in it.
                 need = HEADER_BYTES + int.from_bytes(chunk[here : here + 4], "little")
                 if here + need > len(chunk):
                     if here:
@@ -145,7 +146,6 @@ class RecordReader:
         return position, left, False
 
     def _whole(self, file: File, at: int, need: int, available: int) -> memoryview:
-        """Read one record that is longer than the chunk."""
         if need > min(available, HEADER_BYTES + RECORD_BYTES_MAX):
             raise BadFrame("a record that is longer than the log")
         chunk = memoryview(file.read(at, need))
@@ -176,12 +176,10 @@ class RecordReader:
         return file
 
     def forget(self, first: int) -> None:
-        """Close the file of a segment if it is open."""
         file = self._files.pop(first, None)
         if file is not None:
             file.close()
 
     def close(self) -> None:
-        """Close all files."""
         for first in list(self._files):
             self.forget(first)

@@ -1,9 +1,10 @@
 """Opening a log for writing: a new generation continues what the last one left.
 
-The order makes fencing exact. (1) All that can fail is tried first. (2) The new generation's
-directory is made: from here on an older writer ends at its next look. (3) Only now the tail is
-taken: what an older writer was allowed to act on was written before (2). (4) The files are made
-and synced, then the manifest. No file of an older generation is changed.
+The order makes fencing exact.
+(1) Try all that can fail, so that an opening that must fail fences no healthy owner.
+(2) Make the directory of the new generation: an older writer ends at its next look.
+(3) Only now take the tail: all that an older writer was allowed to act on was written before (2).
+(4) Make and sync the files, then the manifest. No file of an older generation is changed.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from .disk import Disk, File, Lock
 from .document import Manifest, Owner
 from .framing import SEGMENT_HEADER_BYTES, SegmentHeader, encode_segment_header
 from .view import LOOKS_MAX, View, highest_complete, read_latest
-
-OWNER_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -40,10 +39,10 @@ class Opening:
 
     disk: Disk
     directory: str
-    number: int | None  # of the new generation; None: the next one
-    owner: Owner
-    prepare: Callable[[], None]
-    takeover: bool
+    number: int | None  # of the new generation, granted by a broker; None: the next one
+    owner: Owner  # this process, for the lock file and the manifest
+    prepare: Callable[[], None]  # what else can fail, such as binding a socket
+    takeover: bool  # whether a live owner is ended (by `end_owner`) instead of refused
     end_owner: Callable[[Owner], None] | None
 
     def run(self) -> Opened:
@@ -65,7 +64,11 @@ class Opening:
     # --- step 1: what can fail -------------------------------------------------------------------
 
     def _look(self) -> tuple[list[Lock], View]:
-        """Read and check the parent, with its lock held where that matters."""
+        """Read and check the parent. Returns the locks that are held, and the parent.
+
+        Without a granted number only the lock keeps two openings apart, so it is held until the new
+        generation is complete.
+        """
         for _ in range(LOOKS_MAX):
             complete, numbers = highest_complete(self.disk, self.directory)
             if complete is None:
@@ -88,7 +91,7 @@ class Opening:
         raise StorageError(f"too many openings of {self.directory} at once")
 
     def _guard(self, numbers: list[int]) -> list[Lock]:
-        """Hold the locks of the last owner and of unfinished openings, or tell who holds them."""
+        """Take the locks of the last owner and of unfinished openings; deal with a live holder."""
         held: list[Lock] = []
         for number in reversed(numbers):
             path = posixpath.join(self.directory, layout.generation_name(number), layout.LOCK)
@@ -106,13 +109,13 @@ class Opening:
         if not self.takeover:
             for lock in held:
                 lock.release()
-            who = ", ".join(f"{name} {owner[name]}" for name in ("pid", "host") if name in owner)
-            raise LogInUse(f"{self.directory} is in use by {who or 'another process'}")
+            holder = ", ".join(f"{name} {owner[name]}" for name in ("pid", "host") if name in owner)
+            raise LogInUse(f"{self.directory} is in use by {holder or 'another process'}")
         if self.end_owner is not None:
             self.end_owner(owner)
 
     def _probe(self, view: View) -> None:
-        """Try whether the files of step 4 will find room."""
+        """Check that the files of step 4 will find room, while the old owner still runs."""
         need = SEGMENT_HEADER_BYTES if view.tail is None else view.tail.at(view.end)
         path = posixpath.join(self.directory, layout.PROBE)
         layout.remove(self.disk, path)
@@ -184,7 +187,12 @@ class Opening:
         return Opened(view, file, reserved_end, lock)
 
     def _copy(self, path: str, number: int, parent: View) -> tuple[View, File, int]:
-        """Link sealed segments, copy the last one up to its last whole group."""
+        """Link sealed segments, copy the last one up to its last whole group.
+
+        A link is safe because no generation writes records to a sealed segment. The last segment is
+        copied, so that bytes which a killed process left in the page cache only are written and
+        synced by this process before anything relies on them.
+        """
         old = parent.manifest
         first = parent.firsts[-1] if parent.firsts else parent.end
         for sealed in parent.firsts[:-1]:
@@ -231,7 +239,7 @@ class Opening:
         check_fence(self.disk, self.directory, number)
 
     def _give_up(self, path: str, number: int, error: OSError) -> None:
-        """A newer opening explains any failure; a full disk gets its space and number back."""
+        """Raise the better explanation of `error`: Fenced, or DiskFull after cleaning up."""
         self._check(number)
         if error.errno in layout.FULL and not self.disk.exists(
             posixpath.join(path, layout.MANIFEST)
@@ -249,26 +257,24 @@ def check_fence(disk: Disk, directory: str, number: int) -> None:
 
 
 def superseded(number: int, higher: int) -> Fenced:
-    """Return the error of a writer that finds a higher generation."""
     return Fenced(f"generation {number} was superseded: generation {higher} exists")
 
 
 def make_lock(disk: Disk, path: str, owner: Owner) -> Lock:
-    """Make the lock file of a generation and hold it."""
     name = posixpath.join(path, layout.LOCK)
     layout.write_new(disk, name, document.encode("owner", {"owner": dict(owner)}))
-    for _ in range(LOOKS_MAX):
+    for _ in range(LOOKS_MAX):  # a reader may hold it for a moment: see `being_made`
         lock = disk.lock(name)
         if lock is not None:
-            return lock  # a reader may hold it for a moment, to see whether we live
+            return lock
     raise LogInUse(f"another process holds {name}, which was just made")
 
 
 def being_made(disk: Disk, directory: str, number: int) -> bool:
-    """Tell whether a live process is making an unfinished generation.
+    """Return whether a live process is making the unfinished generation `number`.
 
-    A maker takes the tail only while it holds its lock: if it does not hold it yet, what was read
-    before this call will be in what it takes.
+    That process takes the tail only while it holds its lock. If it does not hold the lock yet, it
+    will take over all that the caller read before this call.
     """
     path = posixpath.join(directory, layout.generation_name(number), layout.LOCK)
     try:
@@ -282,7 +288,7 @@ def being_made(disk: Disk, directory: str, number: int) -> bool:
 
 
 def read_owner(disk: Disk, path: str) -> Owner:
-    """Return who wrote a lock file, as far as it can be told."""
+    """Return the owner that a lock file names; {} if the file is missing or damaged."""
     owner: Owner = {}
     with contextlib.suppress(FileNotFoundError, CorruptLog):
         found = document.decode("owner", layout.read_file(disk, path), path).get("owner")

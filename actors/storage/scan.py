@@ -1,7 +1,7 @@
 """Walking over the groups of the last segment, and judging what lies behind the last whole one.
 
-Theory. A writer syncs a group before it writes the next one, so at a crash at most one group is
-torn, and nobody was told of it. Everything older is *attested*: something was written after its
+Theory of operation. A writer syncs a group before it writes the next one, so a crash tears at most
+one group, and no peer knows of it. Everything older is *attested*: something was written after its
 sync had returned (a later commit frame, a newer segment, a snapshot, a manifest). So the first bad
 frame is a torn tail if nothing attests a position above it, and damage otherwise.
 """
@@ -29,16 +29,15 @@ _ZEROS = bytes(64 * 1024)
 
 @dataclass(frozen=True, slots=True)
 class TailCut:
-    """A torn tail: bytes of a group that nobody was told of, left out by an opening."""
+    """A torn tail that an opening left out: bytes of a group that no peer knows of."""
 
-    path: str
-    from_position: int
-    to_position: int
-    reason: str
+    path: str  # of the segment
+    from_position: int  # the end of the last whole group
+    to_position: int  # behind the last byte that is not zero
+    reason: str  # what is wrong at `from_position`
 
     @property
     def nbytes(self) -> int:
-        """How many bytes were cut."""
         return self.to_position - self.from_position
 
 
@@ -66,7 +65,6 @@ class Tail:
     reason: str = ""  # why the walk ended
 
     def at(self, position: int) -> int:
-        """Return the place of `position` in `data`."""
         return position - self.first + SEGMENT_HEADER_BYTES
 
     def loose_end(self) -> int:
@@ -92,7 +90,7 @@ def read_tail(file: File, first: int, chain: int, place: Place, known: Tail | No
 
 
 def walk(tail: Tail, place: Place) -> Tail:
-    """Walk on from `tail.good` over whole groups, checking every CRC and the chain."""
+    """Advance `tail.good` over whole groups, checking every CRC and the chain."""
     view = memoryview(tail.data)
     position = good = tail.good
     chain = good_chain = tail.chain
@@ -124,13 +122,19 @@ def _check_commit(commit: Commit, first: int, chain: int, place: Place) -> None:
         raise BadFrame("a commit frame that closes another group")
     if commit.chain != chain:
         raise BadFrame("a commit frame that does not follow from the records before it")
+    # Frames below the cut are of older generations, those above it of this one. Another mix means
+    # that the file came from another branch of the log.
     own = commit.end >= place.cut
     if own != (commit.generation == place.generation) or commit.generation > place.generation:
         raise BadFrame(f"a commit frame of generation {commit.generation}")
 
 
 def attesting_frame(tail: Tail, place: Place, above: int) -> Commit | None:
-    """Return a valid commit frame behind the whole groups that attests a position over `above`."""
+    """Return a valid commit frame behind the whole groups that attests a position over `above`.
+
+    Frame boundaries behind a bad frame are unknown, so it searches for the log_id in every commit
+    frame instead of walking.
+    """
     view = memoryview(tail.data)
     hit = tail.data.find(place.log_id, tail.at(tail.good))
     while hit >= 0:
@@ -145,7 +149,8 @@ def attesting_frame(tail: Tail, place: Place, above: int) -> Commit | None:
 
 
 def has_own_frame(data: bytes, log_id: bytes, generation: int, seed: int) -> bool:
-    """Tell whether a commit frame of this generation stands anywhere in a segment's bytes."""
+    """Return whether a commit frame of this generation stands anywhere in a segment's bytes."""
+    # log_id and generation lead the meta of a commit frame; its own position follows 32 bytes in.
     mark = COMMIT_META.pack(log_id, generation, 0, 0, 0, 0)[:24]
     end_in_frame = HEADER_BYTES + 32
     hit = data.find(mark)
@@ -160,7 +165,7 @@ def has_own_frame(data: bytes, log_id: bytes, generation: int, seed: int) -> boo
 
 
 def commit_or_none(data: bytes | memoryview, at: int, position: int, seed: int) -> Commit | None:
-    """Return the commit frame at `data[at:]` if there is a valid one of this place."""
+    """Return the commit frame at `data[at:]`; None if the bytes are no frame of this place."""
     try:
         return decode_commit(data, at, position, seed)
     except BadFrame:

@@ -1,6 +1,6 @@
 """Snapshots: a small head that names immutable part files, put in place by one rename.
 
-A part that did not change is named again by the next head, so a snapshot costs what changed.
+The next head names an unchanged part again, so a snapshot costs only what changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .view import View, chain_before
 def read_head(disk: Disk, path: str, position: int, log_id: bytes | None) -> SnapshotInfo:
     """Return the head of the snapshot at `position`. Raises CorruptLog, FileNotFoundError.
 
-    `log_id` None: of whatever log (the manifest that would say is damaged).
+    `log_id` None accepts any log: the manifest that would name it is damaged.
     """
     file = posixpath.join(path, layout.snapshot_name(position))
     info = SnapshotInfo.decode(layout.read_file(disk, file), file)
@@ -31,7 +31,10 @@ def read_head(disk: Disk, path: str, position: int, log_id: bytes | None) -> Sna
 
 
 def read_part(disk: Disk, path: str, part: Part, *, keep: bool = True) -> bytes:
-    """Check a part and return it (b"" with keep=False). Raises CorruptLog."""
+    """Check a part and return it; keep=False checks in bounded memory and returns b"".
+
+    Raises CorruptLog.
+    """
     name = posixpath.join(path, part.file)
     pieces = []
     crc = at = 0
@@ -59,14 +62,15 @@ def read_part(disk: Disk, path: str, part: Part, *, keep: bool = True) -> bytes:
 
 
 def usable(disk: Disk, view: View) -> tuple[list[SnapshotInfo], list[CorruptLog]]:
-    """Return (whole snapshots from which the log can go on, newest first; damage passed over).
+    """Return (undamaged snapshots that the log can continue, newest first; damage passed over).
 
-    Raises CorruptLog when none is whole and the log no longer reaches back to its beginning.
+    Raises CorruptLog when all are damaged and the log no longer reaches back to 0: an empty state
+    instead would forget ids.
     """
     found: list[SnapshotInfo] = []
     damage: list[CorruptLog] = []
     for position in reversed(view.snapshots):
-        if position < view.start:
+        if position < view.start:  # records between it and the start are discarded
             continue
         try:
             info = read_head(disk, view.path, position, view.manifest.log_id)
@@ -120,7 +124,7 @@ def write(
         info = SnapshotInfo(info.log_id, info.generation, info.position, info.chain, all_parts)
         layout.remove(disk, temporary)
         layout.write_new(disk, temporary, info.encode())
-        disk.sync_directory(path)
+        disk.sync_directory(path)  # part names first: a durable head never names a missing part
         before_rename()
         disk.rename(temporary, posixpath.join(path, name))
     except OSError as error:
@@ -142,7 +146,7 @@ def _read_back(disk: Disk, path: str, info: SnapshotInfo) -> None:
 
 
 def prune(disk: Disk, path: str, known: Sequence[SnapshotInfo]) -> list[SnapshotInfo]:
-    """Delete all but the newest snapshots of `known` and the parts that only others name."""
+    """Delete all but the newest snapshots of `known`, and parts that none of those names."""
     kept = list(known[:SNAPSHOTS_KEPT])
     heads = {layout.snapshot_name(info.position) for info in kept}
     files = {part.file for info in kept for part in info.parts}
@@ -159,10 +163,10 @@ def prune(disk: Disk, path: str, known: Sequence[SnapshotInfo]) -> list[Snapshot
 
 
 def carry(disk: Disk, view: View, target: str) -> tuple[list[int], list[CorruptLog]]:
-    """Give a new generation the snapshots of its parent; return (their positions, damage).
+    """Link the snapshots of the parent into a new generation; return (their positions, damage).
 
-    A snapshot that is damaged here is not carried on; `usable` has judged whether it is needed.
-    Raises FileNotFoundError when the owner took one away: list again.
+    A damaged snapshot is left behind; `usable` has judged whether it is needed. Raises
+    FileNotFoundError when the owner deletes one meanwhile: list again.
     """
     carried: list[int] = []
     damage: list[CorruptLog] = []
@@ -180,7 +184,7 @@ def carry(disk: Disk, view: View, target: str) -> tuple[list[int], list[CorruptL
 
 
 def _carry_file(disk: Disk, path: str, target: str, name: str, head: str) -> None:
-    """Link one file. An owner deletes a head before its parts: a part alone is not just gone."""
+    """Link one file. A missing part beside its head is damage: an owner deletes the head first."""
     old = posixpath.join(path, name)
     try:
         layout.link_or_copy(disk, old, posixpath.join(target, name))
@@ -193,7 +197,7 @@ def _carry_file(disk: Disk, path: str, target: str, name: str, head: str) -> Non
 
 
 def write_start(disk: Disk, path: str, start: int) -> None:
-    """Note where the log starts, durably, before the segments below are deleted."""
+    """Record durably where the log starts. Call it before deleting the segments below."""
     layout.replace(disk, path, layout.START, document.encode("start", {"start": start}))
 
 

@@ -1,7 +1,7 @@
 """Reading one generation: its manifest, its segments and where its last whole group ends.
 
-Recovery, readers and the inspector all look through here, so they all give the same verdict. No
-file is changed.
+Recovery, readers and the inspector all read through this file, so they all give the same verdict.
+No file is changed.
 """
 
 from __future__ import annotations
@@ -28,25 +28,27 @@ from .framing import (
 )
 from .scan import Place, Tail, TailCut, attesting_frame, commit_or_none, has_own_frame, read_tail
 
-LOOKS_MAX = 1000  # how often a reader starts over while others replace what it reads
+# How often a reader starts over while live owners replace what it reads. Each round that fails
+# means that an owner made progress; a bound turns a bug into an error instead of a hang.
+LOOKS_MAX = 1000
 
 
 @dataclass(slots=True)
 class View:
     """A complete generation as read at one moment."""
 
-    path: str
+    path: str  # directory of the generation
     manifest: Manifest
-    start: int  # position at which the log starts
+    start: int  # position at which the log starts: what lay below was discarded
     firsts: list[int]  # first positions of the segments from `start` on; [] before the first one
     snapshots: list[int]  # positions named by snapshot files, ascending
     end: int = 0  # position after the last whole group
     chain: int = 0  # chain before `end`
-    tail: Tail | None = None
-    tail_is_new: bool = False  # the last segment has no usable header: its making was cut short
-    cut: TailCut | None = None
+    tail: Tail | None = None  # the last segment as read; None: there is no segment
+    tail_is_new: bool = False  # the last segment has no usable header: a crash cut its making short
+    cut: TailCut | None = None  # bytes behind `end` that an opening leaves out
     sealed: dict[int, int] = field(default_factory=dict)  # checked segment -> chain behind it
-    # Snapshots of the parent that could not be carried on.
+    # Damaged snapshots of the parent, left behind.
     snapshot_damage: list[CorruptLog] = field(default_factory=list)
 
     @property
@@ -56,7 +58,6 @@ class View:
         return Place(log_seed(manifest.log_id), manifest.log_id, manifest.generation, manifest.cut)
 
     def segment(self, first: int) -> str:
-        """Return the path of a segment."""
         return posixpath.join(self.path, layout.segment_name(first))
 
 
@@ -64,9 +65,10 @@ def highest_complete(disk: Disk, directory: str) -> tuple[int | None, list[int]]
     """Return (number of the highest complete generation, all numbers).
 
     A generation without a manifest is unfinished, and passed over, if it holds no frame of its
-    own; frames without a manifest are damage. Raises CorruptLog.
+    own; frames without a manifest are damage: falling back to an older generation would lose them.
+    Raises CorruptLog.
     """
-    nothing: list[int] | None = None
+    nothing: list[int] | None = None  # numbers of the last look, in which none was complete
     for _ in range(LOOKS_MAX):
         numbers = layout.generations(disk, directory)
         try:
@@ -82,13 +84,14 @@ def highest_complete(disk: Disk, directory: str) -> tuple[int | None, list[int]]
         if not numbers or numbers == nothing:
             _refuse_orphans(disk, directory, numbers)
             return None, numbers
-        nothing = numbers  # one may have become complete, and deleted the next, while we looked
+        nothing = numbers  # a generation may become complete, and delete another, during a look
     raise CorruptLog(directory, 0, "generations come and go without end")
 
 
 def _refuse_orphans(disk: Disk, directory: str, numbers: list[int]) -> None:
-    """Without any complete generation there are no segments: a first one begins without, and a
-    later one is made beside its complete parent. Raises CorruptLog.
+    """Raise CorruptLog if there are segments although no generation is complete.
+
+    A first generation begins without segments, and a later one is made beside its complete parent.
     """
     for number in reversed(numbers):
         path = posixpath.join(directory, layout.generation_name(number))
@@ -99,7 +102,10 @@ def _refuse_orphans(disk: Disk, directory: str, numbers: list[int]) -> None:
 
 
 def _holds_own_frame(disk: Disk, path: str, number: int) -> bool:
-    """Look at the two last segments: own frames come behind all that was taken over."""
+    """Look at the two last segments: own frames come behind all that was taken over.
+
+    Two, because the last one may have been created and not written to yet.
+    """
     firsts = layout.segments_in(disk.list(path))
     heads = [_raw_header(disk, posixpath.join(path, layout.segment_name(f))) for f in firsts]
     for log_id in sorted({head.log_id for head in heads if head is not None}):
@@ -127,9 +133,9 @@ def _raw_header(disk: Disk, path: str) -> SegmentHeader | None:
 def read_latest(disk: Disk, directory: str, known: View | None = None) -> View | None:
     """Read the highest complete generation; None if there is none. Raises CorruptLog.
 
-    What a live owner or a successor takes away in the meantime makes it look again. A group that is
-    just being written may look bad before it looks whole, so damage is believed only when two looks
-    in a row find it at the same place.
+    It looks again when a live owner or a successor deletes a file meanwhile. A group that is being
+    written may look damaged before it looks whole, so damage counts only when two looks in a row
+    find it at the same place.
     """
     damage: tuple[str, int] | None = None
     for _ in range(LOOKS_MAX):
@@ -153,7 +159,8 @@ def read_latest(disk: Disk, directory: str, known: View | None = None) -> View |
 def read_view(disk: Disk, path: str, number: int, known: View | None = None) -> View:
     """Read generation `number` in `path`. Raises CorruptLog, FileNotFoundError.
 
-    `known` is an earlier view: what it has checked of the same generation is not read again.
+    `known` is an earlier view of the same generation: what it has checked is not read again. So
+    step 3 of recovery, in which clients wait, reads only what came since step 1.
     """
     manifest_path = posixpath.join(path, layout.MANIFEST)
     manifest = Manifest.decode(layout.read_file(disk, manifest_path), manifest_path)
@@ -203,7 +210,7 @@ def _read_start(disk: Disk, path: str) -> int:
 
 
 def _check_listed(view: View) -> None:
-    """Every segment that the manifest promises, and the one at the start, must be there."""
+    """Raise CorruptLog unless every segment of the manifest, and the first one, is there."""
     manifest = view.manifest
     if not view.firsts and not manifest.segments and view.start == manifest.cut:
         return  # a beginning without records: empty, or with a snapshot that stands for some
@@ -231,7 +238,10 @@ def read_header(file: File, view: View, first: int) -> SegmentHeader:
 
 
 def _check_sealed(disk: Disk, view: View, first: int, successor: int, before: int | None) -> int:
-    """Check both ends of a sealed segment; return the chain behind it."""
+    """Check both ends of a sealed segment; return the chain behind it.
+
+    What lies between is checked when it is read: an opening must not read the whole log.
+    """
     path = view.segment(first)
     file = disk.open(path)
     at = 0
@@ -288,11 +298,12 @@ def _read_last(disk: Disk, view: View, known: Tail | None) -> None:
 def _unfinished_header(
     file: File, view: View, first: int, before: int | None, bad: BadFrame
 ) -> SegmentHeader:
-    """Tell a segment whose making was cut short (nothing is in it yet) from a damaged header.
+    """Tell a segment whose making a crash cut short from one with a damaged header.
 
-    The header is synced before anything is written behind it. The one that such a segment would
-    have is returned with generation 0. A live owner may be writing it just now: only if it is
-    missing after all the rest was read, there was no rest.
+    The header is synced before anything is written behind it, so zeros behind a bad header mean
+    that the segment was never used. Returns the header that it would have, with generation 0. A
+    live owner may be writing the header now, so it is read again after all the rest: only if it is
+    bad even then, there was no rest.
     """
     path = view.segment(first)
     data = file.read(0, file.length())
@@ -305,7 +316,10 @@ def _unfinished_header(
 
 
 def _judge(view: View, tail: Tail, path: str) -> None:
-    """Torn tail or damage? Sets `view.cut`, or raises CorruptLog naming what attests more."""
+    """Decide between torn tail and damage (theory in scan.py).
+
+    Sets `view.cut`, or raises CorruptLog naming what attests a position above the last whole group.
+    """
     good = tail.good
     witness = ""
     if view.manifest.cut > good:
@@ -324,7 +338,11 @@ def _judge(view: View, tail: Tail, path: str) -> None:
 
 
 def _check_cut(disk: Disk, view: View) -> None:
-    """What was taken over must be the branch that the manifest names."""
+    """Raise CorruptLog unless the records below the cut are those that the manifest names.
+
+    Two owners may have written different records at the same positions; only the chain tells them
+    apart.
+    """
     manifest = view.manifest
     if not view.firsts:
         if view.snapshots and view.snapshots[-1] > view.end:
@@ -343,13 +361,16 @@ def _check_cut(disk: Disk, view: View) -> None:
 
 
 def locate(view: View, position: int) -> tuple[str, int]:
-    """Return (path, offset) of a position; what starts a segment is in that segment."""
+    """Return (path, offset in the file) of a position; the start of a segment is in that segment."""
     first = max((f for f in view.firsts if f <= position), default=view.start)
     return view.segment(first), position - first + SEGMENT_HEADER_BYTES
 
 
 def chain_before(disk: Disk, view: View, position: int) -> int:
-    """Return the chain before a position where a group, or its records, end. Raises BadFrame."""
+    """Return the chain before a position where a group, or the records of a group, end.
+
+    Raises BadFrame anywhere else.
+    """
     if position == view.end:
         return view.chain
     path, at = locate(view, position)
@@ -368,7 +389,7 @@ def chain_before(disk: Disk, view: View, position: int) -> int:
 
 
 def known_chain(disk: Disk, view: View, position: int) -> int | None:
-    """Return the chain before `position`, None where no group ends there."""
+    """Return the chain before `position`; None where no group ends there."""
     try:
         return chain_before(disk, view, position)
     except BadFrame:

@@ -1,6 +1,6 @@
-"""The writing end of the last segment: room, frames, groups and the step to the next segment.
+"""The writing end of the last segment: room, frames, groups and the roll to the next segment.
 
-It knows nothing of fences or of what happens after a failure; `log.py` does.
+`log.py` decides about fences and about what a failure means.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from zlib import crc32
 
 from ..errors import DiskFull
 from ..limits import (
+    LIMITS,
     RECORD_BYTES_MAX,
     RECORD_META_BYTES_MAX,
     RESERVE_MARGIN_BYTES,
     RESERVE_STEP_BYTES,
-    TURN_EVENTS_MAX,
 )
 from . import layout
 from .disk import Disk, File
@@ -32,8 +32,11 @@ from .framing import (
 )
 from .recovery import Opened
 
-EARLY_WRITE_BYTES = 256 * 1024  # written as the group grows: small joins stay in warm memory
-_TURN_HEADERS_BYTES = TURN_EVENTS_MAX * HEADER_BYTES + COMMIT_BYTES
+# A group above this is handed to the file in pieces as it grows: a join that fits the processor's
+# cache is faster than one large join at the end.
+EARLY_WRITE_BYTES = 256 * 1024
+# What the headers of a turn's records add to the bytes that `reserve` is asked for.
+_TURN_HEADERS_BYTES = LIMITS.turn_events_max * HEADER_BYTES + COMMIT_BYTES
 
 
 class SegmentWriter:
@@ -43,7 +46,7 @@ class SegmentWriter:
     """
 
     def __init__(self, disk: Disk, opened: Opened, segment_bytes: int) -> None:
-        """`opened.view` is kept up to date: its `end` and `chain` are those of the synced end."""
+        """Keep `opened.view` up to date: its `end` and `chain` are those of the synced end."""
         self.view = opened.view
         self.end = self.view.end  # position of the next record
         self._disk = disk
@@ -56,7 +59,7 @@ class SegmentWriter:
         self._written_end = self.view.end
 
     def must_roll(self, nbytes: int) -> bool:
-        """Tell whether a group of `nbytes` belongs in a new segment. Never inside a group."""
+        """Return whether a group of `nbytes` belongs in a new segment. Never inside a group."""
         first = self.view.firsts[-1]
         used = self.end - first
         return self.end == self.view.end and used > 0 and used + nbytes > self._segment_bytes
@@ -67,6 +70,7 @@ class SegmentWriter:
         if need <= self._reserved_end:
             return
         at = self._reserved_end - self.view.firsts[-1] + SEGMENT_HEADER_BYTES
+        # A large step saves system calls; on a nearly full disk the bare need may still fit.
         step = min(RESERVE_STEP_BYTES, self._segment_bytes)
         for target in (max(need, self._reserved_end + step), need):
             try:
@@ -80,7 +84,6 @@ class SegmentWriter:
         raise DiskFull(f"no room for {nbytes} bytes in {self.view.path}")
 
     def append(self, kind: int, meta: bytes, body: bytes | memoryview, body_crc: int | None) -> int:
-        """Add a record to the group and return its position."""
         length = len(meta) + len(body)
         if not (0 < length <= RECORD_BYTES_MAX and 0 < kind <= USER_TYPE_MAX):
             raise ValueError(f"a record of type {kind} and {length} bytes")
@@ -128,17 +131,17 @@ class SegmentWriter:
         self._written_end += len(data)
 
     def take_back(self) -> None:
-        """Cut off what was written and never synced: a write or sync has failed.
+        """Cut off what was written and never synced, because a write or sync has failed.
 
         The page cache would go on showing it, and a reader's own sync would return without an error
-        and mean nothing. What cannot be cut stays: nobody was told of it either way.
+        although the bytes are lost. If the cut fails too, the bytes stay: no peer knows of them.
         """
         durable = self.view.end - self.view.firsts[-1] + SEGMENT_HEADER_BYTES
         with contextlib.suppress(OSError):
             self._file.truncate(durable)
 
     def roll(self, nbytes: int) -> None:
-        """Begin the next segment, with room for `nbytes`; all of the last one is synced.
+        """Begin the next segment, with room for `nbytes`. All of the last one must be synced.
 
         Raises DiskFull: then the last segment goes on.
         """

@@ -8,6 +8,7 @@ import random
 from collections import deque
 from typing import Any
 
+from oncemq.limits import LIMITS, Limits
 from oncemq.maelstrom.node import MaelstromNode
 from oncemq.maelstrom.owners import owner_of
 from oncemq.maelstrom.store import NodeStore
@@ -28,12 +29,18 @@ class Station:
     """One node with its disk; it can be killed and started again."""
 
     def __init__(
-        self, name: str, clock: SimClock, rng: random.Random, disk: Any | None = None
+        self,
+        name: str,
+        clock: SimClock,
+        rng: random.Random,
+        disk: Any | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
         self.name = name
         self.disk = MemoryDisk() if disk is None else disk
         self.clock = clock
         self.rng = rng
+        self.limits = limits
         self.written = b""
         self.reports: list[str] = []
         self.start()
@@ -51,9 +58,15 @@ class Station:
             events=NoEvents(),
             entropy=entropy,
             owner={"pid": 1},
+            limits=self.limits,
         )
         self.node = MaelstromNode(
-            self.store, self.clock, entropy=entropy, write=self._write, report=self.reports.append
+            self.store,
+            self.clock,
+            entropy=entropy,
+            write=self._write,
+            report=self.reports.append,
+            limits=self.limits,
         )
 
     def kill(self) -> None:
@@ -73,10 +86,10 @@ class Station:
 class Cluster:
     """Nodes, clients and the network between them."""
 
-    def __init__(self, names: list[str], seed: int = 1) -> None:
+    def __init__(self, names: list[str], seed: int = 1, limits: Limits = LIMITS) -> None:
         self.rng = random.Random(seed)
         self.clock = SimClock()
-        self.stations = {name: Station(name, self.clock, self.rng) for name in names}
+        self.stations = {name: Station(name, self.clock, self.rng, limits=limits) for name in names}
         self.flying: deque[Body] = deque()
         self.replies: dict[str, list[Body]] = {}  # bodies by client
         self.cut: set[tuple[str, str]] = set()

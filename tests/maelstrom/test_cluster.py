@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from oncemq.limits import Limits
 from oncemq.outcome import DiskSpace
 from tests.maelstrom.cluster import Body, Cluster
 
@@ -158,12 +159,10 @@ def test_the_same_numbers_after_an_init_are_new_messages(cluster: Cluster) -> No
     assert cluster.send("n1", key, "first run", number=5)["offset"] == 1
 
 
-def test_a_number_reused_after_it_was_forgotten_is_not_stored(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_number_reused_after_it_was_forgotten_is_not_stored(seed: int) -> None:
     """The owner remembers the origin longer than the forwarder: same is same, other is refused."""
+    cluster = Cluster(NODES, seed, Limits(node_replies_kept_max=0))
     key = cluster.key_of("n2")
-    monkeypatch.setattr("oncemq.maelstrom.replies.NODE_REPLIES_KEPT_MAX", 0)
     assert cluster.send("n1", key, "x", number=5)["offset"] == 0
     assert cluster.send("n1", key, "x", number=5)["offset"] == 0
     assert cluster.send("n1", key, "y", number=5)["code"] == 12
@@ -222,11 +221,9 @@ def test_a_refusal_of_a_resent_forward_is_not_definite(cluster: Cluster) -> None
     assert cluster.answers("c1", number)[0]["code"] == 0
 
 
-def test_too_many_requests_under_way_are_refused(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_requests_under_way_are_refused(seed: int) -> None:
     """At the bound a request is refused definitely, before anything of it is done."""
-    monkeypatch.setattr("oncemq.maelstrom.forwards.NODE_FORWARDS_MAX", 2)
+    cluster = Cluster(NODES, seed, Limits(node_forwards_max=2))
     near, far = cluster.key_of("n1"), cluster.key_of("n2")
     cluster.partition("n1", "n2")
     for number in range(2):

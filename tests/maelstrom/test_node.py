@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from oncemq.limits import LIMITS, Limits
 from oncemq.maelstrom import replies as maelstrom_replies
 from oncemq.maelstrom import store as maelstrom_store
 from oncemq.maelstrom.lines import LineCutter
@@ -222,9 +223,9 @@ def test_init_begins_a_new_life_of_the_clients(station: Station) -> None:
     assert turn(station, line(7, type="send", key="k", msg=1))[0]["offset"] == 1
 
 
-def test_remembered_requests_are_bounded(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembered_requests_are_bounded(seed: int) -> None:
     """At the bound the oldest answered request is forgotten, the newest are not."""
-    monkeypatch.setattr(maelstrom_replies, "NODE_REPLIES_KEPT_MAX", 10)
+    station = Cluster(["n1"], seed, Limits(node_replies_kept_max=10)).stations["n1"]
     for number in range(20):
         turn(station, line(number, type="send", key="k", msg=number))
     replies = station.node._replies
@@ -399,26 +400,23 @@ def test_a_full_disk_refuses_definitely_and_work_goes_on_after_it(cluster: Clust
     assert cluster.values("n1", "k") == ["kept", "by id", "after", "after by id"]
 
 
-def test_too_many_keys_are_refused_and_nothing_is_left_behind(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_keys_are_refused_and_nothing_is_left_behind(cluster: Cluster) -> None:
     """At the bound of topics a send is refused definitely; a later one is judged afresh."""
     cluster.send("n1", "k", 1)
-    with monkeypatch.context() as patch:
-        patch.setattr("oncemq.core.broker.core.TOPICS_MAX", 1)
-        assert cluster.send("n1", "new", 1)["code"] == 11
-        assert cluster.send("n1", "other", 1, "m")["code"] == 11
-        assert cluster.send("n1", "k", 2)["offset"] == 1
+    broker = cluster.stations["n1"].store._broker.driver.core
+    broker.limits = Limits(topics_max=1)
+    assert cluster.send("n1", "new", 1)["code"] == 11
+    assert cluster.send("n1", "other", 1, "m")["code"] == 11
+    assert cluster.send("n1", "k", 2)["offset"] == 1
+    broker.limits = LIMITS
     assert cluster.send("n1", "new", 1)["offset"] == 0
     reply = cluster.send("n1", "other", 1, "m")
     assert (reply.get("offset"), reply.get("duplicate")) == (0, False)
 
 
-def test_too_many_committed_keys_are_refused(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_committed_keys_are_refused(seed: int) -> None:
     """The table of committed offsets is bounded; known keys go on, and a list tells no lie."""
-    monkeypatch.setattr("oncemq.maelstrom.offsets.NODE_COMMITTED_KEYS_MAX", 2)
+    cluster = Cluster(["n1"], seed, Limits(node_committed_keys_max=2))
     bodies = turn(
         cluster.stations["n1"],
         line(1, type="commit_offsets", offsets={"a": 1, "b": 1}),
@@ -507,12 +505,11 @@ def test_lines_are_cut_wherever_the_bytes_break() -> None:
         assert [*lines, *cutter.end()] == [b'{"a":1}', b'{"b":2}\r', b"last"]
 
 
-def test_an_over_long_line_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_over_long_line_is_passed_over() -> None:
     """Memory is bounded whatever comes, and the line behind is served."""
-    monkeypatch.setattr("oncemq.maelstrom.lines.NODE_LINE_BYTES_MAX", 10)
     for size in (1, 5, 1_000):
         reports: list[str] = []
-        cutter = LineCutter(reports.append)
+        cutter = LineCutter(reports.append, 10)
         data = b"x" * 11 + b"\nshort\n" + b"y" * 50 + b"\nend"
         lines = []
         for at in range(0, len(data), size):

@@ -37,7 +37,7 @@ def pay(message: Message, tx: Tx) -> None:
     tx.state["sum"] = tx.state.get("sum", 0) + int(message.value)
     tx.send(f"out-{GROUP}", message.value)
     if message.offset % COMMIT_MESSAGES == COMMIT_MESSAGES - 1:
-        tx.cut = True  # the call ends here, as when its time is over: this makes a commit
+        tx._unit.cut = True  # the call ends here, as when its time is over: this makes a commit
 
 
 def _connect(session: SqliteSession) -> None:

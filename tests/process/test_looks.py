@@ -70,7 +70,7 @@ def wait_for_work(running: Running, directory: Path) -> None:
     raise AssertionError(running.told())
 
 
-def look_on(tmp_path: Path, looks: int, seed: int, minutes: float) -> None:
+def look_on(tmp_path: Path, looks: int, seed: int, minutes: float) -> Looker:
     """Look `looks` times at one run that would go on for `minutes`, and stop it then."""
     shop = Shop(tmp_path)
     options = (f"--seed={seed}", "--id-field=id", "--pause", f"--minutes={minutes}")
@@ -81,14 +81,15 @@ def look_on(tmp_path: Path, looks: int, seed: int, minutes: float) -> None:
             assert running.exit_code is None, f"after {looker.looks} looks\n{running.told()}"
             looker.look()
         running.stop(START_S, 130)
-    assert looker.moved <= looks // 10, f"{looker.moved} of {looks} looks saw nothing"
     assert looker.accepted > 0
+    return looker
 
 
 @pytest.mark.timeout(600)
 def test_twenty_looks(tmp_path: Path, seed: int) -> None:
     """The quick one, of the ordinary suite."""
-    look_on(tmp_path, 20, seed, minutes=9)
+    looker = look_on(tmp_path, 20, seed, minutes=9)
+    assert looker.moved <= 2, "most looks saw nothing"
 
 
 @pytest.mark.chaos
@@ -96,4 +97,5 @@ def test_twenty_looks(tmp_path: Path, seed: int) -> None:
 @pytest.mark.parametrize("run", range(4))
 def test_two_hundred_looks(tmp_path: Path, seed: int, run: int) -> None:
     """Fifty looks at each of four runs."""
-    look_on(tmp_path, 50, 10 * seed + run, minutes=25)
+    looker = look_on(tmp_path, 50, 10 * seed + run, minutes=25)
+    assert looker.moved <= 5, "too many looks saw nothing"

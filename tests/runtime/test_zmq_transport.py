@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import zmq
 
-from oncemq.limits import REQUEST_FRAMES_MAX, ROUTING_ID_BYTES, TURN_EVENTS_MAX
-from oncemq.runtime import zmq_transport
+from oncemq.limits import LIMITS, REQUEST_FRAMES_MAX, ROUTING_ID_BYTES, Limits
 from oncemq.runtime.zmq_transport import CannotBind, DealerTransport, RouterTransport
 
 WAIT_MS = 60_000
@@ -29,12 +29,23 @@ class Events:
 
 
 @pytest.fixture
-def router() -> Iterator[RouterTransport]:
-    """A bound router; `endpoint` and `events` are beside it."""
-    router = RouterTransport(Events())
-    router.endpoint = router.bind("tcp://127.0.0.1:0")
-    yield router
-    router.close()
+def bound() -> Iterator[Callable[[Limits], RouterTransport]]:
+    """Make bound routers; `endpoint` and `events` are beside each."""
+    with contextlib.ExitStack() as stack:
+
+        def make(limits: Limits) -> RouterTransport:
+            router = RouterTransport(Events(), limits=limits)
+            stack.callback(router.close)
+            router.endpoint = router.bind("tcp://127.0.0.1:0")
+            return router
+
+        yield make
+
+
+@pytest.fixture
+def router(bound) -> RouterTransport:
+    """A bound router with the usual limits."""
+    return bound(LIMITS)
 
 
 @pytest.fixture
@@ -70,10 +81,9 @@ def test_an_unknown_peer_is_told_at_once(router):
     assert router.refused == 1
 
 
-def test_a_full_queue_refuses_and_does_not_block(monkeypatch):
+def test_a_full_queue_refuses_and_does_not_block():
     """With nobody there the queue fills to its bound; then send says no, at once."""
-    monkeypatch.setattr(zmq_transport, "SEND_QUEUE_MESSAGES", 10)
-    dealer = DealerTransport("tcp://127.0.0.1:9")
+    dealer = DealerTransport("tcp://127.0.0.1:9", limits=Limits(turn_events_max=5))
     try:
         taken = sum(dealer.send(b"", [b"x"]) for _ in range(1000))
         assert 0 < taken < 1000
@@ -83,20 +93,21 @@ def test_a_full_queue_refuses_and_does_not_block(monkeypatch):
 
 def test_one_poll_takes_one_turn_at_most(router, dealer):
     """What waits beyond a turn's worth stays for the next poll, in order."""
-    for number in range(TURN_EVENTS_MAX + 10):
+    for number in range(LIMITS.turn_events_max + 10):
         assert dealer.send(b"", [b"%d" % number])
     deadline = time.monotonic() + WAIT_MS / 1000
     got: list[bytes] = []
-    while len(got) < TURN_EVENTS_MAX + 10 and time.monotonic() < deadline:
+    while len(got) < LIMITS.turn_events_max + 10 and time.monotonic() < deadline:
         polled = router.poll(100)
-        assert len(polled) <= TURN_EVENTS_MAX
+        assert len(polled) <= LIMITS.turn_events_max
         got += [frames[0] for _, frames in polled]
-    assert got == [b"%d" % number for number in range(TURN_EVENTS_MAX + 10)]
+    assert got == [b"%d" % number for number in range(LIMITS.turn_events_max + 10)]
 
 
-def test_a_turn_is_bounded_in_bytes(router, dealer, monkeypatch):
+def test_a_turn_is_bounded_in_bytes(bound):
     """A poll stops taking messages once a turn's bytes are there."""
-    monkeypatch.setattr(zmq_transport, "TURN_BYTES_MAX", 1000)
+    router = bound(Limits(turn_bytes_max=1000))
+    dealer = DealerTransport(router.endpoint)
     for _ in range(20):
         dealer.send(b"", [bytes(400)])
     deadline = time.monotonic() + WAIT_MS / 1000
@@ -105,6 +116,7 @@ def test_a_turn_is_bounded_in_bytes(router, dealer, monkeypatch):
         polled = len(router.poll(100))
         assert polled <= 3
         got += polled
+    dealer.close()
     assert got == 20
 
 

@@ -237,7 +237,7 @@ def test_whoever_waits_for_the_file_has_a_turn_between_two_records(shop: Shop) -
         shop.handle(message, tx)
 
     with Harness(app) as harness:
-        harness._loop._members.insert(0, neighbour)
+        harness._system.loop._members.insert(0, neighbour)
         harness.send("orders", 1, id="a")
         harness.drain()
     assert (shop.calls, neighbour.asks) == (["a"], False)
@@ -487,13 +487,13 @@ def test_a_consumer_that_ends_while_a_handler_is_in_its_call(shop: Shop) -> None
     seen: list[Any] = []
 
     def end() -> None:
-        [actor] = harness._actors.values()
+        [actor] = harness._system.actors.values()
         actor.post(GiveUp())
         seen.append(actor)
 
     shop.in_call = end
-    harness._add(shop.app.consumers[0], 0)
-    harness._loop.run_until(lambda: bool(seen) and seen[0].ended)
+    harness._system._add(shop.app.consumers[0], 0)
+    harness._system.loop.run_until(lambda: bool(seen) and seen[0].ended)
     assert (seen[0].ended, seen[0].error) == (True, None)
     assert (shop.calls, shop.paid(), open_transactions(shop.sink)) == (["a"], {}, 0)
     [ledger] = read_sink_group(shop.sink, "g").values()

@@ -27,16 +27,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ...limits import (
-    ASKED_MAX,
     ASKED_MS,
     COUNT_MS,
     KEEP_MS,
     LABEL_CHARS_MAX,
     MEMBER_MS,
-    MEMBERS_MAX,
     MOVE_PAUSE_MS,
     SETTLE_MS,
     STEADY_MS,
+    Limits,
 )
 from .groups import GroupTable, Key
 
@@ -92,11 +91,12 @@ class Shares:
 class Balance:
     """The volatile table of members, and what follows from it."""
 
-    def __init__(self, groups: GroupTable) -> None:
+    def __init__(self, groups: GroupTable, limits: Limits) -> None:
         """Judge by the grants and leases of `groups`."""
         self._groups = groups
         self._shared: dict[Share, Shared] = {}
-        # Entries in all `members` and all `asked_ms`. Invariant: at most MEMBERS_MAX, ASKED_MAX.
+        self._limits = limits
+        # Entries in all `members` and all `asked_ms`. Invariant: at most members_max, asked_max.
         self._members = 0
         self._asked = 0
         # Nobody is asked to give back before.
@@ -117,9 +117,9 @@ class Balance:
         """
         seen, new = self._shared.get(key[:2], _NOBODY).members.get(member), None
         if seen is None or now_ms - seen.heard_ms > MEMBER_MS:
-            if seen is None and self._members >= MEMBERS_MAX:
+            if seen is None and self._members >= self._limits.members_max:
                 self._sweep(now_ms)
-                if self._members >= MEMBERS_MAX:
+                if self._members >= self._limits.members_max:
                     return None
             shared = self._shared.setdefault(key[:2], Shared())
             self._drop(shared, member)
@@ -132,7 +132,7 @@ class Balance:
             self._asked -= seen.asked_ms.pop(partition, None) is not None
         elif partition in seen.asked_ms:
             seen.asked_ms[partition] = now_ms
-        elif self._asked < ASKED_MAX:
+        elif self._asked < self._limits.asked_max:
             self._asked += 1
             seen.asked_ms[partition] = now_ms
         return new

@@ -31,7 +31,7 @@ from ...errors import (
     VersionMismatch,
 )
 from ...ids import INTERNAL_MARK, check_name
-from ...limits import LABEL_CHARS_MAX, PARTITIONS_MAX, PRODUCERS_MAX, TOPICS_MAX
+from ...limits import LABEL_CHARS_MAX, LIMITS, Limits
 from ...outcome import (
     DiskSpace,
     Event,
@@ -99,6 +99,7 @@ class BrokerCore:
         *,
         entropy: Callable[[], bytes],
         message_events: bool = False,
+        limits: Limits = LIMITS,
     ) -> None:
         """Own the log `log_id`; `entropy` gives 16 random bytes at each call.
 
@@ -106,16 +107,17 @@ class BrokerCore:
         """
         self.log_id = log_id
         self.lineage = lineage
-        self.state = BrokerState()
+        self.limits = limits
+        self.state = BrokerState(limits)
         # Our generation of the log, which is the broker epoch. 0 before Recovered.
         self.epoch = 0
         self._entropy = entropy
         # Applied and not yet synced. Volatile.
         self._recent = Recent()
-        self._peers = PeerTable()
-        self._judge = Judge(self.state, self._recent, verbose=message_events)
-        self._fetches = FetchServer(self.state, log_id)
-        self._membership = Membership(self.state, log_id, lineage)
+        self._peers = PeerTable(limits.peers_max)
+        self._judge = Judge(self.state, self._recent, limits, verbose=message_events)
+        self._fetches = FetchServer(self.state, log_id, limits)
+        self._membership = Membership(self.state, log_id, lineage, limits)
         # Broker time minus driver time. Not negative: time goes on from the last logged one.
         self._ahead_ms = 0
         # When lookups of an earlier turn go on; None: there are none.
@@ -304,8 +306,9 @@ class BrokerCore:
             self._describe(peer, request.request, topic, out)
 
     def _create_topic(self, peer: bytes, request: CreateTopic, out: Outcome) -> None:
-        if not 1 <= request.partitions <= PARTITIONS_MAX:
-            raise ProtocolError(f"a topic has 1 to {PARTITIONS_MAX} partitions")
+        most = self.limits.partitions_max
+        if not 1 <= request.partitions <= most:
+            raise ProtocolError(f"a topic has 1 to {most} partitions")
         topic = self.state.topics.by_name.get(request.topic)
         if topic is None:
             self._make_topic(peer, request.request, request.topic, request.partitions, out)
@@ -323,8 +326,8 @@ class BrokerCore:
         check_topic(name)
         if self._judge.disk_full:
             raise DiskFull(NO_ROOM)
-        if len(self.state.topics) >= TOPICS_MAX:
-            raise Busy(f"the broker holds {TOPICS_MAX} topics and takes no more")
+        if len(self.state.topics) >= self.limits.topics_max:
+            raise Busy(f"the broker holds {self.limits.topics_max} topics and takes no more")
         topic_id = self._entropy()
         out.appends.append(TopicCreated(name, topic_id, partitions, self._broker_ms()))
         described = TopicDescribed(request, name, topic_id, partitions, (0,) * partitions)
@@ -384,8 +387,9 @@ class BrokerCore:
     def _grant_producer(self, request: InitProducer, out: Outcome) -> int:
         name = request.producer
         known = self.state.producers.by_name.get(name)
-        if known is None and len(self.state.producers) >= PRODUCERS_MAX:
-            raise Busy(f"the broker holds {PRODUCERS_MAX} producer names and takes no more")
+        most = self.limits.producers_max
+        if known is None and len(self.state.producers) >= most:
+            raise Busy(f"the broker holds {most} producer names and takes no more")
         epoch = 1 + (known.epoch if known else 0)
         label = request.label[:LABEL_CHARS_MAX]
         out.appends.append(ProducerGranted(name, epoch, request.nonce, label, self._broker_ms()))

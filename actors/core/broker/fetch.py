@@ -8,7 +8,7 @@ for.
 
 The log is read from the nearest known position on: a cursor where the last fetch of this offset
 stopped, or an entry of the offset index. Batches of other partitions in between are passed over,
-and where none of this one can lie the index jumps ahead. One turn serves at most TURN_BYTES_MAX;
+and where none of this one can lie the index jumps ahead. One turn serves at most `turn_bytes_max`;
 fetches beyond wait for the next one, so memory is bounded whatever is asked.
 """
 
@@ -22,10 +22,7 @@ from ...ids import INTERNAL_MARK
 from ...limits import (
     FETCH_BYTES_MAX,
     FETCH_WAIT_MS_MAX,
-    OFFSET_INDEX_STEP_BYTES,
-    READS_PER_REQUEST_MAX,
-    TURN_BYTES_MAX,
-    WAITING_FETCHES_MAX,
+    Limits,
 )
 from ...outcome import Outcome, Read, Send
 from ...protocol import Fetch, Fetched
@@ -58,12 +55,12 @@ class FetchJob:
     max_bytes: int
     # The next offset to be found. Invariant: the end of `found`, or the asked offset.
     wanted: int
+    reads_left: int
     found: list[BatchStored] = field(default_factory=list)
     # Bytes of `found` on the wire. Invariant: <= max_bytes unless one batch alone is larger.
     found_bytes: int = 0
     # Where the last read began.
     position: int = 0
-    reads_left: int = READS_PER_REQUEST_MAX
 
     @property
     def key(self) -> WaitKey:
@@ -94,8 +91,9 @@ class FetchServer:
 
     state: BrokerState
     log_id: bytes
+    limits: Limits
     # Fetches at the durable end, and those that wait for a turn with room. Invariant: at most
-    # WAITING_FETCHES_MAX; one for each key.
+    # limits.waiting_fetches_max; one for each key.
     waiting: dict[WaitKey, FetchJob] = field(default_factory=dict)
     # The waiting ones of each partition, in the order of their arrival.
     at_end: dict[tuple[int, int], dict[WaitKey, FetchJob]] = field(default_factory=dict)
@@ -133,7 +131,10 @@ class FetchServer:
         max_bytes = min(request.max_bytes, FETCH_BYTES_MAX)
         if max_bytes == 0:
             raise ProtocolError("a fetch of no bytes")
-        job = FetchJob(peer, request, topic, partition, now_ms + wait_ms, max_bytes, request.offset)
+        deadline_ms, reads = now_ms + wait_ms, self.limits.reads_per_request_max
+        job = FetchJob(
+            peer, request, topic, partition, deadline_ms, max_bytes, request.offset, reads
+        )
         self._replace(job, out)
         if request.offset < partition.durable_end_offset:
             self._serve(job, now_ms, out)
@@ -199,7 +200,7 @@ class FetchServer:
         if now_ms != self._turn_ms:
             self._turn_ms = now_ms
             self._turn_bytes = 0
-        if self._turn_bytes >= TURN_BYTES_MAX:
+        if self._turn_bytes >= self.limits.turn_bytes_max:
             if job.key not in self.waiting:
                 self._wait(job)
             self._leave_end(job)
@@ -221,7 +222,7 @@ class FetchServer:
         self.jobs[self._count] = job
         job.position = position
         job.reads_left -= 1
-        size = max(job.max_bytes - job.found_bytes, OFFSET_INDEX_STEP_BYTES)
+        size = max(job.max_bytes - job.found_bytes, self.limits.offset_index_step_bytes)
         out.reads.append(Read(self._count, position, size))
 
     def _answer(self, job: FetchJob, out: Outcome) -> None:
@@ -253,7 +254,7 @@ class FetchServer:
             )
 
     def _wait(self, job: FetchJob) -> None:
-        if len(self.waiting) >= WAITING_FETCHES_MAX:
+        if len(self.waiting) >= self.limits.waiting_fetches_max:
             raise Busy("too many fetches are waiting")
         self.waiting[job.key] = job
         if len(self.deadlines) > 2 * len(self.waiting) + 64:

@@ -2,7 +2,7 @@
 
 Theory of operation. An id gets the next ordinal when its message is applied; arrays under that
 ordinal hold place and body hash. Ids are only ever added, so the state of a snapshot is a row of
-parts of ID_PART_IDS ids: full ones never change and are kept by name, the last one is written
+parts of `part_ids` ids: full ones never change and are kept by name, the last one is written
 anew. Dict order is the order of ordinals, which makes the newest ids cheap to reach from the end.
 A batch with nothing known costs one `isdisjoint`, one `set`, one `update` and two `extend`.
 
@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
-from ...limits import ID_PART_IDS
 from ...records import Plain
 
 _OFFSET_BITS = 48
@@ -62,8 +61,9 @@ class IdIndex(Protocol):
 class MemoryIdIndex:
     """All ids in one dict."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, part_ids: int) -> None:
+        """Put so many ids into one part of a snapshot."""
+        self._part_ids = part_ids
         # Tagged id to ordinal. Invariant: ordinals are 0, 1, 2 ... in the order of the dict.
         self._ordinals: dict[bytes, int] = {}
         # Partition and offset of each ordinal, packed. Invariant: as long as the dict.
@@ -100,8 +100,8 @@ class MemoryIdIndex:
 
     def parts(self) -> list[tuple[int, int]]:
         """Return the ranges of ordinals that make up a snapshot: full parts, then the rest."""
-        end = len(self._ordinals)
-        return [(start, min(start + ID_PART_IDS, end)) for start in range(0, end, ID_PART_IDS)]
+        end, step = len(self._ordinals), self._part_ids
+        return [(start, min(start + step, end)) for start in range(0, end, step)]
 
     def freeze(self, start: int, end: int) -> Plain:
         """Return one of these ranges as a part of a snapshot."""

@@ -4,8 +4,8 @@ Theory of operation. A batch whose numbers (or the first of them) are stored alr
 a broken sender; only the stored bytes can tell. The producer's row knows a position at or before
 the original; from there the log is read on until every known number was met. What was stored in
 this very turn is not readable yet, so the broker keeps those records at hand until their sync
-(`Recent`). A lookup that needs more than READS_PER_REQUEST_MAX reads goes on in the next turn; at
-most LOOKUPS_MAX wait so, and beyond that the resend is refused with Busy.
+(`Recent`). A lookup that needs more than `reads_per_request_max` reads goes on in the next turn; at
+most `lookups_max` wait so, and beyond that the resend is refused with Busy.
 
 The new rest of a batch that overlaps is stored at once, when it arrives: whether it is new does
 not depend on what the lookup finds. Only the answer waits.
@@ -19,13 +19,11 @@ from dataclasses import dataclass, field
 
 from ...batch import Batch
 from ...ids import sequence_id
-from ...limits import READ_BYTES, READS_PER_REQUEST_MAX
+from ...limits import Limits
 from ...outcome import Outcome, Read, Send
 from ...protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET, Produce, Produced
 from ...records import BatchStored
 from .verdicts import Runs, judge_bodies
-
-_FIRST_READ_EXTRA_BYTES = 64 * 1024
 
 
 class Recent:
@@ -62,22 +60,28 @@ class Lookup:
     topic_number: int
     known: int  # how many messages of the batch, from the first on, are stored already
     position: int  # where the log is read next
+    limits: Limits
     tail_at_ms: int = 0  # time and place of the new rest, if there is one
     tail_offset: int = UNKNOWN_OFFSET
     judged: int = 0  # Invariant: <= known; messages below it have their verdict
     runs: Runs = field(default_factory=Runs)
-    reads_left: int = READS_PER_REQUEST_MAX
+    reads_left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.allow_reads()
 
     def next_read(self, token: int) -> Read:
         """Return the next read; the first one is small, since it mostly suffices."""
-        first = self.judged == 0 and self.reads_left == READS_PER_REQUEST_MAX
-        size = len(self.batch.raw) + _FIRST_READ_EXTRA_BYTES if first else READ_BYTES
+        limits = self.limits
+        first = self.judged == 0 and self.reads_left == limits.reads_per_request_max
+        likely = len(self.batch.raw) + limits.first_read_extra_bytes
+        size = likely if first else limits.read_bytes
         self.reads_left -= 1
         return Read(token, self.position, size, columns=True)
 
     def allow_reads(self) -> None:
         """Start another turn."""
-        self.reads_left = READS_PER_REQUEST_MAX
+        self.reads_left = self.limits.reads_per_request_max
 
     def meet(self, record: BatchStored) -> None:
         """Judge the messages whose numbers `record` holds, if it holds the next ones."""

@@ -20,7 +20,7 @@ from ...errors import (
     TooLarge,
 )
 from ...ids import check_name
-from ...limits import FRAME_BYTES_MAX, GROUPS_MAX, LABEL_CHARS_MAX, LEASE_MS
+from ...limits import FRAME_BYTES_MAX, LABEL_CHARS_MAX, LEASE_MS, Limits
 from ...outcome import Outcome, Send
 from ...protocol import (
     DescribeGroup,
@@ -52,12 +52,13 @@ _ROW_BYTES = 48  # of a grant in a list, besides its texts
 class Membership:
     """Answers what consumers ask about grants."""
 
-    def __init__(self, state: BrokerState, log_id: bytes, lineage: bytes) -> None:
+    def __init__(self, state: BrokerState, log_id: bytes, lineage: bytes, limits: Limits) -> None:
         """Judge by `state`, which holds the log `log_id`."""
         self.state = state
         self.log_id = log_id
         self.lineage = lineage
-        self.balance = Balance(state.groups)
+        self.balance = Balance(state.groups, limits)
+        self._groups_max = limits.groups_max
 
     def start(self, now_ms: int) -> None:
         """All is replayed: every grant has a full lease, no member is known yet."""
@@ -128,8 +129,8 @@ class Membership:
             return
         if disk_full:
             raise DiskFull(NO_ROOM)
-        if grant is None and len(groups) >= GROUPS_MAX:
-            raise Busy(f"the broker holds {GROUPS_MAX} grants and takes no more")
+        if grant is None and len(groups) >= self._groups_max:
+            raise Busy(f"the broker holds {self._groups_max} grants and takes no more")
         if grant is not None and not groups.leases[key].released and not groups.live(key, now_ms):
             out.events.append(
                 (

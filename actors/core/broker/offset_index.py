@@ -1,7 +1,7 @@
 """Where the stored batches of one partition lie in the log: sparse, by bytes.
 
 Theory of operation. The log holds the batches of all partitions one behind the other. A batch gets
-an entry if it lies OFFSET_INDEX_STEP_BYTES or more behind the last batch that got one. So a batch
+an entry if it lies `step_bytes` or more behind the last batch that got one. So a batch
 without an entry lies less than one step behind the entry before it, which bounds every search:
 from any entry, after one step of log, the next batch of this partition is the next entry. A reader
 that has passed a step without a find jumps there, however much of other partitions lies between.
@@ -12,14 +12,13 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 
-from ...limits import OFFSET_INDEX_STEP_BYTES
-
 
 class OffsetIndex:
     """Pairs (first offset, position), both strictly rising."""
 
-    def __init__(self) -> None:
-        """Start without entries."""
+    def __init__(self, step_bytes: int) -> None:
+        """Give one entry to so much log."""
+        self._step_bytes = step_bytes
         # First offsets of the indexed batches. Invariant: strictly rising.
         self._offsets: array[int] = array("Q")
         # Their positions in the log. Invariant: rising by at least one step; same length.
@@ -31,7 +30,7 @@ class OffsetIndex:
 
     def add(self, first_offset: int, position: int) -> None:
         """Note a stored batch; batches come in the order of the log."""
-        if self._positions and position < self._positions[-1] + OFFSET_INDEX_STEP_BYTES:
+        if self._positions and position < self._positions[-1] + self._step_bytes:
             return
         self.restore_entry(first_offset, position)
 
@@ -53,7 +52,7 @@ class OffsetIndex:
         place = bisect_right(self._positions, position) - 1
         if place < 0:
             return self._positions[0] if self._positions else None
-        if position < self._positions[place] + OFFSET_INDEX_STEP_BYTES:
+        if position < self._positions[place] + self._step_bytes:
             return position
         return self._positions[place + 1] if place + 1 < len(self._positions) else None
 

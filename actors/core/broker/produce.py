@@ -28,7 +28,7 @@ from ...errors import (
     UnknownSession,
 )
 from ...ids import DEAD_SUFFIX, INTERNAL_MARK, sequence_id, untagged_id
-from ...limits import LOOKUPS_MAX
+from ...limits import Limits
 from ...outcome import Outcome, Send
 from ...protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET, Produce, Produced
 from ...records import BatchStored
@@ -61,16 +61,20 @@ class Judge:
 
     state: BrokerState
     recent: Recent
-    sessions: SessionTable = field(default_factory=SessionTable)
+    limits: Limits
+    sessions: SessionTable = field(init=False)
     # Resends that go on in a later turn, or in this one with their next read, by token (negative
     # in reads, which sets them apart from those of fetches).
-    # Invariant: at most LOOKUPS_MAX.
+    # Invariant: at most limits.lookups_max.
     lookups: dict[int, Lookup] = field(default_factory=dict)
     # Whether each message gets events of its own.
     verbose: bool = False
     # Whether the log has no room. Volatile; set by DiskSpace.
     disk_full: bool = False
     _next_token: int = 0
+
+    def __post_init__(self) -> None:
+        self.sessions = SessionTable(self.limits.sessions_max)
 
     def produce(
         self, peer: bytes, request: Produce, batch: Batch, broker_ms: int, out: Outcome
@@ -132,7 +136,7 @@ class Judge:
     def _look_up(self, arrival: Arrival, producer: Producer, known: int, out: Outcome) -> None:
         """Store what is new of a resend, and look for the originals of the rest."""
         request, batch = arrival.request, arrival.batch
-        if len(self.lookups) >= LOOKUPS_MAX:
+        if len(self.lookups) >= self.limits.lookups_max:
             raise Busy("too many resends are being looked up")
         row = producer.rows[arrival.topic.number, arrival.partition.number]
         lookup = Lookup(
@@ -142,6 +146,7 @@ class Judge:
             arrival.topic.number,
             known,
             row.floor(request.first_sequence),
+            self.limits,
         )
         if known < batch.count:
             lookup.tail_at_ms = arrival.at_ms

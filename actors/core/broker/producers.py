@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from ...errors import Fenced, UnknownProducer
 from ...ids import output_producer
-from ...limits import PRODUCER_INDEX_ENTRIES_MAX, PRODUCER_NONCES_KEPT
+from ...limits import Limits
 from ...records import BatchStored, GroupGranted, Plain, ProducerGranted
 
 RowKey = tuple[int, int]  # topic number, partition
@@ -43,12 +43,14 @@ class Row:
         assert first_new == self.next_sequence, "sequence numbers are contiguous"
         self.next_sequence += record.kept
         self.digest = record.digest
-        if len(self.sequences) >= PRODUCER_INDEX_ENTRIES_MAX:
-            half = len(self.sequences) // 2
-            self.sequences[:half] = self.sequences[:half:2]
-            self.positions[:half] = self.positions[:half:2]
         self.sequences.append(first_new)
         self.positions.append(position)
+
+    def thin(self) -> None:
+        """Forget every second place of the older half."""
+        half = len(self.sequences) // 2
+        self.sequences[:half] = self.sequences[:half:2]
+        self.positions[:half] = self.positions[:half:2]
 
     def floor(self, sequence: int) -> int:
         """Return a position at or before the batch that holds `sequence`."""
@@ -90,8 +92,10 @@ class Producer:
 class ProducerTable:
     """All producer names. Hard state."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         """Start empty."""
+        self._nonces_kept = limits.producer_nonces_kept
+        self._places_max = limits.producer_index_entries_max
         self.by_name: dict[str, Producer] = {}
 
     def __len__(self) -> int:
@@ -121,7 +125,7 @@ class ProducerTable:
         producer.epoch = record.epoch
         producer.label = record.label
         producer.nonces[record.nonce] = record.epoch
-        while len(producer.nonces) > PRODUCER_NONCES_KEPT:
+        while len(producer.nonces) > self._nonces_kept:
             del producer.nonces[next(iter(producer.nonces))]
 
     def apply_group(self, record: GroupGranted) -> None:
@@ -139,6 +143,8 @@ class ProducerTable:
         row = rows.get(key)
         if row is None:
             row = rows[key] = Row()
+        if len(row.sequences) >= self._places_max:
+            row.thin()
         row.apply(record, position)
 
     def _get(self, name: str) -> Producer:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ...errors import GapError, UnknownSession
-from ...limits import PEERS_MAX, SESSIONS_MAX
 from .refusal import Refusal
 
 Value = TypeVar("Value")
@@ -60,18 +59,14 @@ class Peer:
 class PeerTable(RecentTable[Peer]):
     """The connections that said hello. Volatile."""
 
-    def __init__(self) -> None:
-        """Start empty."""
-        super().__init__(PEERS_MAX)
-
 
 class SessionTable:
     """Which batch each session has to send next. Volatile."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, bound: int) -> None:
+        """Hold at most `bound` sessions."""
         # The counter above the last batch with a final verdict. Invariant: rises by one.
-        self._expected: RecentTable[int] = RecentTable(SESSIONS_MAX)
+        self._expected: RecentTable[int] = RecentTable(bound)
 
     def __len__(self) -> int:
         """Return the number of sessions."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from itertools import compress
 
-from ...limits import OFFSET_PART_BYTES
+from ...limits import LIMITS, Limits
 from ...outcome import Snapshot
 from ...records import (
     BatchStored,
@@ -36,10 +36,11 @@ STATE_VERSION = 1
 class BrokerState:
     """Hard state of the broker."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = LIMITS) -> None:
         """Start as a broker with an empty log."""
-        self.topics = TopicTable()
-        self.producers = ProducerTable()
+        self._offset_part_bytes = limits.offset_part_bytes
+        self.topics = TopicTable(limits)
+        self.producers = ProducerTable(limits)
         self.groups = GroupTable()
         # Time of the latest record. Invariant: never decreases.
         self.last_at_ms = 0
@@ -108,8 +109,8 @@ class BrokerState:
                     keep.add(name)
                 else:
                     parts[name] = topic.ids.freeze(start, end)
-        for start in range(0, self.applied_end, OFFSET_PART_BYTES):
-            end = min(start + OFFSET_PART_BYTES, self.applied_end)
+        for start in range(0, self.applied_end, self._offset_part_bytes):
+            end = min(start + self._offset_part_bytes, self.applied_end)
             name = f"offsets-{start}-{end}"
             if name in self._frozen:
                 keep.add(name)

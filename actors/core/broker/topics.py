@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from ...errors import UnknownTopic
 from ...ids import DEAD_SUFFIX, INTERNAL_MARK, check_name
-from ...limits import CURSORS_PER_PARTITION
+from ...limits import Limits
 from ...records import BatchStored, Plain, TopicCreated
 from .id_index import IdIndex, MemoryIdIndex
 from .offset_index import OffsetIndex
@@ -36,11 +36,12 @@ class Partition:
     """One partition. Hard state except where said."""
 
     number: int
+    index: OffsetIndex
+    cursors_max: int
     # The offset of the next message. Invariant: first_offset + kept of the last applied batch.
     end_offset: int = 0
     # Readers see what lies below. Invariant: <= end_offset; moved by Synced and Recovered only.
     durable_end_offset: int = 0
-    index: OffsetIndex = field(default_factory=OffsetIndex)
     # Volatile: next wanted offset to position, for fetches that go on. Invariant: bounded; the
     # batch with that offset does not lie before that position.
     cursors: dict[int, int] = field(default_factory=dict)
@@ -60,7 +61,7 @@ class Partition:
     def remember(self, offset: int, position: int) -> None:
         """Note where a fetch from `offset` goes on reading."""
         self.cursors.pop(offset, None)
-        while len(self.cursors) >= CURSORS_PER_PARTITION:
+        while len(self.cursors) >= self.cursors_max:
             del self.cursors[next(iter(self.cursors))]
         self.cursors[offset] = position
 
@@ -74,10 +75,14 @@ class Topic:
     topic_id: bytes
     partitions: int
     at_ms: int
+    limits: Limits
     # All explicit ids of the topic, over its partitions.
-    ids: IdIndex = field(default_factory=MemoryIdIndex)
+    ids: IdIndex = field(init=False)
     # Partitions by number, made when first looked at. Invariant: numbers < `partitions`.
     by_number: dict[int, Partition] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ids = MemoryIdIndex(self.limits.id_part_ids)
 
     def partition(self, number: int) -> Partition:
         """Return a partition. Raises UnknownTopic."""
@@ -88,8 +93,16 @@ class Topic:
                     f"topic {self.name} has {self.partitions} partitions, there is no {number}",
                     hint="a partition count never changes: ask for the topic again",
                 )
-            found = self.by_number[number] = Partition(number)
+            found = self.add_partition(number)
         return found
+
+    def add_partition(self, number: int, end_offset: int = 0) -> Partition:
+        """Take a partition whose messages below `end_offset` are durable."""
+        index = OffsetIndex(self.limits.offset_index_step_bytes)
+        cursors_max = self.limits.cursors_per_partition
+        added = Partition(number, index, cursors_max, end_offset, end_offset)
+        self.by_number[number] = added
+        return added
 
     def end_offsets(self) -> tuple[int, ...]:
         """Return the durable end of every partition."""
@@ -102,8 +115,9 @@ class Topic:
 class TopicTable:
     """All topics. Hard state."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         """Start without topics."""
+        self._limits = limits
         # By number. Invariant: the n-th topic has number n.
         self.by_number: list[Topic] = []
         # By name. Invariant: the same topics.
@@ -129,11 +143,13 @@ class TopicTable:
     def apply(self, record: TopicCreated) -> None:
         """Take a new topic."""
         assert record.topic not in self.by_name, "a topic is made once"
-        self._add(Topic(len(self), record.topic, record.topic_id, record.partitions, record.at_ms))
+        self._add(record.topic, record.topic_id, record.partitions, record.at_ms)
 
-    def _add(self, topic: Topic) -> None:
+    def _add(self, name: str, topic_id: bytes, partitions: int, at_ms: int) -> Topic:
+        topic = Topic(len(self), name, topic_id, partitions, at_ms, self._limits)
         self.by_number.append(topic)
         self.by_name[topic.name] = topic
+        return topic
 
     def freeze(self) -> Plain:
         """Return all but the indexes as a part of a snapshot."""
@@ -155,7 +171,6 @@ class TopicTable:
     def restore(self, part: Plain) -> None:
         """Become what `freeze` returned."""
         for name, topic_id, count, at_ms, partitions in part:
-            topic = Topic(len(self), name, topic_id, count, at_ms)
-            self._add(topic)
+            topic = self._add(name, topic_id, count, at_ms)
             for number, end_offset in partitions:
-                topic.by_number[number] = Partition(number, end_offset, end_offset)
+                topic.add_partition(number, end_offset)

@@ -1,4 +1,4 @@
-"""What every client of a broker is made of: the connection, and numbered batches on their way.
+"""What each client of a broker has: a connection, and numbered batches in flight.
 
-The producer's core stands here; the consumer's core uses the same connection and the same outbox.
+The producer's core lives here; the consumer's core uses the same connection and in-flight window.
 """

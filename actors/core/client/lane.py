@@ -97,7 +97,7 @@ class Lane:
         # Not yet sent, in order.
         self.waiting: deque[Entry] = deque()
         # Sent and not settled, in order. Invariant: all of one kind, at most
-        # IN_FLIGHT_BATCHES_MAX, and with sequence ids contiguous.
+        # in_flight_batches_max, and with sequence ids contiguous.
         self.flying: deque[Entry] = deque()
         # Sequence numbers below it are known to be durable. Invariant: never falls.
         self.acked_end = 0

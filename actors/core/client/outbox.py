@@ -24,11 +24,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ...backoff import backoff_ms
 from ...errors import LogRegressed, OnceMQError, from_code
 from ...limits import (
-    BACKOFF_FIRST_MS,
-    BACKOFF_MAX_MS,
-    IN_FLIGHT_BATCHES_MAX,
     IN_FLIGHT_BYTES_DEFAULT,
     RESEND_MS,
 )
@@ -55,16 +53,19 @@ class Outbox:
         epoch: int = 0,
         entropy: Callable[[], bytes] | None = None,
         window_bytes: int = IN_FLIGHT_BYTES_DEFAULT,
+        batches_max: int,
     ) -> None:
         """`producer` "" sends explicit ids only; `entropy` draws the 16 bytes of a session.
 
-        A batch larger than `window_bytes` goes out when nothing else flies.
+        A batch larger than `window_bytes` goes out when nothing else flies; each lane has at most
+        `batches_max` in flight.
         """
         self._connection = connection
         self.producer = producer
         self.epoch = epoch
         self._entropy = entropy
         self._window_bytes = window_bytes
+        self._batches_max = batches_max
         # Why nothing is sent any more: Fenced, LogRegressed, or a refusal of numbered messages.
         # Invariant: once set it stays, and no verdict is given after it.
         self.error: OnceMQError | None = None
@@ -238,9 +239,8 @@ class Outbox:
 
     def _hold(self, lane: Lane, now_ms: int) -> None:
         """Be patient, then send all in flight again."""
-        pause = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(lane.failures, 10))
+        lane.held_until_ms = now_ms + backoff_ms(lane.failures)
         lane.failures += 1
-        lane.held_until_ms = now_ms + pause
 
     def _settle(self, lane: Lane) -> list[Settled]:
         settled = []
@@ -280,7 +280,7 @@ class Outbox:
             self._send(lane, entry, out)
 
     def _has_room(self, lane: Lane, entry: Entry) -> bool:
-        if len(lane.flying) >= IN_FLIGHT_BATCHES_MAX:
+        if len(lane.flying) >= self._batches_max:
             return False
         return not self._flying_bytes or self._flying_bytes + len(entry.raw) <= self._window_bytes
 

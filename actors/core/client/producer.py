@@ -21,9 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ...backoff import backoff_ms
 from ...batch import Batch
 from ...errors import OnceMQError, from_code
-from ...limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS, RESEND_MS
+from ...limits import LIMITS, RESEND_MS, Limits
 from ...outcome import Event, Outcome, Received, Send, Snapshot, Stop, Tick
 from ...protocol import (
     DUPLICATE,
@@ -117,6 +118,7 @@ class ProducerCore:
         label: str,
         endpoint: str,
         entropy: Callable[[], bytes],
+        limits: Limits = LIMITS,
     ) -> None:
         """`name` "" is anonymous. `incarnation`: 16 random bytes, also the nonce of the name.
 
@@ -126,7 +128,14 @@ class ProducerCore:
         self._incarnation = incarnation
         self._label = label
         self.connection = Connection("producer", incarnation, endpoint)
-        self.outbox = Outbox(self.connection, producer=name, entropy=entropy)
+        # The most batches that its owner gives it before some have their verdicts.
+        self.batches_max = 2 * limits.in_flight_batches_max
+        self.outbox = Outbox(
+            self.connection,
+            producer=name,
+            entropy=entropy,
+            batches_max=limits.in_flight_batches_max,
+        )
         # Whether an epoch was granted (anonymous: the broker was met).
         self.opened = False
         # Open questions by topic. Invariant: one for each topic at a time.
@@ -246,9 +255,8 @@ class ProducerCore:
             return False
         error = from_code(failure.code, failure.reason, failure.hint)
         if error.retriable:
-            pause = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(question.failures, 10))
+            question.due_ms = now_ms + backoff_ms(question.failures)
             question.failures += 1
-            question.due_ms = now_ms + pause
         elif question.topic:
             del self._questions[question.topic]
             out.work.append(TopicRefused(question.topic, error))

@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...errors import Fenced, IdConflict, OnceMQError, from_code
+from ...limits import LIMITS, Limits
 from ...outcome import (
     DiskSpace,
     Event,
@@ -48,10 +49,17 @@ from .work import AnswerDropped, Drain, GiveUp, HandlerDone, LedgerPeeked, Resol
 class ConsumerCore:
     """One consumer. The shell around it does the work of consumer_work.py."""
 
-    def __init__(self, member: Member, endpoint: str, *, fingerprint: Fingerprint) -> None:
+    def __init__(
+        self,
+        member: Member,
+        endpoint: str,
+        *,
+        fingerprint: Fingerprint,
+        limits: Limits = LIMITS,
+    ) -> None:
         """`fingerprint` turns tagged ids into 16 bytes each, keyed by the ledger's id."""
         self.member = member
-        self.ledger = Ledger()
+        self.ledger = Ledger(limits)
         self.connection = Connection("consumer", member.incarnation, endpoint)
         self._holder = GrantHolder(member, self.connection)
         self._lookups = TopicLookups(self.connection)

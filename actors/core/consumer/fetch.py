@@ -1,6 +1,6 @@
 """Fetching ahead: one request in flight, few replies held, and nothing believed unchecked.
 
-Theory of operation. The next fetch is asked for while a handler runs, until FETCHES_HELD_MAX
+Theory of operation. The next fetch is asked for while a handler runs, until `fetches_held_max`
 replies are held. A reply counts only if it answers the request in flight, by number and epoch:
 after a lost reply the same offset is asked for under a new number, so what comes late is dropped
 and can neither leave a hole nor come twice. A reply that starts above the expected offset is a
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 
 from ...errors import LogRegressed, StoreMismatch
-from ...limits import FETCH_BYTES_DEFAULT, FETCH_WAIT_MS_DEFAULT, JOIN_RETRY_MS, RESEND_MS
+from ...limits import FETCH_WAIT_MS_DEFAULT, JOIN_RETRY_MS, RESEND_MS
 from ...outcome import Outcome, Send
 from ...protocol import Fetch, Fetched
 from ...records import BatchStored
@@ -32,13 +32,18 @@ class Fetcher:
         log: tuple[bytes, bytes],
         offset: int,
         fingerprint: Fingerprint,
+        bytes_max: int,
     ) -> None:
-        """Read `place` (group, topic, partition) of `log` (log_id, topic_id) from `offset` on."""
+        """Read `place` (group, topic, partition) of `log` (log_id, topic_id) from `offset` on.
+
+        A reply holds `bytes_max` bytes, or one batch that is larger.
+        """
         self._connection = connection
         self._place = place
         self._epoch = epoch
         self._log = log
         self._fingerprint = fingerprint
+        self._bytes_max = bytes_max
         # What was fetched and not taken yet. Invariant: windows follow each other without holes
         # and the last one ends at `offset`.
         self.windows: deque[Window] = deque()
@@ -97,7 +102,7 @@ class Fetcher:
                     partition,
                     self._epoch,
                     self.offset,
-                    FETCH_BYTES_DEFAULT,
+                    self._bytes_max,
                     FETCH_WAIT_MS_DEFAULT,
                 ),
             )

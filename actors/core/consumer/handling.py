@@ -25,8 +25,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ...backoff import backoff_ms
 from ...errors import HandlerFailed
-from ...limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS, COMMIT_EVERY_MS
 from ...outcome import Outcome
 from ...records import AttemptMarked, Committed, Parked, Skipped
 from .commits import Acked, committed
@@ -208,7 +208,7 @@ class Handling:
             fatal = 0  # it may not be parked; its handler is told before it calls anything
         run = RunHandler(self._epoch, window, its.attempt, self._ledger, now_ms, its.private, fatal)
         self.running, self._moved, self._mark = run, its, None
-        self._cut_at_ms = now_ms + COMMIT_EVERY_MS
+        self._cut_at_ms = now_ms + self._ledger.limits.commit_every_ms
         if fatal or not alone:
             self._calls(out).append(run)
             return
@@ -287,8 +287,7 @@ class Handling:
             return None
         out.events.append(("handler.raised", {**where, "attempt": attempt, "error": error}))
         if failure.kind == RAISED and attempt <= self._member.retries:
-            pause = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(attempt - 1, 16))
-            delay = int(pause * (0.5 + failure.jitter / 2))
+            delay = backoff_ms(attempt - 1, jitter=failure.jitter)
             its.attempt = attempt + 1
             its.not_before_ms = now_ms + delay
             again = {**where, "attempt": attempt + 1, "delay_ms": delay}

@@ -7,7 +7,7 @@ outputs and the one call at a time.
 A process that dies in a handler tells nobody which message it was at: normal batches write no
 marks. So a generation that follows one without a clean end handles the uncommitted messages that
 the dead one may have been at *alone*: the first window that is fetched, because a call never holds
-more, but at most SOLITARY_MESSAGES_MAX, because each costs a sync. A death beyond that bound, or in
+more, but at most `solitary_messages_max`, because each costs a sync. A death beyond that bound, or in
 a window behind a commit that was lost with the process, blames nobody; the next generation begins
 further on and finds it. A message that processes died in before runs alone until it is passed.
 """
@@ -18,7 +18,6 @@ from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass
 
-from ...limits import SOLITARY_MESSAGES_MAX
 from .window import Window
 from .work import FailedMessage
 
@@ -40,9 +39,12 @@ class Input:
     """Where the handling of one input stands. All of it is volatile."""
 
     def __init__(
-        self, topic_id: bytes, windows: deque[Window], *, private: bool, alone: bool
+        self, topic_id: bytes, windows: deque[Window], *, private: bool, alone_max: int
     ) -> None:
-        """Handle `windows`, which a fetcher fills; `alone`: a process may have died in the first."""
+        """Handle `windows`, which a fetcher fills.
+
+        A process may have died in one of the first `alone_max` messages.
+        """
         self.topic_id = topic_id
         self.windows = windows
         self.private = private
@@ -54,7 +56,7 @@ class Input:
         # Whether the first message waits for an operator's word about an effect.
         self.held = False
         # How many messages may still run alone, and up to which offset; None: not fetched yet.
-        self._alone_left = SOLITARY_MESSAGES_MAX if alone else 0
+        self._alone_left = alone_max
         self._alone_until: int | None = None
 
     @property

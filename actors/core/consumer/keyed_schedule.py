@@ -7,7 +7,7 @@ crash what lies behind it runs again, on a state that knows nothing of it. The n
 was kept as long as the state that the handler found is still that of the key.
 
 A message that fails holds the prefix. Behind it what runs goes on to its end and waits, and no
-more is started once COMMIT_BYTES wait; its own key waits. Each attempt is a call of its own, in
+more is started once `commit_bytes` wait; its own key waits. Each attempt is a call of its own, in
 which what follows may go on.
 
 All of it belongs to the thread that carries the call out; handlers run elsewhere and come back
@@ -23,7 +23,6 @@ from heapq import heappop, heappush
 from typing import Any, Generic, Protocol, TypeVar
 
 from ...errors import StateTooLarge
-from ...limits import COMMIT_BYTES, COMMIT_MESSAGES_MAX, KEYS_AHEAD_MAX, STATE_BYTES_MAX
 from ...records import BatchStored
 from .work import HELD_EFFECT, UNKNOWN_EFFECT, FailedMessage, RunHandler
 
@@ -84,6 +83,7 @@ class Schedule(Generic[Message]):
         `fail` makes what the core is told of a message that failed.
         """
         self._fail_with = fail
+        self._limits = run.ledger.limits
         self._messages: Iterator[tuple[str, Message]] = iter(messages)
         here = {id(piece.stored) for piece in run.window.pieces}
         for offset, result in list(kept.items()):
@@ -111,7 +111,7 @@ class Schedule(Generic[Message]):
 
     def next(self) -> Job[Message] | None:
         """Return what may be started now; None: wait for what runs, or there is nothing more."""
-        if self._started and (self.cut or self._bytes >= COMMIT_BYTES):
+        if self._started and (self.cut or self._bytes >= self._limits.commit_bytes):
             return None
         picked = self._pick()
         if picked is None:
@@ -132,7 +132,8 @@ class Schedule(Generic[Message]):
             offset, name, message = heappop(self._ready)
             self._forget(offset)
             return name, message
-        while self._waiting < KEYS_AHEAD_MAX and len(self._order) < COMMIT_MESSAGES_MAX:
+        ahead_max, messages_max = self._limits.keys_ahead_max, self._limits.commit_messages_max
+        while self._waiting < ahead_max and len(self._order) < messages_max:
             if self._failed_at is not None and self._order[-1] >= self._failed_at:
                 return None
             try:
@@ -202,11 +203,11 @@ class Schedule(Generic[Message]):
         The rest stays for the next call.
         """
         done: list[Result] = []
-        size = 0
+        size, enough = 0, self._limits.commit_bytes
         failure = None
         for offset in self._order:
             result = self._results.get(offset)
-            if result is None or size >= COMMIT_BYTES:
+            if result is None or size >= enough:
                 break
             del self._results[offset]
             if result.failure is not None:
@@ -235,6 +236,7 @@ class _Room:
         # A commit leaves one of these, so their sum bounds the state after any commit.
         self._sizes: dict[str, int] = {}
         self._total = run.ledger.state_bytes
+        self._bytes_max = run.ledger.limits.state_bytes_max
 
     def take(self, name: str, entry: bytes | None) -> None:
         """Take one more change. Raises StateTooLarge and changes nothing then."""
@@ -243,9 +245,9 @@ class _Room:
             before = _size(name, self._state.get(name))
         after = max(before, _size(name, entry))
         total = self._total + after - before
-        if total > STATE_BYTES_MAX and after > before:
+        if total > self._bytes_max and after > before:
             raise StateTooLarge(
-                f"tx.state would have {total} bytes, the limit is {STATE_BYTES_MAX}"
+                f"tx.state would have {total} bytes, the limit is {self._bytes_max}"
             )
         self._sizes[name], self._total = after, total
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from ...limits import LEDGER_PARTS_MAX
+from ...limits import LIMITS, Limits
 from ...outcome import Snapshot
 from ...records import (
     AttemptMarked,
@@ -51,7 +51,9 @@ _OWN = Committed | AttemptMarked | EffectIntended | EffectEnded | LedgerEnded
 class Ledger:
     """Hard state of one consumer. Not thread-safe; `state` may be read while nothing is applied."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        # The bounds of all that works on this ledger.
+        self.limits = limits
         # The first record. Invariant: None only before any other record.
         self.started: LedgerStarted | None = None
         # The next offset to be processed. Invariant: decreases only where an operator says so.
@@ -246,7 +248,7 @@ class Ledger:
             ],
         }
         kept = list(self._parts)
-        if len(kept) >= LEDGER_PARTS_MAX:
+        if len(kept) >= self.limits.ledger_parts_max:
             kept = []
             fresh = b"".join(sorted(self.processed.fingerprints))
         else:

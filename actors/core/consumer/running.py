@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ...errors import ProtocolError
 from ...ids import dead_topic, output_producer
-from ...limits import FETCHES_HELD_MAX, OUTPUTS_UNACKED_BYTES_MAX, OUTPUTS_UNACKED_MAX
 from ...outcome import Outcome
 from ...protocol import Failure, Granted, TopicDescribed
 from ...records import Committed, Output
@@ -39,12 +38,15 @@ class Running:
         self._member = member
         self._connection = connection
         self._ledger = ledger
+        self._limits = ledger.limits
         self._grant = grant
         self._fingerprint = fingerprint
         place, epoch = member.place, grant.epoch
         log = (grant.log_id, grant.topic_id)
         offset = ledger.next_offset if ledger.started else START_OFFSET
-        self.fetcher = Fetcher(connection, place, epoch, log, offset, fingerprint)
+        self.fetcher = Fetcher(
+            connection, place, epoch, log, offset, fingerprint, self._limits.fetch_bytes_default
+        )
         # Of the private topic; None while there is none.
         self.private: Fetcher | None = None
         # Whether the generation before ended well: it is too late to ask once we have written.
@@ -57,7 +59,12 @@ class Running:
         self.output_bytes = 0
         # The last commit whose outputs the outbox has.
         self._queued = ledger.commit_no
-        self.outbox = Outbox(connection, producer=output_producer(*place), epoch=epoch)
+        self.outbox = Outbox(
+            connection,
+            producer=output_producer(*place),
+            epoch=epoch,
+            batches_max=self._limits.in_flight_batches_max,
+        )
         for (topic, partition), following in sorted(ledger.next_sequence.items()):
             outputs = ledger.unacked.get((topic, partition), ())
             first = outputs[0].first_sequence if outputs else following
@@ -104,8 +111,8 @@ class Running:
     def may_call(self) -> bool:
         """Whether the outputs that wait for the broker leave room for more."""
         return (
-            self.outbox.messages < OUTPUTS_UNACKED_MAX
-            and self.output_bytes < OUTPUTS_UNACKED_BYTES_MAX
+            self.outbox.messages < self._limits.outputs_unacked_max
+            and self.output_bytes < self._limits.outputs_unacked_bytes_max
         )
 
     def may_advance(self) -> bool:
@@ -116,7 +123,7 @@ class Running:
         """Whether one more reply may be held."""
         running = self.handling.running
         mine = running is not None and running.private == (fetcher is self.private)
-        return len(fetcher.windows) + mine < FETCHES_HELD_MAX
+        return len(fetcher.windows) + mine < self._limits.fetches_held_max
 
     def advance(self, now_ms: int, out: Outcome, acked: Acked) -> None:
         """Handle and park what may be handled and parked."""
@@ -145,13 +152,20 @@ class Running:
         log = (self._grant.log_id, found.topic_id)
         offset = self._ledger.next_offset_of(found.topic_id)
         self.private = _PrivateFetcher(
-            self._connection, place, self._grant.epoch, log, offset, self._private_fingerprint
+            self._connection,
+            place,
+            self._grant.epoch,
+            log,
+            offset,
+            self._private_fingerprint,
+            self._limits.fetch_bytes_default,
         )
         self.handling.inputs.append(self._input(found.topic_id, self.private, private=True))
 
     def _input(self, topic_id: bytes, fetcher: Fetcher, *, private: bool) -> Input:
         suspicious = self._unclean or topic_id in self._ledger.deaths
-        return Input(topic_id, fetcher.windows, private=private, alone=suspicious)
+        alone_max = self._limits.solitary_messages_max if suspicious else 0
+        return Input(topic_id, fetcher.windows, private=private, alone_max=alone_max)
 
     def _private_fingerprint(self, ids: list[bytes]) -> list[bytes]:
         return self._fingerprint([_PRIVATE_MARK + tagged for tagged in ids])

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import NotSupported, OffsetOutOfRange
-from ...limits import SKIPS_MAX
+from ...limits import LIMITS, Limits
 from ...outcome import Event, Outcome, Recovered, Snapshot, SnapshotWritten
 from ...protocol import Granted
 from ...records import Committed, LedgerEnded, LedgerStarted, Plain, Record, Skipped
@@ -34,11 +34,13 @@ class MoveOffset:
 class SeekerCore:
     """The owner of a partition that only moves its offset."""
 
-    def __init__(self, place: tuple[str, str, int], grant: Granted) -> None:
+    def __init__(
+        self, place: tuple[str, str, int], grant: Granted, limits: Limits = LIMITS
+    ) -> None:
         """Work on the ledger of `place` (group, topic, partition) under `grant`."""
         self._place = place
         self._grant = grant
-        self.ledger = Ledger()
+        self.ledger = Ledger(limits)
         self.wake_at_ms = None
         # Whether no generation before died at its work: then ours ends well too, and the next
         # owner need not look for the message that kills (handling.py).
@@ -80,8 +82,9 @@ class SeekerCore:
                 f"offset {move.offset} is not between 0 and {grant.end_offset}, the end of "
                 f"{self._place[1]}/{self._place[2]}"
             )
-        if len(ledger.skips) >= SKIPS_MAX and move.offset > first:
-            raise NotSupported(f"this ledger has {SKIPS_MAX} skipped ranges and takes no more")
+        most = ledger.limits.skips_max
+        if len(ledger.skips) >= most and move.offset > first:
+            raise NotSupported(f"this ledger has {most} skipped ranges and takes no more")
         skipped = Skipped(grant.topic_id, first, move.offset, move.reason)
         inputs = [(grant.topic_id, move.offset)]
         record = Committed(grant.epoch, ledger.commit_no + 1, inputs, [], b"", {})

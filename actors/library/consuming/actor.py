@@ -6,12 +6,14 @@ thread calls handlers and what waiting means, which is all that `Host` says.
 
 from __future__ import annotations
 
+import random
 import secrets
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import xxhash
 
+from ...backoff import backoff_ms
 from ...core.client.connection import Reconnect
 from ...core.consumer.core import ConsumerCore
 from ...core.consumer.effect_work import (
@@ -46,7 +48,6 @@ from ...storage.log import TailCut
 from ..handling.call import Consumer
 from ..handling.carry import Carry
 from ..sinks.session import Session
-from .sink_outages import sink_pause_ms
 
 
 class LedgerLog(Log, Protocol):
@@ -357,7 +358,7 @@ class ConsumerActor:
         if session is not None and session.broken:
             raise error
         self._host.sink_away(self, error)
-        self._try_again(item, sink_pause_ms(self._pauses))
+        self._try_again(item, backoff_ms(self._pauses, jitter=random.random()))
         self._pauses += 1
 
     def _try_again(self, item: Any, pause_ms: int) -> None:

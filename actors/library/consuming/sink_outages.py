@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
-from ...limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS
+from ...backoff import backoff_ms
 
 if TYPE_CHECKING:
     from .actor import ConsumerActor
 
 FORGOTTEN_MS = 30_000  # a database that fails after so long is tried again at once
-
-
-def sink_pause_ms(failures: int) -> int:
-    """Return how long to wait for a sink that was tried in vain so often before, with jitter."""
-    pause: int = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(failures, 16))
-    return pause // 2 + secrets.randbelow(pause // 2 + 1)
 
 
 class SinkOutages:
@@ -41,7 +35,7 @@ class SinkOutages:
         last_ms, count = self._failures.get(actor.place, (0, 0))
         count = count + 1 if now_ms - last_ms < FORGOTTEN_MS else 0
         self._failures[actor.place] = now_ms, count
-        self._due[actor] = now_ms + sink_pause_ms(count)
+        self._due[actor] = now_ms + backoff_ms(count, jitter=random.random())
 
     def take_due(self, now_ms: int, busy: Container[ConsumerActor]) -> list[ConsumerActor]:
         """Return those whose time has come; of `busy` ones a handler still uses the connection."""

@@ -28,7 +28,7 @@ from ...errors import (
     ValueNotEncodable,
 )
 from ...limits import EFFECT_RESULT_BYTES_MAX
-from ..messages.message import Message, Recorded
+from ..messages.message import Message, Recorded, idempotency_key
 from ..sinks.session import Session
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class EffectCall:
     def wanted(self) -> EffectWanted:
         """The question."""
         message = self._message
-        key = message.idempotency_key(message._lot.group)  # noqa: SLF001 - one module, two faces
+        key = idempotency_key(message)
         return EffectWanted(*self._place, key, self._name, self._policy)
 
     def answered(self, answer: EffectAnswer) -> Recorded | None:

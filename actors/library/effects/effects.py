@@ -32,7 +32,7 @@ from ...errors import (
 )
 from ...ids import check_name
 from ...limits import EFFECT_RESULT_BYTES_MAX, EFFECT_RESULTS_BYTES_MAX, EFFECTS_MAX
-from ..messages.message import Message, Recorded
+from ..messages.message import Message, Recorded, brought_by
 from ..sinks.session import Session
 from .calls import EffectCall, EffectDesk, Wish
 
@@ -172,7 +172,7 @@ class Effects:
         """Return the recorded results of a message by the names of the effects."""
         offset = self._offset_of(message)
         mine = {name: one for (at, name), one in self._results.items() if at == offset}
-        return {**message.brought, **mine}
+        return {**brought_by(message), **mine}
 
     def left_by(self, error: BaseException) -> Exception | None:
         """Return with what the handler was left for an effect; None: it was not.

@@ -1,1 +1,4 @@
-"""Files as messages: rows read, numbered and sent, each exactly once over any number of runs."""
+"""Files as messages: rows are read, numbered and sent, each exactly once.
+
+Here: formats, ids from rows, and the resume after a crash. Sending belongs to `producing`.
+"""

@@ -1,8 +1,8 @@
 """Files as rows: lines, csv and jsonl, gzip-compressed or growing, streamed in bounded memory.
 
-A source is asked for the next `Rows`; it never waits by itself. What cannot be read ends it: the
-rows before come first, with `error` naming the line, so that a sender can acknowledge them all
-before it stops.
+The caller asks a source for the next `Rows`; a source never waits by itself. A line that cannot be
+read ends the source: the rows before it come first, with `error` naming the line, so that a sender
+gets them acknowledged before it stops.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(slots=True)
 class Rows:
-    """Some rows in order. `numbers` are the line numbers, from 1, at which they begin."""
+    """Some rows in order."""
 
     values: list[Any] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
-    error: OnceMQError | None = None  # what stands after these rows
+    numbers: list[int] = field(default_factory=list)  # line numbers, from 1, where the rows begin
+    error: OnceMQError | None = None  # about the line after these rows
     ended: bool = False  # nothing follows
     waiting: bool = False  # the end of a followed file: ask again later
 
@@ -87,10 +87,10 @@ class ByteSource:
         return data
 
     def check_same(self) -> None:
-        """Look, at the end of a followed file, whether it is still that file. Raises InputChanged.
+        """Check at the end of a followed file that it is still the same. Raises InputChanged.
 
-        A file cut and grown again beyond the old length between two looks is found at the next
-        start, by its digest.
+        A file that was cut and has grown beyond the old length between two checks passes; the
+        digest finds it at the next start.
         """
         if self._stat().st_size < self.position:
             raise InputChanged(f"{self.path} was truncated", hint="send the new file by a new name")
@@ -119,7 +119,6 @@ class RowSource:
     """Rows of one file in one format."""
 
     def __init__(self, source: ByteSource, format_name: str) -> None:
-        """`format_name` is one of FORMATS."""
         assert format_name in FORMATS, format_name
         self.source = source
         parsers: dict[str, Callable[[], _Format]] = {"lines": _Lines, "csv": _Csv, "jsonl": _Jsonl}
@@ -134,7 +133,7 @@ class RowSource:
         return self._parse.field_names
 
     def next_rows(self) -> Rows:
-        """Return what can be read now, perhaps nothing; ask again unless it says `ended`."""
+        """Return the rows that can be read now, perhaps none; call again unless `ended`."""
         rows = Rows()
         try:
             self._take(rows)

@@ -31,7 +31,7 @@ from ...core.consumer.work import (
 )
 from ...errors import EffectsNotSupported, HandlerFailed, NotAHandler, PayloadInvalid, Reject
 from ...ids import private_topic
-from ...limits import COMMIT_MESSAGES_MAX, CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
+from ...limits import CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
 from ...records import Output
 from ..effects.calls import EffectDesk
 from ..effects.effects import Effects
@@ -41,7 +41,8 @@ from ..sinks.session import Session
 from .letters import Replayed, dead_letter
 from .shapes import PLAIN, Shape, check_result
 from .state import StateView
-from .tx import FindTopic, Tx
+from .tx import Tx
+from .unit_of_work import FindTopic, UnitOfWork
 
 # (message, tx) or (messages, tx), plain or async: shapes.py tells which.
 Handler = Callable[[Any, Any], object]
@@ -53,8 +54,8 @@ ERROR_CHARS_MAX = 1000  # of an error's text in events and messages; the traceba
 
 _OURS = os.path.dirname(__file__)
 
-# The Tx of the batch whose handlers run in this context: where log lines find the message.
-current: ContextVar[Tx | None] = ContextVar("oncemq_current", default=None)
+# The unit of work of the handlers that run in this context: where log lines find the message.
+current: ContextVar[UnitOfWork | None] = ContextVar("oncemq_current", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +89,23 @@ class Call:
     ) -> None:
         """`desk` is where effects are asked for."""
         self.run = run
+        self._messages_max = run.ledger.limits.commit_messages_max
         self._consumer = consumer
         self._sink = sink
         self._known = list(run.ledger.effects)  # here and now: the ledger changes during the call
         why_not = IN_LISTS if consumer.shape.batch_size else ""
         awaited = consumer.shape.is_async
         self._effects = Effects(run, desk, why_not, self._known, awaited=awaited, sink=sink)
-        self._tx = self._new_tx(StateView(run.ledger), find_topic)
+        self._unit = self._new_unit(StateView(run.ledger, run.ledger.limits), find_topic)
+        self._tx = Tx(self._unit)
         self._handled = 0
 
-    def _new_tx(self, state: StateView, find_topic: FindTopic) -> Tx:
-        return Tx(state, find_topic, self._sink, self._effects)
+    def _new_unit(self, state: StateView, find_topic: FindTopic) -> UnitOfWork:
+        return UnitOfWork(state, find_topic, self._sink, self._effects)
 
     def cut(self) -> None:
         """Make the call end after the message it is at."""
-        self._tx.cut = True
+        self._unit.cut = True
 
     def carry_out(self, place: tuple[str, str, int]) -> HandlerDone:
         """Call the handler for each message in order; return what it did.
@@ -118,7 +121,7 @@ class Call:
         self._effects.here()
         started_ns = time.perf_counter_ns()
         with self._lent():
-            token = current.set(self._tx)
+            token = current.set(self._unit)
             try:
                 failure = self._work_through(place)
             finally:
@@ -139,7 +142,7 @@ class Call:
             if self._comes_later():
                 return None
             self._effects.make()
-            self._tx.reject()  # what the function did to it
+            self._unit.reject()  # what the function did to it
 
     def _ended_by(self, error: BaseException) -> FailedMessage | None:
         """The handler has raised: return how it failed; None: it was left for an effect.
@@ -148,7 +151,7 @@ class Call:
         """
         left = self._effects.left_by(error)
         if left is not None:
-            self._tx.take_back(left)
+            self._unit.take_back(left)
             return None
         if not isinstance(error, Exception):
             raise error
@@ -177,7 +180,7 @@ class Call:
             yield
             return
         sink.start_call((run.epoch, run.private, run.first_offset))
-        self._tx.cut = self._tx.cut or sink.solo
+        self._unit.cut = self._unit.cut or sink.solo
         try:
             yield
         except BaseException:
@@ -190,11 +193,11 @@ class Call:
         If the database refuses all of it, its messages are handled again one by one, so that it
         shows which one was to blame; the one of a call that had no other is to blame.
         """
-        message = self._tx.message
+        message = self._unit.message
         try:
             sink.settle(self._handled)
         except Exception as error:  # noqa: BLE001 - constraints of the user's tables
-            told = self._tx.take_back(error)
+            told = self._unit.take_back(error)
             alone = self._handled == 1 and failure is None and message is not None
             failure = self._failed(message, told) if alone and message is not None else None
             self._handled = 0
@@ -208,7 +211,7 @@ class Call:
     def _answer(self, failure: FailedMessage | None, started_ns: int) -> HandlerDone:
         if self._sink is not None:
             failure = self._settled(self._sink, failure)
-        state, outputs, size = self._tx.finish()
+        state, outputs, size = self._unit.finish()
         took_us = (time.perf_counter_ns() - started_ns) // 1000
         size += 32 * self._handled
         return self._done(self._handled, state, outputs, failure, took_us, size)
@@ -288,21 +291,22 @@ class Call:
 
     def _handle(self, place: tuple[str, str, int]) -> None:
         """The loop that every message passes: each line of it costs."""
-        tx, state, handler = self._tx, self._tx.state, self._consumer.handler
+        unit, tx, handler = self._unit, self._tx, self._consumer.handler
+        state = unit.state
         handled = 0
         try:
             for messages in self._pieces(place):
                 for message in messages:
-                    tx.message = message
+                    unit.message = message
                     result = handler(message, tx)
                     if result is not None:
                         check_result(result)
                     if state.touched:
-                        tx.accept()
+                        unit.accept()
                     handled += 1
-                    if tx.cut:
+                    if unit.cut:
                         return
-                if handled >= COMMIT_MESSAGES_MAX:
+                if handled >= self._messages_max:
                     return
         finally:
             self._handled = handled
@@ -320,15 +324,15 @@ class Call:
     def _decoded(self, messages: Iterable[Message]) -> Iterator[Message]:
         """Yield messages whose payloads are of the handler's type. Raises PayloadInvalid."""
         for message in messages:
-            self._tx.message = message
+            self._unit.message = message
             check_payload(message, self._consumer.shape.payload)
             yield message
 
     def _reject(self, error: Exception) -> FailedMessage:
         """The handler raised for the message at hand: forget what it did."""
-        message = self._tx.message
+        message = self._unit.message
         assert message is not None, "a handler raised for a message"
-        return self._failed(message, self._tx.take_back(error))
+        return self._failed(message, self._unit.take_back(error))
 
 
 def check_payload(message: Message, wanted: str) -> None:
@@ -369,8 +373,8 @@ class MessageContext(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the fields; never drops a record."""
-        tx = current.get()
-        message = tx.message if tx is not None else None
+        unit = current.get()
+        message = unit.message if unit is not None else None
         record.oncemq = ""
         if message is not None:
             fields = {

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.consumer.work import FailedMessage, HandlerDone, RunHandler
 from ...errors import OnceMQError, PayloadInvalid
-from ...limits import COMMIT_MESSAGES_MAX
 from ..effects.calls import EffectDesk
 from ..messages.message import Message
 from ..sinks.session import Session
@@ -30,7 +29,7 @@ from .call import Call, Consumer, current
 from .carry import Carry
 from .shapes import check_result
 from .state import StateView
-from .tx import BatchTx, FindTopic, Tx
+from .unit_of_work import FindTopic, UnitOfWork
 
 if TYPE_CHECKING:
     from ..sinks.awaited import Statements
@@ -63,14 +62,14 @@ class AwaitedCall(Call):
         self._await_topic = await_topic
         self.is_async = consumer.shape.is_async and not run.deaths
 
-    def _new_tx(self, state: StateView, find_topic: FindTopic) -> Tx:
-        kind = BatchTx if self._consumer.shape.batch_size else Tx
-        tx = kind(state, find_topic, self._sink, self._effects)
+    def _new_unit(self, state: StateView, find_topic: FindTopic) -> UnitOfWork:
+        of_lists = self._consumer.shape.batch_size > 0
+        unit = UnitOfWork(state, find_topic, self._sink, self._effects, of_lists=of_lists)
         self._statements: Statements | None = None
         if self._sink is not None and self._consumer.shape.is_async:
             self._statements = self._sink.awaited()
-            tx.await_sql(self._statements)
-        return tx
+            unit.await_sql(self._statements)
+        return unit
 
     def _come_alone(self) -> None:
         self._carry.alone_below = self.run.window.next_offset
@@ -84,7 +83,7 @@ class AwaitedCall(Call):
         self._effects.here()
         started_ns = time.perf_counter_ns()
         with self._lent():
-            token = current.set(self._tx)
+            token = current.set(self._unit)
             try:
                 failure = await self._work_through_async(place)
             finally:
@@ -104,17 +103,17 @@ class AwaitedCall(Call):
             if self._comes_later():
                 return None
             await self._effects.make_awaited()
-            self._tx.reject()  # what the function did to it
+            self._unit.reject()  # what the function did to it
 
     async def _work(self, place: tuple[str, str, int]) -> None:
-        tx = self._tx
+        unit = self._unit
         for messages in self._lists(place):
             if len(messages) == 1 or not await self._together(messages):
                 for message in messages:
                     await self._invoke([message])
-                    if tx.cut:
+                    if unit.cut:
                         return
-            if tx.cut or self._handled >= COMMIT_MESSAGES_MAX:
+            if unit.cut or self._handled >= self._messages_max:
                 return
 
     async def _together(self, messages: list[Message]) -> bool:
@@ -122,7 +121,7 @@ class AwaitedCall(Call):
         try:
             await self._invoke(messages)
         except Exception as raised:
-            error = self._tx.take_back(raised)
+            error = self._unit.take_back(raised)
             self._carry.alone_below = messages[-1].offset + 1
             _LOGGER.warning(
                 "the handler of lists raised %s for %d messages of %s/%d from offset %d on; nothing "
@@ -135,20 +134,22 @@ class AwaitedCall(Call):
 
     async def _invoke(self, messages: list[Message]) -> None:
         """Call the handler once and keep what it did."""
-        tx, shape = self._tx, self._consumer.shape
-        tx.message = messages[0]
+        unit, shape = self._unit, self._consumer.shape
+        unit.message = messages[0]
         if self._statements is not None:
             self._statements.begin_message()
-        result: Any = self._consumer.handler(messages if shape.batch_size else messages[0], tx)
+        result: Any = self._consumer.handler(
+            messages if shape.batch_size else messages[0], self._tx
+        )
         if shape.is_async:
             result = await self._returned(result)
         if result is not None:
             check_result(result)
-        if tx.state.touched:
+        if unit.state.touched:
             if self._await_topic is not None:
-                for topic in tx.unplaced():
-                    tx.place(topic, await self._await_topic(topic))
-            tx.accept()
+                for topic in unit.unplaced():
+                    unit.place(topic, await self._await_topic(topic))
+            unit.accept()
         self._handled += len(messages)
 
     async def _returned(self, result: Any) -> Any:
@@ -180,11 +181,11 @@ class AwaitedCall(Call):
                     found = []
         except PayloadInvalid as error:
             invalid = error
-        blamed = self._tx.message
+        blamed = self._unit.message
         if found:
             yield found
         if invalid is not None:
-            self._tx.message = blamed
+            self._unit.message = blamed
             raise invalid
 
 

@@ -8,7 +8,7 @@ Which message may start and what may be committed is decided in core/keyed_sched
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from itertools import chain
 from queue import SimpleQueue
@@ -16,13 +16,12 @@ from typing import Any
 
 from ...codec.entries import change_entry, entry_name
 from ...core.consumer.keyed_schedule import Job, Result, Schedule, changes_of
-from ...core.consumer.open_effects import ASK
 from ...core.consumer.work import FailedMessage, HandlerDone, RunHandler
 from ...errors import StateTooLarge
 from ...limits import MESSAGE_EFFECTS_BYTES_MAX
 from ..effects.calls import EffectDesk
 from ..effects.effects import Effects
-from ..messages.message import Message
+from ..messages.message import Message, lot_of
 from .call import Call, Consumer, check_payload, current
 from .call_async import AwaitTopic, returned
 from .carry import Carry
@@ -30,28 +29,8 @@ from .keyed_state import KeyState
 from .shapes import check_result
 from .state import StateView
 from .threads import HandlerThreads
-from .tx import FindTopic, Tx, build_outputs
-
-
-class KeyedTx(Tx):
-    """The Tx of one message: its effects are its own, and there only if it has any."""
-
-    __slots__ = ("begin_effects",)
-
-    begin_effects: Callable[[], Effects]
-
-    @property
-    def own_effects(self) -> Effects | None:
-        """What it knows of its effects; None: it has none."""
-        return self._effects
-
-    def effect(
-        self, name: str, function: Callable[..., Any], *args: Any, policy: str = ASK, **kwargs: Any
-    ) -> Any:
-        """As of Tx."""
-        if self._effects is None:
-            self._effects = self.begin_effects()
-        return super().effect(name, function, *args, policy=policy, **kwargs)
+from .tx import Tx
+from .unit_of_work import FindTopic, UnitOfWork, build_outputs
 
 
 class KeyedCall(Call):
@@ -150,51 +129,51 @@ class KeyedCall(Call):
     # --- one message -------------------------------------------------------------------------------
 
     def _run_job(self, job: Job[Message]) -> Result:
-        tx = self._tx_for(job)
-        token = current.set(tx)
+        unit = self._unit_for(job)
+        token = current.set(unit)
         try:
             self._check(job.message)
-            result = self._consumer.handler(job.message, tx)
+            result = self._consumer.handler(job.message, Tx(unit))
             if result is not None:
                 check_result(result)
-            return _effects(job, tx)
+            return _effects(job, unit)
         except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
-            return self._of_failed(job, error, tx)
+            return self._of_failed(job, error, unit)
         finally:
-            tx.message = None
+            unit.message = None
             current.reset(token)
 
     async def _run_job_async(self, job: Job[Message]) -> Result:
-        tx = self._tx_for(job)
-        token = current.set(tx)
+        unit = self._unit_for(job)
+        token = current.set(unit)
         try:
             self._check(job.message)
-            awaitable: Any = self._consumer.handler(job.message, tx)
+            awaitable: Any = self._consumer.handler(job.message, Tx(unit))
             check_result(await returned(awaitable))
             if self._await_topic is not None:
-                for topic in tx.unplaced():
-                    tx.place(topic, await self._await_topic(topic))
-            return _effects(job, tx)
+                for topic in unit.unplaced():
+                    unit.place(topic, await self._await_topic(topic))
+            return _effects(job, unit)
         except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
-            return self._of_failed(job, error, tx)
+            return self._of_failed(job, error, unit)
         finally:
-            tx.message = None
+            unit.message = None
             current.reset(token)
 
-    def _of_failed(self, job: Job[Message], error: Exception, tx: KeyedTx) -> Result:
-        failure = self._failed(job.message, error, tx.own_effects)
-        return Result(job.message.stored, job.name, job.entry, job.entry, failure=failure)
+    def _of_failed(self, job: Job[Message], error: Exception, unit: UnitOfWork) -> Result:
+        failure = self._failed(job.message, error, unit.effects)
+        return Result(lot_of(job.message).stored, job.name, job.entry, job.entry, failure=failure)
 
     def _check(self, message: Message) -> None:
         shape = self._consumer.shape
         if shape.decode is not None:
             check_payload(message, shape.payload)
 
-    def _tx_for(self, job: Job[Message]) -> KeyedTx:
-        tx = KeyedTx(StateView(KeyState.of(job.entry)), self._find_topic)
-        tx.message = job.message
-        tx.begin_effects = self._new_effects
-        return tx
+    def _unit_for(self, job: Job[Message]) -> UnitOfWork:
+        state = StateView(KeyState.of(job.entry), self.run.ledger.limits)
+        unit = UnitOfWork(state, self._find_topic, begin_effects=self._new_effects)
+        unit.message = job.message
+        return unit
 
     def _new_effects(self) -> Effects:
         """Return what one message knows of its effects, in the thread of its handler."""
@@ -227,13 +206,13 @@ class KeyedCall(Call):
         return self._done(len(done), state, outputs, failure, took_us, size)
 
 
-def _effects(job: Job[Message], tx: KeyedTx) -> Result:
-    """Return what a handler that returned has done. Raises what Tx.accept raises."""
+def _effects(job: Job[Message], unit: UnitOfWork) -> Result:
+    """Return what a handler that returned has done. Raises what UnitOfWork.accept raises."""
     message = job.message
-    if not tx.state.touched:
-        return Result(message.stored, job.name, job.entry, job.entry)
-    tx.accept()
-    changes, outgoing, size = tx.effects()
+    if not unit.state.touched:
+        return Result(lot_of(message).stored, job.name, job.entry, job.entry)
+    unit.accept()
+    changes, outgoing, size = unit.accepted()
     left = job.entry
     if changes:
         left = change_entry(job.entry, changes)
@@ -243,6 +222,6 @@ def _effects(job: Job[Message], tx: KeyedTx) -> Result:
                 f"{MESSAGE_EFFECTS_BYTES_MAX}"
             )
         size += len(job.name) + len(left or b"")
-    if tx.own_effects is not None:  # as results wait in memory, so do these in the ledger
-        size += sum(len(one.value) + 64 for one in tx.own_effects.of_message(message).values())
-    return Result(message.stored, job.name, job.entry, left, tuple(outgoing), size=size)
+    if unit.effects is not None:  # as results wait in memory, so do these in the ledger
+        size += sum(len(one.value) + 64 for one in unit.effects.of_message(message).values())
+    return Result(lot_of(message).stored, job.name, job.entry, left, tuple(outgoing), size=size)

@@ -14,7 +14,7 @@ from .call_keyed import KeyedCall
 from .carry import Carry
 from .keyed_state import check_state_kind
 from .threads import HandlerThreads
-from .tx import FindTopic
+from .unit_of_work import FindTopic
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from ...ids import TEXT_TAG, dead_topic, tagged_id
 from ...limits import PARKED_ERROR_BYTES_MAX
 from ...records import Output
 from ..messages.message import Lot, Message, Recorded, explicit_key
-from .tx import UNNUMBERED
+from .unit_of_work import UNNUMBERED
 
 # Headers of a dead letter. All values are UTF-8, but for the id of a message that had bytes.
 GROUP = "oncemq-group"
@@ -135,16 +135,15 @@ class Replayed(Message):
         """When the broker stored the original."""
         return super().appended_at_ms if self.origin is None else self.origin.appended_at_ms
 
-    @property
-    def brought(self) -> dict[str, Recorded]:
+    def _recorded(self) -> dict[str, Recorded]:
         """What was recorded before the original was parked."""
         return self._brought
 
-    def idempotency_key(self, group: str) -> str:
+    def _idempotency_key(self) -> str:
         """The key of the original."""
-        origin = self.origin
+        origin, group = self.origin, self._lot.group
         if origin is None:
-            return super().idempotency_key(group)
+            return super()._idempotency_key()
         if origin.id_type == SEQUENCE:
             return f"{group}@{origin.id!s}"
         return explicit_key(group, origin.topic, tagged_id(origin.id))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import NotAHandler
-from ...limits import BATCH_SIZE_DEFAULT, COMMIT_MESSAGES_MAX, CONCURRENCY_MAX
+from ...limits import BATCH_SIZE_DEFAULT, CONCURRENCY_MAX, LIMITS
 from ..messages.message import Decode, Message
 from ..messages.payloads import decoder_of, name_of
 
@@ -56,10 +56,8 @@ class Wishes:
     concurrency: int = 1
 
 
-def shape_of(function: Any, wishes: Wishes, options: dict[str, Any]) -> Shape:
+def shape_of(function: Any, wishes: Wishes) -> Shape:
     """Return the shape of a handler. Raises NotAHandler unless `function` can be one."""
-    for option in options:
-        raise NotAHandler(f"this version has no {option}= for consumers")
     name = getattr(function, "__qualname__", repr(function))
     batch_size = _batch_size(wishes)
     _check_concurrency(wishes)
@@ -89,8 +87,9 @@ def _batch_size(wishes: Wishes) -> int:
         return 0
     if size is None:
         return BATCH_SIZE_DEFAULT
-    if type(size) is not int or not 1 <= size <= COMMIT_MESSAGES_MAX:
-        raise ValueError(f"batch_size is a number from 1 to {COMMIT_MESSAGES_MAX}, not {size!r}")
+    most = LIMITS.commit_messages_max
+    if type(size) is not int or not 1 <= size <= most:
+        raise ValueError(f"batch_size is a number from 1 to {most}, not {size!r}")
     return size
 
 

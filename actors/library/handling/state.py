@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ...codec.entries import KEYED, unpack_entry
 from ...codec.values import decode_value, encode_value
 from ...errors import StateTooLarge
-from ...limits import MESSAGE_EFFECTS_BYTES_MAX, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX
+from ...limits import MESSAGE_EFFECTS_BYTES_MAX, STATE_KEY_BYTES_MAX, Limits
 
 _FIXED = frozenset({int, float, bool, type(None)})  # encoded in at most 10 bytes
 _IMMUTABLE = _FIXED | {str, bytes}
@@ -65,11 +65,14 @@ class StateView(MutableMapping[str, Any]):
         "_seen",
         "_sizes",
         "_undo",
+        "commit_bytes",
         "touched",
     )
 
-    def __init__(self, ledger: HasState) -> None:
+    def __init__(self, ledger: HasState, limits: Limits) -> None:
         self._base = ledger.state
+        # Above so many changed bytes, what is sent included, a commit ends.
+        self.commit_bytes = limits.commit_bytes
         # Whether the message at hand has set, deleted, or got something that can change.
         self.touched = False
         # Of the message at hand: values set or got (_GONE: deleted), and for those that were got,
@@ -85,7 +88,7 @@ class StateView(MutableMapping[str, Any]):
         # ... and all other changes, encoded. Invariant: no key is in both.
         self._changes: dict[str, bytes | None] = {}
         # Bytes of the whole state with the changes, at most; of one changed entry.
-        self._sizes = _Sizes(ledger)
+        self._sizes = _Sizes(ledger, limits.state_bytes_max)
 
     # --- what a handler calls --------------------------------------------------------------------
 
@@ -222,10 +225,11 @@ class StateView(MutableMapping[str, Any]):
 class _Sizes:
     """How many bytes the state has, at most, and how many of them a commit must carry."""
 
-    __slots__ = ("_base", "_entries", "changed", "total")
+    __slots__ = ("_base", "_bytes_max", "_entries", "changed", "total")
 
-    def __init__(self, ledger: HasState) -> None:
+    def __init__(self, ledger: HasState, bytes_max: int) -> None:
         self._base = ledger.state
+        self._bytes_max = bytes_max
         self._entries: dict[str, int] = {}  # of changed keys; 0: deleted
         self.total = ledger.state_bytes
         self.changed = 0
@@ -246,9 +250,9 @@ class _Sizes:
                 total -= before
                 changed += size - before
             total += size
-        if total > STATE_BYTES_MAX:
+        if total > self._bytes_max:
             raise StateTooLarge(
-                f"tx.state would have {total} bytes, the limit is {STATE_BYTES_MAX}",
+                f"tx.state would have {total} bytes, the limit is {self._bytes_max}",
             )
         if changed - self.changed > MESSAGE_EFFECTS_BYTES_MAX:
             raise StateTooLarge(

@@ -1,1 +1,5 @@
-"""Ledgers of consumers as files: where they are, how they are read, exported and imported."""
+"""Ledgers of consumers as files: where they lie; reading, export, import.
+
+A ledger in a database belongs to `sinks`. What a record means belongs to `core/consumer`.
+May import `core/consumer`, `codec` and `storage`, and no other folder of the library.
+"""

@@ -1,10 +1,10 @@
-"""One ledger as one portable file: written beside a consumer at work, and checked when it is read.
+"""A ledger as one portable file: written beside a working consumer, and checked when it is read.
 
-The file holds what a snapshot of the ledger holds - offsets, state, processed set, outputs that wait
-- as of one commit, which is on disk for good before anything is written here. Layout: MAGIC, then
-sections of a head (lengths of name and data, crc32 of both) and their bytes. The first section says
-whose ledger it is, the last one is a digest of everything before it: a file that ends early, or that
-anything was changed in, is refused.
+The file holds what a snapshot of the ledger holds (offsets, state, processed set, waiting outputs)
+as of one commit, which is durable before this file is written. Layout: MAGIC, then sections of a
+head (lengths of name and data, crc32 of both) and their bytes. The first section names the ledger;
+the last one is a digest of everything before it, so that a file that ends early or was changed
+anywhere is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UNFINISHED = ".unfinished"
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Whose ledger a file holds and how far it had come."""
+    """The identity of the ledger in a file, and its progress."""
 
     format: int
     group: str
@@ -55,7 +55,6 @@ class About:
     outputs_unacked: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as it is printed."""
         return asdict(self)
 
 
@@ -73,7 +72,7 @@ def export_ledger(disk: Disk, directory: str, target: str) -> About:
     if disk.exists(target):
         raise BadInput(f"{target} is there already", hint="name another file")
     unfinished = target + _UNFINISHED
-    layout.remove(disk, unfinished)  # of an export that was killed
+    layout.remove(disk, unfinished)  # left by an export that was killed
     file = disk.create(unfinished)
     try:
         _write(file, about, ledger)
@@ -124,7 +123,7 @@ def _write(file: File, about: About, ledger: Ledger) -> None:
 
     put(MAGIC)
     section(_ABOUT, wire.pack_plain(about.as_dict()))
-    # A snapshot names the parts with ids that lie on disk already; here they are one, and whole.
+    # A snapshot only names the parts with ids that lie on disk already; the file must hold them all.
     for name, part in sorted(ledger.snapshot().parts.items()):
         if not name.startswith(_IDS):
             section(name, wire.pack_plain(part))
@@ -142,7 +141,7 @@ def check_export(disk: Disk, path: str) -> tuple[About, Ledger]:
 
 
 def read_export(disk: Disk, path: str) -> tuple[About, Ledger, dict[str, bytes]]:
-    """Return what `check_export` returns, and the parts of the snapshot as they are in the file."""
+    """Return what `check_export` returns, and the undecoded parts of the snapshot."""
     parts: dict[str, Any] = {}
     encoded: dict[str, bytes] = {}
     for name, data, offset in _sections(disk, path):
@@ -166,7 +165,7 @@ def read_export(disk: Disk, path: str) -> tuple[About, Ledger, dict[str, bytes]]
 
 
 def _sections(disk: Disk, path: str) -> Iterator[tuple[str, bytes, int]]:
-    """Yield name, data and place of every section but the last, which is checked against them."""
+    """Yield name, data and place of every section but the last, the digest, which it checks."""
     file = disk.open(path)
     try:
         length = file.length()
@@ -198,7 +197,7 @@ def _sections(disk: Disk, path: str) -> Iterator[tuple[str, bytes, int]]:
 
 
 def is_owned(disk: Disk, directory: str) -> bool:
-    """Whether a consumer has the ledger just now: what it commits from here on is not exported."""
+    """Return whether a consumer has the ledger open: its later commits are not in the export."""
     lock = hold_lock(disk, directory)
     if lock is not None:
         lock.release()
@@ -206,7 +205,7 @@ def is_owned(disk: Disk, directory: str) -> bool:
 
 
 def find_directory(disk: Disk, state: str, place: str) -> str:
-    """Return the directory of a ledger that is named by it, or by group/topic/partition."""
+    """Return the directory of a ledger; `place` is that directory, or GROUP/TOPIC/PARTITION."""
     if disk.exists(place) and layout.generations(disk, place):
         return place
     parts = place.split("/")

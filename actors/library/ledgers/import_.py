@@ -16,7 +16,7 @@ import time
 
 from ...core.consumer.ledger import Ledger
 from ...errors import BadInput, CorruptLog, LogInUse
-from ...limits import PARTITIONS_MAX
+from ...limits import LIMITS
 from ...storage.creation import begin_at_snapshot, hold_lock, identity
 from ...storage.disk import Disk
 from .export import About, read_export
@@ -32,7 +32,7 @@ def import_ledger(disk: Disk, path: str, state: str) -> About:
     nothing was left), OSError.
     """
     about, ledger, parts = read_export(disk, path)
-    if type(about.partition) is not int or not 0 <= about.partition < PARTITIONS_MAX:
+    if type(about.partition) is not int or not 0 <= about.partition < LIMITS.partitions_max:
         raise CorruptLog(path, 0, f"impossible partition {about.partition!r}")
     directory = ledger_directory(state, about.group, about.topic, about.partition)
     found = identity(disk, directory)

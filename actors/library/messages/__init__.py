@@ -1,1 +1,4 @@
-"""What a handler gets: a message as a place in a stored batch, and typed payloads."""
+"""What a handler receives: a message of a stored batch, decoded on demand.
+
+Here also: typed payloads, `Message[Order]`. May import no other folder of the library.
+"""

@@ -1,1 +1,4 @@
-"""What operators do: topics, groups, dead letters, open effects; the commands call this."""
+"""Operators' acts: topics, groups, offsets, dead letters, unknown effects.
+
+Each act is one function or class that a verb of `cli` calls; nothing here prints.
+"""

@@ -1,9 +1,9 @@
 """Moving the offset of a group: what `oncemq groups seek` and `reset` do.
 
 The command is an owner like any other: it joins each partition, is granted an epoch, opens that
-generation of the ledger and makes one commit. So nobody can be at work there meanwhile, a frozen
+generation of the ledger and makes one commit. So no other owner works there meanwhile, a frozen
 owner is fenced as at any takeover, and a command that is killed half-way has moved some partitions
-and not others, each of them wholly. All partitions are taken before the first one is moved.
+entirely and the others not at all. It takes all partitions before it moves the first one.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ EARLIEST, LATEST = "earliest", "latest"
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What was done to one partition."""
+    """The move of one partition."""
 
     partition: int
-    first_offset: int  # where the group stood
-    next_offset: int  # where it goes on
+    first_offset: int  # committed offset before
+    next_offset: int  # committed offset from now on
 
 
 class _Taken:
-    """One partition that is ours: its grant and its open ledger."""
+    """A partition that this command owns: the grant and the open ledger."""
 
     def __init__(
         self, place: tuple[str, str, int], door: LedgerDoor, granted: Granted, events: Events
@@ -79,7 +79,7 @@ class _Taken:
         self._driver.turn(0)
 
     def close(self, *, clean: bool) -> None:
-        """Let the ledger go."""
+        """Close the ledger, before the partition is left: the next owner need not wait for it."""
         self._door.release()
         self._driver.close(clean=clean)
         self._door.close()
@@ -96,7 +96,7 @@ class Seeker:
         With `sink` they are in that database. Raises BadSink, NotSupported.
         """
         if sink is not None:
-            address_of(sink)  # refuse it before anything is asked
+            address_of(sink)  # refuse a bad URL before the broker is asked
         self._sink = sink
         self._client = AdminClient(endpoint)
         self._state = state
@@ -106,7 +106,6 @@ class Seeker:
         self._taken: list[_Taken] = []
 
     def __enter__(self) -> Seeker:
-        """Return the seeker."""
         return self
 
     def __exit__(
@@ -122,7 +121,7 @@ class Seeker:
             self._client.close()
 
     def targets(self, topic: str, to: str | int, partition: int | None = None) -> dict[int, int]:
-        """Return the offset for each partition: `to` is one, EARLIEST, LATEST.
+        """Return the offset for each partition: `to` is an offset, EARLIEST or LATEST.
 
         Raises UnknownTopic, OffsetOutOfRange, NoAnswer.
         """
@@ -154,7 +153,7 @@ class Seeker:
             raise OffsetOutOfRange(f"topic {topic} has {len(ends)} partitions, none {partition}")
 
     def _first_since(self, topic: str, partition: int, end: int, at_ms: int) -> int:
-        """Look for it by halves: times of stored batches never go back in a partition."""
+        """Search by halves: times of stored batches never go back in a partition."""
         low, high = 0, end
         while low < high:
             middle = (low + high) // 2

@@ -16,20 +16,18 @@ from typing import Any
 
 from ...errors import BufferFull, IdRequired, OnceMQError, ProducerClosed, Unacknowledged
 from ...ids import check_name
-from ...limits import IN_FLIGHT_BYTES_DEFAULT, SEND_TIMEOUT_MS, TOPICS_MAX
+from ...limits import IN_FLIGHT_BYTES_DEFAULT, LIMITS, SEND_TIMEOUT_MS
 from ...runtime import settings
 from ...shells.producer import ProducerEngine
 from .accumulator import Accumulator
 from .acks import Ack, Verdicts
 from .parcel import Parcel, checked_many, checked_message
-from .pending import AckMany, Pending, PendingMany, PendingOne
+from .pending import Pending, PendingMany, PendingOne
 from .thread import ProducerThread, monotonic_ms
-
-__all__ = ["Ack", "AckMany", "Pending", "Producer"]
 
 _LOGGER = logging.getLogger("oncemq")
 _LIVE: weakref.WeakSet[Producer] = weakref.WeakSet()
-_EXIT_FLUSH_S = 1.0  # what the end of the interpreter grants to a producer that was never closed
+_EXIT_FLUSH_S = 1.0  # time for a producer that was never closed, at the end of the interpreter
 
 Connect = Callable[[str, str], ProducerEngine]  # (producer name, endpoint)
 
@@ -67,7 +65,7 @@ class Producer:
         _LIVE.add(self)
 
     def _begin(self) -> None:
-        """Be a new incarnation that has sent nothing."""
+        """Become a new incarnation that has sent nothing."""
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._gathered = Accumulator(self._in_flight_bytes, self._new_verdicts)
@@ -129,7 +127,7 @@ class Producer:
         ids: Sequence[str | bytes] | None = None,
         keys: Sequence[str | bytes | None] | None = None,
         timeout: float | None = None,
-    ) -> Pending[AckMany]:
+    ) -> PendingMany:
         """Take many messages of one topic, in order, and return one handle for all.
 
         Much cheaper a message than `send`, most of all with values that are all bytes. It is
@@ -162,14 +160,14 @@ class Producer:
         return PendingMany(verdicts)
 
     def _check(self, topic: str) -> None:
-        """Raise what forbids a send now. Under the lock."""
+        """Raise the error that forbids a send now. Under the lock."""
         if self._closed:
             raise ProducerClosed("the producer is closed")
         if self._error is not None:
             raise self._error.with_traceback(None)
         if topic not in self._checked_topics:
             check_name(topic, "topic")
-            if len(self._checked_topics) >= TOPICS_MAX:
+            if len(self._checked_topics) >= LIMITS.topics_max:
                 self._checked_topics.clear()
             self._checked_topics.add(topic)
 
@@ -211,7 +209,7 @@ class Producer:
     # --- what the I/O thread reports -------------------------------------------------------------
 
     def _freed(self, count: int, size: int) -> None:
-        """Count down what got its verdict."""
+        """Free the room of messages that got their verdict."""
         with self._room:
             self._messages -= count
             self._gathered.used -= size
@@ -222,7 +220,7 @@ class Producer:
             self._outstanding.pop(verdicts, None)
 
     def _ended(self, error: OnceMQError) -> None:
-        """Fail all that is outstanding: its outcome is unknown."""
+        """Fail all outstanding sends: their outcome is unknown."""
         with self._room:
             self._error = error
             self._gathered.clear()
@@ -302,7 +300,7 @@ class Producer:
         await asyncio.to_thread(self.__exit__, kind, error, traceback)
 
     def _forked(self) -> None:
-        """Begin anew in a forked child: locks, thread and socket of the parent are of no use."""
+        """Begin again in a forked child, which cannot use lock, thread and socket of the parent."""
         outstanding = list(self._outstanding)
         self._begin()
         error = ProducerClosed(

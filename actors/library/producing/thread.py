@@ -1,4 +1,4 @@
-"""The I/O thread of a producer: takes what was gathered, turns the engine, gives out verdicts."""
+"""The I/O thread of a producer: takes gathered sends, turns the engine, hands out verdicts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BLOCKED_MS = 50  # how often new topics and deadlines are looked at while nothi
 
 
 class _Share(NamedTuple):
-    """The token of a batch: whose verdict it brings and which bytes it frees."""
+    """The token of a batch: the sends that its verdict settles, and the bytes that it frees."""
 
     verdicts: Verdicts
     members: Sequence[int]
@@ -85,13 +85,12 @@ class ProducerThread(threading.Thread):
     # --- called by other threads, under the lock -------------------------------------------------
 
     def nudge(self, *, urgent: bool) -> None:
-        """Tell that something was gathered; `urgent`: there is no point in lingering."""
+        """Wake the thread for a gathered send; `urgent` ends its lingering."""
         if self._engine is not None and (self._asleep or (self._lingering and urgent)):
             self._asleep = self._lingering = False
             self._engine.wake()
 
     def describe_wait(self) -> str:
-        """Say what a caller waits for."""
         engine = self._engine
         if engine is None or not engine.silent:
             return ""
@@ -157,7 +156,7 @@ class ProducerThread(threading.Thread):
     # --- feeding the engine ----------------------------------------------------------------------
 
     def _feed(self, engine: ProducerEngine) -> int | None:
-        """Give the engine what it has room for; return how long it may wait, -1: stop."""
+        """Submit batches while the engine has room; return how long it may wait, -1: stop."""
         now_ms = monotonic_ms()
         with self._lock:
             if self._stopping:
@@ -206,7 +205,7 @@ class ProducerThread(threading.Thread):
         return True
 
     def _keyless_of(self, engine: ProducerEngine, topic: str) -> Callable[[int], int]:
-        """Return what counts messages without key and id: on from the numbers of earlier runs."""
+        """Return the counter of messages without key and id; it goes on from earlier runs."""
 
         def take(count: int) -> int:
             first = self._keyless.get(topic)

@@ -21,10 +21,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ...errors import OnceMQError
-from ...limits import ROUTING_ID_BYTES, TURN_EVENTS_MAX
+from ...limits import LIMITS, ROUTING_ID_BYTES
 from ...ports import Frames
 
-QUEUE_MESSAGES_MAX = 2 * TURN_EVENTS_MAX  # a send beyond it is refused, as with a socket
+QUEUE_MESSAGES_MAX = 2 * LIMITS.turn_events_max  # a send beyond it is refused, as with a socket
 RUN_MS_MAX = 600_000  # simulated time after which `run_until` gives up
 
 
@@ -63,7 +63,7 @@ class LocalEndpoint:
     def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
         """Return what waits, at most one turn's worth; never waits."""
         del timeout_ms
-        count = min(len(self._waiting), TURN_EVENTS_MAX)
+        count = min(len(self._waiting), LIMITS.turn_events_max)
         return [self._waiting.popleft() for _ in range(count)]
 
     def send(self, peer: bytes, frames: Frames) -> bool:

@@ -85,8 +85,8 @@ class OutsideEffects:
 
     def note(self, kind: str, what: str) -> None:
         """Note what the handler of this context does."""
-        tx = current.get()
-        message = None if tx is None else tx.message
+        unit = current.get()
+        message = None if unit is None else unit.message
         if message is not None:
             where = _where(sys._getframe(2))  # noqa: SLF001 - the only way to the caller's frame
             self.found.append(OutsideEffect(kind, what, where, message.topic, str(message.id)))
@@ -107,8 +107,8 @@ def _install() -> None:
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     watch = _Watch.now
-    tx = current.get()
-    if watch is None or tx is None or tx.calls_outside:
+    unit = current.get()
+    if watch is None or unit is None or unit.calls_outside:
         return
     if event == "open":
         path, mode, flags = arguments

@@ -1,1 +1,5 @@
-"""One file for each family of checks; table.py loads them all."""
+"""Checks that need a history: what processes reported, compared with the files.
+
+One file for each family of checks; `table.py` lists them all. What files alone can show belongs to
+`verify`.
+"""

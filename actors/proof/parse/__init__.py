@@ -1,1 +1,4 @@
-"""From bytes to facts: a second reader of every file format, which shares no code with the first."""
+"""From bytes to facts: a second reader of each file format.
+
+Written from the byte tables of docs/STORAGE.md; shares no code with `codec` and `storage`.
+"""

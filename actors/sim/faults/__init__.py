@@ -1,7 +1,7 @@
-"""Everything that goes wrong in a simulated world. A new fault is a new file, imported here.
+"""Faults of a simulated world. A new fault is a new file, imported here.
 
 Each kind is a `Fault` in `FAULTS`; a plan switches it on or off and says how often it strikes. The
-world reports how often each one struck: a run that injected nothing proves nothing.
+world counts how often each one struck: a run that injected nothing proves nothing.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from ...limits import Limits
+
 if TYPE_CHECKING:
     from ..world import World
 
@@ -29,6 +31,10 @@ class Fault:
         self.world = world
         self.rng = random.Random(f"{world.plan.seed} fault {self.name}")
         self._mean_ms = mean_ms
+
+    def tightened(self, limits: Limits) -> Limits:
+        """Return what the processes get instead of `limits`."""
+        return limits
 
     def arm(self) -> None:
         """Begin: the safety phase starts."""

@@ -1,1 +1,4 @@
-"""What must hold in a simulated world: models outside of every crash, and the look at the end."""
+"""What must hold in a simulated world: models outside of every crash, end checks.
+
+An oracle observes and compares; it never changes what a process does.
+"""

@@ -14,7 +14,7 @@ from zlib import crc32
 import msgpack
 
 from ...codec import batch as batch_codec
-from ...limits import SOLITARY_MESSAGES_MAX
+from ...limits import LIMITS
 from ..processes.handler import Effects, Group, Target, handle
 
 Outgoing = tuple[Target, bytes | None, bytes]  # target, key, value
@@ -41,7 +41,7 @@ def solitary_of(seed: int, groups: list[Group]) -> int:
     In a short run of many deaths there would be hardly anything but solitary messages.
     """
     if not any(group.concurrency for group in groups):
-        return SOLITARY_MESSAGES_MAX
+        return LIMITS.solitary_messages_max
     return random.Random(f"plan {seed} solitary").choice(SOLITARIES)
 
 

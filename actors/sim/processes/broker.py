@@ -49,7 +49,7 @@ class BrokerShell(Shell):
         assert isinstance(log, WatchedLog)
         log.watch(world.oracle)
         self._log = log
-        core = BrokerCore(log.log_id, log.lineage, entropy=world.draw)
+        core = BrokerCore(log.log_id, log.lineage, entropy=world.draw, limits=world.limits)
         assert self.transport is not None
         self.core = core
         events = SimEvents(world, self.name)

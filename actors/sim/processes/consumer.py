@@ -34,7 +34,7 @@ from ...core.consumer.work import (
 from ...driver import DISK_FULL_RETRY_MS, Driver
 from ...errors import DiskFull, LogInUse
 from ...ids import private_topic
-from ...limits import JOIN_RETRY_MS, STANDBY_RETRY_MS
+from ...limits import JOIN_RETRY_MS, LIMITS, STANDBY_RETRY_MS
 from ...outcome import Stop
 from ...ports import Log
 from ...storage.document import Owner
@@ -114,7 +114,7 @@ class ConsumerShell(Shell):
             commit_first=self.commit_first,
             outlived=outlived,
         )
-        self.core = ConsumerCore(member, "sim", fingerprint=self._fingerprints)
+        self.core = ConsumerCore(member, "sim", fingerprint=self._fingerprints, limits=world.limits)
         self.transport = world.connect()
         self.driver = Driver(
             self.core,
@@ -295,7 +295,8 @@ class ConsumerShell(Shell):
         self._call_ms = self.world.clock.now_ms()
 
     def _begin_call(self, run: RunHandler) -> None:
-        refused_ms = JOIN_RETRY_MS if self.world.is_changed("WAITING_FETCHES_MAX") else 0
+        few_may_wait = self.world.limits.waiting_fetches_max < LIMITS.waiting_fetches_max
+        refused_ms = JOIN_RETRY_MS if few_may_wait else 0
         now_ms, at_rest = self.world.clock.now_ms(), self.world.at_rest
         if self.may_be_kept_waiting:
             at_rest = False

@@ -96,7 +96,7 @@ class OperatorShell(Shell):
         world, member = self.world, self.member
         grant = world.oracle.grants.get(member.place)
         assert grant is not None and grant.epoch >= granted.epoch, "grants are durable"  # noqa: PT018
-        core = self.core = SeekerCore(member.place, granted)
+        core = self.core = SeekerCore(member.place, granted, world.limits)
         self.driver = Driver(
             core,
             Silence(),

@@ -8,7 +8,6 @@ from ...core.client.connection import Reconnect
 from ...core.client.lane import Settled
 from ...core.client.producer import Describe, Opened, ProducerCore, Start, TopicKnown
 from ...driver import Driver
-from ...limits import IN_FLIGHT_BATCHES_MAX
 from ...outcome import Stop
 from ..trace import Violation
 from .shell import NEVER_MS, Host, ProcessClock, Shell, SimEvents
@@ -16,8 +15,6 @@ from .users import User
 
 if TYPE_CHECKING:
     from ..world import World
-
-BATCHES_MAX = 2 * IN_FLIGHT_BATCHES_MAX
 
 
 class ProducerShell(Shell):
@@ -41,6 +38,7 @@ class ProducerShell(Shell):
             label=f"{self.name}.{self.incarnation}",
             endpoint="sim",
             entropy=world.draw,
+            limits=world.limits,
         )
         self.transport = world.connect()
         self.driver = Driver(
@@ -71,7 +69,7 @@ class ProducerShell(Shell):
         now = self.world.clock.now_ms()
         if self._submit_ms <= now:
             self._submit_ms = now + self.world.plan.submit_ms(self.rng)
-            if self.core.outbox.batches < BATCHES_MAX:
+            if self.core.outbox.batches < self.core.batches_max:
                 submit = self.user.next_submit(
                     f"{self.name}.{self.incarnation}", self.rng, self._memory
                 )

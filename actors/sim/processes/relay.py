@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ...errors import OnceMQError
+from ...limits import Limits
 from ...ports import Clock, Events, Frames
 from ..disk.disk import SimulatedCrash
 from .aside import Aside
@@ -28,6 +29,7 @@ class MakeRelay(Protocol):
         *,
         draw: Callable[[], bytes],
         label: str,
+        limits: Limits,
         visit: Callable[[str], None],
     ) -> Callable[[], None]:
         """Return what runs it until it fails."""
@@ -55,6 +57,7 @@ class RelayShell(Shell):
             self._outbox,
             draw=world.draw,
             label=f"{self.name}.{self.incarnation}",
+            limits=world.limits,
             visit=self._visit,
         )
         self._program = Aside(run)

@@ -15,6 +15,7 @@ from oncemq.core.broker.core import BrokerCore
 from oncemq.driver import Driver
 from oncemq.errors import DiskFull
 from oncemq.ids import tagged_id
+from oncemq.limits import LIMITS, Limits
 from oncemq.protocol import Hello, Produce, Produced
 from oncemq.storage.log import FencedLog
 from oncemq.storage.memory import MemoryDisk
@@ -78,7 +79,12 @@ class World:
     """One broker with its disk; `crash` starts it anew from what the disk holds."""
 
     def __init__(
-        self, *, disk: Any = None, snapshot_every: int | None = None, message_events: bool = False
+        self,
+        *,
+        disk: Any = None,
+        snapshot_every: int | None = None,
+        message_events: bool = False,
+        limits: Limits = LIMITS,
     ) -> None:
         self.disk = MemoryDisk() if disk is None else disk
         self.clock = Clock()
@@ -88,6 +94,7 @@ class World:
         self.draw = entropy()
         self.snapshot_every = snapshot_every
         self.message_events = message_events
+        self.limits = limits
         self.start()
 
     def start(self) -> None:
@@ -100,6 +107,7 @@ class World:
             self.log.lineage,
             entropy=lambda: next(self.draw),
             message_events=self.message_events,
+            limits=self.limits,
         )
         self.driver = Driver(
             self.core,

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from oncemq.core.broker import balance as balance_module
 from oncemq.core.broker import groups as groups_module
 from oncemq.limits import (
     KEEP_MS,
@@ -20,6 +19,7 @@ from oncemq.limits import (
     SETTLE_MS,
     STANDBY_RETRY_MS,
     STEADY_MS,
+    Limits,
 )
 from oncemq.protocol import DescribeGroup, Granted, Join, Leave, Renew, Standby
 from tests.core.broker.help import World
@@ -51,8 +51,8 @@ class Process:
 class Group:
     """A broker with a topic of `partitions`, and processes that come and go."""
 
-    def __init__(self, partitions: int) -> None:
-        self.world = World()
+    def __init__(self, partitions: int, **bounds: int) -> None:
+        self.world = World(limits=Limits(**bounds))
         self.world.hello()
         self.world.topic("t", partitions)
         self.partitions = partitions
@@ -429,11 +429,9 @@ def test_a_wrong_member_id_is_refused() -> None:
     assert group.join(group.add("a"), 0, member=b"short").code == "protocol"
 
 
-def test_members_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_are_bounded() -> None:
     """One too many is not noted: it gets what is free; who is gone makes room."""
-    monkeypatch.setattr(balance_module, "MEMBERS_MAX", 2)
-    monkeypatch.setattr(balance_module, "ASKED_MAX", 3)
-    group = Group(4)
+    group = Group(4, members_max=2, asked_max=3)
     for name in "abc":
         group.add(name)
     group.run(10_000)
@@ -445,10 +443,9 @@ def test_members_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert owned == [0, 1, 2, 3]
 
 
-def test_groups_without_end_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_without_end_cost_no_memory() -> None:
     """Who invents groups and members fills the table to its bound and not beyond."""
-    monkeypatch.setattr(balance_module, "MEMBERS_MAX", 3)
-    group = Group(1)
+    group = Group(1, members_max=3)
     for number in range(20):
         guest = group.add(f"g{number}")
         assert isinstance(group.join(guest, 0, f"group-{number}"), Granted)

@@ -6,13 +6,9 @@ import dataclasses
 
 import pytest
 
-from oncemq import limits
-from oncemq.core.broker import core as broker_module
-from oncemq.core.broker import id_index as id_index_module
-from oncemq.core.broker import offset_index
-from oncemq.core.broker import state as broker_state
 from oncemq.core.broker.core import CheckFence
 from oncemq.errors import DiskFull
+from oncemq.limits import LIMITS, Limits
 from oncemq.outcome import Received
 from oncemq.protocol import (
     CreateTopic,
@@ -28,12 +24,17 @@ from oncemq.protocol import (
 from tests.core.broker.help import World, batch_of, refuse, runs
 
 
-@pytest.fixture
-def world() -> World:
+def opened(**bounds: int) -> World:
     """A broker that one peer has said hello to."""
-    world = World()
+    world = World(limits=Limits(**bounds))
     world.hello()
     return world
+
+
+@pytest.fixture
+def world() -> World:
+    """Such a broker with the usual limits."""
+    return opened()
 
 
 # --- hello ---------------------------------------------------------------------------------------
@@ -77,9 +78,9 @@ def test_a_restarted_broker_knows_nobody(world):
 def test_the_table_of_peers_is_bounded(world):
     """The least recently heard is forgotten and must say hello again."""
     hello = Hello(1, 1, 1, "test", b"i" * 16, b"", 0)
-    for number in range(limits.PEERS_MAX):
+    for number in range(LIMITS.peers_max):
         world.core.step(Received(number.to_bytes(16, "big"), hello), world.clock.ms)
-    assert len(world.core._peers) == limits.PEERS_MAX
+    assert len(world.core._peers) == LIMITS.peers_max
     assert world.ask(Ping(world.n)).code == "hello_required"
 
 
@@ -140,13 +141,13 @@ def test_names_of_topics(world, name, good):
     assert good or answer.code == "invalid_name"
 
 
-def test_topics_are_bounded(world, monkeypatch):
+def test_topics_are_bounded():
     """One topic too many is told so."""
-    monkeypatch.setattr(broker_module, "TOPICS_MAX", 1)
+    world = opened(topics_max=1)
     world.topic()
     assert world.topic("u").code == "busy"
     assert world.topic("v", partitions=0).code == "protocol"
-    assert world.topic("v", partitions=limits.PARTITIONS_MAX + 1).code == "protocol"
+    assert world.topic("v", partitions=LIMITS.partitions_max + 1).code == "protocol"
 
 
 def test_the_list_of_topics_counts_durable_messages(world):
@@ -166,9 +167,9 @@ def test_names_of_producers(world, name):
     assert len(world.core.state.producers) == 0
 
 
-def test_producer_names_are_bounded(world, monkeypatch):
+def test_producer_names_are_bounded():
     """One name too many is told so; known ones go on."""
-    monkeypatch.setattr(broker_module, "PRODUCERS_MAX", 1)
+    world = opened(producers_max=1)
     world.producer()
     assert world.producer("q").code == "busy"
     assert world.producer(nonce=b"m" * 16).epoch == 2
@@ -264,12 +265,10 @@ def state_of(world: World) -> dict[str, object]:
     return parts
 
 
-def test_restart_from_snapshots_equals_live_state(monkeypatch):
+def test_restart_from_snapshots_equals_live_state():
     """Snapshot and replay lead to the state that was live, whichever parts were kept by name."""
-    monkeypatch.setattr(id_index_module, "ID_PART_IDS", 16)
-    monkeypatch.setattr(broker_state, "OFFSET_PART_BYTES", 3000)
-    monkeypatch.setattr(offset_index, "OFFSET_INDEX_STEP_BYTES", 500)
-    world = World(snapshot_every=2000)
+    tight = Limits(id_part_ids=16, offset_part_bytes=3000, offset_index_step_bytes=500)
+    world = World(snapshot_every=2000, limits=tight)
     world.hello()
     world.topic(partitions=2)
     world.producer()
@@ -287,11 +286,9 @@ def test_restart_from_snapshots_equals_live_state(monkeypatch):
     assert runs(world.send(39, "y" * 100, partition=1))[0][1] == "duplicate"
 
 
-def test_full_parts_are_written_once(monkeypatch):
+def test_full_parts_are_written_once():
     """What a snapshot writes is what came since the last one, not the whole history."""
-    monkeypatch.setattr(id_index_module, "ID_PART_IDS", 16)
-    world = World()
-    world.hello()
+    world = opened(id_part_ids=16)
     world.topic()
     for counter in range(10):
         world.send_ids(counter, {f"{counter}-{place}": "x" for place in range(10)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oncemq.limits import SESSIONS_MAX
+from oncemq.limits import LIMITS
 from tests.core.broker.help import World, batch_of, batch_with_ids, refuse, runs
 
 
@@ -137,10 +137,10 @@ def test_a_retriable_refusal_does_not_advance_the_session(world):
 
 def test_the_session_table_is_bounded(world):
     """The least recently used session is forgotten, and its client told to open another."""
-    for number in range(SESSIONS_MAX + 1):
+    for number in range(LIMITS.sessions_max + 1):
         world.core._judge.sessions.advance(number.to_bytes(16, "big"), 0)
-    assert len(world.core._judge.sessions) == SESSIONS_MAX
-    oldest, newest = (0).to_bytes(16, "big"), SESSIONS_MAX.to_bytes(16, "big")
+    assert len(world.core._judge.sessions) == LIMITS.sessions_max
+    oldest, newest = (0).to_bytes(16, "big"), LIMITS.sessions_max.to_bytes(16, "big")
     assert world.send_ids(1, {"a": "1"}, session=oldest).code == "unknown_session"
     assert runs(world.send_ids(1, {"a": "1"}, session=newest)) == [(1, "stored", 0)]
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from oncemq import limits
 from oncemq.codec import wire
-from oncemq.core.broker import fetch as fetch_module
+from oncemq.limits import ATTEST_IDLE_MS, FETCH_WAIT_MS_MAX, LIMITS, Limits
 from oncemq.protocol import Fetch, Fetched
 from tests.core.broker.help import OTHER, World, batch_of, values_of
 
 
-@pytest.fixture
-def world() -> World:
+def opened(**bounds: int) -> World:
     """A broker with one topic of three partitions and one producer."""
-    world = World()
+    world = World(limits=Limits(**bounds))
     world.hello()
     world.hello(OTHER)
     world.topic(partitions=3)
     world.producer()
     return world
+
+
+@pytest.fixture
+def world() -> World:
+    """Such a broker with the usual limits."""
+    return opened()
 
 
 def wait_for(world: World, offset: int, peer: bytes = OTHER, **changes: int) -> Fetch:
@@ -130,7 +134,7 @@ def test_other_partitions_wake_nobody(world):
 
 def test_idle(world):
     """Nothing asked, nothing owed: no wake-up is wanted, and once the log is attested all rests."""
-    world.clock.ms += limits.ATTEST_IDLE_MS
+    world.clock.ms += ATTEST_IDLE_MS
     world.turn()
     end = world.log.end
     assert world.core.wake_at_ms is None
@@ -199,12 +203,12 @@ def test_partitions_far_apart_are_found_by_jumps(world, monkeypatch):
     monkeypatch.setattr(world.log, "read", read)
     received = world.fetch(0, max_bytes=10_000)
     assert [values_of(record) for record in received.stored] == [["first"], ["second"]]
-    assert read_bytes < 4 * limits.OFFSET_INDEX_STEP_BYTES
+    assert read_bytes < 4 * LIMITS.offset_index_step_bytes
 
 
-def test_one_turn_serves_a_bounded_number_of_bytes(world, monkeypatch):
+def test_one_turn_serves_a_bounded_number_of_bytes():
     """However many ask at once, a turn holds so many bytes; the others come next, in order."""
-    monkeypatch.setattr(fetch_module, "TURN_BYTES_MAX", 5000)
+    world = opened(turn_bytes_max=5000)
     for number in range(10):
         world.send(number, "x" * 1000)
     peers = [b"%016d" % number for number in range(6)]
@@ -236,9 +240,9 @@ def test_a_newer_fetch_replaces_the_one_that_waits(world):
     assert world.core.wake_at_ms is None or world.core.wake_at_ms >= world.clock.ms
 
 
-def test_waiting_fetches_are_bounded(world, monkeypatch):
+def test_waiting_fetches_are_bounded():
     """One too many is told to come later."""
-    monkeypatch.setattr(fetch_module, "WAITING_FETCHES_MAX", 2)
+    world = opened(waiting_fetches_max=2)
     for partition in range(2):
         wait_for(world, 0, partition=partition)
     world.take(OTHER)
@@ -257,7 +261,7 @@ def test_deadlines_of_replaced_fetches_are_forgotten(world):
 def test_waits_are_bounded(world):
     """Nobody waits longer than the limit, whatever was asked."""
     wait_for(world, 0, max_wait_ms=2**40)
-    assert world.core.wake_at_ms == world.clock.ms + limits.FETCH_WAIT_MS_MAX
+    assert world.core.wake_at_ms == world.clock.ms + FETCH_WAIT_MS_MAX
 
 
 def test_many_small_batches_fit_one_frame(world):

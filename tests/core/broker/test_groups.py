@@ -7,23 +7,28 @@ from dataclasses import replace
 import pytest
 
 from oncemq import limits
-from oncemq.core.broker import membership as membership_module
+from oncemq.limits import Limits
 from oncemq.protocol import Fetch, Granted, InitProducer, Join, Leave, ListGroups, Renew, Standby
 from tests.core.broker.help import OTHER, World, batch_of, runs
 
 OUTPUTS = "@g/t/0"
 
 
-@pytest.fixture
-def world() -> World:
+def opened(**bounds: int) -> World:
     """A broker with one topic and ten messages."""
-    world = World()
+    world = World(limits=Limits(**bounds))
     world.hello()
     world.hello(OTHER)
     world.topic()
     world.producer()
     world.send(0, *"abcdefghij")
     return world
+
+
+@pytest.fixture
+def world() -> World:
+    """Such a broker with the usual limits."""
+    return opened()
 
 
 def join(world: World, who: bytes = b"A", **changes):
@@ -227,9 +232,9 @@ def test_after_a_restart_every_grant_has_a_full_lease(world):
     assert join(world, b"B").epoch == 2
 
 
-def test_grants_are_bounded(world, monkeypatch):
+def test_grants_are_bounded():
     """One group too many is told so; those that are there go on."""
-    monkeypatch.setattr(membership_module, "GROUPS_MAX", 1)
+    world = opened(groups_max=1)
     join(world)
     assert join(world, group="h").code == "busy"
     world.clock.ms += limits.LEASE_MS
@@ -246,14 +251,16 @@ def test_the_list_of_groups_shows_owners(world):
     assert world.ask(ListGroups(world.n)).groups[0][-1] is False
 
 
-def test_a_list_that_fits_no_frame_is_refused(world, monkeypatch):
+def test_a_list_that_fits_no_frame_is_refused(world):
     """The answer is an error, not a frame that breaks the connection."""
-    for number in range(3):
-        join(world, group=f"g{number}", path="/" * 4000)
-    monkeypatch.setattr(membership_module, "FRAME_BYTES_MAX", 40_000)
+    path = "/" * 4000
+    too_many = limits.FRAME_BYTES_MAX // (4 * len(path)) + 1
+    for number in range(too_many - 10):
+        join(world, group=f"g{number}", path=path)
+    assert len(world.ask(ListGroups(world.n)).groups) == too_many - 10
+    for number in range(too_many - 10, too_many):
+        join(world, group=f"g{number}", path=path)
     assert world.ask(ListGroups(world.n)).code == "too_large"
-    monkeypatch.undo()
-    assert len(world.ask(ListGroups(world.n)).groups) == 3
 
 
 def test_groups_do_not_share_grants(world):

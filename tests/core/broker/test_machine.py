@@ -15,9 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from oncemq import limits
-from oncemq.core.broker import id_index, offset_index
-from oncemq.core.broker import state as broker_state
+from oncemq.limits import Limits
 from oncemq.protocol import Failure, Produced
 from tests.core.broker.help import World, batch_of, batch_with_ids, runs
 
@@ -32,10 +30,8 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        id_index.ID_PART_IDS = 3
-        broker_state.OFFSET_PART_BYTES = 700
-        offset_index.OFFSET_INDEX_STEP_BYTES = 300
-        self.world = World(snapshot_every=1500)
+        tight = Limits(id_part_ids=3, offset_part_bytes=700, offset_index_step_bytes=300)
+        self.world = World(snapshot_every=1500, limits=tight)
         self.world.hello()
         self.world.topic(partitions=PARTITIONS)
         self.logs: list[list[str]] = [[] for _ in range(PARTITIONS)]
@@ -234,9 +230,6 @@ class BrokerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "world"):
             self.world.driver.close()
-        id_index.ID_PART_IDS = limits.ID_PART_IDS
-        broker_state.OFFSET_PART_BYTES = limits.OFFSET_PART_BYTES
-        offset_index.OFFSET_INDEX_STEP_BYTES = limits.OFFSET_INDEX_STEP_BYTES
 
 
 class _DeathError(Exception):

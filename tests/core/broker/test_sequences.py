@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from oncemq import limits
-from oncemq.core.broker import lookup as lookup_module
+from oncemq.limits import LIMITS, Limits
 from oncemq.protocol import Failure, InitProducer, Produced
 from tests.core.broker.help import OTHER, World, batch_of, runs
 
 
-@pytest.fixture
-def world() -> World:
+def opened(**bounds: int) -> World:
     """A broker with one topic and one named producer, both known to one peer."""
-    world = World()
+    world = World(limits=Limits(**bounds))
     world.hello()
     world.topic()
     world.producer()
     return world
+
+
+@pytest.fixture
+def world() -> World:
+    """Such a broker with the usual limits."""
+    return opened()
 
 
 def test_numbers_are_stored_in_order_and_read_back(world):
@@ -178,17 +182,17 @@ def test_nonces_are_bounded(world):
     for number in range(40):
         world.producer("r", number.to_bytes(16, "big"))
     nonces = world.core.state.producers.by_name["r"].nonces
-    assert len(nonces) == limits.PRODUCER_NONCES_KEPT
+    assert len(nonces) == LIMITS.producer_nonces_kept
     assert world.producer("r", (39).to_bytes(16, "big")).epoch == 40
     assert world.producer("r", (38).to_bytes(16, "big")).code == "fenced"
 
 
 def test_old_numbers_are_found_although_places_are_thinned(world):
     """Many batches leave few places; each number is still found with its offset."""
-    for number in range(3 * limits.PRODUCER_INDEX_ENTRIES_MAX):
+    for number in range(3 * LIMITS.producer_index_entries_max):
         world.send(number, f"v{number}")
     row = world.core.state.producers.by_name["p"].rows[0, 0]
-    assert len(row.sequences) <= limits.PRODUCER_INDEX_ENTRIES_MAX
+    assert len(row.sequences) <= LIMITS.producer_index_entries_max
     for number in (0, 1, 7, 100, 200, 300, 383):
         assert runs(world.send(number, f"v{number}")) == [(1, "duplicate", number)]
     assert runs(world.send(5, "X")) == [(1, "conflict", 5)]
@@ -214,11 +218,9 @@ def test_a_lookup_passes_over_what_is_not_its_own(world):
     assert runs(world.send(1, "q1", **place)) == [(1, "conflict", 7)]
 
 
-def test_a_long_lookup_goes_on_over_turns(world, monkeypatch):
+def test_a_long_lookup_goes_on_over_turns():
     """A resend whose original lies far back is answered later, and nobody waits for it."""
-    monkeypatch.setattr(lookup_module, "READ_BYTES", 1)
-    monkeypatch.setattr(lookup_module, "_FIRST_READ_EXTRA_BYTES", -1000)
-    monkeypatch.setattr(lookup_module, "READS_PER_REQUEST_MAX", 2)
+    world = opened(read_bytes=1, first_read_extra_bytes=0, reads_per_request_max=2)
     for number in range(30):
         world.send(number, f"v{number}")
     row = world.core.state.producers.by_name["p"].rows[0, 0]
@@ -237,18 +239,16 @@ def test_a_long_lookup_goes_on_over_turns(world, monkeypatch):
     assert world.core.wake_at_ms is None
 
 
-def test_too_many_long_lookups_are_refused_with_busy(world, monkeypatch):
+def test_too_many_long_lookups_are_refused_with_busy():
     """Lookups that wait are bounded: one more is refused, retriable, and nothing of it stored."""
-    monkeypatch.setattr(lookup_module, "READS_PER_REQUEST_MAX", 1)
-    monkeypatch.setattr(lookup_module, "READ_BYTES", 1)
-    monkeypatch.setattr(lookup_module, "_FIRST_READ_EXTRA_BYTES", -1000)
+    world = opened(read_bytes=1, first_read_extra_bytes=0, reads_per_request_max=1)
     for number in range(30):
         world.send(number, f"v{number}")
     row = world.core.state.producers.by_name["p"].rows[0, 0]
     row.sequences[1:], row.positions[1:] = [], []
     batch = batch_of("v29", "new")
     world.take()
-    for _ in range(limits.LOOKUPS_MAX + 1):
+    for _ in range(LIMITS.lookups_max + 1):
         resend = batch_of("v29")
         world.put(world.numbered(29, resend), resend.raw)
     world.put(world.numbered(29, batch), batch.raw)

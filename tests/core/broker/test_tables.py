@@ -5,22 +5,21 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncemq.core.broker import id_index as id_index_module
 from oncemq.core.broker.id_index import MemoryIdIndex
 from oncemq.core.broker.offset_index import OffsetIndex
 from oncemq.core.broker.sessions import RecentTable
 from oncemq.core.broker.verdicts import Runs, judge_ids, kept_of, mask_of
-from oncemq.limits import OFFSET_INDEX_STEP_BYTES
+from oncemq.limits import LIMITS
 from oncemq.protocol import CONFLICT, DUPLICATE, STORED
 from tests.core.broker.help import batch_with_ids
 
-STEP = OFFSET_INDEX_STEP_BYTES
+STEP = LIMITS.offset_index_step_bytes
 
 
 @given(st.lists(st.integers(1, 3 * STEP), min_size=1, max_size=40), st.data())
 def test_an_offset_is_found_within_one_step(gaps, data):
     """From `floor` on, the batch that holds an offset starts less than one step later."""
-    index, positions, at = OffsetIndex(), [], 0
+    index, positions, at = OffsetIndex(STEP), [], 0
     for number, gap in enumerate(gaps):
         positions.append(at)
         index.add(10 * number, at)
@@ -34,7 +33,7 @@ def test_an_offset_is_found_within_one_step(gaps, data):
 @given(st.lists(st.integers(1, 3 * STEP), min_size=1, max_size=40), st.data())
 def test_reading_on_never_jumps_over_a_batch(gaps, data):
     """`read_on` jumps ahead only where no batch of the partition can lie."""
-    index, positions, at = OffsetIndex(), [], 0
+    index, positions, at = OffsetIndex(STEP), [], 0
     for number, gap in enumerate(gaps):
         positions.append(at)
         index.add(number, at)
@@ -50,18 +49,18 @@ def test_reading_on_never_jumps_over_a_batch(gaps, data):
 
 def test_an_empty_index_knows_nothing():
     """A partition without batches has no place to read from."""
-    index = OffsetIndex()
+    index = OffsetIndex(STEP)
     assert (index.floor(0), index.read_on(0), len(index)) == (None, None, 0)
 
 
 @given(st.lists(st.integers(1, 2 * STEP), max_size=30), st.integers(1, 4 * STEP))
 def test_entries_come_back_from_any_cut(gaps, cut):
     """Parts of a snapshot, cut anywhere, give the same index."""
-    index, at = OffsetIndex(), 0
+    index, at = OffsetIndex(STEP), 0
     for number, gap in enumerate(gaps):
         index.add(number, at)
         at += gap
-    again = OffsetIndex()
+    again = OffsetIndex(STEP)
     for start in range(0, at + 1, cut):
         for first_offset, position in index.entries(start, start + cut):
             again.restore_entry(first_offset, position)
@@ -71,19 +70,14 @@ def test_entries_come_back_from_any_cut(gaps, cut):
 @given(st.lists(st.integers(1, 9), max_size=20), st.integers(1, 7))
 def test_the_id_index_comes_back_from_its_parts(sizes, part_ids):
     """Ids, places and hashes survive the way through the parts of a snapshot."""
-    before = id_index_module.ID_PART_IDS
-    id_index_module.ID_PART_IDS = part_ids
-    try:
-        index = MemoryIdIndex()
-        for number, size in enumerate(sizes):
-            ids = [b"s%d-%d" % (number, place) for place in range(size)]
-            index.add(ids, range(number, number + size), number % 3, 100 * number)
-        again = MemoryIdIndex()
-        for start, end in index.parts():
-            assert 0 < end - start <= part_ids
-            again.restore(index.freeze(start, end))
-    finally:
-        id_index_module.ID_PART_IDS = before
+    index = MemoryIdIndex(part_ids)
+    for number, size in enumerate(sizes):
+        ids = [b"s%d-%d" % (number, place) for place in range(size)]
+        index.add(ids, range(number, number + size), number % 3, 100 * number)
+    again = MemoryIdIndex(part_ids)
+    for start, end in index.parts():
+        assert 0 < end - start <= part_ids
+        again.restore(index.freeze(start, end))
     assert len(again) == len(index) == sum(sizes)
     for number, size in enumerate(sizes):
         for place in range(size):
@@ -105,7 +99,7 @@ def test_verdicts_equal_those_of_a_dumb_judge(items, data):
         probe = batch_with_ids([("x", f"v{value}")])
         assert probe.hashes is not None
         hash_of[value] = probe.hashes[0]
-    index = MemoryIdIndex()
+    index = MemoryIdIndex(LIMITS.id_part_ids)
     index.add([b"si%d" % number for number in known], [hash_of[v] for v in known.values()], 0, 0)
     table = {number: (offset, value) for offset, (number, value) in enumerate(known.items())}
     expected, end = [], 500

@@ -15,7 +15,7 @@ from oncemq.core.client.connection import Connection
 from oncemq.core.client.lane import EXPLICIT, Settled
 from oncemq.core.client.outbox import ATTEMPTS_KEPT, Outbox
 from oncemq.errors import Fenced, LogRegressed, OnceMQError, TooOld
-from oncemq.limits import BACKOFF_FIRST_MS, IN_FLIGHT_BATCHES_MAX, RESEND_MS
+from oncemq.limits import BACKOFF_FIRST_MS, LIMITS, RESEND_MS
 from oncemq.outcome import Outcome, Send
 from oncemq.protocol import DUPLICATE, STORED, Failure, Produce, Produced
 from oncemq.records import Output
@@ -39,6 +39,7 @@ class Sender:
             producer=NAME,
             epoch=1,
             entropy=lambda: next(sessions).to_bytes(16, "big"),
+            batches_max=LIMITS.in_flight_batches_max,
             **options,
         )
         self.settled: list[Settled] = []
@@ -150,14 +151,14 @@ def test_nothing_is_sent_before_the_welcome() -> None:
 
 
 def test_the_window_bounds_batches_in_flight() -> None:
-    """No more than IN_FLIGHT_BATCHES_MAX batches of a partition are on their way at once."""
+    """No more than `batches_max` batches of a partition are on their way at once."""
     sender = ready()
-    for number in range(IN_FLIGHT_BATCHES_MAX + 5):
+    for number in range(LIMITS.in_flight_batches_max + 5):
         sender.add(b"%d" % number)
-    assert len(sender.produces()) == IN_FLIGHT_BATCHES_MAX
+    assert len(sender.produces()) == LIMITS.in_flight_batches_max
     assert sender.outbox.waiting
     sender.run()
-    assert len(sender.settled) == IN_FLIGHT_BATCHES_MAX + 5
+    assert len(sender.settled) == LIMITS.in_flight_batches_max + 5
 
 
 def test_the_window_bounds_bytes_in_flight() -> None:
@@ -331,13 +332,13 @@ def test_a_gap_of_an_earlier_attempt_is_no_regression() -> None:
 def test_one_full_disk_is_one_back_off() -> None:
     """A whole window refused at once is one refusal: the pause does not grow with the window."""
     sender = ready()
-    sender.broker.refusals = ["disk_full"] * IN_FLIGHT_BATCHES_MAX
-    for number in range(IN_FLIGHT_BATCHES_MAX):
+    sender.broker.refusals = ["disk_full"] * LIMITS.in_flight_batches_max
+    for number in range(LIMITS.in_flight_batches_max):
         sender.add(b"%d" % number)
     sender.run()
     sender.pass_time(BACKOFF_FIRST_MS)
     sender.run()
-    assert len(sender.broker.bodies("t")) == IN_FLIGHT_BATCHES_MAX
+    assert len(sender.broker.bodies("t")) == LIMITS.in_flight_batches_max
 
 
 def test_refusals_without_progress_do_not_make_a_storm() -> None:

@@ -31,12 +31,10 @@ from oncemq.errors import (
     StoreMismatch,
 )
 from oncemq.limits import (
-    FETCHES_HELD_MAX,
     JOIN_RETRY_MS,
     LEASE_RENEW_MS,
     LEAVE_WAIT_MS,
-    OUTPUTS_UNACKED_BYTES_MAX,
-    OUTPUTS_UNACKED_MAX,
+    LIMITS,
     RESEND_MS,
 )
 from oncemq.outcome import DiskSpace, Outcome, Received, Recovered, Stop, Synced, Tick
@@ -327,12 +325,12 @@ def test_no_more_replies_are_held_than_allowed() -> None:
     """The next fetch is asked for while a handler runs, and then no more."""
     scripted = Scripted()
     scripted.run()
-    for number in range(FETCHES_HELD_MAX):
+    for number in range(LIMITS.fetches_held_max):
         assert scripted.fetches() == number + 1
         scripted.fetched([batch(number, 1)], number + 1)
-    assert scripted.fetches() == FETCHES_HELD_MAX
+    assert scripted.fetches() == LIMITS.fetches_held_max
     scripted.step(HandlerDone(5, 0, 1))
-    assert scripted.fetches() == FETCHES_HELD_MAX + 1
+    assert scripted.fetches() == LIMITS.fetches_held_max + 1
 
 
 def test_a_fetch_whose_grant_is_gone_fences() -> None:
@@ -472,7 +470,7 @@ def test_calls_wait_while_too_many_outputs_are_unacknowledged() -> None:
     scripted.fetched([batch(0, 1)], 1)
     scripted.fetched([batch(1, 1)], 2)
     scripted.work.clear()
-    piles = [output(16_000) for _ in range(OUTPUTS_UNACKED_MAX // 16_000 + 1)]
+    piles = [output(16_000) for _ in range(LIMITS.outputs_unacked_max // 16_000 + 1)]
     scripted.step(HandlerDone(5, 0, 1, outputs=piles))
     assert scripted.take_all(RunHandler) == []
     wake = scripted.core.wake_at_ms
@@ -492,7 +490,7 @@ def test_calls_wait_while_too_many_bytes_are_unacknowledged() -> None:
     scripted.work.clear()
     made = batch_codec.build([bytes(1024 * 1024 - 3)] * 3, encodings=0)
     pile = Output("out", 0, -1, 3, made.raw, made.crc)
-    count = OUTPUTS_UNACKED_BYTES_MAX // len(made.raw) + 1
+    count = LIMITS.outputs_unacked_bytes_max // len(made.raw) + 1
     scripted.step(HandlerDone(5, 0, 1, outputs=[pile] * count))
     assert scripted.take_all(RunHandler) == []
     (first, *_) = [m for m in scripted.said if isinstance(m, Produce)]

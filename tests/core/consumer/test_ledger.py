@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oncemq.codec import records as record_codec
 from oncemq.codec import wire
 from oncemq.core.consumer.ledger import Ledger
-from oncemq.limits import LEDGER_PARTS_MAX
+from oncemq.limits import LIMITS
 from oncemq.records import Committed, LedgerStarted, Output
 
 STARTED = LedgerStarted("g", "t", 0, b"topic", b"log", b"log", 3)
@@ -133,7 +133,7 @@ def test_parts_of_processed_ids_stay_few() -> None:
     ledger = begun()
     disk: dict[str, Any] = {}
     most = 0
-    for number in range(LEDGER_PARTS_MAX * 2 + 5):
+    for number in range(LIMITS.ledger_parts_max * 2 + 5):
         commit(ledger, fingerprints=print16(number))
         snapshot = ledger.snapshot()
         fresh = [part for name, part in snapshot.parts.items() if name.startswith("ids-")]
@@ -142,11 +142,11 @@ def test_parts_of_processed_ids_stay_few() -> None:
         disk = {**{name: disk[name] for name in snapshot.keep}, **snapshot.parts}
         ledger.snapshot_written()
         most = max(most, len(disk) - 3)
-    assert most == LEDGER_PARTS_MAX
+    assert most == LIMITS.ledger_parts_max
     again = Ledger()
     again.restore(disk)
     assert again.processed.fingerprints == ledger.processed.fingerprints
-    assert len(again.processed.fingerprints) == LEDGER_PARTS_MAX * 2 + 5
+    assert len(again.processed.fingerprints) == LIMITS.ledger_parts_max * 2 + 5
 
 
 @pytest.mark.parametrize(

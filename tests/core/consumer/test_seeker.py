@@ -10,7 +10,6 @@ import pytest
 
 from oncemq.codec import records as record_codec
 from oncemq.codec import wire
-from oncemq.core.consumer import seeker as seeker_module
 from oncemq.core.consumer.ledger import Ledger
 from oncemq.core.consumer.seeker import MoveOffset, SeekerCore
 from oncemq.errors import (
@@ -20,7 +19,7 @@ from oncemq.errors import (
     StoreMismatch,
     UnsupportedFormat,
 )
-from oncemq.limits import LEASE_MS
+from oncemq.limits import LEASE_MS, LIMITS, Limits
 from oncemq.outcome import Recovered
 from oncemq.protocol import Granted, Join, Leave, Renew, Rewind
 from oncemq.records import Committed, LedgerEnded, LedgerStarted, Record, Skipped
@@ -35,9 +34,9 @@ def granted(end_offset: int = 100, **changes: Any) -> Granted:
     return replace(Granted(1, 5, TOPIC_ID, LOG, LOG, end_offset, LEASE_MS), **changes)
 
 
-def seeker(*records: Record, **changes: Any) -> SeekerCore:
+def seeker(*records: Record, limits: Limits = LIMITS, **changes: Any) -> SeekerCore:
     """A core whose ledger holds these records and is open."""
-    core = SeekerCore(PLACE, granted(**changes))
+    core = SeekerCore(PLACE, granted(**changes), limits)
     for record in records:
         core.apply(record, 0)
     apply_all(core, Recovered(5, 0))
@@ -110,13 +109,12 @@ def test_a_snapshot_keeps_what_was_moved() -> None:
     assert not {"skips", "reached"} & plain.keys(), "ledgers that nobody moved stay as they were"
 
 
-def test_impossible_moves_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_moves_are_refused() -> None:
     """Beyond the end, or one range too many."""
-    core = seeker(STARTED, end_offset=50)
+    core = seeker(STARTED, limits=Limits(skips_max=1), end_offset=50)
     for offset in (51, -1):
         with pytest.raises(OffsetOutOfRange):
             core.step(MoveOffset(offset, ""), 0)
-    monkeypatch.setattr(seeker_module, "SKIPS_MAX", 1)
     apply_all(core, MoveOffset(10, ""))
     with pytest.raises(NotSupported):
         core.step(MoveOffset(20, ""), 0)

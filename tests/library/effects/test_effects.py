@@ -81,21 +81,21 @@ def sent(app: App, *ids: str) -> Harness:
 
 def _replay(harness: Harness) -> None:
     """What `oncemq dlq replay` sends."""
-    known = harness._broker.core.state.topics.by_name[dead_topic("orders")]
-    [stored] = harness._broker.stored(known.number)
+    known = harness._system.broker.core.state.topics.by_name[dead_topic("orders")]
+    [stored] = harness._system.broker.stored(known.number)
     letter = letter_at("orders", stored, 0, stored.first_offset)
     topic = private_topic("orders", "billing")
-    create_topic(harness._network, harness._loop, topic, 1)
-    producer = harness._anonymous
+    create_topic(harness._system.network, harness._system.loop, topic, 1)
+    producer = harness._system.anonymous
     producer._settled.clear()
     producer._driver.post(Submit(topic, 0, letter.replay(), None))
-    harness._loop.run_until(lambda: bool(producer._settled))
-    harness._loop.run_until(lambda: _handled(harness, topic))
+    harness._system.loop.run_until(lambda: bool(producer._settled))
+    harness._system.loop.run_until(lambda: _handled(harness, topic))
 
 
 def _handled(harness: Harness, topic: str) -> bool:
-    topic_id = harness._broker.core.state.topics.by_name[topic].topic_id
-    [actor] = harness._actors.values()
+    topic_id = harness._system.broker.core.state.topics.by_name[topic].topic_id
+    [actor] = harness._system.actors.values()
     return actor.core.ledger.next_offset_of(topic_id) == 1
 
 
@@ -232,7 +232,7 @@ def test_what_the_function_raises_leaves_it_unknown(bank: Bank) -> None:
     with pytest.raises(EffectUnknown):
         harness.drain()
     assert len(bank.calls) == 1
-    [actor] = harness._actors.values()
+    [actor] = harness._system.actors.values()
     [one] = actor.core.ledger.effects
     assert (one.how, one.value) == ("unknown", b"TimeoutError: no answer")
 
@@ -546,7 +546,7 @@ def test_a_call_that_is_cancelled_is_unknown(bank: Bank) -> None:
     with sent(awaited(bank, within_s=0.05), "a") as harness:
         with pytest.raises(EffectUnknown):
             harness.drain()
-        [actor] = harness._actors.values()
+        [actor] = harness._system.actors.values()
         [one] = actor.core.ledger.effects
         assert (one.how, one.value) == ("unknown", b"the call was cancelled")
         assert harness.effects.held == ["billing:orders:0:0:charge:1"]

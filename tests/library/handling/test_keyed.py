@@ -16,7 +16,6 @@ from oncemq.chaos.programs import wait_until
 from oncemq.codec import batch as batch_codec
 from oncemq.codec.entries import entry_name, message_key
 from oncemq.codec.values import decode_value, encode_value
-from oncemq.core.consumer import keyed_schedule
 from oncemq.core.consumer.ledger import Ledger
 from oncemq.core.consumer.window import cut
 from oncemq.core.consumer.work import HandlerDone, RunHandler, TopicResolved
@@ -34,6 +33,7 @@ from oncemq.library.handling.carry import Carry
 from oncemq.library.handling.keyed_state import shown_state
 from oncemq.library.handling.state import decode_state, encode_state
 from oncemq.library.handling.threads import HandlerThreads
+from oncemq.limits import LIMITS, Limits
 from oncemq.records import BatchStored
 
 KEYS = ["a", "b", "c", "d"]
@@ -53,7 +53,9 @@ def numbers_sent(done: HandlerDone) -> list[Any]:
 class Keyed:
     """One window of messages with keys; commits are applied as a ledger would."""
 
-    def __init__(self, handler: Any, keys: list[Any], **options: Any) -> None:
+    def __init__(
+        self, handler: Any, keys: list[Any], *, limits: Limits = LIMITS, **options: Any
+    ) -> None:
         app = App()
         app.consumer("t", group="g", state_by="key", **options)(handler)
         (self.consumer,) = app.consumers
@@ -69,7 +71,7 @@ class Keyed:
         window = cut([stored], 0, len(keys))
         assert window is not None
         self.window = window
-        self.ledger = Ledger()
+        self.ledger = Ledger(limits)
         self.carry = Carry()
         self.threads = HandlerThreads()
         self.sent: list[Any] = []
@@ -278,9 +280,8 @@ def test_a_second_failure_waits_for_its_turn_and_keeps_its_count() -> None:
     assert sorted(attempts) == [(0, 1), (1, 1), (1, 2), (2, 1), (3, 1), (3, 2)]
 
 
-def test_what_waits_behind_a_failing_message_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once COMMIT_BYTES wait nothing more is started, and a commit takes no more than fits."""
-    monkeypatch.setattr(keyed_schedule, "COMMIT_BYTES", 1000)
+def test_what_waits_behind_a_failing_message_is_bounded() -> None:
+    """Once `commit_bytes` wait nothing more is started, and a commit takes no more than fits."""
     ran: list[int] = []
     broken = [True]
 
@@ -291,7 +292,7 @@ def test_what_waits_behind_a_failing_message_is_bounded(monkeypatch: pytest.Monk
             raise LookupError
 
     keys = [f"k{number}" for number in range(20)]
-    keyed = Keyed(handler, keys, concurrency=2)
+    keyed = Keyed(handler, keys, concurrency=2, limits=Limits(commit_bytes=1000))
     for attempt in range(1, 12):
         assert keyed.call(attempt=attempt).handled == 0
     assert len(set(ran)) <= 6
@@ -347,9 +348,8 @@ def test_a_cut_waits_for_what_runs_and_starts_nothing_more(shape: str) -> None:
     assert sorted(ran) == list(range(8))
 
 
-def test_the_limit_of_the_state_holds_for_every_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_the_state_holds_for_every_prefix() -> None:
     """What shrinks behind the prefix makes no room before its own commit."""
-    monkeypatch.setattr(keyed_schedule, "STATE_BYTES_MAX", 1000)
 
     def handler(message: Message, tx: Tx) -> None:
         if message.offset == 2:
@@ -357,7 +357,7 @@ def test_the_limit_of_the_state_holds_for_every_prefix(monkeypatch: pytest.Monke
         else:
             tx.state["v"] = "x" * 400
 
-    keyed = Keyed(handler, ["a", "b", "a", "c"])
+    keyed = Keyed(handler, ["a", "b", "a", "c"], limits=Limits(state_bytes_max=1000))
     done = keyed.call()
     assert done.handled == 3
     assert isinstance(done.failure.error, StateTooLarge)

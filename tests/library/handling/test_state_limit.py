@@ -8,7 +8,7 @@ import pytest
 
 from oncemq import App, Harness, Message, Tx
 from oncemq.errors import HandlerFailed, StateTooLarge
-from oncemq.limits import STATE_BYTES_MAX
+from oncemq.limits import LIMITS
 
 MIB = 1024 * 1024
 PART = 7 * MIB  # of one message: below what one may change
@@ -41,8 +41,8 @@ def test_no_commit_and_no_restart_leads_over_the_limit(options: dict[str, Any]) 
         assert isinstance(error, StateTooLarge)
         assert "sink" in str(error)
         harness.crash()
-    held = sum(actor.core.ledger.state_bytes for actor in harness._actors.values())
-    assert 9 * PART <= held <= STATE_BYTES_MAX
+    held = sum(actor.core.ledger.state_bytes for actor in harness._system.actors.values())
+    assert 9 * PART <= held <= LIMITS.state_bytes_max
     harness.close()
 
 

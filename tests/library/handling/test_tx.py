@@ -23,18 +23,18 @@ from oncemq.errors import (
     UnknownTopic,
     ValueNotEncodable,
 )
-from oncemq.library.handling import state as state_view
 from oncemq.library.handling.call import Call, Consumer, current
 from oncemq.library.handling.state import StateView, decode_state, encode_state
-from oncemq.library.handling.tx import Tx, build_outputs
-from oncemq.limits import BATCH_MESSAGES_MAX, COMMIT_BYTES, MESSAGE_BYTES_MAX
+from oncemq.library.handling.tx import Tx
+from oncemq.library.handling.unit_of_work import build_outputs
+from oncemq.limits import BATCH_MESSAGES_MAX, LIMITS, MESSAGE_BYTES_MAX, Limits
 from oncemq.records import BatchStored
 
 PARTITION = 1
 
 
-def ledger_with(**state: Any) -> Ledger:
-    ledger = Ledger()
+def ledger_with(limits: Limits = LIMITS, **state: Any) -> Ledger:
+    ledger = Ledger(limits)
     ledger._change_state({key: encode_state(value) for key, value in state.items()})
     return ledger
 
@@ -209,18 +209,18 @@ def test_what_cannot_be_kept_is_refused_where_it_is_set(value: Any) -> None:
     assert done.state == {}
 
 
-def test_limits_of_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_of_the_state() -> None:
     """Above its limit the state refuses to grow, the message fails, and shrinking goes on."""
-    monkeypatch.setattr(state_view, "STATE_BYTES_MAX", 1000)
+    limits = Limits(state_bytes_max=1000)
 
     def grow(message, tx):
         tx.state[f"k{message.value}"] = "x" * 100
 
-    done = call(grow, list(range(20)))
+    done = call(grow, list(range(20)), Ledger(limits))
     assert done.handled == 9
     assert isinstance(done.failure.error, StateTooLarge)
     assert len(done.state) == 9
-    ledger = ledger_with(**{f"k{n}": "x" * 100 for n in range(9)})
+    ledger = ledger_with(limits, **{f"k{n}": "x" * 100 for n in range(9)})
 
     def swap(message, tx):
         del tx.state[f"k{message.value}"]
@@ -253,7 +253,7 @@ class StateMachine(RuleBasedStateMachine):
 
         self.copy = copy.deepcopy
         self.ledger = ledger_with(**start)
-        self.view = StateView(self.ledger)
+        self.view = StateView(self.ledger, LIMITS)
         self.kept: dict[str, Any] = self.copy(start)
         self.now = self.copy(start)
 
@@ -298,7 +298,7 @@ class StateMachine(RuleBasedStateMachine):
         self.view.reject()
         self.ledger._change_state(self.view.changes())
         assert {k: decode_state(v) for k, v in self.ledger.state.items()} == self.kept
-        self.view = StateView(self.ledger)
+        self.view = StateView(self.ledger, LIMITS)
         self.now = self.copy(self.kept)
 
     @invariant()
@@ -385,11 +385,11 @@ def test_outputs_are_cut_into_batches_within_all_limits() -> None:
 
 
 def test_a_commit_is_cut_before_it_grows_too_large() -> None:
-    """A batch whose effects reach COMMIT_BYTES is committed in parts."""
-    size = COMMIT_BYTES // 4
+    """A batch whose effects reach `commit_bytes` is committed in parts."""
+    size = LIMITS.commit_bytes // 4
     done = call(lambda m, tx: tx.send("one", bytes(size - 3)), list(range(10)))
     assert done.handled == 4
-    assert done.size > COMMIT_BYTES
+    assert done.size > LIMITS.commit_bytes
     done = call(lambda m, tx: tx.state.__setitem__(f"k{m.value}", bytes(size)), list(range(10)))
     assert done.handled == 4
 

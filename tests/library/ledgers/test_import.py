@@ -32,7 +32,7 @@ ELSEWHERE = ledger_directory("elsewhere", "g", "t", 0)
 def exported(messages: int = 9) -> MemoryDisk:
     """A disk with a ledger in `state` that has outputs, state and ids, and its file `g.ledger`."""
     harness = harness_with(messages)
-    disk: MemoryDisk = harness._disk
+    disk: MemoryDisk = harness._system.disk
     harness.close()
     export_ledger(disk, PLACE, "g.ledger")
     return disk

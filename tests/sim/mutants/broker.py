@@ -63,7 +63,7 @@ def _without_ids(original: Any) -> Any:
     def broken(self: Any, parts: Any) -> None:
         original(self, parts)
         for topic in self.topics.by_number:
-            topic.ids = MemoryIdIndex()
+            topic.ids = MemoryIdIndex(topic.limits.id_part_ids)
 
     return broken
 
