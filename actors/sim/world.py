@@ -27,7 +27,8 @@ from .database.database import Database
 from .disk.cuts import CutPolicy
 from .disk.disk import SimDisk
 from .doors import Doors
-from .faults import FAULTS, Fault
+from .faults.base import Fault
+from .faults.catalog import FAULTS
 from .network import Faults, SimNetwork
 from .oracles import liveness
 from .oracles.effects import EffectModel

@@ -10,7 +10,6 @@ from ...codec import records as record_codec
 from ...codec import wire
 from ...core.broker.core import BrokerCore, CheckFence
 from ...core.client.connection import Reconnect
-from ...core.client.lane import Settled
 from ...core.client.producer import (
     Describe,
     Opened,
@@ -20,6 +19,7 @@ from ...core.client.producer import (
     TopicKnown,
     TopicRefused,
 )
+from ...core.client.send_window import Settled
 from ...driver import Driver
 from ...errors import IdConflict, OnceMQError, from_code
 from ...ids import partition_of

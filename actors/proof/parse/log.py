@@ -96,7 +96,7 @@ class Log(Generation):
                 # Its maker writes the manifest before the first record.
                 manifest = documents.manifest_or_none(files, f"{path}/MANIFEST")
                 if manifest is None:
-                    reason = "the manifest is missing, its records are not"
+                    reason = "the manifest is missing, but records exist"
                     raise CorruptLog(f"{path}/MANIFEST", 0, reason)
             if manifest is None:
                 continue

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..disk.disk import SimProcess
-from .database import FILE, SERVER, Database, DatabaseSession, Lost, OwnerKey, Rows
+from ..plan import FILE, SERVER
+from .database import Database, DatabaseSession, Lost, OwnerKey, Rows
 
 if TYPE_CHECKING:
     from ..processes.consumer_table import TableShell

@@ -10,10 +10,11 @@ from ...core.consumer.work import AnswerDropped, HandlerDone, OpenLedger, PeekLe
 from ...errors import Fenced, SinkUnavailable
 from ...limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS
 from ..database.client import Client
-from ..database.database import FILE, SERVER, Database
+from ..database.database import Database
 from ..disk.disk import SimProcess
 from ..doors import LedgerDoor, TableDoor, TableSession
 from ..oracles.log import Place
+from ..plan import FILE, SERVER
 from ..trace import Violation
 from .consumer import ConsumerShell
 from .handler import Group

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...core.client.connection import Reconnect
-from ...core.client.lane import Settled
 from ...core.client.producer import Describe, Opened, ProducerCore, Start, TopicKnown
+from ...core.client.send_window import Settled
 from ...driver import Driver
 from ...outcome import Stop
 from ..trace import Violation
@@ -69,7 +69,7 @@ class ProducerShell(Shell):
         now = self.world.clock.now_ms()
         if self._submit_ms <= now:
             self._submit_ms = now + self.world.plan.submit_ms(self.rng)
-            if self.core.outbox.batches < self.core.batches_max:
+            if self.core.send_window.batches < self.core.batches_max:
                 submit = self.user.next_submit(
                     f"{self.name}.{self.incarnation}", self.rng, self._memory
                 )
@@ -82,7 +82,7 @@ class ProducerShell(Shell):
     @property
     def settled(self) -> bool:
         """Whether nothing is in flight."""
-        return self.core is None or self.core.outbox.batches == 0
+        return self.core is None or self.core.send_window.batches == 0
 
     def _perform(self, item: Any) -> None:
         match item:

@@ -14,9 +14,10 @@ from zlib import crc32
 
 from ...core.consumer.work import CRASHED, RAISED, FailedMessage, HandlerDone, RunHandler
 from ...errors import SinkLocked
-from ..database.database import FILE, SERVER, Full, Lost, Waits
+from ..database.database import Full, Lost, Waits
 from ..oracles.effects import Blocked
 from ..oracles.table import account_of
+from ..plan import FILE, SERVER
 from ..trace import Violation
 from .handler import ADD_UP, PAY, amount_of, failures_of, fate_of
 from .handler_run import Doing, HandlerRun

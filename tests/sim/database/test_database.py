@@ -12,10 +12,7 @@ from oncemq.cli.sim_sinks import DOORS
 from oncemq.records import GroupGranted
 from oncemq.sim.database.client import IDLE_MS, Client
 from oncemq.sim.database.database import (
-    FILE,
-    GUARDED,
     LINGER_MS,
-    SERVER,
     Database,
     Full,
     Locked,
@@ -26,7 +23,7 @@ from oncemq.sim.disk.cuts import LoseEverything
 from oncemq.sim.disk.disk import SimulatedCrash
 from oncemq.sim.oracles.log import Place
 from oncemq.sim.oracles.table import account_of
-from oncemq.sim.plan import Plan
+from oncemq.sim.plan import FILE, GUARDED, SERVER, Plan
 from oncemq.sim.processes.consumer_table import TableShell
 from oncemq.sim.processes.handler import ADD_UP, PAY
 from oncemq.sim.trace import Violation

@@ -20,7 +20,7 @@ from oncemq.library.sinks.ledger import SqlLedger
 from oncemq.library.sinks.log import SqlLog
 from oncemq.library.sinks.session import Session
 from oncemq.library.sinks.sqlite import SqliteSession
-from oncemq.sim.database.database import FILE, GUARDED
+from oncemq.sim.plan import FILE, GUARDED
 from tests.sim.mutants.table import Change, mutant, nothing
 
 _LOG_TESTS = ("tests/sql/test_log.py",)

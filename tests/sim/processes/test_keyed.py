@@ -11,7 +11,7 @@ from oncemq.cli.sim_sinks import DOORS
 from oncemq.codec import batch as batch_codec
 from oncemq.codec.entries import change_entry, entry_name, unpack_entry
 from oncemq.codec.values import BYTES
-from oncemq.sim.oracles import keyed_model
+from oncemq.sim import plan as plan_module
 from oncemq.sim.oracles.keyed_model import KeyedModel, handle_by_key
 from oncemq.sim.plan import Plan
 from oncemq.sim.processes.handler import Group
@@ -41,7 +41,7 @@ def quiet() -> Plan:
 def test_the_plans_of_other_seeds_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a seed has a group with state by key moves nothing else that it draws."""
     plans = [Plan.of(seed) for seed in range(60)]
-    monkeypatch.setattr(keyed_model, "ODDS", 0.0)
+    monkeypatch.setattr(plan_module, "KEYED_ODDS", 0.0)
     plain = [Plan.of(seed) for seed in range(60)]
     changed = [one for one, other in zip(plans, plain, strict=True) if one != other]
     assert 10 <= len(changed) <= 30
