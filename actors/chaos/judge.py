@@ -18,7 +18,7 @@ from ..errors import OnceMQError
 from ..ids import sequence_id, untagged_id
 from ..proof.checks.evidence import INFO, OK, Evidence, Send
 from ..proof.checks.history import count_events, read_history
-from ..proof.checks.table import run_checks
+from ..proof.checks.verdict import run_checks
 from ..proof.model import Violation
 from ..proof.parse.batch import body_hash
 from ..proof.parse.files import OsFiles

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from oncemq.chaos import Running
 from oncemq.cli.verify import verify as verify_command
 from oncemq.proof.checks.evidence import Evidence
-from oncemq.proof.checks.table import run_checks
+from oncemq.proof.checks.verdict import run_checks
 from oncemq.proof.parse.files import OsFiles
 from oncemq.proof.parse.log import LogMoved
 from oncemq.proof.verify.verify import Report, verify

@@ -22,7 +22,7 @@ from oncemq.proof.checks.evidence import (
     Send,
 )
 from oncemq.proof.checks.history import count_events, read_history
-from oncemq.proof.checks.table import all_checks, run_checks
+from oncemq.proof.checks.verdict import all_checks, run_checks
 from oncemq.proof.verify.kept import Kept
 from oncemq.proof.verify.verify import PROVED, Report, verify
 from oncemq.runtime.events import EventLog

@@ -8,7 +8,7 @@ import pytest
 
 from oncemq.ids import output_producer
 from oncemq.proof.checks.evidence import Evidence
-from oncemq.proof.checks.table import run_checks
+from oncemq.proof.checks.verdict import run_checks
 from oncemq.proof.verify.verify import Report, verify
 from oncemq.storage.memory import MemoryDisk
 from tests.proof.golden import DATA, STATE, explicit, numbered, shop

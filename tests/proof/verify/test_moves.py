@@ -9,7 +9,7 @@ import pytest
 from oncemq.codec import wire
 from oncemq.core.consumer.ledger import Ledger
 from oncemq.proof.checks.evidence import Evidence
-from oncemq.proof.checks.table import run_checks
+from oncemq.proof.checks.verdict import run_checks
 from oncemq.proof.verify.verify import Report, verify
 from oncemq.records import Committed, LedgerStarted, Skipped
 from oncemq.storage.memory import MemoryDisk

@@ -10,7 +10,7 @@ from oncemq.errors import Reject
 from oncemq.library.ledgers.files import ledger_directory
 from oncemq.limits import LEASE_MS
 from oncemq.proof.checks.evidence import Evidence
-from oncemq.proof.checks.table import run_checks
+from oncemq.proof.checks.verdict import run_checks
 from oncemq.proof.story.explain import explain
 from oncemq.proof.verify.verify import Report, verify
 from tests.core.consumer.letters_help import letters, private_done, send_private, stop, with_poison
