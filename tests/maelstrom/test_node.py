@@ -401,7 +401,7 @@ def test_a_full_disk_refuses_definitely_and_work_goes_on_after_it(cluster: Clust
 def test_too_many_keys_are_refused_and_nothing_is_left_behind(cluster: Cluster) -> None:
     """At the bound of topics a send is refused definitely; a later one is judged afresh."""
     cluster.send("n1", "k", 1)
-    broker = cluster.stations["n1"].store._broker.driver.core
+    broker = cluster.stations["n1"].store._broker._shell.core
     broker.limits = Limits(topics_max=1)
     assert cluster.send("n1", "new", 1)["code"] == 11
     assert cluster.send("n1", "other", 1, "m")["code"] == 11
