@@ -274,6 +274,8 @@ def test_every_file_of_actors_is_used() -> None:
     [
         ("BrokerCore", "shells/broker.py"),
         ("ProducerCore", "shells/producer.py"),
+        ("ConsumerCore", "shells/consumer.py"),
+        ("SeekerCore", "shells/seeker.py"),
     ],
 )
 def test_each_core_is_put_together_in_one_place(core: str, shell: str) -> None:

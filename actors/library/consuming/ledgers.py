@@ -25,7 +25,7 @@ from ..handling.call import Consumer
 from ..ledgers.files import LedgerFiles, ledger_directory
 from ..sinks.ledger import SqlLedger
 from ..sinks.opening import open_sink
-from .actor import LedgerDoor
+from .actor import Ledger
 
 Place = tuple[str, str, int]  # group, topic, partition
 
@@ -56,7 +56,7 @@ class ConsumerLedgers:
         """
         self._followed.add(place)
 
-    def make(self, consumer: Consumer, place: Place) -> LedgerDoor:
+    def make(self, consumer: Consumer, place: Place) -> Ledger:
         """Return the door to a ledger; nothing is opened. Raises BadSink, NotSupported."""
         if consumer.sink is not None:
             lost = self._last[place].name if place in self._followed else ""

@@ -11,7 +11,7 @@ from collections import deque
 from contextlib import nullcontext
 from typing import Any
 
-from ...core.consumer.effect_work import EffectHeld
+from ...core.consumer.effect_work import EffectAnswer, EffectHeld
 from ...core.consumer.work import ResolveTopic, RunHandler, TopicResolved
 from ...errors import EffectUnknown, OnceMQError, SinkUnavailable
 from ...runtime.process import draw
@@ -19,7 +19,7 @@ from ...shells.broker import BrokerShell
 from ...storage.log import FencedLog
 from ...storage.memory import MemoryDisk
 from ..app import App
-from ..consuming.actor import ConsumerActor, LedgerDoor
+from ..consuming.actor import ConsumerActor, Ledger
 from ..consuming.topic_book import TopicBook
 from ..handling.call import Call, Consumer
 from ..handling.call_kinds import TopicFinders, make_call
@@ -177,19 +177,23 @@ class LocalSystem:
         for partition in range(1, partitions):
             self._add(actor.consumer, partition)
 
-    def topic_resolved(self, resolved: TopicResolved) -> None:
+    def topic_resolved(self, _: ConsumerActor, resolved: TopicResolved, /) -> None:
         """Note a topic that a handler waits for."""
         self._topics.learn(resolved)
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
         """Nothing: after a crash the lease of the dead owner is waited for."""
 
+    def effect_answered(self, actor: ConsumerActor, answer: EffectAnswer) -> None:
+        """Wake the handler that waits for it."""
+        actor.effect_answers.put(answer)
+
     def effect_held(self, actor: ConsumerActor, held: EffectHeld) -> None:
         """Nothing: `drain` says so at its end."""
 
     def sink_away(self, actor: ConsumerActor, error: SinkUnavailable) -> None:
         """End the drain: a test is not kept waiting for a database."""
-        actor.fail(error)
+        actor.end(error)
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -208,7 +212,7 @@ class LocalSystem:
             return log
 
         endpoint = WatchedEndpoint(self.network.connect(), visit)
-        ledger: LedgerDoor
+        ledger: Ledger
         if consumer.sink is not None:
             ledger = open_sink(consumer.sink, place, at=watched_sink(visit))
         else:
@@ -217,14 +221,14 @@ class LocalSystem:
         actor = ConsumerActor(
             consumer,
             partition,
-            "memory",
+            endpoint="memory",
             transport=endpoint,
             clock=self._clock,
             events=self._events,
+            entropy=draw,
             ledger=ledger,
             host=self,
             label="harness",
-            reopen=endpoint.reopen,
         )
         self.actors[place] = actor
         self.loop.add(actor)
@@ -259,7 +263,7 @@ class LocalSystem:
                 done = self._handlers.carry_out(call, actor.place)
             self.steps.visit(actor.place, AFTER_HANDLER)
         except OnceMQError as error:  # of the sink
-            actor.fail(error)
+            actor.end(error)
             return True
         finally:
             self._call = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..processes.broker import SimBroker
-from ..processes.consumer import ConsumerShell
+from ..processes.consumer import SimConsumer
 from ..processes.operator import OperatorShell
 from .base import Fault
 
@@ -38,7 +38,7 @@ class Stop(Fault):
         living = [
             shell
             for shell in self.world.shells
-            if shell.ready_to_stop() and isinstance(shell, ConsumerShell | SimBroker)
+            if shell.ready_to_stop() and isinstance(shell, SimConsumer | SimBroker)
         ]
         if not living:
             return False
@@ -104,7 +104,7 @@ class Seek(Fault):
         if not self.world.healing:
             command.start()
 
-    def _bring_back(self, members: list[ConsumerShell]) -> None:
+    def _bring_back(self, members: list[SimConsumer]) -> None:
         for member in members:
             member.wanted = True
             if not member.alive:

@@ -80,6 +80,9 @@ class BadWire:
             return True
         return self.endpoint.send(peer, frames)
 
+    def reopen(self) -> None:
+        self.endpoint.reopen()
+
     def bring_back(self, index: int) -> None:
         """Deliver an old message once more."""
         if self.old:
@@ -105,10 +108,11 @@ class Member:
         self.actor = ConsumerActor(
             Consumer(TOPIC, GROUP, handler or self.handle, **options),
             world.partition,
-            "memory",
+            endpoint="memory",
             transport=self.wire,
             clock=world.clock,
             events=world.events,
+            entropy=world.draw,
             ledger=LedgerFiles(
                 self.disk,
                 directory,
@@ -119,7 +123,6 @@ class Member:
             host=self,
             label=name,
             outlived=outlived,
-            reopen=self.wire.endpoint.reopen,
         )
 
     def handle(self, message: Message, tx: Tx) -> None:
@@ -145,11 +148,14 @@ class Member:
     def topic_found(self, actor: ConsumerActor, partitions: int) -> None:
         """One partition only."""
 
-    def topic_resolved(self, resolved: Any) -> None:
+    def topic_resolved(self, actor: ConsumerActor, resolved: Any) -> None:
         """The world's topics are known."""
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
         self.standbys.append(owner)
+
+    def effect_answered(self, actor: ConsumerActor, answer: Any) -> None:
+        actor.effect_answers.put(answer)
 
     def effect_held(self, actor: ConsumerActor, held: Any) -> None:
         self.held.append(held.effect_id)
