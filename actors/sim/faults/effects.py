@@ -48,7 +48,7 @@ class EffectOrders(Fault):
         host = next(host for host in world.hosts if host.name == key[0])
         process = host.disk.process("operator")
         try:
-            door = world.doors.files(
+            door = self.people.doors.files(
                 process, key[1], {"shell": "operator"}, draw=world.draw, open_log=FencedLog.open
             )
             door.give_order(order_about(name))
