@@ -40,8 +40,10 @@ class _FewEvents:
 
 
 @click.command()
-@click.option("--data", metavar="DIR", help="Keep everything there; without it, in memory only.")
-@click.option("--log-dir", metavar="DIR", help="Write all events to node-PID.jsonl there.")
+@click.option("--data", metavar="DIR", help="Directory for the logs [default: memory only].")
+@click.option(
+    "--log-dir", metavar="DIR", help="Write all events to node-PID.jsonl in this directory."
+)
 def node(data: str | None, log_dir: str | None) -> None:
     """Speak JSON lines on stdin and stdout as a node of the Maelstrom test bench.
 

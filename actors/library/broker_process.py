@@ -27,7 +27,7 @@ class UnsafeBind(OnceMQError):
     code = "unsafe_bind"
     default_hint = (
         "bind a loopback address, or accept the risk with --insecure; "
-        "keys for other machines (CURVE) are not there yet"
+        "encryption (CURVE) is not available yet"
     )
 
 
@@ -37,7 +37,7 @@ def check_bind(endpoint: str, *, insecure: bool) -> None:
     host = rest.rpartition(":")[0]
     local = scheme in {"ipc", "inproc"} or host in _LOCAL_HOSTS or host.startswith("127.")
     if not local and not insecure:
-        raise UnsafeBind(f"{endpoint} can be reached from other machines")
+        raise UnsafeBind(f"other machines can reach {endpoint}")
 
 
 class BrokerProcess:

@@ -173,8 +173,8 @@ def end_frozen_owner(facts: Facts, timeout_s: float = 10.0) -> None:
         return
     if not _seen_from_here(facts) or not facts.get("start_time") or not hasattr(os, "pidfd_open"):
         raise LogInUse(
-            f"the owner, {owner}, cannot be examined from here",
-            hint="end it where it runs; --takeover ends a frozen owner of this host only",
+            f"the owner, {owner}, cannot be checked from this host",
+            hint="stop it on its own host; --takeover ends only a frozen owner on this host",
         )
     pid = int(facts["pid"])
     try:
@@ -189,11 +189,11 @@ def end_frozen_owner(facts: Facts, timeout_s: float = 10.0) -> None:
         if state != "T":
             raise LogInUse(
                 f"the owner, {owner}, is running and not frozen",
-                hint="stop it (SIGTERM); --takeover ends a frozen owner only",
+                hint="stop it (SIGTERM); --takeover ends only a frozen owner",
             )
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         if not select.select([pidfd], [], [], timeout_s)[0]:
-            raise LogInUse(f"the owner, {owner}, was killed but does not end")
+            raise LogInUse(f"the owner, {owner}, was killed but still exists")
     finally:
         os.close(pidfd)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..core.client.connection import Reconnect
-from ..core.client.lane import Settled
 from ..core.client.producer import (
     Describe,
     Opened,
@@ -20,6 +19,7 @@ from ..core.client.producer import (
     TopicKnown,
     TopicRefused,
 )
+from ..core.client.send_window import Settled
 from ..driver import Driver
 from ..errors import OnceMQError
 from ..limits import LIMITS, Limits
@@ -89,12 +89,12 @@ class ProducerShell:
         """How many more batches may be submitted now."""
         if self.opened is None or self.error is not None:
             return 0
-        return max(0, self.core.batches_max - self.core.outbox.batches - self._submitted)
+        return max(0, self.core.batches_max - self.core.send_window.batches - self._submitted)
 
     @property
     def in_flight(self) -> bool:
         """Whether batches wait for their verdict."""
-        return self.core.outbox.batches + self._submitted > 0
+        return self.core.send_window.batches + self._submitted > 0
 
     @property
     def silent(self) -> bool:

@@ -296,7 +296,9 @@ class ConsumerProcess:
         for actor in self._live():
             actor.post(GiveUp())
             actor.turn()
-        error = NotDrained(f"not all was committed and acknowledged within {self._drain_s:g} s")
+        error = NotDrained(
+            f"some work was not committed or acknowledged within {self._drain_s:g} s"
+        )
         self._error = self._error or error
         self._quit = True
         if self._open_calls:
@@ -341,7 +343,7 @@ class ConsumerProcess:
         self._told_standby.add(actor.place)
         group, topic, partition = actor.place
         self._watcher.standby(
-            f"{topic}/{partition} of group {group} is held by {owner}; standing by"
+            f"{topic}/{partition} of group {group} is owned by {owner}; standing by"
         )
 
     def effect_answered(self, actor: ConsumerActor, answer: EffectAnswer) -> None:

@@ -127,7 +127,7 @@ class InlineBroker:
             if len(answers) == len(messages):
                 return answers
             self._clock.push()
-        raise AssertionError(f"{len(messages) - len(answers)} requests were not answered")
+        raise AssertionError(f"{len(messages) - len(answers)} requests got no answer")
 
     def ask_one(self, message: Message, body: Body = None) -> Received:
         """Pass one request. Raises the broker's refusal, and all that `ask` raises."""

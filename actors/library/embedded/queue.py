@@ -82,7 +82,7 @@ class ExactlyOnceQueue:
             if sum(shelf.size for shelf in self._shelves) + len(batch.raw) > SEED_BYTES_MAX:
                 raise BufferFull(
                     f"the queue holds {SEED_BYTES_MAX} bytes",
-                    hint="let its consumers process what waits; with dedup_window=None all is kept",
+                    hint="let its consumers process the waiting messages first",
                 )
             shelf = self._shelves[-1]
             return _ack(shelf.store(batch), shelf.first, tagged)
@@ -282,7 +282,7 @@ def _processed(store: str | os.PathLike[str] | Store | None) -> _UsersStore | Le
 def _wants_id(handler: Handler) -> bool:
     """Return whether a handler takes two arguments that it cannot do without."""
     if not callable(handler):
-        raise TypeError("a handler is something to be called")
+        raise TypeError("the handler must be callable")
     try:
         parameters = inspect.signature(handler).parameters.values()
     except (TypeError, ValueError):  # of some built-in functions nothing is known

@@ -21,8 +21,8 @@ from typing import NamedTuple
 import xxhash
 
 from ...batch import Batch
-from ...core.client.lane import Settled
 from ...core.client.producer import Submit
+from ...core.client.send_window import Settled
 from ...errors import BadInput, IdConflict, InputChanged, OnceMQError, Unacknowledged
 from ...ids import untagged_id
 from ...protocol import CONFLICT, DUPLICATE, STORED
@@ -163,7 +163,7 @@ class FileProducer:
         if self._stop_by_ms is None:
             self._stop_by_ms = now_ms + STOP_MS
         if now_ms >= self._stop_by_ms and self._engine.in_flight:
-            raise Unacknowledged(self._engine.core.outbox.messages)
+            raise Unacknowledged(self._engine.core.send_window.messages)
 
     def _count(self, settled: Settled) -> None:
         token: _Token = settled.token
@@ -208,7 +208,7 @@ class FileProducer:
         if self.job.path == STDIN:
             raise BadInput(
                 "standard input cannot be resumed over several partitions",
-                hint="send a file, or give each run a name of its own",
+                hint="send a file, or give each run its own --name",
             )
         return True
 
@@ -253,7 +253,7 @@ class FileProducer:
         if rows.error is not None:
             self._failure = self._failure or rows.error
         elif self._unchecked():
-            raise self._changed("it is shorter than what was sent before")
+            raise self._changed("it is shorter than the file sent before")
 
     def _take(self, rows: Rows, *, send: bool) -> None:
         if not rows.values:
@@ -308,7 +308,7 @@ class FileProducer:
     def _changed(self, how: str) -> InputChanged:
         self.progress.sent = 0  # what was passed over was another file's
         return InputChanged(
-            f"{self.job.path} is not what was sent before as producer "
+            f"{self.job.path} is not the file sent before as producer "
             f"{self._engine.core.name!r} to {self.job.topic!r}: {how}; nothing was sent"
         )
 

@@ -85,7 +85,7 @@ class Seeker:
             assert isinstance(offset, int), f"{to!r} is no place"
             if not 0 <= offset <= end:
                 raise OffsetOutOfRange(
-                    f"{topic}/{number} has offsets 0 to {end}, no offset {offset}"
+                    f"{topic}/{number} has offsets 0 to {end}; offset {offset} does not exist"
                 )
             chosen[number] = offset
         return chosen
@@ -104,7 +104,9 @@ class Seeker:
         elif partition < len(ends):
             yield partition, ends[partition]
         else:
-            raise OffsetOutOfRange(f"topic {topic} has {len(ends)} partitions, none {partition}")
+            raise OffsetOutOfRange(
+                f"topic {topic} has {len(ends)} partitions; partition {partition} does not exist"
+            )
 
     def _first_since(self, topic: str, partition: int, end: int, at_ms: int) -> int:
         """Search by halves: times of stored batches never go back in a partition."""

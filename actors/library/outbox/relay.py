@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 
 from ...backoff import backoff_ms
 from ...codec.values import decode_headers, decode_value
-from ...core.client.lane import Settled
 from ...core.client.producer import Submit
+from ...core.client.send_window import Settled
 from ...errors import DatabaseAway, IdConflict, Malformed, OnceMQError, TooLarge
 from ...ids import BYTES_TAG, TEXT_TAG, check_name, untagged_id
 from ...limits import (
@@ -309,7 +309,7 @@ class Relay:
                 self._events.emit(
                     "relay.database_away", database=self._database.name, reason=str(error)
                 )
-            self.progress.waiting_for = f"the database cannot be used: {error}"
+            self.progress.waiting_for = f"the database is not available: {error}"
             self._report(self.progress)
             self._failures += 1
             self._pause(backoff_ms(self._failures - 1))

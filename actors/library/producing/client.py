@@ -104,7 +104,7 @@ class Producer:
         producer, such as Fenced. IdConflict comes from the handle's `result()`.
         """
         if id is None and not self._name:
-            raise IdRequired("an anonymous producer needs an id for every message")
+            raise IdRequired("an anonymous producer needs an id for each message")
         message = checked_message(value, id=id, key=key, headers=headers)
         now_ms = monotonic_ms()
         deadline_ms = now_ms + _milliseconds(timeout)
@@ -135,7 +135,7 @@ class Producer:
         `keys` have another length.
         """
         if ids is None and not self._name:
-            raise IdRequired("an anonymous producer needs an id for every message")
+            raise IdRequired("an anonymous producer needs an id for each message")
         verdicts = self._new_verdicts(topic)
         parcel = Parcel(topic, verdicts, explicit=ids is not None, born_ms=monotonic_ms())
         if not values:
@@ -181,7 +181,7 @@ class Producer:
                 raise BufferFull(f"{self._gathered.used} bytes wait for an acknowledgement")
             self._room.wait(left_ms / 1000)
             if self._closed or self._error is not None:
-                raise self._error or ProducerClosed("the producer was closed meanwhile")
+                raise self._error or ProducerClosed("the producer was closed during the call")
         return True
 
     def _new_verdicts(self, topic: str) -> Verdicts:
@@ -284,7 +284,7 @@ class Producer:
         try:  # the error of the block is what counts; sends before it get a moment
             self.close(min(self._close_timeout, _EXIT_FLUSH_S))
         except OnceMQError as left:
-            error.add_note(f"on leaving the producer: {left}")
+            error.add_note(f"while the producer closed: {left}")
 
     async def __aenter__(self) -> Producer:
         return self
@@ -304,7 +304,8 @@ class Producer:
         outstanding = list(self._outstanding)
         self._begin()
         error = ProducerClosed(
-            "this message was sent before the fork", hint="its parent process has the answer"
+            "this message was sent before the process forked",
+            hint="ask in the parent process, which receives the answer",
         )
         for verdicts in outstanding:
             verdicts.forked(error)

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from ...core.client.lane import Settled
 from ...core.client.producer import Submit
+from ...core.client.send_window import Settled
 from ...errors import BufferFull, OnceMQError
 from ...limits import FEED_BATCHES_MAX, LINGER_MS
 from ...shells.producer import ProducerShell

@@ -9,8 +9,8 @@ from ...batch import Batch
 from ...codec import batch as batch_codec
 from ...codec import records as record_codec
 from ...codec import wire
-from ...core.client.lane import Settled
 from ...core.client.producer import Submit
+from ...core.client.send_window import Settled
 from ...errors import IdConflict, from_code
 from ...ids import partition_of
 from ...ports import Events

@@ -17,7 +17,7 @@ def check_kinds(allow: Collection[str]) -> None:
     """Raise ValueError for a kind of effect that does not exist."""
     for kind in allow:
         if kind not in KINDS:
-            raise ValueError(f"no kind of effect {kind!r}; there are {', '.join(KINDS)}")
+            raise ValueError(f"unknown kind of effect {kind!r}; known: {', '.join(KINDS)}")
 
 
 def complaints(
@@ -33,9 +33,9 @@ def complaints(
     bad = list(dict.fromkeys(str(effect) for effect in effects if effect.kind not in allow))
     if bad:
         yield (
-            "handlers did things outside of tx, which happen again when a process dies before the "
-            "commit. Move them into tx (tx.state, tx.send), or see to it that the other side takes "
-            "each tx.key once and allow them: assert_exactly_once(allow=[...])"
+            "handlers acted outside tx; this happens again when a process dies before the commit. "
+            "Use tx instead (tx.state, tx.send), or make the other side accept each tx.key once "
+            "and allow these effects: assert_exactly_once(allow=[...])"
         )
         yield from (f"  {line}" for line in bad[:_SHOWN_MAX])
         if len(bad) > _SHOWN_MAX:

@@ -140,7 +140,7 @@ class Harness:
                     raise OnceMQError(
                         f"{key!r} is in the state of several partitions; one is "
                         f"{of_topic}/{partition}",
-                        hint="ask for one topic, or give the messages keys",
+                        hint="pass one topic, or give the messages keys",
                     )
                 merged[key] = value
         return merged

@@ -178,6 +178,6 @@ class LocalLoop:
             if self.turn():
                 continue
             if self.clock.now_ms() >= deadline:
-                raise OnceMQError(f"nothing more happened within {limit_ms} simulated ms")
+                raise OnceMQError(f"nothing happened within {limit_ms} simulated ms")
             lefts = [member.time_left_ms() for member in self._members]
             self.clock.advance(max(1, min(lefts, default=1)))

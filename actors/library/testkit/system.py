@@ -113,8 +113,8 @@ class LocalSystem:
             held = self.held()
             if held:
                 raise EffectUnknown(
-                    f"nobody knows whether effect {held[0]} happened",
-                    hint="say so: harness.effects.done(ID, VALUE), or harness.effects.retry(ID)",
+                    f"unknown whether effect {held[0]} happened",
+                    hint="resolve it: harness.effects.done(ID, VALUE) or harness.effects.retry(ID)",
                 )
             return
 

@@ -74,7 +74,7 @@ def document(files: Files, path: str, kind: str) -> dict[str, Any]:
         raise CorruptLog(path, 0, f"wrong checksum of the {kind}")
     content = json.loads(data[newline + 1 :])
     if not isinstance(content, dict):
-        raise CorruptLog(path, 0, f"the {kind} is no table")
+        raise CorruptLog(path, 0, f"the {kind} is not a table")
     return content
 
 

@@ -119,7 +119,7 @@ class Log:
                 manifest = documents.manifest(files, f"{path}/MANIFEST")
             except FileNotFoundError:
                 if _holds_own_group(files, path, number):
-                    reason = "the manifest is missing, its records are not"
+                    reason = "the manifest is missing, but records exist"
                     raise CorruptLog(f"{path}/MANIFEST", 0, reason) from None
                 continue
             if manifest.generation != number:

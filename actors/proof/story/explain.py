@@ -114,7 +114,9 @@ def _read_log(files: Files, data: str, wanted: Wanted, story: Story) -> None:
                     story.accepted["generation"] = group.generation
                     return
     if wanted.topic not in topics:
-        raise UnknownTopic(f"the log holds no topic {wanted.topic}", hint="see: oncemq topics list")
+        raise UnknownTopic(
+            f"the log holds no topic {wanted.topic}", hint="list topics: oncemq topics list"
+        )
     story.notes.append(f"the log holds no message {story.message_id} in topic {wanted.topic}")
 
 

@@ -359,7 +359,7 @@ def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str
             "groups": dict(sorted(groups.items())),
         }
     if only is not None and only not in topics:
-        raise UnknownTopic(f"the log holds no topic {only}", hint="see: oncemq topics list")
+        raise UnknownTopic(f"the log holds no topic {only}", hint="list topics: oncemq topics list")
     return topics
 
 
