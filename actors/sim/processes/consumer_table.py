@@ -12,7 +12,7 @@ from ...shells.consumer import LedgerDoor
 from ..database.client import Client
 from ..database.database import Database
 from ..disk.disk import SimProcess
-from ..doors import Doors, TableDoor, TableSession
+from ..doors import MakeTableDoor, TableDoor, TableSession
 from ..environment import Environment, Host
 from ..plan import FILE, SERVER
 from ..trace import Violation
@@ -56,13 +56,13 @@ class SimTableConsumer(SimConsumer):
         partition: int,
         path: str,
         database: Database,
-        doors: Doors,
+        make_door: MakeTableDoor,
     ) -> None:
         """`path` names the ledger."""
-        super().__init__(world, name, host, group, partition, path + TABLE, doors.files)
+        super().__init__(world, name, host, group, partition, path + TABLE)
         self._path = path
         self.database = database
-        self._make_table_door = doors.tables
+        self._make_table_door = make_door
         self.may_be_kept_waiting = database.kind == FILE
         # What happens at a step of the next handler run, which may be the last one.
         self.interlude: Callable[[], None] | None = None

@@ -22,8 +22,8 @@ from ...protocol import (
     Rewound,
     Standby,
 )
+from ...shells.ledger.files import LedgerFiles
 from ...shells.seeker import SeekerShell
-from ..doors import FileDoor
 from ..environment import Environment
 from .consumer import SimConsumer
 from .shell import ProcessClock, Shell, SimEvents
@@ -42,7 +42,7 @@ class OperatorShell(Shell):
         self.wanted = False  # a command that ends has ended
         self._granted = False
         self._seeker: SeekerShell | None = None  # from the grant to the commit
-        self._door: FileDoor | None = None
+        self._door: LedgerFiles | None = None
         self._give_up_ms = 0
         self._target = 0
 

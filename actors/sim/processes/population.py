@@ -30,7 +30,7 @@ class Population:
     def __init__(self, world: Environment, doors: Doors) -> None:
         """`doors` makes what consumers look at their ledger with, and relays."""
         self.world = world
-        self.doors = doors
+        self._tables = doors.tables
         plan, oracle = world.plan, world.oracle
         broker_host, consumer_host = world.hosts[0], world.hosts[-2]
         self.broker = SimBroker(world, "broker", broker_host)
@@ -96,10 +96,10 @@ class Population:
         world, path = self.world, f"/state/{group.name}/{group.topic}/{partition}"
         database = self.databases.get(group.name)
         if database is None:
-            return SimConsumer(world, name, host, group, partition, path, self.doors.files)
+            return SimConsumer(world, name, host, group, partition, path)
         # What is kept in a database has no state by key: such a consumer is refused.
         plain = replace(group, concurrency=0)
-        shell = SimTableConsumer(world, name, host, plain, partition, path, database, self.doors)
+        shell = SimTableConsumer(world, name, host, plain, partition, path, database, self._tables)
         database.add(shell.place, shell.model)
         return shell
 
@@ -141,7 +141,7 @@ class Population:
             kind = world.plan.tables[group.name]
             database = self.databases[name] = Database(world, f"database of {name}", kind, host)
             stranger = SimTableConsumer(
-                world, name, host, group, partition, directory, database, self.doors
+                world, name, host, group, partition, directory, database, self._tables
             )
             if copy:
                 key = (host.name, stranger.directory)
@@ -156,7 +156,7 @@ class Population:
                 return None
             model = member.model.copy(f"{host.name}:{directory}")
             world.ledgers[host.name, directory] = model
-        return SimConsumer(world, name, host, group, partition, directory, self.doors.files)
+        return SimConsumer(world, name, host, group, partition, directory)
 
 
 def copy_directory(source: Host, path: str, target: Host, new_path: str) -> None:
