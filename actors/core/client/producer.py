@@ -158,7 +158,6 @@ class ProducerCore:
         return min((time for time in times if time is not None), default=None)
 
     def step(self, event: Event, now_ms: int) -> Outcome:
-        """Decide what follows from Start, Describe, Submit, Received or Tick."""
         out = Outcome()
         if self.ended:
             return out
@@ -186,7 +185,6 @@ class ProducerCore:
         raise AssertionError(f"a producer has no log: {record!r} at {position}")
 
     def snapshot(self) -> Snapshot:
-        """Return nothing: a producer has no state that survives."""
         return Snapshot({})
 
     def restore(self, parts: dict[str, Plain]) -> None:

@@ -94,7 +94,6 @@ class EffectOrder:
 
     @property
     def size(self) -> int:
-        """As of EffectTold."""
         return len(self.value)
 
 
@@ -106,6 +105,5 @@ class KeepOrders:
 
 
 def belongs(event: HandlerDone | EffectWanted | EffectTold, run: RunHandler) -> bool:
-    """Tell whether what a handler says belongs to the run that is out."""
     said = (event.epoch, event.private, event.first_offset)
     return said == (run.epoch, run.private, run.first_offset)

@@ -82,7 +82,6 @@ class Fetcher:
         self._again_at_ms = now_ms + JOIN_RETRY_MS
 
     def answers(self, request: int) -> bool:
-        """Whether `request` is the fetch in flight."""
         return request == self._request
 
     def ask(self, now_ms: int, out: Outcome) -> None:

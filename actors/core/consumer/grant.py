@@ -138,7 +138,6 @@ class GrantHolder:
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When `advance` has something to do."""
         if not self._asked_facts:
             return 0
         if self.phase == LEAVING:

@@ -120,7 +120,6 @@ class Handling:
             self._held = None
 
     def effect(self, event: EffectWanted | EffectTold, now_ms: int, out: Outcome) -> None:
-        """Take what the running handler says of an effect."""
         run, topic_id = self.running, self._moved.topic_id
         self.effects.said(event, run, topic_id, now_ms, out, full=self._disk_full)
 

@@ -172,7 +172,6 @@ class Schedule(Generic[Message]):
             self._bytes -= old.size
 
     def finish(self, job: Job[Message], result: Result) -> None:
-        """Take what became of a job."""
         offset = job.message.offset
         if result.left != result.found:
             try:

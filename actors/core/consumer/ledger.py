@@ -131,7 +131,6 @@ class Ledger:
             self._running = None if record.returned else record
 
     def next_offset_of(self, topic_id: bytes) -> int:
-        """Return the next offset of one input."""
         if self.started is None or topic_id == self.started.topic_id:
             return self.next_offset
         return self.private_offsets.get(topic_id, 0)

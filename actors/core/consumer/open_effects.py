@@ -50,7 +50,6 @@ class OpenEffect:
 
     @property
     def recorded(self) -> bool:
-        """Whether its result is there."""
         return self.how in RECORDED
 
 
@@ -67,11 +66,9 @@ class OpenEffects:
         return len(self._all)
 
     def find(self, topic_id: bytes, offset: int, name: str) -> OpenEffect | None:
-        """Return one effect."""
         return self._all.get((topic_id, offset, name))
 
     def of_message(self, topic_id: bytes, offset: int) -> list[OpenEffect]:
-        """Return the effects of one message."""
         return [one for one in self if (one.topic_id, one.offset) == (topic_id, offset)]
 
     def first_unresolved(self, topic_id: bytes) -> int | None:
@@ -122,7 +119,6 @@ class OpenEffects:
             del self._all[place]
 
     def plain(self) -> list[Plain]:
-        """Return them as a snapshot holds them."""
         return [
             [
                 one.topic_id,
@@ -141,7 +137,6 @@ class OpenEffects:
         ]
 
     def restore(self, rows: list[Plain]) -> None:
-        """Become what `plain` returned."""
         for row in rows:
             one = OpenEffect(*row)
             self._all[one.topic_id, one.offset, one.name] = one

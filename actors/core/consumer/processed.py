@@ -65,7 +65,6 @@ class Ranges:
         self.ends[low:high] = [end]
 
     def touches(self, start: int, end: int) -> bool:
-        """Return whether any number of [start, end) is in the set."""
         at = bisect_right(self.ends, start)
         return start < end and at < len(self.starts) and self.starts[at] < end
 
@@ -83,7 +82,6 @@ class Processed:
         self.fingerprints: set[bytes] = set()
 
     def add_numbers(self, producer: str, first: int, count: int) -> None:
-        """Take `count` sequence numbers of a producer as processed."""
         if count > 0:
             self.numbers.setdefault(producer, Ranges()).add(first, first + count)
 

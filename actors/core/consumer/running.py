@@ -74,7 +74,6 @@ class Running:
 
     @property
     def fetchers(self) -> list[Fetcher]:
-        """The fetchers of all inputs."""
         return [self.fetcher] if self.private is None else [self.fetcher, self.private]
 
     @property

@@ -48,7 +48,6 @@ class SeekerCore:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the grant."""
         return self._grant.epoch
 
     def step(self, event: Event, now_ms: int) -> Outcome:

@@ -39,7 +39,6 @@ class DeadTopic:
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When `advance` has something to do."""
         return self._again_at_ms if self.owed else None
 
     def lost(self) -> None:
@@ -47,7 +46,6 @@ class DeadTopic:
         self._again_at_ms = 0
 
     def advance(self, now_ms: int, out: Outcome, *, wanted: bool) -> None:
-        """Ask for it if it is `wanted`."""
         self._wanted = wanted
         if not self.owed or now_ms < self._again_at_ms:
             return
@@ -93,7 +91,6 @@ class PrivateTopic:
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When `advance` has something to do."""
         return self._again_at_ms if self.found is None else None
 
     def lost(self) -> None:
@@ -149,7 +146,6 @@ class TopicLookups:
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When `advance` has something to do."""
         return self._again_at_ms if self._wanted else None
 
     def want(self, topic: str) -> None:
