@@ -135,7 +135,7 @@ class SimulatedOwners:
     def hold(self, ledger_id: bytes, epoch: int) -> dict[str, Any]:
         """Take the lock of the owner to be. Raises Fenced."""
         if not self._checked(lambda: self._client.take_own((ledger_id, epoch))):
-            raise Fenced(f"epoch {epoch} is held by another process")
+            raise Fenced(f"another process holds epoch {epoch}")
         return {}
 
     def make_way(self, owner: Mapping[str, Any], error: SinkLocked) -> None:

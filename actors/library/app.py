@@ -106,7 +106,7 @@ class App:
         def register(function: _Function) -> _Function:
             shape = shape_of(function, wishes)
             if (topic, group) in self._consumers:
-                raise ValueError(f"group {group!r} has a handler of topic {topic!r} already")
+                raise ValueError(f"group {group!r} already has a handler of topic {topic!r}")
             self._consumers[topic, group] = Consumer(
                 topic, group, function, retries, crash_retries, final, park, shape, sink
             )
@@ -150,4 +150,4 @@ def _check_count(name: str, count: object) -> None:
 
 def _check_exceptions(kinds: tuple[object, ...]) -> None:
     if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
-        raise TypeError(f"no_retry is made of classes of exceptions, not {kinds!r}")
+        raise TypeError(f"no_retry takes exception classes, not {kinds!r}")

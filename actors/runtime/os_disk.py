@@ -173,15 +173,15 @@ def _sync(descriptor: int, *, whole: bool = False) -> None:
 
 
 _WARNINGS = {
-    "tmpfs": "lives in memory and is empty after a restart of the machine",
-    "ramfs": "lives in memory and is empty after a restart of the machine",
-    "overlay": "is a container's layer and goes away with the container",
+    "tmpfs": "is in memory and is empty after the machine restarts",
+    "ramfs": "is in memory and is empty after the machine restarts",
+    "overlay": "is a container's layer and disappears with the container",
     "nfs": "is a network file system: locks and fsync depend on the server",
     "nfs4": "is a network file system: locks and fsync depend on the server",
     "cifs": "is a network file system: locks and fsync depend on the server",
     "smb3": "is a network file system: locks and fsync depend on the server",
-    "9p": "is shared from another machine: locks and fsync depend on that side",
-    "virtiofs": "is shared from another machine: locks and fsync depend on that side",
+    "9p": "is shared from another machine: locks and fsync depend on that machine",
+    "virtiofs": "is shared from another machine: locks and fsync depend on that machine",
 }
 
 
@@ -200,7 +200,7 @@ def filesystem_warning(path: str, mountinfo: str = "/proc/self/mountinfo") -> st
             kind, best = mounted, len(point)
     reason = _WARNINGS.get(kind)
     if reason is None and kind.startswith("fuse"):
-        reason = "is a FUSE file system: its fsync may promise what it does not keep"
+        reason = "is a FUSE file system: its fsync may not be durable"
     return None if reason is None else f"{real} is on {kind}, which {reason}"
 
 

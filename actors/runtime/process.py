@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import secrets
 import select
 import signal
 import socket
@@ -119,6 +120,16 @@ def _here() -> dict[str, str | int]:
     }
 
 
+def own_label() -> str:
+    """Return who this process is, for people: pid and host."""
+    return f"pid {os.getpid()} on {socket.gethostname()}"
+
+
+def draw() -> bytes:
+    """Draw the 16 random bytes of a log, an incarnation or a session."""
+    return secrets.token_bytes(16)
+
+
 def owner_facts() -> dict[str, str | int]:
     """Return what identifies this process: pid, start_time, boot_id, host, pid_namespace."""
     return {"pid": os.getpid(), "start_time": _stat(os.getpid())[1], **_here()}
@@ -162,8 +173,8 @@ def end_frozen_owner(facts: Facts, timeout_s: float = 10.0) -> None:
         return
     if not _seen_from_here(facts) or not facts.get("start_time") or not hasattr(os, "pidfd_open"):
         raise LogInUse(
-            f"the owner, {owner}, cannot be examined from here",
-            hint="end it where it runs; --takeover ends a frozen owner of this host only",
+            f"the owner, {owner}, cannot be checked from this host",
+            hint="stop it on its own host; --takeover ends only a frozen owner on this host",
         )
     pid = int(facts["pid"])
     try:
@@ -178,11 +189,11 @@ def end_frozen_owner(facts: Facts, timeout_s: float = 10.0) -> None:
         if state != "T":
             raise LogInUse(
                 f"the owner, {owner}, is running and not frozen",
-                hint="stop it (SIGTERM); --takeover ends a frozen owner only",
+                hint="stop it (SIGTERM); --takeover ends only a frozen owner",
             )
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         if not select.select([pidfd], [], [], timeout_s)[0]:
-            raise LogInUse(f"the owner, {owner}, was killed but does not end")
+            raise LogInUse(f"the owner, {owner}, was killed but still exists")
     finally:
         os.close(pidfd)

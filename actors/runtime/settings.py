@@ -115,16 +115,22 @@ def _seconds(text: str) -> float:
 SPECS: dict[str, Spec] = {
     spec.name: spec
     for spec in (
-        Spec("broker", "tcp://127.0.0.1:7400", "where clients find the broker", _endpoint, "EP"),
-        Spec("bind", "tcp://127.0.0.1:7400", "where the broker listens", _bind, "EP"),
+        Spec("broker", "tcp://127.0.0.1:7400", "address of the broker", _endpoint, "EP"),
+        Spec("bind", "tcp://127.0.0.1:7400", "address that the broker listens on", _bind, "EP"),
         Spec("data", "data/broker", "the broker's log", _directory, "DIR"),
-        Spec("state", "data/consumers", "the ledgers of consumers", _directory, "DIR"),
+        Spec("state", "data/consumers", "directory of the consumers' ledgers", _directory, "DIR"),
         Spec("sink", None, "the database that holds the outbox", _sink, "URL"),
-        Spec("log_dir", None, "write events to role-pid.jsonl there", _directory, "DIR"),
+        Spec("log_dir", None, "directory for event files, role-pid.jsonl", _directory, "DIR"),
         Spec(
-            "log_level", "info", "info (once a batch) or debug (each message)", _log_level, "LEVEL"
+            "log_level",
+            "info",
+            "info (events of batches) or debug (events of messages)",
+            _log_level,
+            "LEVEL",
         ),
-        Spec("drain", DRAIN_S_DEFAULT, "how long SIGTERM waits for handlers", _seconds, "SECONDS"),
+        Spec(
+            "drain", DRAIN_S_DEFAULT, "how long handlers may run after SIGTERM", _seconds, "SECONDS"
+        ),
     )
 }
 
@@ -176,7 +182,7 @@ class Settings:
         """Resolve every setting; mappings go from setting name to value. Raises BadSetting."""
         flags, arguments = flags or {}, arguments or {}
         unknown = (set(flags) | set(arguments)) - set(SPECS)
-        assert not unknown, f"no such setting: {sorted(unknown)}"
+        assert not unknown, f"unknown setting: {sorted(unknown)}"
         return cls(
             {
                 name: resolve(

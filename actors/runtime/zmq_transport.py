@@ -46,7 +46,7 @@ class CannotBind(OnceMQError):
     """The endpoint cannot be bound. The reason names it."""
 
     code = "cannot_bind"
-    default_hint = "another process may listen there; choose another --bind"
+    default_hint = "another process may use this address; choose another --bind"
 
 
 def _answers(path: str) -> bool:
@@ -192,7 +192,7 @@ class RouterTransport(_Socket):
         """Listen at `endpoint` and return it with the real port. Raises CannotBind."""
         if endpoint.startswith("ipc://") and _answers(endpoint.removeprefix("ipc://")):
             # ZeroMQ would take the path away from the process that listens there.
-            raise CannotBind(f"{endpoint}: somebody listens there")
+            raise CannotBind(f"{endpoint}: another process listens there")
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:

@@ -259,7 +259,7 @@ def test_a_call_whose_process_died_waits_for_an_operator(
     harness.crash_at(step)
     made = 1 if step == "after_call_before_record" else 0
     for _ in range(2):
-        with pytest.raises(EffectUnknown, match="nobody knows"):
+        with pytest.raises(EffectUnknown, match="unknown whether effect"):
             harness.drain()
         assert (len(shop.calls), shop.paid()) == (made, {})
         harness.crash()
@@ -426,7 +426,7 @@ def test_the_function_uses_nothing_of_tx_but_its_keys(shop: Shop) -> None:
         def function() -> None:
             keys.append(tx.key)
             for use in (lambda: tx.sql("SELECT 1"), lambda: tx.connection, lambda: tx.send("o", 1)):
-                with pytest.raises(EffectMisused, match="inside of an effect"):
+                with pytest.raises(EffectMisused, match="inside an effect"):
                     use()
 
         tx.effect(CHARGE, function)

@@ -270,7 +270,7 @@ class ConsumerCore:
                 raise IdConflict(
                     f"the broker has other messages of {sends.producer} under the numbers from "
                     f"{first} on in {settled.topic}/{settled.partition}",
-                    hint="this ledger did not send them: was it copied or restored?",
+                    hint="this ledger did not send them; check whether it was copied or restored",
                 )
             self._acked.append((settled.topic, settled.partition, first + count))
             fields = self.member.fields(first_sequence=first, count=count)

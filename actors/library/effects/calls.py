@@ -95,7 +95,7 @@ class EffectCall:
         if answer.verdict == RECORDED:
             return Recorded(answer.encoding, answer.value)
         if answer.verdict == STALE:
-            text = f"effect {self._name!r} comes too late: the consumer has lost this message"
+            text = f"effect {self._name!r} was not called: this consumer lost the partition"
             raise OnceMQError(text)
         hint = command_about(answer.effect_id, self._effects.sink)
         raise self._unknown(answer.value, hint if self._policy == ASK else "")
@@ -139,7 +139,7 @@ class EffectCall:
             if inspect.iscoroutine(result):
                 result.close()
             lost = EffectNotRecorded(
-                f"effect {self._name!r} of message {self._message.id!s} was called, and its result "
+                f"effect {self._name!r} of message {self._message.id!s} was called, but its result "
                 f"cannot be recorded: {error.reason}"
             )
             self._end(UNKNOWN, value=text_of(lost))
@@ -153,9 +153,7 @@ class EffectCall:
     def _unknown(self, why: bytes, hint: str | None = None) -> EffectUnknown:
         text = why.decode(errors="replace")
         message = f"effect {self._name!r} of message {self._message.id!s}"
-        return self._stuck(
-            EffectUnknown(f"nobody knows whether {message} happened: {text}", hint=hint)
-        )
+        return self._stuck(EffectUnknown(f"unknown whether {message} happened: {text}", hint=hint))
 
     def _stuck(self, error: EffectUnknown) -> EffectUnknown:
         self._effects.stick(error, self._policy)

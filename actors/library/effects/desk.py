@@ -160,12 +160,12 @@ class LendingDesk:
 def _lost(said: Said) -> OnceMQError:
     if isinstance(said, EffectTold):
         return OnceMQError(
-            f"effect {said.name!r} was called, and the consumer ended before its record",
-            hint="see: oncemq effects list",
+            f"effect {said.name!r} was called, but the consumer ended before recording it",
+            hint="list unknown effects: oncemq effects list",
         )
     return OnceMQError(
-        f"effect {said.name!r} was not called: the consumer has ended",
-        hint="the message is handled again by whoever has its partition now",
+        f"effect {said.name!r} was not called: the consumer ended",
+        hint="the new owner of the partition handles the message again",
     )
 
 
@@ -173,7 +173,7 @@ def told_of(actor: ConsumerActor, held: EffectHeld) -> str:
     """Return what a user is told of a message that waits for an operator's word."""
     group, topic, partition = actor.place
     return (
-        f"{topic}/{partition} of group {group} is held: nobody knows whether an effect of message "
-        f"{held.message_key} happened ({held.why}); look, then run: "
+        f"{topic}/{partition} of group {group} waits: it is unknown whether an effect of message "
+        f"{held.message_key} happened ({held.why}); check, then run: "
         f"{command_about(held.effect_id, actor.sink)}"
     )

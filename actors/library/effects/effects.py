@@ -124,11 +124,11 @@ class Effects:
     def check_writing(self, what: str) -> None:
         """Raise what speaks against using `what` of tx now."""
         if self._left is not None:
-            raise HandlerLeft(f"{what} after the handler was left for an effect")
+            raise HandlerLeft(f"{what} was called after the handler stopped at an effect")
         if self.inside and not self._awaited:
             raise EffectMisused(
-                f"{what} is used inside of an effect",
-                hint="the function is not called again when its handler is: use what it returns",
+                f"{what} is used inside an effect",
+                hint="a retry does not call the function again: use its return value instead",
             )
 
     def check_connection(self, what: str) -> None:
@@ -136,8 +136,8 @@ class Effects:
         self.check_writing(what)
         if self._pending:
             raise EffectMisused(
-                f"{what} is used while effect {self._pending!r} is under way",
-                hint="await one after the other",
+                f"{what} is used while effect {self._pending!r} runs",
+                hint="await the calls one after the other",
             )
 
     def stick(self, error: EffectUnknown, policy: str) -> None:
@@ -150,8 +150,8 @@ class Effects:
         if self._left is not None:
             (_, name), self._left = self._left.effect.of, None
             raise EffectMisused(
-                f"the handler went on when it was left for effect {name!r}, which was not called",
-                hint="catch Exception, not BaseException, and never everything",
+                f"the handler continued after it stopped at effect {name!r}, which was not called",
+                hint="in the handler catch Exception, never BaseException",
             )
         if self._pending:
             raise EffectMisused(
@@ -227,7 +227,7 @@ class Effects:
         """Raises HandlerLeft if the call of a function would have a transaction open across it."""
         if self.sink is not None and self.sink.open:
             self._left = wish
-            raise HandlerLeft(f"the handler begins anew after effect {wish.effect.of[1]!r}")
+            raise HandlerLeft(f"the handler starts again after effect {wish.effect.of[1]!r}")
 
     def _make(self, desk: EffectDesk, wish: Wish) -> None:
         """Make the effect and keep the outcome. Raises SinkUnavailable, Fenced."""
@@ -306,21 +306,25 @@ class Effects:
     ) -> EffectDesk:
         """Raise what makes the call impossible; nothing was called and nothing is recorded."""
         if self._left is not None:
-            raise HandlerLeft(f"effect {name!r} after the handler was left for another one")
+            raise HandlerLeft(f"effect {name!r} was used after the handler stopped at another one")
         if self._why_not or self._desk is None:
-            raise EffectsNotSupported(self._why_not or "this handler runs without a ledger")
+            raise EffectsNotSupported(
+                self._why_not or "tx.effect needs a ledger, and this handler runs without one"
+            )
         if threading.get_ident() != self._thread:
             raise EffectMisused(
-                "tx.effect was called in another thread than its handler",
-                hint="call it in the handler itself: the next message waits for it anyway",
+                "tx.effect was called in another thread than the handler's",
+                hint="call it in the handler itself; the next message waits for it anyway",
             )
         check_name(name, "the name of an effect")
         if policy not in POLICIES:
             raise EffectMisused(f"policy is one of {', '.join(POLICIES)}, not {policy!r}")
         if inspect.iscoroutinefunction(function) and not self._awaited:
-            raise EffectsNotSupported(f"effect {name!r} is a coroutine function, nobody awaits it")
+            raise EffectsNotSupported(
+                f"effect {name!r}: a plain handler cannot await a coroutine function"
+            )
         if self.inside:
-            raise EffectMisused(f"effect {name!r} is called inside of another effect")
+            raise EffectMisused(f"effect {name!r} is called inside another effect")
         if self._message is not message:
             self._message, self._names, self._stuck = message, set(), None
             self._pending = ""
@@ -328,12 +332,12 @@ class Effects:
             raise self._stuck
         if self._pending:
             raise EffectMisused(
-                f"effect {self._pending!r} is under way", hint="await one after the other"
+                f"effect {self._pending!r} still runs", hint="await the calls one after the other"
             )
         if name in self._names:
             raise EffectMisused(
-                f"this message has an effect {name!r} already",
-                hint="give each call a name of its own, such as one with the number of the item",
+                f"this message already has an effect {name!r}",
+                hint="give each call its own name, for example with the number of the item",
             )
         known = self.of_message(message)
         room = EFFECT_RESULTS_BYTES_MAX - sum(len(one.value) for one in known.values())
@@ -342,8 +346,8 @@ class Effects:
         ):
             raise TooLarge(
                 f"a message has at most {EFFECTS_MAX} effects, and {EFFECT_RESULTS_BYTES_MAX} bytes "
-                f"of results: effect {name!r} is one too many",
-                hint="send a message for each call instead, and let its handler make it",
+                f"of results; effect {name!r} exceeds that",
+                hint="send one message for each call, and make the call in the handler of that message",
             )
         self._names.add(name)
         return self._desk

@@ -26,7 +26,7 @@ from ...core.client.send_window import Settled
 from ...errors import BadInput, IdConflict, InputChanged, OnceMQError, Unacknowledged
 from ...ids import untagged_id
 from ...protocol import CONFLICT, DUPLICATE, STORED
-from ...shells.producer import ProducerEngine
+from ...shells.producer import ProducerShell
 from ..producing.parcel import Cut, Parcel, build_batch, cut
 from .rows import FileJob, parcel_of
 from .sources import STDIN, ByteSource, Rows, RowSource
@@ -81,7 +81,7 @@ class FileProducer:
     def __init__(
         self,
         job: FileJob,
-        engine: ProducerEngine,
+        engine: ProducerShell,
         open_source: Callable[[], RowSource],
         *,
         report: Callable[[Progress], None] = lambda _: None,
@@ -208,7 +208,7 @@ class FileProducer:
         if self.job.path == STDIN:
             raise BadInput(
                 "standard input cannot be resumed over several partitions",
-                hint="send a file, or give each run a name of its own",
+                hint="send a file, or give each run its own --name",
             )
         return True
 
@@ -253,7 +253,7 @@ class FileProducer:
         if rows.error is not None:
             self._failure = self._failure or rows.error
         elif self._unchecked():
-            raise self._changed("it is shorter than what was sent before")
+            raise self._changed("it is shorter than the file sent before")
 
     def _take(self, rows: Rows, *, send: bool) -> None:
         if not rows.values:
@@ -308,7 +308,7 @@ class FileProducer:
     def _changed(self, how: str) -> InputChanged:
         self.progress.sent = 0  # what was passed over was another file's
         return InputChanged(
-            f"{self.job.path} is not what was sent before as producer "
+            f"{self.job.path} is not the file sent before as producer "
             f"{self._engine.core.name!r} to {self.job.topic!r}: {how}; nothing was sent"
         )
 

@@ -79,7 +79,7 @@ class ByteSource:
             try:
                 data = self._file.read(READ_BYTES)
             except (OSError, EOFError, zlib.error) as error:
-                raise BadInput(f"{self.path} is not a whole gzip file: {error}") from None
+                raise BadInput(f"{self.path} is not a complete gzip file: {error}") from None
             self.position = self._packed.tell()
             return data
         data = os.read(self._file.fileno(), READ_BYTES)
@@ -93,15 +93,17 @@ class ByteSource:
         digest finds it at the next start.
         """
         if self._stat().st_size < self.position:
-            raise InputChanged(f"{self.path} was truncated", hint="send the new file by a new name")
+            raise InputChanged(
+                f"{self.path} was truncated", hint="send the new file under a new --name"
+            )
         try:
             moved = os.stat(self.path).st_ino != self._inode
         except FileNotFoundError:
             moved = True
         if moved:
             raise InputChanged(
-                f"{self.path} was rotated: all of the old file is sent",
-                hint="send the new file by a new name",
+                f"{self.path} was rotated; the old file is sent completely",
+                hint="send the new file under a new --name",
             )
 
     def _stat(self) -> os.stat_result:
@@ -213,7 +215,7 @@ class _Jsonl(_Format):
             except (ValueError, RecursionError) as error:
                 raise BadInput(f"line {number}: not JSON: {error}") from None
             if not isinstance(value, dict):
-                raise BadInput(f"line {number}: a JSON object is wanted, not {text[:40]!r}")
+                raise BadInput(f"line {number}: expected a JSON object, not {text[:40]!r}")
             rows.values.append(value)
             rows.numbers.append(number)
 
@@ -303,5 +305,7 @@ class _Csv(_Format):
 def open_rows(path: str, format_name: str, *, follow: bool = False) -> RowSource:
     """Open a file as rows. Raises OSError, BadInput (following a gzip file or standard input)."""
     if follow and path.endswith(".gz"):
-        raise BadInput("a gzip file cannot be followed", hint="follow the file before compression")
+        raise BadInput(
+            "--follow does not work with a gzip file", hint="follow the uncompressed file"
+        )
     return RowSource(ByteSource(path, follow=follow and path != STDIN), format_name)

@@ -49,7 +49,7 @@ Handler = Callable[[Any, Any], object]
 
 _LOGGER = logging.getLogger("oncemq")
 
-IN_LISTS = "a handler of lists has no effects: they would belong to no message"
+IN_LISTS = "a handler of lists cannot use effects: an effect belongs to one message"
 ERROR_CHARS_MAX = 1000  # of an error's text in events and messages; the traceback is whole
 
 _OURS = os.path.dirname(__file__)
@@ -246,7 +246,7 @@ class Call:
         piece = run.window.pieces[0]
         lot = Lot(piece, *place, run.attempt)
         message = lot.message(piece.indices[0], piece.offsets[0], self._kind)
-        text = f"{run.deaths} processes died while they handled this message alone"
+        text = f"{run.deaths} processes died while handling this message alone"
         letter = self._letter(message, CRASHED, run.deaths, text, self._effects)
         failure = FailedMessage(
             str(message.id), text, HandlerFailed(text), "", 0.0, CRASHED, letter

@@ -125,7 +125,7 @@ class AwaitedCall(Call):
             self._carry.alone_below = messages[-1].offset + 1
             _LOGGER.warning(
                 "the handler of lists raised %s for %d messages of %s/%d from offset %d on; nothing "
-                "of them was kept, and each is handed over alone",
+                "was kept, and each message is now handled alone",
                 type(error).__name__, len(messages), messages[0].topic, messages[0].partition,
                 messages[0].offset, exc_info=error,
             )  # fmt: skip
@@ -203,7 +203,7 @@ async def returned(awaitable: Awaitable[Any]) -> Any:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        raise OnceMQError("the handler was cancelled from within", hint="") from error
+        raise OnceMQError("the handler cancelled its own task", hint="") from error
 
 
 def run_without_loop(coroutine: Coroutine[Any, Any, None]) -> None:

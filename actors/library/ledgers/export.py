@@ -70,7 +70,7 @@ def export_ledger(disk: Disk, directory: str, target: str) -> About:
     ledger = read_ledger(disk, directory)
     about = _about(ledger, found.log_id, directory)
     if disk.exists(target):
-        raise BadInput(f"{target} is there already", hint="name another file")
+        raise BadInput(f"{target} exists already", hint="name another file")
     unfinished = target + _UNFINISHED
     layout.remove(disk, unfinished)  # left by an export that was killed
     file = disk.create(unfinished)
@@ -87,7 +87,7 @@ def export_ledger(disk: Disk, directory: str, target: str) -> About:
 def _about(ledger: Ledger, ledger_id: bytes, directory: str) -> About:
     started = ledger.started
     if started is None:
-        raise NoLedger(f"the ledger in {directory} has not begun")
+        raise NoLedger(f"the ledger in {directory} is still empty")
     return About(
         FORMAT,
         started.group,
@@ -158,9 +158,9 @@ def read_export(disk: Disk, path: str) -> tuple[About, Ledger, dict[str, bytes]]
         ledger = Ledger()
         ledger.restore(parts)
     except (KeyError, TypeError, AssertionError) as error:
-        raise CorruptLog(path, 0, f"not the parts of a ledger: {error!r}") from None
+        raise CorruptLog(path, 0, f"its parts are not those of a ledger: {error!r}") from None
     if about != _about(ledger, bytes.fromhex(about.ledger_id), path):
-        raise CorruptLog(path, len(MAGIC), "it says something else of itself than it holds")
+        raise CorruptLog(path, len(MAGIC), "its header does not match its content")
     return about, ledger, encoded
 
 
@@ -180,14 +180,14 @@ def _sections(disk: Disk, path: str) -> Iterator[tuple[str, bytes, int]]:
             name_length, data_length, crc = _SECTION.unpack(head)
             end = at + len(head) + name_length + data_length
             if name_length > _NAME_BYTES_MAX or end > length:
-                raise CorruptLog(path, at, "a section that is longer than the file")
+                raise CorruptLog(path, at, "a section is longer than the file")
             body = file.read(at + len(head), name_length + data_length)
             if crc32(body) != crc:
-                raise CorruptLog(path, at, "wrong checksum of a section")
+                raise CorruptLog(path, at, "a section has a wrong checksum")
             name, data = body[:name_length].decode(errors="replace"), body[name_length:]
             if name == _END:
                 if data != digest.digest() or end != length:
-                    raise CorruptLog(path, at, "the digest is not that of the file")
+                    raise CorruptLog(path, at, "the digest does not match the file")
                 return
             yield name, data, at
             digest.update(head + body)
@@ -211,4 +211,4 @@ def find_directory(disk: Disk, state: str, place: str) -> str:
     parts = place.split("/")
     if len(parts) == 3 and parts[2].isdecimal():
         return ledger_directory(state, parts[0], parts[1], int(parts[2]))
-    raise NoLedger(f"{place!r} is neither the directory of a ledger nor GROUP/TOPIC/PARTITION")
+    raise NoLedger(f"{place!r} is neither a ledger's directory nor GROUP/TOPIC/PARTITION")

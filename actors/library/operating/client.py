@@ -59,7 +59,7 @@ class NoAnswer(OnceMQError):
 
     code = "no_answer"
     retriable = True
-    default_hint = "is the broker running? start it with: oncemq broker"
+    default_hint = "check --broker, or start a broker: oncemq broker"
 
 
 class AdminClient:
@@ -179,7 +179,7 @@ class AdminClient:
             received = self._wait(min(deadline, time.monotonic() + RESEND_MS / 1000))
             if received is None:
                 if time.monotonic() >= deadline:
-                    raise NoAnswer(f"no broker answered at {self._endpoint}")
+                    raise NoAnswer(f"no broker answers at {self._endpoint}")
                 continue
             answer = received.message
             if isinstance(answer, Failure) and answer.code == "hello_required":

@@ -36,7 +36,7 @@ class NoSuchLetter(OnceMQError):
     """There is no dead letter with this id, or it is another group's."""
 
     code = "no_such_letter"
-    default_hint = "see: oncemq dlq list --topic T"
+    default_hint = "list dead letters: oncemq dlq list --topic T"
 
 
 @dataclass(slots=True)

@@ -87,7 +87,7 @@ class _Files:
         try:
             return read_ledger(self._disk, self._directory)
         except FileNotFoundError as error:
-            raise OnceMQError(f"the ledger in {self._directory} is being taken away") from error
+            raise OnceMQError(f"the ledger in {self._directory} is being removed") from error
 
     def ordered(self, effect_id: str) -> EffectOrder | None:
         found = find_orders(self._disk, self._directory, [effect_id])
@@ -167,19 +167,19 @@ class OpenEffectsView:
         encoding, value = result
         if len(value) > EFFECT_RESULT_BYTES_MAX:
             raise TooLarge(
-                f"a result of {len(value)} bytes, the limit is {EFFECT_RESULT_BYTES_MAX}"
+                f"the result has {len(value)} bytes, the limit is {EFFECT_RESULT_BYTES_MAX}"
             )
         group = effect_id.partition(":")[0]
         found = [(home, known) for home, known in self._all(group) if known.id == effect_id]
         if not found:
             where = "on this machine" if self._office is None else f"in {self._office.path}"
-            raise NoSuchEffect(f"no effect {effect_id!r} is without a result {where}")
+            raise NoSuchEffect(f"there is no effect {effect_id!r} without a result {where}")
         [(home, known)] = found
         if known.state == RUNNING:
-            raise EffectNotHeld(f"effect {effect_id} is being called right now")
+            raise EffectNotHeld(f"effect {effect_id} is running right now")
         if known.policy != ASK:
             raise EffectNotHeld(
-                f"effect {effect_id} waits for nobody: its policy is {known.policy}"
+                f"effect {effect_id} does not wait for an operator: its policy is {known.policy}"
             )
         order = EffectOrder(effect_id, how, encoding, value)
         standing = home.give(order)
@@ -187,7 +187,7 @@ class OpenEffectsView:
             what = "called again"
             if standing.how == ANSWERED:
                 what = f"done, {decode_value(standing.encoding, standing.value)!r}"
-            raise EffectNotHeld(f"effect {effect_id} was resolved before: {what}; that stands")
+            raise EffectNotHeld(f"effect {effect_id} is already resolved: {what}")
         return known.state == RESOLVED
 
     def _all(self, group: str | None) -> Iterator[tuple[Home, EffectState]]:

@@ -39,18 +39,18 @@ def door_of(connection: Any) -> Door:
     hint = "pass a connection of sqlite3, psycopg 3, SQLAlchemy (or its Session) or Django"
     if kind.__name__.startswith("Async") or kind.__module__.startswith("aiosqlite"):
         hint = "with SQLAlchemy: await session.run_sync(outbox.send, topic, value, id=...)"
-    raise NotSupported(f"no outbox through {kind.__module__}.{kind.__qualname__}", hint=hint)
+    raise NotSupported(f"an outbox cannot use a {kind.__module__}.{kind.__qualname__}", hint=hint)
 
 
 def check_transaction(door: Door) -> None:
     """Raise TransactionRequired unless a write now would wait for the user's own COMMIT."""
     if door.commits_alone():
-        raise TransactionRequired("this connection commits every statement by itself")
+        raise TransactionRequired("this connection is in autocommit mode")
 
 
 def _dialect(name: str) -> str:
     if name not in _DIALECTS:
-        raise NotSupported(f"no outbox in {name}: SQLite and PostgreSQL are known")
+        raise NotSupported(f"an outbox cannot be in {name}; use SQLite or PostgreSQL")
     return _DIALECTS[name]
 
 

@@ -42,7 +42,7 @@ from .table import (
 )
 
 _LOCK_S = 1.0  # how long SQLite waits for a lock; then the relay reports it and retries
-_CREATE_HINT = "outbox.create(connection) makes it"
+_CREATE_HINT = "create the table: outbox.create(connection)"
 
 Failed = Sequence[tuple[Row, str]]  # and why
 Visit = Callable[[str], None]

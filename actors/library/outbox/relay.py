@@ -37,7 +37,7 @@ from ...limits import (
 from ...ports import Events
 from ...protocol import CONFLICT, DUPLICATE, STORED
 from ...runtime.crash_points import RELAY_AFTER_ACK, RELAY_AFTER_COMMIT, RELAY_AFTER_READ
-from ...shells.producer import ProducerEngine
+from ...shells.producer import ProducerShell
 from ..producing.acks import Verdicts
 from ..producing.parcel import MESSAGE_COST, Message, Parcel, cut
 from .database import OutboxDatabase, Visit
@@ -81,7 +81,7 @@ class Relay:
     def __init__(
         self,
         database: OutboxDatabase,
-        engine: ProducerEngine,
+        engine: ProducerShell,
         events: Events,
         *,
         keep: bool = False,
@@ -309,7 +309,7 @@ class Relay:
                 self._events.emit(
                     "relay.database_away", database=self._database.name, reason=str(error)
                 )
-            self.progress.waiting_for = f"the database cannot be used: {error}"
+            self.progress.waiting_for = f"the database is not available: {error}"
             self._report(self.progress)
             self._failures += 1
             self._pause(backoff_ms(self._failures - 1))

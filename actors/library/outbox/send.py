@@ -52,7 +52,9 @@ def send(
     transaction can go on. Errors of the database are those of its driver.
     """
     if id is None:
-        raise IdRequired("a message in the outbox needs an id: it is sent again after a crash")
+        raise IdRequired(
+            "a message in the outbox needs an id, because the relay resends it after a crash"
+        )
     check_name(topic, "topic")
     message = checked_message(value, id=id, key=key, headers=headers)
     door = door_of(connection)
@@ -76,7 +78,10 @@ def send(
             return False
         # A relay has just sent and removed that row. The broker knows the id from now on and will
         # compare the bodies, so this message becomes a row of its own.
-    raise Busy(f"id {id!r} for {topic!r} is put in and taken out all the time", hint="try again")
+    raise Busy(
+        f"id {id!r} for {topic!r} is inserted and deleted again and again by other sessions",
+        hint="try again",
+    )
 
 
 def _bodies(found: Rows) -> list[tuple[bytes | None, int, bytes]]:

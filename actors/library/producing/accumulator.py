@@ -80,7 +80,7 @@ class Accumulator:
 
     def _check_late(self, size: int) -> None:
         if self._late and self._late_bytes + size > self._bound:
-            raise BufferFull(f"{self.used} bytes are on their way and {self._late_bytes} wait")
+            raise BufferFull(f"{self.used} bytes are unacknowledged and {self._late_bytes} wait")
 
     def _new_parcel(self, topic: str, message: Message, now_ms: int) -> Parcel:
         explicit = message.id is not None

@@ -116,7 +116,7 @@ class Verdicts:
             what = "" if self.describe_wait is None else self.describe_wait()
             raise ResultTimeout(
                 f"no answer within {timeout} s{what}",
-                hint="the message is still being sent; ask again, or leave it to flush",
+                hint="the producer keeps sending it: call result() again, or flush()",
             )
 
     def _hang_bell(self) -> threading.Event | None:
@@ -205,4 +205,4 @@ def _call(callback: Callable[[], None]) -> None:
     try:
         callback()
     except Exception:
-        _LOGGER.exception("a callback of a pending message raised")
+        _LOGGER.exception("a done callback of a message raised")

@@ -98,7 +98,7 @@ class Statements(ABC):
     def awaited(self, statement: Statement) -> None:
         """Somebody waits for it now. Raises TransactionControl if somebody did before."""
         if statement not in self._waiting:
-            raise TransactionControl("a statement of tx.sql is awaited once, inside its handler")
+            raise TransactionControl("await a statement of tx.sql once, inside its handler")
         self._waiting.remove(statement)
 
     def check(self) -> None:
@@ -107,7 +107,7 @@ class Statements(ABC):
             raise TransactionControl(
                 "the sink's connection is for the handler that asked tx.connection for it, and for"
                 " tasks that this handler has begun, until it returns",
-                hint="ask tx.connection in each handler, and await there what you begin",
+                hint="use tx.connection in each handler anew, and await in it every task that it starts",
             )
 
     def give_up(self) -> None:
@@ -127,8 +127,8 @@ class Statements(ABC):
         """Let nobody use the connection during `what`. Raises EffectMisused: somebody does."""
         if self._waiting or self._at_work(None):
             raise EffectMisused(
-                f"{what} is called while a statement of tx.sql is under way",
-                hint="await one after the other",
+                f"{what} is called while a statement of tx.sql runs",
+                hint="await the calls one after the other",
             )
         self._asked = False  # a connection that somebody has kept is refused until asked for again
 
@@ -143,21 +143,23 @@ class Statements(ABC):
         if self._at_rest():
             return
         await brought_to_end(self._over(handler))
-        assert self._at_rest(), "nobody is let in any more"
+        assert self._at_rest(), "no task gets the connection any more"
 
     def end_message(self) -> OnceMQError | None:
         """Return what is wrong with the statements of the message at hand, and forget them."""
         wrong: OnceMQError | None = None
         if self._waiting:
-            wrong = NotAHandler("tx.sql was not awaited: in an async handler, `await tx.sql(...)`")
+            wrong = NotAHandler(
+                "tx.sql was not awaited; in an async handler write: await tx.sql(...)"
+            )
         elif self._given_up:
             wrong = TransactionControl(
-                "the handler gave up a statement that may have been executed"
+                "the handler cancelled a statement that the database may have executed"
             )
         elif self._left_running:
             wrong = TransactionControl(
-                "the handler returned while a task of its own used the sink's connection",
-                hint="await what you begin, or use asyncio.TaskGroup",
+                "the handler returned while one of its tasks used the sink's connection",
+                hint="await each task, or use asyncio.TaskGroup",
             )
         self._waiting.clear()
         self._given_up = self._left_running = False

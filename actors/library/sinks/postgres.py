@@ -174,10 +174,10 @@ class PostgresSession(Session):
         """
         raw = self._handed_out
         if raw.closed:
-            raise SinkUnavailable(f"{self.shown}: the connection is lost")
+            raise SinkUnavailable(f"{self.shown}: the connection broke")
         busy = raw.pgconn.transaction_status == TransactionStatus.ACTIVE
         if not over or busy or raw.pgconn.pipeline_status != PipelineStatus.OFF:
-            raise self._break("the handler left a COPY, a stream or a pipeline open")
+            raise self._break("the handler returned with an open COPY, stream or pipeline")
 
     def _run(self, statement: str, values: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
         cursor = psycopg.Cursor(self._handed_out)
@@ -212,7 +212,7 @@ class PostgresSession(Session):
 
     def _translated(self, error: BaseException) -> SinkUnavailable | None:
         if isinstance(error, psycopg.errors.LockNotAvailable) and self._place != "lent":
-            return SinkLocked(f"{self.shown}: another session has the row of this ledger locked")
+            return SinkLocked(f"{self.shown}: another session has locked the row of this ledger")
         if not isinstance(error, psycopg.Error):
             return None
         if self._raw is None or self.broken or isinstance(error, _NO_STATEMENTS_FAULT):
@@ -259,7 +259,7 @@ class PostgresHost:
         key = _key(ledger_id, epoch)
         if self._ours != key:
             if self._session.rows("SELECT pg_try_advisory_lock(?)", (key,)) != [(True,)]:
-                raise Fenced(f"epoch {epoch} is held by another session")
+                raise Fenced(f"another session holds epoch {epoch}")
             self._ours = key
         return {}
 

@@ -102,7 +102,7 @@ class Session(Database):
         if not self._open:
             self._checked(self._open_for_handlers)
         elif not self._in_transaction():
-            raise self._break("the transaction was ended inside the handler")
+            raise self._break("the handler ended the transaction")
         if not self._marked:
             self._checked(lambda: self._run("SAVEPOINT oncemq_message"))
             self._marked = True
@@ -127,7 +127,7 @@ class Session(Database):
         self._marked = False
         self._refused = None
         if not self._in_transaction():
-            raise self._break("the transaction was ended inside the handler")
+            raise self._break("the handler ended the transaction")
         try:
             self._run("RELEASE SAVEPOINT oncemq_message")
         except Exception as error:
@@ -135,7 +135,7 @@ class Session(Database):
             if lost is not None:
                 raise lost from error
             raise self._break(
-                f"the handler left another transaction than it was given: {first_line(error)}"
+                f"the handler ended the transaction and began another one: {first_line(error)}"
             ) from error
 
     @property
@@ -176,7 +176,7 @@ class Session(Database):
         if self._marked:
             self._marked = False
             if not self._in_transaction():
-                raise self._break("the transaction was ended inside the handler") from error
+                raise self._break("the handler ended the transaction") from error
             self._checked(self._undo_message)
         return error
 

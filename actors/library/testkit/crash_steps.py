@@ -71,7 +71,7 @@ class CrashSteps:
         unknown = [step for step in steps if step not in STEPS + EFFECT_STEPS]
         if unknown:
             there = ", ".join(STEPS + EFFECT_STEPS)
-            raise ValueError(f"no step {unknown[0]!r}; there are {there}")
+            raise ValueError(f"unknown step {unknown[0]!r}; known: {there}")
         self._asked.update(steps)
         self.met = [one for one in self.met if one[2] not in steps]
 

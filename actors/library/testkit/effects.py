@@ -49,4 +49,4 @@ class HarnessEffects:
                     with open_office(sink) as office:
                         office.give(place, order)
                 return
-        raise NoSuchEffect(f"no effect {order.effect_id!r} holds a partition")
+        raise NoSuchEffect(f"effect {order.effect_id!r} does not hold a partition")

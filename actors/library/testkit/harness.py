@@ -20,7 +20,7 @@ from ..app import App
 from ..handling.keyed_state import shown_state
 from ..messages.message import Message, messages_in
 from ..producing.acks import Ack
-from .actors import create_topic
+from .actors import create_topic, stored_batches
 from .checks import check_kinds, complaints
 from .crash_steps import (
     STEPS,
@@ -140,7 +140,7 @@ class Harness:
                     raise OnceMQError(
                         f"{key!r} is in the state of several partitions; one is "
                         f"{of_topic}/{partition}",
-                        hint="ask for one topic, or give the messages keys",
+                        hint="pass one topic, or give the messages keys",
                     )
                 merged[key] = value
         return merged
@@ -151,7 +151,7 @@ class Harness:
         if known is None:
             return []
         found: dict[int, list[Message]] = {}
-        for stored in self._system.broker.stored(known.number):
+        for stored in stored_batches(self._system.broker, known.number):
             found.setdefault(stored.partition, []).extend(messages_in(topic, stored))
         return [message for partition in sorted(found) for message in found[partition]]
 

@@ -24,13 +24,12 @@ from oncemq import (
     Reject,
     TooLarge,
 )
-from oncemq.core.client.producer import Submit
 from oncemq.core.consumer.effect_work import CALL, EffectAnswer, EffectTold, EffectWanted
 from oncemq.errors import NoSuchEffect
 from oncemq.ids import dead_topic, private_topic
 from oncemq.library.effects.effects import Effects
 from oncemq.library.operating.dead_letters import letter_at
-from oncemq.library.testkit.actors import create_topic
+from oncemq.library.testkit.actors import create_topic, stored_batches
 from oncemq.limits import (
     EFFECT_RESULT_BYTES_MAX,
     EFFECT_RESULTS_BYTES_MAX,
@@ -82,14 +81,11 @@ def sent(app: App, *ids: str) -> Harness:
 def _replay(harness: Harness) -> None:
     """What `oncemq dlq replay` sends."""
     known = harness._system.broker.core.state.topics.by_name[dead_topic("orders")]
-    [stored] = harness._system.broker.stored(known.number)
+    [stored] = stored_batches(harness._system.broker, known.number)
     letter = letter_at("orders", stored, 0, stored.first_offset)
     topic = private_topic("orders", "billing")
     create_topic(harness._system.network, harness._system.loop, topic, 1)
-    producer = harness._system.anonymous
-    producer._settled.clear()
-    producer._driver.post(Submit(topic, 0, letter.replay(), None))
-    harness._system.loop.run_until(lambda: bool(producer._settled))
+    harness._system.anonymous.store(harness._system.loop, topic, 0, letter.replay())
     harness._system.loop.run_until(lambda: _handled(harness, topic))
 
 
@@ -178,7 +174,7 @@ def test_a_call_whose_process_died_is_not_repeated_unasked(bank: Bank, step: str
     harness.crash_at(step)
     made = 1 if step == "after_call_before_record" else 0
     for _ in range(2):
-        with pytest.raises(EffectUnknown, match="nobody knows"):
+        with pytest.raises(EffectUnknown, match="unknown whether effect"):
             harness.drain()
         assert len(bank.calls) == made
         harness.crash()
@@ -294,7 +290,7 @@ def test_a_result_that_cannot_be_recorded_is_unknown(result: object, policy: str
 
     @app.consumer("orders", group="billing")
     def bill(message: Any, tx: Any) -> None:
-        with pytest.raises(EffectNotRecorded, match="was called, and its result cannot be"):
+        with pytest.raises(EffectNotRecorded, match="was called, but its result cannot be"):
             tx.effect("charge", lambda: calls.append(1) or result, policy=policy)
 
     harness = sent(app, "a")
@@ -398,7 +394,7 @@ NO_RETRY = {"retries": 0}
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"batch": True}, "a handler of lists has no effects"),
+        ({"batch": True}, "a handler of lists cannot use effects"),
     ],
 )
 def test_handlers_of_other_shapes_have_none(bank: Bank, options: Any, text: str) -> None:
@@ -427,12 +423,12 @@ async def _coroutine() -> None:
         (
             lambda tx: tx.effect("x", lambda: tx.effect("y", int), policy="retry"),
             EffectMisused,
-            "inside of another effect",
+            "inside another effect",
         ),
         (
             lambda tx: [tx.effect(f"x{n}", int) for n in range(EFFECTS_MAX + 1)],
             TooLarge,
-            "one too many",
+            "exceeds that",
         ),
         (
             lambda tx: [tx.effect(f"x{n}", bytes, 10_000) for n in range(5)],
@@ -572,7 +568,7 @@ async def _both(tx: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:coroutine")
 @pytest.mark.parametrize(
-    ("handle", "text"), [(_forgets, "'x' was not awaited"), (_both, "'x' is under way")]
+    ("handle", "text"), [(_forgets, "'x' was not awaited"), (_both, "'x' still runs")]
 )
 def test_async_effects_come_one_after_the_other(handle: Any, text: str) -> None:
     """One that is not awaited is no effect; two at the same time are refused."""

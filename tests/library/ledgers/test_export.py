@@ -123,7 +123,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = CliRunner()
     written = run.invoke(cli, ["ledger", "export", "--state=state", "g/t/0", "g.ledger", "--json"])
     assert written.exit_code == 0, written.output
-    assert "note: a consumer is at work" in written.stderr
+    assert "note: a consumer is running" in written.stderr
     log.close()
     again = run.invoke(
         cli, ["ledger", "export", "--state=state", "g/t/0", "again.ledger", "--json"]

@@ -114,7 +114,7 @@ def test_no_ledger_is_replaced() -> None:
     about = import_ledger(disk, "g.ledger", "elsewhere")
     assert import_ledger(disk, "g.ledger", "elsewhere") == about
     log = FencedLog.open(disk, ELSEWHERE, generation=None, owner={})
-    with pytest.raises(LogInUse, match="a consumer has the ledger"):
+    with pytest.raises(LogInUse, match="a running consumer owns the ledger"):
         import_ledger(disk, "g.ledger", "elsewhere")
     inputs = [(bytes.fromhex(about.topic_id), 10)]
     commit = Committed(log.generation, about.commit_no + 1, inputs, [], b"", {})
