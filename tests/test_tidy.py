@@ -269,6 +269,27 @@ def test_every_file_of_actors_is_used() -> None:
     assert dead == []
 
 
+@pytest.mark.parametrize(
+    ("core", "shell"),
+    [
+        ("BrokerCore", "shells/broker.py"),
+        ("ProducerCore", "shells/producer.py"),
+        ("ConsumerCore", "shells/consumer.py"),
+        ("SeekerCore", "shells/seeker.py"),
+    ],
+)
+def test_each_core_is_put_together_in_one_place(core: str, shell: str) -> None:
+    """Processes, test kit and simulator turn the same shell: else the simulator proves a copy."""
+    made = [
+        path.relative_to(ROOT / "actors").as_posix()
+        for path in sources("actors")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call)
+        and core in {getattr(node.func, "id", ""), getattr(node.func, "attr", "")}
+    ]
+    assert made == [shell]
+
+
 def asserts(node: ast.AST) -> bool:
     """Whether a test can fail for a reason of its own."""
     for child in ast.walk(node):

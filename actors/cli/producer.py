@@ -18,10 +18,10 @@ from ..library.files.sources import FORMATS, STDIN, open_rows
 from ..limits import MESSAGE_BYTES_MAX
 from ..runtime.clock import SystemClock
 from ..runtime.events import EventLog
-from ..runtime.process import stop_signals
+from ..runtime.process import draw, own_label, stop_signals
 from ..runtime.settings import Settings
 from ..runtime.zmq_transport import DealerTransport
-from ..shells.producer import ProducerEngine
+from ..shells.producer import ProducerShell
 from .config import setting_options
 from .output import ExitCode, print_json, process_events
 
@@ -122,12 +122,19 @@ def _owner(job: FileJob, name: str | None) -> str:
         raise click.UsageError(str(error)) from None
 
 
-def _engine(name: str, settings: Settings, events: EventLog) -> ProducerEngine:
-    transport = DealerTransport(settings.broker)
-    return ProducerEngine(name, settings.broker, events, transport, SystemClock())
+def _engine(name: str, settings: Settings, events: EventLog) -> ProducerShell:
+    return ProducerShell(
+        name,
+        endpoint=settings.broker,
+        transport=DealerTransport(settings.broker),
+        clock=SystemClock(),
+        events=events,
+        entropy=draw,
+        label=own_label(),
+    )
 
 
-def _run(job: FileJob, engine: ProducerEngine, *, follow: bool) -> int:
+def _run(job: FileJob, engine: ProducerShell, *, follow: bool) -> int:
     with _progress_bar(job) as report:
         sender = FileProducer(
             job,

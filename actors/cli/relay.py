@@ -17,10 +17,10 @@ from ..limits import RELAY_POLL_S_DEFAULT
 from ..runtime.clock import SystemClock
 from ..runtime.crash_points import CrashPoint
 from ..runtime.events import EventLog
-from ..runtime.process import stop_signals
+from ..runtime.process import draw, own_label, stop_signals
 from ..runtime.settings import Settings
 from ..runtime.zmq_transport import DealerTransport
-from ..shells.producer import ProducerEngine
+from ..shells.producer import ProducerShell
 from .config import setting_options
 from .output import ExitCode, print_json, print_table, process_events
 
@@ -89,8 +89,15 @@ def relay(
 
 
 def _run(database: OutboxDatabase, endpoint: str, events: EventLog, options: dict[str, Any]) -> int:
-    transport = DealerTransport(endpoint)
-    engine = ProducerEngine("", endpoint, events, transport, SystemClock())
+    engine = ProducerShell(
+        "",
+        endpoint=endpoint,
+        transport=DealerTransport(endpoint),
+        clock=SystemClock(),
+        events=events,
+        entropy=draw,
+        label=own_label(),
+    )
     try:
         with _progress_line() as report:
             relay = Relay(database, engine, events, report=report, **options)

@@ -92,18 +92,14 @@ class NodeStore:
         self._entropy = entropy
         self._offsets = OffsetsCore(limits.node_committed_keys_max)
         self._results: list[OffsetsKept | OffsetsRefused] = []
-        logs = [
-            FencedLog.open(
-                disk,
-                f"{directory}/{name}",
-                generation=None,
-                owner=owner,
-                create_log_id=entropy(),
-            )
-            for name in ("broker", "committed")
-        ]
         self._broker = InlineBroker(
-            logs[0], clock=clock, events=events, entropy=entropy, limits=limits
+            disk,
+            f"{directory}/broker",
+            owner=owner,
+            clock=clock,
+            events=events,
+            entropy=entropy,
+            limits=limits,
         )
         self._ledger = Driver(
             self._offsets,
@@ -114,7 +110,14 @@ class NodeStore:
             snapshot_every_bytes=LEDGER_SNAPSHOT_EVERY_BYTES,
             compacts=True,
         )
-        self._ledger.open_log(logs[1])
+        committed = FencedLog.open(
+            disk,
+            f"{directory}/committed",
+            generation=None,
+            owner=owner,
+            create_log_id=entropy(),
+        )
+        self._ledger.open_log(committed)
         self._ledger.turn(0)
         self._ends: dict[str, int] = {}  # topic -> offset of the next message
         self._senders: dict[str, _Sender] = {}
@@ -225,11 +228,11 @@ class NodeStore:
     # --- turns -----------------------------------------------------------------------------------
 
     def time_left_ms(self) -> int:
-        return min(self._broker.driver.time_left_ms(), self._ledger.time_left_ms())
+        return min(self._broker.time_left_ms(), self._ledger.time_left_ms())
 
     def rest(self) -> None:
         """Use an idle moment: attest the last group, look at the fence. Raises Fenced."""
-        self._broker.driver.turn(0)
+        self._broker.rest()
         self._ledger.turn(0)
 
     def close(self) -> None:

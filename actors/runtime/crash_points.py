@@ -8,7 +8,8 @@ the plain classes, and the places cost nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
 from ..storage.log import FencedLog, SnapshotInfo, StoredRecord
 from .os_disk import OsDisk
@@ -87,7 +88,7 @@ class CrashingDisk(OsDisk):
 
 
 class CrashingLog(FencedLog):
-    """Dies around a sync, inside a snapshot, or on replay. Set `point` after opening."""
+    """Dies around a sync, inside a snapshot, or on replay. Open it with `log_opener`."""
 
     point: CrashPoint
     _in_snapshot = False
@@ -119,3 +120,19 @@ class CrashingLog(FencedLog):
         for record in super().replay(position):
             yield record
             self.point.visit(DURING_RECOVERY)
+
+
+def log_opener(
+    point: CrashPoint | None, kind: type[CrashingLog] = CrashingLog
+) -> Callable[..., FencedLog]:
+    """Return what opens a log as `FencedLog.open` does; with a `point`, one that dies there."""
+    if point is None:
+        return FencedLog.open
+
+    def open_log(*arguments: Any, **options: Any) -> FencedLog:
+        log = kind.open(*arguments, **options)
+        assert isinstance(log, CrashingLog)
+        log.point = point
+        return log
+
+    return open_log

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import secrets
 import select
 import signal
 import socket
@@ -117,6 +118,16 @@ def _here() -> dict[str, str | int]:
         "host": socket.gethostname(),
         "pid_namespace": _pid_namespace(),
     }
+
+
+def own_label() -> str:
+    """Return who this process is, for people: pid and host."""
+    return f"pid {os.getpid()} on {socket.gethostname()}"
+
+
+def draw() -> bytes:
+    """Draw the 16 random bytes of a log, an incarnation or a session."""
+    return secrets.token_bytes(16)
 
 
 def owner_facts() -> dict[str, str | int]:

@@ -1,4 +1,4 @@
-"""A broker inside this process: the same core, log and turn; its transport is a pair of lists.
+"""A broker inside this process: the shell of every broker; its transport is a pair of lists.
 
 The owner passes requests and gets the answers from the same call. Both are encoded and checked as
 on the wire. Not thread-safe.
@@ -7,18 +7,18 @@ on the wire. Not thread-safe.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from ... import protocol as say
 from ...codec import batch as batch_codec
 from ...codec import wire
-from ...core.broker.core import BrokerCore
-from ...driver import Driver
 from ...errors import from_code
 from ...limits import LIMITS, SNAPSHOT_EVERY_BYTES, Limits
 from ...outcome import Received
-from ...ports import Clock, Events, Frames, Log
+from ...ports import Clock, Events, Frames
 from ...protocol import Message
+from ...shells.broker import BrokerShell
+from ...storage.disk import Disk
+from ...storage.document import Owner
 
 Entropy = Callable[[], bytes]  # 16 random bytes
 Body = bytes | memoryview | None
@@ -67,34 +67,42 @@ class InlineBroker:
 
     def __init__(
         self,
-        log: Log,
+        disk: Disk,
+        directory: str,
         *,
+        owner: Owner,
         clock: Clock,
         events: Events,
         entropy: Entropy,
         snapshot_every_bytes: int | None = SNAPSHOT_EVERY_BYTES,
         limits: Limits = LIMITS,
     ) -> None:
-        """Recover from `log` and say hello. Raises CorruptLog, OSError."""
+        """Open the broker on `directory` and say hello. Raises as BrokerShell does."""
         self._lists = _Lists()
         self._clock = _PushedClock(clock)
         self._request = 0
-        self.driver = Driver(
-            BrokerCore(log.log_id, log.lineage, entropy=entropy, limits=limits),
-            self._lists,
-            self._clock,
-            events,
-            perform=self._pass_over,
+        self._shell = BrokerShell(
+            disk,
+            directory,
+            owner=owner,
+            bind=lambda: self._lists,
+            clock=self._clock,
+            events=events,
+            entropy=entropy,
             snapshot_every_bytes=snapshot_every_bytes,
+            limits=limits,
         )
-        self.driver.open_log(log)
-        self.driver.turn(0)
         self.ask_one(
             say.Hello(self.number(), say.VERSION_MIN, say.VERSION_MAX, "inline", entropy(), b"", 0)
         )
 
-    def _pass_over(self, item: Any) -> None:
-        """Ignore fence checks: a client of this process has met no other broker."""
+    def rest(self) -> None:
+        """Use an idle moment: attest the last group, look at the fence. Raises Fenced."""
+        self._shell.turn(0)
+
+    def time_left_ms(self) -> int:
+        """Return when `rest` is due."""
+        return self._shell.time_left_ms()
 
     def number(self) -> int:
         """Return the number of the next request."""
@@ -111,7 +119,7 @@ class InlineBroker:
             frames = [bytes(frame) for frame in wire.encode(message, body)]
             self._lists.requests.append((_PEER, frames))
         for _ in range(_TURNS_MAX):
-            self.driver.turn(0)
+            self._shell.turn(0)
             for frames in self._lists.answers:
                 received = wire.decode(b"", frames)
                 answers[received.message.request] = received
@@ -156,4 +164,4 @@ class InlineBroker:
 
     def close(self) -> None:
         """Attest what was stored and close the log."""
-        self.driver.close()
+        self._shell.close(clean=True)

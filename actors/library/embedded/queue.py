@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import secrets
 import threading
 import weakref
 from collections.abc import Callable, Iterator, MutableMapping, MutableSet
@@ -30,7 +29,7 @@ from ...ids import tagged_id, untagged_id
 from ...limits import SEED_BYTES_MAX, SEED_READ_BYTES, SEED_WINDOW_DEFAULT
 from ...runtime.clock import SystemClock
 from ...runtime.events import NullEvents
-from ...storage.log import FencedLog
+from ...runtime.process import draw
 from ...storage.memory import MemoryDisk
 from ..producing.acks import Ack
 from .broker import InlineBroker
@@ -122,21 +121,15 @@ class _Shelf:
         self.first = first  # offset of the first message in the queue
         self.end = first  # offset behind the last message
         self.size = 0  # bytes of all batches
-        self._session = secrets.token_bytes(16)
+        self._session = draw()
         self._counter = 0
-        disk = MemoryDisk()
-        log = FencedLog.open(
-            disk,
-            "queue",
-            generation=None,
-            owner={"pid": os.getpid()},
-            create_log_id=secrets.token_bytes(16),
-        )
         self._broker = InlineBroker(
-            log,
+            MemoryDisk(),
+            "queue",
+            owner={"pid": os.getpid()},
             clock=SystemClock(),
             events=NullEvents(),
-            entropy=lambda: secrets.token_bytes(16),
+            entropy=draw,
             snapshot_every_bytes=None,  # memory is not recovered from
         )
         self._broker.ask_one(say.CreateTopic(self._broker.number(), _TOPIC, 1))
@@ -146,7 +139,7 @@ class _Shelf:
         try:
             produced = self._produce(batch, self._counter)
         except OnceMQError:
-            self._session, self._counter = secrets.token_bytes(16), 0
+            self._session, self._counter = draw(), 0
             raise
         self._counter += 1
         if produced.runs[0][1] == say.STORED:

@@ -26,7 +26,7 @@ from ...core.client.send_window import Settled
 from ...errors import BadInput, IdConflict, InputChanged, OnceMQError, Unacknowledged
 from ...ids import untagged_id
 from ...protocol import CONFLICT, DUPLICATE, STORED
-from ...shells.producer import ProducerEngine
+from ...shells.producer import ProducerShell
 from ..producing.parcel import Cut, Parcel, build_batch, cut
 from .rows import FileJob, parcel_of
 from .sources import STDIN, ByteSource, Rows, RowSource
@@ -81,7 +81,7 @@ class FileProducer:
     def __init__(
         self,
         job: FileJob,
-        engine: ProducerEngine,
+        engine: ProducerShell,
         open_source: Callable[[], RowSource],
         *,
         report: Callable[[Progress], None] = lambda _: None,

@@ -8,24 +8,20 @@ entirely and the others not at all. It takes all partitions before it moves the 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
 from ...core.consumer.grant import join_with
-from ...core.consumer.seeker import MoveOffset, SeekerCore
-from ...driver import Driver, Silence
 from ...errors import Fenced, GroupInUse, OffsetOutOfRange, OnceMQError
 from ...ids import check_name
-from ...limits import LEDGER_SNAPSHOT_EVERY_BYTES
 from ...ports import Events
-from ...protocol import Granted, Standby
+from ...protocol import Standby
 from ...runtime.clock import SystemClock
 from ...runtime.os_disk import OsDisk
-from ...runtime.process import owner_facts
-from ...shells.producer import own_label
-from ..consuming.actor import LedgerDoor
+from ...runtime.process import draw, own_label, owner_facts
+from ...shells.consumer import LedgerDoor
+from ...shells.seeker import SeekerShell
 from ..ledgers.files import LedgerFiles, ledger_directory
 from ..sinks.opening import open_sink
 from ..sinks.reading import address_of
@@ -41,48 +37,6 @@ class Moved:
     partition: int
     first_offset: int  # committed offset before
     next_offset: int  # committed offset from now on
-
-
-class _Taken:
-    """A partition that this command owns: the grant and the open ledger."""
-
-    def __init__(
-        self, place: tuple[str, str, int], door: LedgerDoor, granted: Granted, events: Events
-    ) -> None:
-        self.place = place
-        self.core = SeekerCore(place, granted)
-        self._door = door
-        self._driver = Driver(
-            self.core,
-            Silence(),
-            SystemClock(),
-            events,
-            perform=self._perform,
-            snapshot_every_bytes=LEDGER_SNAPSHOT_EVERY_BYTES,
-            compacts=True,
-        )
-
-    def _perform(self, item: object) -> None:
-        raise AssertionError(f"this core asks for no work: {item!r}")
-
-    def open(self) -> None:
-        """Open the ledger and check it.
-
-        Raises Fenced, CorruptLog, DiskFull, StoreMismatch, SinkUnavailable.
-        """
-        self._driver.open_log(self._door.open(self.core.epoch))
-        self._driver.turn(0)
-
-    def move(self, offset: int, reason: str) -> None:
-        """Commit the new offset; durable when this returns. Raises OffsetOutOfRange, Fenced."""
-        self._driver.post(MoveOffset(offset, reason))
-        self._driver.turn(0)
-
-    def close(self, *, clean: bool) -> None:
-        """Close the ledger, before the partition is left: the next owner need not wait for it."""
-        self._door.release()
-        self._driver.close(clean=clean)
-        self._door.close()
 
 
 class Seeker:
@@ -103,7 +57,7 @@ class Seeker:
         self._events = events
         self._label = f"seek by {own_label()}"
         self._disk = OsDisk()
-        self._taken: list[_Taken] = []
+        self._taken: list[SeekerShell] = []
 
     def __enter__(self) -> Seeker:
         return self
@@ -192,7 +146,7 @@ class Seeker:
         door = self._door(place)
         try:
             facts = door.peek()
-            incarnation = secrets.token_bytes(16)
+            incarnation = draw()
             answer = self._client.join(join_with(facts, 0, place, incarnation, self._label))
             if isinstance(answer, Standby):
                 raise GroupInUse(
@@ -202,7 +156,7 @@ class Seeker:
         except BaseException:
             door.close()
             raise
-        taken = _Taken(place, door, answer, self._events)
+        taken = SeekerShell(place, answer, ledger=door, clock=SystemClock(), events=self._events)
         self._taken.append(taken)
         taken.open()
 
@@ -214,7 +168,7 @@ class Seeker:
             self._disk,
             ledger_directory(self._state, *place),
             owner_facts(),
-            draw=lambda: secrets.token_bytes(16),
+            draw=draw,
         )
 
     def _give_back(self, *, clean: bool) -> None:

@@ -37,7 +37,7 @@ from ...limits import (
 from ...ports import Events
 from ...protocol import CONFLICT, DUPLICATE, STORED
 from ...runtime.crash_points import RELAY_AFTER_ACK, RELAY_AFTER_COMMIT, RELAY_AFTER_READ
-from ...shells.producer import ProducerEngine
+from ...shells.producer import ProducerShell
 from ..producing.acks import Verdicts
 from ..producing.parcel import MESSAGE_COST, Message, Parcel, cut
 from .database import OutboxDatabase, Visit
@@ -81,7 +81,7 @@ class Relay:
     def __init__(
         self,
         database: OutboxDatabase,
-        engine: ProducerEngine,
+        engine: ProducerShell,
         events: Events,
         *,
         keep: bool = False,

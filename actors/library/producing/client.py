@@ -18,7 +18,7 @@ from ...errors import BufferFull, IdRequired, OnceMQError, ProducerClosed, Unack
 from ...ids import check_name
 from ...limits import IN_FLIGHT_BYTES_DEFAULT, LIMITS, SEND_TIMEOUT_MS
 from ...runtime import settings
-from ...shells.producer import ProducerEngine
+from ...shells.producer import ProducerShell
 from .accumulator import Accumulator
 from .acks import Ack, Verdicts
 from .parcel import Parcel, checked_many, checked_message
@@ -29,7 +29,7 @@ _LOGGER = logging.getLogger("oncemq")
 _LIVE: weakref.WeakSet[Producer] = weakref.WeakSet()
 _EXIT_FLUSH_S = 1.0  # time for a producer that was never closed, at the end of the interpreter
 
-Connect = Callable[[str, str], ProducerEngine]  # (producer name, endpoint)
+Connect = Callable[[str, str], ProducerShell]  # (producer name, endpoint)
 
 
 class Producer:
@@ -311,12 +311,21 @@ class Producer:
             verdicts.forked(error)
 
 
-def _connect(name: str, endpoint: str) -> ProducerEngine:
+def _connect(name: str, endpoint: str) -> ProducerShell:
     from ...runtime.clock import SystemClock
+    from ...runtime.process import draw, own_label
     from ...runtime.zmq_transport import DealerTransport
     from ..library_events import LibraryEvents
 
-    return ProducerEngine(name, endpoint, LibraryEvents(), DealerTransport(endpoint), SystemClock())
+    return ProducerShell(
+        name,
+        endpoint=endpoint,
+        transport=DealerTransport(endpoint),
+        clock=SystemClock(),
+        events=LibraryEvents(),
+        entropy=draw,
+        label=own_label(),
+    )
 
 
 def _in_event_loop() -> bool:

@@ -12,7 +12,7 @@ from ...core.client.producer import Submit
 from ...core.client.send_window import Settled
 from ...errors import BufferFull, OnceMQError
 from ...limits import FEED_BATCHES_MAX, LINGER_MS
-from ...shells.producer import ProducerEngine
+from ...shells.producer import ProducerShell
 from .accumulator import Accumulator
 from .acks import Verdicts
 from .parcel import Cut, Parcel, cut
@@ -56,7 +56,7 @@ class ProducerThread(threading.Thread):
 
     def __init__(
         self,
-        connect: Callable[[], ProducerEngine],
+        connect: Callable[[], ProducerShell],
         gathered: Accumulator,
         lock: threading.Condition,
         *,
@@ -72,7 +72,7 @@ class ProducerThread(threading.Thread):
         self._freed = freed
         self._done = done
         self._ended = ended
-        self._engine: ProducerEngine | None = None
+        self._engine: ProducerShell | None = None
         self._cutting: dict[str, _Cutting] = {}
         # Count of messages without key and id, by topic: chooses their partitions.
         self._keyless: dict[str, int] = {}
@@ -125,7 +125,7 @@ class ProducerThread(threading.Thread):
             _LOGGER.exception("the I/O thread of a producer failed")
             self._ended(OnceMQError(f"the I/O thread failed: {type(error).__name__}: {error}"))
 
-    def _run(self, engine: ProducerEngine) -> None:
+    def _run(self, engine: ProducerShell) -> None:
         while True:
             timeout_ms = self._feed(engine)
             if timeout_ms == -1:
@@ -155,7 +155,7 @@ class ProducerThread(threading.Thread):
 
     # --- feeding the engine ----------------------------------------------------------------------
 
-    def _feed(self, engine: ProducerEngine) -> int | None:
+    def _feed(self, engine: ProducerShell) -> int | None:
         """Submit batches while the engine has room; return how long it may wait, -1: stop."""
         now_ms = monotonic_ms()
         with self._lock:
@@ -175,7 +175,7 @@ class ProducerThread(threading.Thread):
         with self._lock:
             return self._patience(engine)
 
-    def _ask(self, engine: ProducerEngine, topic: str) -> None:
+    def _ask(self, engine: ProducerShell, topic: str) -> None:
         error = engine.refused.pop(topic, None)
         if error is not None:
             with self._lock:
@@ -185,7 +185,7 @@ class ProducerThread(threading.Thread):
         elif topic not in engine.topics:
             engine.ask(topic)
 
-    def _submit_one(self, engine: ProducerEngine, topic: str, now_ms: int) -> bool:
+    def _submit_one(self, engine: ProducerShell, topic: str, now_ms: int) -> bool:
         """Submit the next batch of a topic; False if there is none now."""
         if not engine.room:
             return True
@@ -204,7 +204,7 @@ class ProducerThread(threading.Thread):
         engine.submit(submit)
         return True
 
-    def _keyless_of(self, engine: ProducerEngine, topic: str) -> Callable[[int], int]:
+    def _keyless_of(self, engine: ProducerShell, topic: str) -> Callable[[int], int]:
         """Return the counter of messages without key and id; it goes on from earlier runs."""
 
         def take(count: int) -> int:
@@ -217,7 +217,7 @@ class ProducerThread(threading.Thread):
 
         return take
 
-    def _patience(self, engine: ProducerEngine) -> int | None:
+    def _patience(self, engine: ProducerShell) -> int | None:
         """Return how long the next turn may wait for answers. Under the lock."""
         late = _BLOCKED_MS if self._gathered.has_late else None
         topics = self._gathered.topics()

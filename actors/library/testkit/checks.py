@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from ...ids import output_producer
+from ...shells.broker import BrokerShell
 from ..consuming.actor import ConsumerActor
-from .actors import LocalBroker
+from .actors import stored_batches
 from .outside_effects import KINDS, OutsideEffect
 
 _SHOWN_MAX = 10
@@ -20,7 +21,7 @@ def check_kinds(allow: Collection[str]) -> None:
 
 
 def complaints(
-    broker: LocalBroker,
+    broker: BrokerShell,
     actors: Mapping[tuple[str, str, int], ConsumerActor],
     effects: list[OutsideEffect],
     allow: Collection[str],
@@ -42,13 +43,13 @@ def complaints(
 
 
 def _of_input(
-    broker: LocalBroker, place: tuple[str, str, int], actor: ConsumerActor
+    broker: BrokerShell, place: tuple[str, str, int], actor: ConsumerActor
 ) -> Iterator[str]:
     """Every stored message is in the processed set."""
     group, topic, partition = place
     processed = actor.core.ledger.processed
     known = broker.core.state.topics.by_name[topic]
-    for stored in broker.stored(known.number):
+    for stored in stored_batches(broker, known.number):
         batch = stored.batch
         if stored.partition != partition or batch is None:
             continue
@@ -67,7 +68,7 @@ def _of_input(
 
 
 def _of_outputs(
-    broker: LocalBroker, place: tuple[str, str, int], actor: ConsumerActor
+    broker: BrokerShell, place: tuple[str, str, int], actor: ConsumerActor
 ) -> Iterator[str]:
     """Every output of the ledger is stored once, under its number."""
     producer = output_producer(*place)
@@ -75,7 +76,7 @@ def _of_outputs(
         known = broker.core.state.topics.by_name[topic]
         numbers = [
             stored.first_sequence + index
-            for stored in broker.stored(known.number)
+            for stored in stored_batches(broker, known.number)
             if stored.producer == producer and stored.partition == partition
             for index in range(stored.count)
         ]

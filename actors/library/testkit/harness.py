@@ -20,7 +20,7 @@ from ..app import App
 from ..handling.keyed_state import shown_state
 from ..messages.message import Message, messages_in
 from ..producing.acks import Ack
-from .actors import create_topic
+from .actors import create_topic, stored_batches
 from .checks import check_kinds, complaints
 from .crash_steps import (
     STEPS,
@@ -151,7 +151,7 @@ class Harness:
         if known is None:
             return []
         found: dict[int, list[Message]] = {}
-        for stored in self._system.broker.stored(known.number):
+        for stored in stored_batches(self._system.broker, known.number):
             found.setdefault(stored.partition, []).extend(messages_in(topic, stored))
         return [message for partition in sorted(found) for message in found[partition]]
 

@@ -11,19 +11,21 @@ from collections import deque
 from contextlib import nullcontext
 from typing import Any
 
-from ...core.consumer.effect_work import EffectHeld
+from ...core.consumer.effect_work import EffectAnswer, EffectHeld
 from ...core.consumer.work import ResolveTopic, RunHandler, TopicResolved
 from ...errors import EffectUnknown, OnceMQError, SinkUnavailable
+from ...runtime.process import draw
+from ...shells.broker import BrokerShell
 from ...storage.log import FencedLog
 from ...storage.memory import MemoryDisk
 from ..app import App
-from ..consuming.actor import ConsumerActor, LedgerDoor
+from ..consuming.actor import ConsumerActor, Ledger
 from ..consuming.topic_book import TopicBook
 from ..handling.call import Call, Consumer
 from ..handling.call_kinds import TopicFinders, make_call
 from ..ledgers.files import LedgerFiles, ledger_directory
 from ..sinks.opening import open_sink
-from .actors import LocalBroker, LocalProducer
+from .actors import LocalProducer
 from .calls import LocalCalls
 from .crash_steps import (
     AFTER_HANDLER,
@@ -36,7 +38,7 @@ from .crash_steps import (
     WatchedLedger,
     watched_sink,
 )
-from .network import LocalClock, LocalLoop, LocalNetwork, draw
+from .network import LocalClock, LocalLoop, LocalNetwork
 from .outside_effects import OutsideEffects
 
 PRODUCER = "harness"  # who sends without an id
@@ -71,8 +73,15 @@ class LocalSystem:
         self._topics = TopicBook()
         self.network = LocalNetwork()
         self.loop = LocalLoop(self._clock)
-        self.broker = LocalBroker(
-            self.disk, DATA, self.network.broker, self._clock, self._events, owner=_OWNER
+        self.broker = BrokerShell(
+            self.disk,
+            DATA,
+            owner=_OWNER,
+            bind=lambda: self.network.broker,
+            clock=self._clock,
+            events=self._events,
+            entropy=draw,
+            snapshot_every_bytes=None,
         )
         self.loop.add(self.broker)
         self.named = LocalProducer(PRODUCER, self.network, self._clock, self._events)
@@ -116,7 +125,7 @@ class LocalSystem:
             actor.kill()
         self.actors.clear()
         self._calls.clear()
-        self.broker.kill()
+        self.broker.close(clean=False)
         self._start()
         for consumer in self._app.consumers:
             self._add(consumer, 0)
@@ -168,19 +177,23 @@ class LocalSystem:
         for partition in range(1, partitions):
             self._add(actor.consumer, partition)
 
-    def topic_resolved(self, resolved: TopicResolved) -> None:
+    def topic_resolved(self, _: ConsumerActor, resolved: TopicResolved, /) -> None:
         """Note a topic that a handler waits for."""
         self._topics.learn(resolved)
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
         """Nothing: after a crash the lease of the dead owner is waited for."""
 
+    def effect_answered(self, actor: ConsumerActor, answer: EffectAnswer) -> None:
+        """Wake the handler that waits for it."""
+        actor.effect_answers.put(answer)
+
     def effect_held(self, actor: ConsumerActor, held: EffectHeld) -> None:
         """Nothing: `drain` says so at its end."""
 
     def sink_away(self, actor: ConsumerActor, error: SinkUnavailable) -> None:
         """End the drain: a test is not kept waiting for a database."""
-        actor.fail(error)
+        actor.end(error)
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -199,7 +212,7 @@ class LocalSystem:
             return log
 
         endpoint = WatchedEndpoint(self.network.connect(), visit)
-        ledger: LedgerDoor
+        ledger: Ledger
         if consumer.sink is not None:
             ledger = open_sink(consumer.sink, place, at=watched_sink(visit))
         else:
@@ -208,14 +221,14 @@ class LocalSystem:
         actor = ConsumerActor(
             consumer,
             partition,
-            "memory",
+            endpoint="memory",
             transport=endpoint,
             clock=self._clock,
             events=self._events,
+            entropy=draw,
             ledger=ledger,
             host=self,
             label="harness",
-            reopen=endpoint.reopen,
         )
         self.actors[place] = actor
         self.loop.add(actor)
@@ -250,7 +263,7 @@ class LocalSystem:
                 done = self._handlers.carry_out(call, actor.place)
             self.steps.visit(actor.place, AFTER_HANDLER)
         except OnceMQError as error:  # of the sink
-            actor.fail(error)
+            actor.end(error)
             return True
         finally:
             self._call = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..database.database import Database
 from ..disk.cuts import Seeded
 from ..plan import FILE, SERVER
-from ..processes.consumer_table import TableShell
+from ..processes.consumer_table import SimTableConsumer
 from .base import Fault
 
 
@@ -122,13 +122,15 @@ class StuckAtWork(_OfTables):
 
     def strike(self) -> bool:
         """Choose an owner: it happens at a step of its next run."""
-        owners = [one for one in self.world.shells if isinstance(one, TableShell) and one.owns]
+        owners = [
+            one for one in self.world.shells if isinstance(one, SimTableConsumer) and one.owns
+        ]
         if owners:
             shell = self.rng.choice(owners)
             shell.interlude = lambda: self._stick(shell)
         return False
 
-    def _stick(self, shell: TableShell) -> None:
+    def _stick(self, shell: SimTableConsumer) -> None:
         """For how long: often longer than a lease, and deaf when it wakes."""
         world = self.world
         self.fired()
@@ -145,6 +147,6 @@ class StuckAtWork(_OfTables):
     def heal(self) -> None:
         """Let all work, and hear each other."""
         for shell in self.world.shells:
-            if isinstance(shell, TableShell):
+            if isinstance(shell, SimTableConsumer):
                 shell.interlude = None
         self.world.network.heal()

@@ -97,5 +97,6 @@ class StaleConnection(Fault):
             return False
         client = self.rng.choice(clients)
         addresses = [*self.world.addresses[-3:], b"nobody"]
-        self.world.reopen(client, self.rng.choice(addresses))
+        assert client.transport is not None, "a client has a socket"
+        client.transport.reopen(self.rng.choice(addresses))
         return True

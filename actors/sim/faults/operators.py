@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..processes.broker import BrokerShell
-from ..processes.consumer import ConsumerShell
+from ..processes.broker import SimBroker
+from ..processes.consumer import SimConsumer
 from ..processes.operator import OperatorShell
 from .base import Fault
 
@@ -21,7 +21,7 @@ class Takeover(Fault):
         spare.takeover = self.rng.random() < 0.8
         spare.zombie_stays = self.rng.random() < 0.5
         if self.rng.random() < 0.7:  # they mean it: the owner hangs
-            owner: BrokerShell = self.world.broker
+            owner: SimBroker = self.world.broker
             if owner.alive and owner.frozen_until_ms == 0:
                 owner.frozen_until_ms = self.world.clock.now_ms() + self.rng.choice((500, 15_000))
         spare.start()
@@ -38,7 +38,7 @@ class Stop(Fault):
         living = [
             shell
             for shell in self.world.shells
-            if shell.ready_to_stop() and isinstance(shell, ConsumerShell | BrokerShell)
+            if shell.ready_to_stop() and isinstance(shell, SimConsumer | SimBroker)
         ]
         if not living:
             return False
@@ -104,7 +104,7 @@ class Seek(Fault):
         if not self.world.healing:
             command.start()
 
-    def _bring_back(self, members: list[ConsumerShell]) -> None:
+    def _bring_back(self, members: list[SimConsumer]) -> None:
         for member in members:
             member.wanted = True
             if not member.alive:

@@ -24,13 +24,12 @@ from oncemq import (
     Reject,
     TooLarge,
 )
-from oncemq.core.client.producer import Submit
 from oncemq.core.consumer.effect_work import CALL, EffectAnswer, EffectTold, EffectWanted
 from oncemq.errors import NoSuchEffect
 from oncemq.ids import dead_topic, private_topic
 from oncemq.library.effects.effects import Effects
 from oncemq.library.operating.dead_letters import letter_at
-from oncemq.library.testkit.actors import create_topic
+from oncemq.library.testkit.actors import create_topic, stored_batches
 from oncemq.limits import (
     EFFECT_RESULT_BYTES_MAX,
     EFFECT_RESULTS_BYTES_MAX,
@@ -82,14 +81,11 @@ def sent(app: App, *ids: str) -> Harness:
 def _replay(harness: Harness) -> None:
     """What `oncemq dlq replay` sends."""
     known = harness._system.broker.core.state.topics.by_name[dead_topic("orders")]
-    [stored] = harness._system.broker.stored(known.number)
+    [stored] = stored_batches(harness._system.broker, known.number)
     letter = letter_at("orders", stored, 0, stored.first_offset)
     topic = private_topic("orders", "billing")
     create_topic(harness._system.network, harness._system.loop, topic, 1)
-    producer = harness._system.anonymous
-    producer._settled.clear()
-    producer._driver.post(Submit(topic, 0, letter.replay(), None))
-    harness._system.loop.run_until(lambda: bool(producer._settled))
+    harness._system.anonymous.store(harness._system.loop, topic, 0, letter.replay())
     harness._system.loop.run_until(lambda: _handled(harness, topic))
 
 
