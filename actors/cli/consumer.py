@@ -87,7 +87,7 @@ def load_app(target: str) -> App:
     if not module_name or not name:
         raise click.UsageError(f"{target!r}: expected MODULE:APP, such as shop:app")
     here = os.getcwd()
-    if here not in sys.path:
+    if here not in sys.path[:1]:  # before all else: a module of the user's is never found elsewhere
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
