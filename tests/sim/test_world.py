@@ -14,12 +14,13 @@ import pytest
 
 from oncemq.cli.sim_sinks import DOORS
 from oncemq.core.consumer.fetch import Fetcher
-from oncemq.library.ledgers.files import LedgerFiles
+from oncemq.core.consumer.work import LedgerPeeked
 from oncemq.proof.parse.records import STORED
+from oncemq.shells.ledger.files import LedgerFiles
+from oncemq.sim import liveness
 from oncemq.sim.disk.cuts import LoseEverything
 from oncemq.sim.faults.catalog import FAULTS
 from oncemq.sim.faults.kinds import FAULT_KINDS
-from oncemq.sim.oracles import liveness
 from oncemq.sim.plan import FILE, SERVER, Plan
 from oncemq.sim.processes.broker import DATA
 from oncemq.sim.run import Result, run_plan, shrink
@@ -90,8 +91,8 @@ def test_the_end_of_a_world_is_proved_as_verify_proves_files() -> None:
     finally:
         world.close()
     disks = {host.name: host.disk.power_cut(LoseEverything()) for host in world.hosts}
-    liveness.prove_files(world, disks)
-    disk = disks[world.broker.host.name].process("forger")
+    liveness.prove_files(world.people, disks)
+    disk = disks[world.people.broker.host.name].process("forger")
     log = FencedLog.open(disk, DATA, generation=None, owner={"pid": 1})
     stored = next(its for its in log.replay(0) if its.type == STORED)
     meta, body = bytes(stored.meta), bytes(stored.body)
@@ -100,7 +101,7 @@ def test_the_end_of_a_world_is_proved_as_verify_proves_files() -> None:
     log.sync()
     log.close()
     with pytest.raises(Violation, match="proof: I"):
-        liveness.prove_files(world, disks)
+        liveness.prove_files(world.people, disks)
 
 
 def unhurried(handler_mean_ms: int) -> Plan:
@@ -171,20 +172,18 @@ def test_one_seed_is_one_run(seed: int) -> None:
     assert run(6).trace_hash not in hashes
 
 
-def test_a_failing_run_shrinks() -> None:
+def test_a_failing_run_shrinks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The smallest plan that still breaks the same promise has no fault that it does not need."""
     plan = replace(Plan.of(2), quota=10, safety_ms=3_000)
+    peek = LedgerFiles.peek
 
-    class Forgetful(LedgerFiles):
-        """A ledger door that lies about the offset."""
+    def forgetful(door: LedgerFiles) -> LedgerPeeked:
+        facts = peek(door)
+        return replace(facts, next_offset=facts.next_offset + 1_000_000)
 
-        def peek(self):  # type: ignore[no-untyped-def]
-            facts = super().peek()
-            return replace(facts, next_offset=facts.next_offset + 1_000_000)
-
-    doors = DOORS._replace(files=Forgetful)
-    result = run_plan(plan, doors)
-    small = shrink(result, doors, runs=25)
+    monkeypatch.setattr(LedgerFiles, "peek", forgetful)  # a door that lies about the offset
+    result = run_plan(plan, DOORS)
+    small = shrink(result, DOORS, runs=25)
     assert result.rule == "unexpected end"
     assert small.rule == result.rule
     assert len(small.plan.faults) < len(plan.faults)

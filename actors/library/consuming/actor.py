@@ -7,10 +7,10 @@ from collections.abc import Callable
 from ...ports import Clock, Events
 from ...shells.consumer import ConsumerShell, Host, ReopenedTransport
 from ...shells.effect_answers import EffectAnswers
+from ...shells.ledger.files import LedgerFiles
+from ...shells.tables.ledger import SqlLedger
 from ..handling.call import Consumer
 from ..handling.carry import Carry
-from ..ledgers.files import LedgerFiles
-from ..sinks.ledger import SqlLedger
 
 Ledger = LedgerFiles | SqlLedger
 

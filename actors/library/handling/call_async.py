@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.consumer.work import FailedMessage, HandlerDone, RunHandler
 from ...errors import OnceMQError, PayloadInvalid
+from ...shells.tables.session import Session
 from ..effects.calls import EffectDesk
 from ..messages.message import Message
-from ..sinks.session import Session
 from .call import Call, Consumer, current
 from .carry import Carry
 from .shapes import check_result
@@ -67,7 +67,9 @@ class AwaitedCall(Call):
         unit = UnitOfWork(state, find_topic, self._sink, self._effects, of_lists=of_lists)
         self._statements: Statements | None = None
         if self._sink is not None and self._consumer.shape.is_async:
-            self._statements = self._sink.awaited()
+            from ..sinks.awaited import Statements  # asyncio, which plain handlers never load
+
+            self._statements = Statements(self._sink)
             unit.await_sql(self._statements)
         return unit
 

@@ -1,5 +1,8 @@
 """SQL sinks: the consumer's commit is a transaction of the user's own database.
 
-Here: a ledger in tables, behind the same door as a ledger in files; one file for each database.
-A user's driver (psycopg, aiosqlite) is imported only when an address names it.
+Here: what each kind of database does by itself (sqlite, postgres), addresses, and `await tx.sql`
+(awaited). The ledger in tables and the connection that is lent to handlers are the same for all
+kinds: `shells/tables`. Imports core, codec, storage, shells and runtime, never handlers or
+consumers. A driver (psycopg) is imported only when an address names it; asyncio only for async
+handlers.
 """
