@@ -28,7 +28,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from ...errors import EffectMisused, NotAHandler, OnceMQError, TransactionControl
-from .session import Session
+from ...shells.tables.session import Session
 
 FETCH_ROWS = 256  # of an `async for`, at a time
 INTERRUPT_AGAIN_S = 0.25
