@@ -110,7 +110,7 @@ class Statements:
             raise TransactionControl(
                 "tx.sql and its cursors are for the handler at hand, and for tasks that this"
                 " handler has begun, until it returns",
-                hint="await what you begin, or use asyncio.TaskGroup",
+                hint="await each task, or use asyncio.TaskGroup",
             )
 
     async def _in_turn(self, do: Callable[[], Any], era: object | None) -> Any:
