@@ -198,10 +198,6 @@ CIRCLES = {
     frozenset(
         f"library.sinks.{name}" for name in ("awaited_aiosqlite", "awaited_sqlite", "sqlite")
     ),
-    frozenset(
-        f"proof.checks.{name}"
-        for name in ("calls", "effects", "ledgers", "log", "reads", "run", "table")
-    ),
 }
 
 

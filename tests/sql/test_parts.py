@@ -16,8 +16,7 @@ from oncemq.library.sinks.address import check_sink, resolve_sink
 from oncemq.library.sinks.gate import Gate, gate_of
 from oncemq.library.sinks.opening import open_sink
 from oncemq.library.sinks.sql_text import refused
-from oncemq.library.sinks.sqlite import sync_file
-from oncemq.library.sinks.sqlite_locks import writer_of
+from oncemq.library.sinks.sqlite import sync_file, writer_of
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from ...ports import Clock, Events
 from ...shells.consumer import ConsumerShell, Host, ReopenedTransport
 from ...shells.effect_answers import EffectAnswers
+from ...shells.ledger.files import LedgerFiles
 from ..handling.call import Consumer
 from ..handling.carry import Carry
-from ..ledgers.files import LedgerFiles
 from ..sinks.ledger import SqlLedger
 
 Ledger = LedgerFiles | SqlLedger

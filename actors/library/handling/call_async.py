@@ -67,7 +67,9 @@ class AwaitedCall(Call):
         unit = UnitOfWork(state, find_topic, self._sink, self._effects, of_lists=of_lists)
         self._statements: Statements | None = None
         if self._sink is not None and self._consumer.shape.is_async:
-            self._statements = self._sink.awaited()
+            from ..sinks.awaited import Statements  # asyncio, which plain handlers never load
+
+            self._statements = Statements(self._sink)
             unit.await_sql(self._statements)
         return unit
 

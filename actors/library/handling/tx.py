@@ -113,9 +113,8 @@ class Tx:
     def connection(self) -> Any:
         """The driver's connection, inside the transaction of the commit: for pandas, SQLAlchemy.
 
-        It may be used until the handler returns. Its commit, rollback and close are refused. In an
-        async handler it is that of the async driver: a psycopg.AsyncConnection, an
-        aiosqlite.Connection. Raises NoSink, SinkUnavailable.
+        It may be used until the handler returns. Its commit, rollback and close are refused. Raises
+        NoSink, SinkUnavailable, and NotAHandler in an async handler: use `await tx.sql(...)` there.
         """
         return self._unit.connection()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...codec import batch as batch_codec
 from ...codec.values import encode_headers, encode_key, encode_value
-from ...errors import EffectsNotSupported, NoSink, OnceMQError, TooLarge
+from ...errors import EffectsNotSupported, NoSink, NotAHandler, OnceMQError, TooLarge
 from ...ids import partition_of
 from ...limits import (
     BATCH_BYTES_MAX,
@@ -179,7 +179,13 @@ class UnitOfWork:
     def connection(self) -> Any:
         """Return the driver's connection, inside the transaction of the commit."""
         sink = self._using_sink("tx.connection")
-        return sink.use() if self._statements is None else self._statements.connection()
+        if self._statements is not None:
+            raise NotAHandler(
+                "tx.connection blocks the event loop, so async handlers have none",
+                hint="use `await tx.sql(...)`; a library that needs the connection, such as pandas"
+                " or SQLAlchemy, goes into a plain handler: def, not async def",
+            )
+        return sink.use()
 
     def _using_sink(self, what: str) -> Session:
         self.current()

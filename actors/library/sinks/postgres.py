@@ -9,25 +9,24 @@ owner that it replaces (pg_terminate_backend): its epoch is fenced, it could not
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import psycopg
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 
 from ...errors import BadSink, Fenced, SinkLocked, SinkUnavailable, TransactionControl
 from ...runtime.process import owner_facts
 from .session import Session
 from .sql_text import first_line, refused
 
-if TYPE_CHECKING:
-    from .awaited_postgres import AsyncSinkConnection, PostgresStatements
-
 IDLE_TIMEOUT_MS = 8_000  # below the lease
 LOCK_TIMEOUT_MS = 2_000  # of our own statements
 CONNECT_TIMEOUT_S = 5
+INTERRUPT_TIMEOUT_S = 5.0  # of one request to end a statement
 TCP_TIMEOUT_MS = 8_000  # an answer that does not come for so long is a lost connection
 _GONE_WAIT_S = 2.0
 _LOOK_AGAIN_S = 0.02
@@ -37,7 +36,6 @@ _TABLES_LOCK = 0x6F6E6365  # nobody else makes the tables in the same moment
 _NO_STATEMENTS_FAULT = (psycopg.errors.DiskFull, psycopg.errors.IoError)
 
 _STRICT = frozenset({"on", "remote_apply"})
-_OUTSIDE = frozenset({TransactionStatus.IDLE, TransactionStatus.UNKNOWN})
 
 
 class SinkCursor(psycopg.Cursor[Any]):
@@ -60,7 +58,7 @@ class SinkCursor(psycopg.Cursor[Any]):
         super().executemany(query, *arguments, **options)
 
 
-def check_text(query: Any, cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> None:
+def check_text(query: Any, cursor: psycopg.Cursor[Any]) -> None:
     """Raise TransactionControl if a handler may not send it."""
     text = query if isinstance(query, str | bytes) else query.as_string(cursor)
     found = refused(text.decode() if isinstance(text, bytes) else text)
@@ -92,6 +90,7 @@ class PostgresSession(Session):
     """A consumer's connection to PostgreSQL."""
 
     types: ClassVar[Mapping[str, str]] = {"text": "TEXT", "int": "BIGINT", "bytes": "BYTEA"}
+    interrupts: ClassVar[bool] = True
     before_tables: ClassVar[str] = f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})"
 
     def __init__(self, url: str, shown: str, name: str) -> None:
@@ -108,7 +107,6 @@ class PostgresSession(Session):
             self._parameters.setdefault(f"keepalives_{option}", value)
         self._raw: SinkConnection | None = None
         self._synchronous = "on"
-        self.beside: AsyncSinkConnection | None = None  # as async handlers see the connection
 
     def permitted(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]] | None:
         """Return the rows of a statement; None if this role may not execute it."""
@@ -136,7 +134,7 @@ class PostgresSession(Session):
             raise
 
     def _disconnect(self) -> None:
-        raw, self._raw, self.beside = self._raw, None, None
+        raw, self._raw = self._raw, None
         if raw is not None:
             psycopg.Connection.close(raw)
 
@@ -150,35 +148,6 @@ class PostgresSession(Session):
         assert self._raw is not None
         return self._raw
 
-    @property
-    def plain(self) -> SinkConnection:
-        """The connection as the driver made it."""
-        return self._handed_out
-
-    def awaited(self) -> PostgresStatements:
-        """Return what async handlers of a call ask."""
-        from .awaited_postgres import PostgresStatements  # asyncio, which plain handlers never load
-
-        return PostgresStatements(self)
-
-    @property
-    def ready(self) -> bool:
-        """Whether `use` has nothing to do and nothing to say for the message at hand."""
-        status = self._handed_out.pgconn.transaction_status
-        return self._marked and not self.doomed and status not in _OUTSIDE
-
-    def check_rest(self, *, over: bool) -> None:
-        """Raise unless others may use the connection; `over`: nobody is at work any more.
-
-        Raises SinkUnavailable, and TransactionControl: a handler has left something open.
-        """
-        raw = self._handed_out
-        if raw.closed:
-            raise SinkUnavailable(f"{self.shown}: the connection broke")
-        busy = raw.pgconn.transaction_status == TransactionStatus.ACTIVE
-        if not over or busy or raw.pgconn.pipeline_status != PipelineStatus.OFF:
-            raise self._break("the handler returned with an open COPY, stream or pipeline")
-
     def _run(self, statement: str, values: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
         cursor = psycopg.Cursor(self._handed_out)
         # Every text comes from statements.py or from here: none is put together from data.
@@ -189,6 +158,10 @@ class PostgresSession(Session):
         if not waits:
             limits = f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"
         self._run(f"BEGIN; {limits}")
+
+    def _interrupt(self) -> None:
+        with contextlib.suppress(psycopg.Error):  # the statement may end by itself meanwhile
+            self._handed_out.cancel_safe(timeout=INTERRUPT_TIMEOUT_S)
 
     def _settle(self) -> None:
         self._run("SET CONSTRAINTS ALL IMMEDIATE")

@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from ...errors import (
     Fenced,
@@ -35,8 +36,9 @@ from ...errors import (
     StorageError,
     TransactionControl,
 )
-from .database import Database
 from .sql_text import bound, first_line
+
+_T = TypeVar("_T")
 
 IDLE = "idle"  # nothing is open; the I/O thread may use it
 LENT = "lent"  # to a call in the thread of handlers
@@ -49,12 +51,22 @@ SOLO_CALLS = 100  # after the database has refused a whole call
 CallId = tuple[int, bool, int]  # (epoch, whether of the private topic, first offset)
 
 
-class Session(Database):
-    """What SQLite and PostgreSQL have in common. The methods of each thread are grouped."""
+class Session(ABC):
+    """One connection to a database of one kind. The methods of each thread are grouped.
+
+    What each kind of database says for itself, how a session connects, begins, ends and fails, is
+    abstract here.
+    """
+
+    # What the statements that make tables leave open, and what goes before them.
+    types: ClassVar[Mapping[str, str]]
+    before_tables: ClassVar[str] = ""
+    # Whether `interrupt` can end a statement without ending its transaction.
+    interrupts: ClassVar[bool] = False
 
     def __init__(self, shown: str) -> None:
         """`shown` is the address as people may see it."""
-        super().__init__(shown)
+        self.shown = shown
         self._mutex = threading.Lock()
         self._place = CLOSED  # whose turn it is. Invariant: changed under the mutex
         # Whether a call is on its way that will have it. Invariant: as above.
@@ -74,6 +86,7 @@ class Session(Database):
         self._doomed: OnceMQError | None = None
         # A handler's statement that was refused, until it was told.
         self._refused: str | None = None
+        self._executing = False  # whether a handler's statement runs
 
     # --- the thread of handlers ------------------------------------------------------------------
 
@@ -102,15 +115,28 @@ class Session(Database):
         if not self._open:
             self._checked(self._open_for_handlers)
         elif not self._in_transaction():
-            raise self._break("the handler ended the transaction")
+            raise self._ended_inside()
         if not self._marked:
             self._checked(lambda: self._run("SAVEPOINT oncemq_message"))
             self._marked = True
         return self._handed_out
 
     def sql(self, query: Any, parameters: Sequence[Any]) -> Any:
-        """Execute a handler's statement; return its cursor."""
-        return self.use().execute(query, *bound(parameters))
+        """Execute a handler's statement; return its cursor. Raises TransactionControl."""
+        self.use()
+        self._executing = True
+        try:
+            return self._execute(query, parameters)
+        finally:
+            self._executing = False
+
+    def interrupt(self) -> None:
+        """End the handler's statement that another thread executes, if there is one.
+
+        What `use` does before that statement is never hit: it would look like a lost database.
+        """
+        if self._executing:
+            self._interrupt()
 
     def _open_for_handlers(self) -> None:
         self._begin(waits=True)
@@ -120,6 +146,11 @@ class Session(Database):
         self._broken = TransactionControl(reason)
         return self._broken
 
+    def _ended_inside(self) -> OnceMQError:
+        if self.broken:
+            return SinkUnavailable(f"{self.shown}: the connection broke")
+        return self._break("the handler ended the transaction")
+
     def accept(self) -> None:
         """The handler has returned: keep what it did. Raises TransactionControl, SinkUnavailable."""
         if not self._marked:
@@ -127,7 +158,7 @@ class Session(Database):
         self._marked = False
         self._refused = None
         if not self._in_transaction():
-            raise self._break("the handler ended the transaction")
+            raise self._ended_inside()
         try:
             self._run("RELEASE SAVEPOINT oncemq_message")
         except Exception as error:
@@ -176,7 +207,7 @@ class Session(Database):
         if self._marked:
             self._marked = False
             if not self._in_transaction():
-                raise self._break("the handler ended the transaction") from error
+                raise self._ended_inside() from error
             self._checked(self._undo_message)
         return error
 
@@ -379,3 +410,86 @@ class Session(Database):
             self._end("ROLLBACK")
         self._open = False
         self._ended()
+
+    # --- what each kind of database says for itself ----------------------------------------------
+
+    @abstractmethod
+    def _connect(self) -> None:
+        """Open the connection and make its settings safe. Raises SinkUnavailable, BadSink."""
+
+    @abstractmethod
+    def _disconnect(self) -> None:
+        """Close the connection."""
+
+    @abstractmethod
+    def _run(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        """Execute a statement of ours; return the driver's cursor. Raises its errors."""
+
+    def _execute(self, query: Any, parameters: Sequence[Any]) -> Any:
+        """Execute a handler's statement, inside its savepoint."""
+        return self._handed_out.execute(query, *bound(parameters))
+
+    def _interrupt(self) -> None:
+        """Ask the database to end the statement that runs. Any thread may call it."""
+
+    @abstractmethod
+    def _begin(self, *, waits: bool) -> None:
+        """Open a transaction that may write; `waits`: in the thread of handlers."""
+
+    @abstractmethod
+    def _end(self, verb: str) -> None:
+        """COMMIT or ROLLBACK."""
+
+    def _ended(self) -> None:
+        """The transaction is over, or the wish to begin one."""
+
+    @abstractmethod
+    def _in_transaction(self) -> bool:
+        """Whether a transaction is open, as the driver says."""
+
+    def sync_read(self) -> None:
+        """Make durable what was read, before the broker is told of it. Raises StorageError."""
+
+    def _settle(self) -> None:
+        """Check now what the database would check at COMMIT: here a handler can still be told."""
+
+    def _hand_over(self) -> None:
+        """The handlers are done with the open transaction; the I/O thread comes next."""
+
+    @abstractmethod
+    def _translated(self, error: BaseException) -> SinkUnavailable | None:
+        """Return what an error says about the database; None: it is about a statement."""
+
+    @abstractmethod
+    def _is_of_driver(self, error: BaseException) -> bool:
+        """Whether the driver raises such errors."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection is of no use any more, as far as this side knows."""
+        return False
+
+    @property
+    @abstractmethod
+    def _handed_out(self) -> Any:
+        """The connection that handlers see."""
+
+    def _may_begin(self) -> bool:
+        """Whether the I/O thread would begin a transaction without waiting for this process."""
+        return True
+
+    @abstractmethod
+    def has_table(self, name: str) -> bool:
+        """Whether a table is there, in the I/O thread."""
+
+    def _checked(self, work: Callable[[], _T]) -> _T:
+        """Do work of ours; whatever the driver says against it is about the database."""
+        try:
+            return work()
+        except Exception as error:
+            lost = self._translated(error)
+            if lost is None and self._is_of_driver(error):
+                lost = SinkUnavailable(f"{self.shown}: {first_line(error)}")
+            if lost is None:
+                raise
+            raise lost from error

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from ...errors import (
     BadSink,
@@ -29,15 +29,9 @@ from ..outbox.sqlite_files import sync_committed
 from .gate import gate_of
 from .session import Session
 from .sql_text import first_line
-from .sqlite_locks import writer_of
-
-if TYPE_CHECKING:
-    from .awaited_aiosqlite import AsyncSinkConnection
-    from .awaited_sqlite import SqliteStatements
-
-_T = TypeVar("_T")
 
 BUSY_MS = 5_000  # a handler waits so long for another process that writes
+_WRITER_BYTE = 120  # of the file `-shm`
 IO_BUSY_MS = 200  # the I/O thread: it comes again, and leases of others must not wait
 
 # PRAGMAs that would change what a commit promises.
@@ -78,7 +72,6 @@ class SqliteSession(Session):
         # that was compiled for us must not be found by a handler that writes the same text.
         self._ours = f" /* {secrets.token_hex(8)} */"
         self._guarded = True
-        self.beside: AsyncSinkConnection | None = None  # as async handlers see the connection
 
     types: ClassVar[Mapping[str, str]] = {"text": "TEXT", "int": "INTEGER", "bytes": "BLOB"}
 
@@ -123,7 +116,7 @@ class SqliteSession(Session):
         sync_file(self.path, self.shown)
 
     def _disconnect(self) -> None:
-        raw, self._raw, self.beside = self._raw, None, None
+        raw, self._raw = self._raw, None
         if raw is not None:
             sqlite3.Connection.close(raw)
 
@@ -131,17 +124,6 @@ class SqliteSession(Session):
     def _handed_out(self) -> SinkConnection:
         assert self._raw is not None
         return self._raw
-
-    @property
-    def plain(self) -> SinkConnection:
-        """The connection as the driver made it."""
-        return self._handed_out
-
-    def awaited(self) -> SqliteStatements:
-        """Return what async handlers of a call ask."""
-        from .awaited_sqlite import SqliteStatements  # asyncio, which plain handlers never load
-
-        return SqliteStatements(self)
 
     def _run(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         self._guarded = False
@@ -189,16 +171,10 @@ class SqliteSession(Session):
         self._refused = refused
         return sqlite3.SQLITE_DENY
 
-    def sql(self, query: Any, parameters: Sequence[Any]) -> Any:
-        """Execute a handler's statement; return its cursor. Raises TransactionControl."""
-        execute = super().sql
-        return self.told(lambda: execute(query, parameters))
-
-    def told(self, do: Callable[[], _T]) -> _T:
-        """Do what a handler wants, inside its savepoint. Raises TransactionControl."""
-        self.use()
+    def _execute(self, query: Any, parameters: Sequence[Any]) -> Any:
+        """Execute a handler's statement. Raises TransactionControl."""
         try:
-            return do()
+            return super()._execute(query, parameters)
         except sqlite3.DatabaseError as error:
             refused, self._refused = self._refused, None
             if refused is not None:
@@ -229,6 +205,31 @@ def sync_file(path: str, shown: str) -> None:
         sync_committed(os.path.realpath(path))
     except OSError as error:
         raise StorageError(f"what {shown} has committed cannot be synced: {error}") from None
+
+
+def writer_of(path: str) -> int:
+    """Return the id of the process that writes to the database in file `path`; 0: not known.
+
+    In WAL mode the writer holds byte 120 of the file `-shm` (sqlite.org/walformat.html). The lock is
+    looked up in /proc/locks and not with fcntl: closing a descriptor of that file would drop the
+    locks that SQLite itself holds on it in this process.
+    """
+    try:
+        found = os.stat(f"{path}-shm")
+        with open("/proc/locks", encoding="ascii", errors="replace") as table:
+            lines = table.read().splitlines()
+    except OSError:
+        return 0
+    file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    for line in lines:
+        # 1: POSIX  ADVISORY  WRITE 1234 08:01:5678 120 120
+        words = line.split()
+        if len(words) < 8 or words[1] != "POSIX" or words[3] != "WRITE" or words[5] != file:
+            continue
+        last = words[7]
+        if int(words[6]) <= _WRITER_BYTE and (last == "EOF" or int(last) >= _WRITER_BYTE):
+            return max(0, int(words[4]))
+    return 0
 
 
 class SqliteHost:

@@ -78,9 +78,12 @@ def document(files: Files, path: str, kind: str) -> dict[str, Any]:
     return content
 
 
-def manifest(files: Files, path: str) -> Manifest:
-    """Return the manifest in file `path`. Raises FileNotFoundError, CorruptLog."""
-    content = document(files, path, "manifest")
+def manifest_or_none(files: Files, path: str) -> Manifest | None:
+    """Return the manifest in file `path`, None where there is none. Raises CorruptLog."""
+    try:
+        content = document(files, path, "manifest")
+    except FileNotFoundError:
+        return None
     try:
         return Manifest(
             bytes.fromhex(content["log_id"]),

@@ -12,9 +12,9 @@ from ...errors import SinkUnavailable
 from ...ids import private_topic
 from ...limits import JOIN_RETRY_MS, LIMITS
 from ...shells.consumer import ConsumerShell, LedgerDoor, LedgerLog
+from ...shells.ledger.files import LedgerFiles
 from ...storage.document import Owner
 from ..disk.disk import SimProcess
-from ..doors import FileDoor
 from ..oracles.effects import Blocked
 from ..oracles.ledger import RETRIES
 from ..trace import Violation
@@ -145,10 +145,10 @@ class SimConsumer(Shell):
     def _make_door(self, process: SimProcess) -> LedgerDoor:
         return self.file_door(process, self)
 
-    def file_door(self, process: SimProcess, who: Shell) -> FileDoor:
+    def file_door(self, process: SimProcess, who: Shell) -> LedgerFiles:
         """Return the door to this ledger for a process of `who`."""
         owner: Owner = {"shell": who.name, "host": who.host.name, "incarnation": who.incarnation}
-        return self.world.doors.files(
+        return LedgerFiles(
             process, self.directory, owner, draw=self.world.draw, open_log=self._open_log
         )
 

@@ -24,8 +24,8 @@ from ...protocol import (
     Rewound,
     Standby,
 )
+from ...shells.ledger.files import LedgerFiles
 from ...shells.seeker import SeekerShell
-from ..doors import FileDoor
 from .consumer import SimConsumer
 from .shell import ProcessClock, Shell, SimEvents
 
@@ -46,7 +46,7 @@ class OperatorShell(Shell):
         self.wanted = False  # a command that ends has ended
         self._granted = False
         self._seeker: SeekerShell | None = None  # from the grant to the commit
-        self._door: FileDoor | None = None
+        self._door: LedgerFiles | None = None
         self._give_up_ms = 0
         self._target = 0
 
