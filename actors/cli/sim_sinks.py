@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..errors import Fenced, SinkLocked, SinkUnavailable
-from ..library.sinks.gate import Gate
-from ..library.sinks.ledger import SqlLedger
-from ..library.sinks.session import Session
+from ..shells.tables.gate import Gate
+from ..shells.tables.ledger import SqlLedger
+from ..shells.tables.session import Session
 from ..sim.database.client import Client
 from ..sim.database.database import Full, Locked, Lost, Rows, Waits
 from ..sim.doors import Doors

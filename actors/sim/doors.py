@@ -11,7 +11,7 @@ from .processes.relay import MakeRelay
 
 
 class TableSession(LentConnection, Protocol):
-    """The connection as handlers use it (library/sinks/session.py)."""
+    """The connection as handlers use it (shells/tables/session.py)."""
 
     @property
     def solo(self) -> bool:
@@ -40,7 +40,7 @@ class TableSession(LentConnection, Protocol):
 
 
 class TableDoor(LedgerDoor, Protocol):
-    """A ledger in tables (library/sinks/ledger.py)."""
+    """A ledger in tables (shells/tables/ledger.py)."""
 
     name: str
 

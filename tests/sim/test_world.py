@@ -16,9 +16,9 @@ from oncemq.cli.sim_sinks import DOORS
 from oncemq.core.consumer.fetch import Fetcher
 from oncemq.core.consumer.work import LedgerPeeked
 from oncemq.shells.ledger.files import LedgerFiles
+from oncemq.sim import liveness
 from oncemq.sim.faults.catalog import FAULTS
 from oncemq.sim.faults.kinds import FAULT_KINDS
-from oncemq.sim.oracles import liveness
 from oncemq.sim.plan import FILE, SERVER, Plan
 from oncemq.sim.run import Result, run_plan, shrink
 from tests.sim.mutants import MUTANTS, applied

@@ -8,9 +8,9 @@ from ...ports import Clock, Events
 from ...shells.consumer import ConsumerShell, Host, ReopenedTransport
 from ...shells.effect_answers import EffectAnswers
 from ...shells.ledger.files import LedgerFiles
+from ...shells.tables.ledger import SqlLedger
 from ..handling.call import Consumer
 from ..handling.carry import Carry
-from ..sinks.ledger import SqlLedger
 
 Ledger = LedgerFiles | SqlLedger
 

@@ -21,9 +21,9 @@ from ...runtime.crash_points import (
 from ...runtime.os_disk import OsDisk
 from ...runtime.process import owner_facts
 from ...shells.ledger.files import LedgerFiles, ledger_directory
+from ...shells.tables.ledger import SqlLedger
 from ...storage.disk import Disk
 from ..handling.call import Consumer
-from ..sinks.ledger import SqlLedger
 from ..sinks.opening import open_sink
 from .actor import Ledger
 

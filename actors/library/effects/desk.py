@@ -10,8 +10,8 @@ from ...core.consumer.effect_work import EffectAnswer, EffectHeld, EffectTold, E
 from ...core.consumer.open_effects import RUNNING
 from ...errors import OnceMQError
 from ...shells.effect_answers import Said
+from ...shells.tables.session import Session
 from ..consuming.actor import ConsumerActor
-from ..sinks.session import Session
 from .calls import EffectDesk, command_about
 
 _LOOK_S = 0.2  # how often one who waits looks whether its consumer has ended

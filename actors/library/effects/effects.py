@@ -32,8 +32,8 @@ from ...errors import (
 )
 from ...ids import check_name
 from ...limits import EFFECT_RESULT_BYTES_MAX, EFFECT_RESULTS_BYTES_MAX, EFFECTS_MAX
+from ...shells.tables.session import Session
 from ..messages.message import Message, Recorded, brought_by
-from ..sinks.session import Session
 from .calls import EffectCall, EffectDesk, Wish
 
 if TYPE_CHECKING:

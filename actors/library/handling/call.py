@@ -33,11 +33,11 @@ from ...errors import EffectsNotSupported, HandlerFailed, NotAHandler, PayloadIn
 from ...ids import private_topic
 from ...limits import CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
 from ...records import Output
+from ...shells.tables.session import Session
 from ..effects.calls import EffectDesk
 from ..effects.effects import Effects
 from ..messages.message import Lot, Message
 from ..messages.payloads import Misfit
-from ..sinks.session import Session
 from .letters import Replayed, dead_letter
 from .shapes import PLAIN, Shape, check_result
 from .state import StateView

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.consumer.work import FailedMessage, HandlerDone, RunHandler
 from ...errors import OnceMQError, PayloadInvalid
+from ...shells.tables.session import Session
 from ..effects.calls import EffectDesk
 from ..messages.message import Message
-from ..sinks.session import Session
 from .call import Call, Consumer, current
 from .carry import Carry
 from .shapes import check_result

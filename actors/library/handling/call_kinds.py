@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...core.consumer.work import RunHandler
+from ...shells.tables.session import Session
 from ..effects.calls import EffectDesk
 from ..effects.desk import LendingDesk
-from ..sinks.session import Session
 from .call import Call, Consumer
 from .call_async import AwaitedCall, AwaitTopic
 from .call_keyed import KeyedCall

@@ -28,7 +28,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from ...errors import EffectMisused, NotAHandler, OnceMQError, TransactionControl
-from .session import Session
+from ...shells.tables.session import Session
 
 FETCH_ROWS = 256  # of an `async for`, at a time
 INTERRUPT_AGAIN_S = 0.25
@@ -110,7 +110,7 @@ class Statements:
             raise TransactionControl(
                 "tx.sql and its cursors are for the handler at hand, and for tasks that this"
                 " handler has begun, until it returns",
-                hint="await what you begin, or use asyncio.TaskGroup",
+                hint="await each task, or use asyncio.TaskGroup",
             )
 
     async def _in_turn(self, do: Callable[[], Any], era: object | None) -> Any:

@@ -7,8 +7,6 @@ runs it again some other time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...codec import wire
 from ...core.consumer.grant import join_with
 from ...errors import LogInUse
@@ -26,11 +24,9 @@ from ...protocol import (
 )
 from ...shells.ledger.files import LedgerFiles
 from ...shells.seeker import SeekerShell
+from ..environment import Environment
 from .consumer import SimConsumer
 from .shell import ProcessClock, Shell, SimEvents
-
-if TYPE_CHECKING:
-    from ..world import World
 
 PATIENCE_MS = 5_000  # then the command gives up
 REASON = "moved by an operator"
@@ -39,7 +35,7 @@ REASON = "moved by an operator"
 class OperatorShell(Shell):
     """One command that moves the offset of one partition."""
 
-    def __init__(self, world: World, name: str, member: SimConsumer) -> None:
+    def __init__(self, world: Environment, name: str, member: SimConsumer) -> None:
         """Move the group of `member` in its partition, on its ledger."""
         super().__init__(world, name, member.host)
         self.member = member
