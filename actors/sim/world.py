@@ -243,7 +243,8 @@ class World(Environment):
         if isinstance(error, OSError):
             # A full disk may keep a process from starting; one that runs refuses and waits.
             full = error.errno == errno.ENOSPC and self.disks_full > 0 and not serving
-            return full or (error.errno == errno.EIO and self.io_faults > 0)
+            taken = error.errno == errno.EADDRINUSE and not serving  # by the fault of that name
+            return full or taken or (error.errno == errno.EIO and self.io_faults > 0)
         return type(error) is StorageError and self.io_faults + self.disks_full > 0
 
     def restart(self, role: Role) -> None:
