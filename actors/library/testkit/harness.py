@@ -29,7 +29,7 @@ from ..consuming.actor import ConsumerActor, LedgerDoor
 from ..consuming.topic_book import TopicBook
 from ..handling.call import Call, Consumer
 from ..handling.call_kinds import TopicFinders, make_call
-from ..handling.keyed_state import shown_state
+from ..handling.state import shown_state
 from ..ledgers.files import LedgerFiles, ledger_directory
 from ..messages.message import Message, messages_in
 from ..producing.acks import Ack
