@@ -1,8 +1,8 @@
 """Every error that OnceMQ raises: one tree, each with a code, whether a retry helps, and a hint.
 
-`code` is what travels on the wire and stands in structured events; `retriable` tells a caller
-that the same call may succeed later without any change; `hint` says what to do next.
-Bugs of our own are assertions; these classes are for peers, disks, files and users.
+`code` travels on the wire and appears in structured events. `retriable` tells a caller that the same
+call may succeed later without any change. `hint` says what to do next.
+Assertions are for bugs of OnceMQ; these classes are for peers, disks, files and users.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class OnceMQError(Exception):
 
 
 class StorageError(OnceMQError):
-    """Something is wrong with files of ours."""
+    """A file of OnceMQ cannot be read or written."""
 
     code = "storage"
 
 
 class CorruptLog(StorageError):
-    """Bytes that were once promised are damaged. Names file, offset and reason; never healed."""
+    """Durable bytes are damaged. Names file, offset and reason; OnceMQ never repairs them itself."""
 
     code = "corrupt_log"
-    default_hint = "restore the file from a backup; nothing was changed"
+    default_hint = "restore the file from a backup; OnceMQ changed nothing"
 
     def __init__(self, path: str, offset: int, reason: str, *, hint: str | None = None) -> None:
         self.path = path
@@ -51,11 +51,11 @@ class UnsupportedFormat(StorageError):
     """A file was written by a newer OnceMQ."""
 
     code = "unsupported_format"
-    default_hint = "upgrade OnceMQ; files of a newer version are never guessed at"
+    default_hint = "upgrade OnceMQ to read this file"
 
 
 class DiskFull(StorageError):
-    """The log could not reserve space; nothing was applied. Work resumes when space returns."""
+    """The log cannot reserve space; nothing was applied. Work resumes when there is space again."""
 
     code = "disk_full"
     retriable = True
@@ -70,44 +70,44 @@ class LogInUse(StorageError):
 
 
 class Fenced(OnceMQError):
-    """A newer incarnation took over. Terminal for this one: nothing it still writes counts."""
+    """A newer owner took over. Final for this process: nothing that it still writes has an effect."""
 
     code = "fenced"
-    default_hint = "another process took over under this name; do not retry from this process"
+    default_hint = "another process took over; do not retry from this process"
 
 
 class LogRegressed(OnceMQError):
     """The log ends below a position that was acknowledged before: it was wiped or restored."""
 
     code = "log_regressed"
-    default_hint = "bring back the log that acknowledged these messages"
+    default_hint = "restore the log that acknowledged these messages"
 
 
 class StoreMismatch(OnceMQError):
-    """The log is another one than the ledger or the producer has worked with."""
+    """The broker has another log than the one that the ledger or the producer worked with."""
 
     code = "store_mismatch"
-    default_hint = "check --data and --broker: this is a different log"
+    default_hint = "check --data and --broker: the broker has a different log"
 
 
 class LedgerNotHere(OnceMQError):
-    """The group's ledger lives elsewhere. Zero handlers were called."""
+    """The group's ledger is in another place. No handler was called."""
 
     code = "ledger_not_here"
-    default_hint = "start the consumer with the --state directory named above"
+    default_hint = "start the consumer on that host with that --state directory"
 
 
 # --- protocol and broker -----------------------------------------------------------------------
 
 
 class ProtocolError(OnceMQError):
-    """The peer broke the protocol, or this process did."""
+    """The peer or this process violated the protocol."""
 
     code = "protocol"
 
 
 class Malformed(ProtocolError):
-    """A message that cannot be understood."""
+    """A message on the wire cannot be decoded."""
 
     code = "malformed"
 
@@ -116,11 +116,11 @@ class TooLarge(ProtocolError):
     """A message, batch, header or name above a limit of `limits.py`."""
 
     code = "too_large"
-    default_hint = "limits are listed in docs/PROTOCOL.md"
+    default_hint = "send less in one message; store large data elsewhere and send its address"
 
 
 class VersionMismatch(ProtocolError):
-    """No protocol version is spoken by both sides. The reason says which one to upgrade."""
+    """The two sides share no protocol version. The reason names the side to upgrade."""
 
     code = "version_mismatch"
 
@@ -133,7 +133,7 @@ class HelloRequired(ProtocolError):
 
 
 class UnknownTopic(OnceMQError):
-    """The topic does not exist and may not be made here."""
+    """The topic does not exist, and this request may not create it."""
 
     code = "unknown_topic"
     default_hint = "create it with: oncemq topics create NAME"
@@ -155,41 +155,41 @@ class InvalidName(OnceMQError):
 
 
 class GapError(OnceMQError):
-    """A batch arrived before the ones in front of it. Resend all unacknowledged in order."""
+    """A batch arrived before its predecessor. Resend all unacknowledged batches in order."""
 
     code = "gap"
     retriable = True
 
 
 class UnknownSession(OnceMQError):
-    """The broker does not know this session. Open a new one and resend in order."""
+    """The broker does not know this session. Open a new session and resend in order."""
 
     code = "unknown_session"
     retriable = True
 
 
 class UnknownProducer(OnceMQError):
-    """The producer, or the epoch it claims, was never granted."""
+    """The broker never granted this producer name, or this epoch of it."""
 
     code = "unknown_producer"
-    default_hint = "send InitProducer first"
+    default_hint = "check --data and --broker: the log of this broker does not know the producer"
 
 
 class IdConflict(OnceMQError):
     """One id, two bodies: the id is stored with another key, value or encoding."""
 
     code = "id_conflict"
-    default_hint = "use a new id for a new message; the stored one stays as it is"
+    default_hint = "use a new id for a new message; the stored message stays as it is"
 
 
 class TooOld(OnceMQError):
-    """The message is older than the dedup horizon set by the user; it was not stored."""
+    """The message is older than the dedup horizon that the user set; it was not stored."""
 
     code = "too_old"
 
 
 class Busy(OnceMQError):
-    """A bound of the broker is reached (connections, waiting fetches, groups). Try later."""
+    """The broker is at one of its bounds (connections, waiting fetches, groups). Try later."""
 
     code = "busy"
     retriable = True
@@ -203,13 +203,13 @@ class GroupInUse(OnceMQError):
 
 
 class OffsetOutOfRange(OnceMQError):
-    """There is no such offset or partition to move to."""
+    """The offset or partition does not exist."""
 
     code = "offset_out_of_range"
 
 
 class NotGranted(OnceMQError):
-    """The grant under which this consumer speaks is not the current one."""
+    """The consumer used a grant that is not the current one."""
 
     code = "not_granted"
 
@@ -218,7 +218,7 @@ class NotGranted(OnceMQError):
 
 
 class ValueNotEncodable(OnceMQError):
-    """A value cannot be carried. The reason gives the path inside it."""
+    """A value cannot be encoded. The reason names the path inside the value."""
 
     code = "value_not_encodable"
 
@@ -227,39 +227,39 @@ class IdRequired(OnceMQError):
     """An anonymous producer needs `id=` with every send."""
 
     code = "id_required"
-    default_hint = "pass id=..., or give the producer a name for sequence ids"
+    default_hint = 'pass id=..., or name the producer: app.producer("NAME")'
 
 
 class TransactionRequired(OnceMQError):
-    """A message was put into the outbox outside of a transaction: it would stand alone."""
+    """`outbox.send` was called outside a transaction: row and message would not commit together."""
 
     code = "transaction_required"
-    default_hint = "begin a transaction, write your rows in it, and send before you commit"
+    default_hint = "begin a transaction, write your rows, call outbox.send, then commit"
 
 
 class DatabaseAway(OnceMQError):
-    """The user's database, or the table in it, cannot be used now. Waiting may help."""
+    """The user's database, or its outbox table, is not available now. Waiting may help."""
 
     code = "database_away"
     retriable = True
 
 
 class DatabaseRefused(OnceMQError):
-    """The user's database refuses what was asked of it, and will again."""
+    """The user's database refuses the statement, and will refuse it again."""
 
     code = "database_refused"
 
 
 class BufferFull(OnceMQError):
-    """The producer's in-flight bytes reached their bound and did not fall within the timeout."""
+    """The producer's unacknowledged bytes stayed at their bound until the timeout."""
 
     code = "buffer_full"
     retriable = True
-    default_hint = "the broker is away or slow; nothing of this call was taken"
+    default_hint = "the broker is down or slow; nothing of this call was sent: call again later"
 
 
 class Unacknowledged(OnceMQError):
-    """Leaving the producer left `count` messages without an acknowledgement: outcome unknown."""
+    """The producer closed with `count` unacknowledged messages: their outcome is unknown."""
 
     code = "unacknowledged"
 
@@ -272,27 +272,27 @@ class Unacknowledged(OnceMQError):
 
 
 class ResultTimeout(OnceMQError, TimeoutError):
-    """`result(timeout)` passed without an answer; the message is still being sent."""
+    """`result(timeout)` ended without an answer; the producer keeps sending the message."""
 
     code = "result_timeout"
     retriable = True
 
 
 class ProducerClosed(OnceMQError):
-    """The producer was closed; sends after that are refused."""
+    """The producer is closed and refuses further sends."""
 
     code = "producer_closed"
 
 
 class InputChanged(OnceMQError):
-    """Another file under this name, or a file that was truncated or rotated. Nothing was sent."""
+    """The file differs from what was sent under this name, or was truncated or rotated."""
 
     code = "input_changed"
     default_hint = "use another --name for another file"
 
 
 class BadInput(OnceMQError):
-    """A line of an input file that cannot be read. Names the line; earlier ones are stored."""
+    """A line of an input file cannot be read. Names the line; earlier lines are stored."""
 
     code = "bad_input"
 
@@ -301,24 +301,24 @@ class HandlerFailed(OnceMQError):
     """A handler raised on every attempt. The offset did not move."""
 
     code = "handler_failed"
-    default_hint = "mend the handler and start again: nothing of the failed message was kept"
+    default_hint = "fix the handler and start again; the failed attempt changed nothing"
 
 
 class Reject(OnceMQError):
-    """A handler raises it for a message that no retry will mend: it is parked at once."""
+    """A handler raises it for a message that no retry can help: the message is parked at once."""
 
     code = "rejected"
 
 
 class PayloadInvalid(OnceMQError):
-    """A payload is not of the type that its handler wants; no retry mends that.
+    """A payload does not have the type of its handler; a retry cannot help.
 
-    `path` leads to the field, as `$.lines[0].cents`; it is empty where that is not known.
+    `path` names the field, such as `$.lines[0].cents`; it is empty if the field is unknown.
     """
 
     code = "payload_invalid"
     retriable = False
-    default_hint = "mend the sender, or the type that the handler names; nothing was handled"
+    default_hint = "fix the sender or the type of the handler; the handler was not called"
 
     def __init__(self, reason: str = "", *, path: str = "", hint: str | None = None) -> None:
         self.path = path
@@ -329,52 +329,52 @@ class StateTooLarge(OnceMQError):
     """The state of one partition is above its limit."""
 
     code = "state_too_large"
-    default_hint = "keep less in tx.state, or large state in a database of yours (sink=)"
+    default_hint = "keep less in tx.state, or keep large state in your own database (sink=...)"
 
 
 class StateMismatch(OnceMQError):
-    """The ledger's state was kept with another state_by than the handler asks for."""
+    """The ledger holds state of another `state_by` than the handler uses."""
 
     code = "state_mismatch"
-    default_hint = "bring the old state_by back, or give the handler a new group"
+    default_hint = "restore the old state_by, or give the handler a new group"
 
 
 class BadSink(OnceMQError):
-    """The address of a sink, or the database behind it, cannot be used as it is."""
+    """The address of a sink is wrong, or its database cannot serve as one."""
 
     code = "bad_sink"
-    default_hint = "expected sqlite:///FILE, postgresql://USER@HOST/DATABASE, or env:VARIABLE"
+    default_hint = "use sqlite:///FILE, postgresql://USER@HOST/DATABASE or env:VARIABLE"
 
 
 class NoSink(OnceMQError):
-    """`tx.sql` or `tx.connection` in a handler whose consumer has no sink."""
+    """A handler used `tx.sql` or `tx.connection`, but its consumer has no sink."""
 
     code = "no_sink"
 
 
 class SinkUnavailable(OnceMQError):
-    """The database of a sink is away. Nothing is lost: the same messages are handled again."""
+    """The sink's database is not available. Nothing is lost: the messages are handled again."""
 
     code = "sink_unavailable"
     retriable = True
 
 
 class SinkLocked(SinkUnavailable):
-    """Somebody else holds a lock in the database of a sink for longer than we wait."""
+    """Another session holds a lock in the sink's database for longer than OnceMQ waits."""
 
     code = "sink_locked"
-    default_hint = "it is tried on; end the transaction that holds the lock (docs/SQL.md)"
+    default_hint = "OnceMQ keeps retrying; end the transaction that holds the lock"
 
 
 class TransactionControl(OnceMQError):
-    """A handler tried to begin, end or divide the transaction that belongs to the commit."""
+    """A handler tried to begin, end or split the transaction of the commit."""
 
     code = "transaction_control"
-    default_hint = "return to commit, raise to roll back: each message has a savepoint of its own"
+    default_hint = "return to commit, raise to roll back; each message has its own savepoint"
 
 
 class NotSupported(OnceMQError):
-    """Something that this version does not do. The reason names it."""
+    """This version does not support it. The reason names what."""
 
     code = "not_supported"
 
@@ -398,66 +398,66 @@ def from_code(code: str, reason: str, hint: str | None = None) -> OnceMQError:
 
 
 class EffectNotDone(OnceMQError):
-    """A function of an effect raises it to say: surely nothing happened. It is called again.
+    """An effect's function raises it to say: the call certainly did not happen.
 
-    The message has failed as with any other error, and is tried again.
+    The attempt fails like with any other error; the next attempt calls the function again.
     """
 
     code = "effect_not_done"
 
 
 class EffectUnknown(OnceMQError):
-    """Nobody knows whether the call of an effect happened. The function is not called again.
+    """It is unknown whether the effect's call happened. The function is not called again.
 
-    Let it out of the handler. The message is parked or waits for an operator, as the policy says.
+    Do not catch it in the handler. The policy decides: the message is parked, or waits for an operator.
     """
 
     code = "effect_unknown"
-    default_hint = "see: oncemq effects list"
+    default_hint = "list unknown effects: oncemq effects list"
 
 
 class EffectNotRecorded(EffectUnknown):
-    """The call was made, and its result cannot be recorded: it is no value, or too large."""
+    """The call happened, but its result cannot be recorded: not encodable, or too large."""
 
     code = "effect_not_recorded"
-    default_hint = "let the function return a small value: what msgpack carries, up to 16 KiB"
+    default_hint = "return a value that msgpack can encode, of at most 16 KiB"
 
 
 class HandlerLeft(BaseException):
-    """The handler has come to an effect in the middle of a transaction, and begins anew after it.
+    """The handler reached an effect after it wrote to its transaction; it starts again after the effect.
 
-    No Exception: the handler's own `except Exception` lets it through. Let it out.
+    Not an Exception, so that `except Exception` in a handler does not catch it. Never catch it.
     """
 
 
 class EffectMisused(OnceMQError):
-    """`tx.effect` was called in a way in which it could promise nothing. Nothing was called."""
+    """`tx.effect` was used where it can promise nothing. The function was not called."""
 
     code = "effect_misused"
 
 
 class EffectsNotSupported(NotSupported):
-    """A handler of this kind has no effects. Nothing was called."""
+    """A handler of this kind cannot use effects. The function was not called."""
 
     code = "effects_not_supported"
-    default_hint = "use a handler of single messages, in a group of its own (docs/EFFECTS.md)"
+    default_hint = "use a handler of single messages in its own group"
 
 
 class NoSuchEffect(OnceMQError):
     """No open effect has this id."""
 
     code = "no_such_effect"
-    default_hint = "see: oncemq effects list"
+    default_hint = "list unknown effects: oncemq effects list"
 
 
 class EffectNotHeld(OnceMQError):
-    """The effect does not wait for an operator's word: it runs, was resolved, or is not to be asked about."""
+    """The effect does not wait for an operator: it runs, is resolved, or its policy does not ask."""
 
     code = "effect_not_held"
-    default_hint = "see: oncemq effects list"
+    default_hint = "list unknown effects: oncemq effects list"
 
 
 class NotAHandler(NotSupported, TypeError):
-    """The function cannot be a handler. The reason says why and what to write instead."""
+    """The function cannot be a handler. The reason says why, the hint what to write instead."""
 
     code = "not_a_handler"

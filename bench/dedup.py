@@ -7,7 +7,6 @@ network stands before it. Each turn takes one batch of new random ids and ends w
 from __future__ import annotations
 
 import gc
-import secrets
 import tempfile
 import time
 from pathlib import Path
@@ -22,23 +21,22 @@ from oncemq.library.embedded.broker import InlineBroker
 from oncemq.runtime.clock import SystemClock
 from oncemq.runtime.events import NullEvents
 from oncemq.runtime.os_disk import OsDisk
-from oncemq.runtime.process import owner_facts
-from oncemq.storage.log import FencedLog
+from oncemq.runtime.process import draw, owner_facts
 
 TOPIC = "bench"
 _SIZE = 16
 
 
-def _entropy() -> bytes:
-    return secrets.token_bytes(16)
-
-
 def open_broker(directory: str) -> InlineBroker:
     """Return a broker inside this process whose topic exists."""
-    log = FencedLog.open(
-        OsDisk(), directory, generation=None, owner=owner_facts(), create_log_id=_entropy()
+    broker = InlineBroker(
+        OsDisk(),
+        directory,
+        owner=owner_facts(),
+        clock=SystemClock(),
+        events=NullEvents(),
+        entropy=draw,
     )
-    broker = InlineBroker(log, clock=SystemClock(), events=NullEvents(), entropy=_entropy)
     broker.ask_one(say.CreateTopic(broker.number(), TOPIC, 1))
     return broker
 
@@ -59,7 +57,7 @@ def measure(directory: Path, ids: int) -> dict[str, Any]:
     payload = values(_SIZE)
     with tempfile.TemporaryDirectory(dir=directory) as place:
         broker = open_broker(f"{place}/broker")
-        session, turns = _entropy(), []
+        session, turns = draw(), []
         before = anonymous_bytes()
         sample: list[str] = []
         for counter in range(-(-ids // BATCH)):
@@ -70,7 +68,7 @@ def measure(directory: Path, ids: int) -> dict[str, Any]:
             turns.append((len(names), time.perf_counter() - start))
             assert verdict == say.STORED
         grown = anonymous_bytes() - before
-        known = _store(broker, _entropy(), 0, sample, payload)
+        known = _store(broker, draw(), 0, sample, payload)
         assert known == say.DUPLICATE
         broker.close()
     part = max(1, len(turns) // 10)

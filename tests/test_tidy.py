@@ -153,6 +153,99 @@ def named_modules(path: Path) -> Iterator[str]:
                 yield ".".join([*package, node.value.lstrip(".").split(":")[0]])
 
 
+# Files that import each other in a circle. This list only shrinks: what is mended leaves it.
+CIRCLES = {
+    frozenset(
+        f"sim.{name}"
+        for name in (
+            "database.client",
+            "database.database",
+            "doors",
+            "faults.base",
+            "faults.bounds",
+            "faults.catalog",
+            "faults.clock",
+            "faults.crash",
+            "faults.database",
+            "faults.disk",
+            "faults.effects",
+            "faults.freeze",
+            "faults.letters",
+            "faults.network",
+            "faults.operators",
+            "faults.relay",
+            "oracles.effects",
+            "oracles.ledger",
+            "oracles.liveness",
+            "oracles.table",
+            "processes.broker",
+            "processes.consumer",
+            "processes.consumer_table",
+            "processes.handler_run",
+            "processes.keyed",
+            "processes.operator",
+            "processes.outbox",
+            "processes.population",
+            "processes.producer",
+            "processes.relay",
+            "processes.shell",
+            "processes.table_run",
+            "world",
+        )
+    ),
+}
+
+
+def imported(path: Path, modules: frozenset[str]) -> set[str]:
+    """Those of `modules` that a file names in an import, one for type checkers included."""
+    me, names = module_name(path), set()
+    package = me.split(".") if path.name == "__init__.py" else me.split(".")[:-1]
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                name = f"{stem}.{alias.name}"
+                names.add(name if name in modules else stem)
+    return (names & modules) - {me}
+
+
+def circles(arrows: dict[str, set[str]]) -> Iterator[frozenset[str]]:
+    """The groups of nodes that reach each other: strongly connected components of more than one."""
+    reached: dict[str, set[str]] = {}
+    for start in arrows:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            for name in arrows[todo.pop()] - seen:
+                seen.add(name)
+                todo.append(name)
+        reached[start] = seen
+    done: set[str] = set()
+    for name in arrows:
+        if name in reached[name] and name not in done:
+            circle = frozenset(other for other in reached[name] if name in reached[other])
+            done |= circle
+            yield circle
+
+
+def test_no_files_import_each_other() -> None:
+    """A file can be read with what it imports, and nothing of that leads back to it."""
+    files = {module_name(path): path for path in sources("actors")}
+    modules = frozenset(files)
+    arrows = {name: imported(path, modules) for name, path in files.items()}
+    found = [frozenset(n.removeprefix("oncemq.") for n in circle) for circle in circles(arrows)]
+    assert [sorted(circle) for circle in found if not any(circle <= c for c in CIRCLES)] == []
+
+
+def test_circles_are_found() -> None:
+    """The search for circles finds what it is for, and nothing else."""
+    arrows = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set(), "f": {"f2"}}
+    assert list(circles({**arrows, "f2": {"f"}})) == [frozenset("abc"), frozenset({"f", "f2"})]
+
+
 def test_every_file_of_actors_is_used() -> None:
     """A module that nobody imports and no entry table names is dead."""
     used = set(re.findall(r"\boncemq(?:\.\w+)+", (ROOT / "pyproject.toml").read_text("utf-8")))
@@ -165,6 +258,27 @@ def test_every_file_of_actors_is_used() -> None:
         if path.name not in {"__init__.py", "__main__.py"} and module_name(path) not in used
     ]
     assert dead == []
+
+
+@pytest.mark.parametrize(
+    ("core", "shell"),
+    [
+        ("BrokerCore", "shells/broker.py"),
+        ("ProducerCore", "shells/producer.py"),
+        ("ConsumerCore", "shells/consumer.py"),
+        ("SeekerCore", "shells/seeker.py"),
+    ],
+)
+def test_each_core_is_put_together_in_one_place(core: str, shell: str) -> None:
+    """Processes, test kit and simulator turn the same shell: else the simulator proves a copy."""
+    made = [
+        path.relative_to(ROOT / "actors").as_posix()
+        for path in sources("actors")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call)
+        and core in {getattr(node.func, "id", ""), getattr(node.func, "attr", "")}
+    ]
+    assert made == [shell]
 
 
 def asserts(node: ast.AST) -> bool:

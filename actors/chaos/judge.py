@@ -1,8 +1,9 @@
 """The verdict on a run: from the files alone, from what processes told, and from what was tried.
 
-`oncemq verify` is one part of it. Where the run fits into memory, all checks of the proof package
-run as well, with every row that was fed as a send that must be in the log as it was sent. And a
-run that killed nobody, or in which nothing had to be suppressed, does not pass.
+`oncemq verify` is the first part of it. The checks of a run stand on its report, with every row that
+was fed as a send that must be in the log as it was sent; they want the messages in memory, and are
+left out where these are too many. And a run that killed nothing, or in which nothing had to be
+suppressed, does not pass.
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ from typing import Any
 
 from ..errors import OnceMQError
 from ..ids import sequence_id, untagged_id
-from ..proof.checks.collect import read_ledgers, read_log
-from ..proof.checks.evidence import INFO, OK, Evidence, LedgerView, LogView, Send
+from ..proof.checks.evidence import INFO, OK, Evidence, Send
 from ..proof.checks.history import count_events, read_history
-from ..proof.checks.table import run_checks
+from ..proof.checks.verdict import run_checks
 from ..proof.model import Violation
 from ..proof.parse.batch import body_hash
 from ..proof.parse.files import OsFiles
 from ..proof.parse.tables import Look as TableLook
 from ..proof.story.explain import explain
-from ..proof.verify.verify import Report, Tell, verify
+from ..proof.verify.verify import Report, Tell, silent, verify
 from .feed import Feed
 from .parts import Deeds
 
@@ -33,14 +33,6 @@ IN_MEMORY_MAX = 1_000_000  # messages; above it only what needs no memory is che
 STORIES_MAX = 20  # lives of messages that are told
 ANOMALIES_MAX = 1000
 PARTITION = 0  # the topic of the input is fresh and has one
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What files showed at one moment."""
-
-    log: LogView
-    ledgers: list[LedgerView]
 
 
 @dataclass(slots=True)
@@ -81,17 +73,15 @@ class Run:
     counters: Counter[str]  # what only the watcher knows
     drained: bool  # faults were over, and everything had time to be processed
     failure: str = ""  # why the play was broken off
-    earlier: tuple[Look, ...] = ()
+    earlier: tuple[Report, ...] = ()  # looks at the files during the run
+    damage: tuple[Violation, ...] = ()  # what such looks could not read
     sink: Sink | None = None  # the database that ledgers are in
 
 
-def look(directory: Path, sink: Sink | None) -> Look | None:
-    """Read log and ledgers of a system that may be at work; None if there is no log yet."""
-    files = OsFiles()
-    log = read_log(files, str(directory / "broker"))
-    if log is None:
-        return None
-    return Look(log, read_ledgers(files, _state(directory), log, sink=sink))
+def look(directory: Path, sink: Sink | None, tell: Tell = silent) -> Report:
+    """Prove the files of a system that may be at work. Raises what `verify` raises."""
+    data, state = str(directory / "broker"), _state(directory)
+    return verify(OsFiles(), data, state, sink=sink, tell=tell, keep_max=IN_MEMORY_MAX)
 
 
 def _state(directory: Path) -> str | None:
@@ -106,59 +96,21 @@ def judge(run: Run, tell: Tell) -> Verdict:
     verdict.counters["suppressed"] = run.counters["refused"] + run.counters["skipped"]
     if run.failure:
         verdict.add([Violation("ended-unasked", "the cast", (), run.failure)])
-    files = OsFiles()
-    data, state = str(run.directory / "broker"), _state(run.directory)
+    verdict.add(run.damage)
     try:
-        verdict.report = report = verify(files, data, state, sink=run.sink, tell=tell)
-        verdict.add(report.found.kept, report.found.total)
-        verdict.notes += report.found.notes
-        _check_counts(run, report, verdict)
-        _check_history(run, verdict, tell)
+        _check(run, verdict, tell)
     except OnceMQError as error:
         verdict.add(
             [Violation("files", str(run.directory), (), f"{type(error).__name__}: {error}")]
         )
     if not run.failure:  # one that was broken off does not pass anyway
         verdict.add(vacuous(run, verdict.counters))
-    verdict.stories = list(_stories(run, verdict, state))
+    verdict.stories = list(_stories(run, verdict))
     return verdict
 
 
-def _check_counts(run: Run, report: Report, verdict: Verdict) -> None:
-    """Everything fed was accepted, and after the drain nothing is left to do."""
-    topic = report.topics.get(run.topic, {"accepted": 0, "groups": {}})
-    verdict.counters["accepted"] = sum(its["accepted"] for its in report.topics.values())
-    if run.drained and topic["accepted"] < run.feed.fed:
-        reason = f"{run.feed.fed} rows were fed, the log holds {topic['accepted']} messages"
-        verdict.add([Violation("fed-is-accepted", run.topic, (), reason)])
-    for name, its in report.topics.items():
-        for group, row in its["groups"].items():
-            verdict.counters["processed"] += row["processed"]
-            if run.drained and row["pending"]:
-                reason = f"{row['pending']} messages were not processed when all was over"
-                verdict.add([Violation("drained", f"group {group} {name}", (), reason)])
-    for group, name in run.consumes:
-        if run.drained and name in report.topics and group not in report.topics[name]["groups"]:
-            reason = "it has processed nothing: there is no ledger"
-            verdict.add([Violation("drained", f"group {group} {name}", (), reason)])
-    if run.drained and report.outputs_pending:
-        reason = f"{report.outputs_pending} outputs are committed and were never sent"
-        verdict.add([Violation("drained", "outputs", (), reason)])
-
-
-def _check_history(run: Run, verdict: Verdict, tell: Tell) -> None:
-    """Run the table of checks over history, log and ledgers, if they fit into memory."""
-    accepted = verdict.counters["accepted"]
-    if accepted > IN_MEMORY_MAX:
-        verdict.notes.append(
-            f"{accepted} messages are too many for the checks in memory: those of verify were "
-            "made, and those of the history were not"
-        )
-        return
-    tell("files", 0, 0)
-    now = look(run.directory, run.sink)
-    if now is None:
-        return
+def _check(run: Run, verdict: Verdict, tell: Tell) -> None:
+    """Prove the files, and run the checks that want more than files."""
     tell("history", 0, 0)
     history = read_history(str(run.directory / "events"))
     if history.torn_lines:
@@ -166,18 +118,37 @@ def _check_history(run: Run, verdict: Verdict, tell: Tell) -> None:
     verdict.counters.update(count_events(history))
     history.sends = list(_sends(run))
     history.sends_complete = not run.failure
+    verdict.report = report = look(run.directory, run.sink, tell)
+    verdict.notes += report.found.notes
+    _count(run, report, verdict)
+    if report.kept is None:
+        verdict.notes.append(
+            f"{verdict.counters['accepted']} messages are too many for the checks in memory: those "
+            "of verify were made, and those that want every message were not"
+        )
     evidence = Evidence(
-        history=history,
-        log=now.log,
-        ledgers=now.ledgers,
-        earlier_logs=[its.log for its in run.earlier],
-        earlier_ledgers=[ledger for its in run.earlier for ledger in its.ledgers],
-        drained=run.drained,
-        counters=verdict.counters,
+        history, report, list(run.earlier), drained=run.drained, counters=verdict.counters
     )
     checked = run_checks(evidence, tell=lambda done, whole: tell("checks", done, whole))
     verdict.add(checked.found.kept, checked.found.total)
     verdict.checks_run, verdict.checks_not_run = checked.ran, checked.not_run
+
+
+def _count(run: Run, report: Report, verdict: Verdict) -> None:
+    """Count what became of the messages; everything fed was accepted, and each group was at work."""
+    topic = report.topics.get(run.topic, {"accepted": 0, "groups": {}})
+    for its in report.topics.values():
+        verdict.counters["accepted"] += its["accepted"]
+        verdict.counters["processed"] += sum(row["processed"] for row in its["groups"].values())
+    if not run.drained:
+        return
+    if topic["accepted"] < run.feed.fed:
+        reason = f"{run.feed.fed} rows were fed, the log holds {topic['accepted']} messages"
+        verdict.add([Violation("fed-is-accepted", run.topic, (), reason)])
+    for group, name in run.consumes:
+        if name in report.topics and group not in report.topics[name]["groups"]:
+            reason = "it has processed nothing: there is no ledger"
+            verdict.add([Violation("drained", f"group {group} {name}", (), reason)])
 
 
 def vacuous(run: Run, counters: Counter[str]) -> list[Violation]:
@@ -223,7 +194,7 @@ def _sends(run: Run) -> Iterable[Send]:
             )
 
 
-def _stories(run: Run, verdict: Verdict, state: str | None) -> Iterable[dict[str, Any]]:
+def _stories(run: Run, verdict: Verdict) -> Iterable[dict[str, Any]]:
     """Tell the lives of messages that anomalies are about."""
     wanted: dict[tuple[str, str], None] = {}
     topics = list(verdict.report.topics) if verdict.report is not None else [run.topic]
@@ -242,7 +213,7 @@ def _stories(run: Run, verdict: Verdict, state: str | None) -> Iterable[dict[str
                 message_id,
                 topic=topic,
                 data=str(run.directory / "broker"),
-                state=state,
+                state=_state(run.directory),
                 sink=run.sink,
                 history=history,
             )

@@ -20,10 +20,13 @@ from typing import Any
 
 from ..errors import OnceMQError
 from ..library.handling.call import Consumer
+from ..proof.model import Violation
+from ..proof.parse.log import LogMoved
+from ..proof.verify.verify import Report
 from .cast import ROLES, cast, environment
 from .engine import Chaos
 from .feed import Feed, Input
-from .judge import IN_MEMORY_MAX, Look, Run, Sink, Verdict, judge, look
+from .judge import IN_MEMORY_MAX, Run, Sink, Verdict, judge, look
 from .parts import Deeds, Fault
 from .programs import ProgramFailed, free_endpoint
 from .timeline import Watch
@@ -169,7 +172,8 @@ class Play:
         self._late = {lane.name: _Lateness() for lane in self._feed.lanes}
         self._next_say_s = 0.0
         self._phase = "starting"
-        self._earlier: tuple[Look, ...] = ()
+        self._earlier: tuple[Report, ...] = ()
+        self._damage: tuple[Violation, ...] = ()
 
     def run(self) -> Outcome:
         """Do it all. Only what `progress` raises and bugs come out; processes end in any case."""
@@ -199,6 +203,7 @@ class Play:
             drained,
             failure,
             self._earlier,
+            self._damage,
             self.plan.sink,
         )
         verdict = judge(run, self._tell_judge)
@@ -256,17 +261,20 @@ class Play:
         return [next(names) for names in islice(cycle(turns), count)] if turns else []
 
     def _look(self) -> None:
-        """Read log and ledgers of the system at work: later looks must show the same."""
+        """Prove the files of the system at work: a later look must show the same and more."""
         if sum(its.end for its in self._watch.accepted.values()) > IN_MEMORY_MAX // 2:
             return
         try:
             found = look(self._directory, self.plan.sink)
-        except OnceMQError as error:  # they are being replaced all the time
+        except LogMoved as error:  # takeovers and compactions came faster than the look
             self._say(f"no look at the files: {error}")
-            return
-        if found is not None:
-            self._earlier = (found,)
-            self._say(f"{self._chaos.now_s:8.2f} look    at {len(found.log.entries)} messages")
+        except OnceMQError as error:
+            reason = f"{type(error).__name__}: {error}"
+            self._damage += (Violation("files", str(self._directory), (), reason),)
+        else:
+            self._earlier += (found,)
+            accepted = sum(its["accepted"] for its in found.topics.values())
+            self._say(f"{self._chaos.now_s:8.2f} look    at {accepted} messages")
 
     # --- work ------------------------------------------------------------------------------------
 

@@ -17,12 +17,12 @@ from .output import process_events
 @click.option(
     "--takeover",
     is_flag=True,
-    help="End a frozen owner of the data directory (this host only) and take its place.",
+    help="Kill a frozen broker that owns the data directory (on this host only) and take over.",
 )
 @click.option(
     "--insecure",
     is_flag=True,
-    help="Allow a --bind that other machines can reach. Anybody there may read and write.",
+    help="Allow a --bind that other machines can reach: each of them may read and write.",
 )
 @click.option(
     "--snapshot-every",
@@ -30,7 +30,7 @@ from .output import process_events
     default=SNAPSHOT_EVERY_BYTES,
     show_default=True,
     metavar="BYTES",
-    help="Write a snapshot after so much new log: it bounds what a restart replays.",
+    help="Write a snapshot after this much new log; a restart replays at most as much.",
 )
 @setting_options("log_dir", "log_level")
 def broker(
@@ -44,8 +44,8 @@ def broker(
 ) -> None:
     """Run the broker that owns the log in --data.
 
-    It ends at SIGTERM with status 0, and with status 3 when another broker took over its log.
-    What it acknowledged is on disk; it can be killed at any time.
+    SIGTERM ends the broker with status 0. Status 3 means that another broker took over its log.
+    The broker may be killed at any time: everything that it acknowledged is on disk.
     """
     flags = {"data": data, "bind": bind, "log_dir": log_dir, "log_level": log_level}
     settings = Settings.load(flags=flags)
@@ -66,6 +66,6 @@ def broker(
 
 
 def _greet(endpoint: str, *, quiet: bool) -> None:
-    """Tell a person where the broker listens, unless the events on stderr tell it already."""
+    """Tell a person address that the broker listens on, unless the events on stderr tell it already."""
     if not quiet:
         click.echo(f"listening at {endpoint}", err=True)

@@ -36,54 +36,61 @@ _SHOWN_MAX = 10  # anomalies on a terminal; --json and the report hold more
 
 @click.command("chaos")
 @click.argument("app", metavar="MODULE:APP")
-@click.option("--topic", required=True, metavar="T", help="The topic that gets the input.")
+@click.option("--topic", required=True, metavar="T", help="The topic that the rows are sent to.")
 @click.option(
     "--input",
     "file",
     required=True,
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, readable=True),
-    help="Real input; `.gz` is read as it is.",
+    help="File with real input; `.gz` is decompressed.",
 )
 @click.option(
     "--format",
     "format_name",
     type=click.Choice(FORMATS),
-    help="[default: from the name of the file, else lines]",
+    help="[default: from the file name, else lines]",
 )
 @click.option(
     "--id-field",
     "id_fields",
     metavar="F[,F..]",
-    help="Fields that make the message id; without, rows are numbered.",
+    help="Fields that form the message id; without them rows are numbered.",
 )
-@click.option("--key-field", metavar="F", help="Field that makes the message key.")
+@click.option("--key-field", metavar="F", help="Field that is the message key.")
 @click.option(
     "--minutes",
     type=click.FloatRange(0.05, 24 * 60),
     metavar="M",
-    help=f"How long faults last [default: {MINUTES_DEFAULT:g}].",
+    help=f"How long faults strike [default: {MINUTES_DEFAULT:g}].",
 )
-@click.option("--kills", type=click.IntRange(1, 100_000), metavar="N", help="Or: how many kills.")
+@click.option(
+    "--kills",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Alternative to --minutes: how many kills.",
+)
 @click.option(
     "--kill",
     "roles",
     default=",".join(ROLES),
     show_default=True,
     metavar="ROLE[,ROLE..]",
-    help="Whom faults may hit.",
+    help="Roles that faults may hit.",
 )
 @click.option(
-    "--pause", "pauses", is_flag=True, help="Freeze processes too, and replace frozen ones."
+    "--pause", "pauses", is_flag=True, help="Also freeze processes, and replace frozen ones."
 )
-@click.option("--seed", type=click.IntRange(0), help="Draws the faults [default: a new one].")
+@click.option(
+    "--seed", type=click.IntRange(0), help="Seed that draws the faults [default: a new one]."
+)
 @click.option(
     "--rate",
     type=click.FloatRange(1, 100_000),
     default=RATE_PER_S,
     show_default=True,
     metavar="N",
-    help="Rows fed a second, if consumers keep up.",
+    help="Rows sent per second, if consumers keep up.",
 )
 @click.option(
     "--producers", type=click.IntRange(1, 8), default=2, show_default=True, help="How many at once."
@@ -95,7 +102,7 @@ _SHOWN_MAX = 10  # anomalies on a terminal; --json and the report hold more
     type=click.Path(dir_okay=False),
     help="Write a report.",
 )
-@click.option("--keep", metavar="DIR", help="Work in DIR, new or empty, and keep it.")
+@click.option("--keep", metavar="DIR", help="Work in DIR (new or empty) and keep it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def chaos(
     app: str,
@@ -115,13 +122,13 @@ def chaos(
     keep: str | None,
     as_json: bool,
 ) -> int:
-    """Run MODULE:APP on real input while its processes are killed, and prove what came of it.
+    """Run MODULE:APP on real input, kill its processes, and prove the result.
 
-    Broker, producers and consumers run on fresh directories and a port of their own; nothing else
-    is touched. FILE is fed again and again. In the end faults stop, everything is processed and
-    ended, and files and events are checked. Exit status 0: every promise was kept, and put to the
-    test. Handlers that reach outside (HTTP, files) do so here, more than once. A sink must be a
-    database of its own for the run, with the tables that handlers write to.
+    Broker, producers and consumers run in fresh directories and on a port of their own; no other
+    process is touched. The rows of FILE are sent round after round. At the end faults stop, the
+    consumers process the rest, and files and events are checked. Exit status 0: every promise was
+    tested and kept. Handlers that call other services or write files really do so, more than once.
+    A sink needs a database of its own for the run, with the tables that the handlers use.
     """
     if minutes is not None and kills is not None:
         raise click.UsageError("give --minutes or --kills")
@@ -172,16 +179,16 @@ def _input(
         format_name = ending if ending in FORMATS else "lines"
     fields = tuple(id_fields.split(",")) if id_fields is not None else ()
     if "" in fields or len(set(fields)) != len(fields):
-        raise click.UsageError("--id-field: field names, each once, with commas between")
+        raise click.UsageError("--id-field takes field names separated by commas, each once")
     if format_name == "lines" and (fields or key_field is not None):
-        raise click.UsageError("--format lines has no fields; use csv or jsonl")
+        raise click.UsageError("--format lines has no fields; use --format csv or jsonl")
     source = read_input(FileJob(topic, file, format_name, fields, key_field))
     if source.repeated:
         click.echo(
-            f"note: {source.repeated} rows stand in {file} twice; each is fed once", err=True
+            f"note: {source.repeated} rows occur twice in {file}; each is sent once", err=True
         )
     if source.cut:
-        click.echo(f"note: only the first {len(source.rows)} rows of {file} are fed", err=True)
+        click.echo(f"note: only the first {len(source.rows)} rows of {file} are sent", err=True)
     return source
 
 
@@ -191,14 +198,14 @@ def _sink(consumers: Sequence[Consumer]) -> Sink | None:
     if not named:
         return None
     if len(named) > 1:
-        raise click.UsageError("the consumers have sinks in several databases; chaos knows one")
+        raise click.UsageError("the consumers use several databases; chaos supports one")
     shown, opened = sink = look_into(named.pop())
     with contextlib.suppress(BadSink):  # nobody has made tables there: as fresh as it can be
         mine = {(its.group, its.topic) for its in consumers}
         used = [place for place in table_ledgers(opened) if place[:2] in mine]
         if used:
             raise click.UsageError(
-                f"{shown} has the ledger of group {used[0][0]}; give chaos a database of its own, "
+                f"{shown} already holds the ledger of group {used[0][0]}; give chaos a database of its own, "
                 "named by an environment variable: sink='env:NAME'"
             )
     return sink
@@ -231,7 +238,7 @@ def _directory(keep: str | None) -> Iterator[tuple[Path, Callable[[], None]]]:
         yield directory, retain
     finally:
         if kept:
-            click.echo(f"everything is in {directory}", err=True)
+            click.echo(f"all files are in {directory}", err=True)
         else:
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -256,7 +263,7 @@ def _play(plan: Plan, directory: Path, check: Callable[[], None]) -> Outcome:
         try:
             return Play(plan, directory, say=say, progress=progress).run()
         except KeyboardInterrupt:
-            say("interrupted: every process was ended; there is no verdict")
+            say("interrupted: all processes were stopped; there is no verdict")
             raise
 
 
@@ -321,7 +328,7 @@ def sentence(outcome: Outcome) -> str:
     """Return the verdict as one line."""
     if outcome.verdict.ok:
         return (
-            f"PASSED: nothing lost, nothing doubled: {outcome.fed} rows, "
+            f"PASSED: nothing lost, nothing duplicated: {outcome.fed} rows, "
             f"{outcome.deeds.kills.total()} kills, {len(outcome.verdict.checks_run)} checks and "
             f"verify (seed {outcome.plan.seed})"
         )

@@ -41,10 +41,10 @@ def setting_options(*names: str) -> Callable[[Decorated], Decorated]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @setting_options(*SPECS)
 def config(as_json: bool, **flags: str | None) -> None:
-    """Print each setting and where it came from.
+    """Print each setting and its source.
 
-    A flag is stronger than the environment, that than an argument in the program
-    (App(broker=...)), that than the default. Flags given here show what they would do.
+    A flag overrides the environment, the environment overrides an argument in the program
+    (App(broker=...)), and an argument overrides the default. Flags given here show their effect.
     """
     settings = Settings.load(flags=flags)
     if as_json:

@@ -28,18 +28,18 @@ from .output import print_error, print_json, process_events
 @click.command()
 @click.argument("app", metavar="MODULE:APP")
 @setting_options("broker")
-@click.option("--group", metavar="G", help="Run this group only [default: all of the app].")
+@click.option("--group", metavar="G", help="Run only this group [default: all groups of the app].")
 @setting_options("state")
 @click.option(
     "--until-idle",
     type=click.FloatRange(0, 86_400),
     metavar="SECONDS",
-    help="End after so long without work [default: run until stopped].",
+    help="End after this time without work [default: run until stopped].",
 )
 @click.option(
     "--rerun",
     metavar="NAME",
-    help="Run the whole history once more, as group G~NAME beside the group itself.",
+    help="Handle the whole history again as group G~NAME; group G stays as it is.",
 )
 @setting_options("drain", "log_dir", "log_level")
 def consumer(
@@ -56,11 +56,11 @@ def consumer(
     """Handle the messages of every topic that MODULE:APP consumes, each exactly once.
 
     MODULE is imported from the current directory. Processed ids, offsets, state and outputs live
-    in --state; a consumer that is started again goes on where it was. The last line of output is
+    in --state; a restarted consumer continues from there. The last line of output is
     {"processed", "skipped", "parked", "offsets"}.
 
-    With --rerun the handlers see every message from the earliest on, with a state, a processed set
-    and an output producer of their own: what they send goes out a second time, under new ids.
+    With --rerun the handlers see every message from the earliest on, with a new state, a new
+    processed set and a new output producer: their messages are sent again, under new ids.
     """
     loaded = load_app(app)
     settings = Settings.load(
@@ -87,7 +87,7 @@ def load_app(target: str) -> App:
     if not module_name or not name:
         raise click.UsageError(f"{target!r}: expected MODULE:APP, such as shop:app")
     here = os.getcwd()
-    if here not in sys.path:
+    if here not in sys.path[:1]:  # before all else: a module of the user's is never found elsewhere
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
@@ -164,7 +164,7 @@ class _Console(Watcher):
     def silence(self, endpoint: str) -> None:
         """Say why nothing happens."""
         if not self._quiet:
-            click.echo(f"no broker answers at {endpoint}; it is tried on", err=True)
+            click.echo(f"no broker answers at {endpoint}; still retrying", err=True)
 
     def sink_away(self, text: str) -> None:
         """Say why nothing is committed; the events on stderr tell it already if they go there."""

@@ -23,26 +23,28 @@ class AlreadyAnswered(OnceMQError):
     """What was said about a dead letter before stands."""
 
     code = "already_answered"
-    default_hint = "a letter is either replayed or dropped, once"
+    default_hint = "a letter is replayed or dropped once, not both"
 
 
 @click.group()
 def dlq() -> None:
-    """Look at dead letters, replay or drop them.
+    """Show, replay or drop dead letters.
 
-    A message that cannot be handled is parked in TOPIC.dead. A replay is handled by its group
-    alone, exactly once, however often it is asked for.
+    A message that its handler cannot process is parked in TOPIC.dead. Only the group that parked
+    it handles the replay, exactly once, even if you ask for the replay several times.
     """
 
 
-_topic = click.option("--topic", metavar="T", required=True, help="The topic that was consumed.")
+_topic = click.option(
+    "--topic", metavar="T", required=True, help="The topic of the original message."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @dlq.command("list")
 @_topic
-@click.option("--group", metavar="G", help="Only the letters of this group.")
-@click.option("--pending", is_flag=True, help="Only those that were neither replayed nor dropped.")
+@click.option("--group", metavar="G", help="Only letters of this group.")
+@click.option("--pending", is_flag=True, help="Only letters not yet replayed or dropped.")
 @_json
 @setting_options("broker", "state")
 def list_letters(
@@ -53,10 +55,9 @@ def list_letters(
     broker: str | None,
     state: str | None,
 ) -> None:
-    """List the dead letters of topic T with what became of them.
+    """List the dead letters of topic T and their status.
 
-    The status of a replayed letter tells whether it was processed if the group's ledgers are in
-    --state.
+    Whether the group has processed a replayed letter is known only if its ledgers are in --state.
     """
     settings = Settings.load(flags={"broker": broker, "state": state})
     with AdminClient(settings.broker) as client:
@@ -103,7 +104,9 @@ def show(
 @click.argument("ids", metavar="[ID...]", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All pending letters of the group.")
 @_topic
-@click.option("--group", metavar="G", required=True, help="The group that handles them again.")
+@click.option(
+    "--group", metavar="G", required=True, help="The group that handles the letters again."
+)
 @_json
 @setting_options("broker")
 def replay(
@@ -114,7 +117,7 @@ def replay(
     as_json: bool,
     broker: str | None,
 ) -> None:
-    """Have group G handle dead letters again, each once, and nobody else."""
+    """Send dead letters to group G alone, to be handled once more."""
     _answer(ids, topic, group, broker, everything=everything, drop=False, as_json=as_json)
 
 
@@ -122,7 +125,7 @@ def replay(
 @click.argument("ids", metavar="[ID...]", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All pending letters of the group.")
 @_topic
-@click.option("--group", metavar="G", required=True, help="The group that parked them.")
+@click.option("--group", metavar="G", required=True, help="The group that parked the letters.")
 @_json
 @setting_options("broker")
 def drop(
@@ -133,7 +136,7 @@ def drop(
     as_json: bool,
     broker: str | None,
 ) -> None:
-    """Have group G pass over dead letters for good: they cannot be replayed any more."""
+    """Drop dead letters of group G for good: nothing can replay them."""
     _answer(ids, topic, group, broker, everything=everything, drop=True, as_json=as_json)
 
 
@@ -149,7 +152,7 @@ def _answer(
 ) -> None:
     """Say what becomes of letters. Fails if the opposite was said before, after all others."""
     if bool(ids) == everything:
-        raise click.UsageError("name the letters, or give --all")
+        raise click.UsageError("name the letters, or pass --all")
     settings = Settings.load(flags={"broker": broker})
     with AdminClient(settings.broker) as client:
         desk = _open(client, topic, group)
@@ -167,10 +170,10 @@ def _answer(
         print_json({"topic": topic, "group": group, **counts, "letters": rows})
     else:
         word = "dropped" if drop else "replayed"
-        click.echo(f"{new} dead letter(s) {word}, {len(now) - new} answered before")
+        click.echo(f"{new} {word}; {len(now) - new} already replayed or dropped")
     wrong = [letter for letter in now if (letter.status == DROPPED) != drop]
     if wrong:
-        raise AlreadyAnswered(f"{wrong[0].id} was {wrong[0].status} before")
+        raise AlreadyAnswered(f"{wrong[0].id} is already {wrong[0].status}")
 
 
 def _open(client: AdminClient, topic: str, group: str | None) -> DeadLetters:

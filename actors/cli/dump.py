@@ -23,8 +23,8 @@ _SHOWN_FIRST = ("kind", "number", "position", "path")
 def command(directory: str, as_json: bool, records: bool) -> None:
     """Print generations, segments, records and snapshots of a log DIRECTORY, and the verdict.
 
-    DIRECTORY is the one that holds gen-... directories, such as data/broker. Nothing is written.
-    The exit status is 1 if the log would not open.
+    DIRECTORY holds gen-... directories; data/broker is one. The command writes nothing. Exit status
+    1 means that a broker or consumer would refuse to open this log.
     """
     disk = OsDisk()
     if not layout.generations(disk, directory):

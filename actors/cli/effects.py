@@ -27,23 +27,24 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 @click.group()
 def effects() -> None:
-    """Show effects of handlers whose outcome is unknown, and say what it was.
+    """List and resolve unknown effects.
 
-    An effect is a call that a handler makes through tx.effect. If its process dies in it, nobody
-    knows whether the call happened; with the policy "ask" its partition waits for your word.
+    An effect is a call that a handler makes through tx.effect. If the process dies mid-call, only
+    the remote service knows whether it happened. With policy "ask" the partition then waits until
+    you resolve the effect.
     """
 
 
 @effects.command("list")
-@click.option("--group", metavar="G", help="Only those of this group.")
+@click.option("--group", metavar="G", help="Only effects of this group.")
 @sink_option
 @json_option
 @setting_options("broker")
 def list_effects(group: str | None, sink: str | None, as_json: bool, broker: str | None) -> None:
-    """List every effect without a result: running, unknown, or resolved and not taken yet.
+    """List every effect without a result: running, unknown, or resolved but not yet applied.
 
-    Ledgers on other machines and in databases are not looked into; they are named. With --sink
-    those of one database are listed.
+    Ledgers on other machines and in databases are named, not read. With --sink the command reads
+    the ledgers of that database.
     """
     if group is not None:
         check_name(group, "--group")
@@ -60,9 +61,11 @@ def list_effects(group: str | None, sink: str | None, as_json: bool, broker: str
     columns = ("id", "state", "policy", "message", "calls", "since", "why")
     print_table("effects without a result", columns, [_row(one) for one in found])
     for of, topic, partition, host in view.elsewhere:
-        click.echo(f"{topic}/{partition} of group {of} is on {host}: ask there", err=True)
+        click.echo(
+            f"{topic}/{partition} of group {of} is on {host}: run this command there", err=True
+        )
     for shown in view.databases:
-        click.echo(f"ledgers are in {shown}: ask with --sink", err=True)
+        click.echo(f"ledgers are in {shown}: pass --sink to read them", err=True)
 
 
 @contextmanager
@@ -85,9 +88,11 @@ def _row(one: EffectState) -> list[Any]:
 @click.option(
     "--done",
     metavar="VALUE",
-    help="It happened. The handler gets VALUE, read as JSON where it is JSON, else as text.",
+    help="The call happened and returned VALUE (JSON, otherwise text).",
 )
-@click.option("--retry", is_flag=True, help="It did not happen, or may happen twice: call again.")
+@click.option(
+    "--retry", is_flag=True, help="The call did not happen, or may happen twice: call again."
+)
 @sink_option
 @json_option
 @setting_options("broker")
@@ -99,12 +104,12 @@ def resolve(
     as_json: bool,
     broker: str | None,
 ) -> None:
-    """Say what became of the call ID, once. Look at the other side before you do.
+    """Resolve the unknown effect ID, once. First check at the remote service what happened.
 
-    The consumer may run or not: it goes on within a second, or when it is started again.
+    A running consumer continues within a second; a stopped one continues at its next start.
     """
     if (done is None) != retry:
-        raise click.UsageError("say what happened: --done VALUE, or --retry")
+        raise click.UsageError("pass --done VALUE if the call happened, or --retry to call again")
     how = AGAIN if retry else ANSWERED
     result = (0, b"") if done is None else encode_value(_value(done))
     with _view(sink, broker) as view:
@@ -112,7 +117,7 @@ def resolve(
     if as_json:
         print_json({"id": effect_id, "how": how, "duplicate": before})
     else:
-        click.echo(f"{effect_id}: {how}" + (" (as was said before)" if before else ""))
+        click.echo(f"{effect_id}: {how}" + (" (already resolved so)" if before else ""))
 
 
 def _value(text: str) -> Any:

@@ -36,11 +36,10 @@ class UnknownMessage(OnceMQError):
 def explain(
     message_id: str, topic: str, sink: str | None, as_json: bool, **flags: str | None
 ) -> None:
-    """Tell what became of the message ID: accepted where, processed by which commit, with what
-    outputs, and, from event files, which attempts were made and why a duplicate was refused.
+    """Trace the message ID: its offset, the commit that processed it and the outputs of that commit.
 
-    ID is the id that was given to send, or topic/producer:partition:number. The exit status is 1
-    if nobody knows the message.
+    With event files (--log-dir) also its attempts, and why a duplicate was refused. ID is the id
+    passed to send, or topic/producer:partition:number. Exit status 1: no file mentions it.
     """
     settings = Settings.load(flags=flags)
     state = settings.state if os.path.isdir(settings.state) else None
@@ -62,7 +61,7 @@ def explain(
     if story.accepted is None and not story.groups and not story.events:
         if as_json:
             raise click.exceptions.Exit(ExitCode.FAILED)
-        raise UnknownMessage(f"nothing tells of {message_id} in topic {topic}")
+        raise UnknownMessage(f"no file mentions message {message_id} in topic {topic}")
 
 
 def _lines(story: Story) -> list[str]:

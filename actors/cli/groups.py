@@ -25,14 +25,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 @click.group()
 def groups() -> None:
-    """Show groups, who owns their partitions and how far they are; move them."""
+    """Show groups, the owners of their partitions and their lag; move a group's offset."""
 
 
 @groups.command("list")
 @json_option
 @setting_options("broker")
 def list_groups(as_json: bool, broker: str | None) -> None:
-    """List every grant: its consumer, where its ledger lies, whether its lease runs, its lag."""
+    """List every grant: its consumer, the place of its ledger, whether its lease runs, its lag."""
     settings = Settings.load(flags={"broker": broker})
     with AdminClient(settings.broker) as client:
         listed = client.groups().groups
@@ -55,10 +55,10 @@ def list_groups(as_json: bool, broker: str | None) -> None:
 @json_option
 @setting_options("broker")
 def show_group(group: str, as_json: bool, broker: str | None) -> None:
-    """Show the members of GROUP, who owns what, the lag, and what operators had it skip.
+    """Show the members of GROUP, their partitions, the lag, and what operators skipped.
 
-    Offsets of partitions without a live owner are read from their ledgers where those are on this
-    machine; the others are what the owner told last, about two seconds ago.
+    An owner reports its offset about every two seconds. For a partition without a live owner the
+    offset is read from its ledger, if the ledger is on this machine.
     """
     settings = Settings.load(flags={"broker": broker})
     with AdminClient(settings.broker) as client:
@@ -110,7 +110,9 @@ def _moving_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what seek and reset have in common."""
     for option in (
         click.option("--sink", metavar="URL", help="The ledgers are in this database."),
-        click.option("--reason", default="", metavar="TEXT", help="Why; kept in the ledger."),
+        click.option(
+            "--reason", default="", metavar="TEXT", help="Reason, recorded in the ledger."
+        ),
         json_option,
         setting_options("broker", "state", "log_dir", "log_level"),
     ):
@@ -121,20 +123,22 @@ def _moving_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @groups.command("seek")
 @click.argument("group")
 @click.argument("topic")
-@click.option("--partition", type=click.IntRange(0), metavar="P", help="This one only.")
+@click.option(
+    "--partition", type=click.IntRange(0), metavar="P", help="Only this partition [default: all]."
+)
 @click.option(
     "--to",
     required=True,
     metavar="OFFSET|TIME|earliest|latest",
-    help="Where to go on. TIME is ISO 8601, such as 2026-01-31T12:00:00+01:00.",
+    help="The new offset. TIME is ISO 8601, such as 2026-01-31T12:00:00+01:00.",
 )
 @_moving_options
 def seek(group: str, topic: str, partition: int | None, to: str, **options: Any) -> None:
-    """Let GROUP go on elsewhere in TOPIC. Its consumers must be stopped.
+    """Move GROUP's offset in TOPIC. Stop the consumers of GROUP first.
 
-    Going forward passes over messages, which is recorded as skipped. Going back reads messages
-    again: those that were processed are not handled a second time (for that see `consumer
-    --rerun`), those that were skipped are.
+    A move forward skips messages; the ledger records them as skipped. A move back reads messages
+    again: skipped ones are handled, processed ones are not handled twice (use `consumer --rerun`
+    for that).
     """
     _move(group, topic, partition, to, **options)
 
@@ -142,10 +146,12 @@ def seek(group: str, topic: str, partition: int | None, to: str, **options: Any)
 @groups.command("reset")
 @click.argument("group")
 @click.argument("topic")
-@click.option("--to", type=click.Choice([EARLIEST, LATEST]), required=True, help="Where to go on.")
+@click.option(
+    "--to", type=click.Choice([EARLIEST, LATEST]), required=True, help="The end to move to."
+)
 @_moving_options
 def reset(group: str, topic: str, to: str, **options: Any) -> None:
-    """Let GROUP go on at an end of TOPIC, in all partitions. As `seek`."""
+    """Move GROUP's offset to an end of TOPIC, in all partitions. Otherwise like `seek`."""
     _move(group, topic, None, to, **options)
 
 
@@ -185,7 +191,7 @@ def _place(to: str) -> str | int | dt.datetime:
         return dt.datetime.fromisoformat(to)  # without a zone it is local time
     except ValueError:
         raise click.UsageError(
-            f"--to {to!r} is no offset, no ISO 8601 time, not earliest and not latest"
+            f"--to {to!r} is not an offset, an ISO 8601 time, earliest or latest"
         ) from None
 
 

@@ -14,10 +14,10 @@ from .output import print_json, print_table
 
 @click.group()
 def ledger() -> None:
-    """Export a ledger to a file, check such a file, and import it elsewhere.
+    """Export a ledger to a file, check the file, and import it in another place.
 
     \b
-    oncemq ledger export billing/orders/0 billing.ledger      # its consumer has been stopped
+    oncemq ledger export billing/orders/0 billing.ledger      # stop its consumer first
     oncemq ledger import billing.ledger --state /srv/consumers
     """
 
@@ -28,16 +28,16 @@ def ledger() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @setting_options("state")
 def export(place: str, file: str, as_json: bool, state: str | None) -> None:
-    """Write one ledger to FILE: offsets, state, processed ids and outputs that wait.
+    """Write one ledger to FILE: offsets, state, processed ids and outputs not yet acknowledged.
 
-    The consumer may run meanwhile: the file is as of one commit, and that is on disk.
+    The consumer may keep running: the file shows the ledger after one durable commit.
     """
     disk = OsDisk()
     directory = find_directory(disk, Settings.load(flags={"state": state}).state, place)
     about = export_ledger(disk, directory, file)
     if is_owned(disk, directory):
         click.echo(
-            "note: a consumer is at work; to move its ledger, stop it and export anew", err=True
+            "note: a consumer is running; to move its ledger, stop it and export again", err=True
         )
     _print(about, as_json=as_json)
 
@@ -47,11 +47,11 @@ def export(place: str, file: str, as_json: bool, state: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @setting_options("state")
 def import_(file: str, as_json: bool, state: str | None) -> None:
-    """Bring an exported FILE into --state, as the ledger of its group, topic and partition.
+    """Import FILE into --state, as the ledger of its group, topic and partition.
 
-    A consumer that is started there goes on exactly where the file ends. No ledger is replaced: one
-    that is there already is refused, unless it is this one at the same commit. The broker refuses
-    a file that is older than what the group has reported (LedgerNotHere).
+    A consumer started there continues exactly where the file ends. The command never replaces a
+    ledger: it refuses if --state already has one, unless it is the same ledger at the same commit.
+    The broker refuses a file older than the last commit that the group reported (LedgerNotHere).
 
     \b
     oncemq ledger import billing.ledger --state /srv/consumers
@@ -64,7 +64,7 @@ def import_(file: str, as_json: bool, state: str | None) -> None:
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(file: str, as_json: bool) -> None:
-    """Check all of an exported FILE and say whose ledger it is."""
+    """Check every byte of an exported FILE and print whose ledger it holds."""
     about, _ = check_export(OsDisk(), file)
     _print(about, as_json=as_json)
 

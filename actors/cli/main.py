@@ -32,20 +32,20 @@ COMMANDS: dict[str, Entry] = {
     "broker": Entry("broker:broker", "Run the broker that owns the log."),
     "producer": Entry("producer:producer", "Send the lines or rows of a file."),
     "consumer": Entry("consumer:consumer", "Run the handlers of MODULE:APP."),
-    "relay": Entry("relay:relay", "Send what is committed in the outbox of a database."),
-    "supervise": Entry("supervise:supervise", "Keep a command running: restart it with back-off."),
+    "relay": Entry("relay:relay", "Send the committed rows of an outbox table."),
+    "supervise": Entry("supervise:supervise", "Restart a command with back-off when it crashes."),
     "state": Entry("state:state", "Print the committed state of a group."),
-    "ledger": Entry("ledger:ledger", "Export a ledger to a file, and check such a file."),
+    "ledger": Entry("ledger:ledger", "Export, check or import one ledger as a file."),
     "topics": Entry("topics:topics", "List or create topics."),
-    "groups": Entry("groups:groups", "Show groups, their offsets and their lag."),
-    "verify": Entry("verify:verify", "Prove from the files what became of every id."),
-    "explain": Entry("explain:explain", "Tell the story of one message."),
-    "dlq": Entry("dlq:dlq", "Look at parked messages, replay or drop them."),
-    "effects": Entry("effects:effects", "Show calls of unknown outcome, and say what it was."),
+    "groups": Entry("groups:groups", "Show groups and their lag; move a group's offset."),
+    "verify": Entry("verify:verify", "Prove from the files: each id processed once."),
+    "explain": Entry("explain:explain", "Trace one message: offset, commit, outputs."),
+    "dlq": Entry("dlq:dlq", "Show, replay or drop dead letters."),
+    "effects": Entry("effects:effects", "List and resolve unknown effects."),
     "dump": Entry("dump:dump", "Print the records of a log directory."),
-    "config": Entry("config:config", "Print each setting and where it came from."),
+    "config": Entry("config:config", "Print each setting and its source."),
     "sim": Entry("sim:sim", "Run seeded simulations."),
-    "chaos": Entry("chaos:chaos", "Kill, freeze and restart real processes."),
+    "chaos": Entry("chaos:chaos", "Kill and freeze your application, prove the result."),
     "node": Entry("node:node", "Speak JSON lines on stdin and stdout.", hidden=True),
 }
 
@@ -88,7 +88,7 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """OnceMQ: an exactly-once message queue.
 
-    Exit status: 0 all is durably done, 1 failure, 2 wrong usage, 3 fenced by a newer owner.
+    Exit status: 0 everything is durably done, 1 failure, 2 wrong usage, 3 fenced by a newer owner.
     """
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import select
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from ..ports import Events
 from ..runtime.clock import SystemClock
 from ..runtime.events import EventLog
 from ..runtime.os_disk import OsDisk
-from ..runtime.process import owner_facts, stop_signals
+from ..runtime.process import draw, owner_facts, stop_signals
 from ..storage.disk import Disk
 from ..storage.memory import MemoryDisk
 
@@ -41,8 +40,10 @@ class _FewEvents:
 
 
 @click.command()
-@click.option("--data", metavar="DIR", help="Keep everything there; without it, in memory only.")
-@click.option("--log-dir", metavar="DIR", help="Write all events to node-PID.jsonl there.")
+@click.option("--data", metavar="DIR", help="Directory for the logs [default: memory only].")
+@click.option(
+    "--log-dir", metavar="DIR", help="Write all events to node-PID.jsonl in this directory."
+)
 def node(data: str | None, log_dir: str | None) -> None:
     """Speak JSON lines on stdin and stdout as a node of the Maelstrom test bench.
 
@@ -53,13 +54,10 @@ def node(data: str | None, log_dir: str | None) -> None:
     disk: Disk = MemoryDisk() if data is None else OsDisk()
     clock = SystemClock()
 
-    def entropy() -> bytes:
-        return secrets.token_bytes(16)
-
     store = NodeStore(
-        disk, data or "node", clock=clock, events=events, entropy=entropy, owner=owner_facts()
+        disk, data or "node", clock=clock, events=events, entropy=draw, owner=owner_facts()
     )
-    speaker = MaelstromNode(store, clock, entropy=entropy, write=_write, report=_report)
+    speaker = MaelstromNode(store, clock, entropy=draw, write=_write, report=_report)
     with _stopping() as stop:
         _run(speaker, stop)
     store.close()

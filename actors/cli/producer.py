@@ -18,21 +18,23 @@ from ..library.files.sources import FORMATS, STDIN, open_rows
 from ..limits import MESSAGE_BYTES_MAX
 from ..runtime.clock import SystemClock
 from ..runtime.events import EventLog
-from ..runtime.process import stop_signals
+from ..runtime.process import draw, own_label, stop_signals
 from ..runtime.settings import Settings
 from ..runtime.zmq_transport import DealerTransport
-from ..shells.producer import ProducerEngine
+from ..shells.producer import ProducerShell
 from .config import setting_options
 from .output import ExitCode, print_json, process_events
 
 
 @click.command()
-@click.option("--topic", required=True, metavar="T", help="The topic; made if it does not exist.")
+@click.option(
+    "--topic", required=True, metavar="T", help="The topic; it is created if it does not exist."
+)
 @setting_options("broker")
 @click.option(
     "--name",
     metavar="N",
-    help="Producer name, one live owner at a time [default: from topic and path; with --id-field"
+    help="Producer name; it has one live owner [default: from topic and path; with --id-field"
     " none is needed].",
 )
 @click.option(
@@ -41,16 +43,16 @@ from .output import ExitCode, print_json, process_events
     type=click.Choice(FORMATS),
     default="lines",
     show_default=True,
-    help="What a message is: a line as text, a csv row or a JSON object as a map.",
+    help="A message is: a line as text, a csv row or a JSON object as a map.",
 )
 @click.option(
     "--id-field",
     "id_fields",
     metavar="F[,F..]",
-    help="Fields that make the message id; without, rows are numbered.",
+    help="Fields that form the message id; without them rows are numbered.",
 )
-@click.option("--key-field", metavar="F", help="Field that makes the message key.")
-@click.option("--follow", is_flag=True, help="At the end of the file, wait for more lines.")
+@click.option("--key-field", metavar="F", help="Field that is the message key.")
+@click.option("--follow", is_flag=True, help="Wait for more lines at the end of the file.")
 @setting_options("log_dir", "log_level")
 @click.argument("file", metavar="FILE|-")
 def producer(
@@ -65,12 +67,12 @@ def producer(
     log_level: str | None,
     file: str,
 ) -> int:
-    """Send each line or row of FILE (`-`: standard input; `.gz` is read as it is) exactly once.
+    """Send each line or row of FILE (`-`: standard input; `.gz` is decompressed) exactly once.
 
-    Run it again after a crash, with the same name or --id-field: what is stored already is not
-    stored again. The last line of output is {"sent", "appended", "duplicates"}: rows of the file
-    that are durable now, of them stored by this run, and of them sent by this run but there
-    already. Rows that an earlier run of the same name has sent are only compared.
+    After a crash run it again with the same name or --id-field: stored rows are not stored twice.
+    Rows that an earlier run of the same name sent are only compared. The last line of output is
+    {"sent", "appended", "duplicates"}: rows of the file that are durable now, rows that this run
+    stored, and rows that this run sent although they were stored already.
     """
     settings = Settings.load(
         flags={"broker": broker, "log_dir": log_dir, "log_level": log_level},
@@ -98,11 +100,11 @@ def _job(
     check_name(topic, "topic")
     fields = tuple(id_fields.split(",")) if id_fields is not None else ()
     if "" in fields or len(set(fields)) != len(fields):
-        raise click.UsageError("--id-field: field names, each once, with commas between")
+        raise click.UsageError("--id-field takes field names separated by commas, each once")
     if format_name == "lines" and (fields or key_field is not None):
-        raise click.UsageError("--format lines has no fields; use csv or jsonl")
+        raise click.UsageError("--format lines has no fields; use --format csv or jsonl")
     if follow and file.endswith(".gz"):
-        raise click.UsageError("a gzip file cannot be followed")
+        raise click.UsageError("--follow does not work with a gzip file")
     if file != STDIN and not os.path.exists(file):
         raise click.UsageError(f"no such file: {file}")
     if os.path.isdir(file):
@@ -120,12 +122,19 @@ def _owner(job: FileJob, name: str | None) -> str:
         raise click.UsageError(str(error)) from None
 
 
-def _engine(name: str, settings: Settings, events: EventLog) -> ProducerEngine:
-    transport = DealerTransport(settings.broker)
-    return ProducerEngine(name, settings.broker, events, transport, SystemClock())
+def _engine(name: str, settings: Settings, events: EventLog) -> ProducerShell:
+    return ProducerShell(
+        name,
+        endpoint=settings.broker,
+        transport=DealerTransport(settings.broker),
+        clock=SystemClock(),
+        events=events,
+        entropy=draw,
+        label=own_label(),
+    )
 
 
-def _run(job: FileJob, engine: ProducerEngine, *, follow: bool) -> int:
+def _run(job: FileJob, engine: ProducerShell, *, follow: bool) -> int:
     with _progress_bar(job) as report:
         sender = FileProducer(
             job,
@@ -164,7 +173,7 @@ def _progress_bar(job: FileJob) -> Iterator[Callable[[Progress], None]]:
         if (progress.waiting_for is not None) != said_waiting:
             said_waiting = not said_waiting
             if said_waiting:
-                click.echo(f"waiting: no broker answers at {progress.waiting_for}", err=True)
+                click.echo(f"no broker answers at {progress.waiting_for}; still retrying", err=True)
 
     if not sys.stderr.isatty():
         yield say_waiting

@@ -17,22 +17,22 @@ from ..limits import RELAY_POLL_S_DEFAULT
 from ..runtime.clock import SystemClock
 from ..runtime.crash_points import CrashPoint
 from ..runtime.events import EventLog
-from ..runtime.process import stop_signals
+from ..runtime.process import draw, own_label, stop_signals
 from ..runtime.settings import Settings
 from ..runtime.zmq_transport import DealerTransport
-from ..shells.producer import ProducerEngine
+from ..shells.producer import ProducerShell
 from .config import setting_options
 from .output import ExitCode, print_json, print_table, process_events
 
 
 @click.command()
 @setting_options("sink", "broker")
-@click.option("--once", is_flag=True, help="End when no row waits.")
+@click.option("--once", is_flag=True, help="End when the outbox is empty.")
 @click.option(
     "--until-idle",
     type=click.FloatRange(0, 86_400),
     metavar="SECONDS",
-    help="End after so long without a row [default: run until stopped].",
+    help="End after this time without a row [default: run until stopped].",
 )
 @click.option(
     "--poll",
@@ -40,11 +40,13 @@ from .output import ExitCode, print_json, print_table, process_events
     default=RELAY_POLL_S_DEFAULT,
     show_default=True,
     metavar="SECONDS",
-    help="How often an empty outbox is looked at.",
+    help="How often to check an empty outbox.",
 )
 @click.option("--keep", is_flag=True, help="Mark rows as sent instead of deleting them.")
-@click.option("--show-failed", is_flag=True, help="Only list the rows that were refused for good.")
-@click.option("--retry-failed", is_flag=True, help="Let those rows wait again, before all else.")
+@click.option(
+    "--show-failed", is_flag=True, help="List the rows that the broker refused for good, and end."
+)
+@click.option("--retry-failed", is_flag=True, help="First mark the refused rows to be sent again.")
 @click.option("--json", "as_json", is_flag=True, help="With --show-failed: print one JSON object.")
 @setting_options("log_dir", "log_level")
 def relay(
@@ -59,19 +61,19 @@ def relay(
 ) -> int:
     """Send every message in the outbox of the database --sink, each exactly once.
 
-    Rows appear there by outbox.send(connection, ...) in a transaction of yours, and are deleted
-    when the broker has them. Kill it, restart it, run several: nothing is lost or stored twice.
-    A row that is refused for good is kept with the reason, and the others go on; a run that ends
-    by itself has exit status 1 then. The last line of output is
+    Your transaction adds rows with outbox.send(connection, ...); the relay deletes a row once the
+    broker has stored it. You may kill, restart or run several relays: nothing is lost or stored
+    twice. A row that the broker refuses for good stays in the table with the reason, and the relay
+    continues; with --once or --until-idle it then exits with status 1. The last line of output is
     {"sent", "appended", "duplicates", "failed"}.
     """
     settings = Settings.load(flags=flags)
     if settings.sink is None:
-        raise click.UsageError("which database? --sink URL, or ONCEMQ_SINK in the environment")
+        raise click.UsageError("no database given; pass --sink URL, or set ONCEMQ_SINK")
     if once and until_idle is not None:
-        raise click.UsageError("--once and --until-idle are two different ends")
+        raise click.UsageError("--once and --until-idle exclude each other")
     if as_json and not show_failed:
-        raise click.UsageError("--json goes with --show-failed")
+        raise click.UsageError("--json needs --show-failed")
     point = CrashPoint.from_environment()
     visit: Visit = (lambda _: None) if point is None else point.visit
     with contextlib.closing(open_database(settings.sink, visit)) as database:
@@ -79,7 +81,7 @@ def relay(
             _show_failed(database, as_json=as_json)
             return ExitCode.DONE
         if retry_failed:
-            click.echo(f"{database.retry_failed()} rows wait again", err=True)
+            click.echo(f"{database.retry_failed()} refused rows will be sent again", err=True)
         with process_events("relay", settings) as events:
             until = 0.0 if once else until_idle
             options: dict[str, Any] = {"until_idle_s": until, "poll_s": poll, "keep": keep}
@@ -87,8 +89,15 @@ def relay(
 
 
 def _run(database: OutboxDatabase, endpoint: str, events: EventLog, options: dict[str, Any]) -> int:
-    transport = DealerTransport(endpoint)
-    engine = ProducerEngine("", endpoint, events, transport, SystemClock())
+    engine = ProducerShell(
+        "",
+        endpoint=endpoint,
+        transport=DealerTransport(endpoint),
+        clock=SystemClock(),
+        events=events,
+        entropy=draw,
+        label=own_label(),
+    )
     try:
         with _progress_line() as report:
             relay = Relay(database, engine, events, report=report, **options)
@@ -135,11 +144,13 @@ def _progress_line() -> Iterator[Callable[[Progress], None]]:
         if progress.waiting_for != told:
             told = progress.waiting_for
             if told is not None:
-                say(f"waiting: {told}")
+                say(f"{told}; still retrying")
         if progress.failed != failed:
-            say(f"{progress.failed - failed} rows were refused: oncemq relay --show-failed")
+            say(
+                f"{progress.failed - failed} rows were refused; list them: oncemq relay --show-failed"
+            )
             failed = progress.failed
-        text = f"{progress.sent:,} sent, {progress.duplicates:,} of them again"
+        text = f"{progress.sent:,} sent, {progress.duplicates:,} of them duplicates"
         if terminal and text != drawn:
             sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()

@@ -29,8 +29,8 @@ TRACE_LINES = 60
 @click.option("--seeds", type=click.IntRange(1), metavar="N", help="Run N seeds.")
 @click.option("--minutes", type=click.FloatRange(0.01), metavar="M", help="Run for M minutes.")
 @click.option("--first", type=click.IntRange(0), default=1, show_default=True, help="First seed.")
-@click.option("--jobs", type=click.IntRange(1), help="Processes; default: one a core.")
-@click.option("--trace", is_flag=True, help="With --seed: print everything that happened.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes [default: one for each core].")
+@click.option("--trace", is_flag=True, help="With --seed: print the whole trace.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def sim(
     seed: int | None,
@@ -44,8 +44,8 @@ def sim(
     """Run simulated systems and check every promise at every event.
 
     A seed decides everything: actors, sizes, faults, the order of all events. A failing run prints
-    its seed, the plan it shrinks to and the end of its trace; the seed is added to
-    tests/sim/seeds.txt where there is such a file. Exit status 1 if any run failed.
+    its seed, the smallest plan that still fails and the end of its trace. In a checkout the seed is
+    added to tests/sim/seeds.txt. Exit status 1: a run failed.
     """
     if seed is not None:
         return _one(seed, trace=trace, as_json=as_json)
@@ -133,7 +133,7 @@ def _sum_up(results: list[Result], seconds: float, *, as_json: bool) -> None:
         )
         return
     click.echo(f"{len(results)} seeds in {seconds:.0f} s, median {median:.0f} events a seed")
-    click.echo("seeds in which each fault fired:")
+    click.echo("number of seeds in which each fault struck:")
     for name, times in faults.items():
         click.echo(f"  {times:6}  {name}")
     click.echo("and what followed from them, among the rest:")

@@ -11,7 +11,7 @@ from ..library.outbox.table import FailedRow, Row
 from ..limits import Limits
 from ..ports import Clock, Events
 from ..runtime.crash_points import RELAY_BEFORE_COMMIT
-from ..shells.producer import ProducerEngine
+from ..shells.producer import ProducerShell
 from ..sim.processes.outbox import Outbox, OutboxLost
 from ..sim.processes.relay import RelaySocket
 
@@ -71,8 +71,15 @@ def make_relay(
     """Return what runs the relay of production over a simulated socket and database."""
 
     def run() -> None:
-        engine = ProducerEngine(
-            "", "sim", events, socket, clock, draw=draw, label=label, limits=limits
+        engine = ProducerShell(
+            "",
+            endpoint="sim",
+            transport=socket,
+            clock=clock,
+            events=events,
+            entropy=draw,
+            label=label,
+            limits=limits,
         )
         try:
             Relay(SimulatedOutbox(outbox, visit), engine, events, visit=visit).run()

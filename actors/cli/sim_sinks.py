@@ -15,8 +15,9 @@ from ..library.sinks.gate import Gate
 from ..library.sinks.ledger import SqlLedger
 from ..library.sinks.session import Session
 from ..sim.database.client import Client
-from ..sim.database.database import FILE, SERVER, Full, Locked, Lost, Rows, Waits
+from ..sim.database.database import Full, Locked, Lost, Rows, Waits
 from ..sim.doors import Doors
+from ..sim.plan import FILE, SERVER
 from ..sim.processes.handler import REFUSED
 from .sim_relay import make_relay
 
@@ -134,7 +135,7 @@ class SimulatedOwners:
     def hold(self, ledger_id: bytes, epoch: int) -> dict[str, Any]:
         """Take the lock of the owner to be. Raises Fenced."""
         if not self._checked(lambda: self._client.take_own((ledger_id, epoch))):
-            raise Fenced(f"epoch {epoch} is held by another process")
+            raise Fenced(f"another process holds epoch {epoch}")
         return {}
 
     def make_way(self, owner: Mapping[str, Any], error: SinkLocked) -> None:

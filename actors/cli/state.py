@@ -23,14 +23,14 @@ class SameKey(OnceMQError):
     """Two partitions hold the same key; one JSON object cannot show both."""
 
     code = "same_key"
-    default_hint = "use --by-partition, or --topic if they belong to two topics"
+    default_hint = "use --by-partition; use --topic if they belong to two topics"
 
 
 @click.command()
 @setting_options("state")
-@click.option("--sink", metavar="URL", help="Its ledgers live in this database, not in --state.")
+@click.option("--sink", metavar="URL", help="The ledgers are in this database, not in --state.")
 @click.option("--group", required=True, metavar="G", help="The group.")
-@click.option("--topic", metavar="T", help="Only what it keeps for this topic.")
+@click.option("--topic", metavar="T", help="Only the state for this topic.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--by-partition", is_flag=True, help="One object for each topic/partition.")
 def state(

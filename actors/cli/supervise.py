@@ -17,7 +17,7 @@ from .output import explain, process_events
     default=10,
     show_default=True,
     metavar="N",
-    help="Crashes within the window that are too many.",
+    help="Give up after this many crashes within the window.",
 )
 @click.option(
     "--within",
@@ -25,7 +25,7 @@ from .output import explain, process_events
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="The window.",
+    help="Length of the window.",
 )
 @click.option(
     "--backoff-max",
@@ -33,12 +33,12 @@ from .output import explain, process_events
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="The longest pause before a restart; the first is 0.1 s, then it doubles.",
+    help="Longest pause before a restart; the first is 0.1 s, each next one twice as long.",
 )
 @click.option(
     "--stay",
     is_flag=True,
-    help="Outlast a child that is done, for runners that end all when one process ends.",
+    help="Keep running after the command is done, for runners that stop all when one ends.",
 )
 @setting_options("log_dir", "log_level")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -53,8 +53,8 @@ def supervise(
 ) -> None:
     """Keep COMMAND running: `oncemq supervise -- python broker.py`.
 
-    A child that exits 0 (done), 2 (wrong usage) or 3 (fenced) is not restarted, nor is one that
-    was told to stop: SIGTERM and SIGINT are passed on. The exit status is the child's.
+    The command is not restarted after exit 0 (done), 2 (wrong usage) or 3 (fenced), nor after SIGTERM
+    or SIGINT, which are passed on to it. The exit status is that of the command.
     """
     settings = Settings.load(flags={"log_dir": log_dir, "log_level": log_level})
     policy = RestartPolicy(limit=give_up_after, window_s=within, backoff_max_s=backoff_max)

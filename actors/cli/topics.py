@@ -24,12 +24,12 @@ def topics() -> None:
     default=1,
     show_default=True,
     metavar="N",
-    help="How many partitions; this never changes.",
+    help="Number of partitions; it never changes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @setting_options("broker")
 def create(name: str, partitions: int, as_json: bool, broker: str | None) -> None:
-    """Create topic NAME. The same name with the same count again is no error."""
+    """Create topic NAME. If it exists with the same partition count, nothing happens."""
     settings = Settings.load(flags={"broker": broker})
     with AdminClient(settings.broker) as client:
         topic = client.create_topic(name, partitions)

@@ -25,11 +25,11 @@ _SHOWN_MAX = 20  # violations on a terminal; --json holds more
 @click.option("--topic", metavar="TOPIC", help="Only this topic and its ledgers.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(as_json: bool, sink: str | None, topic: str | None, **flags: str | None) -> None:
-    """Read the broker's log and all ledgers, and say what became of every message.
+    """Prove from the broker's log and the ledgers what happened to every message.
 
-    Every id is accepted once, and for each group processed once, pending, parked or skipped.
-    Broken promises are listed and the exit status is 1. Processes may go on running meanwhile;
-    nothing is written. Ids are sorted in temporary files (TMPDIR), so memory stays flat.
+    Each id is accepted once and, for each group, processed once, pending, parked or skipped. A
+    broken promise is listed and gives exit status 1. Processes may keep running; nothing is
+    written to their files. Ids are sorted in temporary files (TMPDIR), so memory stays flat.
     """
     settings = Settings.load(flags=flags)
     state: str | None = settings.state
@@ -70,10 +70,10 @@ def _print(report: Report) -> None:
     for name, topic in report.topics.items():
         for group, row in topic["groups"].items():
             if row.get(UNKNOWN):
-                told = f"{row[UNKNOWN]} effects of group {group} in {name}"
-                click.echo(f"nobody knows whether {told} happened: oncemq effects list")
+                told = f"{row[UNKNOWN]} unknown effects of group {group} in {name}"
+                click.echo(f"{told}; list them: oncemq effects list")
     if report.outputs_pending:
-        click.echo(f"{report.outputs_pending} outgoing messages are committed and not sent yet")
+        click.echo(f"{report.outputs_pending} committed outputs are not sent yet")
     for note in report.found.notes[:_SHOWN_MAX]:
         click.echo(f"note: {note}")
     for violation in report.found.kept[:_SHOWN_MAX]:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import NotAHandler
 from ..ids import check_group, check_name
-from ..limits import CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
-from .handling.call import Consumer, Handler
+from ..limits import (
+    CRASH_RETRIES_DEFAULT,
+    IN_FLIGHT_BYTES_DEFAULT,
+    RETRIES_DEFAULT,
+    SEND_TIMEOUT_MS,
+)
+from .handling.call import Consumer
 from .handling.shapes import Wishes, shape_of
 from .sinks.address import check_sink
 
 if TYPE_CHECKING:
+    from .handling.tx import Tx
+    from .messages.message import Message
     from .producing.client import Producer
 
 RETRIES_MAX = 1_000_000
-_Function = TypeVar("_Function", bound=Handler)
+_Function = TypeVar(
+    "_Function",
+    bound="Callable[[Message[Any], Tx], object] | Callable[[list[Message[Any]], Tx], object]",
+)
 
 
 class App:
@@ -51,10 +61,9 @@ class App:
         batch: bool = False,
         batch_size: int | None = None,
         typed: Any = None,
-        state_by: str | None = None,
+        state_by: Literal["key"] | None = None,
         concurrency: int = 1,
         sink: str | None = None,
-        **options: Any,
     ) -> Callable[[_Function], _Function]:
         """Make the decorated function the handler of `topic` for `group`; it stays as it is.
 
@@ -75,9 +84,9 @@ class App:
         transaction of that database, which `tx.sql` and `tx.connection` write to (docs/SQL.md).
 
         Raises BadSink, InvalidName for topic or group, ValueError for a second handler of both or impossible
-        numbers, TypeError for a `no_retry` that is not made of exceptions, and a TypeError
-        (NotSupported) for functions that cannot be handlers, such as generators, and for options
-        that exclude each other.
+        numbers, TypeError for a `no_retry` that is not made of exceptions, and NotAHandler (a
+        TypeError) for functions that cannot be handlers, such as generators, and for options that
+        exclude each other.
         """
         check_name(topic, "topic")
         check_group(group)
@@ -95,9 +104,9 @@ class App:
                 )
 
         def register(function: _Function) -> _Function:
-            shape = shape_of(function, wishes, options)
+            shape = shape_of(function, wishes)
             if (topic, group) in self._consumers:
-                raise ValueError(f"group {group!r} has a handler of topic {topic!r} already")
+                raise ValueError(f"group {group!r} already has a handler of topic {topic!r}")
             self._consumers[topic, group] = Consumer(
                 topic, group, function, retries, crash_retries, final, park, shape, sink
             )
@@ -105,16 +114,29 @@ class App:
 
         return register
 
-    def producer(self, name: str | None = None, **options: Any) -> Producer:
+    def producer(
+        self,
+        name: str | None = None,
+        *,
+        in_flight_bytes: int = IN_FLIGHT_BYTES_DEFAULT,
+        close_timeout: float = SEND_TIMEOUT_MS / 1000,
+    ) -> Producer:
         """Return a producer; use it in a `with` block.
 
         Without a name every send needs `id=`, and any number of such producers may run. With a
-        name messages get numbers, and a second live owner of the name fences the first. Raises
-        InvalidName. Sockets open at the first send.
+        name messages get numbers, and a second live owner of the name fences the first. Sends wait
+        while more than `in_flight_bytes` are unacknowledged; leaving the `with` block waits up to
+        `close_timeout` seconds for acknowledgements. Raises InvalidName. Sockets open at the first
+        send.
         """
         from .producing.client import Producer
 
-        return Producer(name, broker=self.broker, **options)
+        return Producer(
+            name,
+            broker=self.broker,
+            in_flight_bytes=in_flight_bytes,
+            close_timeout=close_timeout,
+        )
 
     def __repr__(self) -> str:
         handlers = ", ".join(f"{c.topic} for {c.group}" for c in self._consumers.values())
@@ -128,4 +150,4 @@ def _check_count(name: str, count: object) -> None:
 
 def _check_exceptions(kinds: tuple[object, ...]) -> None:
     if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
-        raise TypeError(f"no_retry is made of classes of exceptions, not {kinds!r}")
+        raise TypeError(f"no_retry takes exception classes, not {kinds!r}")

@@ -1,30 +1,23 @@
-"""The broker as a process: a data directory, a socket, and the turn between them.
+"""The broker as a process: a data directory, a socket, and the loop that turns the shell.
 
-The order of opening is what makes a takeover exact. All that can fail comes first: reading the
-log, finding room, binding the socket. Only then does this process take the next generation, which
-fences the one before. A broker that finds a live owner of the directory refuses to start.
+A broker that finds a live owner of the directory refuses to start.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
-from typing import Any
 
-from ..core.broker.core import BrokerCore, CheckFence
-from ..driver import Driver
 from ..errors import OnceMQError
 from ..limits import SNAPSHOT_EVERY_BYTES
 from ..runtime.clock import SystemClock
-from ..runtime.crash_points import CrashingDisk, CrashingLog, CrashPoint
+from ..runtime.crash_points import CrashingDisk, CrashPoint, log_opener
 from ..runtime.descriptors import keep_descriptors
 from ..runtime.events import EventLog, NullEvents
 from ..runtime.os_disk import OsDisk, filesystem_warning
-from ..runtime.process import end_frozen_owner, owner_facts
+from ..runtime.process import draw, end_frozen_owner, owner_facts
 from ..runtime.zmq_transport import RouterTransport
-from ..storage.log import FencedLog
+from ..shells.broker import BrokerShell
 
-REPLAY_WORTH_A_SNAPSHOT_BYTES = 8 * 1024 * 1024  # at a clean stop; less is replayed in no time
 _LOCAL_HOSTS = frozenset({"localhost", "[::1]"})
 
 
@@ -34,7 +27,7 @@ class UnsafeBind(OnceMQError):
     code = "unsafe_bind"
     default_hint = (
         "bind a loopback address, or accept the risk with --insecure; "
-        "keys for other machines (CURVE) are not there yet"
+        "encryption (CURVE) is not available yet"
     )
 
 
@@ -44,7 +37,7 @@ def check_bind(endpoint: str, *, insecure: bool) -> None:
     host = rest.rpartition(":")[0]
     local = scheme in {"ipc", "inproc"} or host in _LOCAL_HOSTS or host.startswith("127.")
     if not local and not insecure:
-        raise UnsafeBind(f"{endpoint} can be reached from other machines")
+        raise UnsafeBind(f"other machines can reach {endpoint}")
 
 
 class BrokerProcess:
@@ -72,8 +65,7 @@ class BrokerProcess:
         self._takeover = takeover
         self._snapshot_every = snapshot_every_bytes
         self._transport = RouterTransport(events)
-        self._driver: Driver | None = None
-        self._log: FencedLog | None = None
+        self._shell: BrokerShell | None = None
         self._stopping = False
         # Where clients find this broker. Known after `open`.
         self.endpoint = ""
@@ -88,28 +80,22 @@ class BrokerProcess:
         warning = filesystem_warning(self._data)
         if warning is not None:
             self._events.emit("log.filesystem", directory=self._data, reason=warning)
-        log = self._open_log()
-        self._log = log
-        self._tell_recovery(log)
-        core = BrokerCore(
-            log.log_id,
-            log.lineage,
-            entropy=lambda: secrets.token_bytes(16),
+        point = CrashPoint.from_environment()
+        self._shell = BrokerShell(
+            OsDisk() if point is None else CrashingDisk(point),
+            self._data,
+            owner=owner_facts(),
+            bind=self._bind_socket,
+            clock=SystemClock(),
+            events=self._events,
+            entropy=draw,
+            open_log=log_opener(point),
+            takeover=self._takeover,
+            end_owner=end_frozen_owner,
             message_events=self._events.wants("message.appended"),
-        )
-        driver = Driver(
-            core,
-            self._transport,
-            SystemClock(),
-            self._events,
-            perform=self._perform,
             snapshot_every_bytes=self._snapshot_every,
         )
-        self._driver = driver
-        driver.open_log(log)
-        for damage in log.snapshot_damage:
-            self._events.emit("snapshot.fallback", reason=str(damage))
-        driver.turn(0)
+        log = self._shell.log
         self._events.emit(
             "broker.ready",
             endpoint=self.endpoint,
@@ -119,49 +105,18 @@ class BrokerProcess:
             directory=self._data,
         )
 
-    def _open_log(self) -> FencedLog:
-        point = CrashPoint.from_environment()
-        disk = OsDisk() if point is None else CrashingDisk(point)
-        kind: type[FencedLog] = FencedLog if point is None else CrashingLog
-
-        def prepare() -> None:
-            self.endpoint = self._transport.bind(self._bind)
-
-        log = kind.open(
-            disk,
-            self._data,
-            generation=None,
-            owner=owner_facts(),
-            prepare=prepare,
-            takeover=self._takeover,
-            end_owner=end_frozen_owner,
-            create_log_id=secrets.token_bytes(16),
-        )
-        if isinstance(log, CrashingLog):
-            assert point is not None
-            log.point = point
-        return log
-
-    def _tell_recovery(self, log: FencedLog) -> None:
-        cut = log.cut_report
-        if cut is not None:
-            self._events.emit(
-                "log.tail_cut",
-                directory=self._data,
-                from_=cut.from_position,
-                to=cut.to_position,
-                bytes=cut.nbytes,
-                reason=cut.reason,
-            )
+    def _bind_socket(self) -> RouterTransport:
+        self.endpoint = self._transport.bind(self._bind)
+        return self._transport
 
     def run(self, *, after_turn: Callable[[], None] | None = None) -> None:
         """Answer requests until `stop` is called; `after_turn` is called between two turns.
 
         Raises Fenced, CorruptLog, OSError: call `close` then, this broker must not go on.
         """
-        assert self._driver is not None, "open first"
+        assert self._shell is not None, "open first"
         while not self._stopping:
-            self._driver.turn()
+            self._shell.turn()
             if after_turn is not None:
                 after_turn()
 
@@ -171,22 +126,12 @@ class BrokerProcess:
         self._transport.wake()
 
     def close(self, *, clean: bool) -> None:
-        """Let go of log and socket. `clean`: vouch for all that was synced, save a long replay."""
+        """Let go of log and socket. `clean`: the broker ends in good order, not by an error."""
         try:
-            driver = self._driver
-            if driver is not None:
-                if clean and driver.unsnapshotted_bytes >= REPLAY_WORTH_A_SNAPSHOT_BYTES:
-                    driver.write_snapshot()
-                driver.close(clean=clean)
-            elif self._log is not None:
-                self._log.close(clean=clean)
+            if self._shell is not None:
+                self._shell.close(clean=clean)
         finally:
             self._transport.close()
-
-    def _perform(self, item: Any) -> None:
-        assert isinstance(item, CheckFence), f"not work of a broker: {item}"
-        assert self._log is not None
-        self._log.check_fence()
 
 
 def serve(process: BrokerProcess, on_ready: Callable[[str], None]) -> None:

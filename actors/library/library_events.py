@@ -17,6 +17,6 @@ class LibraryEvents(NullEvents):
         """Log `event` at its level; `client.waiting` as a sentence for people."""
         if event == "client.waiting":
             endpoint = fields.get("endpoint")
-            _LOGGER.warning("no broker answers at %s; it is tried on", endpoint)
+            _LOGGER.warning("no broker answers at %s; still retrying", endpoint)
         else:
             super().emit(event, **fields)

@@ -1,8 +1,8 @@
 """Parts of requests that other nodes must answer: resent until answered or given up.
 
-A forward is one line, resent unchanged, so that its owner can tell it from a new one. When it is
-given up, its outcome is `unknown` for a request that writes: the owner may have carried it out, or
-may still. A request that only reads has written nothing, whatever became of it.
+A forward is one line, resent unchanged, so that the owner can tell it from a new one. After the last
+attempt the outcome of a request that writes is `unknown`: the owner may have executed it, or may
+still. A request that only reads has written nothing in any case.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Part:
 
     result: Any = None
     refusal: Refusal | None = None  # definite: nothing was written for this part
-    unknown: bool = False  # nobody knows whether it was carried out
+    unknown: bool = False  # the owner may or may not have executed it
     settled: bool = False
 
 
@@ -39,27 +39,27 @@ class Gather:
     held_bytes: int = 0  # of results of other nodes among the parts
 
     def part(self) -> Part:
-        """Add a part that is to be settled."""
+        """Add a part; the request completes when all its parts are settled."""
         self.parts.append(Part())
         return self.parts[-1]
 
     def settle(self, part: Part, result: Any = None, refusal: Refusal | None = None) -> None:
-        """A part is known; the last one completes the request."""
+        """Record the outcome of a part; the last part completes the request."""
         self._settle(part, result, refusal, unknown=False)
 
     def give_up(self, part: Part, why: str) -> None:
-        """No answer will come, or it does not count any more."""
+        """Settle a part whose answer will not come, or does not count any more."""
         refusal = None if self.writes else Refusal(UNAVAILABLE, why)
         self._settle(part, None, refusal, unknown=self.writes)
 
     def _settle(self, part: Part, result: Any, refusal: Refusal | None, *, unknown: bool) -> None:
         assert not part.settled
         part.result, part.refusal, part.unknown, part.settled = result, refusal, unknown, True
-        if all(one.settled for one in self.parts):
+        if all(p.settled for p in self.parts):
             self.done(self)
 
     def refusal(self) -> Refusal | None:
-        """Return the error reply that tells the truth about all parts; None if all went well.
+        """Return the error reply that is true for all parts; None if all succeeded.
 
         A definite code promises that nothing was written: with any part unknown, or one part
         written and another refused, only CRASH or TIMEOUT is true.
@@ -85,7 +85,7 @@ class Forward:
     part: Part
     resend_at_ms: int
     deadline_ms: int
-    sent: int = 1  # how often the line was written
+    sent: int = 1  # times that the line was written
 
 
 class Forwards:
@@ -103,7 +103,7 @@ class Forwards:
         return len(self._by_number)
 
     def has_room(self, count: int, size: int) -> bool:
-        """Tell whether `count` more of `size` bytes together may be under way."""
+        """Return whether `count` more forwards, of `size` bytes together, may be under way."""
         return (
             len(self._by_number) + count <= self._limits.node_forwards_max
             and self._bytes + size <= self._limits.node_forwards_bytes_max
@@ -122,19 +122,18 @@ class Forwards:
         self._bytes += len(line)
 
     def take(self, number: int) -> Forward | None:
-        """Return the forward that an answer names and forget it; None if none waits for it."""
+        """Return the forward that an answer names, and forget it; None for a late answer."""
         forward = self._by_number.pop(number, None)
         if forward is not None:
             self._bytes -= len(forward.line)
         return forward
 
     def wake_at_ms(self) -> int | None:
-        """Return when `due` has work."""
-        times = [min(one.resend_at_ms, one.deadline_ms) for one in self._by_number.values()]
+        times = [min(f.resend_at_ms, f.deadline_ms) for f in self._by_number.values()]
         return min(times, default=None)
 
     def due(self, now_ms: int) -> list[bytes]:
-        """Give up what is overdue and return the lines to write once more."""
+        """Give up overdue forwards and return the lines to resend."""
         lines = []
         for number, forward in list(self._by_number.items()):
             if forward.deadline_ms <= now_ms:
@@ -147,13 +146,13 @@ class Forwards:
         return lines
 
     def give_up_all(self) -> None:
-        """No answer can come any more."""
+        """Settle all parts: the input ended, so no answer can come."""
         for number in list(self._by_number):
             forward = self.take(number)
             if forward is not None:
                 forward.gather.give_up(forward.part, "the input ended")
 
     def clear(self) -> None:
-        """Forget all: whoever asked begins a new life."""
+        """Forget all forwards: after an init no client waits for them."""
         self._by_number.clear()
         self._bytes = 0

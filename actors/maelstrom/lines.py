@@ -20,10 +20,10 @@ class LineCutter:
         self._report = report
         self._rest: list[bytes] = []  # the line that has no end yet, in pieces
         self._rest_bytes = 0
-        self._skipping = False  # the beginning of this line was thrown away
+        self._skipping = False  # the line is too long: drop its rest up to the newline
 
     def cut(self, data: bytes) -> list[bytes]:
-        """Return the lines that `data` completes, without those that are blank."""
+        """Return the lines that `data` completes, without blank lines."""
         head, newline, tail = data.partition(b"\n")
         if not newline:
             self._hold(data)
@@ -35,7 +35,7 @@ class LineCutter:
         return [line for line in lines if self._fits(line)]
 
     def end(self) -> list[bytes]:
-        """The input ended: return a last line that has no newline."""
+        """End the input: return the last line if it has no newline, else nothing."""
         last = self._complete(b"")
         return [last] if last.strip() and self._fits(last) else []
 

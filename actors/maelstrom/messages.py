@@ -1,8 +1,8 @@
-"""What is said to a node: JSON lines in, checked requests out, answers and errors back.
+"""Messages of a node: JSON lines in, checked requests out, answers and errors back.
 
-Everything that arrives is checked here and nowhere else; what passed is plain values within
-their limits. A line that is no message at all raises BadLine (nobody can be answered); a message
-that asks for something impossible raises Refusal, which becomes an error reply.
+Only this file checks what arrives; behind it there are plain values within their limits. A line
+that is no message at all raises BadLine (there is no sender to answer). A message that asks for
+something impossible raises Refusal, which becomes an error reply.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..limits import (
     NODE_MEMBERS_MAX,
 )
 
-# Error codes of the protocol. Definite ones say that nothing was done.
+# Error codes of Maelstrom's protocol. A definite code promises that nothing was done.
 TIMEOUT = 0  # outcome unknown
 NOT_SUPPORTED = 10  # definite
 UNAVAILABLE = 11  # definite
@@ -35,7 +35,7 @@ Body = dict[str, Any]
 
 _OFFSET_MAX = 2**63 - 1
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,96}\Z", re.ASCII)
-_READ = "utf-8", "surrogatepass"  # JSON may carry lone surrogates; they must stay different
+_READ = "utf-8", "surrogatepass"  # JSON may carry lone surrogates; two such keys must stay two
 
 
 class BadLine(ValueError):
@@ -53,7 +53,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One message as it came."""
+    """A message as it arrived."""
 
     src: str
     dest: str
@@ -78,14 +78,14 @@ class Poll:
 
 @dataclass(frozen=True, slots=True)
 class CommitOffsets:
-    """Remember how far these keys are processed, up to and including."""
+    """Store the offsets up to and including which these keys are processed."""
 
     offsets: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class ListCommitted:
-    """Tell how far these keys are processed."""
+    """Read the committed offsets of these keys."""
 
     keys: tuple[str, ...]
 
@@ -97,7 +97,7 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-# Made once: json.dumps and json.loads make one for every call that is not plain.
+# Made once: json.dumps and json.loads make a new one for every call with options.
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _encode_canonical = json.JSONEncoder(separators=(",", ":"), allow_nan=False, sort_keys=True).encode
@@ -118,12 +118,12 @@ def read_line(line: bytes) -> Line:
 
 
 def to_json(value: Any, *, canonical: bool = False) -> str:
-    """Return `value` as JSON text in ASCII. Raises ValueError for what JSON has no form for."""
+    """Return `value` as JSON text in ASCII. Raises ValueError for NaN and infinities."""
     return _encode_canonical(value) if canonical else _encode(value)
 
 
 def fingerprint(body: Body) -> bytes:
-    """Return what is equal for equal bodies, however they were written."""
+    """Return a digest that is equal for equal bodies, in any order of fields."""
     return hashlib.blake2b(to_json(body, canonical=True).encode(), digest_size=16).digest()
 
 
@@ -137,7 +137,7 @@ def read_init(body: Body) -> tuple[str, tuple[str, ...]]:
     node_id, node_ids = body.get("node_id"), body.get("node_ids")
     if not isinstance(node_id, str) or not node_id:
         raise Refusal(MALFORMED, "node_id: text wanted")
-    if not isinstance(node_ids, list) or not all(isinstance(one, str) for one in node_ids):
+    if not isinstance(node_ids, list) or not all(isinstance(node, str) for node in node_ids):
         raise Refusal(MALFORMED, "node_ids: a list of text wanted")
     members = tuple(sorted(set(node_ids)))
     if node_id not in members or len(members) > NODE_MEMBERS_MAX:
@@ -164,7 +164,7 @@ def read_request(kind: str, body: Body) -> Request:
 
 
 def write_request(request: Request) -> Body:
-    """Return the body fields of a request: what `read_request` reads, to hand it to its owner."""
+    """Return a request as body fields, for its owner: the inverse of `read_request`."""
     if isinstance(request, Send):
         fields: Body = {"key": request.key, "msg": json.loads(request.value)}
         if request.message_id is not None:
@@ -207,11 +207,11 @@ def _message_id(given: object) -> bytes:
 
 
 def origin_id(node: str, session: str, src: str, number: int) -> bytes:
-    """Return the message id of a send that came through another node without one of its own.
+    """Return a message id for a forwarded send whose client gave none.
 
     It names the request, so that a forward that arrives twice, even after a restart of the owner,
-    is stored once. `session` is random for each life of the forwarding node: its clients may use
-    their numbers again after an init.
+    is stored once. `session` is random for each init of the forwarding node, because clients may
+    use their numbers again after an init.
     """
     name = to_json([node, session, src, number]).encode()
     return tagged_id(b"o" + hashlib.sha256(name).digest())

@@ -1,14 +1,14 @@
 """A node of the Maelstrom test bench: JSON lines in, JSON lines out, the same cores inside.
 
-Theory of operation. `feed` takes all lines that wait and treats them as one turn: each line is
-checked in order and either answered from memory, or split by the owners of its keys. What this
-node owns goes to the store, which makes all of it durable by one sync; only then the replies are
-written, in the order in which the requests came. A read sees what stood in front of it in the
-turn and nothing behind it. What other nodes own is forwarded and answered when they answer.
+Theory of operation. `feed` takes all waiting lines as one turn. It checks each line in order, and
+either answers from memory or splits the request by the owners of its keys. The parts of this node
+go to the store, which makes them durable by one sync; only then `feed` writes the replies, in the
+order of the requests. A read sees the requests in front of it in the turn and none behind it. Parts
+of other nodes are forwarded, and answered when their owners answer.
 
-A request is known by (src, msg_id): asked again with the same body it is answered the same,
-executed once. A forward is known to its owner by the forwarding node's session and line number;
-the send in it, by the message id made from its origin, also after a restart of the owner.
+(src, msg_id) identifies a request: a copy with the same body gets the same answer, and the request
+is executed once. The owner identifies a forward by session and line number of the forwarding node,
+and the send in it by a message id made from its origin, also after a restart.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ _FLUSH_BYTES = 1024 * 1024
 class MaelstromNode:
     """One node. `write` gets whole lines as bytes, `report` gets texts for stderr.
 
-    Call `feed` with what waits on stdin, `tick` when `time_left_ms` has passed without any, and
-    `finish` at the end of input. What the store raises (Fenced, CorruptLog, OSError) passes
-    through: the process must end then, because nothing more may be answered.
+    Call `feed` with the lines that wait on stdin, `tick` when `time_left_ms` has passed without
+    input, and `finish` at the end of input. Errors of the store (Fenced, CorruptLog, OSError) pass
+    through: the process must end then, without another answer.
     """
 
     def __init__(
@@ -76,15 +76,17 @@ class MaelstromNode:
         self._next_number = 0  # of the next message that this node writes
         self._replies = Replies(limits)
         self._forwards = Forwards(limits)
-        self._held_bytes = 0  # of answers of other nodes that wait for their request's other parts
-        self._turn: list[Callable[[], None]] = []  # what follows the sync, in order
+        # Bytes of answers of other nodes whose requests wait for further parts. Bounded, because
+        # the size of an answer is the other node's choice.
+        self._held_bytes = 0
+        self._turn: list[Callable[[], None]] = []  # what follows the sync, in order of requests
         self._out: list[bytes] = []
         self._out_bytes = 0
 
     # --- the turn --------------------------------------------------------------------------------
 
     def feed(self, lines: list[bytes]) -> None:
-        """Carry out `lines` in order and write their replies. Bad lines are reported."""
+        """Execute `lines` in order and write their replies. Reports bad lines."""
         for line in lines:
             try:
                 self._take(read_line(line))
@@ -104,13 +106,12 @@ class MaelstromNode:
         self._store.rest()
 
     def time_left_ms(self) -> int:
-        """Return when `tick` is due."""
         wake = self._forwards.wake_at_ms()
         left = self._store.time_left_ms()
         return left if wake is None else max(0, min(left, wake - self._clock.now_ms()))
 
     def finish(self) -> None:
-        """The input ended: answer what still waits for other nodes with the truth."""
+        """End the input: answer requests that still wait for other nodes, as unknown if they write."""
         self._forwards.give_up_all()
         self._flush()
 
@@ -169,7 +170,10 @@ class MaelstromNode:
         self._turn.append(lambda: self._reply(question, "init_ok", ""))
 
     def _asked_before(self, question: Question, line: Line) -> bool:
-        """Remember a new request; answer one that was seen. Raises Refusal for another body."""
+        """Return False and remember a new request; return True and answer a copy.
+
+        Raises Refusal for another body under the same msg_id.
+        """
         session: object = None
         if line.src in self._members and str(line.body.get("type")).startswith(FORWARD):
             session = line.body.get("session")
@@ -192,7 +196,7 @@ class MaelstromNode:
         return True
 
     def _origin(self, question: Question, line: Line) -> bytes | None:
-        """Return the message id that a forwarded request gives to a send. Raises Refusal."""
+        """Return the message id for a send without one in a forwarded request. Raises Refusal."""
         if not question.forwarded:
             return None
         session, origin = line.body.get("session"), line.body.get("origin")
@@ -231,7 +235,7 @@ class MaelstromNode:
     # --- execution -------------------------------------------------------------------------------
 
     def _start(self, question: Question, request: Request, origin: bytes | None) -> None:
-        """Begin a request: our part goes to the store, the others to their owners."""
+        """Begin a request: this node's part goes to the store, the others to their owners."""
         assert self._node_id is not None
         parts = split(request, self._members, self._node_id)
         gather = Gather(
@@ -268,7 +272,7 @@ class MaelstromNode:
         return to_json(line, canonical=True).encode() + b"\n"
 
     def _execute(self, request: Request, gather: Gather, part: Part, origin: bytes | None) -> None:
-        """Hand our part to the store now and settle it after the sync."""
+        """Hand this node's part to the store now, and settle it after the sync."""
         store = self._store
         if isinstance(request, Send):
             write = store.append(request.key, request.value, request.message_id or origin)
@@ -278,9 +282,9 @@ class MaelstromNode:
             commit = store.commit(request.offsets)
             self._turn.append(lambda: gather.settle(part, refusal=commit.refusal))
         elif isinstance(request, ListCommitted):
-            told = {key: store.committed(key) for key in request.keys}
+            reads = {key: store.committed(key) for key in request.keys}
             self._turn.append(
-                lambda: gather.settle(part, {key: tell() for key, tell in told.items()})
+                lambda: gather.settle(part, {key: read() for key, read in reads.items()})
             )
         else:
             ends = {key: store.end(key) for key in request.offsets}
@@ -296,7 +300,7 @@ class MaelstromNode:
     def _read(self, offsets: dict[str, int], ends: dict[str, Callable[[], int]]) -> dict[str, str]:
         """Return the messages of each key as JSON text, within the bytes of one answer.
 
-        Keys share them; one that finds nothing left is empty this time, never the first.
+        Keys share the bytes. A key for which nothing is left is empty this time, never the first.
         """
         left = NODE_POLL_BYTES_MAX
         share = NODE_POLL_BYTES_MAX // max(1, len(offsets))
@@ -317,7 +321,7 @@ class MaelstromNode:
         return found
 
     def _complete(self, question: Question, request: Request, gather: Gather) -> None:
-        """All parts are settled: reply."""
+        """Reply to a request whose parts are all settled."""
         self._held_bytes -= gather.held_bytes
         refusal = gather.refusal()
         if refusal is not None:
@@ -333,12 +337,12 @@ class MaelstromNode:
     # --- answers of other nodes ------------------------------------------------------------------
 
     def _take_reply(self, line: Line) -> None:
-        """Settle the part that an owner answers. Late and doubled answers find nothing."""
+        """Settle the part that an owner answers. Late and doubled answers change nothing."""
         number = line.body["in_reply_to"]
         if type(number) is not int or line.src not in self._members:
             raise BadLine("a reply to nothing that was asked")
         if line.body.get("session") != self._session:
-            return  # to an earlier life of this node, whose numbers were the same
+            return  # meant for this node before its last init, which used the same numbers
         self._turn.append(lambda: self._settle_forward(number, line.body))
 
     def _settle_forward(self, number: int, body: Body) -> None:
@@ -372,5 +376,6 @@ class MaelstromNode:
         elif code == UNAVAILABLE and (sent == 1 or not gather.writes):
             gather.settle(part, refusal=Refusal(UNAVAILABLE, text))
         else:
-            # Also a refusal that another copy of the line, still on its way, may not meet.
+            # UNAVAILABLE after a resend is not definite: another copy of the line may still arrive
+            # and succeed.
             gather.give_up(part, f"the owner of a key failed: {text}")

@@ -1,9 +1,9 @@
 """The committed offsets of a node: a small actor with a fenced log of its own.
 
-Theory of operation. One record a turn holds what changed; the offset of a key never moves
-backwards, so a commit that arrives late or twice changes nothing. `committed` is what all applied
-records have made; an answer may rest on it only after the sync at the end of the turn, which is
-why OffsetsKept is work after the sync.
+Theory of operation. A record holds what changed. The offset of a key never moves backwards, so a
+commit that arrives late or twice changes nothing. `committed` is the sum of all applied records; an
+answer may rest on it only after the sync at the end of the turn, so OffsetsKept is work after the
+sync.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ _PART = "offsets"
 
 @dataclass(frozen=True, slots=True)
 class KeepOffsets:
-    """Event: remember these offsets, up to and including."""
+    """Event: store these offsets (of the last processed message, not the next one)."""
 
     number: int
     offsets: dict[str, int]  # by topic name: keys themselves may hold what a log cannot
 
     @property
     def size(self) -> int:
-        """About how many bytes the record will have."""
+        """Estimated bytes of the record, for the reserve of the log."""
         return sum(map(len, self.offsets)) + 24 * len(self.offsets)
 
 
 @dataclass(frozen=True, slots=True)
 class OffsetsKept:
-    """Work: they are durable."""
+    """Work: the offsets are durable."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class OffsetsRefused:
-    """Work: nothing of them was kept and nothing will be."""
+    """Work: none of the offsets was stored, and none will be."""
 
     number: int
     reason: str
@@ -80,7 +80,6 @@ class OffsetsCore(PeerlessCore):
         outcome.work_after_sync.append(OffsetsKept(event.number))
 
     def apply(self, record: Record, position: int) -> None:
-        """Take over what a record says."""
         del position
         assert isinstance(record, Committed), f"{type(record).__name__} in a log of offsets"
         self._commit_no = record.commit_no
@@ -93,6 +92,5 @@ class OffsetsCore(PeerlessCore):
         return Snapshot({_PART: {"commit_no": self._commit_no, "offsets": self.committed}})
 
     def restore(self, parts: dict[str, Any]) -> None:
-        """Become what `snapshot` returned."""
         self._commit_no = parts[_PART]["commit_no"]
         self.committed = dict(parts[_PART]["offsets"])

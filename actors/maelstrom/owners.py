@@ -1,4 +1,4 @@
-"""Which node owns a key, and how one answer is made from what its owners said."""
+"""The owner of a key, and how the answers of owners become one answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from .messages import Body, CommitOffsets, ListCommitted, Poll, Request, Send, to_json
 
-FORWARD = "forward_"  # in front of the type of a request that one node hands to another
+FORWARD = "forward_"  # prefix of the type of a request from node to node
 KINDS: dict[type[Request], str] = {
     Send: "send",
     Poll: "poll",
@@ -22,7 +22,7 @@ def owner_of(key: str, members: tuple[str, ...]) -> str:
 
 
 def split(request: Request, members: tuple[str, ...], here: str) -> dict[str, Request]:
-    """Return what each owner has to do. A request without keys is done here."""
+    """Return the part of each owner. This node (`here`) answers a request without keys."""
     if len(members) == 1:
         return {here: request}
     if isinstance(request, Send):
@@ -45,28 +45,29 @@ def reply_fields(request: Request, results: list[Any], *, forwarded: bool) -> st
     """Return the fields of a reply, as JSON text that begins with a comma, or nothing.
 
     `results` has one entry for each part: (offset, duplicate), messages by key as JSON text,
-    offsets by key with None for unknown ones, or None. Whether a send was a duplicate is told
-    where the request named its message, and always to another node.
+    offsets by key with None for unknown ones, or None. A reply says whether a send was a duplicate
+    only where the request named its message (the bench accepts no extra fields), and always to
+    another node.
     """
     if isinstance(request, Send):
         offset, duplicate = results[0]
-        told = forwarded or request.message_id is not None
-        return f',"offset":{offset}' + (f',"duplicate":{to_json(duplicate)}' if told else "")
+        shown = forwarded or request.message_id is not None
+        return f',"offset":{offset}' + (f',"duplicate":{to_json(duplicate)}' if shown else "")
     if isinstance(request, Poll):
         texts = {key: text for result in results for key, text in result.items()}
         pairs = (f"{to_json(key)}:{texts[key]}" for key in request.offsets if key in texts)
         return f',"msgs":{{{",".join(pairs)}}}'
     if isinstance(request, ListCommitted):
-        known = {key: offset for result in results for key, offset in result.items()}
-        told_offsets = {key: offset for key, offset in known.items() if offset is not None}
-        return f',"offsets":{to_json(told_offsets)}'
+        found = {key: offset for result in results for key, offset in result.items()}
+        known = {key: offset for key, offset in found.items() if offset is not None}
+        return f',"offsets":{to_json(known)}'
     return ""
 
 
 def read_result(body: Body) -> Any:
-    """Return what an owner answered, as one of the `results` of `reply_fields`.
+    """Return the answer of an owner, as one of the `results` of `reply_fields`.
 
-    Raises KeyError, TypeError, ValueError, AttributeError for what no owner says.
+    Raises KeyError, TypeError, ValueError, AttributeError for an answer that no owner sends.
     """
     kind = body["type"]
     if kind == "forward_send_ok":

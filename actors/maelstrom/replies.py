@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 from ..limits import Limits
 
-_ENTRY_BYTES = 400  # what an entry costs besides its reply
+_ENTRY_BYTES = 400  # estimated memory of an entry besides its reply
 
 
 @dataclass(slots=True)
 class Question:
-    """One request on its way to its reply."""
+    """A request, from its arrival to its reply."""
 
-    asker: str
-    number: int | None  # its msg_id; None if it had none that could be read
-    key: tuple[object, ...] | None = None  # under which its reply is kept
-    digest: bytes = b""  # of its body
+    asker: str  # `src` of the request
+    number: int | None  # msg_id of the request; None if it has none that can be read
+    key: tuple[object, ...] | None = None  # the reply is kept under it; None: not kept
+    digest: bytes = b""  # of the body
     echo: str = ""  # further fields of the reply, as JSON text that begins with a comma
     forwarded: bool = False  # by another node
     reply: bytes | None = None  # the line; None until answered
-    copies: int = 1  # how often it was asked while it had no reply
+    copies: int = 1  # times that it arrived before its reply: each gets one
 
 
 class Replies:
@@ -48,7 +48,7 @@ class Replies:
         self._open[question.key] = question
 
     def keep(self, question: Question) -> None:
-        """Remember a question with its reply. One that was forgotten by `clear` stays so."""
+        """Keep a question with its reply, unless `clear` has forgotten it meanwhile."""
         assert question.reply is not None
         if question.key is None or self._open.get(question.key) is not question:
             return
@@ -63,7 +63,7 @@ class Replies:
             self._bytes -= len(oldest.reply or b"") + _ENTRY_BYTES
 
     def clear(self) -> None:
-        """Forget everything: a new client life begins."""
+        """Forget everything: after an init clients use their numbers again."""
         self._kept.clear()
         self._open.clear()
         self._bytes = 0

@@ -1,9 +1,9 @@
-"""What a node keeps: a log for each key, and the committed offsets.
+"""The durable state of a node: a log for each key, and the committed offsets.
 
-The logs live in the same broker core that a broker process runs, on the same fenced log, driven
-by the same turn; only the transport is a pair of lists. Each key is a topic. A message without an
-id of its own gets the next sequence number of the producer `main`, which InitProducer grants to
-each life of this process; one with an id is judged by it. All that waits goes into one turn.
+The logs live in the broker core of a broker process, on the same fenced log, driven by the same
+turn; only the transport is a pair of lists. Each key is a topic. A message without an id gets the
+next sequence number of the producer `main`, which InitProducer grants to each start of this process;
+a message with an id is judged by the id. All waiting requests share one turn.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BATCH_BYTES = 1024 * 1024
 
 @dataclass(slots=True)
 class Write:
-    """One message to store; its fields below the line are set by `flush`."""
+    """A message to store; `flush` sets the fields below the line."""
 
     topic: str
     value: bytes
@@ -45,14 +45,14 @@ class Write:
 
 @dataclass(slots=True)
 class Commit:
-    """Offsets to keep; `refusal` is set by `flush`."""
+    """Offsets to store; `flush` sets `refusal`."""
 
     offsets: dict[str, int]
     refusal: Refusal | None = None
 
 
 class _Sender:
-    """How one topic is written to."""
+    """The next sequence number and the session of one topic."""
 
     def __init__(self, next_sequence: int, session: bytes) -> None:
         self.next_sequence = next_sequence  # of `main`; invariant: what the broker expects
@@ -62,7 +62,7 @@ class _Sender:
 
 @dataclass(slots=True)
 class _Run:
-    """Neighbouring writes to one topic that go into one batch: all with ids, or all without."""
+    """Consecutive writes to one topic that share a batch: all with ids, or all without."""
 
     sender: _Sender
     topic: str
@@ -92,18 +92,14 @@ class NodeStore:
         self._entropy = entropy
         self._offsets = OffsetsCore(limits.node_committed_keys_max)
         self._results: list[OffsetsKept | OffsetsRefused] = []
-        logs = [
-            FencedLog.open(
-                disk,
-                f"{directory}/{name}",
-                generation=None,
-                owner=owner,
-                create_log_id=entropy(),
-            )
-            for name in ("broker", "committed")
-        ]
         self._broker = InlineBroker(
-            logs[0], clock=clock, events=events, entropy=entropy, limits=limits
+            disk,
+            f"{directory}/broker",
+            owner=owner,
+            clock=clock,
+            events=events,
+            entropy=entropy,
+            limits=limits,
         )
         self._ledger = Driver(
             self._offsets,
@@ -114,7 +110,14 @@ class NodeStore:
             snapshot_every_bytes=LEDGER_SNAPSHOT_EVERY_BYTES,
             compacts=True,
         )
-        self._ledger.open_log(logs[1])
+        committed = FencedLog.open(
+            disk,
+            f"{directory}/committed",
+            generation=None,
+            owner=owner,
+            create_log_id=entropy(),
+        )
+        self._ledger.open_log(committed)
         self._ledger.turn(0)
         self._ends: dict[str, int] = {}  # topic -> offset of the next message
         self._senders: dict[str, _Sender] = {}
@@ -130,7 +133,6 @@ class NodeStore:
     # --- what a turn of the node gathers ---------------------------------------------------------
 
     def append(self, key: str, value: bytes, message_id: bytes | None) -> Write:
-        """Take a message for the next `flush`."""
         write = Write(topic_of(key), value, message_id)
         self._writes.append(write)
         self._last_write[write.topic] = write
@@ -147,7 +149,7 @@ class NodeStore:
         return commit
 
     def flush(self) -> None:
-        """Store all that was taken; when this returns, what was not refused is durable.
+        """Store all taken messages and offsets; on return, all that were not refused are durable.
 
         Raises Fenced, CorruptLog, OSError: the process must end and answer nothing more.
         """
@@ -172,9 +174,9 @@ class NodeStore:
     # --- reading ---------------------------------------------------------------------------------
 
     def end(self, key: str) -> Callable[[], int]:
-        """Return what tells, after the next `flush`, where the log of a key ended at this moment.
+        """Return a function that, after the next `flush`, gives the end of a key's log as of now.
 
-        It counts the messages taken before this call and none taken after it.
+        It counts the messages taken before this call, and none taken later.
         """
         topic = topic_of(key)
         write = self._last_write.get(topic)
@@ -184,9 +186,9 @@ class NodeStore:
         return lambda: end
 
     def committed(self, key: str) -> Callable[[], int | None]:
-        """Return what tells, after the next `flush`, how far a key was processed at this moment.
+        """Return a function that, after the next `flush`, gives a key's committed offset as of now.
 
-        It counts the commits taken before this call and none taken after it.
+        It counts the commits taken before this call, and none taken later.
         """
         topic = topic_of(key)
         kept = self._offsets.committed.get(topic, -1)
@@ -194,19 +196,19 @@ class NodeStore:
         ahead = len(waiting)
         highest = max(kept, waiting[-1][0]) if waiting else kept
 
-        def tell() -> int | None:
+        def read() -> int | None:
             found = highest
-            if self._refused:  # rare: look which of them were kept
+            if self._refused:  # rare: leave out the commits that were refused
                 kept_now = [commit for _, commit in waiting[:ahead] if commit.refusal is None]
                 found = max([kept, *(commit.offsets[topic] for commit in kept_now)])
             return None if found < 0 else found
 
-        return tell
+        return read
 
     def read(
         self, key: str, first: int, end: int, *, messages_max: int, bytes_max: int
     ) -> list[tuple[int, bytes]]:
-        """Return (offset, value) from `first` up to `end`, within bounds but at least one."""
+        """Return (offset, value) from `first` up to `end`: within the bounds, but at least one."""
         found: list[tuple[int, bytes]] = []
         size = 0
         at = first
@@ -226,21 +228,20 @@ class NodeStore:
     # --- turns -----------------------------------------------------------------------------------
 
     def time_left_ms(self) -> int:
-        """Return when `rest` is due."""
-        return min(self._broker.driver.time_left_ms(), self._ledger.time_left_ms())
+        return min(self._broker.time_left_ms(), self._ledger.time_left_ms())
 
     def rest(self) -> None:
-        """Use an idle moment: vouch for what was written last, look at the fence. Raises Fenced."""
-        self._broker.driver.turn(0)
+        """Use an idle moment: attest the last group, look at the fence. Raises Fenced."""
+        self._broker.rest()
         self._ledger.turn(0)
 
     def close(self) -> None:
-        """Attest what was stored and let go of the files."""
+        """Attest what was stored and close both logs."""
         self._broker.close()
         self._ledger.close()
 
     def _greet(self, label: str) -> None:
-        """Become the producer `main` and learn what is there."""
+        """Become the producer `main`, and learn ends and next sequences of the topics."""
         broker = self._broker
         asked = say.InitProducer(broker.number(), PRODUCER, self._entropy(), label)
         ready = broker.ask_one(asked).message

@@ -1,14 +1,15 @@
 """Named places where a process kills itself on demand, for tests of what a crash leaves behind.
 
-With `ONCEMQ_CRASH_AT=name:n` in the environment the process ends at the n-th time it comes to the
-place `name`, as if by SIGKILL: nothing is flushed, nothing runs any more. Without the variable the
-plain classes are used and the places cost nothing.
+With `ONCEMQ_CRASH_AT=name:n` in the environment the process ends at its n-th visit of the place
+`name`, as if by SIGKILL: nothing is flushed, no handler runs. Without the variable a process uses
+the plain classes, and the places cost nothing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
 from ..storage.log import FencedLog, SnapshotInfo, StoredRecord
 from .os_disk import OsDisk
@@ -44,7 +45,7 @@ NAMES = frozenset(
 
 
 class CrashPoint:
-    """The one place at which this process is to die, and how often it has been there."""
+    """The place at which this process dies, and how many visits are left until then."""
 
     def __init__(self, name: str, times: int) -> None:
         """Die at the `times`-th visit of the place `name`."""
@@ -65,7 +66,7 @@ class CrashPoint:
         return cls(name, int(times))
 
     def visit(self, name: str) -> None:
-        """Note that the process is at the place `name`; it may not return."""
+        """Count a visit of the place `name`; at the last one this does not return."""
         if name != self.name:
             return
         self._left -= 1
@@ -77,25 +78,22 @@ class CrashingDisk(OsDisk):
     """Dies when a generation's directory was just made."""
 
     def __init__(self, point: CrashPoint) -> None:
-        """Die where `point` says."""
         super().__init__()
         self._point = point
 
     def make_directory(self, path: str) -> None:
-        """Make one directory."""
         super().make_directory(path)
         if os.path.basename(path).startswith("gen-"):
             self._point.visit(DURING_GENERATION_CHANGE)
 
 
 class CrashingLog(FencedLog):
-    """Dies around a sync, inside a snapshot, or on replay. Set `point` after opening."""
+    """Dies around a sync, inside a snapshot, or on replay. Open it with `log_opener`."""
 
     point: CrashPoint
     _in_snapshot = False
 
     def sync(self) -> int:
-        """Make the group durable and look at the fence; return the durable end."""
         grows = self.end > self.durable_end
         if grows:
             self.point.visit(AFTER_APPEND_BEFORE_SYNC)
@@ -105,7 +103,6 @@ class CrashingLog(FencedLog):
         return end
 
     def check_fence(self) -> None:
-        """Raise Fenced if a higher generation exists."""
         super().check_fence()
         if self._in_snapshot:  # the parts are written, the name is not in place yet
             self.point.visit(DURING_SNAPSHOT)
@@ -113,7 +110,6 @@ class CrashingLog(FencedLog):
     def write_snapshot(
         self, position: int, parts: Mapping[str, bytes], keep: Collection[str] = ()
     ) -> SnapshotInfo:
-        """Write a snapshot of the state after all records below `position`."""
         self._in_snapshot = True
         try:
             return super().write_snapshot(position, parts, keep)
@@ -121,7 +117,22 @@ class CrashingLog(FencedLog):
             self._in_snapshot = False
 
     def replay(self, position: int) -> Iterator[StoredRecord]:
-        """Yield all records from the boundary `position` to the durable end."""
         for record in super().replay(position):
             yield record
             self.point.visit(DURING_RECOVERY)
+
+
+def log_opener(
+    point: CrashPoint | None, kind: type[CrashingLog] = CrashingLog
+) -> Callable[..., FencedLog]:
+    """Return what opens a log as `FencedLog.open` does; with a `point`, one that dies there."""
+    if point is None:
+        return FencedLog.open
+
+    def open_log(*arguments: Any, **options: Any) -> FencedLog:
+        log = kind.open(*arguments, **options)
+        assert isinstance(log, CrashingLog)
+        log.point = point
+        return log
+
+    return open_log

@@ -1,11 +1,12 @@
 """Descriptors kept back for the disk: connections may use up the others, never these.
 
-Every connection takes a descriptor, and so does every look at a directory. Whoever can connect
-could otherwise stop a broker by connecting often enough. The limit that the operating system knows
-is one for the whole process, so it is kept below what is allowed; only while something on the disk
-is opened, and only if that failed, it is raised: by one descriptor at a time, because the thread of
-ZeroMQ accepts at that very moment whatever waits, and would take all that the limit lets it. When
-half of the reserve is gone that way, the broker closes all connections and listens anew.
+Every connection takes a descriptor, and so does every look at a directory. Without a reserve any
+peer could stop a broker by connecting often enough. The operating system has one limit for the
+whole process, so this module keeps it below the allowed maximum, and raises it only while something
+on the disk is opened, and only if that has failed. It raises it by one descriptor at a time: the
+thread of ZeroMQ accepts waiting connections at the same moment, and takes all that the limit
+allows. When half of the reserve is lost that way, the broker closes all connections and listens
+again.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ T = TypeVar("T")
 
 
 def keep_descriptors() -> None:
-    """Lower the limit of this process, so that the disk has some in reserve.
+    """Lower the limit of this process, so that the disk has descriptors in reserve.
 
-    Call it once, before anybody can connect.
+    Call it once, before a peer can connect.
     """
     if sys.platform == "win32":
         return
@@ -41,7 +42,10 @@ def keep_descriptors() -> None:
 
 
 def reserve_used_up() -> bool:
-    """Tell whether no descriptor is left but in the reserve, and half of that is taken too."""
+    """Return whether connections have taken half of the reserve.
+
+    The lowest free descriptor tells: the kernel always hands out that one.
+    """
     if sys.platform == "win32":
         return False
     try:
@@ -56,14 +60,14 @@ def reserve_used_up() -> bool:
 
 
 def _reserve(soft: int, hard: int) -> int:
-    """Return how many descriptors lie between the limit and what is allowed."""
+    """Return how many descriptors lie between the limit and the allowed maximum."""
     if hard == resource.RLIM_INFINITY:
         return DESCRIPTORS_SPARE
     return min(DESCRIPTORS_SPARE, hard - soft)
 
 
 def with_descriptor(opening: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call what opens a file or directory; if no descriptor is left, with one kept in reserve."""
+    """Call `opening` (of a file or directory); if no descriptor is left, use one of the reserve."""
     try:
         return opening(*args, **kwargs)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Every structured event: its level, what it means, and its fields. docs/EVENTS.md is made from it.
+"""Every structured event: level, meaning and fields. docs/EVENTS.md is generated from it.
 
 `python -m oncemq.runtime.event_names` prints that page. Emitters may leave out a field that does
 not apply; they never add one that is not listed here (tests/test_tidy.py reads the calls).
@@ -37,26 +37,30 @@ EVENTS: dict[str, EventKind] = {
         "directory generation durable_end end replayed",
     ),
     "log.filesystem": _info(
-        "The file system may lose what was synced, or its locks may not hold", "directory reason"
+        "The file system may lose synced data, or its locks may not hold", "directory reason"
     ),
     "log.tail_cut": _info(
-        "A torn tail that nothing attests was left behind", "directory from to bytes reason"
+        "Recovery cut a torn tail that nothing attests", "directory from to bytes reason"
     ),
-    "log.rolled": _info("A segment was sealed and its successor begun", "segment position"),
+    "log.rolled": _info("A segment was sealed and the next one started", "segment position"),
     "log.synced": _debug("An fsync returned", "durable_end bytes records took_us"),
-    "log.attested": _debug("A frame on disk vouches for all below", "attested"),
-    "log.disk_full": _info("No room for the next turn: writes are refused", "need for"),
-    "log.disk_ok": _info("There is room again: writes go on", ""),
+    "log.attested": _debug("A frame on disk attests everything below a position", "attested"),
+    "log.disk_full": _info(
+        "The disk has no room for the next turn: writes are refused", "need for"
+    ),
+    "log.disk_ok": _info("The disk has room again: writes continue", ""),
     "snapshot.written": _info("A snapshot is durable", "position parts bytes"),
-    "snapshot.fallback": _info("A damaged snapshot was passed over", "position reason"),
+    "snapshot.fallback": _info(
+        "Recovery passed over a damaged snapshot and used an older one", "position reason"
+    ),
     # --- broker ----------------------------------------------------------------------------------
     "broker.ready": _info(
         "The broker answers requests", "endpoint epoch log_id durable_end directory"
     ),
-    "topic.created": _info("A topic exists from here on", "topic topic_id partitions position"),
+    "topic.created": _info("A topic was created", "topic topic_id partitions position"),
     "producer.granted": _info("A producer name has a new owner", "producer epoch position"),
     "producer.fenced": _info(
-        "A superseded owner of a producer name was refused", "producer epoch current_epoch"
+        "A stale owner of a producer name was refused", "producer epoch current_epoch"
     ),
     "session.opened": _debug("A session for explicit ids began", "incarnation session"),
     "batch.appended": _info(
@@ -64,7 +68,7 @@ EVENTS: dict[str, EventKind] = {
         "topic partition first_offset count duplicates producer epoch first_sequence position",
     ),
     "batch.duplicate": _info(
-        "A batch held nothing new; no record was written",
+        "A batch held only duplicates; no record was written",
         "topic partition count producer first_sequence first_offset",
     ),
     "batch.refused": _info(
@@ -73,9 +77,11 @@ EVENTS: dict[str, EventKind] = {
     ),
     "message.appended": _debug("A new message has its offset", "topic partition id offset"),
     "message.duplicate": _debug(
-        "A message was there before: answered with that offset", "topic partition id offset"
+        "A message is a duplicate: answered with its first offset", "topic partition id offset"
     ),
-    "id.conflict": _info("An id came with another body", "topic partition id offset count"),
+    "id.conflict": _info(
+        "An id was sent again with another body and refused", "topic partition id offset count"
+    ),
     "fetch.served": _debug("Stored batches were sent", "topic partition offset count bytes group"),
     "group.join": _info(
         "A consumer asks for a partition", "group topic partition consumer ledger_id next_offset"
@@ -89,18 +95,19 @@ EVENTS: dict[str, EventKind] = {
         "A consumer gave a partition back", "group topic partition consumer epoch"
     ),
     "group.lease_expired": _info(
-        "A lease ran out: the next joiner gets the partition",
+        "A lease expired: the next member that joins gets the partition",
         "group topic partition consumer epoch",
     ),
     "group.member": _info(
-        "A process takes part in a group from here on, or again", "group topic consumer member"
+        "A process joined a group, for the first time or again", "group topic consumer member"
     ),
     "group.revoked": _info(
-        "An owner was asked to give a partition back, and for whom",
+        "The broker asked an owner to give a partition back to another member",
         "group topic partition consumer epoch to reason",
     ),
     "group.rewound": _info(
-        "An operator goes back to an earlier offset", "group topic partition epoch next_offset"
+        "An operator is about to move a partition to an earlier offset",
+        "group topic partition epoch next_offset",
     ),
     "group.moved": _info(
         "An operator moved the offset of a partition, forward or back",
@@ -108,133 +115,135 @@ EVENTS: dict[str, EventKind] = {
     ),
     # --- clients ---------------------------------------------------------------------------------
     "client.connected": _info("The broker answered the hello", "endpoint epoch log_id"),
-    "client.waiting": _info("No broker answers; it is tried on", "endpoint waited_ms"),
+    "client.waiting": _info("No broker answers; the client keeps retrying", "endpoint waited_ms"),
     "client.reconnected": _info("The broker answers again", "endpoint epoch log_id"),
     "client.refused_broker": _info(
-        "A superseded broker answered; its word does not count", "endpoint epoch epoch_seen"
+        "A stale broker answered; its answer is ignored", "endpoint epoch epoch_seen"
     ),
-    "producer.opened": _info("The name is this process's: it may send", "producer epoch"),
+    "producer.opened": _info("This process owns the producer name and may send", "producer epoch"),
     "producer.acked": _debug(
         "A batch is acknowledged", "topic partition count duplicates first_offset producer"
     ),
     "producer.resent": _info("Unacknowledged batches were sent again", "batches messages reason"),
     # --- relay of an outbox ----------------------------------------------------------------------
     "relay.settled": _info(
-        "Rows of an outbox are at the broker and were taken out",
+        "The broker has these rows of an outbox; the relay removed or marked them",
         "database count duplicates failed took_ms",
     ),
     "relay.refused": _info(
-        "A row was refused for good: it stays, marked with the reason",
+        "The broker refused a row for good: the row stays, marked with the reason",
         "topic id place code reason",
     ),
     "relay.database_away": _info(
-        "The database of an outbox cannot be used; it is tried on", "database reason"
+        "The database of an outbox is not available; the relay keeps retrying", "database reason"
     ),
-    "relay.database_back": _info("The database of an outbox can be used again", "database"),
+    "relay.database_back": _info("The database of an outbox is available again", "database"),
     # --- consumer --------------------------------------------------------------------------------
     "consumer.standby": _info(
         "Another member holds the partition; this one waits", "group topic partition"
     ),
     "sink.unavailable": _info(
-        "The database of a consumer is away or locked; it is tried on",
+        "The database of a consumer is not available or locked; the consumer keeps retrying",
         "group topic partition code reason",
     ),
     "consumer.granted": _info(
         "This process owns a partition", "group topic partition epoch next_offset ledger_id"
     ),
     "consumer.revoked": _info(
-        "The broker wants the partition back: it is drained, committed and left",
+        "The broker asks for the partition back: the consumer finishes, commits and leaves it",
         "group topic partition epoch",
     ),
     "consumer.left": _info(
-        "All is committed and acknowledged, the partition was given back",
+        "Everything is committed and acknowledged; the consumer gave the partition back",
         "group topic partition epoch next_offset",
     ),
     "consumer.rejoined": _info(
-        "The process stands by for a partition that it had", "group topic partition reason"
+        "The process stands by for a partition that it owned before", "group topic partition reason"
     ),
     "consumer.handled": _info(
-        "Handlers of a batch have returned; the commit follows",
+        "The handlers of a batch returned; the commit follows",
         "group topic partition epoch count first_offset next_offset took_us",
     ),
     "consumer.skipped": _info(
-        "Messages processed before were passed over", "group topic partition count first_offset"
+        "Messages that the group has processed before were skipped",
+        "group topic partition count first_offset",
     ),
     "commit.synced": _info(
-        "Offset, ids, state and outputs are durable together",
+        "A commit is durable: offset, ids, state and outputs together",
         "group topic partition epoch first_offset next_offset count outputs commit_no position",
     ),
     "output.sent": _info(
-        "Committed outputs were handed to the broker", "group topic partition first_sequence count"
+        "Committed outputs were sent to the broker", "group topic partition first_sequence count"
     ),
     "output.acked": _info(
-        "The broker holds these outputs", "group topic partition first_sequence count"
+        "The broker acknowledged these outputs", "group topic partition first_sequence count"
     ),
     "handler.raised": _info(
-        "A handler raised; nothing of this attempt was kept",
+        "A handler raised; this attempt changed nothing",
         "group topic partition offset id attempt error",
     ),
     "handler.retry": _info(
-        "The message will be tried again", "group topic partition offset id attempt delay_ms"
+        "The message will be retried", "group topic partition offset id attempt delay_ms"
     ),
     "handler.failed": _info(
         "A handler raised on its last attempt, or killed too many processes",
         "group topic partition offset id attempts error",
     ),
     "attempt.marked": _info(
-        "After an unclean end a message is handled alone; `deaths` processes died in it before",
+        "After a crash a message is handled alone; `deaths` processes died while handling it",
         "group topic partition epoch offset deaths",
     ),
     "effect.intended": _info(
-        "A handler is about to call the outside world; the intent is durable",
+        "A handler is about to call another service; the intent is durable",
         "group topic partition epoch offset name number policy",
     ),
     "effect.done": _info(
-        "The call ended: it returned, or it said that nothing happened",
+        "The call ended: it returned, or it reported that nothing happened",
         "group topic partition epoch offset name number how bytes",
     ),
     "effect.unknown": _info(
-        "Nobody knows whether the call happened; the policy says what is done",
+        "It is unknown whether the call happened; the policy decides what follows",
         "group topic partition epoch offset name number policy error",
     ),
     "effect.resolved": _info(
-        "An operator gave the result of the call, or wants it made again",
+        "An operator resolved the effect: gave its result, or ordered a new call",
         "group topic partition epoch offset name number how",
     ),
     "message.parked": _info(
-        "A message is a dead letter: it is in the topic of dead letters, its offset passed",
+        "A message was parked: its dead letter and the offset behind it are committed",
         "group topic partition epoch offset id kind attempts error",
     ),
     "consumer.fenced": _info(
-        "Another owner took the partition; nothing more of this one counts",
+        "Another owner has the partition; this one is fenced",
         "group topic partition epoch reason",
     ),
     # --- wire ------------------------------------------------------------------------------------
-    "wire.malformed": _info("A message could not be understood", "code reason peer count"),
-    "wire.dropped": _info("A message was dropped at a bound or for want of a peer", "kind count"),
+    "wire.malformed": _info("A message on the wire could not be decoded", "code reason peer count"),
+    "wire.dropped": _info(
+        "A message was dropped at a bound, or because its peer is gone", "kind count"
+    ),
     "wire.closed": _info(
-        "Connections took descriptors kept for the disk: all are closed, clients come again",
+        "Connections used descriptors reserved for the disk: all were closed, clients reconnect",
         "endpoint reason",
     ),
-    "wire.opened": _info("Connections are taken again", "endpoint"),
+    "wire.opened": _info("The broker accepts connections again", "endpoint"),
     # --- supervisor ------------------------------------------------------------------------------
-    "supervise.started": _info("The child runs", "child_pid command attempt"),
-    "supervise.exited": _info("The child ended", "child_pid exit_code signal ran_s"),
-    "supervise.restarting": _info("The child is started again after a pause", "delay_s failures"),
-    "supervise.staying": _info("The child is done; the supervisor waits to be stopped"),
-    "supervise.gave_up": _info("The child is not started again", "exit_code reason failures"),
+    "supervise.started": _info("The command runs", "child_pid command attempt"),
+    "supervise.exited": _info("The command ended", "child_pid exit_code signal ran_s"),
+    "supervise.restarting": _info("The command is restarted after a pause", "delay_s failures"),
+    "supervise.staying": _info("The command is done; the supervisor waits for a stop signal"),
+    "supervise.gave_up": _info("The command is not restarted", "exit_code reason failures"),
 }
 
 
 def page() -> str:
-    """Return docs/EVENTS.md."""
     lines = [
         "# Structured events",
         "",
         "Every process writes one JSON object a line: to stderr, or with `--log-dir DIR`",
         "(`ONCEMQ_LOG_DIR`) to `role-pid.jsonl` in that directory. On a terminal the same events",
-        "appear as coloured text. `info` events come once a batch or less; `debug` ones (with",
-        "`--log-level debug`) once a message or turn, so normal speed does not pay for them.",
+        "appear as coloured text. `info` events come at most once for each batch; `debug` events (with",
+        "`--log-level debug`) once for each message or turn, so normal operation does not pay for them.",
         "",
         "Every line has these fields:",
         "",
@@ -245,13 +254,13 @@ def page() -> str:
         "| `mono_ns` | monotonic clock of this machine, nanoseconds: orders events of all processes |",
         "| `role` | broker, producer, consumer, relay, supervise, ... |",
         "| `pid` | process id |",
-        "| `incarnation` | random, new at every start: tells apart two processes with one pid |",
-        "| `n` | counter from 0 without holes: a missing number is a lost line |",
+        "| `incarnation` | random, new at every start; distinguishes two processes with the same pid |",
+        "| `n` | counter from 0 without gaps: a missing number is a lost line |",
         "",
-        "The other fields depend on the event. One that does not apply is left out. Bytes are",
-        "written as text where they are UTF-8, else in hexadecimal with a leading `0x`.",
+        "The other fields depend on the event. A field that does not apply is missing. Bytes are",
+        "written as text if they are UTF-8, otherwise in hexadecimal with a leading `0x`.",
         "",
-        "This page is made by `python -m oncemq.runtime.event_names`; a test compares them.",
+        "`python -m oncemq.runtime.event_names` prints this page; a test compares the two.",
         "",
         "| event | level | meaning | fields |",
         "|---|---|---|---|",

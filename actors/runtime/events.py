@@ -1,11 +1,11 @@
 """Structured events: one JSON object a line, numbered without holes, one `write` a line.
 
-Whoever reads the lines afterwards (a checker, `explain`, a person) must be able to trust them:
-a line is whole or absent, and a hole in `n` shows an absent one. Writing never fails the caller,
-since a full log disk must not stop a queue; what could not be written is counted in `lines_lost`.
+A reader of the lines (a checker, `explain`, a person) must be able to trust them: a line is whole
+or absent, and a hole in `n` shows an absent one. Writing never fails the caller, since a full log
+disk must not stop a queue; `lines_lost` counts the lines that could not be written.
 
-JSON lines are made by the standard encoder, because importing structlog costs 0.15 s of every
-start (it brings asyncio and rich). structlog is loaded where a person looks: on a terminal.
+The standard encoder makes the JSON lines, because importing structlog costs 0.15 s of every start
+(it imports asyncio and rich). Only a terminal, where a person reads, loads structlog.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _COMMON = frozenset({"event", "ts", "mono_ns", "role", "pid", "incarnation", "n"
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can carry for a value that it cannot."""
+    """Return text, or a list of text, for a value that JSON cannot carry."""
     if isinstance(value, bytes | bytearray | memoryview):
         raw = bytes(value)
         try:
@@ -91,10 +91,10 @@ class EventLog:
         self._pid = os.getpid()
         self._lowest = _LEVELS[level]
         self._lock = threading.RLock()
-        self._n = 0
-        self._broken_line = False
-        self._stream: TextIO | None = None
-        self._owned_fd: int | None = None
+        self._n = 0  # number of the next line
+        self._broken_line = False  # whether the last write ended inside a line
+        self._stream: TextIO | None = None  # a stream without a descriptor
+        self._owned_fd: int | None = None  # opened here, so closed here
         self._console: Callable[[dict[str, Any]], str] | None = None
         if log_dir is not None:
             os.makedirs(log_dir, exist_ok=True)
@@ -116,7 +116,10 @@ class EventLog:
         return _LEVELS[EVENTS[event].level] >= self._lowest
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Write `event` at the level of the registry. A field `from_` is written as `from`; None is left out."""
+        """Write `event` at the level of the registry.
+
+        A field `from_` is written as `from`, which is a word of Python; None is left out.
+        """
         kind = EVENTS.get(event)
         assert kind is not None, f"unknown event {event!r}: add it to runtime/event_names.py"
         if _LEVELS[kind.level] >= self._lowest:
@@ -178,17 +181,15 @@ class EventLog:
 class NullEvents:
     """Events of an actor inside a user's own program: they go to the stdlib logger `oncemq`.
 
-    The library configures no logging; without a handler of the user's nothing is printed.
+    The library configures no logging: without a handler of the user, nothing is printed.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
-        """Log to `logger`, by default to `oncemq`."""
         self._logger = logger or logging.getLogger("oncemq")
         if not any(isinstance(handler, logging.NullHandler) for handler in self._logger.handlers):
             self._logger.addHandler(logging.NullHandler())
 
     def wants(self, event: str) -> bool:
-        """Return whether `event` would be logged."""
         return self._logger.isEnabledFor(_LEVELS[EVENTS[event].level])
 
     def emit(self, event: str, **fields: Any) -> None:

@@ -1,8 +1,9 @@
 """The operating system's file system behind the `Disk` door: raw descriptors, nothing buffered.
 
 Every descriptor is closed on exec. A short write is continued, never taken for a whole one. The
-sync is `fdatasync` (on macOS `F_FULLFSYNC`: its fsync stops at the drive's cache). Descriptors
-stay open from the write to its sync, because an error of write-back is told to those only.
+sync is `fdatasync` (on macOS `F_FULLFSYNC`: its fsync stops at the drive's cache). A descriptor
+stays open from the write to its sync, because Linux reports an error of write-back only to
+descriptors that were open when it happened (fsyncgate, 2018).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .descriptors import with_descriptor
 if sys.platform != "win32":
     import fcntl
 
-_CHUNK_BYTES = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024  # memory for the zeros, where blocks cannot be allocated
 _NO_FALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -42,7 +43,6 @@ class OsFile:
             written += step
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes from `offset`; shorter only at the end of the file."""
         data = os.pread(self._descriptor, length, offset)
         if len(data) == length or not data:
             return data
@@ -56,11 +56,9 @@ class OsFile:
         return b"".join(pieces)
 
     def length(self) -> int:
-        """Return the length of the file in bytes."""
         return os.fstat(self._descriptor).st_size
 
     def truncate(self, length: int) -> None:
-        """Cut or extend (with zeros) the file."""
         os.ftruncate(self._descriptor, length)
 
     def reserve(self, offset: int, length: int) -> None:
@@ -79,13 +77,12 @@ class OsFile:
             at += step
 
     def sync(self) -> None:
-        """Make what was written durable. After an error this descriptor must not be used."""
+        """Make what was written durable. After an error do not use this file again."""
         if self._descriptor < 0:  # fdatasync of -1 is a ValueError, not EBADF
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._path)
         _sync(self._descriptor)
 
     def close(self) -> None:
-        """Close the descriptor once; a second call does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -98,7 +95,6 @@ class OsLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let the lock go."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -115,23 +111,18 @@ class OsDisk:
             )
 
     def list(self, directory: str) -> list[str]:
-        """Return the names in `directory`, sorted."""
         return sorted(with_descriptor(os.listdir, directory))
 
     def exists(self, path: str) -> bool:
-        """Tell whether a file or directory stands at `path`."""
         return os.path.lexists(path)
 
     def make_directory(self, path: str) -> None:
-        """Make one directory."""
         os.mkdir(path, 0o755)
 
     def remove_directory(self, path: str) -> None:
-        """Remove an empty directory."""
         os.rmdir(path)
 
     def sync_directory(self, path: str) -> None:
-        """Make the names in `path` durable."""
         descriptor = with_descriptor(os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _sync(descriptor, whole=True)
@@ -139,30 +130,25 @@ class OsDisk:
             os.close(descriptor)
 
     def create(self, path: str) -> OsFile:
-        """Create a new file for reading and writing."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return OsFile(with_descriptor(os.open, path, flags, 0o644), path)
 
     def open(self, path: str, *, write: bool = False) -> OsFile:
-        """Open an existing file."""
         flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
         return OsFile(with_descriptor(os.open, path, flags), path)
 
     def rename(self, old: str, new: str) -> None:
-        """Rename within one directory, replacing `new` if it exists."""
         os.replace(old, new)
 
     def link(self, old: str, new: str) -> None:
-        """Make a hard link."""
         os.link(old, new)
 
     def unlink(self, path: str) -> None:
-        """Remove a file's name."""
         os.unlink(path)
 
     def lock(self, path: str) -> OsLock | None:
         """Take the flock of an existing file; None if another open file holds it."""
-        if sys.platform == "win32":  # the constructor has refused it; this tells the type checker
+        if sys.platform == "win32":  # the constructor has refused it; this is for the type checker
             raise NotSupported("no flock")
         descriptor = with_descriptor(os.open, path, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -182,19 +168,20 @@ def _sync(descriptor: int, *, whole: bool = False) -> None:
     elif whole or sys.platform == "win32":
         os.fsync(descriptor)
     else:
+        # Skips time stamps, never the length: fdatasync syncs what reading the data back needs.
         os.fdatasync(descriptor)
 
 
 _WARNINGS = {
-    "tmpfs": "lives in memory and is empty after a restart of the machine",
-    "ramfs": "lives in memory and is empty after a restart of the machine",
-    "overlay": "is a container's layer and goes away with the container",
+    "tmpfs": "is in memory and is empty after the machine restarts",
+    "ramfs": "is in memory and is empty after the machine restarts",
+    "overlay": "is a container's layer and disappears with the container",
     "nfs": "is a network file system: locks and fsync depend on the server",
     "nfs4": "is a network file system: locks and fsync depend on the server",
     "cifs": "is a network file system: locks and fsync depend on the server",
     "smb3": "is a network file system: locks and fsync depend on the server",
-    "9p": "is shared from another machine: locks and fsync depend on that side",
-    "virtiofs": "is shared from another machine: locks and fsync depend on that side",
+    "9p": "is shared from another machine: locks and fsync depend on that machine",
+    "virtiofs": "is shared from another machine: locks and fsync depend on that machine",
 }
 
 
@@ -204,21 +191,20 @@ def filesystem_warning(path: str, mountinfo: str = "/proc/self/mountinfo") -> st
         with open(mountinfo, encoding="utf-8", errors="surrogateescape") as lines:
             mounts = [_mount(line) for line in lines]
     except OSError:
-        return None  # not Linux: nothing is known, so nothing is said
+        return None  # not Linux: without knowledge no warning
     real = os.path.realpath(path)
     kind, best = "", -1
     for point, mounted in mounts:
         inside = real == point or real.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= best:  # of equal ones the last mount lies on top
+        if inside and len(point) >= best:  # of mounts at one point the last lies on top
             kind, best = mounted, len(point)
     reason = _WARNINGS.get(kind)
     if reason is None and kind.startswith("fuse"):
-        reason = "is a FUSE file system: its fsync may promise what it does not keep"
+        reason = "is a FUSE file system: its fsync may not be durable"
     return None if reason is None else f"{real} is on {kind}, which {reason}"
 
 
 def _mount(line: str) -> tuple[str, str]:
-    """Return (mount point, file system type) of one line of mountinfo."""
     before, _, after = line.partition(" - ")
     fields, kind = before.split(" "), after.split(" ")
     point = fields[4] if len(fields) > 4 else ""

@@ -1,9 +1,9 @@
-"""This process among others: stop signals, and proof of who owns a directory.
+"""This process among others: stop signals, and proof of the process that owns a directory.
 
-A process id alone proves nothing, because ids are used again. Together with the start time of the
-process, the boot id of the kernel, the host name and the pid namespace it names one process for
-ever. Start times and boot ids are read from /proc; elsewhere they stay empty, and then nothing
-can be proved: such an owner counts as alive and is never ended by us.
+A process id alone proves nothing, because the kernel uses ids again. Together with the start time
+of the process, the boot id of the kernel, the host name and the pid namespace it names one process
+for ever. Start times and boot ids come from /proc. Without /proc they stay empty and nothing can be
+proved: such an owner counts as alive, and OnceMQ never kills it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import secrets
 import select
 import signal
 import socket
@@ -28,15 +29,16 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(number: signal.Signals = signal.SIGKILL, *, parent: int = 0) -> None:
-    """Call it in a child, at its start or before exec: if its parent is killed, the kernel signals it.
+    """Have the kernel send `number` to this process when its parent dies.
 
-    A child that takes long to get here names the process `parent`, which may be dead by then. On
-    Linux; elsewhere it does nothing. The kernel goes by the thread that made the child.
+    Call it in a child, at its start or before exec. A child that takes long to get here names the
+    process `parent`, which may be dead by then: the child exits. Works on Linux only, elsewhere it
+    does nothing. The kernel watches the thread that made the child, not the process.
     """
     if _PRCTL is not None:
         _PRCTL(_PR_SET_PDEATHSIG, int(number))
         if parent and os.getppid() != parent:
-            os.kill(os.getpid(), number)
+            os._exit(1)  # not by a signal: before exec the parent's handlers are still in place
 
 
 @contextlib.contextmanager
@@ -68,10 +70,10 @@ def stop_signals(on_stop: Callable[[int], None]) -> Iterator[None]:
 def stop_check() -> Iterator[Callable[[], None]]:
     """Yield a function that raises KeyboardInterrupt once SIGTERM or SIGINT has come.
 
-    For whoever starts processes and ends them again. What a signal handler raises is lost where
-    Python ignores exceptions - in the hooks around a fork, in `__del__` - or comes in the middle
-    of a clean-up; so it is raised where the caller asks, often, and where it can bear it. A second
-    signal exits at once, see `stop_signals`.
+    For programs that start processes and end them again. An exception of a signal handler is lost
+    where Python ignores exceptions (in the hooks around a fork, in `__del__`), or comes in the
+    middle of a clean-up. So the caller asks, often, at places where it can take the exception. A
+    second signal exits at once, see `stop_signals`.
     """
     stopped = False
 
@@ -118,6 +120,16 @@ def _here() -> dict[str, str | int]:
     }
 
 
+def own_label() -> str:
+    """Return who this process is, for people: pid and host."""
+    return f"pid {os.getpid()} on {socket.gethostname()}"
+
+
+def draw() -> bytes:
+    """Draw the 16 random bytes of a log, an incarnation or a session."""
+    return secrets.token_bytes(16)
+
+
 def owner_facts() -> dict[str, str | int]:
     """Return what identifies this process: pid, start_time, boot_id, host, pid_namespace."""
     return {"pid": os.getpid(), "start_time": _stat(os.getpid())[1], **_here()}
@@ -137,8 +149,8 @@ def _state(facts: Facts) -> str:
 def owner_alive(facts: Facts) -> bool:
     """Return False only if the process that wrote `facts` is proved gone.
 
-    Gone is: another boot of this host, no such process, another one under its pid, or a zombie
-    (which holds no files). Of another host, and where /proc is missing, nothing can be proved.
+    Proof is: another boot of this host, no such process, another process under its pid, or a zombie
+    (which holds no files). For another host, and without /proc, there is no proof.
     """
     here = _here()
     if not here["boot_id"] or facts.get("host") != here["host"]:
@@ -151,18 +163,18 @@ def owner_alive(facts: Facts) -> bool:
 
 
 def end_frozen_owner(facts: Facts, timeout_s: float = 10.0) -> None:
-    """End the frozen process that wrote `facts` and wait until it is gone.
+    """Kill the frozen process that wrote `facts` and wait until it is gone.
 
-    Returns at once if it is gone already. Kills only what is proved to be that process and is
-    stopped (SIGSTOP, state T); one that runs, or cannot be proved, is left alone: LogInUse.
+    Returns at once if it is gone already. Kills only a process that is proved to be the one and is
+    stopped (SIGSTOP, state T). Raises LogInUse for a running process, and without proof.
     """
-    who = f"process {facts.get('pid')} on {facts.get('host')}"
+    owner = f"process {facts.get('pid')} on {facts.get('host')}"
     if not owner_alive(facts):
         return
     if not _seen_from_here(facts) or not facts.get("start_time") or not hasattr(os, "pidfd_open"):
         raise LogInUse(
-            f"the owner, {who}, cannot be examined from here",
-            hint="end it where it runs; --takeover ends a frozen owner of this host only",
+            f"the owner, {owner}, cannot be checked from this host",
+            hint="stop it on its own host; --takeover ends only a frozen owner on this host",
         )
     pid = int(facts["pid"])
     try:
@@ -176,12 +188,12 @@ def end_frozen_owner(facts: Facts, timeout_s: float = 10.0) -> None:
             return
         if state != "T":
             raise LogInUse(
-                f"the owner, {who}, is running and not frozen",
-                hint="stop it (SIGTERM); --takeover ends a frozen owner only",
+                f"the owner, {owner}, is running and not frozen",
+                hint="stop it (SIGTERM); --takeover ends only a frozen owner",
             )
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         if not select.select([pidfd], [], [], timeout_s)[0]:
-            raise LogInUse(f"the owner, {who}, was killed but does not end")
+            raise LogInUse(f"the owner, {owner}, was killed but still exists")
     finally:
         os.close(pidfd)

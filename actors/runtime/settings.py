@@ -1,8 +1,8 @@
-"""Settings: flag > environment > argument > default, and each one knows where it came from.
+"""Settings: flag > environment > argument > default, and each setting knows its source.
 
-A flag is what this start of the process was told; the environment is what this machine was told;
-an argument is what the program's author wrote (`App(broker=...)`); the default is ours. An empty
-environment variable counts as absent.
+The order goes from the particular to the general. A flag belongs to this start of the process, the
+environment to this machine, an argument to the program (`App(broker=...)`), the default to OnceMQ.
+An empty environment variable counts as absent.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Setting:
 
     @property
     def shown(self) -> Value:
-        """The value as it may be told to people and logs."""
+        """The value for people and logs: without a password."""
         return without_password(self.value) if isinstance(self.value, str) else self.value
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What may be set: its flag is `--name`, its variable ONCEMQ_NAME."""
+    """A setting that exists: its flag is `--name`, its variable ONCEMQ_NAME."""
 
     name: str
     default: Value
@@ -51,17 +51,14 @@ class Spec:
 
     @property
     def variable(self) -> str:
-        """The environment variable."""
         return "ONCEMQ_" + self.name.upper()
 
     @property
     def flag(self) -> str:
-        """The command line option."""
         return "--" + self.name.replace("_", "-")
 
 
 def _endpoint(text: str) -> str:
-    """Accept `tcp://host:port` and `ipc://path`."""
     match = re.fullmatch(r"tcp://(?:[^\s/:*\[\]]+|\[[0-9A-Fa-f:.%]+\]):(\d{1,5})", text)
     if match is not None and 1 <= int(match.group(1)) <= 65535:
         return text
@@ -71,7 +68,7 @@ def _endpoint(text: str) -> str:
 
 
 def _bind(text: str) -> str:
-    """Accept an endpoint, and the forms that leave host or port to the system."""
+    """Accept an endpoint, and `*` or port 0: then the system chooses the host or the port."""
     if re.fullmatch(r"tcp://(?:\*|[^\s/:*\[\]]+|\[[0-9A-Fa-f:.%]+\]):(?:\*|0)", text):
         return text
     return _endpoint(text.replace("tcp://*:", "tcp://0.0.0.0:", 1)) and text
@@ -94,7 +91,7 @@ def _sink(text: str) -> str:
 
 
 def without_password(text: str) -> str:
-    """Return a text, such as a URL or a command line, in which no password of a URL is told."""
+    """Return `text`, such as a URL or a command line, with the passwords of URLs masked."""
     text = re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
     return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
 
@@ -118,16 +115,22 @@ def _seconds(text: str) -> float:
 SPECS: dict[str, Spec] = {
     spec.name: spec
     for spec in (
-        Spec("broker", "tcp://127.0.0.1:7400", "where clients find the broker", _endpoint, "EP"),
-        Spec("bind", "tcp://127.0.0.1:7400", "where the broker listens", _bind, "EP"),
+        Spec("broker", "tcp://127.0.0.1:7400", "address of the broker", _endpoint, "EP"),
+        Spec("bind", "tcp://127.0.0.1:7400", "address that the broker listens on", _bind, "EP"),
         Spec("data", "data/broker", "the broker's log", _directory, "DIR"),
-        Spec("state", "data/consumers", "the ledgers of consumers", _directory, "DIR"),
+        Spec("state", "data/consumers", "directory of the consumers' ledgers", _directory, "DIR"),
         Spec("sink", None, "the database that holds the outbox", _sink, "URL"),
-        Spec("log_dir", None, "write events to role-pid.jsonl there", _directory, "DIR"),
+        Spec("log_dir", None, "directory for event files, role-pid.jsonl", _directory, "DIR"),
         Spec(
-            "log_level", "info", "info (once a batch) or debug (each message)", _log_level, "LEVEL"
+            "log_level",
+            "info",
+            "info (events of batches) or debug (events of messages)",
+            _log_level,
+            "LEVEL",
         ),
-        Spec("drain", DRAIN_S_DEFAULT, "how long SIGTERM waits for handlers", _seconds, "SECONDS"),
+        Spec(
+            "drain", DRAIN_S_DEFAULT, "how long handlers may run after SIGTERM", _seconds, "SECONDS"
+        ),
     )
 }
 
@@ -179,7 +182,7 @@ class Settings:
         """Resolve every setting; mappings go from setting name to value. Raises BadSetting."""
         flags, arguments = flags or {}, arguments or {}
         unknown = (set(flags) | set(arguments)) - set(SPECS)
-        assert not unknown, f"no such setting: {sorted(unknown)}"
+        assert not unknown, f"unknown setting: {sorted(unknown)}"
         return cls(
             {
                 name: resolve(
@@ -196,22 +199,18 @@ class Settings:
 
     @property
     def broker(self) -> str:
-        """The endpoint clients connect to."""
         return self._text("broker")
 
     @property
     def bind(self) -> str:
-        """The endpoint the broker binds."""
         return self._text("bind")
 
     @property
     def data(self) -> str:
-        """The directory of the broker's log."""
         return self._text("data")
 
     @property
     def state(self) -> str:
-        """The directory of the consumers' ledgers."""
         return self._text("state")
 
     @property
@@ -228,7 +227,6 @@ class Settings:
 
     @property
     def log_level(self) -> str:
-        """`info` or `debug`."""
         return self._text("log_level")
 
     @property
@@ -239,7 +237,6 @@ class Settings:
         return value
 
     def as_dict(self) -> dict[str, dict[str, Value]]:
-        """Return what `oncemq config --json` prints."""
         return {
             name: {"value": setting.shown, "source": setting.source}
             for name, setting in self.by_name.items()

@@ -1,32 +1,32 @@
 """Keep one child process running: restart it with back-off, and know when to give up.
 
-What is not restarted: exit 0 (done), 2 (wrong usage: it would fail the same way) and 3 (fenced: a
-newer owner exists, and starting again would only take its place in turn). Anything else is a
-crash. A child that crashes `limit` times within `window_s` is given up, and its exit code becomes
-ours, so that whatever watches the supervisor sees what the child said.
+The supervisor does not restart a child after exit 0 (done), 2 (wrong usage: it would fail the same
+way) and 3 (fenced: a newer owner exists, and a restart would only fence that one in turn). Any other
+end is a crash. After `limit` crashes within `window_s` the supervisor gives up and exits with the
+child's code, so that its own supervisor sees it.
 
-The child has a process group of its own: a Ctrl-C, or a runner that signals our whole group,
-reaches it once, through us, and not twice (a second stop signal means "exit at once"). Should the
-supervisor itself be killed, the kernel sends the child SIGTERM (Linux).
+The child has a process group of its own. A Ctrl-C, or a runner that signals the whole group, then
+reaches it once, through the supervisor, and not twice: a second stop signal means "exit at once".
+If the supervisor itself is killed, the kernel sends the child SIGTERM (Linux).
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from ..backoff import backoff_ms
+from .process import end_with_parent
 
 FINAL_EXIT_CODES = frozenset({0, 2, 3})
 _FORWARDED = {
@@ -34,7 +34,6 @@ _FORWARDED = {
     signal.SIGINT: signal.SIGINT,
     signal.SIGHUP: signal.SIGTERM,
 }
-_PR_SET_PDEATHSIG = 1
 
 
 class Events(Protocol):
@@ -57,7 +56,7 @@ class RestartPolicy:
 
     @property
     def failures(self) -> int:
-        """How many crashes the window holds."""
+        """Crashes within the window."""
         return len(self._crashes_s)
 
     def after_crash(self, now_s: float) -> float | None:
@@ -80,21 +79,6 @@ class RestartPolicy:
         return pause_ms / 1000
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what a child runs before exec, so that it does not outlive a killed supervisor."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def before_exec() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died in between
-            os._exit(1)
-
-    return before_exec
-
-
 def _exit_status(returncode: int) -> int:
     """Return the status that a shell would show."""
     return 128 - returncode if returncode < 0 else returncode
@@ -108,7 +92,7 @@ def _signal_name(number: int) -> str:
 
 
 class Supervisor:
-    """Run `command` until it ends for good. One for a process; run it in the main thread."""
+    """Run `command` until it ends for good. At most one in a process, in its main thread."""
 
     def __init__(
         self,
@@ -130,7 +114,7 @@ class Supervisor:
         self._stop_seen = False
 
     def run(self) -> int:
-        """Return the exit status of the child that was the last one.
+        """Run the child, again and again. Returns the exit status of the last one.
 
         Raises OSError when the command cannot be started at all.
         """
@@ -183,7 +167,8 @@ class Supervisor:
         self._child = child = subprocess.Popen(  # noqa: S603
             self._command,
             process_group=0,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509
+            # The child must not outlive a killed supervisor.
+            preexec_fn=partial(end_with_parent, signal.SIGTERM, parent=os.getpid()),  # noqa: PLW1509
         )
         self._events.emit(
             "supervise.started", child_pid=child.pid, command=self._command, attempt=attempt

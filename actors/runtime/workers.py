@@ -11,7 +11,10 @@ from .process import end_with_parent
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """Return a pool of `workers` processes that share nothing with this one but what they are given."""
+    """Return a pool of `workers` processes, which know nothing of this process but their input.
+
+    They are spawned, not forked: a fork of a process with threads may inherit a held lock.
+    """
     return ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),

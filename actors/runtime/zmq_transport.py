@@ -1,13 +1,13 @@
-"""Messages over ZeroMQ: ROUTER at the broker, DEALER at everybody else.
+"""Messages over ZeroMQ: ROUTER at the broker, DEALER at the clients.
 
-ZeroMQ loses messages in both directions without a word (a peer dies with full queues, a reconnect
-meets a full pipe), so nothing above counts on delivery. What this module sees to is that the loss
-stays harmless: a message for a peer that is gone or does not read is refused at once and never
-blocks the broker; a peer has a random routing id of 16 bytes that nobody can guess, and takes a
-fresh one when it reconnects; what arrives is bounded in frames and bytes before it is decoded.
+ZeroMQ loses messages silently in both directions (a peer dies with full queues, a reconnect meets a
+full pipe), so no layer above relies on delivery. This module keeps the loss harmless. It refuses a
+message at once if the peer is gone or does not read, and so never blocks the broker. A client has a
+random routing id of 16 bytes that no other client can guess, and takes a fresh one when it opens a
+new connection. Messages are bounded in frames and bytes before they are decoded.
 
-`ZMQ_MAXMSGSIZE` bounds a frame and not a message; the other bounds are ours. There is no socket
-monitor on purpose: one that is not drained stops the socket for everybody.
+`ZMQ_MAXMSGSIZE` bounds a frame and not a message, so the bound of a message is counted here. There
+is no socket monitor on purpose: a monitor that is not drained stops the socket for all peers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .descriptors import reserve_used_up
 
 HEARTBEAT_MS = 1_000
 HEARTBEAT_TIMEOUT_MS = 5_000
-HANDSHAKE_MS = 5_000  # who connects and says nothing is thrown out after it
+HANDSHAKE_MS = 5_000  # a peer that connects and sends nothing is disconnected after it
 RECONNECT_FIRST_MS = 50
 RECONNECT_MAX_MS = 1_000
 LISTEN_AGAIN_S = 1.0  # after all connections had to be closed
@@ -46,11 +46,11 @@ class CannotBind(OnceMQError):
     """The endpoint cannot be bound. The reason names it."""
 
     code = "cannot_bind"
-    default_hint = "another process may listen there; choose another --bind"
+    default_hint = "another process may use this address; choose another --bind"
 
 
 def _answers(path: str) -> bool:
-    """Tell whether somebody accepts connections at a socket in the file system."""
+    """Return whether a process accepts connections at a socket in the file system."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)
@@ -60,7 +60,7 @@ def _answers(path: str) -> bool:
 
 
 class _Socket:
-    """What both ends share: bounded receiving, refusing sends, waking up from another thread."""
+    """What both ends share: bounded receiving, refused sends, waking up from another thread."""
 
     def __init__(
         self, kind: int, context: zmq.Context[zmq.Socket[bytes]] | None, limits: Limits
@@ -74,7 +74,7 @@ class _Socket:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._poller = self._watch()
-        # A wake must never write to a descriptor that was closed and given to somebody else.
+        # A wake must never write to a descriptor that was closed and is another file's by now.
         # Reentrant, because a signal handler may wake the thread that it interrupts.
         self._wake_lock = threading.RLock()
         self._closed = False
@@ -90,14 +90,14 @@ class _Socket:
         return self._wake_read
 
     def wake(self) -> None:
-        """Let a `poll` that waits, or the next one, return at once. Any thread may call this."""
+        """Make a waiting `poll`, or else the next one, return at once. Any thread may call this."""
         with self._wake_lock:
             if not self._closed:
                 with contextlib.suppress(BlockingIOError):  # full: woken already
                     os.write(self._wake_write, b"w")
 
     def close(self) -> None:
-        """Close the socket; what was not sent yet is dropped. Closing twice does nothing."""
+        """Close the socket and drop what was not sent yet. Closing twice does nothing."""
         with self._wake_lock:
             if self._closed:
                 return
@@ -126,7 +126,7 @@ class _Socket:
         return poller
 
     def _wait(self, timeout_ms: int) -> None:
-        """Wait for a message or a wake-up; take wake-ups away."""
+        """Wait for a message or a wake-up; consume the wake-ups."""
         for what, _ in self._poller.poll(timeout_ms):
             if what == self._wake_read:
                 with contextlib.suppress(BlockingIOError):
@@ -173,28 +173,26 @@ class RouterTransport(_Socket):
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
         limits: Limits = LIMITS,
     ) -> None:
-        """Open the socket without binding it. Drops are counted and told to `events`."""
+        """Open the socket without binding it. Drops are counted and reported to `events`."""
         super().__init__(zmq.ROUTER, context, limits)
         self._events = events
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        # A peer that reconnects before its old connection is known to be dead takes it over;
-        # routing ids are random, so nobody else can.
+        # A peer that reconnects before its old connection is known to be dead takes it over. No
+        # other peer can, since routing ids are random.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        # How many messages were dropped at a bound. They are told at powers of two, so that a
-        # flood of them does not become a flood of events.
+        # Messages dropped at a bound. Only powers of two are reported, so that a flood of messages
+        # does not become a flood of events.
         self.dropped = 0
-        # How many sends were refused.
-        self.refused = 0
-        # Where to listen, once bound; whether we do just now; when we stopped, or tried again.
-        self._endpoint = ""
-        self._listening = False
-        self._closed_s = 0.0
+        self.refused = 0  # sends to peers that are gone or do not read
+        self._endpoint = ""  # with the real port; "" before `bind`
+        self._listening = False  # False also while descriptors are short
+        self._closed_s = 0.0  # when listening stopped, or was last tried again
 
     def bind(self, endpoint: str) -> str:
         """Listen at `endpoint` and return it with the real port. Raises CannotBind."""
         if endpoint.startswith("ipc://") and _answers(endpoint.removeprefix("ipc://")):
-            # ZeroMQ would take the path away from whoever listens there.
-            raise CannotBind(f"{endpoint}: somebody listens there")
+            # ZeroMQ would take the path away from the process that listens there.
+            raise CannotBind(f"{endpoint}: another process listens there")
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -206,9 +204,9 @@ class RouterTransport(_Socket):
         return self._endpoint
 
     def _mind_descriptors(self) -> None:
-        """When connections take what is kept for the disk, close all of them and listen anew.
+        """Close all connections and listen again, if they take descriptors kept for the disk.
 
-        Clients connect again by themselves and send again what was not answered.
+        That loses nothing: clients reconnect by themselves and resend what was not answered.
         """
         if self._listening:
             if reserve_used_up():
@@ -228,7 +226,7 @@ class RouterTransport(_Socket):
             self._events.emit("wire.opened", endpoint=self._endpoint)
 
     def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
-        """Wait up to `timeout_ms` and return what waits as (peer, frames), one turn at most."""
+        """Wait up to `timeout_ms`; return waiting messages as (peer, frames), one turn at most."""
         if timeout_ms > 0:
             self._wait(timeout_ms)
         self._mind_descriptors()
@@ -286,7 +284,10 @@ class DealerTransport(_Socket):
         self._socket.connect(self._endpoint)
 
     def reopen(self) -> None:
-        """Connect anew under a fresh routing id; what was queued either way is gone."""
+        """Connect again under a fresh routing id. Messages queued in either direction are lost.
+
+        The fresh id keeps late answers to the old connection from arriving here.
+        """
         self._poller.unregister(self._socket)
         self._socket.close(linger=0)
         self._socket = self._open()
@@ -294,7 +295,7 @@ class DealerTransport(_Socket):
         self._poller.register(self._socket, zmq.POLLIN)
 
     def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
-        """Wait up to `timeout_ms` and return what waits as (b"", frames), one turn at most."""
+        """Wait up to `timeout_ms`; return waiting messages as (b"", frames), one turn at most."""
         if timeout_ms > 0:
             self._wait(timeout_ms)
         messages: list[tuple[bytes, list[bytes]]] = []
@@ -305,7 +306,7 @@ class DealerTransport(_Socket):
                 break
             frames, count, size = received
             left -= size
-            if count == len(frames):  # a broker of ours never sends more
+            if count == len(frames):  # OnceMQ's broker never sends more
                 messages.append((b"", frames))
             if left <= 0:
                 break

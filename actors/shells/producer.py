@@ -1,19 +1,15 @@
-"""A producer core with its driver and socket: everything but the question which thread turns it.
+"""A producer: its core behind a transport, turned by its owner.
 
-`library/producer.py` turns it in a thread beside the user's; the file producer turns it in its
-own loop. Nothing here waits except `turn`.
+`library/producing/thread.py` turns it in a thread beside the user's, the file producer and the relay in
+their own loop, the simulator between two steps of its world. Nothing here waits except `turn`.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..core.client.connection import Reconnect
-from ..core.client.lane import Settled
 from ..core.client.producer import (
     Describe,
     Opened,
@@ -23,6 +19,7 @@ from ..core.client.producer import (
     TopicKnown,
     TopicRefused,
 )
+from ..core.client.send_window import Settled
 from ..driver import Driver
 from ..errors import OnceMQError
 from ..limits import LIMITS, Limits
@@ -43,39 +40,32 @@ class ClientTransport(Transport, Protocol):
         """Close the socket."""
 
 
-def draw() -> bytes:
-    """Draw the 16 random bytes of an incarnation or a session."""
-    return secrets.token_bytes(16)
-
-
-def own_label() -> str:
-    """Return who this process is, for people: pid and host."""
-    return f"pid {os.getpid()} on {socket.gethostname()}"
-
-
-class ProducerEngine:
-    """Drives one incarnation of a producer. One thread calls all but `wake`."""
+class ProducerShell:
+    """One incarnation of a producer. One thread calls all but `wake`."""
 
     def __init__(
         self,
         name: str,
+        *,
         endpoint: str,
-        events: Events,
         transport: ClientTransport,
         clock: Clock,
-        *,
-        draw: Callable[[], bytes] = draw,
-        label: str = "",
+        events: Events,
+        entropy: Callable[[], bytes],
+        label: str,
         limits: Limits = LIMITS,
     ) -> None:
-        """`name` "" is an anonymous producer; `label` "" says pid and host."""
-        label = label or own_label()
+        """`name` "" is an anonymous producer. `close` closes `transport`.
+
+        `endpoint` and `label` tell people where the broker is and who this is; `entropy` draws 16
+        random bytes.
+        """
         self.core = ProducerCore(
             name,
-            incarnation=draw(),
+            incarnation=entropy(),
             label=label,
             endpoint=endpoint,
-            entropy=draw,
+            entropy=entropy,
             limits=limits,
         )
         self._transport = transport
@@ -88,7 +78,7 @@ class ProducerEngine:
         # Topics that were asked for. Invariant: asked for once, until refused.
         self._asked: set[str] = set()
         self.refused: dict[str, OnceMQError] = {}
-        # Verdicts that nobody has taken yet, in order for each partition.
+        # Verdicts since `take_settled`, in order for each partition.
         self._settled: list[Settled] = []
         # Why it ended: Fenced, LogRegressed, StoreMismatch ... None while it runs.
         self.error: Exception | None = None
@@ -99,12 +89,12 @@ class ProducerEngine:
         """How many more batches may be submitted now."""
         if self.opened is None or self.error is not None:
             return 0
-        return max(0, self.core.batches_max - self.core.outbox.batches - self._submitted)
+        return max(0, self.core.batches_max - self.core.send_window.batches - self._submitted)
 
     @property
     def in_flight(self) -> bool:
         """Whether batches wait for their verdict."""
-        return self.core.outbox.batches + self._submitted > 0
+        return self.core.send_window.batches + self._submitted > 0
 
     @property
     def silent(self) -> bool:
@@ -123,10 +113,18 @@ class ProducerEngine:
         self._submitted += 1
         self._driver.post(submit)
 
-    def turn(self, timeout_ms: int | None = None) -> None:
-        """Run one turn: wait at most `timeout_ms` for answers. Afterwards look at `error`."""
-        self._driver.turn(timeout_ms)
+    def turn(self, timeout_ms: int | None = None) -> bool:
+        """Run one turn: wait at most `timeout_ms` for answers. Afterwards look at `error`.
+
+        Returns whether anything happened.
+        """
+        happened = self._driver.turn(timeout_ms)
         self._submitted = 0
+        return happened
+
+    def time_left_ms(self) -> int:
+        """Return how long the next turn may wait."""
+        return self._driver.time_left_ms()
 
     def take_settled(self) -> list[Settled]:
         """Return the verdicts that came since the last call."""
@@ -158,5 +156,5 @@ class ProducerEngine:
         elif isinstance(item, Reconnect):
             self._transport.reopen()
         else:
-            assert isinstance(item, Stop), f"a producer does not do {item!r}"
+            assert isinstance(item, Stop), f"not work of a producer: {item!r}"
             self.error = item.error or OnceMQError("the producer was stopped")

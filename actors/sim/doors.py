@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ..core.consumer.effect_work import EffectOrder
-from ..core.consumer.work import LedgerPeeked
-from ..ports import Log
+from ..shells.consumer import LedgerDoor, LentConnection
 from ..storage.disk import Disk
 from ..storage.document import Owner
 from ..storage.log import FencedLog
@@ -15,25 +14,12 @@ from .database.client import Client
 from .processes.relay import MakeRelay
 
 
-class TableSession(Protocol):
-    """The connection that is lent to handlers (library/sinks/session.py)."""
-
-    @property
-    def broken(self) -> bool:
-        """Whether the connection is of no use any more."""
+class TableSession(LentConnection, Protocol):
+    """The connection as handlers use it (library/sinks/session.py)."""
 
     @property
     def solo(self) -> bool:
         """Whether a call is to end after its first message."""
-
-    def expect_call(self) -> None:
-        """A call is on its way."""
-
-    def answered(self) -> None:
-        """The call has answered."""
-
-    def drop(self) -> None:
-        """Nothing of what a call has handed over counts."""
 
     def start_call(self, call: tuple[int, bool, int], /) -> None:
         """Begin to lend the connection to a call."""
@@ -57,30 +43,8 @@ class TableSession(Protocol):
         """The call ends without an answer."""
 
 
-class LedgerDoor(Protocol):
-    """What a consumer's process does with its ledger before it may write."""
-
-    def peek(self) -> LedgerPeeked:
-        """Return the facts that a join reports."""
-
-    def open(self, epoch: int) -> Log:
-        """Open generation `epoch` for writing."""
-
-    def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
-        """Return what operators have ordered."""
-
-    def keep_orders(self, effect_ids: Iterable[str]) -> None:
-        """Forget other orders."""
-
-    def release(self) -> None:
-        """Let the lock of the last owner go."""
-
-
 class FileDoor(LedgerDoor, Protocol):
     """A ledger in files (library/ledger_files.py)."""
-
-    def open(self, epoch: int) -> FencedLog:
-        """Open generation `epoch` for writing."""
 
     def give_order(self, order: EffectOrder) -> EffectOrder:
         """Leave an operator's order; return the one that stands."""

@@ -11,13 +11,20 @@ import random
 from dataclasses import dataclass, field, replace
 
 from ..limits import CRASH_RETRIES_DEFAULT, LIMITS
-from .database.database import KINDS
-from .faults import FAULTS
-from .oracles.keyed_model import solitary_of, with_keyed
+from .faults.kinds import FAULT_KINDS
 from .processes.handler import Group
+
+# Kinds of databases: a file; a server; one that lets nobody end sessions of others.
+FILE = "file"
+SERVER = "server"
+GUARDED = "guarded server"
+DATABASE_KINDS = (FILE, SERVER, GUARDED)
 
 TABLE_ODDS = 0.35
 ALONE_ODDS = 0.3  # that nothing goes wrong but what has to do with databases
+KEYED_ODDS = 0.3  # of a seed that has a group with state by key
+CONCURRENCIES = (2, 3, 8)
+SOLITARIES = (3, 5, 8)  # messages
 TABLES_MS = 20_000  # two leases: an owner that stands still is replaced
 
 
@@ -75,10 +82,10 @@ class Plan:
         tables = {}
         sink = random.Random(f"plan {seed} sink")
         if sink.random() < TABLE_ODDS:
-            tables[sink.choice(groups).name] = sink.choice(KINDS)
+            tables[sink.choice(groups).name] = sink.choice(DATABASE_KINDS)
         alone = bool(tables) and sink.random() < ALONE_ODDS
         faults = {}
-        for name, kind in FAULTS.items():
+        for name, kind in FAULT_KINDS.items():
             if (kind.of_tables and not tables) or (kind.of_outbox and not relays):
                 continue
             if alone and not kind.of_tables:
@@ -87,7 +94,7 @@ class Plan:
             low, high = kind.mean_ms
             if draw.random() < kind.odds:
                 faults[name] = low * (high / low) ** draw.random()
-        groups = with_keyed(seed, groups)
+        groups = _with_keyed(seed, groups)
         files, rivals, webs = rng.choice(((1, 0, 1), (0, 2, 1), (1, 2, 0), (1, 2, 2), (0, 0, 2)))
         return cls(
             seed=seed,
@@ -114,7 +121,7 @@ class Plan:
             crash_retries=_crash_retries(seed, faults),
             tables=tables,
             relays=relays,
-            solitary_max=solitary_of(seed, groups),
+            solitary_max=_solitary_of(seed, groups),
         )
 
     @property
@@ -157,6 +164,26 @@ class Plan:
         if rng.random() < self.partial_commits:
             return rng.randint(1, 5)
         return 1 << 30
+
+
+def _with_keyed(seed: int, groups: list[Group]) -> list[Group]:
+    """Return the groups of a seed, in some of which one has a state for each key."""
+    rng = random.Random(f"plan {seed} keyed")  # its own: the other draws of old seeds stay
+    if rng.random() >= KEYED_ODDS:
+        return groups
+    chosen = rng.randrange(len(groups))
+    changed = replace(groups[chosen], concurrency=rng.choice(CONCURRENCIES))
+    return [changed if number == chosen else one for number, one in enumerate(groups)]
+
+
+def _solitary_of(seed: int, groups: list[Group]) -> int:
+    """Return how many messages run alone after an unclean end: few, so that others run together.
+
+    In a short run of many deaths there would be hardly anything but solitary messages.
+    """
+    if not any(group.concurrency for group in groups):
+        return LIMITS.solitary_messages_max
+    return random.Random(f"plan {seed} solitary").choice(SOLITARIES)
 
 
 def _crash_retries(seed: int, faults: dict[str, float]) -> int:

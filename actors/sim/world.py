@@ -27,16 +27,17 @@ from .database.database import Database
 from .disk.cuts import CutPolicy
 from .disk.disk import SimDisk
 from .doors import Doors
-from .faults import FAULTS, Fault
-from .network import Faults, SimNetwork
+from .faults.base import Fault
+from .faults.catalog import FAULTS
+from .network import Endpoint, Faults, SimNetwork
 from .oracles import liveness
 from .oracles.effects import EffectModel
 from .oracles.ledger import LedgerOracle
 from .oracles.log import BrokerOracle
 from .plan import Plan
-from .processes.broker import MAIN_ADDRESS, BrokerShell
-from .processes.consumer import ConsumerShell
-from .processes.consumer_table import TableShell
+from .processes.broker import MAIN_ADDRESS, SimBroker
+from .processes.consumer import SimConsumer
+from .processes.consumer_table import SimTableConsumer
 from .processes.population import Population, member_elsewhere
 from .processes.shell import NEVER_MS, Host, Shell, SimTransport
 from .trace import Trace, Violation
@@ -91,11 +92,11 @@ class World:
             Host(name, SimDisk(sector_bytes=plan.sector_bytes)) for name in (*names, "elsewhere")
         ]
         people = Population(self)
-        self.broker: BrokerShell = people.broker
-        self.spare_broker: BrokerShell = people.spare_broker
+        self.broker: SimBroker = people.broker
+        self.spare_broker: SimBroker = people.spare_broker
         self.producers = people.producers
         self.users = people.users
-        self.members: list[ConsumerShell] = people.members
+        self.members: list[SimConsumer] = people.members
         # Databases that hold ledgers, by group.
         self.databases: dict[str, Database] = people.databases
         self.outbox = people.outbox
@@ -217,7 +218,7 @@ class World:
         wanted = set(self.plan.partitions)
         while {created.topic for created in self.oracle.topics} != wanted:
             self._step()
-        client.endpoint.close()
+        client.close()
 
     # --- what shells ask for ---------------------------------------------------------------------
 
@@ -231,15 +232,11 @@ class World:
 
     def connect(self) -> SimTransport:
         """Return a new socket to where the broker is."""
-        endpoint = self.network.connect(self.draw(), self.addresses[-1])
-        return SimTransport(self, endpoint)
+        return SimTransport(self, self.connect_endpoint())
 
-    def reopen(self, shell: Shell, address: bytes | None = None) -> None:
-        """Give a client a fresh socket."""
-        assert shell.transport is not None
-        shell.transport.endpoint.close()
-        to = self.addresses[-1] if address is None else address
-        shell.transport.endpoint = self.network.connect(self.draw(), to)
+    def connect_endpoint(self, address: bytes | None = None) -> Endpoint:
+        """Return a new client's side of the network: to where the broker is, or to `address`."""
+        return self.network.connect(self.draw(), self.addresses[-1] if address is None else address)
 
     def clients(self) -> list[Shell]:
         """Return all living clients."""
@@ -258,12 +255,12 @@ class World:
         if happening is not None:
             happening(shell)
 
-    def broker_opened(self, shell: BrokerShell) -> None:
+    def broker_opened(self, shell: SimBroker) -> None:
         """A broker serves from now on: whoever connects anew finds it."""
         self.trace.add(shell.name, "broker open", {"address": shell.endpoint_name()})
         self.addresses.append(shell.endpoint_name())
 
-    def ledger_oracle(self, shell: ConsumerShell) -> LedgerOracle:
+    def ledger_oracle(self, shell: SimConsumer) -> LedgerOracle:
         """Return the oracle of the ledger that a member works with."""
         key = (shell.host.name, shell.directory)
         oracle = self.ledgers.get(key)
@@ -272,7 +269,7 @@ class World:
             oracle = self.ledgers[key] = LedgerOracle(
                 name, shell.group, shell.partition, self.oracle, self.plan.crash_retries
             )
-            plain = not isinstance(shell, TableShell) and not shell.group.concurrency
+            plain = not isinstance(shell, SimTableConsumer) and not shell.group.concurrency
             if self.plan.with_effects and plain:
                 oracle.effects = EffectModel(name)
         return oracle
@@ -340,11 +337,11 @@ class World:
         if error is None or isinstance(error, Fenced | LogInUse):
             return True
         if isinstance(error, SinkUnavailable):
-            return isinstance(shell, TableShell) and not (self.at_rest and shell.alone)
+            return isinstance(shell, SimTableConsumer) and not (self.at_rest and shell.alone)
         if isinstance(error, DiskFull):
             return self.disks_full > 0
         if isinstance(error, LedgerNotHere):
-            return isinstance(shell, ConsumerShell) and (shell.stranger or self.strangers > 0)
+            return isinstance(shell, SimConsumer) and (shell.stranger or self.strangers > 0)
         if isinstance(error, OSError):
             # A full disk may keep a process from starting; one that runs refuses and waits.
             full = error.errno == errno.ENOSPC and self.disks_full > 0 and not serving
@@ -360,7 +357,7 @@ class World:
         pause = low if self.healing else int(low * (high / low) ** self.rng.random())
         self.after(pause + (400 if isinstance(shell.error, LogInUse) else 0), shell.start)
 
-    def start_elsewhere(self, member: ConsumerShell, *, copy: bool) -> bool:
+    def start_elsewhere(self, member: SimConsumer, *, copy: bool) -> bool:
         """Start a consumer with another directory: an empty one, or a copy of the member's."""
         if self.oracle.grants.get(member.place) is None:
             return False

@@ -33,7 +33,7 @@ def decode(kind: str, data: bytes, path: str) -> dict[str, Any]:
     head, _, line = data.partition(b"\n")
     words = head.split(b" ")
     if len(words) != 4 or words[:2] != [b"oncemq", kind.encode()] or not words[2].isdigit():
-        raise CorruptLog(path, 0, f"this is no {kind} file")
+        raise CorruptLog(path, 0, f"this is not a {kind} file")
     # The version is judged before the checksum: a later format may compute it in another way, and
     # "upgrade" is a better answer than "damaged". Nine digits are damage, not a version.
     if len(words[2]) < 9 and int(words[2]) > FORMAT_VERSION:
@@ -44,7 +44,7 @@ def decode(kind: str, data: bytes, path: str) -> dict[str, Any]:
         raise CorruptLog(path, 0, f"wrong checksum of the {kind}")
     content = json.loads(line)
     if not isinstance(content, dict):
-        raise CorruptLog(path, 0, f"the {kind} is no table")
+        raise CorruptLog(path, 0, f"the {kind} is not a table")
     return content
 
 

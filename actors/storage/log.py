@@ -224,7 +224,7 @@ class FencedLog:
             raise self._failed(superseded(self.generation, numbers[-1]))
         if self.generation not in numbers:
             # Without its own directory a writer cannot tell "no successor" from "wrong place".
-            raise self._failed(StorageError(f"{self._name} is gone from {self._directory}"))
+            raise self._failed(StorageError(f"{self._name} is missing in {self._directory}"))
         self._names_seen = names
 
     # --- reading ---------------------------------------------------------------------------------

@@ -62,7 +62,9 @@ class LogReader:
             if wait is None:
                 raise LogInUse(f"a new generation of {directory} is being made", hint="try again")
             wait()
-        raise LogInUse(f"openings of {directory} do not come to rest", hint="try again")
+        raise LogInUse(
+            f"{directory} is opened again and again by other processes", hint="try again"
+        )
 
     def replay(self, position: int | None = None) -> Iterator[StoredRecord]:
         """Yield the records from `position` (default: the start) to the end. Raises CorruptLog."""

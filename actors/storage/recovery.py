@@ -267,7 +267,7 @@ def make_lock(disk: Disk, path: str, owner: Owner) -> Lock:
         lock = disk.lock(name)
         if lock is not None:
             return lock
-    raise LogInUse(f"another process holds {name}, which was just made")
+    raise LogInUse(f"another process holds {name}, which was just created")
 
 
 def being_made(disk: Disk, directory: str, number: int) -> bool:

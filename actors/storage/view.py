@@ -78,7 +78,7 @@ def highest_complete(disk: Disk, directory: str) -> tuple[int | None, list[int]]
                 if disk.exists(manifest):
                     return number, numbers
                 if _holds_own_frame(disk, path, number) and not disk.exists(manifest):
-                    raise CorruptLog(manifest, 0, "the manifest is missing, its records are not")
+                    raise CorruptLog(manifest, 0, "the manifest is missing, but records exist")
         except FileNotFoundError:
             continue
         if not numbers or numbers == nothing:
@@ -98,7 +98,7 @@ def _refuse_orphans(disk: Disk, directory: str, numbers: list[int]) -> None:
         with contextlib.suppress(FileNotFoundError):
             if layout.segments_in(disk.list(path)):
                 manifest = posixpath.join(path, layout.MANIFEST)
-                raise CorruptLog(manifest, 0, "the manifest is missing, its segments are not")
+                raise CorruptLog(manifest, 0, "the manifest is missing, but segments exist")
 
 
 def _holds_own_frame(disk: Disk, path: str, number: int) -> bool:

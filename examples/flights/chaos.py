@@ -316,7 +316,7 @@ def burn(
     say(f"facts: {result.facts}, {time.monotonic() - began_s:.1f} s")
     for line in result.wrong:
         say(f"WRONG {line}")
-    say(f"seed {seed}: {'FAILED' if result.wrong else 'nothing lost, nothing doubled'}")
+    say(f"seed {seed}: {'FAILED' if result.wrong else 'nothing lost, nothing duplicated'}")
     return result
 
 
@@ -345,7 +345,7 @@ def _burn_apart(seed: int, kills: int, timeout_s: float, check: Callable[[], Non
         _print(f"seed {seed}: FAILED\n{error}")
         status = 1
     except KeyboardInterrupt:
-        _print("interrupted: every process was ended")
+        _print("interrupted: all processes were stopped")
         status = 130
     if status == 1:
         _print(f"kept for a look: {directory}")

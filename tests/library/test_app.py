@@ -104,11 +104,13 @@ def test_other_callables_of_two_are_fine(function: Any) -> None:
     assert len(app.consumers) == 1
 
 
-@pytest.mark.parametrize("option", ["dead_letters"])
-def test_what_this_version_does_not_do_is_refused_by_name(option: str) -> None:
-    """An option that is not there yet is never taken silently."""
-    with pytest.raises(NotSupported, match=option):
-        App().consumer("orders", group="billing", **{option: 1})(lambda m, tx: None)
+def test_an_option_that_does_not_exist_is_refused_by_name() -> None:
+    """A misspelt option is never taken silently."""
+    options: dict[str, Any] = {"retires": 1}
+    with pytest.raises(TypeError, match="retires"):
+        App().consumer("orders", group="billing", **options)
+    with pytest.raises(TypeError, match="retires"):
+        App().producer("importer", **options)
 
 
 def test_group_names_and_retries_are_checked() -> None:

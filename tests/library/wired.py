@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from oncemq.library.producing.client import Producer
-from oncemq.shells.producer import ProducerEngine
+from oncemq.runtime.process import draw
+from oncemq.shells.producer import ProducerShell
 from tests.core.broker.dumb_broker import DumbBroker
 
 ENDPOINT = "tcp://127.0.0.1:7400"
@@ -42,9 +42,17 @@ class Wire:
         """Want all events."""
         return bool(event)
 
-    def engine(self, name: str, endpoint: str = ENDPOINT) -> ProducerEngine:
+    def engine(self, name: str, endpoint: str = ENDPOINT) -> ProducerShell:
         """Make the engine of one incarnation."""
-        return ProducerEngine(name, endpoint, self, WiredTransport(self), FastClock())
+        return ProducerShell(
+            name,
+            endpoint=endpoint,
+            transport=WiredTransport(self),
+            clock=FastClock(),
+            events=self,
+            entropy=draw,
+            label="wired",
+        )
 
     def producer(self, name: str | None = None, **options: Any) -> Producer:
         """Make a producer of the library."""
@@ -70,7 +78,7 @@ class WiredTransport:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._peer = secrets.token_bytes(16)
+        self._peer = draw()
         self._inbox: list[tuple[bytes, list[bytes]]] = []
         self._woken = threading.Event()
         self.closed = False
@@ -99,7 +107,7 @@ class WiredTransport:
 
     def reopen(self) -> None:
         """Come back as another peer."""
-        self._peer = secrets.token_bytes(16)
+        self._peer = draw()
         self._inbox.clear()
 
     def close(self) -> None:

@@ -110,8 +110,7 @@ def test_one_sync_serves_all_lines_that_wait(
     station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand sends to three keys in one turn cost one sync of the log."""
-    log = station.store._broker.driver.log
-    assert log is not None
+    log = station.store._broker._shell.log
     syncs = []
     sync = log.sync
     monkeypatch.setattr(log, "sync", lambda: (syncs.append(1), sync())[1])
@@ -125,8 +124,7 @@ def test_nothing_is_answered_before_the_sync(
     station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reply on stdout is a promise: it must not leave while its message may still be lost."""
-    log = station.store._broker.driver.log
-    assert log is not None
+    log = station.store._broker._shell.log
     sync = log.sync
     seen = []
     monkeypatch.setattr(log, "sync", lambda: (seen.append(station.written), sync())[1])
@@ -268,10 +266,10 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(
     station: Station, body: dict[str, Any], code: int
 ) -> None:
     """Malformed is 12, unknown is 10; both are definite, so the log must be as before."""
-    before = station.store._broker.driver.log.end  # type: ignore[union-attr]
+    before = station.store._broker._shell.log.end
     (reply,) = turn(station, line(1, **body))
     assert (reply["type"], reply["code"], reply["in_reply_to"]) == ("error", code, 1)
-    assert station.store._broker.driver.log.end == before  # type: ignore[union-attr]
+    assert station.store._broker._shell.log.end == before
 
 
 @pytest.mark.parametrize("number", [None, "1", -1, True, 1.5])
@@ -403,7 +401,7 @@ def test_a_full_disk_refuses_definitely_and_work_goes_on_after_it(cluster: Clust
 def test_too_many_keys_are_refused_and_nothing_is_left_behind(cluster: Cluster) -> None:
     """At the bound of topics a send is refused definitely; a later one is judged afresh."""
     cluster.send("n1", "k", 1)
-    broker = cluster.stations["n1"].store._broker.driver.core
+    broker = cluster.stations["n1"].store._broker._shell.core
     broker.limits = Limits(topics_max=1)
     assert cluster.send("n1", "new", 1)["code"] == 11
     assert cluster.send("n1", "other", 1, "m")["code"] == 11

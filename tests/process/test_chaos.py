@@ -52,7 +52,7 @@ def test_a_run_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     environ = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
     with Program("fire", (sys.executable, "-c", code)).start(tmp_path, environ) as running:
         running.wait(START_S, 130)
-    assert running.stdout().endswith("interrupted: every process was ended\n")
+    assert running.stdout().endswith("interrupted: all processes were stopped\n")
     assert running.stderr() == ""
     assert list(temporary.iterdir()) == []
 

@@ -102,7 +102,7 @@ def test_a_good_application_passes(shop: Shop) -> None:
     assert told["rounds"] >= 2
     assert told["suppressed"]["refused_by_broker"] >= 1
     assert told["topics"]["invoices"]["groups"]["post"]["pending"] == 0
-    assert {"I1-acked-not-lost", "I4-no-invention", "I6-history-stays"} <= set(told["checks_run"])
+    assert {"I1-answer-is-kept", "I4-was-sent", "I6-history-stays"} <= set(told["checks_run"])
     page = (shop.directory / "out.html").read_text("utf-8")
     assert page == (shop.kept / "report.html").read_text("utf-8")
     assert "http" not in re.sub(r'xmlns="[^"]*"', "", page), "it needs no network"
@@ -124,14 +124,14 @@ def judged_again(shop: Shop) -> None:
         stream.write("4711,sku1\n")
     feed.fed += 1
     lost = judge(run_of(shop, feed), lambda *_: None)
-    assert {its.check for its in lost.anomalies} == {"I1-acked-not-lost", "fed-is-accepted"}
+    assert {its.check for its in lost.anomalies} == {"I1-answer-is-kept", "fed-is-accepted"}
     (story,) = lost.stories
     assert story["id"] == "4711"
     assert story["accepted"] is None
     first.path.write_text(text.replace(text.splitlines()[1] + "\n", "", 1), "utf-8")
     feed.fed -= 2
     invented = judge(run_of(shop, feed), lambda *_: None)
-    assert [its.check for its in invented.anomalies] == ["I4-no-invention"]
+    assert [its.check for its in invented.anomalies] == ["I4-was-sent"]
     (story,) = invented.stories
     assert story["accepted"]["offset"] >= 0
     assert story["groups"][0]["status"] == "processed"

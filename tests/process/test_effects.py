@@ -219,7 +219,7 @@ def test_an_operator_wants_the_call_again(shop: Shop) -> None:
     assert shop.command("effects", "resolve", effect["id"], "--retry")["how"] == "again"
     assert shop.command("effects", "resolve", effect["id"], "--retry")["duplicate"] is True
     other = shop.command("effects", "resolve", effect["id"], "--done", "1", code=1)
-    assert "was resolved before: called again; that stands" in other["error"]
+    assert "is already resolved: called again" in other["error"]
     [said] = shop.effects()
     assert (said["state"], said["order"]) == ("resolved", "again")
     assert "held" not in shop.consume().summary()
@@ -262,7 +262,7 @@ def test_a_process_that_is_killed_in_the_call(shop: Shop) -> None:
     [effect] = shop.effects()
     assert effect["state"] == "running"
     early = shop.command("effects", "resolve", effect["id"], "--retry", code=1)
-    assert "is being called right now" in early["error"]
+    assert "is running right now" in early["error"]
     assert not list(shop.house.state.rglob("*.order"))
     consumer.kill()
     [after] = shop.effects()

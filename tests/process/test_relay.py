@@ -206,7 +206,7 @@ def test_an_absent_broker_is_waited_for(house: House, sink: str) -> None:
     relaying = relay(house, sink, "--until-idle", "3")
     house.wait_for(relaying, "client.waiting")
     wait_until(
-        lambda: f"waiting: no broker answers at {house.endpoint}" in relaying.stderr(),
+        lambda: f"no broker answers at {house.endpoint}; still retrying" in relaying.stderr(),
         START_S,
         "a word about the broker",
     )
@@ -243,7 +243,7 @@ def test_a_killed_postgres_is_waited_for(house: House, own_server: Server) -> No
         house.wait_for(relaying, "relay.database_back", times=number)
         take_orders(url, f"b-{number}")
         house.wait_for(relaying, "relay.settled", times=1 + number)
-    assert "waiting: the database cannot be used: postgresql://" in relaying.stderr()
+    assert "the database is not available: postgresql://" in relaying.stderr()
     relaying.stop(START_S, 0)
     assert ids_in(log_of(house)) == ["a", "b-1", "b-2", "b-3"]
     assert rows_of(url) == []
@@ -309,7 +309,7 @@ def test_a_refused_row_is_kept_and_shown(
         relaying = relay(house, sink, "--once", *more)
         relaying.wait(START_S, 1)
         assert relaying.summary()["failed"] == 1
-        assert "1 rows were refused: oncemq relay --show-failed" in relaying.stderr()
+        assert "1 rows were refused; list them: oncemq relay --show-failed" in relaying.stderr()
     assert ids_in(log_of(house)) == ["a", "b"]
     capfd.readouterr()
     assert run("relay", ["--sink", sink, "--show-failed", "--json"]) == 0
@@ -340,10 +340,10 @@ def test_an_interrupted_relay_ends_cleanly(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([], "which database"),
+        ([], "no database given"),
         (["--sink", "shop.db"], "sqlite:///PATH"),
         (["--sink", "postgresql://h/d?no_such_option=1"], "no_such_option"),
-        (["--sink", "sqlite:///x", "--once", "--until-idle", "1"], "two different ends"),
+        (["--sink", "sqlite:///x", "--once", "--until-idle", "1"], "exclude each other"),
         (["--sink", "sqlite:///x", "--json"], "--show-failed"),
         (["--sink", "sqlite:///x", "--poll", "0"], "--poll"),
     ],

@@ -212,7 +212,7 @@ def test_a_path_that_somebody_listens_at_is_not_taken_away(tmp_path):
     first, second, third = (RouterTransport(Events()) for _ in range(3))
     try:
         first.bind(endpoint)
-        with pytest.raises(CannotBind, match="somebody listens there"):
+        with pytest.raises(CannotBind, match="another process listens there"):
             second.bind(endpoint)
         left_behind = tmp_path / "left"
         with socket.socket(socket.AF_UNIX) as gone:

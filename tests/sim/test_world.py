@@ -15,10 +15,10 @@ import pytest
 from oncemq.cli.sim_sinks import DOORS
 from oncemq.core.consumer.fetch import Fetcher
 from oncemq.library.ledgers.files import LedgerFiles
-from oncemq.sim.database.database import FILE, SERVER
-from oncemq.sim.faults import FAULTS
+from oncemq.sim.faults.catalog import FAULTS
+from oncemq.sim.faults.kinds import FAULT_KINDS
 from oncemq.sim.oracles import liveness
-from oncemq.sim.plan import Plan
+from oncemq.sim.plan import FILE, SERVER, Plan
 from oncemq.sim.run import Result, run_plan, shrink
 from tests.sim.mutants import MUTANTS, applied
 
@@ -116,7 +116,7 @@ def test_a_fault_strikes_alone(name: str) -> None:
     """Each kind of fault finds something to happen to, and the system survives it by itself."""
     plan = replace(Plan.of(3), faults={name: 300.0}, safety_ms=5_000, quota=20)
     kind = FILE if name == "unsynced commit" else SERVER
-    tables = {plan.groups[0].name: kind} if FAULTS[name].of_tables else {}
+    tables = {plan.groups[0].name: kind} if FAULT_KINDS[name].of_tables else {}
     result = run_plan(replace(plan, groups=plan.groups[:1], tables=tables), DOORS)
     assert result.rule == "", f"{name}: {result.failure}"
     assert result.counts[f"fault.{name}"] > 0, name

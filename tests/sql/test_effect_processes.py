@@ -172,7 +172,7 @@ def test_an_operator_wants_the_call_again(shop: Shop) -> None:
     assert shop.resolve(effect["id"], "--retry")["how"] == "again"
     assert shop.resolve(effect["id"], "--retry")["duplicate"] is True
     other = shop.resolve(effect["id"], "--done", "1", code=1)
-    assert "was resolved before: called again; that stands" in other["error"]
+    assert "is already resolved: called again" in other["error"]
     [said] = shop.effects()
     assert (said["state"], said["order"]) == ("resolved", "again")
     shop.consumer("--until-idle=1").wait(START_S, 0)
@@ -189,7 +189,7 @@ def test_a_process_that_is_killed_in_the_call(shop: Shop) -> None:
     [effect] = shop.effects()
     assert effect["state"] == "running"
     early = shop.resolve(effect["id"], "--retry", code=1)
-    assert "is being called right now" in early["error"]
+    assert "is running right now" in early["error"]
     run(shop.sink, "CREATE TABLE other (n INTEGER)")  # no transaction is open
     consumer.kill()
     [after] = shop.effects()

@@ -237,7 +237,7 @@ def test_whoever_waits_for_the_file_has_a_turn_between_two_records(shop: Shop) -
         shop.handle(message, tx)
 
     with Harness(app) as harness:
-        harness._loop._members.insert(0, neighbour)
+        harness._system.loop._members.insert(0, neighbour)
         harness.send("orders", 1, id="a")
         harness.drain()
     assert (shop.calls, neighbour.asks) == (["a"], False)
@@ -259,7 +259,7 @@ def test_a_call_whose_process_died_waits_for_an_operator(
     harness.crash_at(step)
     made = 1 if step == "after_call_before_record" else 0
     for _ in range(2):
-        with pytest.raises(EffectUnknown, match="nobody knows"):
+        with pytest.raises(EffectUnknown, match="unknown whether effect"):
             harness.drain()
         assert (len(shop.calls), shop.paid()) == (made, {})
         harness.crash()
@@ -426,7 +426,7 @@ def test_the_function_uses_nothing_of_tx_but_its_keys(shop: Shop) -> None:
         def function() -> None:
             keys.append(tx.key)
             for use in (lambda: tx.sql("SELECT 1"), lambda: tx.connection, lambda: tx.send("o", 1)):
-                with pytest.raises(EffectMisused, match="inside of an effect"):
+                with pytest.raises(EffectMisused, match="inside an effect"):
                     use()
 
         tx.effect(CHARGE, function)
@@ -487,13 +487,13 @@ def test_a_consumer_that_ends_while_a_handler_is_in_its_call(shop: Shop) -> None
     seen: list[Any] = []
 
     def end() -> None:
-        [actor] = harness._actors.values()
+        [actor] = harness._system.actors.values()
         actor.post(GiveUp())
         seen.append(actor)
 
     shop.in_call = end
-    harness._add(shop.app.consumers[0], 0)
-    harness._loop.run_until(lambda: bool(seen) and seen[0].ended)
+    harness._system._add(shop.app.consumers[0], 0)
+    harness._system.loop.run_until(lambda: bool(seen) and seen[0].ended)
     assert (seen[0].ended, seen[0].error) == (True, None)
     assert (shop.calls, shop.paid(), open_transactions(shop.sink)) == (["a"], {}, 0)
     [ledger] = read_sink_group(shop.sink, "g").values()

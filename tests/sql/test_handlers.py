@@ -20,6 +20,7 @@ from oncemq.errors import (
 )
 from oncemq.library.sinks.session import IDLE
 from oncemq.library.testkit.crash_steps import Crash
+from oncemq.library.testkit.system import LocalSystem
 from tests.sql.client import rows, run
 from tests.sql.conftest import Shop, table
 
@@ -201,13 +202,13 @@ def test_a_call_starts_when_the_commit_before_it_is_done(
 ) -> None:
     """A call is never given a connection that still holds the last call's transaction."""
     idle = []
-    start_call = Harness.start_call
+    start_call = LocalSystem.start_call
 
     def watched(self, actor, run):
         idle.append(actor.sink._place == IDLE)
         start_call(self, actor, run)
 
-    monkeypatch.setattr(Harness, "start_call", watched)
+    monkeypatch.setattr(LocalSystem, "start_call", watched)
 
     def handler(order, tx):
         tx.state["large"] = bytes(5 << 20)  # ends the call at this message
@@ -257,7 +258,7 @@ def test_a_transaction_that_sqlite_itself_ended_stops_the_consumer(sink: str, sh
     harness = shop(handler, retries=3)
     for number in range(3):
         harness.send("orders", number, id=f"o-{number}")
-    with pytest.raises(TransactionControl, match="ended inside the handler"):
+    with pytest.raises(TransactionControl, match="the handler ended the transaction"):
         harness.drain()
     assert rows(sink, "SELECT count(*) FROM paid") == [(0,)]
     assert rows(sink, "SELECT commit_no FROM oncemq_ledger") == [(0,)]
@@ -321,17 +322,17 @@ def test_the_connection_belongs_to_a_call_from_the_moment_it_is_decided(
     """The thread of handlers may take a while to begin; a snapshot that is due waits meanwhile."""
     insert = table(sink)
     seen: list[bool] = []
-    original = Harness.start_call
+    original = LocalSystem.start_call
 
     def start_call(self: Harness, actor, run) -> None:
         seen.append(actor.sink.must_wait(None))
         original(self, actor, run)
 
-    monkeypatch.setattr(Harness, "start_call", start_call)
+    monkeypatch.setattr(LocalSystem, "start_call", start_call)
     harness = shop(lambda message, tx: tx.sql(insert, message.id, 1))
     harness.send("orders", 1, id="a")
     harness.drain()
-    [actor] = harness._actors.values()
+    [actor] = harness._system.actors.values()
     assert (seen, actor.sink.must_wait(None)) == ([True], False)
 
 

@@ -185,7 +185,7 @@ def test_a_document_must_be_a_table() -> None:
     line = b"[]\n"
     head = b"oncemq start 1"
     data = head + b" %08x\n" % crc32(line, crc32(head)) + line
-    with pytest.raises(CorruptLog, match="no table"):
+    with pytest.raises(CorruptLog, match="not a table"):
         document.decode("start", data, "p")
 
 

@@ -117,7 +117,7 @@ def test_a_reader_waits_for_a_generation_in_the_making() -> None:
     assert (len(waited), reader.end) == (3, log.durable_end)
     held = disk.lock(f"{path}/LOCK")
     assert held is not None
-    with pytest.raises(LogInUse, match="do not come to rest"):
+    with pytest.raises(LogInUse, match="opened again and again"):
         LogReader.open(disk, DIRECTORY, wait=lambda: None)
 
 

@@ -216,7 +216,7 @@ class BrokerCore:
                 self._hello(peer, message, out)
                 return
             if self._peers.get(peer) is None:
-                raise HelloRequired("say hello first: this broker does not know the connection")
+                raise HelloRequired("this broker does not know the connection: send hello first")
             if isinstance(message, Produce):
                 assert event.batch is not None, "the codec gives every Produce its batch"
                 self._judge.produce(peer, message, event.batch, self._broker_ms(), out)
@@ -314,8 +314,8 @@ class BrokerCore:
             self._make_topic(peer, request.request, request.topic, request.partitions, out)
         elif topic.partitions != request.partitions:
             raise TopicExists(
-                f"topic {request.topic} has {topic.partitions} partitions and keeps them",
-                hint="use another name for another partition count",
+                f"topic {request.topic} has {topic.partitions} partitions; the count never changes",
+                hint="use another topic name for another partition count",
             )
         else:
             self._describe(peer, request.request, topic, out)
@@ -327,7 +327,7 @@ class BrokerCore:
         if self._judge.disk_full:
             raise DiskFull(NO_ROOM)
         if len(self.state.topics) >= self.limits.topics_max:
-            raise Busy(f"the broker holds {self.limits.topics_max} topics and takes no more")
+            raise Busy(f"the broker holds {self.limits.topics_max} topics, the limit")
         topic_id = self._entropy()
         out.appends.append(TopicCreated(name, topic_id, partitions, self._broker_ms()))
         described = TopicDescribed(request, name, topic_id, partitions, (0,) * partitions)
@@ -389,7 +389,7 @@ class BrokerCore:
         known = self.state.producers.by_name.get(name)
         most = self.limits.producers_max
         if known is None and len(self.state.producers) >= most:
-            raise Busy(f"the broker holds {most} producer names and takes no more")
+            raise Busy(f"the broker holds {most} producer names, the limit")
         epoch = 1 + (known.epoch if known else 0)
         label = request.label[:LABEL_CHARS_MAX]
         out.appends.append(ProducerGranted(name, epoch, request.nonce, label, self._broker_ms()))

@@ -130,7 +130,7 @@ class Membership:
         if disk_full:
             raise DiskFull(NO_ROOM)
         if grant is None and len(groups) >= self._groups_max:
-            raise Busy(f"the broker holds {self._groups_max} grants and takes no more")
+            raise Busy(f"the broker holds {self._groups_max} grants, the limit")
         if grant is not None and not groups.leases[key].released and not groups.live(key, now_ms):
             out.events.append(
                 (

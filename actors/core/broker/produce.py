@@ -289,9 +289,9 @@ def _check_sender(topic: str, request: Produce) -> None:
     """
     output = request.producer.startswith(INTERNAL_MARK)
     if topic.endswith(DEAD_SUFFIX) and not output:
-        raise InvalidName(f"{topic} takes dead letters only, which consumers send")
+        raise InvalidName(f"{topic} accepts only dead letters, which consumers send")
     if INTERNAL_MARK in topic and (request.producer or not request.session):
-        raise InvalidName(f"{topic} takes messages with explicit ids from operators only")
+        raise InvalidName(f"{topic} accepts messages with explicit ids only from operators")
 
 
 def _first(runs: Runs, verdict: int) -> int:

@@ -76,11 +76,11 @@ class Producer:
         if epoch == self.epoch:
             return
         if epoch > self.epoch:
-            raise UnknownProducer(f"producer {self.name} was never granted epoch {epoch}")
+            raise UnknownProducer(f"producer {self.name} never had epoch {epoch}")
         raise Fenced(
             f"producer {self.name} was taken over by {self.label or 'another process'}: "
             f"epoch {epoch} ended, epoch {self.epoch} lives",
-            hint="give each worker its own name, or send without a name and with id=",
+            hint="give each worker its own name, or send with id= and no producer name",
         )
 
     def next_sequence(self, key: RowKey) -> int:

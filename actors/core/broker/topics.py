@@ -91,7 +91,7 @@ class Topic:
             if not 0 <= number < self.partitions:
                 raise UnknownTopic(
                     f"topic {self.name} has {self.partitions} partitions, there is no {number}",
-                    hint="a partition count never changes: ask for the topic again",
+                    hint="the partition count never changes: use a partition below it",
                 )
             found = self.add_partition(number)
         return found

@@ -4,7 +4,7 @@ Theory of operation. A producer keeps nothing on disk: what it must know after a
 broker tells. A named producer asks for an epoch (InitProducer, under the nonce of this
 incarnation, so asking twice gets the same one) and learns for each partition the next number;
 from there it counts by itself, one number a message, in the order of Submit. An anonymous one
-has explicit ids only and needs no epoch. Batches then go through the outbox.
+has explicit ids only and needs no epoch. Batches then go through the send window.
 
 Questions (a topic's description, the epoch) are idempotent: they are asked again, under a new
 request number, after every new session of the connection, after RESEND_MS without an answer, and
@@ -37,8 +37,7 @@ from ...protocol import (
 )
 from ...records import Plain, Record
 from .connection import BROKER, Connection
-from .lane import EXPLICIT, Settled
-from .outbox import Outbox
+from .send_window import EXPLICIT, SendWindow, Settled
 
 # --- events from the shell -----------------------------------------------------------------------
 
@@ -130,7 +129,7 @@ class ProducerCore:
         self.connection = Connection("producer", incarnation, endpoint)
         # The most batches that its owner gives it before some have their verdicts.
         self.batches_max = 2 * limits.in_flight_batches_max
-        self.outbox = Outbox(
+        self.send_window = SendWindow(
             self.connection,
             producer=name,
             entropy=entropy,
@@ -153,7 +152,7 @@ class ProducerCore:
         """When a Tick is wanted; None for never."""
         if self.ended:
             return None
-        times = [self.connection.wake_at_ms, self.outbox.wake_at_ms]
+        times = [self.connection.wake_at_ms, self.send_window.wake_at_ms]
         if self.connection.ready:
             times += [question.due_ms for question in self._questions.values()]
         return min((time for time in times if time is not None), default=None)
@@ -178,8 +177,8 @@ class ProducerCore:
         if self._check_end(out):
             return out
         self._ask(now_ms, out)
-        self.outbox.advance(now_ms, out)
-        self.connection.tick(now_ms, out, owed=self.outbox.owed or bool(self._questions))
+        self.send_window.advance(now_ms, out)
+        self.connection.tick(now_ms, out, owed=self.send_window.owed or bool(self._questions))
         return out
 
     def apply(self, record: Record, position: int) -> None:
@@ -204,7 +203,7 @@ class ProducerCore:
             place = (submit.topic, submit.partition)
             first_sequence = self._next.get(place, 0)
             self._next[place] = first_sequence + batch.count
-        self.outbox.add(
+        self.send_window.add(
             submit.topic,
             submit.partition,
             first_sequence=first_sequence,
@@ -231,7 +230,7 @@ class ProducerCore:
         elif isinstance(message, Failure) and self._refused(message, now_ms, out):
             return
         else:
-            for settled in self.outbox.received(message, now_ms, out):
+            for settled in self.send_window.received(message, now_ms, out):
                 out.work.append(settled)
                 out.events.append(("producer.acked", _acked_fields(settled, self.name)))
 
@@ -239,10 +238,10 @@ class ProducerCore:
         if self._questions.pop("", None) is None:
             return  # the answer to a question asked twice
         self.opened = True
-        self.outbox.epoch = ready.epoch
+        self.send_window.epoch = ready.epoch
         for topic, partition, next_sequence, _ in ready.partitions:
             self._next[topic, partition] = next_sequence
-            self.outbox.expect(topic, partition, next_sequence)
+            self.send_window.expect(topic, partition, next_sequence)
         out.work.append(Opened(ready.epoch, ready.partitions))
         out.events.append(("producer.opened", {"producer": self.name, "epoch": ready.epoch}))
 
@@ -285,8 +284,8 @@ class ProducerCore:
     # --- the end ---------------------------------------------------------------------------------
 
     def _check_end(self, out: Outcome) -> bool:
-        if self.outbox.error is not None:
-            self._stop(self.outbox.error, out)
+        if self.send_window.error is not None:
+            self._stop(self.send_window.error, out)
         elif any(isinstance(item, Stop) for item in out.work):
             self.ended = True
         return self.ended

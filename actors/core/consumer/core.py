@@ -4,7 +4,7 @@ Theory of operation. consumer_grant.py gets the grant and keeps it; once the she
 ledger under it, outputs that the ledger committed and nobody acknowledged go out first, and
 consumer_fetch.py goes on where the ledger ends. handling.py has one handler call out at a time; its
 answer becomes one commit record: inputs, ids, state, outputs and acknowledgements together.
-Outputs (outbox.py) and the event `commit.synced` wait for the sync. A message that cannot be
+Outputs (send_window.py) and the event `commit.synced` wait for the sync. A message that cannot be
 handled is parked in the same way (handling.py); what an operator has handled again comes as a
 second input (consumer_running.py).
 
@@ -266,21 +266,21 @@ class ConsumerCore:
 
     def _settle(self, running: Running, message: Message, now_ms: int, out: Outcome) -> None:
         """Take the verdict on outputs. Raises what ends the consumer."""
-        outbox = running.outbox
-        for settled in outbox.received(message, now_ms, out):
+        sends = running.send_window
+        for settled in sends.received(message, now_ms, out):
             running.output_bytes -= settled.token
             first, count = settled.first_sequence, settled.count
             if any(run[1] == CONFLICT for run in settled.runs):
                 raise IdConflict(
-                    f"the broker has other messages of {outbox.producer} under the numbers from "
+                    f"the broker has other messages of {sends.producer} under the numbers from "
                     f"{first} on in {settled.topic}/{settled.partition}",
-                    hint="this ledger did not send them: was it copied or restored?",
+                    hint="this ledger did not send them; check whether it was copied or restored",
                 )
             self._acked.append((settled.topic, settled.partition, first + count))
             fields = self.member.fields(first_sequence=first, count=count)
             out.events.append(("output.acked", fields))
-        if outbox.error is not None:
-            raise outbox.error
+        if sends.error is not None:
+            raise sends.error
 
     # --- what may be done now --------------------------------------------------------------------
 
@@ -340,7 +340,7 @@ class ConsumerCore:
         out.events.append(("consumer.granted", fields))
 
     def _run(self, running: Running, now_ms: int, out: Outcome) -> None:
-        handling, outbox = running.handling, running.outbox
+        handling, sends = running.handling, running.send_window
         running.queue_outputs(out)  # before more is begun: what waits for the broker is bounded
         if self._draining:
             handling.cut(out)
@@ -349,8 +349,8 @@ class ConsumerCore:
         running.queue_outputs(out)
         if self.connection.ready:
             self._lookups.advance(now_ms, out)
-        outbox.advance(now_ms, out)
-        quiet = handling.running is None and outbox.batches == 0
+        sends.advance(now_ms, out)
+        quiet = handling.running is None and sends.batches == 0
         if self.phase == RUNNING:
             if self._draining:
                 if quiet and not self._disk_full:

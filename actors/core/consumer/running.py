@@ -8,7 +8,7 @@ from ...outcome import Outcome
 from ...protocol import Failure, Granted, TopicDescribed
 from ...records import Committed, Output
 from ..client.connection import Connection
-from ..client.outbox import Outbox
+from ..client.send_window import SendWindow
 from .commits import Acked
 from .fetch import Fetcher
 from .grant import Member
@@ -55,11 +55,11 @@ class Running:
         self.handling = Handling(ledger, member, epoch, main)
         self.dead_topic = DeadTopic(connection, dead_topic(member.topic), partitions)
         self.private_topic = PrivateTopic(connection, member.private_topic)
-        # Bytes of the outputs that the outbox holds.
+        # Bytes of the outputs in the send window.
         self.output_bytes = 0
-        # The last commit whose outputs the outbox has.
+        # The last commit whose outputs the send window has.
         self._queued = ledger.commit_no
-        self.outbox = Outbox(
+        self.send_window = SendWindow(
             connection,
             producer=output_producer(*place),
             epoch=epoch,
@@ -68,7 +68,7 @@ class Running:
         for (topic, partition), following in sorted(ledger.next_sequence.items()):
             outputs = ledger.unacked.get((topic, partition), ())
             first = outputs[0].first_sequence if outputs else following
-            self.outbox.expect(topic, partition, first)
+            self.send_window.expect(topic, partition, first)
             for output in outputs:
                 self._queue(output)
 
@@ -88,11 +88,11 @@ class Running:
     def owed(self) -> bool:
         """Whether an answer is waited for."""
         fetching = any(fetcher.owed for fetcher in self.fetchers)
-        return fetching or self.outbox.owed or self.dead_topic.owed
+        return fetching or self.send_window.owed or self.dead_topic.owed
 
     def wake_times(self, *, draining: bool) -> list[int | None]:
         """Return when there is something to do without any message."""
-        times = [self.outbox.wake_at_ms, self.dead_topic.wake_at_ms]
+        times = [self.send_window.wake_at_ms, self.dead_topic.wake_at_ms]
         if draining:
             return times
         times.append(self.private_topic.wake_at_ms)
@@ -111,7 +111,7 @@ class Running:
     def may_call(self) -> bool:
         """Whether the outputs that wait for the broker leave room for more."""
         return (
-            self.outbox.messages < self._limits.outputs_unacked_max
+            self.send_window.messages < self._limits.outputs_unacked_max
             and self.output_bytes < self._limits.outputs_unacked_bytes_max
         )
 
@@ -171,7 +171,7 @@ class Running:
         return self._fingerprint([_PRIVATE_MARK + tagged for tagged in ids])
 
     def queue_outputs(self, out: Outcome) -> None:
-        """Hand the outputs of this step's commits to the outbox, whose sends wait for the sync."""
+        """Hand the outputs of this step's commits to the send window, whose sends wait for the sync."""
         for record in out.appends:
             if not isinstance(record, Committed) or record.commit_no <= self._queued:
                 continue
@@ -183,7 +183,7 @@ class Running:
 
     def _queue(self, output: Output) -> None:
         self.output_bytes += len(output.raw)
-        self.outbox.add_output(output, token=len(output.raw))
+        self.send_window.add_output(output, token=len(output.raw))
 
 
 class _PrivateFetcher(Fetcher):

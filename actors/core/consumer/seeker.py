@@ -84,7 +84,7 @@ class SeekerCore:
             )
         most = ledger.limits.skips_max
         if len(ledger.skips) >= most and move.offset > first:
-            raise NotSupported(f"this ledger has {most} skipped ranges and takes no more")
+            raise NotSupported(f"this ledger has {most} skipped ranges, the limit")
         skipped = Skipped(grant.topic_id, first, move.offset, move.reason)
         inputs = [(grant.topic_id, move.offset)]
         record = Committed(grant.epoch, ledger.commit_no + 1, inputs, [], b"", {})

@@ -7,7 +7,6 @@ its last owner was, so that a process that was frozen and replaced meanwhile lea
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
 from ...runtime.crash_points import (
     AFTER_APPEND_BEFORE_SYNC,
@@ -17,16 +16,16 @@ from ...runtime.crash_points import (
     CrashingDisk,
     CrashingLog,
     CrashPoint,
+    log_opener,
 )
 from ...runtime.os_disk import OsDisk
 from ...runtime.process import owner_facts
 from ...storage.disk import Disk
-from ...storage.log import FencedLog
 from ..handling.call import Consumer
 from ..ledgers.files import LedgerFiles, ledger_directory
 from ..sinks.ledger import SqlLedger
 from ..sinks.opening import open_sink
-from .actor import LedgerDoor
+from .actor import Ledger
 
 Place = tuple[str, str, int]  # group, topic, partition
 
@@ -57,7 +56,7 @@ class ConsumerLedgers:
         """
         self._followed.add(place)
 
-    def make(self, consumer: Consumer, place: Place) -> LedgerDoor:
+    def make(self, consumer: Consumer, place: Place) -> Ledger:
         """Return the door to a ledger; nothing is opened. Raises BadSink, NotSupported."""
         if consumer.sink is not None:
             lost = self._last[place].name if place in self._followed else ""
@@ -70,22 +69,13 @@ class ConsumerLedgers:
             ledger_directory(self._state, *place),
             self._owner,
             draw=lambda: secrets.token_bytes(16),
-            open_log=self._open_log,
+            open_log=log_opener(self._point, _CrashingLedger),
         )
 
     def _visit(self, step: str) -> None:
         if self._point is not None:
             for name in _PLACES.get(step, ()):
                 self._point.visit(name)
-
-    def _open_log(self, *arguments: Any, **options: Any) -> FencedLog:
-        """Open a ledger of files; with a crash point of tests, one that dies there."""
-        if self._point is None:
-            return FencedLog.open(*arguments, **options)
-        log = _CrashingLedger.open(*arguments, **options)
-        assert isinstance(log, _CrashingLedger)
-        log.point = self._point
-        return log
 
 
 class _CrashingLedger(CrashingLog):

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sys
 import threading
 import time
@@ -29,7 +28,7 @@ from collections import deque
 
 import zmq
 
-from ...core.consumer.effect_work import EffectHeld, EffectTold, EffectWanted
+from ...core.consumer.effect_work import EffectAnswer, EffectHeld, EffectTold, EffectWanted
 from ...core.consumer.work import (
     Drain,
     GiveUp,
@@ -42,16 +41,15 @@ from ...errors import OnceMQError, SinkUnavailable
 from ...limits import DRAIN_S_DEFAULT, TOPIC_LOOKUP_MS
 from ...ports import Events
 from ...runtime.clock import SystemClock
-from ...runtime.process import stop_signals
+from ...runtime.process import draw, own_label, stop_signals
 from ...runtime.zmq_transport import DealerTransport
-from ...shells.producer import own_label
-from ..effects.desk import WaitingDesk, told_of
+from ..effects.calls import command_about
 from ..handling.call import Call, Consumer
 from ..handling.call_kinds import TopicFinders, make_call
 from ..handling.threads import HandlerThreads
 from .actor import ConsumerActor
 from .ledgers import ConsumerLedgers
-from .main_thread import Answer, CallThread, LoopThread, PlainThread
+from .main_thread import Answer, CallThread, LoopThread, PlainThread, WaitingDesk
 from .sink_outages import SinkOutages
 from .tally import Summary, Tally
 from .topic_book import TopicBook
@@ -86,7 +84,7 @@ class ConsumerProcess:
         self._clock = SystemClock()
         self._topics = TopicBook()
         self._ledgers = ConsumerLedgers(state)
-        self._member = secrets.token_bytes(16)
+        self._member = draw()
         self._tally = Tally()
         self._told_standby: set[tuple[str, str, int]] = set()
         in_loop = any(consumer.shape.is_async for consumer in consumers)
@@ -209,7 +207,7 @@ class ConsumerProcess:
         if event is None or isinstance(event, HandlerDone | OnceMQError):
             self._open_calls.pop(actor, None)
         if isinstance(event, OnceMQError):
-            actor.fail(event)
+            actor.end(event)
         elif event is not None:
             actor.post(event)
 
@@ -298,7 +296,9 @@ class ConsumerProcess:
         for actor in self._live():
             actor.post(GiveUp())
             actor.turn()
-        error = NotDrained(f"not all was committed and acknowledged within {self._drain_s:g} s")
+        error = NotDrained(
+            f"some work was not committed or acknowledged within {self._drain_s:g} s"
+        )
         self._error = self._error or error
         self._quit = True
         if self._open_calls:
@@ -332,7 +332,7 @@ class ConsumerProcess:
             if (*actor.place[:2], partition) not in self._actors:
                 self._add(actor.consumer, partition)
 
-    def topic_resolved(self, resolved: TopicResolved) -> None:
+    def topic_resolved(self, _: ConsumerActor, resolved: TopicResolved, /) -> None:
         """Tell the handler that waits for the topic."""
         self._topics.learn(resolved)
 
@@ -343,12 +343,21 @@ class ConsumerProcess:
         self._told_standby.add(actor.place)
         group, topic, partition = actor.place
         self._watcher.standby(
-            f"{topic}/{partition} of group {group} is held by {owner}; standing by"
+            f"{topic}/{partition} of group {group} is owned by {owner}; standing by"
         )
+
+    def effect_answered(self, actor: ConsumerActor, answer: EffectAnswer) -> None:
+        """Wake the handler that waits for it."""
+        actor.effect_answers.put(answer)
 
     def effect_held(self, actor: ConsumerActor, held: EffectHeld) -> None:
         """Tell the user what to say to whom."""
-        self._watcher.effect_held(told_of(actor, held))
+        group, topic, partition = actor.place
+        self._watcher.effect_held(
+            f"{topic}/{partition} of group {group} waits: it is unknown whether an effect of "
+            f"message {held.message_key} happened ({held.why}); check, then run: "
+            f"{command_about(held.effect_id, actor.sink)}"
+        )
 
     def sink_away(self, actor: ConsumerActor, error: SinkUnavailable) -> None:
         """Tell the user; the process goes on."""
@@ -363,14 +372,14 @@ class ConsumerProcess:
         actor = ConsumerActor(
             consumer,
             partition,
-            self._endpoint,
+            endpoint=self._endpoint,
             transport=transport,
             clock=self._clock,
             events=self._events,
+            entropy=draw,
             ledger=self._ledgers.make(consumer, place),
             host=self,
             label=own_label(),
-            reopen=transport.reopen,
             process=self._member,
             outlived=outlived,
         )

@@ -41,7 +41,7 @@ class TopicBook:
         """Raise InvalidName or Busy if `topic` may not be asked for."""
         check_name(topic, "topic")
         if len(self._counts) >= TOPICS_KNOWN_MAX:
-            raise Busy(f"this process knows {TOPICS_KNOWN_MAX} topics and takes no more")
+            raise Busy(f"this process already uses {TOPICS_KNOWN_MAX} topics, the limit")
 
     def learn(self, resolved: TopicResolved) -> None:
         """Take an answer and wake who waits for it."""
@@ -69,7 +69,7 @@ class TopicBook:
         count = self._counts.get(topic)
         if count is None:
             raise UnknownTopic(
-                f"no broker told within {timeout_ms / 1000:g} s how many partitions {topic!r} has",
-                hint="the message will be tried again; is the broker up?",
+                f"no broker reported the partitions of {topic!r} within {timeout_ms / 1000:g} s",
+                hint="the message will be retried; check that the broker runs",
             )
         return count

@@ -10,7 +10,7 @@ class NotDrained(OnceMQError):
     """The time for ending was over before all was committed and acknowledged."""
 
     code = "not_drained"
-    default_hint = "what was not committed is handled again at the next start"
+    default_hint = "uncommitted messages are handled again at the next start"
 
 
 class Watcher:
@@ -23,7 +23,7 @@ class Watcher:
         """No broker has answered for two seconds; it is tried on. Told once for each silence."""
 
     def sink_away(self, text: str) -> None:
-        """The database of a consumer is away or locked; it is tried on. Told for each attempt."""
+        """The database of a consumer is not available or locked; the consumer keeps retrying. Told for each attempt."""
 
     def effect_held(self, text: str) -> None:
         """A message waits for an operator's word about an effect; other partitions go on."""

@@ -1,54 +1,52 @@
-"""A broker inside this process: the same core, log and turn; its transport is a pair of lists.
+"""A broker inside this process: the shell of every broker; its transport is a pair of lists.
 
-Whoever holds it says requests and gets their answers from the same call; both are encoded and
-checked as on a wire. Not thread-safe.
+The owner passes requests and gets the answers from the same call. Both are encoded and checked as
+on the wire. Not thread-safe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from ... import protocol as say
 from ...codec import batch as batch_codec
 from ...codec import wire
-from ...core.broker.core import BrokerCore
-from ...driver import Driver
 from ...errors import from_code
 from ...limits import LIMITS, SNAPSHOT_EVERY_BYTES, Limits
 from ...outcome import Received
-from ...ports import Clock, Events, Frames, Log
+from ...ports import Clock, Events, Frames
 from ...protocol import Message
+from ...shells.broker import BrokerShell
+from ...storage.disk import Disk
+from ...storage.document import Owner
 
 Entropy = Callable[[], bytes]  # 16 random bytes
 Body = bytes | memoryview | None
 
 _PEER = b"n" * 16
-_TURNS_MAX = 64  # a request without an answer after so many turns shows a bug of ours
+_TURNS_MAX = 64  # no request needs as many: beyond them there is a bug
 
 
 class _Lists:
     """The transport between the broker and its owner."""
 
     def __init__(self) -> None:
-        self.inbox: list[tuple[bytes, list[bytes]]] = []
-        self.outbox: list[list[bytes]] = []
+        self.requests: list[tuple[bytes, list[bytes]]] = []
+        self.answers: list[list[bytes]] = []
 
     def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
-        """Return all that was said to the broker."""
         del timeout_ms
-        taken, self.inbox = self.inbox, []
+        taken, self.requests = self.requests, []
         return taken
 
     def send(self, peer: bytes, frames: Frames) -> bool:
-        """Take what the broker says."""
         del peer
-        self.outbox.append([bytes(frame) for frame in frames])
+        self.answers.append([bytes(frame) for frame in frames])
         return True
 
 
 class _PushedClock:
-    """A clock that can be pushed on: work that waits for the next millisecond need not wait."""
+    """A clock that the owner can advance: work due in the next millisecond need not wait for it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -69,34 +67,42 @@ class InlineBroker:
 
     def __init__(
         self,
-        log: Log,
+        disk: Disk,
+        directory: str,
         *,
+        owner: Owner,
         clock: Clock,
         events: Events,
         entropy: Entropy,
         snapshot_every_bytes: int | None = SNAPSHOT_EVERY_BYTES,
         limits: Limits = LIMITS,
     ) -> None:
-        """Recover from `log` and say hello. Raises CorruptLog, OSError."""
+        """Open the broker on `directory` and say hello. Raises as BrokerShell does."""
         self._lists = _Lists()
         self._clock = _PushedClock(clock)
         self._request = 0
-        self.driver = Driver(
-            BrokerCore(log.log_id, log.lineage, entropy=entropy, limits=limits),
-            self._lists,
-            self._clock,
-            events,
-            perform=self._pass_over,
+        self._shell = BrokerShell(
+            disk,
+            directory,
+            owner=owner,
+            bind=lambda: self._lists,
+            clock=self._clock,
+            events=events,
+            entropy=entropy,
             snapshot_every_bytes=snapshot_every_bytes,
+            limits=limits,
         )
-        self.driver.open_log(log)
-        self.driver.turn(0)
         self.ask_one(
             say.Hello(self.number(), say.VERSION_MIN, say.VERSION_MAX, "inline", entropy(), b"", 0)
         )
 
-    def _pass_over(self, item: Any) -> None:
-        """A client of this process has met no other broker: there is no fence to look at."""
+    def rest(self) -> None:
+        """Use an idle moment: attest the last group, look at the fence. Raises Fenced."""
+        self._shell.turn(0)
+
+    def time_left_ms(self) -> int:
+        """Return when `rest` is due."""
+        return self._shell.time_left_ms()
 
     def number(self) -> int:
         """Return the number of the next request."""
@@ -104,27 +110,27 @@ class InlineBroker:
         return self._request
 
     def ask(self, messages: Sequence[tuple[Message, Body]]) -> dict[int, Received]:
-        """Say all this in one turn and return the answers by request number.
+        """Pass `messages` in one turn and return the answers by request number.
 
-        Every answer is covered by a sync. Raises Fenced, CorruptLog, OSError: never call again.
+        A sync covers every answer. Raises Fenced, CorruptLog, OSError: never call again.
         """
         answers: dict[int, Received] = {}
         for message, body in messages:
             frames = [bytes(frame) for frame in wire.encode(message, body)]
-            self._lists.inbox.append((_PEER, frames))
+            self._lists.requests.append((_PEER, frames))
         for _ in range(_TURNS_MAX):
-            self.driver.turn(0)
-            for frames in self._lists.outbox:
+            self._shell.turn(0)
+            for frames in self._lists.answers:
                 received = wire.decode(b"", frames)
                 answers[received.message.request] = received
-            self._lists.outbox.clear()
+            self._lists.answers.clear()
             if len(answers) == len(messages):
                 return answers
             self._clock.push()
-        raise AssertionError(f"{len(messages) - len(answers)} requests were not answered")
+        raise AssertionError(f"{len(messages) - len(answers)} requests got no answer")
 
     def ask_one(self, message: Message, body: Body = None) -> Received:
-        """Say one thing. Raises what the broker refuses it with, and all that `ask` raises."""
+        """Pass one request. Raises the broker's refusal, and all that `ask` raises."""
         (answer,) = self.ask([(message, body)]).values()
         if isinstance(answer.message, say.Failure):
             raise from_code(answer.message.code, answer.message.reason, answer.message.hint)
@@ -136,7 +142,7 @@ class InlineBroker:
         """Yield (offset, tagged id or None, body) of stored messages from `first` on.
 
         At least one message if `first` is below the durable end, and about `bytes_max`; read on
-        behind the last one. Bodies are what `codec.batch.split_body` takes apart.
+        behind the last one. `codec.batch.split_body` takes a body apart.
         """
         bytes_max = min(max(bytes_max, 1), LIMITS.fetch_bytes_default)
         fetch = say.Fetch(self.number(), "", topic, 0, 0, first, bytes_max, 0)
@@ -157,5 +163,5 @@ class InlineBroker:
             yield offset, batch_codec.split_body(body)[2]
 
     def close(self) -> None:
-        """Attest what was stored and let go of the log."""
-        self.driver.close()
+        """Attest what was stored and close the log."""
+        self._shell.close(clean=True)

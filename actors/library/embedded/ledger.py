@@ -1,7 +1,7 @@
 """The processed set of a consumer inside a user's process: a ledger, on disk or in memory.
 
-It holds what every ledger holds, fingerprints of the ids that were processed; offsets are not in
-it, because the queue in memory begins anew with each process while the ids stay the same.
+It holds fingerprints of the processed ids, as every ledger does. It holds no offsets, because the
+queue in memory begins again with each process while the ids stay the same.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _NO_ID = bytes(16)  # the input is no topic of a broker on disk
 
 
 class Keep:
-    """Event: this fingerprint is processed."""
+    """Event: the message with this fingerprint is processed."""
 
     def __init__(self, fingerprint: bytes) -> None:
         self.fingerprint = fingerprint
 
 
 class Kept:
-    """Work: it is durable."""
+    """Work: the fingerprint is durable."""
 
 
 class _LedgerCore(PeerlessCore):
@@ -68,7 +68,6 @@ class _LedgerCore(PeerlessCore):
         return self.ledger.snapshot()
 
     def restore(self, parts: dict[str, Any]) -> None:
-        """Become what `snapshot` returned."""
         self.ledger.restore(parts)
 
 
@@ -113,7 +112,6 @@ class LedgerStore:
         return xxhash.xxh3_128_digest(tagged, self._key)
 
     def knows(self, _message_id: object, tagged: bytes) -> bool:
-        """Return whether this message was processed."""
         return self._core.ledger.processed.knows_fingerprints([self._fingerprint(tagged)])
 
     def prepare(self) -> None:
@@ -134,5 +132,5 @@ class LedgerStore:
         self._done.clear()
 
     def close(self) -> None:
-        """Attest what was stored and let go of the files."""
+        """Attest what was stored and close the files."""
         self._driver.close()

@@ -1,4 +1,4 @@
-"""What cores of actors without peers share: they decide about events of their owner, nothing else."""
+"""The base of cores without peers, which decide only about events of their owner."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...outcome import DiskSpace, Event, Outcome, Recovered
 
 
 class PeerlessCore(ABC):
-    """An actor of this process alone, with a log of its own: no messages, no timers.
+    """An actor inside this process, with a log of its own: no messages, no timers.
 
     A subclass decides in `_decide`, and adds `apply`, `snapshot` and `restore`.
     """
@@ -19,7 +19,7 @@ class PeerlessCore(ABC):
 
     @property
     def wake_at_ms(self) -> int | None:
-        """Nothing here waits for time."""
+        """Always None: nothing here waits for time."""
         return None
 
     def step(self, event: Event, now_ms: int) -> Outcome:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import secrets
 import threading
 import weakref
 from collections.abc import Callable, Iterator, MutableMapping, MutableSet
@@ -30,7 +29,7 @@ from ...ids import tagged_id, untagged_id
 from ...limits import SEED_BYTES_MAX, SEED_READ_BYTES, SEED_WINDOW_DEFAULT
 from ...runtime.clock import SystemClock
 from ...runtime.events import NullEvents
-from ...storage.log import FencedLog
+from ...runtime.process import draw
 from ...storage.memory import MemoryDisk
 from ..producing.acks import Ack
 from .broker import InlineBroker
@@ -51,7 +50,7 @@ class ExactlyOnceQueue:
     """
 
     def __init__(self, dedup_window: int | None = SEED_WINDOW_DEFAULT) -> None:
-        """`dedup_window`: how many ids are remembered at least; None for all. Raises ValueError."""
+        """Remember at least the last `dedup_window` ids; None for all. Raises ValueError."""
         if dedup_window is not None and (type(dedup_window) is not int or dedup_window < 1):
             raise ValueError("dedup_window is a whole number above 0, or None to remember all ids")
         self._window = dedup_window
@@ -61,11 +60,11 @@ class ExactlyOnceQueue:
         self._consumers: weakref.WeakSet[ExactlyOnceConsumer] = weakref.WeakSet()
 
     def __len__(self) -> int:
-        """Return how many messages were stored since the queue was made."""
+        """Return how many messages were ever stored."""
         return self._shelves[-1].end
 
     def send(self, message_id: MessageId, message: Any) -> Ack:
-        """Store `message` unless its id is known; tell which of both in `duplicate`.
+        """Store `message` unless its id is known: then the Ack has `duplicate=True`.
 
         A message is bytes, text, or what msgpack carries. Raises IdConflict (the id is stored with
         another message), ValueNotEncodable, TooLarge, InvalidName, and BufferFull when too much
@@ -83,29 +82,30 @@ class ExactlyOnceQueue:
             if sum(shelf.size for shelf in self._shelves) + len(batch.raw) > SEED_BYTES_MAX:
                 raise BufferFull(
                     f"the queue holds {SEED_BYTES_MAX} bytes",
-                    hint="let its consumers process what waits; with dedup_window=None all is kept",
+                    hint="let its consumers process the waiting messages first",
                 )
             shelf = self._shelves[-1]
             return _ack(shelf.store(batch), shelf.first, tagged)
 
     def _tidy(self) -> None:
-        """Begin a new shelf when the last is full; forget what is both old and processed."""
+        """Begin a new shelf when the last is full; drop shelves that are both old and processed."""
         if self._window is None:
             return
         last = self._shelves[-1]
         if last.end - last.first >= self._window:
             self._shelves.append(_Shelf(last.end))
-        done = min((consumer.next_offset for consumer in self._consumers), default=0)
+        ends = (consumer._next_offset for consumer in self._consumers)  # noqa: SLF001 - one module
+        done = min(ends, default=0)
         while len(self._shelves) > 2 and self._shelves[0].end <= done:
             self._shelves.pop(0).close()
 
-    def join(self, consumer: ExactlyOnceConsumer) -> int:
+    def _join(self, consumer: ExactlyOnceConsumer) -> int:
         """Keep messages until `consumer` has processed them; return where it starts."""
         with self._lock:
             self._consumers.add(consumer)
             return self._shelves[0].first
 
-    def read(self, first: int) -> list[tuple[int, bytes, Any]]:
+    def _read(self, first: int) -> list[tuple[int, bytes, Any]]:
         """Return (offset, tagged id, message) of some messages from `first` on; none at the end."""
         with self._lock:
             for shelf in self._shelves:
@@ -118,34 +118,28 @@ class _Shelf:
     """A run of messages in a broker of their own, so that it can be forgotten as a whole."""
 
     def __init__(self, first: int) -> None:
-        self.first = first  # offset of its first message in the queue
-        self.end = first  # offset behind its last one
-        self.size = 0  # bytes of its batches
-        self._session = secrets.token_bytes(16)
+        self.first = first  # offset of the first message in the queue
+        self.end = first  # offset behind the last message
+        self.size = 0  # bytes of all batches
+        self._session = draw()
         self._counter = 0
-        disk = MemoryDisk()
-        log = FencedLog.open(
-            disk,
-            "queue",
-            generation=None,
-            owner={"pid": os.getpid()},
-            create_log_id=secrets.token_bytes(16),
-        )
         self._broker = InlineBroker(
-            log,
+            MemoryDisk(),
+            "queue",
+            owner={"pid": os.getpid()},
             clock=SystemClock(),
             events=NullEvents(),
-            entropy=lambda: secrets.token_bytes(16),
+            entropy=draw,
             snapshot_every_bytes=None,  # memory is not recovered from
         )
         self._broker.ask_one(say.CreateTopic(self._broker.number(), _TOPIC, 1))
 
     def store(self, batch: Batch) -> say.Produced:
-        """Judge one message and store it if it is new."""
+        """Store one message if it is new; return the broker's verdict."""
         try:
             produced = self._produce(batch, self._counter)
         except OnceMQError:
-            self._session, self._counter = secrets.token_bytes(16), 0
+            self._session, self._counter = draw(), 0
             raise
         self._counter += 1
         if produced.runs[0][1] == say.STORED:
@@ -154,10 +148,10 @@ class _Shelf:
         return produced
 
     def judge_again(self, batch: Batch) -> say.Produced | None:
-        """Judge one message without storing it; None if its id is not known here.
+        """Return the verdict on a message without storing it; None if its id is not known here.
 
-        A batch at a counter that had its verdict stores nothing: the broker answers for what it
-        knows and refuses what is new.
+        A batch at a counter that had its verdict stores nothing: the broker answers known ids and
+        refuses new ones.
         """
         try:
             return self._produce(batch, self._counter - 1)
@@ -181,7 +175,7 @@ class _Shelf:
             yield self.first + offset, tagged, value_codec.decode_value(encoding, value)
 
     def close(self) -> None:
-        """Let the memory go."""
+        """Close the broker and free its memory."""
         self._broker.close()
 
 
@@ -208,8 +202,8 @@ class ExactlyOnceConsumer:
         self._processed = _processed(processed_store)
         self._polling = threading.Lock()
         # Behind the last message that this consumer has dealt with. Invariant: never decreases.
-        self.next_offset = 0
-        self.next_offset = queue.join(self)
+        self._next_offset = 0
+        self._next_offset = queue._join(self)  # noqa: SLF001 - one module
 
     def poll_and_process(self, handler: Handler) -> int:
         """Call `handler` for every message that waits and was not processed; return how many were.
@@ -223,8 +217,8 @@ class ExactlyOnceConsumer:
         count = 0
         with self._polling:
             end = len(self._queue)
-            while self.next_offset < end:
-                for offset, tagged, message in self._queue.read(self.next_offset):
+            while self._next_offset < end:
+                for offset, tagged, message in self._queue._read(self._next_offset):  # noqa: SLF001 - one module
                     if offset >= end:
                         break
                     message_id = given_message_id(tagged)
@@ -236,11 +230,11 @@ class ExactlyOnceConsumer:
                             handler(message)
                         self._processed.add(message_id, tagged)
                         count += 1
-                    self.next_offset = offset + 1
+                    self._next_offset = offset + 1
         return count
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         self._processed.close()
 
     def __enter__(self) -> ExactlyOnceConsumer:
@@ -257,11 +251,10 @@ class _UsersStore:
         self._store = store
 
     def knows(self, message_id: MessageId, _tagged: bytes) -> bool:
-        """Return whether this message was processed."""
         return message_id in self._store
 
     def prepare(self) -> None:
-        """Whether there is room is the user's concern."""
+        """Do nothing: the user's store has no bound that OnceMQ knows."""
 
     def add(self, message_id: MessageId, _tagged: bytes) -> None:
         """Remember that this message was processed."""
@@ -271,7 +264,7 @@ class _UsersStore:
             self._store.add(message_id)
 
     def close(self) -> None:
-        """It is the user's."""
+        """Do nothing: the user closes the store."""
 
 
 def _processed(store: str | os.PathLike[str] | Store | None) -> _UsersStore | LedgerStore:
@@ -289,16 +282,16 @@ def _processed(store: str | os.PathLike[str] | Store | None) -> _UsersStore | Le
 def _wants_id(handler: Handler) -> bool:
     """Return whether a handler takes two arguments that it cannot do without."""
     if not callable(handler):
-        raise TypeError("a handler is something to be called")
+        raise TypeError("the handler must be callable")
     try:
         parameters = inspect.signature(handler).parameters.values()
     except (TypeError, ValueError):  # of some built-in functions nothing is known
         return False
     return (
         sum(
-            one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD}
-            and one.default is one.empty
-            for one in parameters
+            parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}
+            and parameter.default is parameter.empty
+            for parameter in parameters
         )
         == 2
     )
@@ -314,7 +307,6 @@ def tagged_message_id(message_id: MessageId) -> bytes:
 
 
 def given_message_id(tagged: bytes) -> MessageId:
-    """Return the id as it was given."""
     if tagged[1:6] == b"\0int:":
         return int(tagged[6:])
     return untagged_id(tagged)

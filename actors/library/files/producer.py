@@ -1,14 +1,14 @@
 """Sends the rows of a file, each exactly once, over any number of runs and crashes.
 
 With sequence ids a row's number is the count of earlier rows of its partition, so the file itself
-is the memory of what was sent: a new run reads it from the start and passes over what the broker
-has. That it is the same file is checked, not believed: a running digest over the rows of each
-partition goes with every batch, the broker keeps it, and a run that comes to another digest at
-the broker's next number stops before it has sent anything. With explicit ids (`id_fields`) no
-memory is needed: everything is sent, and what is there already is answered as a duplicate.
+remembers what was sent: a new run reads it from the start and passes over the rows that the broker
+has. The run checks that it is the same file: a running digest over the rows of each partition goes
+with every batch, and the broker keeps it. A run that gets another digest at the broker's next number
+stops before it has sent anything. Explicit ids (`id_fields`) need no memory: the run sends all rows,
+and the broker answers known ones as duplicates.
 
-One loop in one thread: read rows, make batches, turn the engine. Reading stops while the window
-of the engine is full, so memory does not grow with the file.
+One loop in one thread: read rows, make batches, turn the engine. Reading stops while the engine has
+no room, so memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ from typing import NamedTuple
 import xxhash
 
 from ...batch import Batch
-from ...core.client.lane import Settled
 from ...core.client.producer import Submit
+from ...core.client.send_window import Settled
 from ...errors import BadInput, IdConflict, InputChanged, OnceMQError, Unacknowledged
 from ...ids import untagged_id
 from ...protocol import CONFLICT, DUPLICATE, STORED
-from ...shells.producer import ProducerEngine
+from ...shells.producer import ProducerShell
 from ..producing.parcel import Cut, Parcel, build_batch, cut
 from .rows import FileJob, parcel_of
 from .sources import STDIN, ByteSource, Rows, RowSource
 
-IDLE_MS = 100  # how often a followed file is looked at, and the stop flag while nothing happens
-TOGETHER_MS = 10  # how long answers are waited for while standard input may bring more
-STOP_MS = 4_000  # how long a stopped run waits for what is on its way
+IDLE_MS = 100  # how often an idle run looks at a followed file and at the stop flag
+TOGETHER_MS = 10  # how long a turn waits for answers while standard input may bring rows
+STOP_MS = 4_000  # how long a stopped run waits for messages in flight
 _body_digest = xxhash.xxh3_64_intdigest
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is. At the end it is the summary."""
+    """Counters of a run; at the end they are the summary."""
 
     sent: int = 0  # rows acknowledged, those of earlier runs included
     appended: int = 0  # of them: stored by this run
-    duplicates: int = 0  # of them: sent by this run and answered as there already
-    position: int = 0  # bytes of the file that were read
+    duplicates: int = 0  # of them: sent by this run and known already
+    position: int = 0  # bytes of the file read so far
     total: int | None = None  # bytes of the file
     waiting_for: str | None = None  # the endpoint at which no broker answers
 
 
 class _Token(NamedTuple):
-    """Which rows a batch holds, to name the one that was refused."""
+    """The rows of a batch, to name one that is refused."""
 
-    numbers: Sequence[int]
+    numbers: Sequence[int]  # line numbers
     ids: list[bytes] | None
 
 
 @dataclass(slots=True)
 class _Partition:
-    """What is known of one partition in sequence mode."""
+    """One partition in sequence mode: what the broker has, and what this run has read."""
 
     next_number: int  # the broker's: rows below it are stored
     digest: bytes  # the broker's, over the rows below next_number
@@ -66,7 +66,10 @@ class _Partition:
     running: xxhash.xxh3_128 = field(default_factory=xxhash.xxh3_128)
 
     def add(self, bodies: Sequence[bytes]) -> bytes:
-        """Digest more rows; return the digest after them. Every row counts with eight bytes."""
+        """Add rows to the digest; return the digest after them.
+
+        Eight bytes (the body's hash) stand for each row, whatever batches the rows come in.
+        """
         self.running.update(array("Q", map(_body_digest, bodies)).tobytes())
         self.rows += len(bodies)
         return self.running.digest()
@@ -78,7 +81,7 @@ class FileProducer:
     def __init__(
         self,
         job: FileJob,
-        engine: ProducerEngine,
+        engine: ProducerShell,
         open_source: Callable[[], RowSource],
         *,
         report: Callable[[Progress], None] = lambda _: None,
@@ -97,16 +100,15 @@ class FileProducer:
         self._stop_by_ms: int | None = None
         self._partitions: dict[int, _Partition] = {}
         self._keyless = 0
-        # The first refusal: nothing is read after it, what flies is waited for.
+        # The first refusal: reading stops, and the run ends with it when nothing is in flight.
         self._failure: OnceMQError | None = None
 
     @property
     def stopped(self) -> bool:
-        """Whether `stop` was called."""
         return self._stopping
 
     def stop(self) -> None:
-        """Read no more; `run` returns when what is on its way is acknowledged."""
+        """Read no more; `run` returns when messages in flight are acknowledged."""
         self._stopping = True
 
     def run(self) -> Progress:
@@ -156,12 +158,12 @@ class FileProducer:
             self._check_patience()
 
     def _check_patience(self) -> None:
-        """Give up, some time after `stop`, on what is not acknowledged."""
+        """Raise Unacknowledged if a stopped run has waited STOP_MS for messages in flight."""
         now_ms = self._engine.now_ms()
         if self._stop_by_ms is None:
             self._stop_by_ms = now_ms + STOP_MS
         if now_ms >= self._stop_by_ms and self._engine.in_flight:
-            raise Unacknowledged(self._engine.core.outbox.messages)
+            raise Unacknowledged(self._engine.core.send_window.messages)
 
     def _count(self, settled: Settled) -> None:
         token: _Token = settled.token
@@ -180,7 +182,7 @@ class FileProducer:
             at += count
 
     def _drain(self) -> None:
-        """Wait for the verdicts of all that is on its way."""
+        """Wait for the verdicts of all messages in flight."""
         while self._engine.in_flight:
             self._turn(IDLE_MS)
 
@@ -206,7 +208,7 @@ class FileProducer:
         if self.job.path == STDIN:
             raise BadInput(
                 "standard input cannot be resumed over several partitions",
-                hint="send a file, or give each run a name of its own",
+                hint="send a file, or give each run its own --name",
             )
         return True
 
@@ -251,7 +253,7 @@ class FileProducer:
         if rows.error is not None:
             self._failure = self._failure or rows.error
         elif self._unchecked():
-            raise self._changed("it is shorter than what was sent before")
+            raise self._changed("it is shorter than the file sent before")
 
     def _take(self, rows: Rows, *, send: bool) -> None:
         if not rows.values:
@@ -306,7 +308,7 @@ class FileProducer:
     def _changed(self, how: str) -> InputChanged:
         self.progress.sent = 0  # what was passed over was another file's
         return InputChanged(
-            f"{self.job.path} is not what was sent before as producer "
+            f"{self.job.path} is not the file sent before as producer "
             f"{self._engine.core.name!r} to {self.job.topic!r}: {how}; nothing was sent"
         )
 

@@ -1,4 +1,4 @@
-"""Rows of a file as messages: their ids, keys and checks, and the name of who sends them."""
+"""Rows of a file as messages: ids, keys and checks, and the producer name of a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .sources import STDIN, Rows
 
 @dataclass(frozen=True, slots=True)
 class FileJob:
-    """What is to be sent where."""
+    """A file to send, and how."""
 
     topic: str
     path: str
@@ -29,14 +29,15 @@ class FileJob:
 def default_name(topic: str, path: str) -> str:
     """Return the producer name of a file: the same for the same topic and absolute path.
 
-    Standard input gets a name of its own each time: what it brings cannot be read again.
+    Standard input gets a fresh name each time, because it cannot be read again.
     """
     if path == STDIN:
         return f"stdin-{secrets.token_hex(8)}"
     absolute = os.path.abspath(path)
     stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in os.path.basename(absolute))
-    told_apart = hashlib.sha256(f"{topic}\0{absolute}".encode("utf-8", "surrogateescape"))
-    return f"{stem.encode('ascii', 'replace').decode().replace('?', '-')[:64]}-{told_apart.hexdigest()[:12]}"
+    digest = hashlib.sha256(f"{topic}\0{absolute}".encode("utf-8", "surrogateescape"))
+    readable = stem.encode("ascii", "replace").decode().replace("?", "-")[:64]
+    return f"{readable}-{digest.hexdigest()[:12]}"
 
 
 def parcel_of(job: FileJob, rows: Rows) -> Parcel:
@@ -68,7 +69,7 @@ def _checked(job: FileJob, values: list[Any], numbers: list[int]) -> Parcel:
 
 
 def _bad(job: FileJob, value: Any, number: int) -> OnceMQError | None:
-    """Return why one row cannot be sent."""
+    """Return why a row cannot be sent; None if it can."""
     try:
         key = None if job.key_field is None else _text(value, job.key_field, number)
         id_text = _id(job, value, number) if job.id_fields else None

@@ -1,8 +1,8 @@
 """Files as rows: lines, csv and jsonl, gzip-compressed or growing, streamed in bounded memory.
 
-A source is asked for the next `Rows`; it never waits by itself. What cannot be read ends it: the
-rows before come first, with `error` naming the line, so that a sender can acknowledge them all
-before it stops.
+The caller asks a source for the next `Rows`; a source never waits by itself. A line that cannot be
+read ends the source: the rows before it come first, with `error` naming the line, so that a sender
+gets them acknowledged before it stops.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(slots=True)
 class Rows:
-    """Some rows in order. `numbers` are the line numbers, from 1, at which they begin."""
+    """Some rows in order."""
 
     values: list[Any] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
-    error: OnceMQError | None = None  # what stands after these rows
+    numbers: list[int] = field(default_factory=list)  # line numbers, from 1, where the rows begin
+    error: OnceMQError | None = None  # about the line after these rows
     ended: bool = False  # nothing follows
     waiting: bool = False  # the end of a followed file: ask again later
 
@@ -79,7 +79,7 @@ class ByteSource:
             try:
                 data = self._file.read(READ_BYTES)
             except (OSError, EOFError, zlib.error) as error:
-                raise BadInput(f"{self.path} is not a whole gzip file: {error}") from None
+                raise BadInput(f"{self.path} is not a complete gzip file: {error}") from None
             self.position = self._packed.tell()
             return data
         data = os.read(self._file.fileno(), READ_BYTES)
@@ -87,21 +87,23 @@ class ByteSource:
         return data
 
     def check_same(self) -> None:
-        """Look, at the end of a followed file, whether it is still that file. Raises InputChanged.
+        """Check at the end of a followed file that it is still the same. Raises InputChanged.
 
-        A file cut and grown again beyond the old length between two looks is found at the next
-        start, by its digest.
+        A file that was cut and has grown beyond the old length between two checks passes; the
+        digest finds it at the next start.
         """
         if self._stat().st_size < self.position:
-            raise InputChanged(f"{self.path} was truncated", hint="send the new file by a new name")
+            raise InputChanged(
+                f"{self.path} was truncated", hint="send the new file under a new --name"
+            )
         try:
             moved = os.stat(self.path).st_ino != self._inode
         except FileNotFoundError:
             moved = True
         if moved:
             raise InputChanged(
-                f"{self.path} was rotated: all of the old file is sent",
-                hint="send the new file by a new name",
+                f"{self.path} was rotated; the old file is sent completely",
+                hint="send the new file under a new --name",
             )
 
     def _stat(self) -> os.stat_result:
@@ -119,7 +121,6 @@ class RowSource:
     """Rows of one file in one format."""
 
     def __init__(self, source: ByteSource, format_name: str) -> None:
-        """`format_name` is one of FORMATS."""
         assert format_name in FORMATS, format_name
         self.source = source
         parsers: dict[str, Callable[[], _Format]] = {"lines": _Lines, "csv": _Csv, "jsonl": _Jsonl}
@@ -134,7 +135,7 @@ class RowSource:
         return self._parse.field_names
 
     def next_rows(self) -> Rows:
-        """Return what can be read now, perhaps nothing; ask again unless it says `ended`."""
+        """Return the rows that can be read now, perhaps none; call again unless `ended`."""
         rows = Rows()
         try:
             self._take(rows)
@@ -214,7 +215,7 @@ class _Jsonl(_Format):
             except (ValueError, RecursionError) as error:
                 raise BadInput(f"line {number}: not JSON: {error}") from None
             if not isinstance(value, dict):
-                raise BadInput(f"line {number}: a JSON object is wanted, not {text[:40]!r}")
+                raise BadInput(f"line {number}: expected a JSON object, not {text[:40]!r}")
             rows.values.append(value)
             rows.numbers.append(number)
 
@@ -304,5 +305,7 @@ class _Csv(_Format):
 def open_rows(path: str, format_name: str, *, follow: bool = False) -> RowSource:
     """Open a file as rows. Raises OSError, BadInput (following a gzip file or standard input)."""
     if follow and path.endswith(".gz"):
-        raise BadInput("a gzip file cannot be followed", hint="follow the file before compression")
+        raise BadInput(
+            "--follow does not work with a gzip file", hint="follow the uncompressed file"
+        )
     return RowSource(ByteSource(path, follow=follow and path != STDIN), format_name)

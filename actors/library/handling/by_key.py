@@ -21,7 +21,7 @@ from ...errors import StateTooLarge
 from ...limits import MESSAGE_EFFECTS_BYTES_MAX
 from ..coroutines import run_without_loop
 from ..effects.effects import Effects
-from ..messages.message import Message
+from ..messages.message import Message, lot_of
 from .call import Consumer, Handled, current
 from .carry import Carry
 from .failures import Failures
@@ -147,7 +147,7 @@ class ByKey:
             return _returned_result(job, unit)
         except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
             failure = self._failures.failed(message, error, unit.effects)
-            return Result(message.stored, job.name, job.entry, job.entry, failure=failure)
+            return Result(lot_of(message).stored, job.name, job.entry, job.entry, failure=failure)
         finally:
             unit.message = None
             current.reset(token)
@@ -172,7 +172,7 @@ def _returned_result(job: Job[Message], unit: UnitOfWork) -> Result:
     """Return what a handler that returned has done. Raises what UnitOfWork.accept raises."""
     message = job.message
     if not unit.state.touched:
-        return Result(message.stored, job.name, job.entry, job.entry)
+        return Result(lot_of(message).stored, job.name, job.entry, job.entry)
     unit.accept()
     changes, outgoing, size = unit.accepted()
     left = job.entry
@@ -186,4 +186,4 @@ def _returned_result(job: Job[Message], unit: UnitOfWork) -> Result:
         size += len(job.name) + len(left or b"")
     if unit.effects is not None:  # as results wait in memory, so do these in the ledger
         size += sum(len(one.value) + 64 for one in unit.effects.of_message(message).values())
-    return Result(message.stored, job.name, job.entry, left, tuple(outgoing), size=size)
+    return Result(lot_of(message).stored, job.name, job.entry, left, tuple(outgoing), size=size)

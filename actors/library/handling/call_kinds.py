@@ -7,8 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...core.consumer.work import RunHandler
-from ..effects.calls import EffectDesk
-from ..effects.desk import LendingDesk
+from ..effects.desk import EffectDesk
 from ..effects.effects import Effects
 from ..sinks.session import Session
 from .by_key import ByKey
@@ -24,7 +23,7 @@ from .unit_of_work import FindTopic, UnitOfWork
 if TYPE_CHECKING:
     from ..sinks.awaited import Statements
 
-IN_LISTS = "a handler of lists has no effects: they would belong to no message"
+IN_LISTS = "a handler of lists cannot use effects: an effect belongs to one message"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,6 @@ def make_call(
     find_topic, await_topic = find.blocking, None
     if shape.is_async and find.at_once is not None:
         find_topic, await_topic = find.at_once, find.awaited
-    if desk is not None and sink is not None:
-        desk = LendingDesk(desk, sink)
     why_not = IN_LISTS if shape.batch_size else ""
     known = list(run.ledger.effects)  # here and now: the ledger changes during the call
     begin_effects = partial(Effects, run, desk, why_not, known, awaited=shape.is_async, sink=sink)

@@ -64,7 +64,7 @@ class Failures:
     def crashed(self, message: Message) -> FailedMessage:
         """Return how a message failed that has killed too many processes."""
         deaths = self._run.deaths
-        text = f"{deaths} processes died while they handled this message alone"
+        text = f"{deaths} processes died while handling this message alone"
         letter = self._letter(message, CRASHED, deaths, text, self._effects)
         return FailedMessage(str(message.id), text, HandlerFailed(text), "", 0.0, CRASHED, letter)
 

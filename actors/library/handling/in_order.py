@@ -324,7 +324,7 @@ async def returned(awaitable: Awaitable[Any]) -> Any:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        raise OnceMQError("the handler was cancelled from within", hint="") from error
+        raise OnceMQError("the handler cancelled its own task", hint="") from error
 
 
 async def place_outputs(unit: UnitOfWork, await_topic: AwaitTopic) -> None:

@@ -135,16 +135,15 @@ class Replayed(Message):
         """When the broker stored the original."""
         return super().appended_at_ms if self.origin is None else self.origin.appended_at_ms
 
-    @property
-    def brought(self) -> dict[str, Recorded]:
+    def _recorded(self) -> dict[str, Recorded]:
         """What was recorded before the original was parked."""
         return self._brought
 
-    def idempotency_key(self, group: str) -> str:
+    def _idempotency_key(self) -> str:
         """The key of the original."""
-        origin = self.origin
+        origin, group = self.origin, self._lot.group
         if origin is None:
-            return super().idempotency_key(group)
+            return super()._idempotency_key()
         if origin.id_type == SEQUENCE:
             return f"{group}@{origin.id!s}"
         return explicit_key(group, origin.topic, tagged_id(origin.id))

@@ -56,15 +56,15 @@ class Wishes:
     concurrency: int = 1
 
 
-def shape_of(function: Any, wishes: Wishes, options: dict[str, Any]) -> Shape:
+def shape_of(function: Any, wishes: Wishes) -> Shape:
     """Return the shape of a handler. Raises NotAHandler unless `function` can be one."""
-    for option in options:
-        raise NotAHandler(f"this version has no {option}= for consumers")
     name = getattr(function, "__qualname__", repr(function))
     batch_size = _batch_size(wishes)
     _check_concurrency(wishes)
     if isinstance(function, type) or not callable(function):
-        raise NotAHandler(f"{name} is not a function", hint="decorate: def handler(message, tx)")
+        raise NotAHandler(
+            f"{name} is not a function", hint="decorate a function: def handler(message, tx)"
+        )
     is_async = False
     for call in (function, function.__call__):
         if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
@@ -104,8 +104,8 @@ def _check_concurrency(wishes: Wishes) -> None:
     if many > 1 and by is None:
         raise NotAHandler(
             'concurrency > 1 needs state_by="key"',
-            hint="handlers that run at the same time must not share a state: with state_by the "
-            "state of a message is that of its key, and messages of one key keep their order",
+            hint="handlers that run at the same time must not share state; with state_by each key "
+            "has its own state, and messages of one key keep their order",
         )
     if wishes.batch and by is not None:
         raise NotAHandler(
@@ -169,19 +169,19 @@ def _from_text(annotation: str, name: str, *, batch: bool) -> None:
         inner = annotation
     if inner.partition("[")[0].rpartition(".")[2] == "Message" and "[" in inner:
         raise NotAHandler(
-            f"{name} wants {annotation}, and that is not known where it is defined",
-            hint="define the type at the top of a module, or pass it: typed=...",
+            f"{name} expects {annotation}, which is not defined at the top of its module",
+            hint="define the type at the top of the module, or pass it: typed=...",
         )
 
 
 def _must_be(batch: bool, name: str, *, wanted: bool) -> None:  # noqa: FBT001 - as it was given
     if wanted and not batch:
         raise NotAHandler(
-            f"{name} takes a list of messages and is not marked as such",
-            hint="add batch=True; or take one message: commits hold many messages all the same",
+            f"{name} takes a list of messages but does not declare batch=True",
+            hint="add batch=True, or take one message; a commit holds many messages in both cases",
         )
     if batch and not wanted:
-        raise NotAHandler(f"{name} takes one message, and batch=True hands over lists", hint=LISTED)
+        raise NotAHandler(f"{name} takes one message, but batch=True passes lists", hint=LISTED)
 
 
 def check_result(result: object) -> None:
@@ -189,4 +189,4 @@ def check_result(result: object) -> None:
     if inspect.iscoroutine(result):
         result.close()
     if inspect.isawaitable(result) or inspect.isgenerator(result):
-        raise NotAHandler(f"the handler returned a {type(result).__name__} that nobody runs")
+        raise NotAHandler(f"the handler returned a {type(result).__name__} that is never run")

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from ...codec.entries import KEYED, message_key, unpack_entry
 from ...codec.values import decode_value, encode_value
-from ...errors import StateTooLarge
+from ...core.consumer.ledger import Ledger
+from ...errors import StateMismatch, StateTooLarge
 from ...limits import MESSAGE_EFFECTS_BYTES_MAX, STATE_KEY_BYTES_MAX, Limits
 
 _FIXED = frozenset({int, float, bool, type(None)})  # encoded in at most 10 bytes

@@ -7,7 +7,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from ...core.consumer.open_effects import ASK
 from ...ids import check_name
-from ..messages.message import Message
+from ..messages.message import Message, idempotency_key
 from .unit_of_work import UnitOfWork
 
 Policy = Literal["ask", "park", "retry"]
@@ -43,7 +43,7 @@ class Tx:
 
     def key_of(self, message: Message) -> str:
         """Return what `key` is for one message: for handlers of lists, which have many."""
-        return message.idempotency_key(message._lot.group)  # noqa: SLF001 - one module, two faces
+        return idempotency_key(message)
 
     def send(
         self,

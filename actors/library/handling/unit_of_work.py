@@ -21,7 +21,7 @@ from ...limits import (
 )
 from ...records import Output
 from ..effects.effects import Effects
-from ..messages.message import Message
+from ..messages.message import Message, idempotency_key
 from ..sinks.session import Session
 from .state import StateView
 
@@ -104,7 +104,7 @@ class UnitOfWork:
         if self.message is None:
             raise OnceMQError(
                 "this Tx is over",
-                hint="use it only inside the handler it was given to, and in the same thread",
+                hint="use tx only inside its handler, and in the handler's thread",
             )
         return self.message
 
@@ -112,10 +112,9 @@ class UnitOfWork:
         """Return the idempotency key of the message at hand. Raises OnceMQError for a list."""
         if self._of_lists:
             raise OnceMQError(
-                "a handler of lists has a key for each message", hint="use tx.key_of(message)"
+                "a handler of lists has one key for each message", hint="use tx.key_of(message)"
             )
-        message = self.current()
-        return message.idempotency_key(message._lot.group)  # noqa: SLF001 - one module, two faces
+        return idempotency_key(self.current())
 
     def send(
         self,
@@ -155,7 +154,9 @@ class UnitOfWork:
         message = self.current()
         if self.effects is None:
             if self._begin_effects is None:
-                raise EffectsNotSupported("this handler runs without a ledger")
+                raise EffectsNotSupported(
+                    "tx.effect needs a ledger, and this handler runs without one"
+                )
             self.effects = self._begin_effects()
         if self._statements is not None:
             self._statements.check_rest(f"effect {name!r}")
@@ -191,7 +192,7 @@ class UnitOfWork:
         if self._sink is None:
             raise NoSink(
                 "the consumer of this handler has no sink",
-                hint="name the database: @app.consumer(..., sink='sqlite:///FILE')",
+                hint="name a database: @app.consumer(..., sink='sqlite:///FILE')",
             )
         if self._effected and self.effects is not None:
             self.effects.check_connection(what)

@@ -1,10 +1,10 @@
-"""One ledger as one portable file: written beside a consumer at work, and checked when it is read.
+"""A ledger as one portable file: written beside a working consumer, and checked when it is read.
 
-The file holds what a snapshot of the ledger holds - offsets, state, processed set, outputs that wait
-- as of one commit, which is on disk for good before anything is written here. Layout: MAGIC, then
-sections of a head (lengths of name and data, crc32 of both) and their bytes. The first section says
-whose ledger it is, the last one is a digest of everything before it: a file that ends early, or that
-anything was changed in, is refused.
+The file holds what a snapshot of the ledger holds (offsets, state, processed set, waiting outputs)
+as of one commit, which is durable before this file is written. Layout: MAGIC, then sections of a
+head (lengths of name and data, crc32 of both) and their bytes. The first section names the ledger;
+the last one is a digest of everything before it, so that a file that ends early or was changed
+anywhere is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UNFINISHED = ".unfinished"
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Whose ledger a file holds and how far it had come."""
+    """The identity of the ledger in a file, and its progress."""
 
     format: int
     group: str
@@ -55,7 +55,6 @@ class About:
     outputs_unacked: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as it is printed."""
         return asdict(self)
 
 
@@ -71,9 +70,9 @@ def export_ledger(disk: Disk, directory: str, target: str) -> About:
     ledger = read_ledger(disk, directory)
     about = _about(ledger, found.log_id, directory)
     if disk.exists(target):
-        raise BadInput(f"{target} is there already", hint="name another file")
+        raise BadInput(f"{target} exists already", hint="name another file")
     unfinished = target + _UNFINISHED
-    layout.remove(disk, unfinished)  # of an export that was killed
+    layout.remove(disk, unfinished)  # left by an export that was killed
     file = disk.create(unfinished)
     try:
         _write(file, about, ledger)
@@ -88,7 +87,7 @@ def export_ledger(disk: Disk, directory: str, target: str) -> About:
 def _about(ledger: Ledger, ledger_id: bytes, directory: str) -> About:
     started = ledger.started
     if started is None:
-        raise NoLedger(f"the ledger in {directory} has not begun")
+        raise NoLedger(f"the ledger in {directory} is still empty")
     return About(
         FORMAT,
         started.group,
@@ -124,7 +123,7 @@ def _write(file: File, about: About, ledger: Ledger) -> None:
 
     put(MAGIC)
     section(_ABOUT, wire.pack_plain(about.as_dict()))
-    # A snapshot names the parts with ids that lie on disk already; here they are one, and whole.
+    # A snapshot only names the parts with ids that lie on disk already; the file must hold them all.
     for name, part in sorted(ledger.snapshot().parts.items()):
         if not name.startswith(_IDS):
             section(name, wire.pack_plain(part))
@@ -142,7 +141,7 @@ def check_export(disk: Disk, path: str) -> tuple[About, Ledger]:
 
 
 def read_export(disk: Disk, path: str) -> tuple[About, Ledger, dict[str, bytes]]:
-    """Return what `check_export` returns, and the parts of the snapshot as they are in the file."""
+    """Return what `check_export` returns, and the undecoded parts of the snapshot."""
     parts: dict[str, Any] = {}
     encoded: dict[str, bytes] = {}
     for name, data, offset in _sections(disk, path):
@@ -159,14 +158,14 @@ def read_export(disk: Disk, path: str) -> tuple[About, Ledger, dict[str, bytes]]
         ledger = Ledger()
         ledger.restore(parts)
     except (KeyError, TypeError, AssertionError) as error:
-        raise CorruptLog(path, 0, f"not the parts of a ledger: {error!r}") from None
+        raise CorruptLog(path, 0, f"its parts are not those of a ledger: {error!r}") from None
     if about != _about(ledger, bytes.fromhex(about.ledger_id), path):
-        raise CorruptLog(path, len(MAGIC), "it says something else of itself than it holds")
+        raise CorruptLog(path, len(MAGIC), "its header does not match its content")
     return about, ledger, encoded
 
 
 def _sections(disk: Disk, path: str) -> Iterator[tuple[str, bytes, int]]:
-    """Yield name, data and place of every section but the last, which is checked against them."""
+    """Yield name, data and place of every section but the last, the digest, which it checks."""
     file = disk.open(path)
     try:
         length = file.length()
@@ -181,14 +180,14 @@ def _sections(disk: Disk, path: str) -> Iterator[tuple[str, bytes, int]]:
             name_length, data_length, crc = _SECTION.unpack(head)
             end = at + len(head) + name_length + data_length
             if name_length > _NAME_BYTES_MAX or end > length:
-                raise CorruptLog(path, at, "a section that is longer than the file")
+                raise CorruptLog(path, at, "a section is longer than the file")
             body = file.read(at + len(head), name_length + data_length)
             if crc32(body) != crc:
-                raise CorruptLog(path, at, "wrong checksum of a section")
+                raise CorruptLog(path, at, "a section has a wrong checksum")
             name, data = body[:name_length].decode(errors="replace"), body[name_length:]
             if name == _END:
                 if data != digest.digest() or end != length:
-                    raise CorruptLog(path, at, "the digest is not that of the file")
+                    raise CorruptLog(path, at, "the digest does not match the file")
                 return
             yield name, data, at
             digest.update(head + body)
@@ -198,7 +197,7 @@ def _sections(disk: Disk, path: str) -> Iterator[tuple[str, bytes, int]]:
 
 
 def is_owned(disk: Disk, directory: str) -> bool:
-    """Whether a consumer has the ledger just now: what it commits from here on is not exported."""
+    """Return whether a consumer has the ledger open: its later commits are not in the export."""
     lock = hold_lock(disk, directory)
     if lock is not None:
         lock.release()
@@ -206,10 +205,10 @@ def is_owned(disk: Disk, directory: str) -> bool:
 
 
 def find_directory(disk: Disk, state: str, place: str) -> str:
-    """Return the directory of a ledger that is named by it, or by group/topic/partition."""
+    """Return the directory of a ledger; `place` is that directory, or GROUP/TOPIC/PARTITION."""
     if disk.exists(place) and layout.generations(disk, place):
         return place
     parts = place.split("/")
     if len(parts) == 3 and parts[2].isdecimal():
         return ledger_directory(state, parts[0], parts[1], int(parts[2]))
-    raise NoLedger(f"{place!r} is neither the directory of a ledger nor GROUP/TOPIC/PARTITION")
+    raise NoLedger(f"{place!r} is neither a ledger's directory nor GROUP/TOPIC/PARTITION")

@@ -9,7 +9,7 @@ _NAME_BYTES = 200  # longer names end in a digest: file names have 255 bytes at 
 
 
 def file_name(name: str) -> str:
-    """Return a file name for a group or topic; different names never give the same one."""
+    """Return a file name for a group or topic. Different names never give the same file name."""
     encoded = "".join(chr(b) if b in _PLAIN else f"%{b:02x}" for b in name.encode())
     if len(encoded) <= _NAME_BYTES:
         return encoded

@@ -1,4 +1,4 @@
-"""Where ledgers live, and what a consumer tells of one before it may write to it.
+"""Ledgers as directories, and the facts of a ledger that a consumer reports before it may write.
 
 A ledger is a fenced log in STATE/<group>/<topic>/<partition>. Names become file names by an
 encoding that never maps two names to one, also on file systems that ignore case; the ledger's
@@ -32,16 +32,15 @@ from .file_names import file_name
 
 OpenLog = Callable[..., FencedLog]
 
-IMPORTED = "imported"  # in the owner of a generation that was imported: nobody, until it is opened
+IMPORTED = "imported"  # key in the owner of an imported generation, which no process has opened
 
 
 def ledger_directory(state: str, group: str, topic: str, partition: int) -> str:
-    """Return the directory of a ledger below the state directory."""
     return posixpath.join(state, file_name(group), file_name(topic), str(partition))
 
 
 class LedgerFiles:
-    """One ledger directory, before and at its opening. Not thread-safe."""
+    """The directory of a ledger, before and at its opening. Not thread-safe."""
 
     def __init__(
         self,
@@ -60,16 +59,16 @@ class LedgerFiles:
         self._owner = owner
         self._draw = draw
         self._lock: Lock | None = None
-        # What was read so far. Invariant: facts hold all records below `_read_to` of `_view`.
+        # The last look at the ledger. Invariant: facts hold all records below `_read_to` of `_view`.
         self._view: View | None = None
         self._read_to = 0
         self._facts = _Facts()
 
     def peek(self) -> LedgerPeeked:
-        """Return the facts of the ledger; make it where there is none, change nothing else.
+        """Return the facts of the ledger; create it if there is none, change nothing else.
 
-        Holds the lock of the last owner from here on if that owner is dead. Raises CorruptLog,
-        LogInUse while another process makes it, OSError.
+        Takes the lock of the last owner if that owner is dead, and holds it until `open` or
+        `release`. Raises CorruptLog, LogInUse while another process creates the ledger, OSError.
         """
         if self._view is None:
             create(self._disk, self.directory, log_id=self._draw(), owner=self._owner)
@@ -78,7 +77,7 @@ class LedgerFiles:
         view = self._read()
         numbers = generations(self._disk, self.directory)
         unfinished = [n for n in numbers if n > view.manifest.generation]
-        had_owner = IMPORTED not in view.manifest.owner  # else a free lock says nothing of it
+        had_owner = IMPORTED not in view.manifest.owner  # else a free lock proves nothing
         dead = self._lock is not None and had_owner
         dead = dead and not any(
             being_made(self._disk, self.directory, number) for number in unfinished
@@ -104,25 +103,25 @@ class LedgerFiles:
         return log
 
     def release(self) -> None:
-        """Let the lock of the last owner go, if it is held."""
+        """Release the lock of the last owner, if this process holds it."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def close(self) -> None:
-        """Let the lock go; the log that was opened is closed by itself."""
+        """Release the lock. The opened log has its own `close`."""
         self.release()
 
     def give_order(self, order: EffectOrder) -> EffectOrder:
-        """Leave an operator's order for the owner; return the one that stands."""
+        """Leave an operator's order for the owner; return the order that stands."""
         return effect_orders.give_order(self._disk, self.directory, order)
 
     def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
-        """Return what operators have ordered about some calls of effects."""
+        """Return the orders of operators about these calls of effects."""
         return effect_orders.find_orders(self._disk, self.directory, effect_ids)
 
     def keep_orders(self, effect_ids: Iterable[str]) -> None:
-        """Forget all orders but those about some calls."""
+        """Delete all orders except those about these calls."""
         effect_orders.keep_orders(self._disk, self.directory, effect_ids)
 
     def _read(self) -> View:
@@ -133,15 +132,16 @@ class LedgerFiles:
             try:
                 self._read_facts(view)
             except FileNotFoundError:
-                self._view = None  # the owner or a successor took files away: look again
+                self._view = None  # the owner or a successor deleted files meanwhile: look again
                 continue
             return view
         raise CorruptLog(self.directory, 0, "generations come and go without end")
 
     def _read_facts(self, view: View) -> None:
-        """Read on where the last look ended; from the start in another generation.
+        """Read on where the last look ended.
 
-        Also where the end went back: the owner's sync failed and it took its last group away.
+        Reads from the start in another generation, and where the end went back: the owner's sync
+        failed and it cut its last group off.
         """
         known = self._view
         same = known is not None and known.path == view.path
@@ -168,7 +168,7 @@ class LedgerFiles:
 
 
 class _Facts:
-    """What the join reports of a ledger's records."""
+    """What a join reports about the records of a ledger."""
 
     def __init__(self) -> None:
         self.topic_id = b""

@@ -54,12 +54,12 @@ def _check_same(disk: Disk, directory: str, ledger_id: str, about: About, ledger
     """What is there must be what the file holds, and nobody's."""
     lock = hold_lock(disk, directory)
     if lock is None:
-        raise LogInUse(f"a consumer has the ledger in {directory}", hint="stop it first")
+        raise LogInUse(f"a running consumer owns the ledger in {directory}", hint="stop it first")
     try:
         if ledger_id != about.ledger_id:
             raise BadInput(
-                f"there is another ledger in {directory}",
-                hint="a consumer that was started before the import has made one: if it is empty "
+                f"{directory} holds another ledger",
+                hint="a consumer that started before the import created it: if it is empty "
                 "(oncemq state), remove that directory",
             )
         there = read_ledger(disk, directory)
@@ -70,5 +70,5 @@ def _check_same(disk: Disk, directory: str, ledger_id: str, about: About, ledger
             f"the ledger in {directory} is at commit {there.commit_no}, offset "
             f"{there.next_offset}; the file is at commit {ledger.commit_no}, offset "
             f"{ledger.next_offset}",
-            hint="a ledger that is there is never replaced",
+            hint="an import never replaces a ledger",
         )

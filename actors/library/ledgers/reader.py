@@ -22,7 +22,7 @@ class NoLedger(StorageError):
     """There is no ledger of this group in the state directory."""
 
     code = "no_ledger"
-    default_hint = "check --state and --group; a group's ledgers are made at its first start"
+    default_hint = "check --state and --group; a group creates its ledgers at its first start"
 
 
 def read_ledger(disk: Disk, directory: str) -> Ledger:
@@ -77,5 +77,5 @@ def read_group(disk: Disk, state: str, group: str) -> dict[tuple[str, int], Ledg
             if ledger.started is not None:  # else: made by a consumer that was never granted
                 found[ledger.started.topic, ledger.started.partition] = ledger
     if not found:
-        raise NoLedger(f"the ledgers of group {group!r} in {state} have not begun")
+        raise NoLedger(f"the ledgers of group {group!r} in {state} are still empty")
     return dict(sorted(found.items()))

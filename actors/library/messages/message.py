@@ -1,4 +1,4 @@
-"""What a handler gets: one message, as a place in a stored batch that is decoded when asked."""
+"""The message that a handler gets: a place in a stored batch, decoded at first use."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Recorded:
 
 
 class Lot:
-    """What all messages of one stored batch share. Made once a batch, never by users."""
+    """What all messages of a stored batch share. Made once for each batch, never by users."""
 
     __slots__ = (
         "attempt",
@@ -84,7 +84,8 @@ class Lot:
         self.group = group
         self.topic = topic
         self.partition = partition
-        # Beside the messages of the batch: what was decoded so far. None: nobody asked yet.
+        # Decoded values by index in the batch; _UNSET where not decoded yet. None: no value was
+        # read yet.
         self.values: list[Any] | None = None
 
     def message(self, index: int, offset: int, kind: type[Message] | None = None) -> Message:
@@ -151,7 +152,7 @@ class Message(Generic[Payload]):
     offset: int
 
     def _begin(self) -> None:
-        """Its lot and place are set."""
+        """Called when lot and place are set, for kinds of messages that decode at once."""
 
     @property
     def attempt(self) -> int:
@@ -161,7 +162,7 @@ class Message(Generic[Payload]):
 
     @property
     def topic(self) -> str:
-        """The topic it was sent to."""
+        """The topic to which the message was sent."""
         return self._lot.topic
 
     @property
@@ -217,31 +218,24 @@ class Message(Generic[Payload]):
 
     @property
     def appended_at_ms(self) -> int:
-        """When the broker stored it: milliseconds since 1970, never decreasing in a partition."""
+        """Time of storing at the broker: milliseconds since 1970, never decreasing in a partition."""
         return self._lot.stored.at_ms
 
     @property
     def created_at_ms(self) -> int | None:
-        """When the sender says it was made: milliseconds since 1970; None if it does not say."""
+        """Time of creation as the sender gave it: milliseconds since 1970; None without one."""
         created = self._lot.batch.created_at_ms
         return None if created is None else created[self._index]
 
-    def idempotency_key(self, group: str) -> str:
-        """What `tx.key` is: one text for each (group, message), the same at every attempt."""
+    def _idempotency_key(self) -> str:
         lot = self._lot
         if lot.batch.ids is None:
-            return f"{group}@{self.id!s}"
-        return explicit_key(group, lot.topic, lot.batch.ids[self._index])
+            return f"{lot.group}@{self.id!s}"
+        return explicit_key(lot.group, lot.topic, lot.batch.ids[self._index])
 
-    @property
-    def brought(self) -> dict[str, Recorded]:
-        """Results of effects by name that a replay brings along. Not for handlers."""
+    def _recorded(self) -> dict[str, Recorded]:
+        """Return results of effects by name that a replay brings along."""
         return {}
-
-    @property
-    def stored(self) -> BatchStored:
-        """The stored batch it is in. Not for handlers."""
-        return self._lot.stored
 
     def __repr__(self) -> str:
         return f"<Message {self.id!r} {self.topic}/{self.partition}@{self.offset}>"
@@ -255,6 +249,24 @@ class PlainMessage(Message[bytes]):
     value: bytes
 
 
+# What the runner of handlers asks of a message, and handlers do not: no part of `Message` for users.
+
+
+def lot_of(message: Message) -> Lot:
+    """Return what all messages of its stored batch share."""
+    return message._lot  # noqa: SLF001 - one module, two faces
+
+
+def idempotency_key(message: Message) -> str:
+    """Return what `tx.key` is: one text for each (group, message), the same at every attempt."""
+    return message._idempotency_key()  # noqa: SLF001 - one module, two faces
+
+
+def brought_by(message: Message) -> dict[str, Recorded]:
+    """Return results of effects by name that a replay brings along."""
+    return message._recorded()  # noqa: SLF001 - one module, two faces
+
+
 def explicit_key(group: str, topic: str, tagged: bytes) -> str:
     """Return the idempotency key of a message with an explicit id."""
     kind = tagged[:1].decode()
@@ -263,7 +275,7 @@ def explicit_key(group: str, topic: str, tagged: bytes) -> str:
 
 
 def messages_in(topic: str, stored: BatchStored) -> list[Message]:
-    """Return the messages of a stored batch, for nobody in particular."""
+    """Return the messages of a stored batch, outside any group: for tools that read a topic."""
     offsets = range(stored.first_offset, stored.first_offset + stored.kept)
     piece = Piece(stored, kept_indices(stored), offsets)
     lot = Lot(piece, "", topic, stored.partition)

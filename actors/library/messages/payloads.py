@@ -1,8 +1,8 @@
-"""Typed payloads: what a handler's `Message[Order]` makes of the bytes of a message.
+"""Typed payloads: how the annotation `Message[Order]` of a handler decodes a message.
 
-A class with `model_validate` (pydantic) is asked itself. Every other type - dataclass,
-msgspec.Struct, TypedDict, NamedTuple, or a composition of them - is decoded by msgspec, which
-comes with the extra `typed`. Decoding is strict: a text is no number; csv rows are all text.
+A class with `model_validate` (pydantic) validates itself. msgspec, which comes with the extra
+`typed`, decodes every other type: dataclass, msgspec.Struct, TypedDict, NamedTuple, or a composition
+of them. Decoding is strict: a text is no number; csv rows are all text.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Misfit(Exception):
 
 
 def decoder_of(kind: Any) -> Decode:
-    """Return what decodes values as `kind`; it raises Misfit.
+    """Return a function that decodes values as `kind` and raises Misfit.
 
-    Raises NotSupported where msgspec is wanted and missing, and for types it cannot make.
+    Raises NotSupported where msgspec is needed and missing, and for types that it cannot make.
     """
     validate = getattr(kind, "model_validate", None)
     if isinstance(kind, type) and callable(validate):
@@ -39,13 +39,13 @@ def _by_its_own(validate: Any) -> Decode:
         try:
             return validate(value)
         except (ValueError, TypeError) as error:  # pydantic's ValidationError is one
-            raise _told_by_pydantic(error) from None
+            raise _misfit_of_pydantic(error) from None
 
     return decode
 
 
-def _told_by_pydantic(error: Exception) -> Misfit:
-    """Return the first complaint; how many more there are is told too."""
+def _misfit_of_pydantic(error: Exception) -> Misfit:
+    """Return the first complaint, and how many more there are."""
     errors = getattr(error, "errors", None)
     found = errors() if callable(errors) else []
     if not found:
@@ -93,5 +93,5 @@ def _plain(encoding: int, data: bytes) -> Any:
 
 
 def name_of(kind: Any) -> str:
-    """Return how a type is called in messages to people."""
+    """Return the name of a type for messages to people."""
     return getattr(kind, "__qualname__", None) or repr(kind)

@@ -1,7 +1,7 @@
 """A small synchronous client for questions about topics and groups.
 
-It asks one thing at a time and waits for the answer; every request here may be sent twice without
-harm, so silence is answered by asking again.
+It sends one request at a time and waits for the answer. Every request here may arrive twice without
+harm, so the client resends it after a silence.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class NoAnswer(OnceMQError):
 
     code = "no_answer"
     retriable = True
-    default_hint = "is the broker running? start it with: oncemq broker"
+    default_hint = "check --broker, or start a broker: oncemq broker"
 
 
 class AdminClient:
@@ -74,7 +74,6 @@ class AdminClient:
         self._welcome: Welcome | None = None
 
     def __enter__(self) -> AdminClient:
-        """Return the client."""
         return self
 
     def __exit__(
@@ -87,20 +86,19 @@ class AdminClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
         self._transport.close()
 
     # --- questions -------------------------------------------------------------------------------
 
     def welcome(self) -> Welcome:
-        """Say hello if needed; return what the broker said of itself. Raises NoAnswer."""
+        """Return the broker's Welcome; connect first if needed. Raises NoAnswer."""
         if self._welcome is None:
             hello = Hello(0, VERSION_MIN, VERSION_MAX, "admin", secrets.token_bytes(16), b"", 0)
             self._welcome = self._ask_once(hello, Welcome)
         return self._welcome
 
     def create_topic(self, topic: str, partitions: int) -> TopicDescribed:
-        """Make a topic; the same again is no error. Raises TopicExists, InvalidName, NoAnswer."""
+        """Create a topic; the same again is no error. Raises TopicExists, InvalidName, NoAnswer."""
         return self._ask(CreateTopic(0, topic, partitions), TopicDescribed)
 
     def describe_topic(self, topic: str) -> TopicDescribed:
@@ -130,7 +128,7 @@ class AdminClient:
         self._ask(Leave(0, group, topic, partition, epoch, offset), Left)
 
     def rewind(self, group: str, topic: str, partition: int, epoch: int, offset: int) -> None:
-        """Let the ledger stand at a lower offset. Raises NotGranted, NoAnswer."""
+        """Announce that the ledger will go back to `offset`. Raises NotGranted, NoAnswer."""
         self._ask(Rewind(0, group, topic, partition, epoch, offset), Rewound)
 
     def fetch(
@@ -181,7 +179,7 @@ class AdminClient:
             received = self._wait(min(deadline, time.monotonic() + RESEND_MS / 1000))
             if received is None:
                 if time.monotonic() >= deadline:
-                    raise NoAnswer(f"no broker answered at {self._endpoint}")
+                    raise NoAnswer(f"no broker answers at {self._endpoint}")
                 continue
             answer = received.message
             if isinstance(answer, Failure) and answer.code == "hello_required":

@@ -1,8 +1,8 @@
-"""Dead letters after the fact: reading them, having one handled again, dropping one.
+"""Dead letters after the fact: reading, replaying and dropping them.
 
-What becomes of a letter is said once, in the private topic of its group, under an id made from the
-letter's place. Whatever is sent there first stands: a second replay is a duplicate, and so is a
-replay of what was dropped, or the other way round.
+An answer to a letter (replay or drop) is a message in the private topic of its group, under an id
+made from the letter's place. The first answer stands: a second replay is a duplicate, and so is a
+replay of a dropped letter, or a drop of a replayed one.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class NoSuchLetter(OnceMQError):
     """There is no dead letter with this id, or it is another group's."""
 
     code = "no_such_letter"
-    default_hint = "see: oncemq dlq list --topic T"
+    default_hint = "list dead letters: oncemq dlq list --topic T"
 
 
 @dataclass(slots=True)
 class Letter:
-    """One dead letter, and what became of it."""
+    """A dead letter, and its status."""
 
-    topic: str  # whose dead letter it is
+    topic: str  # without the suffix `.dead`
     partition: int
     offset: int  # in the topic of dead letters
     group: str
@@ -56,24 +56,23 @@ class Letter:
     headers: bytes
     created_at_ms: int | None
     status: str = PENDING
-    # Where the private topic says so; None while it says nothing.
+    # Offset of the answer in the private topic; None while there is none.
     answered_at: int | None = None
 
     @property
     def id(self) -> str:
-        """The name of the letter: its place."""
         return f"{dead_topic(self.topic)}:{self.partition}:{self.offset}"
 
     def replay(self) -> Batch:
-        """Return what has the group handle the message again."""
+        """Return the batch that has the group handle the message again."""
         return _batch([self], drop=False)
 
     def drop(self) -> Batch:
-        """Return what has the group pass over the message for good."""
+        """Return the batch that has the group pass over the message for good."""
         return _batch([self], drop=True)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON carries it, without the value."""
+        """Return the letter as a table for JSON, without the value."""
         origin = self.origin
         return {
             "id": self.id,
@@ -127,7 +126,7 @@ def letter_at(topic: str, record: BatchStored, index: int, offset: int) -> Lette
 
 
 def _batch(letters: list[Letter], *, drop: bool) -> Batch:
-    """Return what says about letters of one partition what becomes of them."""
+    """Return a batch with one answer for each of `letters`, all of one partition."""
     bodies = [split_body(letter.body) for letter in letters]
     created = [letter.created_at_ms for letter in letters]
     return batch_codec.build(
@@ -146,7 +145,7 @@ def batches(letters: list[Letter], *, drop: bool) -> Iterator[tuple[int, Batch]]
     for letter in letters:
         place = (letter.partition, letter.created_at_ms is None)  # the column is all or nothing
         some = chosen.setdefault(place, [])
-        size = sum(len(one.body) + len(one.headers) for one in some)
+        size = sum(len(chosen.body) + len(chosen.headers) for chosen in some)
         if len(some) >= BATCH_LETTERS or size >= BATCH_BYTES:
             yield letter.partition, _batch(some, drop=drop)
             some.clear()
@@ -157,7 +156,7 @@ def batches(letters: list[Letter], *, drop: bool) -> Iterator[tuple[int, Batch]]
 
 @dataclass(slots=True)
 class DeadLetters:
-    """The dead letters of one topic, by way of a broker."""
+    """The dead letters of one topic, read through a broker."""
 
     client: AdminClient
     topic: str
@@ -165,9 +164,9 @@ class DeadLetters:
     letters: dict[str, Letter] = field(default_factory=dict)
 
     def load(self, group: str | None = None) -> list[Letter]:
-        """Return all letters, or those of one group, with what became of them.
+        """Return all letters, or those of one group, with their status.
 
-        Raises UnknownTopic if the topic itself is not there.
+        Raises UnknownTopic if the topic itself does not exist.
         """
         self.partitions = self.client.describe_topic(self.topic).partitions
         self.letters.clear()
@@ -181,9 +180,9 @@ class DeadLetters:
         return list(self.letters.values())
 
     def answer(self, letters: list[Letter], group: str, *, drop: bool) -> int:
-        """Have letters of a group handled again, or passed over for good. Returns how many are new.
+        """Replay or drop letters of a group. Returns how many answers are new.
 
-        What was said of a letter before stands: look at `status` after another `load`. May be
+        An earlier answer to a letter stands: look at `status` after another `load`. May be
         interrupted and repeated. Raises InvalidName, DiskFull, Busy, NoAnswer.
         """
         topic = private_topic(self.topic, group)
@@ -195,7 +194,7 @@ class DeadLetters:
         return new
 
     def follow(self, group: str, ledgers: dict[int, Ledger]) -> None:
-        """Learn from the ledgers of a group, by partition, which replays are over."""
+        """Update the status of replayed letters from the ledgers of a group, by partition."""
         try:
             topic_id = self.client.describe_topic(private_topic(self.topic, group)).topic_id
         except UnknownTopic:
@@ -216,12 +215,12 @@ class DeadLetters:
         """Return letters by their ids. Raises NoSuchLetter; call `load` first."""
         missing = [name for name in ids if name not in self.letters]
         if missing:
-            whose = "" if group is None else f" of group {group}"
-            raise NoSuchLetter(f"{self.topic} has no dead letter {missing[0]}{whose}")
+            of_group = "" if group is None else f" of group {group}"
+            raise NoSuchLetter(f"{self.topic} has no dead letter {missing[0]}{of_group}")
         return [self.letters[name] for name in ids]
 
     def _answers(self, group: str) -> None:
-        """Learn from the private topic of a group what became of its letters."""
+        """Update the status of letters from the answers in the private topic of a group."""
         by_id = {
             letter_id(letter.partition, letter.offset): letter
             for letter in self.letters.values()
@@ -241,7 +240,7 @@ class DeadLetters:
 
 
 def _stored(client: AdminClient, topic: str) -> Iterator[BatchStored]:
-    """Yield all stored batches of a topic; none if there is no such topic."""
+    """Yield all stored batches of a topic; none if the topic does not exist."""
     try:
         partitions = client.describe_topic(topic).partitions
     except UnknownTopic:

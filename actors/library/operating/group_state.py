@@ -109,9 +109,9 @@ def group_state(client: AdminClient, group: str, *, host: str) -> GroupState:
                 moving_to="",
             )
             known.setdefault((topic, number), nobody)
-    for one in known.values():
-        if one.host == host and one.path:
-            _look(one)
+    for state in known.values():
+        if state.host == host and state.path:
+            _look(state)
     members = [
         MemberState(topic, member.hex(), label, owned, heard)
         for topic, member, label, owned, heard in described.members
@@ -119,18 +119,18 @@ def group_state(client: AdminClient, group: str, *, host: str) -> GroupState:
     return GroupState(group, [known[place] for place in sorted(known)], members)
 
 
-def _look(one: PartitionState) -> None:
-    """Read the ledger: of a partition that nobody owns it knows more than the broker."""
+def _look(state: PartitionState) -> None:
+    """Read the ledger: for a partition without owner it knows more than the broker."""
     disk = OsDisk()
     try:
-        if not generations(disk, one.path):
+        if not generations(disk, state.path):
             return
-        ledger = read_ledger(disk, one.path)
+        ledger = read_ledger(disk, state.path)
     except (OnceMQError, OSError):
         return  # another directory, or damage that its owner will tell of: the broker's word stands
     started = ledger.started
-    if started is None or (started.topic, started.partition) != (one.topic, one.partition):
+    if started is None or (started.topic, started.partition) != (state.topic, state.partition):
         return
-    one.skipped = list(ledger.skips)
-    if not one.live:
-        one.committed = min(ledger.next_offset, one.end)
+    state.skipped = list(ledger.skips)
+    if not state.live:
+        state.committed = min(ledger.next_offset, state.end)

@@ -1,7 +1,8 @@
-"""Effects whose outcome is unknown, as an operator sees them, and the operator's word about them.
+"""Effects whose outcome is unknown, as an operator sees them, and the operator's orders about them.
 
-What is known stands in the ledgers, on this machine or in a database; who owns which of them, the
-broker knows. A call that an owner that lives may still be at is *running*, and nobody can say what became of it yet.
+The ledgers, on this machine or in a database, hold what is known of an effect; the broker knows the
+owners of the ledgers. A call that a living owner may still be making is *running*: its outcome is
+open, so no order about it is accepted.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from ..sinks.ledger import IN_DATABASE
 from ..sinks.operators import SinkOffice
 from .client import AdminClient
 
-RUNNING = "running"  # its call is under way, as far as anybody knows
-RESOLVED = "resolved"  # an operator has spoken, and the consumer has not taken it yet
+RUNNING = "running"  # the call may be under way in a living owner
+RESOLVED = "resolved"  # an operator has given an order, which the consumer has not taken yet
 
 
 @dataclass(frozen=True, slots=True)
 class EffectState:
-    """One effect without a result."""
+    """An effect without a result."""
 
     id: str
     group: str
@@ -46,10 +47,10 @@ class EffectState:
     message: str  # idempotency key of the message
     state: str  # running | unknown | resolved
     policy: str
-    calls: int  # how often it may have been called
-    since_ms: int  # when the last call was intended
-    why: str  # why its outcome is unknown
-    order: str  # what an operator has said: answered | again
+    calls: int  # calls that may have happened
+    since_ms: int  # time of the last intent
+    why: str  # why the outcome is unknown
+    order: str  # of an operator: answered | again; "" without one
     directory: str  # of the ledger, or the database
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,16 +59,16 @@ class EffectState:
 
 
 class Home(Protocol):
-    """Where one ledger lies."""
+    """The place of one ledger: a directory or a database."""
 
     def read(self) -> Ledger | None:
         """Return the ledger; None if it is not here. Raises CorruptLog."""
 
     def ordered(self, effect_id: str) -> EffectOrder | None:
-        """Return what an operator has said about a call, and the owner has not taken."""
+        """Return the order about a call that the owner has not taken yet."""
 
     def give(self, order: EffectOrder) -> EffectOrder:
-        """Leave an order durably; return the one that stands."""
+        """Leave an order durably; return the order that stands."""
 
     def owner_is_dead(self) -> bool:
         """Whether the last owner is proved dead."""
@@ -86,7 +87,7 @@ class _Files:
         try:
             return read_ledger(self._disk, self._directory)
         except FileNotFoundError as error:
-            raise OnceMQError(f"the ledger in {self._directory} is being taken away") from error
+            raise OnceMQError(f"the ledger in {self._directory} is being removed") from error
 
     def ordered(self, effect_id: str) -> EffectOrder | None:
         found = find_orders(self._disk, self._directory, [effect_id])
@@ -113,7 +114,7 @@ class _Tables:
 
     def ordered(self, effect_id: str) -> EffectOrder | None:
         orders = self._office.orders(self._place)
-        return next((one for one in orders if one.effect_id == effect_id), None)
+        return next((order for order in orders if order.effect_id == effect_id), None)
 
     def give(self, order: EffectOrder) -> EffectOrder:
         return self._office.give(self._place, order)
@@ -124,12 +125,12 @@ class _Tables:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A ledger, and who owns it as far as the broker knows."""
+    """A ledger, and its owner as far as the broker knows."""
 
     place: tuple[str, str, int]
-    epoch: int
+    epoch: int  # of the last grant
     path: str
-    live: bool
+    live: bool  # whether the lease of that grant still runs
     home: Home
 
 
@@ -146,39 +147,39 @@ class OpenEffectsView:
         self._office = office
         #: Ledgers that lie on other machines, as group, topic, partition, host.
         self.elsewhere: list[tuple[str, str, int, str]] = []
-        #: Databases that hold ledgers, where none is looked into.
+        #: Databases that hold ledgers, which are not read without `office`.
         self.databases: list[str] = []
 
     def load(self, group: str | None = None) -> list[EffectState]:
-        """Return all, or those of one group.
+        """Return all effects without a result, or those of one group.
 
         Raises NoAnswer, CorruptLog, StorageError, SinkUnavailable.
         """
         return [state for _, state in self._all(group)]
 
     def resolve(self, effect_id: str, how: str, result: tuple[int, bytes] = (0, b"")) -> bool:
-        """Say what became of one call; return whether it was said before.
+        """Give an order about a call; return whether the same order was given before.
 
-        `how` is ANSWERED, with the `result` that the handler gets, or AGAIN. It is durable when this
-        returns; the owner of the partition takes it, now or at its next start. Raises NoSuchEffect,
-        EffectNotHeld, TooLarge, LogInUse, SinkLocked, NoAnswer.
+        `how` is ANSWERED, with the `result` that the handler gets, or AGAIN. The order is durable
+        when this returns; the owner of the partition takes it, now or at its next start. Raises
+        NoSuchEffect, EffectNotHeld, TooLarge, LogInUse, SinkLocked, NoAnswer.
         """
         encoding, value = result
         if len(value) > EFFECT_RESULT_BYTES_MAX:
             raise TooLarge(
-                f"a result of {len(value)} bytes, the limit is {EFFECT_RESULT_BYTES_MAX}"
+                f"the result has {len(value)} bytes, the limit is {EFFECT_RESULT_BYTES_MAX}"
             )
         group = effect_id.partition(":")[0]
-        found = [one for one in self._all(group) if one[1].id == effect_id]
+        found = [(home, known) for home, known in self._all(group) if known.id == effect_id]
         if not found:
             where = "on this machine" if self._office is None else f"in {self._office.path}"
-            raise NoSuchEffect(f"no effect {effect_id!r} is without a result {where}")
+            raise NoSuchEffect(f"there is no effect {effect_id!r} without a result {where}")
         [(home, known)] = found
         if known.state == RUNNING:
-            raise EffectNotHeld(f"effect {effect_id} is being called right now")
+            raise EffectNotHeld(f"effect {effect_id} is running right now")
         if known.policy != ASK:
             raise EffectNotHeld(
-                f"effect {effect_id} waits for nobody: its policy is {known.policy}"
+                f"effect {effect_id} does not wait for an operator: its policy is {known.policy}"
             )
         order = EffectOrder(effect_id, how, encoding, value)
         standing = home.give(order)
@@ -186,7 +187,7 @@ class OpenEffectsView:
             what = "called again"
             if standing.how == ANSWERED:
                 what = f"done, {decode_value(standing.encoding, standing.value)!r}"
-            raise EffectNotHeld(f"effect {effect_id} was resolved before: {what}; that stands")
+            raise EffectNotHeld(f"effect {effect_id} is already resolved: {what}")
         return known.state == RESOLVED
 
     def _all(self, group: str | None) -> Iterator[tuple[Home, EffectState]]:
@@ -196,17 +197,17 @@ class OpenEffectsView:
                 yield where.home, state
 
     def _ledgers(self, group: str | None) -> Iterator[_Place]:
-        for of, topic, partition, epoch, _, host, path, live in self._client.groups().groups:
-            if group not in {None, of}:
+        for owner, topic, partition, epoch, _, host, path, live in self._client.groups().groups:
+            if group not in {None, owner}:
                 continue
             if path.endswith(IN_DATABASE):
                 shown = path.removesuffix(IN_DATABASE)
                 if shown not in self.databases:
                     self.databases.append(shown)
             elif host == self._host:
-                yield _Place((of, topic, partition), epoch, path, live, _Files(path))
+                yield _Place((owner, topic, partition), epoch, path, live, _Files(path))
             else:
-                self.elsewhere.append((of, topic, partition, host))
+                self.elsewhere.append((owner, topic, partition, host))
 
     def _tables(self, office: SinkOffice, group: str | None) -> Iterator[_Place]:
         granted = {row[:3]: row for row in self._client.groups().groups if row[6] == office.path}
@@ -219,36 +220,36 @@ class OpenEffectsView:
         ledger = where.home.read()
         group, topic, _ = where.place
         private = private_topic(topic, group)
-        for one in () if ledger is None else ledger.effects:
-            if ledger is None or not one.unresolved:
+        for effect in () if ledger is None else ledger.effects:
+            if ledger is None or not effect.unresolved:
                 continue
-            name = id_in(ledger, where.place, private, one)
+            name = id_in(ledger, where.place, private, effect)
             order = where.home.ordered(name)
-            state = RESOLVED if order is not None else self._state_of(one, where)
-            why = (one.value or DIED).decode(errors="replace")
-            mine = ledger.started is not None and one.topic_id == ledger.started.topic_id
+            state = RESOLVED if order is not None else self._state_of(effect, where)
+            why = (effect.value or DIED).decode(errors="replace")
+            mine = ledger.started is not None and effect.topic_id == ledger.started.topic_id
             yield EffectState(
                 name,
                 group,
                 topic if mine else private,
                 where.place[2],
-                one.offset,
-                one.name,
-                one.key,
+                effect.offset,
+                effect.name,
+                effect.key,
                 state,
-                one.policy,
-                one.number,
-                one.since_ms,
+                effect.policy,
+                effect.number,
+                effect.since_ms,
                 "" if state == RUNNING else why,
                 order.how if order is not None else "",
                 where.path,
             )
 
-    def _state_of(self, one: OpenEffect, where: _Place) -> str:
-        # The broker was asked before the ledger was read: an intent of a later epoch is of an owner
-        # that has come since.
-        replaced = one.epoch < where.epoch or (one.epoch == where.epoch and not where.live)
-        if one.how == UNKNOWN or replaced:
+    def _state_of(self, effect: OpenEffect, where: _Place) -> str:
+        # The broker was asked before the ledger was read: an intent of a later epoch is of a newer
+        # owner.
+        replaced = effect.epoch < where.epoch or (effect.epoch == where.epoch and not where.live)
+        if effect.how == UNKNOWN or replaced:
             return UNKNOWN
-        # Its owner may be dead though its lease still runs.
+        # A dead owner's lease may still run.
         return UNKNOWN if where.home.owner_is_dead() else RUNNING

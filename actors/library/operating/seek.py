@@ -1,31 +1,27 @@
 """Moving the offset of a group: what `oncemq groups seek` and `reset` do.
 
 The command is an owner like any other: it joins each partition, is granted an epoch, opens that
-generation of the ledger and makes one commit. So nobody can be at work there meanwhile, a frozen
+generation of the ledger and makes one commit. So no other owner works there meanwhile, a frozen
 owner is fenced as at any takeover, and a command that is killed half-way has moved some partitions
-and not others, each of them wholly. All partitions are taken before the first one is moved.
+entirely and the others not at all. It takes all partitions before it moves the first one.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
 from ...core.consumer.grant import join_with
-from ...core.consumer.seeker import MoveOffset, SeekerCore
-from ...driver import Driver, Silence
 from ...errors import Fenced, GroupInUse, OffsetOutOfRange, OnceMQError
 from ...ids import check_name
-from ...limits import LEDGER_SNAPSHOT_EVERY_BYTES
 from ...ports import Events
-from ...protocol import Granted, Standby
+from ...protocol import Standby
 from ...runtime.clock import SystemClock
 from ...runtime.os_disk import OsDisk
-from ...runtime.process import owner_facts
-from ...shells.producer import own_label
-from ..consuming.actor import LedgerDoor
+from ...runtime.process import draw, own_label, owner_facts
+from ...shells.consumer import LedgerDoor
+from ...shells.seeker import SeekerShell
 from ..ledgers.files import LedgerFiles, ledger_directory
 from ..sinks.opening import open_sink
 from ..sinks.reading import address_of
@@ -36,53 +32,11 @@ EARLIEST, LATEST = "earliest", "latest"
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What was done to one partition."""
+    """The move of one partition."""
 
     partition: int
-    first_offset: int  # where the group stood
-    next_offset: int  # where it goes on
-
-
-class _Taken:
-    """One partition that is ours: its grant and its open ledger."""
-
-    def __init__(
-        self, place: tuple[str, str, int], door: LedgerDoor, granted: Granted, events: Events
-    ) -> None:
-        self.place = place
-        self.core = SeekerCore(place, granted)
-        self._door = door
-        self._driver = Driver(
-            self.core,
-            Silence(),
-            SystemClock(),
-            events,
-            perform=self._perform,
-            snapshot_every_bytes=LEDGER_SNAPSHOT_EVERY_BYTES,
-            compacts=True,
-        )
-
-    def _perform(self, item: object) -> None:
-        raise AssertionError(f"this core asks for no work: {item!r}")
-
-    def open(self) -> None:
-        """Open the ledger and check it.
-
-        Raises Fenced, CorruptLog, DiskFull, StoreMismatch, SinkUnavailable.
-        """
-        self._driver.open_log(self._door.open(self.core.epoch))
-        self._driver.turn(0)
-
-    def move(self, offset: int, reason: str) -> None:
-        """Commit the new offset; durable when this returns. Raises OffsetOutOfRange, Fenced."""
-        self._driver.post(MoveOffset(offset, reason))
-        self._driver.turn(0)
-
-    def close(self, *, clean: bool) -> None:
-        """Let the ledger go."""
-        self._door.release()
-        self._driver.close(clean=clean)
-        self._door.close()
+    first_offset: int  # committed offset before
+    next_offset: int  # committed offset from now on
 
 
 class Seeker:
@@ -96,17 +50,16 @@ class Seeker:
         With `sink` they are in that database. Raises BadSink, NotSupported.
         """
         if sink is not None:
-            address_of(sink)  # refuse it before anything is asked
+            address_of(sink)  # refuse a bad URL before the broker is asked
         self._sink = sink
         self._client = AdminClient(endpoint)
         self._state = state
         self._events = events
         self._label = f"seek by {own_label()}"
         self._disk = OsDisk()
-        self._taken: list[_Taken] = []
+        self._taken: list[SeekerShell] = []
 
     def __enter__(self) -> Seeker:
-        """Return the seeker."""
         return self
 
     def __exit__(
@@ -122,7 +75,7 @@ class Seeker:
             self._client.close()
 
     def targets(self, topic: str, to: str | int, partition: int | None = None) -> dict[int, int]:
-        """Return the offset for each partition: `to` is one, EARLIEST, LATEST.
+        """Return the offset for each partition: `to` is an offset, EARLIEST or LATEST.
 
         Raises UnknownTopic, OffsetOutOfRange, NoAnswer.
         """
@@ -132,7 +85,7 @@ class Seeker:
             assert isinstance(offset, int), f"{to!r} is no place"
             if not 0 <= offset <= end:
                 raise OffsetOutOfRange(
-                    f"{topic}/{number} has offsets 0 to {end}, no offset {offset}"
+                    f"{topic}/{number} has offsets 0 to {end}; offset {offset} does not exist"
                 )
             chosen[number] = offset
         return chosen
@@ -151,10 +104,12 @@ class Seeker:
         elif partition < len(ends):
             yield partition, ends[partition]
         else:
-            raise OffsetOutOfRange(f"topic {topic} has {len(ends)} partitions, none {partition}")
+            raise OffsetOutOfRange(
+                f"topic {topic} has {len(ends)} partitions; partition {partition} does not exist"
+            )
 
     def _first_since(self, topic: str, partition: int, end: int, at_ms: int) -> int:
-        """Look for it by halves: times of stored batches never go back in a partition."""
+        """Search by halves: times of stored batches never go back in a partition."""
         low, high = 0, end
         while low < high:
             middle = (low + high) // 2
@@ -191,7 +146,7 @@ class Seeker:
         door = self._door(place)
         try:
             facts = door.peek()
-            incarnation = secrets.token_bytes(16)
+            incarnation = draw()
             answer = self._client.join(join_with(facts, 0, place, incarnation, self._label))
             if isinstance(answer, Standby):
                 raise GroupInUse(
@@ -201,7 +156,7 @@ class Seeker:
         except BaseException:
             door.close()
             raise
-        taken = _Taken(place, door, answer, self._events)
+        taken = SeekerShell(place, answer, ledger=door, clock=SystemClock(), events=self._events)
         self._taken.append(taken)
         taken.open()
 
@@ -213,7 +168,7 @@ class Seeker:
             self._disk,
             ledger_directory(self._state, *place),
             owner_facts(),
-            draw=lambda: secrets.token_bytes(16),
+            draw=draw,
         )
 
     def _give_back(self, *, clean: bool) -> None:

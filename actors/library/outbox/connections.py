@@ -1,6 +1,7 @@
-"""A user's database connection, of whichever library: told by its class, spoken to in one way.
+"""A user's database connection, of any known library, behind one interface.
 
-No database library is imported here: whoever passes a connection of one has loaded it.
+The class of the connection tells the library. No database library is imported here: a program that
+passes a connection has loaded its library already.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Door(NamedTuple):
 
 
 def door_of(connection: Any) -> Door:
-    """Return how to speak to a connection. Raises NotSupported for what is none that we know."""
+    """Return the door to a connection. Raises NotSupported for an unknown kind."""
     for module, names, make in _KINDS:
         loaded = sys.modules.get(module)
         if loaded is not None and isinstance(
@@ -38,18 +39,18 @@ def door_of(connection: Any) -> Door:
     hint = "pass a connection of sqlite3, psycopg 3, SQLAlchemy (or its Session) or Django"
     if kind.__name__.startswith("Async") or kind.__module__.startswith("aiosqlite"):
         hint = "with SQLAlchemy: await session.run_sync(outbox.send, topic, value, id=...)"
-    raise NotSupported(f"no outbox through {kind.__module__}.{kind.__qualname__}", hint=hint)
+    raise NotSupported(f"an outbox cannot use a {kind.__module__}.{kind.__qualname__}", hint=hint)
 
 
 def check_transaction(door: Door) -> None:
-    """Raise TransactionRequired unless what is written now waits for the user's own COMMIT."""
+    """Raise TransactionRequired unless a write now would wait for the user's own COMMIT."""
     if door.commits_alone():
-        raise TransactionRequired("this connection commits every statement by itself")
+        raise TransactionRequired("this connection is in autocommit mode")
 
 
 def _dialect(name: str) -> str:
     if name not in _DIALECTS:
-        raise NotSupported(f"no outbox in {name}: SQLite and PostgreSQL are known")
+        raise NotSupported(f"an outbox cannot be in {name}; use SQLite or PostgreSQL")
     return _DIALECTS[name]
 
 
@@ -70,7 +71,10 @@ def _sqlite3(connection: Any) -> Door:
 
 
 def _sqlite_commits_alone(connection: Any) -> bool:
-    """Whether this driver, which begins transactions by itself in some modes, does not now."""
+    """Return whether the next statement would be a transaction of its own.
+
+    In some modes the driver begins a transaction by itself.
+    """
     alone = connection.isolation_level is None
     mode = getattr(connection, "autocommit", None)  # from Python 3.12 on it may rule instead
     if isinstance(mode, bool):

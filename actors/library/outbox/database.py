@@ -1,13 +1,13 @@
-"""The relay's side of an outbox: reading what is committed, and taking out what the broker has.
+"""The relay's side of an outbox: reading committed rows, and removing rows that the broker has.
 
-What `read` returns is durable, not only committed: a database may show a transaction to others
+`read` returns durable rows, not only committed ones. A database may show a transaction to others
 before it has synced it (`synchronous_commit=off`, a WAL with `synchronous=NORMAL`), and a message
-must not be out in the world when a power cut then takes its order back. So both kinds make what
-they have read durable before they return it.
+must not be sent if a power cut can still undo the transaction behind it. So both kinds make the
+rows durable before they return them.
 
-Nothing is claimed or locked between reading and taking out. Several relays may read the same rows
-and send them twice, which the broker finds out by their ids; each starts at the lowest row that
-waits, so the order is kept. Rows that are shared out (SKIP LOCKED) would overtake each other.
+No row is claimed or locked between reading and removing. Several relays may read the same rows and
+send them twice; the broker recognizes the ids. Each relay starts at the lowest waiting row, so the
+order is kept. Rows shared out among relays (SKIP LOCKED) would overtake each other.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from .table import (
     percent,
 )
 
-_LOCK_S = 1.0  # how long SQLite waits for a lock; then the relay says so and tries on
-_CREATE_HINT = "outbox.create(connection) makes it"
+_LOCK_S = 1.0  # how long SQLite waits for a lock; then the relay reports it and retries
+_CREATE_HINT = "create the table: outbox.create(connection)"
 
 Failed = Sequence[tuple[Row, str]]  # and why
 Visit = Callable[[str], None]
@@ -57,11 +57,11 @@ class OutboxDatabase(Protocol):
     name: str  # for people, without a password
 
     def read(self) -> list[Row]:
-        """Return the first rows that wait, in order; all of them are durable."""
+        """Return the first waiting rows, in order; all of them are durable."""
         ...
 
     def settle(self, acked: Sequence[Row], failed: Failed, *, keep: bool) -> int:
-        """Take out (or mark as sent) rows that the broker has, mark others; return how many."""
+        """Remove (or mark as sent) acknowledged rows, mark failed ones; return how many changed."""
         ...
 
     def failed(self) -> list[FailedRow]:
@@ -69,11 +69,11 @@ class OutboxDatabase(Protocol):
         ...
 
     def retry_failed(self) -> int:
-        """Let rows that were refused wait again; return how many."""
+        """Set refused rows back to waiting; return how many."""
         ...
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         ...
 
 
@@ -108,27 +108,27 @@ def sync_files(path: str, fsync: Callable[[int], None] = os.fsync) -> None:
 
 
 class _Outbox(ABC):
-    """What is the same for every database: the statements, and that there is one connection."""
+    """What all databases share: the statements, and a single connection."""
 
     _connection: Any = None
 
     @abstractmethod
     def _connected(self) -> AbstractContextManager[Any]:
-        """Return the connection, opened if need be; its errors become ours and close it."""
+        """Return the connection, opened if need be.
+
+        Errors of the driver close it and become DatabaseAway or DatabaseRefused.
+        """
 
     def failed(self) -> list[FailedRow]:
-        """Return the rows that were refused for good."""
         with self._connected() as connection:
             return [FailedRow(*found) for found in connection.execute(READ_FAILED)]
 
     def retry_failed(self) -> int:
-        """Let rows that were refused wait again."""
         with self._connected() as connection:
             changed: int = connection.execute(RETRY).rowcount
             return changed
 
     def close(self) -> None:
-        """Let go of the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -144,10 +144,10 @@ class SqliteOutbox(_Outbox):
         self._path = os.path.realpath(path)  # where SQLite keeps the files beside it
         self._visit = visit
         self._fsync = fsync
-        self._file: tuple[int, int] | None = None  # device and inode of what is open
+        self._file: tuple[int, int] | None = None  # device and inode of the open file
 
     def read(self) -> list[Row]:
-        """Return the first rows that wait; memory is bounded by stopping in the middle."""
+        """Return the first waiting rows; it stops at RELAY_ROUND_BYTES to bound the memory."""
         rows: list[Row] = []
         with self._connected() as connection:
             size = 0
@@ -194,7 +194,7 @@ class SqliteOutbox(_Outbox):
             raise DatabaseRefused(f"{self.name}: {error}") from None
 
     def _open(self) -> sqlite3.Connection:
-        """Return the connection; a file that was put in another one's place is opened anew."""
+        """Return the connection; open it again if another file has taken the place of the first."""
         status = os.stat(self._path)
         if self._connection is None or self._file != (status.st_dev, status.st_ino):
             self.close()
@@ -252,8 +252,8 @@ class PostgresOutbox(_Outbox):
             values = (RELAY_ROUND_MESSAGES, RELAY_ROUND_BYTES)
             rows = [Row(*found) for found in connection.execute(percent(READ_SIZED), values)]
             if rows:
-                # A commit of our own that writes something flushes all commits before it, and
-                # waits for standbys that count; what is written is of no meaning to anybody.
+                # A commit that writes something flushes all commits before it and waits for the
+                # synchronous standbys. What it writes has no meaning.
                 connection.execute("SELECT pg_logical_emit_message(true, 'oncemq', '')")
         return rows
 
@@ -297,5 +297,5 @@ class PostgresOutbox(_Outbox):
 
 
 def _line(error: BaseException) -> str:
-    """Return the first line of what the server said: the rest shows our own statement."""
+    """Return the first line of the server's message: the rest repeats the statement."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,16 +1,17 @@
-"""The relay: sends what is committed in an outbox, and takes out what the broker has.
+"""The relay: sends the committed rows of an outbox, and removes the rows that the broker has.
 
-Theory of operation. One loop in one thread: read the first rows that wait, send them as an
-anonymous producer under the ids they have, wait for every verdict, take them out in one
-transaction, and read again. Between any two of these steps the process may die: rows that were
-sent and not taken out are sent again by the next relay, and the broker answers that it has them.
-So nothing is remembered here, least of all how far one has come: a transaction that began early
-may commit late, with lower places than rows that were sent long ago.
+Theory of operation. One loop in one thread: read the first waiting rows, send them as an anonymous
+producer under the ids they have, wait for every verdict, remove them in one transaction, and read
+again. The process may die between any two of these steps: the next relay sends rows again that were
+sent and not removed, and the broker answers that they are duplicates. So the relay remembers
+nothing, and above all no last place: a transaction that began early may commit late, with lower
+places than rows that were sent long ago.
 
-A row that is refused for good is marked with the reason and blocks nobody. Where a whole batch is
-refused, its messages are sent one by one: the guilty one is found, the others go through.
+A row that is refused for good is marked with the reason and blocks no other row. When a whole batch
+is refused, the relay sends its messages one by one: this finds the bad one, and the others pass.
 
-Everything that is away is waited for and told: the broker by the engine, the database here.
+The relay waits for what is away, and reports it: the engine for the broker, this file for the
+database.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Any, TypeVar
 
 from ...backoff import backoff_ms
 from ...codec.values import decode_headers, decode_value
-from ...core.client.lane import Settled
 from ...core.client.producer import Submit
+from ...core.client.send_window import Settled
 from ...errors import DatabaseAway, IdConflict, Malformed, OnceMQError, TooLarge
 from ...ids import BYTES_TAG, TEXT_TAG, check_name, untagged_id
 from ...limits import (
@@ -36,30 +37,30 @@ from ...limits import (
 from ...ports import Events
 from ...protocol import CONFLICT, DUPLICATE, STORED
 from ...runtime.crash_points import RELAY_AFTER_ACK, RELAY_AFTER_COMMIT, RELAY_AFTER_READ
-from ...shells.producer import ProducerEngine
+from ...shells.producer import ProducerShell
 from ..producing.acks import Verdicts
 from ..producing.parcel import MESSAGE_COST, Message, Parcel, cut
 from .database import OutboxDatabase, Visit
 from .table import Row
 
-TURN_MS = 100  # how often the stop flag is looked at while nothing happens
-STOP_MS = 4_000  # how long a stopped relay waits for what is on its way
+TURN_MS = 100  # how often an idle relay looks at the stop flag
+STOP_MS = 4_000  # how long a stopped relay waits for messages in flight
 _Answer = TypeVar("_Answer")
 
 
 @dataclass(slots=True)
 class Progress:
-    """What a relay has done. At the end it is the summary."""
+    """Counters of a relay; at the end they are the summary."""
 
     sent: int = 0  # acknowledged
     appended: int = 0  # of them: new to the broker
-    duplicates: int = 0  # of them: there already, sent by a relay that died or by another one
+    duplicates: int = 0  # of them: known already, sent by a relay that died or by another relay
     failed: int = 0  # refused for good, and marked
-    waiting_for: str | None = None  # who does not answer, and why
+    waiting_for: str | None = None  # what is away (broker or database), as a sentence
 
 
 class _Round:
-    """The rows of one read, and what became of them so far."""
+    """The rows of one read, and their verdicts so far."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = {row.place: row for row in rows}
@@ -80,7 +81,7 @@ class Relay:
     def __init__(
         self,
         database: OutboxDatabase,
-        engine: ProducerEngine,
+        engine: ProducerShell,
         events: Events,
         *,
         keep: bool = False,
@@ -91,8 +92,8 @@ class Relay:
     ) -> None:
         """`engine` is of an anonymous producer. `keep` marks rows as sent and leaves them there.
 
-        With `until_idle_s` the relay ends after so long without a row, 0: when none waits.
-        `report` gets the progress at every turn; `visit` names places where tests let it die.
+        With `until_idle_s` the relay ends after that time without a row; 0 ends it when no row
+        waits. `report` gets the progress at every turn; `visit` gets the names of crash points.
         """
         self.progress = Progress()
         self._database = database
@@ -109,15 +110,14 @@ class Relay:
 
     @property
     def stopped(self) -> bool:
-        """Whether `stop` was called."""
         return self._stopping
 
     def stop(self) -> None:
-        """Read no more; `run` returns when what is on its way is acknowledged and taken out."""
+        """Read no more; `run` returns when messages in flight are acknowledged and removed."""
         self._stopping = True
 
     def run(self) -> Progress:
-        """Relay until stopped or idle. Raises DatabaseRefused, or what ended the producer."""
+        """Relay until stopped or idle. Raises DatabaseRefused, or the error of the producer."""
         idle_since_ms = self._engine.now_ms()
         while not self._stopping:
             rows = self._from_database(self._database.read)
@@ -126,7 +126,7 @@ class Relay:
                 continue
             if rows:
                 if not self._relay(rows):
-                    self._pause(self._poll_ms)  # another one is taking the same rows out
+                    self._pause(self._poll_ms)  # another relay is removing the same rows
                 idle_since_ms = self._engine.now_ms()
                 continue
             idle_ms = self._engine.now_ms() - idle_since_ms
@@ -136,12 +136,12 @@ class Relay:
         return self.progress
 
     def _relay(self, rows: Sequence[Row]) -> bool:
-        """Send rows and take them out; return whether any left the outbox."""
+        """Send rows and remove them; return whether any left the outbox."""
         began_ms = self._engine.now_ms()
         current = _Round(rows)
         self._visit(RELAY_AFTER_READ)
         self._send(current)
-        if current.open == len(rows):  # stopped before anything was told
+        if current.open == len(rows):  # stopped before any verdict
             return False
         self._visit(RELAY_AFTER_ACK)
         acked = [current.rows[place] for place in current.acked]
@@ -155,12 +155,12 @@ class Relay:
                 lambda: self._database.settle(acked, failed, keep=self._keep)
             )
             if changed is None and self._stopping:
-                return False  # what is sent stays in the outbox: it will be sent again
+                return False  # sent rows stay in the outbox: the next relay sends them again
         self._visit(RELAY_AFTER_COMMIT)
-        self._tell(current, self._engine.now_ms() - began_ms)
+        self._count(current, self._engine.now_ms() - began_ms)
         return changed > 0
 
-    def _tell(self, current: _Round, took_ms: int) -> None:
+    def _count(self, current: _Round, took_ms: int) -> None:
         progress = self.progress
         acked = len(current.acked)
         progress.sent += acked
@@ -225,7 +225,7 @@ class Relay:
     def _submit_all(
         self, current: _Round, topic: str, messages: Sequence[tuple[Row, Message]]
     ) -> bool:
-        """Give the engine the rows of a topic as it takes them; False: stopped meanwhile."""
+        """Submit the rows of a topic as the engine has room; False: stopped meanwhile."""
         parcel = Parcel(topic, Verdicts(topic), explicit=True, born_ms=0)
         for _, message in messages:
             parcel.add(message)
@@ -240,7 +240,7 @@ class Relay:
         return True
 
     def _drain(self, current: _Round) -> None:
-        """Wait for the verdicts of all that is on its way."""
+        """Wait for the verdicts of all messages in flight."""
         while (self._engine.in_flight or current.alone) and not self._impatient():
             while current.alone and self._engine.room:
                 row = current.rows[current.alone.popleft()]
@@ -284,7 +284,7 @@ class Relay:
         self._report(self.progress)
 
     def _impatient(self) -> bool:
-        """Whether it is time, after `stop`, to give up what is not acknowledged."""
+        """Return whether `stop` was so long ago that missing acknowledgements are given up."""
         if not self._stopping:
             return False
         now_ms = self._engine.now_ms()
@@ -293,7 +293,7 @@ class Relay:
         return now_ms >= self._stop_by_ms
 
     def _pause(self, duration_ms: int) -> None:
-        """Let time pass; the connection to the broker is kept alive meanwhile."""
+        """Let time pass, and keep the connection to the broker alive."""
         until_ms = self._engine.now_ms() + duration_ms
         while not self._stopping and (left_ms := until_ms - self._engine.now_ms()) > 0:
             self._turn(min(left_ms, TURN_MS))
@@ -301,7 +301,7 @@ class Relay:
     # --- the database ----------------------------------------------------------------------------
 
     def _from_database(self, call: Callable[[], _Answer]) -> _Answer | None:
-        """Return what the database answers; None: it is away, and a while has passed."""
+        """Return the database's answer; None: the database is away, and a back-off has passed."""
         try:
             answer = call()
         except DatabaseAway as error:
@@ -309,7 +309,7 @@ class Relay:
                 self._events.emit(
                     "relay.database_away", database=self._database.name, reason=str(error)
                 )
-            self.progress.waiting_for = f"the database cannot be used: {error}"
+            self.progress.waiting_for = f"the database is not available: {error}"
             self._report(self.progress)
             self._failures += 1
             self._pause(backoff_ms(self._failures - 1))
@@ -322,10 +322,10 @@ class Relay:
 
 
 def checked_row(row: Row) -> Message:
-    """Return a row as a message; raise what its sender was told, had it not gone by itself.
+    """Return a row as a message; raise for a row that a producer's `send` would have refused.
 
-    `outbox.send` writes only what passes. A row that was written by hand may hold anything, of
-    any type where the database is SQLite.
+    `outbox.send` writes only valid rows. A row written by hand may hold anything, in SQLite of any
+    type.
     """
     check_name(row.topic, "topic")
     for column, content in (
@@ -349,7 +349,7 @@ def checked_row(row: Row) -> Message:
         raise Malformed("message_id holds no id behind the tag of its type")
     if isinstance(shown_id(row.message_id), bytes) and row.message_id[:1] == TEXT_TAG:
         raise Malformed("message_id says text but holds no UTF-8")
-    decode_value(row.encoding, row.value)  # else its consumers would be the first to find out
+    decode_value(row.encoding, row.value)  # a bad value must fail here, not at its consumers
     decode_headers(row.headers)
     size = len(row.value) + key_size + len(row.message_id) + len(row.headers) + MESSAGE_COST
     return Message(row.encoding, row.value, row.key, row.message_id, row.headers, size)
@@ -361,7 +361,7 @@ def _conflict(row: Row) -> IdConflict:
 
 
 def shown_id(tagged: Any) -> Any:
-    """Return the id of a row for people: as it was given, or as it stands there if it is none."""
+    """Return the id of a row for people: as the user gave it, or the raw column if it is no id."""
     try:
         return untagged_id(tagged)
     except (UnicodeDecodeError, TypeError):

@@ -1,7 +1,7 @@
-"""The outbox: a message that is sent if, and only if, the user's own transaction is committed.
+"""The outbox: a message is sent if, and only if, the user's own transaction commits.
 
-`send` writes one row beside the user's rows, over the user's connection; `oncemq relay` sends what
-is committed and takes it out when the broker has it. docs/OUTBOX.md tells what is promised.
+`send` writes one row beside the user's rows, over the user's connection; `oncemq relay` sends
+committed rows and removes them when the broker has them. docs/OUTBOX.md has the promises.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .table import CREATE, FIND_BODY, INSERT
 
 __all__ = ["create", "send"]
 
-_ATTEMPTS = 20  # a relay would have to take the row away each time between two statements
+_ATTEMPTS = 20  # a relay would have to remove the row each time between two statements
 
 
 def create(connection: Any) -> None:
@@ -52,7 +52,9 @@ def send(
     transaction can go on. Errors of the database are those of its driver.
     """
     if id is None:
-        raise IdRequired("a message in the outbox needs an id: it is sent again after a crash")
+        raise IdRequired(
+            "a message in the outbox needs an id, because the relay resends it after a crash"
+        )
     check_name(topic, "topic")
     message = checked_message(value, id=id, key=key, headers=headers)
     door = door_of(connection)
@@ -74,13 +76,16 @@ def send(
             if _bodies(found) != [(message.key, message.encoding, message.value)]:
                 raise IdConflict(f"id {id!r} is in the outbox for {topic!r} with another body")
             return False
-        # A relay has just sent that row and taken it out. The broker knows the id from now on and
-        # will compare the bodies, so this message becomes a row of its own.
-    raise Busy(f"id {id!r} for {topic!r} is put in and taken out all the time", hint="try again")
+        # A relay has just sent and removed that row. The broker knows the id from now on and will
+        # compare the bodies, so this message becomes a row of its own.
+    raise Busy(
+        f"id {id!r} for {topic!r} is inserted and deleted again and again by other sessions",
+        hint="try again",
+    )
 
 
 def _bodies(found: Rows) -> list[tuple[bytes | None, int, bytes]]:
-    """Return found rows with bytes that compare: some drivers give a memoryview."""
+    """Return found rows with plain bytes, which compare: some drivers give a memoryview."""
     return [
         (None if key is None else bytes(key), encoding, bytes(value))
         for key, encoding, value in found

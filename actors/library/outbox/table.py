@@ -1,13 +1,12 @@
-"""The table `oncemq_outbox` in a user's database: what is in it and how its SQL is written.
+"""The table `oncemq_outbox` in a user's database, and its SQL.
 
-Every statement is written once, with `?` for a value, and translated to what a driver wants. A
-row is a message that was checked and encoded when it was sent, so a relay needs no knowledge of
-the program that sent it.
+Every statement is written once, with `?` for a value, and translated for each driver. A row is a
+message that was checked and encoded by its sender, so a relay needs no knowledge of that program.
 
-The state of a row is 'waiting', 'sent' (kept on request, after the broker had acknowledged it) or
-'failed' (refused for good; `error` says why). A row's `place` is given by the database and never twice. It orders the rows of one transaction;
-across transactions it says nothing about which was committed first, so nobody may remember "the
-last place seen": what is left to do is told by `state` alone.
+The state of a row is 'waiting', 'sent' (kept on request, after the broker acknowledged it) or
+'failed' (refused for good; `error` says why). The database gives each row a `place`, and no place
+twice. Places order the rows of one transaction. Across transactions they say nothing about the order
+of commits, so a relay must not remember "the last place seen": only `state` tells what is left to do.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ _INDEX = (
     "CREATE INDEX {if_absent}oncemq_outbox_waiting ON oncemq_outbox (place) WHERE state = 'waiting'"
 )
 _CREATE_SQLITE = (
-    # Without AUTOINCREMENT the place of a deleted row is given again, and a relay that was slow
+    # Without AUTOINCREMENT SQLite gives the place of a deleted row again, and a relay that is slow
     # to delete would delete another message.
     "CREATE TABLE IF NOT EXISTS oncemq_outbox (place INTEGER PRIMARY KEY AUTOINCREMENT,"
     + _COLUMNS.format(bytes="BLOB")
     + ")",
     _INDEX.format(if_absent="IF NOT EXISTS "),
 )
-# One statement is one transaction also for who commits each statement by itself. The lock is for
-# workers that start together: IF NOT EXISTS alone lets both try, and one fails. A table that is
-# there is left alone, so that a program without the right to make tables may call this too.
+# One statement is one transaction also on a connection that commits each statement by itself. The
+# lock is for workers that start together: with IF NOT EXISTS alone both try, and one fails. An
+# existing table is left alone, so that a program without the right to create tables may call this.
 _CREATE_POSTGRESQL = (
     "DO $$ BEGIN PERFORM pg_advisory_xact_lock({lock}); "
     "IF to_regclass('oncemq_outbox') IS NULL THEN "
@@ -57,8 +56,8 @@ _CREATE_POSTGRESQL = (
 )
 CREATE = {SQLITE: _CREATE_SQLITE, POSTGRESQL: _CREATE_POSTGRESQL}
 
-# The row comes back if it is new. It must be the first statement on the table: in SQLite a
-# transaction that reads first may find that it cannot write any more.
+# Returns the row if it is new. It must be the first statement on the table: in SQLite a transaction
+# that reads first may fail to write later (SQLITE_BUSY_SNAPSHOT).
 INSERT = (
     "INSERT INTO oncemq_outbox (topic, message_id, message_key, encoding, value, headers,"
     " created_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -72,7 +71,7 @@ READ = (
     "SELECT place, topic, message_id, message_key, encoding, value, headers FROM oncemq_outbox"
     " WHERE state = 'waiting' ORDER BY place LIMIT ?"
 )
-# For a driver that fetches a whole result: the bound on bytes is the server's work, which knows
+# For a driver that fetches a whole result: the server applies the bound on bytes, because it knows
 # the lengths of large values without reading them.
 READ_SIZED = (
     "SELECT place, topic, message_id, message_key, encoding, value, headers FROM oncemq_outbox"
@@ -85,7 +84,7 @@ READ_FAILED = (
     "SELECT place, topic, message_id, error, created_at_ms, done_at_ms FROM oncemq_outbox"
     " WHERE state = 'failed' ORDER BY place"
 )
-# A row is named by place and id: a database that was restored from a backup gives places again.
+# Place and id name a row: a database restored from a backup gives places again.
 REMOVE = "DELETE FROM oncemq_outbox WHERE place = ? AND message_id = ? AND state = 'waiting'"
 KEEP = (
     "UPDATE oncemq_outbox SET state = 'sent', done_at_ms = ?"
@@ -99,8 +98,8 @@ RETRY = (
     "UPDATE oncemq_outbox SET state = 'waiting', error = NULL, done_at_ms = NULL"
     " WHERE state = 'failed'"
 )
-# Who finds a row locked leaves it to the other: one relay that takes it out is enough, and two
-# that wait for each other would be a deadlock. What is left by both is sent and taken out again.
+# A relay that finds a row locked leaves it to the other relay: one removal is enough, and two relays
+# that wait for each other would be a deadlock. A row that both leave is sent and removed later.
 REMOVE_MANY = (
     "DELETE FROM oncemq_outbox WHERE place IN (SELECT place FROM oncemq_outbox"
     " WHERE (place, message_id) IN (SELECT * FROM unnest(?::bigint[], ?::bytea[]))"
@@ -116,7 +115,7 @@ KEEP_MANY = (
 class Row(NamedTuple):
     """A message that waits to be sent."""
 
-    place: int
+    place: int  # primary key, given by the database
     topic: str
     message_id: bytes  # tagged
     key: bytes | None

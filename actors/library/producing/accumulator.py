@@ -1,8 +1,8 @@
-"""Where sends gather until the I/O thread takes them, and where the bound on bytes is kept.
+"""The gathered sends that wait for the I/O thread, and the bound on their bytes.
 
-Everything here is called under the lock of the producer. Parcels of a topic leave in the order in
-which they came. A lone message leaves at once when nothing is in flight; while something is, it
-waits LINGER_MS for company, since a batch of a thousand costs hardly more than a batch of one.
+Call everything here under the lock of the producer. Parcels of a topic leave in the order of their
+sends. A single message leaves at once when nothing is in flight. Else it waits LINGER_MS for more
+messages, since a batch of a thousand costs hardly more than a batch of one (`linger.ms` of Kafka).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Accumulator:
     def add_late(
         self, topic: str, message: Message, now_ms: int, deadline_ms: int
     ) -> tuple[Parcel, int]:
-        """Let one message wait for room until its deadline. Raises BufferFull."""
+        """Queue a message that waits for room until its deadline. Raises BufferFull."""
         self._check_late(message.size)
         if self._late:
             deadline, parcel = self._late[-1]
@@ -73,14 +73,14 @@ class Accumulator:
         return parcel, parcel.add(message)
 
     def add_parcel_late(self, parcel: Parcel, deadline_ms: int) -> None:
-        """Let a sealed parcel wait for room until its deadline. Raises BufferFull."""
+        """Queue a sealed parcel that waits for room until its deadline. Raises BufferFull."""
         self._check_late(parcel.size)
         self._late.append((deadline_ms, parcel))
         self._late_bytes += parcel.size
 
     def _check_late(self, size: int) -> None:
         if self._late and self._late_bytes + size > self._bound:
-            raise BufferFull(f"{self.used} bytes are on their way and {self._late_bytes} wait")
+            raise BufferFull(f"{self.used} bytes are unacknowledged and {self._late_bytes} wait")
 
     def _new_parcel(self, topic: str, message: Message, now_ms: int) -> Parcel:
         explicit = message.id is not None
@@ -94,11 +94,11 @@ class Accumulator:
     # --- the I/O thread --------------------------------------------------------------------------
 
     def topics(self) -> list[str]:
-        """Return the topics for which something waits."""
+        """Return the topics that have waiting parcels."""
         return list(self._queues)
 
     def take(self, topic: str, now_ms: int, *, in_flight: bool) -> Parcel | None:
-        """Return the next parcel of a topic, sealed; None if it had better wait."""
+        """Return the next parcel of a topic, sealed; None if it should wait for more messages."""
         queue = self._queues.get(topic)
         if queue is None:
             return None
@@ -116,7 +116,7 @@ class Accumulator:
         return any(_ready(queue, now_ms, in_flight=in_flight) for queue in self._queues.values())
 
     def admit_late(self, now_ms: int) -> list[Parcel]:
-        """Take what waited for room as far as there is room; return what waited too long."""
+        """Admit late parcels while there is room; return those whose deadline has passed."""
         expired = []
         while self._late:
             deadline, parcel = self._late[0]
@@ -136,7 +136,7 @@ class Accumulator:
         return expired
 
     def drop(self, topic: str) -> list[Parcel]:
-        """Give up what waits for a topic; return it. Its bytes are free again."""
+        """Remove and return the waiting parcels of a topic; their bytes are free again."""
         parcels = list(self._queues.pop(topic, ()))
         for parcel in parcels:
             parcel.seal()
@@ -144,7 +144,7 @@ class Accumulator:
         return parcels
 
     def clear(self) -> list[Parcel]:
-        """Give up all that waits; return it. The caller fails it outside the lock."""
+        """Remove and return all waiting parcels. The caller fails them outside the lock."""
         waiting = [parcel for queue in self._queues.values() for parcel in queue]
         waiting += [parcel for _, parcel in self._late]
         self._queues.clear()

@@ -1,4 +1,4 @@
-"""What became of messages that were sent together, and how to wait for it."""
+"""The verdicts of messages that were sent together, and how to wait for them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Ack(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """The verdict of one batch: which messages of the send were in it, and what became of them."""
+    """The verdict of one batch, which holds some messages of the send."""
 
     members: Sequence[int]  # increasing
     partition: int
@@ -54,7 +54,7 @@ class Verdicts:
     )
 
     def __init__(self, topic: str, describe_wait: Callable[[], str] | None = None) -> None:
-        """`describe_wait` says, for the text of a timeout, what is being waited for."""
+        """`describe_wait` gives the cause of the wait, for the text of a timeout."""
         self.topic = topic
         self.count = 0  # messages; fixed before the first part is given
         self.ids: list[bytes] | None = None  # tagged; to name a conflict
@@ -62,15 +62,15 @@ class Verdicts:
         self.error: OnceMQError | None = None  # the whole send failed
         self.describe_wait = describe_wait
         self._parts: list[_Part] = []
-        self._left = 0
+        self._left = 0  # messages without a verdict
         self._lock = threading.Lock()
-        self._bell: threading.Event | None = None
+        self._bell: threading.Event | None = None  # made by the first waiter: most sends have none
         self._callbacks: list[Callable[[], None]] = []
 
     # --- the side of the producer ----------------------------------------------------------------
 
     def expect(self, count: int) -> None:
-        """Wait for the verdicts of `count` messages in all."""
+        """Set the number of messages, before the first verdict."""
         self.count = self._left = count
 
     def give(
@@ -93,7 +93,7 @@ class Verdicts:
             self._settle()
 
     def forked(self, error: OnceMQError) -> None:
-        """Fail in a forked child, where the old lock may be held by a thread that is not there."""
+        """Fail in a forked child, where a thread that does not exist may hold the old lock."""
         self._lock = threading.Lock()
         self._callbacks = []  # they belong to the parent
         self.fail(error)
@@ -116,7 +116,7 @@ class Verdicts:
             what = "" if self.describe_wait is None else self.describe_wait()
             raise ResultTimeout(
                 f"no answer within {timeout} s{what}",
-                hint="the message is still being sent; ask again, or leave it to flush",
+                hint="the producer keeps sending it: call result() again, or flush()",
             )
 
     def _hang_bell(self) -> threading.Event | None:
@@ -134,7 +134,7 @@ class Verdicts:
         _call(callback)
 
     def verdict(self, index: int) -> Ack | OnceMQError:
-        """Return what became of one message, once settled."""
+        """Return the verdict of a message, once settled."""
         assert self.settled, "not settled yet"
         if self.error is not None:
             return self.error
@@ -145,7 +145,7 @@ class Verdicts:
         raise AssertionError(f"no batch holds message {index}")
 
     def all_verdicts(self) -> list[Ack | OnceMQError]:
-        """Return what became of every message, in order, once settled."""
+        """Return the verdicts of all messages, in order, once settled."""
         if self.error is not None:
             return [self.error] * self.count
         found = {
@@ -186,11 +186,11 @@ class Verdicts:
         return Ack(self.topic, partition, offset, verdict == DUPLICATE)
 
     def counted(self, wanted: int) -> int:
-        """Return how many messages got verdict STORED, DUPLICATE or CONFLICT."""
+        """Return how many messages got the verdict `wanted`: STORED, DUPLICATE or CONFLICT."""
         return sum(run[0] for part in self._parts for run in part.runs if run[1] == wanted)
 
     def first_error(self) -> OnceMQError | None:
-        """Return why not every message is acknowledged, if so."""
+        """Return the error of the first message that is not acknowledged; None if all are."""
         if self.error is not None:
             return self.error
         for part in self._parts:
@@ -205,4 +205,4 @@ def _call(callback: Callable[[], None]) -> None:
     try:
         callback()
     except Exception:
-        _LOGGER.exception("a callback of a pending message raised")
+        _LOGGER.exception("a done callback of a message raised")

@@ -18,20 +18,18 @@ from ...errors import BufferFull, IdRequired, OnceMQError, ProducerClosed, Unack
 from ...ids import check_name
 from ...limits import IN_FLIGHT_BYTES_DEFAULT, LIMITS, SEND_TIMEOUT_MS
 from ...runtime import settings
-from ...shells.producer import ProducerEngine
+from ...shells.producer import ProducerShell
 from .accumulator import Accumulator
 from .acks import Ack, Verdicts
 from .parcel import Parcel, checked_many, checked_message
-from .pending import AckMany, Pending, PendingMany, PendingOne
+from .pending import Pending, PendingMany, PendingOne
 from .thread import ProducerThread, monotonic_ms
-
-__all__ = ["Ack", "AckMany", "Pending", "Producer"]
 
 _LOGGER = logging.getLogger("oncemq")
 _LIVE: weakref.WeakSet[Producer] = weakref.WeakSet()
-_EXIT_FLUSH_S = 1.0  # what the end of the interpreter grants to a producer that was never closed
+_EXIT_FLUSH_S = 1.0  # time for a producer that was never closed, at the end of the interpreter
 
-Connect = Callable[[str, str], ProducerEngine]  # (producer name, endpoint)
+Connect = Callable[[str, str], ProducerShell]  # (producer name, endpoint)
 
 
 class Producer:
@@ -67,7 +65,7 @@ class Producer:
         _LIVE.add(self)
 
     def _begin(self) -> None:
-        """Be a new incarnation that has sent nothing."""
+        """Become a new incarnation that has sent nothing."""
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._gathered = Accumulator(self._in_flight_bytes, self._new_verdicts)
@@ -106,7 +104,7 @@ class Producer:
         producer, such as Fenced. IdConflict comes from the handle's `result()`.
         """
         if id is None and not self._name:
-            raise IdRequired("an anonymous producer needs an id for every message")
+            raise IdRequired("an anonymous producer needs an id for each message")
         message = checked_message(value, id=id, key=key, headers=headers)
         now_ms = monotonic_ms()
         deadline_ms = now_ms + _milliseconds(timeout)
@@ -129,7 +127,7 @@ class Producer:
         ids: Sequence[str | bytes] | None = None,
         keys: Sequence[str | bytes | None] | None = None,
         timeout: float | None = None,
-    ) -> Pending[AckMany]:
+    ) -> PendingMany:
         """Take many messages of one topic, in order, and return one handle for all.
 
         Much cheaper a message than `send`, most of all with values that are all bytes. It is
@@ -137,7 +135,7 @@ class Producer:
         `keys` have another length.
         """
         if ids is None and not self._name:
-            raise IdRequired("an anonymous producer needs an id for every message")
+            raise IdRequired("an anonymous producer needs an id for each message")
         verdicts = self._new_verdicts(topic)
         parcel = Parcel(topic, verdicts, explicit=ids is not None, born_ms=monotonic_ms())
         if not values:
@@ -162,7 +160,7 @@ class Producer:
         return PendingMany(verdicts)
 
     def _check(self, topic: str) -> None:
-        """Raise what forbids a send now. Under the lock."""
+        """Raise the error that forbids a send now. Under the lock."""
         if self._closed:
             raise ProducerClosed("the producer is closed")
         if self._error is not None:
@@ -183,7 +181,7 @@ class Producer:
                 raise BufferFull(f"{self._gathered.used} bytes wait for an acknowledgement")
             self._room.wait(left_ms / 1000)
             if self._closed or self._error is not None:
-                raise self._error or ProducerClosed("the producer was closed meanwhile")
+                raise self._error or ProducerClosed("the producer was closed during the call")
         return True
 
     def _new_verdicts(self, topic: str) -> Verdicts:
@@ -211,7 +209,7 @@ class Producer:
     # --- what the I/O thread reports -------------------------------------------------------------
 
     def _freed(self, count: int, size: int) -> None:
-        """Count down what got its verdict."""
+        """Free the room of messages that got their verdict."""
         with self._room:
             self._messages -= count
             self._gathered.used -= size
@@ -222,7 +220,7 @@ class Producer:
             self._outstanding.pop(verdicts, None)
 
     def _ended(self, error: OnceMQError) -> None:
-        """Fail all that is outstanding: its outcome is unknown."""
+        """Fail all outstanding sends: their outcome is unknown."""
         with self._room:
             self._error = error
             self._gathered.clear()
@@ -286,7 +284,7 @@ class Producer:
         try:  # the error of the block is what counts; sends before it get a moment
             self.close(min(self._close_timeout, _EXIT_FLUSH_S))
         except OnceMQError as left:
-            error.add_note(f"on leaving the producer: {left}")
+            error.add_note(f"while the producer closed: {left}")
 
     async def __aenter__(self) -> Producer:
         return self
@@ -302,22 +300,32 @@ class Producer:
         await asyncio.to_thread(self.__exit__, kind, error, traceback)
 
     def _forked(self) -> None:
-        """Begin anew in a forked child: locks, thread and socket of the parent are of no use."""
+        """Begin again in a forked child, which cannot use lock, thread and socket of the parent."""
         outstanding = list(self._outstanding)
         self._begin()
         error = ProducerClosed(
-            "this message was sent before the fork", hint="its parent process has the answer"
+            "this message was sent before the process forked",
+            hint="ask in the parent process, which receives the answer",
         )
         for verdicts in outstanding:
             verdicts.forked(error)
 
 
-def _connect(name: str, endpoint: str) -> ProducerEngine:
+def _connect(name: str, endpoint: str) -> ProducerShell:
     from ...runtime.clock import SystemClock
+    from ...runtime.process import draw, own_label
     from ...runtime.zmq_transport import DealerTransport
     from ..library_events import LibraryEvents
 
-    return ProducerEngine(name, endpoint, LibraryEvents(), DealerTransport(endpoint), SystemClock())
+    return ProducerShell(
+        name,
+        endpoint=endpoint,
+        transport=DealerTransport(endpoint),
+        clock=SystemClock(),
+        events=LibraryEvents(),
+        entropy=draw,
+        label=own_label(),
+    )
 
 
 def _in_event_loop() -> bool:

@@ -1,8 +1,9 @@
 """Messages between `send` and the wire: checked and encoded columns, and the batches made of them.
 
-Whatever can be refused is refused here, in the caller's thread, before anything is numbered:
-values that cannot be carried, names, ids, keys and headers above their limits. What `send_many`
-does for each message is a bulk call in C; only mixed columns are walked in Python.
+All checks happen here, in the caller's thread, before a message gets a number: a number whose
+message is refused later would leave a gap. Checked are values that cannot travel, and names, ids,
+keys and headers against their limits. `send_many` works by bulk calls in C; it walks only mixed
+columns in Python.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from ...ids import BYTES_TAG, TEXT_TAG, tagged_id
 from ...limits import KEY_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_ID_BYTES_MAX
 from .acks import Verdicts
 
-# What one batch aims at: far below the limits, so that a window holds several.
+# Aimed size of a batch: far below the limits, so that several are in flight at once.
 BATCH_MESSAGES = 4096
 BATCH_BYTES = 1024 * 1024
-# What single sends are gathered into.
+# Bounds of a parcel that gathers single sends.
 GATHER_MESSAGES = 1000
 GATHER_BYTES = 256 * 1024
 
-MESSAGE_COST = 48  # what a message costs beside its bytes, so that tiny ones are bounded too
+MESSAGE_COST = 48  # memory of a message beside its bytes, so that the bound holds for tiny ones too
 
 Item = TypeVar("Item")
 
@@ -96,7 +97,7 @@ class Parcel:
 
     @property
     def full(self) -> bool:
-        """Whether waiting for more messages is pointless."""
+        """Whether no more messages fit."""
         return not self.open or len(self.values) >= GATHER_MESSAGES or self.size >= GATHER_BYTES
 
     def seal(self) -> None:
@@ -194,7 +195,7 @@ def _tag_ids(ids: list[Any]) -> list[bytes]:
     kinds = set(map(type, ids))
     if kinds == {str}:
         try:
-            # One encode for all; an id with a NUL in it makes another number of pieces.
+            # One encode for all ids. An id that holds a NUL gives another number of pieces.
             tagged = ("s" + "\0s".join(ids)).encode().split(b"\0")
             if len(tagged) != len(ids):
                 tagged = list(map(TEXT_TAG.__add__, map(str.encode, ids)))
@@ -230,10 +231,10 @@ def _encode_keys(keys: list[Any]) -> list[bytes | None] | None:
 
 
 class Cut(NamedTuple):
-    """One batch of a parcel and which of its messages are in it."""
+    """One batch of a parcel."""
 
     partition: int
-    members: Sequence[int]
+    members: Sequence[int]  # indices of its messages in the parcel
     batch: Batch
 
 

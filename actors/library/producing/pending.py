@@ -1,8 +1,7 @@
-"""What a send returns: a light handle on verdicts that many messages share.
+"""The handle that a send returns, on verdicts that many messages share.
 
-A Future for each message would cost more than all other work on it, so the messages of one send
-call (or of several sends that were gathered) share one `Verdicts`; a `Pending` is that and an
-index.
+A Future for each message would cost more than all other work on the message. So the messages of a
+send call (or of several gathered sends) share one `Verdicts`; a `Pending` is that and an index.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from ...protocol import DUPLICATE, STORED
 from .acks import Ack, Verdicts
 
 if TYPE_CHECKING:
-    import asyncio  # loaded by who awaits; others do not pay for it
+    import asyncio  # loaded by the first await; other programs do not pay for it
 
 Result = TypeVar("Result")
 
@@ -102,7 +101,7 @@ class Pending(Generic[Result]):
             future = loop.create_future()
 
             def wake() -> None:
-                with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
+                with contextlib.suppress(RuntimeError):  # the loop is closed: no task waits
                     loop.call_soon_threadsafe(_release, future)
 
             self._verdicts.when_settled(wake)

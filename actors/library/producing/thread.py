@@ -1,4 +1,4 @@
-"""The I/O thread of a producer: takes what was gathered, turns the engine, gives out verdicts."""
+"""The I/O thread of a producer: takes gathered sends, turns the engine, hands out verdicts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from ...core.client.lane import Settled
 from ...core.client.producer import Submit
+from ...core.client.send_window import Settled
 from ...errors import BufferFull, OnceMQError
 from ...limits import FEED_BATCHES_MAX, LINGER_MS
-from ...shells.producer import ProducerEngine
+from ...shells.producer import ProducerShell
 from .accumulator import Accumulator
 from .acks import Verdicts
 from .parcel import Cut, Parcel, cut
@@ -22,7 +22,7 @@ _BLOCKED_MS = 50  # how often new topics and deadlines are looked at while nothi
 
 
 class _Share(NamedTuple):
-    """The token of a batch: whose verdict it brings and which bytes it frees."""
+    """The token of a batch: the sends that its verdict settles, and the bytes that it frees."""
 
     verdicts: Verdicts
     members: Sequence[int]
@@ -56,7 +56,7 @@ class ProducerThread(threading.Thread):
 
     def __init__(
         self,
-        connect: Callable[[], ProducerEngine],
+        connect: Callable[[], ProducerShell],
         gathered: Accumulator,
         lock: threading.Condition,
         *,
@@ -72,7 +72,7 @@ class ProducerThread(threading.Thread):
         self._freed = freed
         self._done = done
         self._ended = ended
-        self._engine: ProducerEngine | None = None
+        self._engine: ProducerShell | None = None
         self._cutting: dict[str, _Cutting] = {}
         # Count of messages without key and id, by topic: chooses their partitions.
         self._keyless: dict[str, int] = {}
@@ -85,13 +85,12 @@ class ProducerThread(threading.Thread):
     # --- called by other threads, under the lock -------------------------------------------------
 
     def nudge(self, *, urgent: bool) -> None:
-        """Tell that something was gathered; `urgent`: there is no point in lingering."""
+        """Wake the thread for a gathered send; `urgent` ends its lingering."""
         if self._engine is not None and (self._asleep or (self._lingering and urgent)):
             self._asleep = self._lingering = False
             self._engine.wake()
 
     def describe_wait(self) -> str:
-        """Say what a caller waits for."""
         engine = self._engine
         if engine is None or not engine.silent:
             return ""
@@ -126,7 +125,7 @@ class ProducerThread(threading.Thread):
             _LOGGER.exception("the I/O thread of a producer failed")
             self._ended(OnceMQError(f"the I/O thread failed: {type(error).__name__}: {error}"))
 
-    def _run(self, engine: ProducerEngine) -> None:
+    def _run(self, engine: ProducerShell) -> None:
         while True:
             timeout_ms = self._feed(engine)
             if timeout_ms == -1:
@@ -156,8 +155,8 @@ class ProducerThread(threading.Thread):
 
     # --- feeding the engine ----------------------------------------------------------------------
 
-    def _feed(self, engine: ProducerEngine) -> int | None:
-        """Give the engine what it has room for; return how long it may wait, -1: stop."""
+    def _feed(self, engine: ProducerShell) -> int | None:
+        """Submit batches while the engine has room; return how long it may wait, -1: stop."""
         now_ms = monotonic_ms()
         with self._lock:
             if self._stopping:
@@ -176,7 +175,7 @@ class ProducerThread(threading.Thread):
         with self._lock:
             return self._patience(engine)
 
-    def _ask(self, engine: ProducerEngine, topic: str) -> None:
+    def _ask(self, engine: ProducerShell, topic: str) -> None:
         error = engine.refused.pop(topic, None)
         if error is not None:
             with self._lock:
@@ -186,7 +185,7 @@ class ProducerThread(threading.Thread):
         elif topic not in engine.topics:
             engine.ask(topic)
 
-    def _submit_one(self, engine: ProducerEngine, topic: str, now_ms: int) -> bool:
+    def _submit_one(self, engine: ProducerShell, topic: str, now_ms: int) -> bool:
         """Submit the next batch of a topic; False if there is none now."""
         if not engine.room:
             return True
@@ -205,8 +204,8 @@ class ProducerThread(threading.Thread):
         engine.submit(submit)
         return True
 
-    def _keyless_of(self, engine: ProducerEngine, topic: str) -> Callable[[int], int]:
-        """Return what counts messages without key and id: on from the numbers of earlier runs."""
+    def _keyless_of(self, engine: ProducerShell, topic: str) -> Callable[[int], int]:
+        """Return the counter of messages without key and id; it goes on from earlier runs."""
 
         def take(count: int) -> int:
             first = self._keyless.get(topic)
@@ -218,7 +217,7 @@ class ProducerThread(threading.Thread):
 
         return take
 
-    def _patience(self, engine: ProducerEngine) -> int | None:
+    def _patience(self, engine: ProducerShell) -> int | None:
         """Return how long the next turn may wait for answers. Under the lock."""
         late = _BLOCKED_MS if self._gathered.has_late else None
         topics = self._gathered.topics()

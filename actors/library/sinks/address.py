@@ -38,7 +38,7 @@ def check_sink(text: object) -> str:
     Raises BadSink.
     """
     if not isinstance(text, str):
-        raise BadSink(f"a sink is named by a text, not by {type(text).__name__}")
+        raise BadSink(f"a sink is a text such as sqlite:///FILE, not {type(text).__name__}")
     if text.startswith(_ENV):
         if not text.removeprefix(_ENV):
             raise BadSink("sink='env:' names no variable")
@@ -53,7 +53,7 @@ def resolve_sink(text: str, *, host: str, environ: Mapping[str, str] | None = No
         name = text.removeprefix(_ENV)
         value = (os.environ if environ is None else environ).get(name)
         if not value:
-            raise BadSink(f"the sink is in the environment variable {name}, which is not set")
+            raise BadSink(f"the sink names the environment variable {name}, which is not set")
         text = value
     return _parse(text, host)
 
@@ -61,12 +61,12 @@ def resolve_sink(text: str, *, host: str, environ: Mapping[str, str] | None = No
 def _parse(text: str, host: str) -> SinkAddress:
     scheme, separator, rest = text.partition("://")
     if not separator:
-        raise BadSink("the sink is no address with ://")
+        raise BadSink("the sink is not an address with ://")
     if scheme == SQLITE:
         return _sqlite(rest, host)
     if scheme in {POSTGRESQL, "postgres"}:
         return _postgresql(rest)
-    raise BadSink(f"there are no sinks of the kind {scheme[:40]!r}")
+    raise BadSink(f"there is no sink of kind {scheme[:40]!r}")
 
 
 def _sqlite(rest: str, host: str) -> SinkAddress:
@@ -74,7 +74,7 @@ def _sqlite(rest: str, host: str) -> SinkAddress:
     if not rest.startswith("/") or not path or "?" in rest or "\0" in path:
         raise BadSink("a SQLite sink is sqlite:///FILE, without parameters")
     if path == ":memory:":
-        raise BadSink("a database in memory keeps nothing; name a file")
+        raise BadSink("a database in memory keeps nothing: name a file")
     path = os.path.realpath(path)
     return SinkAddress(SQLITE, path, f"sqlite:///{path}", host)
 

@@ -79,7 +79,7 @@ class Statements:
     async def execute(self, statement: Statement) -> AsyncCursor:
         """Execute a statement, the first time that it is awaited."""
         if statement not in self._waiting:
-            raise TransactionControl("a statement of tx.sql is awaited once, inside its handler")
+            raise TransactionControl("await a statement of tx.sql once, inside its handler")
         self._waiting.remove(statement)
         era, session = self._era, self._session
         cursor = await self.work(lambda: session.sql(statement.query, statement.parameters), era)
@@ -149,8 +149,8 @@ class Statements:
         """`what` takes the transaction away. Raises EffectMisused if a statement is under way."""
         if self._waiting or self._tasks:
             raise EffectMisused(
-                f"{what} is called while a statement of tx.sql is under way",
-                hint="await one after the other",
+                f"{what} is called while a statement of tx.sql runs",
+                hint="await the calls one after the other",
             )
         self._era = object()
 
@@ -171,15 +171,17 @@ class Statements:
         """Return what is wrong with the statements of the message at hand, and forget them."""
         wrong: OnceMQError | None = None
         if self._waiting:
-            wrong = NotAHandler("tx.sql was not awaited: in an async handler, `await tx.sql(...)`")
+            wrong = NotAHandler(
+                "tx.sql was not awaited; in an async handler write: await tx.sql(...)"
+            )
         elif self._given_up:
             wrong = TransactionControl(
-                "the handler gave up a statement that may have been executed"
+                "the handler cancelled a statement that the database may have executed"
             )
         elif self._left_running:
             wrong = TransactionControl(
-                "the handler returned while a task of its own used the sink's connection",
-                hint="await what you begin, or use asyncio.TaskGroup",
+                "the handler returned while one of its tasks used the sink's connection",
+                hint="await each task, or use asyncio.TaskGroup",
             )
         self._waiting.clear()
         self._given_up = self._left_running = False

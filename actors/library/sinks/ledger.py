@@ -120,7 +120,7 @@ class SqlLedger:
         row = self._look()
         assert row is not None, "a ledger that was claimed stays"
         if row.epoch != epoch or row.owner.get("name") != self.name:
-            raise Fenced(f"{_told(row.owner)} has the ledger under epoch {row.epoch}")
+            raise Fenced(f"{_told(row.owner)} owns the ledger under epoch {row.epoch}")
         self._ledger_id = row.ledger_id
         return SqlLog(session, self._place, row, proof=self._proof, at=self._at)
 

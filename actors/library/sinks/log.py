@@ -190,7 +190,7 @@ class SqlLog:
     def _superseded(self, found: list[tuple[Any, ...]] | None = None) -> Fenced:
         rows = self._session.rows(statements.LOOK, self._place) if found is None else found
         if not rows:
-            return Fenced(f"the ledger is gone from {self._session.shown}")
+            return Fenced(f"{self._session.shown} no longer holds the ledger")
         return Fenced(
             f"the ledger in {self._session.shown} is at epoch {rows[0][2]}, commit {rows[0][3]}; "
             f"this consumer has epoch {self.generation} and made commit {self._commit_no}"

@@ -185,7 +185,7 @@ class PostgresSession(Session):
 
     def _translated(self, error: BaseException) -> SinkUnavailable | None:
         if isinstance(error, psycopg.errors.LockNotAvailable) and self._place != "lent":
-            return SinkLocked(f"{self.shown}: another session has the row of this ledger locked")
+            return SinkLocked(f"{self.shown}: another session has locked the row of this ledger")
         if not isinstance(error, psycopg.Error):
             return None
         if self._raw is None or self.broken or isinstance(error, _NO_STATEMENTS_FAULT):
@@ -232,7 +232,7 @@ class PostgresHost:
         key = _key(ledger_id, epoch)
         if self._ours != key:
             if self._session.rows("SELECT pg_try_advisory_lock(?)", (key,)) != [(True,)]:
-                raise Fenced(f"epoch {epoch} is held by another session")
+                raise Fenced(f"another session holds epoch {epoch}")
             self._ours = key
         return {}
 

@@ -148,8 +148,8 @@ class Session(ABC):
 
     def _ended_inside(self) -> OnceMQError:
         if self.broken:
-            return SinkUnavailable(f"{self.shown}: the connection is lost")
-        return self._break("the transaction was ended inside the handler")
+            return SinkUnavailable(f"{self.shown}: the connection broke")
+        return self._break("the handler ended the transaction")
 
     def accept(self) -> None:
         """The handler has returned: keep what it did. Raises TransactionControl, SinkUnavailable."""
@@ -166,7 +166,7 @@ class Session(ABC):
             if lost is not None:
                 raise lost from error
             raise self._break(
-                f"the handler left another transaction than it was given: {first_line(error)}"
+                f"the handler ended the transaction and began another one: {first_line(error)}"
             ) from error
 
     @property

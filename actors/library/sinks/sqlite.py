@@ -102,7 +102,7 @@ class SqliteSession(Session):
             raw.execute("PRAGMA synchronous=FULL")
             level = raw.execute("PRAGMA synchronous").fetchone()[0]
             if level < 2:
-                raise BadSink(f"{self.shown} does not take synchronous=FULL")
+                raise BadSink(f"{self.shown} does not accept synchronous=FULL")
             raw.set_authorizer(self._authorize)
         except BaseException:
             sqlite3.Connection.close(raw)
@@ -281,7 +281,7 @@ class SqliteHost:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666))
         self._lock = self._disk.lock(path)
         if self._lock is None:
-            raise Fenced(f"epoch {epoch} is held by another process")
+            raise Fenced(f"another process holds epoch {epoch}")
         return {"lock": path}
 
     def make_way(self, owner: Mapping[str, Any], error: SinkLocked) -> None:

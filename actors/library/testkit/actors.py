@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ...batch import Batch
 from ...codec import batch as batch_codec
 from ...codec import records as record_codec
 from ...codec import wire
-from ...core.broker.core import BrokerCore, CheckFence
-from ...core.client.connection import Reconnect
-from ...core.client.lane import Settled
-from ...core.client.producer import (
-    Describe,
-    Opened,
-    ProducerCore,
-    Start,
-    Submit,
-    TopicKnown,
-    TopicRefused,
-)
-from ...driver import Driver
-from ...errors import IdConflict, OnceMQError, from_code
+from ...core.client.producer import Submit
+from ...core.client.send_window import Settled
+from ...errors import IdConflict, from_code
 from ...ids import partition_of
-from ...outcome import Stop
-from ...ports import Events, Transport
+from ...ports import Events
 from ...protocol import (
     CONFLICT,
     DUPLICATE,
@@ -36,73 +25,24 @@ from ...protocol import (
     Hello,
 )
 from ...records import BatchStored
-from ...storage.disk import Disk
-from ...storage.document import Owner
-from ...storage.log import FencedLog
+from ...runtime.process import draw
+from ...shells.broker import BrokerShell
+from ...shells.producer import ProducerShell
 from ..producing.acks import Ack
 from ..producing.parcel import checked_message
-from .network import LocalClock, LocalLoop, LocalNetwork, draw
+from .network import LocalClock, LocalLoop, LocalNetwork
 
 
-class LocalBroker:
-    """A broker on any disk; its turns never wait."""
-
-    def __init__(
-        self,
-        disk: Disk,
-        directory: str,
-        transport: Transport,
-        clock: LocalClock,
-        events: Events,
-        *,
-        owner: Owner,
-        snapshot_every_bytes: int | None = None,
-    ) -> None:
-        """Recover the log in `directory`, or make one. Raises CorruptLog, LogInUse, OSError."""
-        self.log = FencedLog.open(
-            disk, directory, generation=None, owner=owner, create_log_id=draw()
+def stored_batches(broker: BrokerShell, topic_number: int) -> Iterator[BatchStored]:
+    """Yield the stored batches of a topic, columns parsed, in log order."""
+    for stored in broker.log.replay(broker.log.start):
+        if stored.type != record_codec.BATCH_STORED:
+            continue
+        record = record_codec.decode(
+            stored.type, stored.meta, stored.body, stored.body_crc, columns=True
         )
-        self.core = BrokerCore(self.log.log_id, self.log.lineage, entropy=draw)
-        self._driver = Driver(
-            self.core,
-            transport,
-            clock,
-            events,
-            perform=self._perform,
-            snapshot_every_bytes=snapshot_every_bytes,
-        )
-        self._driver.open_log(self.log)
-
-    def turn(self, timeout_ms: int | None = 0, /) -> bool:
-        """Answer what waits."""
-        return self._driver.turn(timeout_ms)
-
-    def time_left_ms(self) -> int:
-        """Return how long the next turn may wait."""
-        return self._driver.time_left_ms()
-
-    def stored(self, topic_number: int) -> Iterator[BatchStored]:
-        """Yield the stored batches of a topic, columns parsed, in log order."""
-        for stored in self.log.replay(self.log.start):
-            if stored.type != record_codec.BATCH_STORED:
-                continue
-            record = record_codec.decode(
-                stored.type, stored.meta, stored.body, stored.body_crc, columns=True
-            )
-            if isinstance(record, BatchStored) and record.topic_number == topic_number:
-                yield record
-
-    def kill(self) -> None:
-        """End as a crash would: only the lock is let go."""
-        self._driver.close(clean=False)
-
-    def close(self) -> None:
-        """End in good order."""
-        self._driver.close(clean=True)
-
-    def _perform(self, item: Any) -> None:
-        assert isinstance(item, CheckFence), f"not work of a broker: {item!r}"
-        self.log.check_fence()
+        if isinstance(record, BatchStored) and record.topic_number == topic_number:
+            yield record
 
 
 class LocalProducer:
@@ -110,26 +50,24 @@ class LocalProducer:
 
     def __init__(self, name: str, network: LocalNetwork, clock: LocalClock, events: Events) -> None:
         """`name` "" is an anonymous producer."""
-        self._endpoint = network.connect()
-        self._core = ProducerCore(
-            name, incarnation=draw(), label="local", endpoint="memory", entropy=draw
+        self._shell = ProducerShell(
+            name,
+            endpoint="memory",
+            transport=network.connect(),
+            clock=clock,
+            events=events,
+            entropy=draw,
+            label="local",
         )
-        self._driver = Driver(self._core, self._endpoint, clock, events, perform=self._perform)
-        self._driver.post(Start())
-        self._opened = False
-        self._topics: dict[str, int] = {}
-        self._refused: dict[str, OnceMQError] = {}
-        self._settled: list[Settled] = []
         self._keyless: dict[str, int] = {}
-        self.error: BaseException | None = None
 
     def turn(self, timeout_ms: int | None = 0, /) -> bool:
         """Take answers, send what may be sent."""
-        return self._driver.turn(timeout_ms)
+        return self._shell.turn(timeout_ms)
 
     def time_left_ms(self) -> int:
         """Return how long the next turn may wait."""
-        return self._driver.time_left_ms()
+        return self._shell.time_left_ms()
 
     def send(
         self,
@@ -158,41 +96,36 @@ class LocalProducer:
             ids=None if message.id is None else [message.id],
             headers=[message.headers] if message.headers else None,
         )
-        self._settled.clear()
-        self._driver.post(Submit(topic, partition, batch, None))
-        self._wait(loop, lambda: bool(self._settled))
-        return _ack(self._settled[0])
+        return _ack(self.store(loop, topic, partition, batch))
+
+    def store(self, loop: LocalLoop, topic: str, partition: int, batch: Batch) -> Settled:
+        """Send a batch to a topic that exists, turn `loop` until its verdict is there; return that."""
+        self._wait(loop, lambda: True)
+        mine: list[Settled] = []
+        token = object()  # a call that was interrupted may have left a batch on its way
+
+        def settled() -> bool:
+            mine.extend(one for one in self._shell.take_settled() if one.token is token)
+            return bool(mine)
+
+        self._shell.submit(Submit(topic, partition, batch, token))
+        self._wait(loop, settled)
+        return mine[0]
 
     def _find_topic(self, loop: LocalLoop, topic: str) -> int:
-        if topic not in self._topics:
-            self._driver.post(Describe(topic))
-            self._wait(loop, lambda: topic in self._topics or topic in self._refused)
-            refused = self._refused.pop(topic, None)
-            if refused is not None:
-                raise refused
-        return self._topics[topic]
+        shell = self._shell
+        if topic not in shell.topics:
+            shell.ask(topic)
+            self._wait(loop, lambda: topic in shell.topics or topic in shell.refused)
+            if topic in shell.refused:
+                raise shell.refused[topic]
+        return shell.topics[topic].partitions
 
-    def _wait(self, loop: LocalLoop, done: Any) -> None:
-        loop.run_until(lambda: self.error is not None or (self._opened and done()))
-        if self.error is not None:
-            raise self.error
-
-    def _perform(self, item: Any) -> None:
-        match item:
-            case Opened():
-                self._opened = True
-            case TopicKnown():
-                self._topics[item.topic] = item.partitions
-            case TopicRefused():
-                self._refused[item.topic] = item.error
-            case Settled():
-                self._settled.append(item)
-            case Reconnect():
-                self._endpoint.reopen()
-            case Stop():
-                self.error = item.error or OnceMQError("the producer was stopped")
-            case _:
-                raise AssertionError(f"unknown work {item!r}")
+    def _wait(self, loop: LocalLoop, done: Callable[[], bool]) -> None:
+        shell = self._shell
+        loop.run_until(lambda: shell.error is not None or (shell.opened is not None and done()))
+        if shell.error is not None:
+            raise shell.error
 
 
 def _ack(settled: Settled) -> Ack:

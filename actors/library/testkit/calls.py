@@ -29,8 +29,8 @@ class LocalCalls:
 
         if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, for such uses
             raise NotSupported(
-                "a Harness awaits async handlers in an event loop of its own, and here runs one",
-                hint="call it from a plain test function",
+                "a Harness runs async handlers in its own event loop, but a loop already runs here",
+                hint="use the Harness in a plain test function",
             )
         if self._runner is None:
             self._runner = asyncio.Runner()

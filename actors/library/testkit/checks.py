@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from ...ids import output_producer
+from ...shells.broker import BrokerShell
 from ..consuming.actor import ConsumerActor
-from .actors import LocalBroker
+from .actors import stored_batches
 from .outside_effects import KINDS, OutsideEffect
 
 _SHOWN_MAX = 10
@@ -16,11 +17,11 @@ def check_kinds(allow: Collection[str]) -> None:
     """Raise ValueError for a kind of effect that does not exist."""
     for kind in allow:
         if kind not in KINDS:
-            raise ValueError(f"no kind of effect {kind!r}; there are {', '.join(KINDS)}")
+            raise ValueError(f"unknown kind of effect {kind!r}; known: {', '.join(KINDS)}")
 
 
 def complaints(
-    broker: LocalBroker,
+    broker: BrokerShell,
     actors: Mapping[tuple[str, str, int], ConsumerActor],
     effects: list[OutsideEffect],
     allow: Collection[str],
@@ -32,9 +33,9 @@ def complaints(
     bad = list(dict.fromkeys(str(effect) for effect in effects if effect.kind not in allow))
     if bad:
         yield (
-            "handlers did things outside of tx, which happen again when a process dies before the "
-            "commit. Move them into tx (tx.state, tx.send), or see to it that the other side takes "
-            "each tx.key once and allow them: assert_exactly_once(allow=[...])"
+            "handlers acted outside tx; this happens again when a process dies before the commit. "
+            "Use tx instead (tx.state, tx.send), or make the other side accept each tx.key once "
+            "and allow these effects: assert_exactly_once(allow=[...])"
         )
         yield from (f"  {line}" for line in bad[:_SHOWN_MAX])
         if len(bad) > _SHOWN_MAX:
@@ -42,13 +43,13 @@ def complaints(
 
 
 def _of_input(
-    broker: LocalBroker, place: tuple[str, str, int], actor: ConsumerActor
+    broker: BrokerShell, place: tuple[str, str, int], actor: ConsumerActor
 ) -> Iterator[str]:
     """Every stored message is in the processed set."""
     group, topic, partition = place
     processed = actor.core.ledger.processed
     known = broker.core.state.topics.by_name[topic]
-    for stored in broker.stored(known.number):
+    for stored in stored_batches(broker, known.number):
         batch = stored.batch
         if stored.partition != partition or batch is None:
             continue
@@ -67,7 +68,7 @@ def _of_input(
 
 
 def _of_outputs(
-    broker: LocalBroker, place: tuple[str, str, int], actor: ConsumerActor
+    broker: BrokerShell, place: tuple[str, str, int], actor: ConsumerActor
 ) -> Iterator[str]:
     """Every output of the ledger is stored once, under its number."""
     producer = output_producer(*place)
@@ -75,7 +76,7 @@ def _of_outputs(
         known = broker.core.state.topics.by_name[topic]
         numbers = [
             stored.first_sequence + index
-            for stored in broker.stored(known.number)
+            for stored in stored_batches(broker, known.number)
             if stored.producer == producer and stored.partition == partition
             for index in range(stored.count)
         ]

@@ -2,7 +2,7 @@
 
     clock = LocalClock()
     network = LocalNetwork()
-    broker = Driver(broker_core, network.broker, clock, events, ...)
+    broker = BrokerShell(disk, directory, bind=lambda: network.broker, clock=clock, ...)
     client = Driver(client_core, network.connect(), clock, events, ...)
     loop = LocalLoop(clock)
     loop.add(broker); loop.add(client)
@@ -15,7 +15,6 @@ two runs do the same. All of it belongs to one thread at a time.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -179,11 +178,6 @@ class LocalLoop:
             if self.turn():
                 continue
             if self.clock.now_ms() >= deadline:
-                raise OnceMQError(f"nothing more happened within {limit_ms} simulated ms")
+                raise OnceMQError(f"nothing happened within {limit_ms} simulated ms")
             lefts = [member.time_left_ms() for member in self._members]
             self.clock.advance(max(1, min(lefts, default=1)))
-
-
-def draw() -> bytes:
-    """Draw 16 random bytes: ids of logs, topics and incarnations."""
-    return os.urandom(16)

@@ -1,8 +1,8 @@
-"""What a checker judges: the history H of a run, its log L, its ledgers K and its effects E.
+"""What the checks of a run judge: its history, the proof of its files, and its effects.
 
-All of it is plain data in memory, so that simulator, real processes and users' own programs can
-hand in the same thing. `collect.py` makes L and K from files, `history.py` makes H from event
-files; a part that nobody has is left empty, and the checks that need it say that they did not run.
+The proof is the report of `verify`, which has judged the files by themselves. What stands here is
+about files and something else: what clients and processes reported, an earlier look, effects where
+a handler left them. Without a part, the checks that need it say that they did not run.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
+
+from ..verify.kept import Kept
+from ..verify.verify import Report
 
 OK, FAIL, INFO = "ok", "fail", "info"  # it happened; definitely not; unknown
 
@@ -66,104 +69,6 @@ class Effect:
     value: Any = None  # whatever `expected_value` of the evidence computes from the message
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One message of the log."""
-
-    topic: str
-    partition: int
-    offset: int
-    message_id: str
-    producer: str
-    epoch: int
-    sequence: int  # -1: an explicit id
-    body_hash: int
-    position: int
-    live_epoch: int  # of its producer at that position
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A partition of a group was given to a ledger."""
-
-    group: str
-    topic: str
-    partition: int
-    epoch: int
-    ledger_id: bytes
-    next_offset: int
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class LogView:
-    """The broker's log, as far as it is durable."""
-
-    log_id: bytes
-    entries: tuple[Entry, ...]
-    grants: tuple[Grant, ...] = ()
-    torn_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """One outgoing message of a commit."""
-
-    message_id: str  # @group/topic/partition is its producer
-    topic: str
-    partition: int
-    body_hash: int
-    commit_no: int
-
-
-@dataclass(frozen=True, slots=True)
-class CommitView:
-    """One commit of a ledger. `ids` are messages of its input, as the log names them."""
-
-    commit_no: int
-    epoch: int
-    generation: int  # that wrote it
-    first_offset: int
-    next_offset: int
-    ids: tuple[str, ...]  # an id that the log does not know is shown as 0x and its fingerprint
-    position: int = 0
-    parked: bool = False  # its messages became dead letters: they had no effect
-    moved: bool = False  # an operator moved the offset, forward or back
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerView:
-    """A ledger, as far as it is durable. A snapshot at its start counts as one commit."""
-
-    group: str
-    topic: str
-    partition: int
-    ledger_id: bytes
-    log_id: bytes
-    start_offset: int
-    commits: tuple[CommitView, ...]
-    outputs: tuple[Sent, ...] = ()
-    acked: dict[tuple[str, int], int] = field(default_factory=dict)
-    base_commit_no: int = 0  # commits up to it come from a snapshot
-    outputs_known_from: dict[tuple[str, int], int] = field(default_factory=dict)
-    wrong_effects: tuple[str, ...] = ()  # what speaks against its records of effects
-
-    @property
-    def next_offset(self) -> int:
-        """The offset behind the last commit."""
-        return self.commits[-1].next_offset if self.commits else self.start_offset
-
-    @property
-    def where(self) -> str:
-        """The ledger, for people."""
-        return f"group {self.group} {self.topic}/{self.partition}"
-
-    @property
-    def place(self) -> tuple[str, str, int]:
-        """(group, topic, partition)."""
-        return self.group, self.topic, self.partition
-
-
 @dataclass(slots=True)
 class History:
     """What processes and clients said."""
@@ -189,12 +94,10 @@ class Evidence:
     """All that is known of one run."""
 
     history: History | None = None
-    log: LogView | None = None
-    ledgers: list[LedgerView] | None = None
+    # What `verify` says of the files in the end, and what it said earlier in the run, oldest first.
+    report: Report | None = None
+    earlier: list[Report] = field(default_factory=list)
     effects: list[Effect] | None = None
-    # Earlier looks at logs and ledgers of the same run, oldest first.
-    earlier_logs: list[LogView] = field(default_factory=list)
-    earlier_ledgers: list[LedgerView] = field(default_factory=list)
     # Whether faults are over and everything had time to be processed.
     drained: bool = False
     # What the effect of a message must be, by (group, topic, id); None: it is not compared.
@@ -202,3 +105,8 @@ class Evidence:
     # What happened, by name; `required` says how often each must have happened at least.
     counters: Counter[str] = field(default_factory=Counter)
     required: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def messages(self) -> Kept | None:
+        """All messages and commits in the files, if the report keeps them."""
+        return None if self.report is None else self.report.kept

@@ -34,7 +34,7 @@ def observed(evidence: Evidence) -> dict[Key, dict[int, set[str]]]:
     for send in history.sends:
         if send.outcome == OK and send.offset is not None:
             seen[send.topic, send.partition][send.offset].add(send.message_id)
-    for entry in evidence.log.entries if evidence.log else ():
+    for entry in evidence.messages.entries if evidence.messages else ():
         seen[entry.topic, entry.partition][entry.offset].add(entry.message_id)
     return seen
 
@@ -182,11 +182,12 @@ def send_order(evidence: Evidence) -> Iterator[Violation]:
         last[key] = send.message_id
 
 
-@check("I15-readers-agree", "history", "log")
+@check("I15-readers-agree", "history", "messages")
 def readers_agree(evidence: Evidence) -> Iterator[Violation]:
     """What anybody read during the run is what the log holds at that offset in the end."""
-    assert evidence.log is not None
-    stored = {(e.topic, e.partition, e.offset): e.message_id for e in evidence.log.entries}
+    assert evidence.messages is not None
+    entries = evidence.messages.entries
+    stored = {(e.topic, e.partition, e.offset): e.message_id for e in entries}
     for read in _history(evidence).reads:
         for offset, value in read.messages:
             there = stored.get((read.topic, read.partition, offset))

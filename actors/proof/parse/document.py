@@ -74,13 +74,16 @@ def document(files: Files, path: str, kind: str) -> dict[str, Any]:
         raise CorruptLog(path, 0, f"wrong checksum of the {kind}")
     content = json.loads(data[newline + 1 :])
     if not isinstance(content, dict):
-        raise CorruptLog(path, 0, f"the {kind} is no table")
+        raise CorruptLog(path, 0, f"the {kind} is not a table")
     return content
 
 
-def manifest(files: Files, path: str) -> Manifest:
-    """Return the manifest in file `path`. Raises FileNotFoundError, CorruptLog."""
-    content = document(files, path, "manifest")
+def manifest_or_none(files: Files, path: str) -> Manifest | None:
+    """Return the manifest in file `path`, None where there is none. Raises CorruptLog."""
+    try:
+        content = document(files, path, "manifest")
+    except FileNotFoundError:
+        return None
     try:
         return Manifest(
             bytes.fromhex(content["log_id"]),

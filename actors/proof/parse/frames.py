@@ -194,34 +194,46 @@ class Walker:
         """Drop what was read ahead: a live writer may have changed it."""
         self._chunk = memoryview(b"")
 
-    def attesting(self, above: int) -> int | None:
-        """Return the highest position over `above` that some valid frame behind it attests."""
-        offset = above - self._head.first + SEGMENT_HEADER_BYTES
-        rest = self._file.read(offset, max(0, self._file.length() - offset))
-        best: int | None = None
-        hit = rest.find(self._head.log_id)
-        while hit >= 0:
-            at = hit - FRAME_HEADER_BYTES
-            attested = self._attested_by(rest, at, above + at) if at >= 0 else None
-            if attested is not None and attested > above:
-                best = max(best or 0, attested)
-            hit = rest.find(self._head.log_id, hit + 1)
-        return best
+    def to_the_end(self) -> str:
+        """Walk on over whole groups; return why the next one is none."""
+        try:
+            for _ in self.groups():
+                continue
+        except Bad as bad:
+            return bad.reason
+        raise AssertionError("a walk without a stop ends at what is no group")
 
-    def _attested_by(self, data: bytes, at: int, position: int) -> int | None:
-        """Return what a commit frame at `data[at:]` attests, if there is a valid one."""
+    def beyond(self, above: int) -> tuple[int, int]:
+        """Look at what lies behind a position.
+
+        Return the position behind the last byte that is not zero, at least `above`; and the highest
+        position over `above` that a valid commit frame there attests, 0 for none.
+        """
+        loose, attested = above, 0
+        start = above - self._head.first + SEGMENT_HEADER_BYTES
+        for offset in range(start, self._file.length(), _CHUNK_BYTES):
+            # A frame that begins in one piece and ends in the next is whole in the first.
+            data = self._file.read(offset, _CHUNK_BYTES + COMMIT_FRAME_BYTES)
+            used = len(data.rstrip(b"\0"))
+            if not used:
+                continue
+            position = above + offset - start
+            loose = max(loose, position + used)
+            hit = data.find(self._head.log_id, FRAME_HEADER_BYTES)
+            while hit >= 0:
+                at = hit - FRAME_HEADER_BYTES
+                attested = max(attested, self._attested_by(data, at, position + at))
+                hit = data.find(self._head.log_id, hit + 1)
+        return loose, attested if attested > above else 0
+
+    def _attested_by(self, data: bytes, at: int, position: int) -> int:
+        """Return what a commit frame at `data[at:]` attests; 0 if there is no valid one."""
         if at + COMMIT_FRAME_BYTES > len(data):
-            return None
+            return 0
         length, kind, _flags, meta_length, own, _crc, header_crc = _FRAME.unpack_from(data, at)
         if kind != COMMIT or length != _COMMIT.size or meta_length != length or own != position:
-            return None
+            return 0
         meta = data[at + FRAME_HEADER_BYTES : at + COMMIT_FRAME_BYTES]
         if crc32(meta, crc32(data[at : at + 20], self._seed)) != header_crc:
-            return None
+            return 0
         return int(_COMMIT.unpack(meta)[4])
-
-    def nonzero_end(self) -> int:
-        """Return the position behind the last byte that is not zero, at least `position`."""
-        offset = self.position - self._head.first + SEGMENT_HEADER_BYTES
-        rest = self._file.read(offset, max(0, self._file.length() - offset))
-        return self.position + len(rest.rstrip(b"\0"))

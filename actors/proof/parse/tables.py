@@ -103,14 +103,3 @@ class TableLog:
         """Return the bytes of a part. Raises KeyError."""
         del head
         return self._parts[name]
-
-    def sync(self) -> None:
-        """Nothing: what can be read is committed."""
-
-    def still_counts(self) -> bool:
-        """Whether a successor left nothing behind: it cannot."""
-        return True
-
-    def being_replaced(self) -> bool:
-        """Whether a successor is being made that may leave part of this behind: never."""
-        return False

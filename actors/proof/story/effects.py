@@ -54,11 +54,11 @@ class EffectStory:
 def line_of(call: dict[str, Any]) -> str:
     """Return one call as a line for people."""
     how = {
-        "": "nobody knows whether it happened",
+        "": "unknown whether it happened",
         "returned": "returned",
         "not_done": "did not happen",
         "answered": "an operator gave its result",
-        "again": "an operator wanted it again",
-    }.get(call["how"], f"nobody knows whether it happened: {call.get('why', '')}")
+        "again": "an operator ordered a new call",
+    }.get(call["how"], f"unknown whether it happened: {call.get('why', '')}")
     where = f"under epoch {call['epoch']}, policy {call['policy']}"
     return f"effect {call['name']}, call {call['number']} {where}: {how}"

@@ -14,13 +14,13 @@ from typing import Any
 import msgpack
 import xxhash
 
-from ...errors import CorruptLog, StorageError, UnknownTopic
+from ...errors import CorruptLog, UnknownTopic
 from ...ids import output_producer, sequence_id
 from ..checks.evidence import History
 from ..parse.batch import parse as parse_batch
 from ..parse.batch import split_body
 from ..parse.files import Files
-from ..parse.log import Log, LogMoved
+from ..parse.log import LogMoved
 from ..parse.records import (
     BadRecord,
     Committed,
@@ -38,7 +38,7 @@ from ..parse.records import (
 )
 from ..parse.tables import Look as TableLook
 from ..verify.rows import seed_of
-from ..verify.verify import Look, ledgers_of
+from ..verify.verify import Look, broker_log, ledgers_of
 from .effects import EffectStory
 from .story import Story, Wanted, tell_events, wanted_message
 
@@ -91,9 +91,7 @@ def _again(read: Any) -> None:
 
 
 def _read_log(files: Files, data: str, wanted: Wanted, story: Story) -> None:
-    log = Log.look(files, data)
-    if log is None:
-        raise StorageError(f"there is no log in {data}")
+    log = broker_log(files, data)
     topics: list[str] = []
     labels: dict[tuple[str, int], str] = {}
     for group in log.groups():
@@ -114,7 +112,9 @@ def _read_log(files: Files, data: str, wanted: Wanted, story: Story) -> None:
                     story.accepted["generation"] = group.generation
                     return
     if wanted.topic not in topics:
-        raise UnknownTopic(f"the log holds no topic {wanted.topic}", hint="see: oncemq topics list")
+        raise UnknownTopic(
+            f"the log holds no topic {wanted.topic}", hint="list topics: oncemq topics list"
+        )
     story.notes.append(f"the log holds no message {story.message_id} in topic {wanted.topic}")
 
 
@@ -330,8 +330,7 @@ def _settle_outputs(files: Files, data: str, story: Story) -> None:
     }
     if not wanted:
         return
-    log = Log.look(files, data)
-    assert log is not None, "it was read before"
+    log = broker_log(files, data)
     topics: list[str] = []
     for group in log.groups():
         for frame in group.frames:

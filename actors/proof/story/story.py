@@ -65,24 +65,24 @@ def wanted_message(message_id: str, topic: str) -> Wanted:
 
 _MEANING = {
     "message.appended": "accepted",
-    "message.duplicate": "sent again: answered with the original offset",
+    "message.duplicate": "duplicate: answered with the original offset",
     "id.conflict": "refused: the id is stored with another body",
     "batch.appended": "accepted with its batch",
-    "batch.duplicate": "a batch was sent again: nothing in it was new",
+    "batch.duplicate": "a batch was sent again: it held only duplicates",
     "batch.refused": "a batch for this partition was refused",
-    "producer.fenced": "a replaced owner of the producer name was refused",
-    "producer.granted": "the producer name got an owner",
+    "producer.fenced": "a stale owner of the producer name was refused",
+    "producer.granted": "the producer name got a new owner",
     "consumer.handled": "its handler returned",
-    "consumer.skipped": "passed over: it was processed before",
+    "consumer.skipped": "skipped: the group processed it before",
     "commit.synced": "committed",
     "handler.raised": "its handler raised",
-    "handler.retry": "will be tried again",
+    "handler.retry": "will be retried",
     "handler.failed": "its handler raised on its last attempt",
     "message.parked": "parked as a dead letter",
-    "effect.intended": "its handler may call the outside world",
+    "effect.intended": "its handler is about to call another service",
     "effect.done": "the call of its handler ended",
-    "effect.unknown": "nobody knows whether the call of its handler happened",
-    "effect.resolved": "an operator said what became of the call",
+    "effect.unknown": "it is unknown whether the call of its handler happened",
+    "effect.resolved": "an operator resolved the call",
 }
 
 
@@ -91,7 +91,7 @@ def tell_events(history: History, wanted: Wanted, story: Story) -> None:
     for event in history.events:
         if event.name in _MEANING and _concerns(event, wanted, story):
             if len(story.events) >= EVENTS_SHOWN_MAX:
-                story.notes.append(f"more than {EVENTS_SHOWN_MAX} events; the rest is left out")
+                story.notes.append(f"more than {EVENTS_SHOWN_MAX} events; the others are not shown")
                 return
             story.events.append(
                 {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ...ids import private_topic
 from ..parse.records import Skips, Started
 from .effects import Effects
+from .kept import KeptCommit, KeptLedger
 from .parked import Parked
 
 Target = tuple[str, int]  # (topic, partition) of an output
@@ -32,8 +33,9 @@ class Ledger:
     skips: Skips = field(default_factory=list)
     # How many messages in `skips` were never processed: counted when ids are compared.
     skipped: int = 0
-    # Offsets below it come from a snapshot, not from commits.
+    # Offsets and commits below these come from a snapshot.
     base_offset: int = 0
+    base_commit_no: int = 0
     # Ids processed, messages passed over because their ids had been, and commits read.
     processed: int = 0
     passed_over: int = 0
@@ -51,6 +53,8 @@ class Ledger:
     fingerprints: int = 0
     words: int = 0
     state: dict[str, bytes] | None = field(default_factory=dict)
+    # Every commit, where a proof keeps them.
+    kept: list[KeptCommit] | None = None
 
     @property
     def where(self) -> str:
@@ -65,6 +69,18 @@ class Ledger:
         """(group, topic, partition)."""
         assert self.started is not None, "only ledgers with a first record have a place"
         return self.started.group, self.started.topic, self.started.partition
+
+    def as_kept(self) -> KeptLedger:
+        """Return it as a proof keeps it."""
+        assert self.kept is not None, "its commits were kept"
+        return KeptLedger(
+            self.place,
+            self.ledger_id,
+            tuple(self.kept),
+            self.base_commit_no,
+            self.next_offset,
+            self.reached,
+        )
 
     @property
     def private_topic(self) -> str:

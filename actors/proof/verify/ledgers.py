@@ -34,6 +34,7 @@ from ..parse.records import (
 )
 from ..parse.tables import TableLog
 from .facts import Ledger, Target
+from .kept import KeptCommit, kept_commit
 from .parked import ANY_OFFSET, mark_is_wrong
 from .rows import IN_LEDGER, Rows
 
@@ -50,9 +51,11 @@ class LedgerReader:
         number: int,
         rows: Rows,
         found: Findings,
+        *,
+        keep: bool = False,
     ) -> None:
-        """Read the ledger that `look` finds; its rows carry `number`."""
-        self.ledger = Ledger(directory, number)
+        """Read the ledger that `look` finds; its rows carry `number`. `keep` keeps all commits."""
+        self.ledger = Ledger(directory, number, kept=[] if keep else None)
         self._look = look
         self._rows = rows
         self._found = found
@@ -84,7 +87,6 @@ class LedgerReader:
         if isinstance(log, TableLog) and log.commit_no != ledger.commit_no:
             reason = f"its row says commit {log.commit_no}, its records {ledger.commit_no}"
             self._violation("I13-atomicity", reason)
-        log.sync()
         return ledger
 
     def read_outputs(self, known: Ledger) -> bool:
@@ -189,6 +191,8 @@ class LedgerReader:
                 self._violation("P9-parked", wrong)
         for wrong in ledger.effects.commit(record, spans):
             self._violation("P10-effects", wrong)
+        if ledger.kept is not None:
+            ledger.kept.append(kept_commit(record, ledger.next_offset))
         self._change_state(record.state)
         for topic, partition, end in record.acked:
             self._acked((topic, partition), end, record.commit_no)
@@ -315,6 +319,7 @@ class LedgerReader:
         ledger.reached = fields.get("reached", ledger.next_offset)
         ledger.skips = [(low, high, why) for low, high, why in fields.get("skips", ())]
         ledger.commit_no, ledger.epoch = fields["commit_no"], fields["epoch"]
+        ledger.base_commit_no = ledger.commit_no
         ledger.parked.restore(fields)
         ledger.effects.restore(fields)
         # Which ids are those of the private input is not told: theirs lie at any offset.
@@ -323,13 +328,18 @@ class LedgerReader:
         for producer, first, count in fields["ranges"]:
             self._range(producer, first, count, start, ledger.reached)
             ledger.processed += count
-        for part in head.parts:
-            if part.name.startswith("ids-"):
-                blob = self._part(head, part.name)
-                self._rows.committed_ids(ledger.number, blob, start, end)
-                self._count_fingerprints(blob)
-                ledger.processed += len(blob) // 16
+        blobs = [self._part(head, its.name) for its in head.parts if its.name.startswith("ids-")]
+        for blob in blobs:
+            self._rows.committed_ids(ledger.number, blob, start, end)
+            self._count_fingerprints(blob)
+            ledger.processed += len(blob) // 16
         ledger.processed -= ledger.parked.answered  # ids of the private input
+        if ledger.kept is not None:
+            ranges = tuple((producer, first, count) for producer, first, count in fields["ranges"])
+            base = KeptCommit(
+                ledger.commit_no, ledger.next_offset, ranges, b"".join(blobs), parked=False
+            )
+            ledger.kept.append(base)
         self._change_state(self._part(head, "state"))
         ledger.next_sequence = {(t, p): number for t, p, number in fields["next_sequence"]}
         ledger.known_from = dict(ledger.next_sequence)

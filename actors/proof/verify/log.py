@@ -1,7 +1,7 @@
 """Reading the broker's log for a proof: offsets, numbers and epochs follow from each other.
 
 Every stored batch is looked at once. Sequence ids are judged as ranges; explicit ids become rows
-(verify_rows.py), once for the uniqueness in their topic and once for each ledger that has them
+(rows.py), once for the uniqueness in their topic and once for each ledger that has them
 behind it.
 """
 
@@ -30,6 +30,7 @@ from ..parse.records import (
     unpack,
 )
 from .facts import Ledger
+from .kept import Keeper
 from .ledgers import sensible
 from .parked import PRIVATE_ID_MARK
 from .rows import IN_LOG, Rows, seed_of
@@ -71,12 +72,15 @@ class BrokerLog:
 class LogReader:
     """Reads the log into rows."""
 
-    def __init__(self, log: Log, ledgers: list[Ledger], rows: Rows, found: Findings) -> None:
+    def __init__(
+        self, log: Log, ledgers: list[Ledger], rows: Rows, found: Findings, keeper: Keeper
+    ) -> None:
         """`ledgers` were read before, so all that they committed is in this log."""
         self.facts = BrokerLog(log.log_id, log.generation, log.end, torn_bytes=log.torn_bytes)
         self._log = log
         self._rows = rows
         self._found = found
+        self._keeper = keeper
         self._numbers: dict[str, int] = {}  # topic name -> number
         self._ledgers: dict[tuple[str, int], list[Ledger]] = {}
         for ledger in ledgers:
@@ -103,7 +107,6 @@ class LogReader:
             while later and later[0].position <= group.end:
                 sensible(self._compare, later.pop(0), log.path)
             progress(group.end, log.end)
-        log.sync()
         return self.facts
 
     def _take(self, record: Any, position: int) -> None:
@@ -181,6 +184,7 @@ class LogReader:
         if batch.count != record.count:
             raise BadBatch("a batch with another number of messages than its record says")
         self._check_epoch(record, where)
+        self._keeper.stored(record, batch, topic.topic)
         if record.first_sequence >= 0:
             self._sequence(record, topic.topic, place, where, position)
         else:

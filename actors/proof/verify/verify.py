@@ -5,8 +5,10 @@
 
 Order of reading, which also makes a live system readable: the ledgers first, up to where they end
 then; the broker's log after that, so that all that a ledger has processed is in it; and last the
-outputs that ledgers have committed meanwhile, for those that the log may hold already. Memory is
-flat: ids are sorted in temporary files.
+outputs that ledgers have committed meanwhile, for those that the log may hold already. Whoever
+reads the log first calls every id unknown that is stored and processed in between.
+
+Memory is flat: ids are sorted in temporary files. Only what `keep_max` asks for is kept.
 """
 
 from __future__ import annotations
@@ -26,13 +28,12 @@ from ..parse.tables import Look as TableLook
 from ..parse.tables import TableLog, table_ledgers
 from .compare import compare_ids, compare_outputs, compare_ranges, compare_unique
 from .facts import Ledger
+from .kept import Keeper, Kept
 from .ledgers import LedgerReader
 from .log import BrokerLog, LogReader
 from .rows import Rows
 
-ATTEMPTS_MAX = 5  # while others take over or compact what is read
-SUCCESSOR_WAIT_S = 5.0
-_LOOK_AGAIN_S = 0.1
+ATTEMPTS_MAX = 5  # while others compact what is read
 
 # What is proved, by the name under which a violation is told.
 PROVED = {
@@ -72,6 +73,8 @@ class Report:
     outputs_pending: int = 0  # committed, and not in the log yet
     ledgers: int = 0
     elapsed_s: float = 0.0
+    # All messages and commits, where they were asked for and are not too many.
+    kept: Kept | None = None
 
     @property
     def ok(self) -> bool:
@@ -99,6 +102,14 @@ class Report:
             "notes": self.found.notes,
             "elapsed_s": round(self.elapsed_s, 3),
         }
+
+
+def broker_log(files: Files, data: str) -> Log:
+    """Return a look at the broker's log. Raises StorageError if there is none, and what `look` raises."""
+    log = Log.look(files, data)
+    if log is None:
+        raise StorageError(f"there is no log in {data}")
+    return log
 
 
 def find_ledgers(files: Files, state: str) -> list[str]:
@@ -136,8 +147,8 @@ def _names(files: Files, path: str) -> list[str]:
         return []
 
 
-def _silent(phase: str, done: int, all_: int) -> None:
-    """Tell nobody."""
+def silent(phase: str, done: int, all_: int) -> None:
+    """Report no progress."""
 
 
 def verify(
@@ -147,20 +158,36 @@ def verify(
     *,
     sink: tuple[str, TableLook] | None = None,
     topic: str | None = None,
-    tell: Tell = _silent,
+    tell: Tell = silent,
     run_records: int | None = None,
+    keep_max: int = 0,
 ) -> Report:
     """Prove the log in `data` and all ledgers below `state` (None: none of files).
 
     `sink` adds the ledgers in a database: how it is called, and what opens a look into it.
 
-    `topic` narrows the report and the ledgers to one topic. Raises CorruptLog, UnsupportedFormat,
-    StorageError (no log there), UnknownTopic, LogMoved (others replace the files all the time), OSError.
+    `topic` narrows the report and the ledgers to one topic. `keep_max`: the report keeps messages
+    and commits of a log that holds no more. Raises CorruptLog, UnsupportedFormat, StorageError (no
+    log there), UnknownTopic, LogMoved (others replace the files all the time), OSError.
     """
+    look = partial(broker_log, files, data)
+    ledgers = partial(ledgers_of, files, state, sink)
+    return prove(look, ledgers, topic=topic, tell=tell, run_records=run_records, keep_max=keep_max)
+
+
+def prove(
+    look: Callable[[], Log],
+    find: Callable[[], dict[str, Look]],
+    *,
+    topic: str | None = None,
+    tell: Tell = silent,
+    run_records: int | None = None,
+    keep_max: int = 0,
+) -> Report:
+    """Prove the log that `look` opens and the ledgers that `find` finds. All else as for `verify`."""
     started = time.monotonic()
     for attempt in range(ATTEMPTS_MAX):
-        looks = ledgers_of(files, state, sink)
-        proof = _Proof(files, data, looks, topic, tell, Rows(run_records))
+        proof = _Proof(look, find(), topic, tell, Rows(run_records), Keeper(keep_max))
         try:
             report = proof.run()
         except LogMoved:
@@ -179,22 +206,21 @@ class _Proof:
 
     def __init__(
         self,
-        files: Files,
-        data: str,
+        look: Callable[[], Log],
         looks: dict[str, Look],
         topic: str | None,
         tell: Tell,
         rows: Rows,
+        keeper: Keeper,
     ) -> None:
-        self._files = files
-        self._data = data
+        self._look = look
         self._looks = looks  # what opens each ledger, by its directory
         self._topic = topic
         self._tell = tell
         self.rows = rows
+        self._keeper = keeper
         self._found = Findings()
         self._ledgers: dict[int, Ledger] = {}
-        self._logs: list[Log | TableLog] = []  # of the ledgers
         self._numbers = 0
 
     def run(self) -> Report:
@@ -202,11 +228,9 @@ class _Proof:
             self._tell("ledgers", done, len(self._looks))
             self._read_ledger(directory)
         self._tell("log", 0, 0)
-        log = Log.look(self._files, self._data)
-        if log is None:
-            raise StorageError(f"there is no log in {self._data}")
+        log = self._look()
         ledgers = list(self._ledgers.values())
-        reader = LogReader(log, ledgers, self.rows, self._found)
+        reader = LogReader(log, ledgers, self.rows, self._found, self._keeper)
         facts = reader.read(lambda done, end: self._tell("log", done, end))
         owners = self._owners()
         self._read_later_outputs(facts, owners)
@@ -218,9 +242,11 @@ class _Proof:
         compare_ids(self.rows, self._ledgers, log.frame, self._found)
         compare_ranges(self.rows, self._ledgers, self._found)
         pending = compare_outputs(self.rows, owners, self._found)
-        for its in [log, *self._logs]:
-            self._settle(its)
+        kept = self._keeper.kept
+        if kept is not None:
+            kept.ledgers = [ledger.as_kept() for ledger in ledgers]
         report = Report(facts, self._found, outputs_pending=pending, ledgers=len(ledgers))
+        report.kept = kept
         report.topics = _topics(facts, ledgers, self._topic)
         return report
 
@@ -229,7 +255,12 @@ class _Proof:
             self._numbers += 1  # rows of an attempt that is given up belong to no ledger
             found = Findings()
             reader = LedgerReader(
-                self._looks[directory], directory, self._numbers, self.rows, found
+                self._looks[directory],
+                directory,
+                self._numbers,
+                self.rows,
+                found,
+                keep=self._keeper.kept is not None,
             )
             try:
                 ledger = reader.read()
@@ -241,8 +272,6 @@ class _Proof:
                 return
             self._found.merge(found)
             self._ledgers[ledger.number] = ledger
-            assert reader.log is not None, "it was read"
-            self._logs.append(reader.log)
             return
         raise LogMoved(f"{directory} does not hold still")
 
@@ -271,16 +300,6 @@ class _Proof:
             )
             if not reader.read_outputs(ledger):
                 raise LogMoved(f"{ledger.directory} was compacted meanwhile")
-
-    def _settle(self, log: Log | TableLog) -> None:
-        """No successor may have left behind what was read."""
-        deadline = time.monotonic() + SUCCESSOR_WAIT_S
-        while log.being_replaced():
-            if time.monotonic() > deadline:
-                raise LogMoved(f"a successor of {log.directory} is being made")
-            time.sleep(_LOOK_AGAIN_S)
-        if not log.still_counts():
-            raise LogMoved(f"{log.directory} was taken over, and part of it does not count")
 
 
 def _check_ledger(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
@@ -359,7 +378,7 @@ def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str
             "groups": dict(sorted(groups.items())),
         }
     if only is not None and only not in topics:
-        raise UnknownTopic(f"the log holds no topic {only}", hint="see: oncemq topics list")
+        raise UnknownTopic(f"the log holds no topic {only}", hint="list topics: oncemq topics list")
     return topics
 
 

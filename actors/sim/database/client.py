@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..disk.disk import SimProcess
-from .database import FILE, SERVER, Database, DatabaseSession, Lost, OwnerKey, Rows
+from ..plan import FILE, SERVER
+from .database import Database, DatabaseSession, Lost, OwnerKey, Rows
 
 if TYPE_CHECKING:
-    from ..processes.consumer_table import TableShell
+    from ..processes.consumer_table import SimTableConsumer
 
 IDLE_MS = 8_000  # a server ends a session that idles in a transaction which handlers are done with
 
@@ -17,7 +18,7 @@ IDLE_MS = 8_000  # a server ends a session that idles in a transaction which han
 class Client:
     """What a session of the library talks to. Killed and frozen as at calls to the disk."""
 
-    def __init__(self, database: Database, shell: TableShell, process: SimProcess) -> None:
+    def __init__(self, database: Database, shell: SimTableConsumer, process: SimProcess) -> None:
         self.database = database
         self.shell = shell
         self.member = shell.member  # the process that it is a part of

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..oracles.ledger import LedgerOracle
 from ..oracles.log import Place
 from ..oracles.table import TableOracle, account_of
+from ..plan import FILE, SERVER
 from ..processes.handler import OPEN_ACCOUNT, TABLES
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from ..world import World
     from .client import Client
 
-FILE = "file"
-SERVER = "server"
-GUARDED = "guarded server"  # one that lets nobody end sessions of others
-KINDS = (FILE, SERVER, GUARDED)
 LINGER_MS = 9_000  # how long a server keeps the session of a machine that has vanished
 
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "CREATE"})
@@ -83,7 +80,7 @@ class Database:
     """One database, its sessions and its locks."""
 
     def __init__(self, world: World, name: str, kind: str, host: Host) -> None:
-        """An empty one; `kind` is one of KINDS, `host` where a file is."""
+        """An empty one; `kind` is one of DATABASE_KINDS, `host` where a file is."""
         self.world = world
         self.name = name
         self.host = host

@@ -1,38 +1,5 @@
-"""Faults of a simulated world. A new fault is a new file, imported here.
+"""Faults of a simulated world, one file for each place where they strike.
 
-Each kind is a `Fault` in `FAULTS`; a plan switches it on or off and says how often it strikes. The
-world counts how often each one struck: a run that injected nothing proves nothing.
+A new kind is a row in `kinds.py`, from which plans choose, and one in `catalog.py`. The world counts
+how often each one struck: a run that injected nothing proves nothing. May import `processes`.
 """
-
-from __future__ import annotations
-
-from . import (
-    bounds,
-    clock,
-    crash,
-    database,
-    disk,
-    effects,
-    freeze,
-    letters,
-    network,
-    operators,
-    relay,
-)
-from .base import FAULTS, Fault
-
-__all__ = [
-    "FAULTS",
-    "Fault",
-    "bounds",
-    "clock",
-    "crash",
-    "database",
-    "disk",
-    "effects",
-    "freeze",
-    "letters",
-    "network",
-    "operators",
-    "relay",
-]

@@ -1,30 +1,21 @@
-"""What a fault is, and the table of all of them."""
+"""What a fault is: something that strikes a simulated world now and then."""
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ...limits import Limits
 
 if TYPE_CHECKING:
     from ..world import World
 
-FAULTS: dict[str, type[Fault]] = {}
-
 
 class Fault:
     """One kind of fault in one world."""
 
-    #: What it is called in plans, reports and traces.
+    #: That of its kind (kinds.py).
     name: ClassVar[str] = ""
-    #: Odds that a seed has it at all, and the bounds of its mean time between strikes.
-    odds: ClassVar[float] = 0.5
-    mean_ms: ClassVar[tuple[int, int]] = (1_000, 10_000)
-    #: Whether it happens to databases, or to who uses one: a plan without any does not have it.
-    of_tables: ClassVar[bool] = False
-    #: The same of an outbox and its relays.
-    of_outbox: ClassVar[bool] = False
 
     def __init__(self, world: World, mean_ms: float) -> None:
         """Strike about every `mean_ms` milliseconds."""
@@ -60,13 +51,3 @@ class Fault:
 
     def heal(self) -> None:
         """The safety phase is over: mend what would last."""
-
-
-Kind = TypeVar("Kind", bound=type[Fault])
-
-
-def fault(kind: Kind) -> Kind:
-    """Put a kind of fault into the table."""
-    assert kind.name not in FAULTS, f"two faults are called {kind.name}"
-    FAULTS[kind.name] = kind
-    return kind

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...limits import Limits
-from .base import Fault, fault
+from .base import Fault
 
 # Name of a limit to values that it may get; each actor of a small world can live with them.
 SMALL: dict[str, tuple[int, ...]] = {
@@ -33,12 +33,10 @@ SMALL: dict[str, tuple[int, ...]] = {
 }
 
 
-@fault
 class TightBounds(Fault):
     """Limits are a few of what they are."""
 
     name = "tight bounds"
-    odds = 0.4
 
     def tightened(self, limits: Limits) -> Limits:
         """See the base class."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from .base import Fault, fault
+from .base import Fault
 
 DAY_MS = 86_400_000
 
 
-@fault
 class ClockJump(Fault):
     """The date of all machines jumps: processes that start from now on believe it."""
 
     name = "clock jump"
-    mean_ms = (2_000, 20_000)
 
     def strike(self) -> bool:
         """Jump by seconds, or by days."""

@@ -13,7 +13,7 @@ from ..disk.cuts import (
 )
 from ..disk.disk import SimulatedCrash, TornWrite
 from ..processes.shell import Shell
-from .base import Fault, fault
+from .base import Fault
 
 CALLS_MAX = 60
 
@@ -56,26 +56,20 @@ class _Crash(Fault):
         """Say what the end of the process will mean."""
 
 
-@fault
 class Kill(_Crash):
     """kill -9: locks are free, the page cache stays."""
 
     name = "kill"
-    odds = 0.6
-    mean_ms = (800, 10_000)
 
     def _now(self, shell: Shell) -> bool:
         self.world.kill(shell)
         return True
 
 
-@fault
 class PowerCut(_Crash):
     """The whole machine stops; any part of what was not synced is on its disk."""
 
     name = "power cut"
-    odds = 0.6
-    mean_ms = (2_000, 15_000)
 
     def _now(self, shell: Shell) -> bool:
         self.world.power_cut(shell.host, self.policy(shell))

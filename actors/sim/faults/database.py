@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from ..database.database import FILE, SERVER, Database
+from ..database.database import Database
 from ..disk.cuts import Seeded
-from ..processes.consumer_table import TableShell
-from .base import Fault, fault
+from ..plan import FILE, SERVER
+from ..processes.consumer_table import SimTableConsumer
+from .base import Fault
 
 
 class _OfTables(Fault):
-    of_tables = True
-    odds = 0.5
-
     def arm(self) -> None:
         """See the base class."""
         if self.world.plan.tables:
@@ -22,12 +20,10 @@ class _OfTables(Fault):
         return self.world.databases[self.rng.choice(sorted(self.world.plan.tables))]
 
 
-@fault
 class DatabaseStop(_OfTables):
     """A database server is killed, and started again after a while."""
 
     name = "database stop"
-    mean_ms = (2_000, 15_000)
 
     def strike(self) -> bool:
         """End all sessions; what is committed stays."""
@@ -47,12 +43,10 @@ class DatabaseStop(_OfTables):
         database.up = True
 
 
-@fault
 class ConnectionLost(_OfTables):
     """A connection breaks: between two statements, or while a COMMIT or its answer is under way."""
 
     name = "connection lost"
-    mean_ms = (200, 4_000)
 
     def strike(self) -> bool:
         """Break one now, or let the next COMMIT, of whomever, be of unknown outcome."""
@@ -72,13 +66,10 @@ class ConnectionLost(_OfTables):
             database.next_commit = ""
 
 
-@fault
 class DatabaseFull(_OfTables):
     """A database has no room for a while."""
 
     name = "database full"
-    odds = 0.3
-    mean_ms = (4_000, 20_000)
 
     def strike(self) -> bool:
         """Refuse to write."""
@@ -96,12 +87,10 @@ class DatabaseFull(_OfTables):
         database.full = False
 
 
-@fault
 class UnsyncedCommit(_OfTables):
     """A process dies between a COMMIT and its sync, and the power goes after others have read it."""
 
     name = "unsynced commit"
-    mean_ms = (1_000, 10_000)
 
     def strike(self) -> bool:
         """Let it happen at the next commit in a file."""
@@ -126,23 +115,22 @@ class UnsyncedCommit(_OfTables):
             database.unsynced_read = None
 
 
-@fault
 class StuckAtWork(_OfTables):
     """A consumer stands still, or dies, between two steps of a handler run or of its commit."""
 
     name = "stuck at work"
-    odds = 0.6
-    mean_ms = (150, 2_500)
 
     def strike(self) -> bool:
         """Choose an owner: it happens at a step of its next run."""
-        owners = [one for one in self.world.shells if isinstance(one, TableShell) and one.owns]
+        owners = [
+            one for one in self.world.shells if isinstance(one, SimTableConsumer) and one.owns
+        ]
         if owners:
             shell = self.rng.choice(owners)
             shell.interlude = lambda: self._stick(shell)
         return False
 
-    def _stick(self, shell: TableShell) -> None:
+    def _stick(self, shell: SimTableConsumer) -> None:
         """For how long: often longer than a lease, and deaf when it wakes."""
         world = self.world
         self.fired()
@@ -159,6 +147,6 @@ class StuckAtWork(_OfTables):
     def heal(self) -> None:
         """Let all work, and hear each other."""
         for shell in self.world.shells:
-            if isinstance(shell, TableShell):
+            if isinstance(shell, SimTableConsumer):
                 shell.interlude = None
         self.world.network.heal()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..disk.machine import Fault as Planned
 from ..processes.shell import Host
-from .base import Fault, fault
+from .base import Fault
 
 if TYPE_CHECKING:
     from ..world import World
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 class _Error(Fault):
     """A call fails once with an input/output error."""
 
-    odds = 0.35
-    mean_ms = (3_000, 20_000)
     kinds: ClassVar[tuple[str, ...]] = ()
     calls_max: ClassVar[int] = 12
 
@@ -42,7 +40,6 @@ class _Error(Fault):
                 self.fired()
 
 
-@fault
 class SyncError(_Error):
     """An fsync fails once: what it covered is in the page cache and never on the disk."""
 
@@ -50,7 +47,6 @@ class SyncError(_Error):
     kinds = ("sync", "sync", "sync_directory")
 
 
-@fault
 class CallError(_Error):
     """Some other call fails."""
 
@@ -59,13 +55,10 @@ class CallError(_Error):
     calls_max = 20
 
 
-@fault
 class DiskIsFull(Fault):
     """A machine's disk has next to no room for a while."""
 
     name = "disk full"
-    odds = 0.35
-    mean_ms = (4_000, 20_000)
 
     def strike(self) -> bool:
         """Leave a little room, or none."""

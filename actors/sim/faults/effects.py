@@ -9,18 +9,15 @@ from ...errors import LogInUse
 from ...storage.log import FencedLog
 from ..oracles.effects import name_of, order_about
 from ..oracles.ledger import LedgerOracle
-from .base import Fault, fault
+from .base import Fault
 
 HEALED_MS = 1_000  # how often they look once all is mended
 
 
-@fault
 class EffectOrders(Fault):
     """An operator resolves an effect that nobody knows the outcome of, perhaps twice."""
 
     name = "effect orders"
-    odds = 0.4
-    mean_ms = (500, 8_000)
 
     def strike(self) -> bool:
         """Leave one order beside a ledger."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from ..processes.shell import Shell
-from .base import Fault, fault
+from .base import Fault
 
 CALLS_MAX = 40
 
 
-@fault
 class Freeze(Fault):
     """A process stops inside a call to the disk, or between turns, and goes on later."""
 
     name = "freeze"
-    mean_ms = (1_500, 15_000)
 
     def strike(self) -> bool:
         """Choose who, where and for how long: often longer than a lease."""
@@ -37,12 +35,10 @@ class Freeze(Fault):
             self.world.freeze_inside(shell, kind, pause_ms)
 
 
-@fault
 class SlowOpening(Fault):
     """A process that opens a log stands still on the way, while the last owner goes on writing."""
 
     name = "slow opening"
-    mean_ms = (1_000, 10_000)
 
     def strike(self) -> bool:
         """Let the next opening, by whomever, be a slow one."""

@@ -10,18 +10,16 @@ from ...ids import dead_topic, letter_id, private_topic, tagged_id
 from ...protocol import VERSION_MAX, VERSION_MIN, CreateTopic, Hello, Produce
 from ..oracles.log import StoredMessage
 from ..processes.handler import IDENTITY, Group
-from .base import Fault, fault
+from .base import Fault
 
 CLOSE_MS = 2_000
 DROPS = 0.2  # odds that a letter is dropped
 
 
-@fault
 class Replays(Fault):
     """Dead letters are sent to their group's private topic, each perhaps several times."""
 
     name = "replays"
-    mean_ms = (500, 5_000)
 
     def strike(self) -> bool:
         """Send what becomes of one letter; nobody waits for the answer."""

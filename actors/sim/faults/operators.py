@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from ..processes.broker import BrokerShell
-from ..processes.consumer import ConsumerShell
+from ..processes.broker import SimBroker
+from ..processes.consumer import SimConsumer
 from ..processes.operator import OperatorShell
-from .base import Fault, fault
+from .base import Fault
 
 
-@fault
 class Takeover(Fault):
     """A second broker is started on the same directory, with --takeover; sometimes without."""
 
     name = "takeover"
-    mean_ms = (3_000, 20_000)
 
     def strike(self) -> bool:
         """Start the spare broker; a frozen owner is killed, or stays as a zombie."""
@@ -23,26 +21,24 @@ class Takeover(Fault):
         spare.takeover = self.rng.random() < 0.8
         spare.zombie_stays = self.rng.random() < 0.5
         if self.rng.random() < 0.7:  # they mean it: the owner hangs
-            owner: BrokerShell = self.world.broker
+            owner: SimBroker = self.world.broker
             if owner.alive and owner.frozen_until_ms == 0:
                 owner.frozen_until_ms = self.world.clock.now_ms() + self.rng.choice((500, 15_000))
         spare.start()
         return True
 
 
-@fault
 class Stop(Fault):
     """A process is asked to end in good order, and started again."""
 
     name = "clean stop"
-    mean_ms = (2_000, 20_000)
 
     def strike(self) -> bool:
         """Drain a consumer or close the broker."""
         living = [
             shell
             for shell in self.world.shells
-            if shell.ready_to_stop() and isinstance(shell, ConsumerShell | BrokerShell)
+            if shell.ready_to_stop() and isinstance(shell, SimConsumer | SimBroker)
         ]
         if not living:
             return False
@@ -50,13 +46,10 @@ class Stop(Fault):
         return True
 
 
-@fault
 class WrongDirectory(Fault):
     """A consumer is started with another state directory: it must not handle anything."""
 
     name = "wrong directory"
-    odds = 0.3
-    mean_ms = (4_000, 20_000)
 
     def strike(self) -> bool:
         """Start one for a partition whose ledger is known."""
@@ -66,13 +59,10 @@ class WrongDirectory(Fault):
         return self.world.start_elsewhere(shell, copy=False)
 
 
-@fault
 class CopiedLedger(Fault):
     """A consumer is started on another machine with a copy of the ledger directory."""
 
     name = "copied ledger"
-    odds = 0.2
-    mean_ms = (5_000, 20_000)
 
     def strike(self) -> bool:
         """Copy the files as they are, then start there."""
@@ -82,13 +72,10 @@ class CopiedLedger(Fault):
         return self.world.start_elsewhere(shell, copy=True)
 
 
-@fault
 class Seek(Fault):
     """An operator stops the members of a partition and moves its offset, forward or back."""
 
     name = "seek"
-    odds = 0.4
-    mean_ms = (2_000, 15_000)
 
     def strike(self) -> bool:
         """Stop who is there, start the command a little later, and the members after it."""
@@ -117,7 +104,7 @@ class Seek(Fault):
         if not self.world.healing:
             command.start()
 
-    def _bring_back(self, members: list[ConsumerShell]) -> None:
+    def _bring_back(self, members: list[SimConsumer]) -> None:
         for member in members:
             member.wanted = True
             if not member.alive:

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from ..processes.outbox import AFTER, BEFORE
 from ..processes.relay import RelayShell
-from .base import Fault, fault
+from .base import Fault
 
 
-class _OfOutbox(Fault):
-    of_outbox = True
-    odds = 0.6
-
-
-@fault
-class OutboxAway(_OfOutbox):
+class OutboxAway(Fault):
     """The database of an outbox stops for a while, or breaks the connection at a commit."""
 
     name = "outbox away"
-    mean_ms = (300, 4_000)
 
     def strike(self) -> bool:
         """Stop it, or let the next commit be of unknown outcome."""
@@ -36,12 +29,10 @@ class OutboxAway(_OfOutbox):
         self.world.outbox.next_settle = ""
 
 
-@fault
-class RelayStuck(_OfOutbox):
+class RelayStuck(Fault):
     """A relay dies or stands still between two of its steps."""
 
     name = "relay stuck"
-    mean_ms = (200, 3_000)
 
     def strike(self) -> bool:
         """Let it happen at the next place that one of them comes to."""

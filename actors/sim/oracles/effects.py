@@ -40,7 +40,7 @@ from ..processes.handler import fate_of
 from ..trace import Violation
 
 if TYPE_CHECKING:
-    from ..processes.consumer import ConsumerShell
+    from ..processes.consumer import SimConsumer
 
 NAME = "call"
 CALL_MEAN_MS = 30
@@ -178,7 +178,7 @@ class Blocked(Exception):
 class RunEffects:
     """The effects of one handler run of a shell."""
 
-    def __init__(self, shell: ConsumerShell, run: RunHandler, topic: str) -> None:
+    def __init__(self, shell: SimConsumer, run: RunHandler, topic: str) -> None:
         self._shell = shell
         self._run = run
         ids = {one.topic: one.topic_id for one in shell.world.oracle.topics}
@@ -206,7 +206,7 @@ class RunEffects:
         if offset not in self._results:
             self._asked = (offset, wish)
             run, key = self._run, identity.decode(errors="replace")
-            self._shell.tell(
+            self._shell.post(
                 EffectWanted(
                     run.epoch, run.first_offset, run.private, offset, key, NAME, wish.policy
                 )
@@ -249,7 +249,7 @@ class RunEffects:
         how = UNKNOWN if how == "raised" else how
         run = self._run
         where = (run.epoch, run.first_offset, run.private, offset)
-        self._shell.tell(EffectTold(*where, NAME, number, how, BYTES, value))
+        self._shell.post(EffectTold(*where, NAME, number, how, BYTES, value))
         return False
 
 

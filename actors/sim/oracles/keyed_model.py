@@ -6,43 +6,17 @@ with codec/entries.py.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
-from dataclasses import replace
 from zlib import crc32
 
 import msgpack
 
 from ...codec import batch as batch_codec
-from ...limits import LIMITS
 from ..processes.handler import Effects, Group, Target, handle
 
 Outgoing = tuple[Target, bytes | None, bytes]  # target, key, value
 
-ODDS = 0.3  # of a seed that has a group with state by key
-CONCURRENCIES = (2, 3, 8)
-SOLITARIES = (3, 5, 8)  # messages
 CLEARED = 17  # of so many messages one takes all of its key's state away
-
-
-def with_keyed(seed: int, groups: list[Group]) -> list[Group]:
-    """Return the groups of a seed, in some of which one has a state for each key."""
-    rng = random.Random(f"plan {seed} keyed")  # its own: the other draws of old seeds stay
-    if rng.random() >= ODDS:
-        return groups
-    chosen = rng.randrange(len(groups))
-    changed = replace(groups[chosen], concurrency=rng.choice(CONCURRENCIES))
-    return [changed if number == chosen else one for number, one in enumerate(groups)]
-
-
-def solitary_of(seed: int, groups: list[Group]) -> int:
-    """Return how many messages run alone after an unclean end: few, so that others run together.
-
-    In a short run of many deaths there would be hardly anything but solitary messages.
-    """
-    if not any(group.concurrency for group in groups):
-        return LIMITS.solitary_messages_max
-    return random.Random(f"plan {seed} solitary").choice(SOLITARIES)
 
 
 def handle_by_key(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..disk.cuts import LoseEverything
 from ..processes.broker import DATA
-from ..processes.consumer import ConsumerShell
+from ..processes.consumer import SimConsumer
 from ..processes.handler import Group
 from ..processes.operator import OperatorShell
 from ..processes.shell import Shell
@@ -140,8 +140,8 @@ def validate(world: World) -> None:
         database.read_back()
 
 
-def _members(world: World) -> list[ConsumerShell]:
-    return [shell for shell in world.shells if isinstance(shell, ConsumerShell)]
+def _members(world: World) -> list[SimConsumer]:
+    return [shell for shell in world.shells if isinstance(shell, SimConsumer)]
 
 
 def _commands(world: World) -> list[OperatorShell]:

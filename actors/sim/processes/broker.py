@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ...core.broker.core import BrokerCore, CheckFence
-from ...driver import Driver
+from ...core.broker.core import BrokerCore
 from ...errors import LogInUse
-from ...storage.log import FencedLog
+from ...shells.broker import BrokerShell
 from ..trace import Violation
 from .shell import Host, ProcessClock, Shell, SimEvents, SimTransport
-from .watched import WatchedLog
+from .watched import opener
 
 if TYPE_CHECKING:
     from ..world import World
@@ -20,65 +19,60 @@ DATA = "data"
 MAIN_ADDRESS = b"broker"
 
 
-class BrokerShell(Shell):
+class SimBroker(Shell):
     """One place where a broker may run. `takeover`: its processes end a frozen owner."""
 
     def __init__(self, world: World, name: str, host: Host) -> None:
         super().__init__(world, name, host)
         self.takeover = False
         self.zombie_stays = False  # a takeover leaves the frozen owner alive: a zombie
-        self.core: BrokerCore | None = None
-        self._log: FencedLog | None = None
+        self._broker: BrokerShell | None = None
+        self._open_log = opener(lambda: world.oracle, world.plan.segment_bytes)
 
     def begin(self) -> None:
-        """Recover, bind, take the generation."""
+        """Open the broker as its process does."""
         world, process = self.world, self.process
         assert process is not None
         world.about_to_open(self)
-        log = WatchedLog.open(
+        every = world.plan.snapshot_every_bytes
+        broker = self.actor = self._broker = BrokerShell(
             process,
             DATA,
-            generation=None,
             owner={"shell": self.name, "incarnation": self.incarnation, "host": self.host.name},
-            prepare=self._bind,
-            segment_bytes=world.plan.segment_bytes,
+            bind=self._bind,
+            clock=ProcessClock(world.clock),
+            events=SimEvents(world, self.name),
+            entropy=world.draw,
+            open_log=self._open_log,
             takeover=self.takeover,
             end_owner=self._end_owner,
-            create_log_id=world.draw(),
+            snapshot_every_bytes=every,
+            snapshot_at_close_bytes=every // 8,  # as far below it as in production
+            limits=world.limits,
         )
-        assert isinstance(log, WatchedLog)
-        log.watch(world.oracle)
-        self._log = log
-        core = BrokerCore(log.log_id, log.lineage, entropy=world.draw, limits=world.limits)
-        assert self.transport is not None
-        self.core = core
-        events = SimEvents(world, self.name)
-        if log.cut_report is not None:
-            events.emit("log.tail_cut", bytes=log.cut_report.nbytes)
-        driver = Driver(
-            core,
-            self.transport,
-            ProcessClock(world.clock),
-            events,
-            perform=self._perform,
-            snapshot_every_bytes=world.plan.snapshot_every_bytes,
-        )
-        driver.open_log(log)
-        self.driver = driver
-        for damage in log.snapshot_damage:
-            events.emit("snapshot.fallback", reason=str(damage))
-        self._check_recovered(core)
+        self._check_recovered(broker.core)
         world.broker_opened(self)
+
+    @property
+    def serving(self) -> bool:
+        """See the base class."""
+        return self._broker is not None
+
+    def let_go(self, *, clean: bool) -> None:
+        """See the base class."""
+        if self._broker is not None:
+            self._broker.close(clean=clean)
 
     def gone(self) -> None:
         """See the base class."""
         super().gone()
-        self.core = self._log = None
+        self._broker = None
 
-    def _bind(self) -> None:
+    def _bind(self) -> SimTransport:
         name = self.world.free_address()
         endpoint = self.world.network.listen(name)
         self.transport = SimTransport(self.world, endpoint)
+        return self.transport
 
     def _end_owner(self, facts: Mapping[str, str | int]) -> None:
         """End a frozen owner, as the operator's --takeover does; one that runs is left alone."""
@@ -91,11 +85,6 @@ class BrokerShell(Shell):
             self.world.trace.add(self.name, "zombie left", {"owner": owner.name})
             return
         self.world.kill(owner)
-
-    def _perform(self, item: Any) -> None:
-        assert isinstance(item, CheckFence), f"not work of a broker: {item!r}"
-        assert self._log is not None
-        self._log.check_fence()
 
     def _check_recovered(self, core: BrokerCore) -> None:
         """Compare the recovered state with the list of all that was stored."""

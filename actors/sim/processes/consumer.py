@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import xxhash
-
-from ...core.client.connection import Reconnect
 from ...core.consumer.core import ConsumerCore
-from ...core.consumer.effect_work import (
-    EffectAnswer,
-    EffectHeld,
-    EffectTold,
-    EffectWanted,
-    KeepOrders,
-    LookForOrders,
-)
-from ...core.consumer.grant import Member
-from ...core.consumer.work import (
-    CutHandler,
-    Drain,
-    GaveBack,
-    HandlerDone,
-    OpenLedger,
-    PeekLedger,
-    Repost,
-    ResolveTopic,
-    RunHandler,
-    StandingBy,
-    TopicFound,
-    TopicResolved,
-)
-from ...driver import DISK_FULL_RETRY_MS, Driver
-from ...errors import DiskFull, LogInUse
+from ...core.consumer.effect_work import EffectAnswer, EffectHeld, EffectTold, EffectWanted
+from ...core.consumer.work import Drain, ResolveTopic, RunHandler, TopicResolved
+from ...errors import SinkUnavailable
 from ...ids import private_topic
-from ...limits import JOIN_RETRY_MS, LIMITS, STANDBY_RETRY_MS
-from ...outcome import Stop
-from ...ports import Log
+from ...limits import JOIN_RETRY_MS, LIMITS
+from ...shells.consumer import ConsumerShell, LedgerDoor, LedgerLog
 from ...storage.document import Owner
-from ...storage.log import FencedLog
 from ..disk.disk import SimProcess
-from ..doors import FileDoor, LedgerDoor
+from ..doors import FileDoor
 from ..oracles.effects import Blocked
 from ..oracles.ledger import RETRIES
 from ..trace import Violation
@@ -55,10 +29,44 @@ if TYPE_CHECKING:
     from ..world import World
 
 
-class ConsumerShell(Shell):
-    """One member; its ledger is in files (table_shell.py: in a table)."""
+class CheckedDoor:
+    """The door to a ledger; what must hold before the ledger is opened is looked at first."""
 
-    commit_first = False  # no call before the commit before it
+    def __init__(self, door: LedgerDoor, check: Callable[[int], None]) -> None:
+        """`check` takes the epoch and raises Violation."""
+        self.directory = door.directory
+        self.session = door.session
+        self.peek = door.peek
+        self.find_orders = door.find_orders
+        self.keep_orders = door.keep_orders
+        self.release = door.release
+        self.close = door.close
+        self._open = door.open
+        self._check = check
+
+    def open(self, epoch: int) -> LedgerLog:
+        """See LedgerDoor."""
+        self._check(epoch)
+        return self._open(epoch)
+
+
+class CheckedEvents(SimEvents):
+    """Events of a consumer; what its ledger holds after a recovery is looked at."""
+
+    def __init__(self, consumer: SimConsumer) -> None:
+        super().__init__(consumer.world, consumer.name)
+        self._consumer = consumer
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """See `Events`."""
+        super().emit(event, **fields)
+        if event == "log.opened":
+            self._consumer.check_recovered()
+
+
+class SimConsumer(Shell):
+    """One member; its ledger is in files (consumer_table.py: in a table). It hosts its shell."""
+
     may_be_kept_waiting = False  # by others that are at work, for as long as that takes
 
     def __init__(
@@ -80,11 +88,7 @@ class ConsumerShell(Shell):
         self.stranger = False  # started with a wrong directory: it must never be granted
         self.healed_work_ms = 0  # what its handler runs were given to take since all was mended
         self._outlived = 0  # under which epoch it had its partition when its database failed
-        self.core: ConsumerCore | None = None
-        self._ledger: LedgerDoor | None = None
-        self._seed = 0
-        self._again: Any = None
-        self._again_ms = NEVER_MS
+        self._consumer: ConsumerShell | None = None
         self._call: RunHandler | None = None
         self._call_ms = NEVER_MS
         self._takes_ms = 0  # how long it takes, roughly
@@ -101,32 +105,37 @@ class ConsumerShell(Shell):
         """(group, topic, partition)."""
         return self.group.name, self.group.topic, self.partition
 
+    @property
+    def core(self) -> ConsumerCore | None:
+        """The core of its process; None: there is no process."""
+        return None if self._consumer is None else self._consumer.core
+
     def begin(self) -> None:
-        """Make the core; it peeks into the ledger by itself."""
+        """Make the consumer; it peeks into the ledger by itself."""
         world, process = self.world, self.process
         assert process is not None
-        self._ledger = self._make_door(process)
-        label = f"{self.name}.{self.incarnation}"
-        limits = (RETRIES, world.plan.crash_retries)
-        outlived, self._outlived = self._outlived, 0
-        member = Member(
-            *(*self.place, world.draw(), label, *limits, self.member),
-            commit_first=self.commit_first,
-            outlived=outlived,
-        )
-        self.core = ConsumerCore(member, "sim", fingerprint=self._fingerprints, limits=world.limits)
+        door = self._make_door(process)
         self.transport = world.connect()
-        self.driver = Driver(
-            self.core,
-            self.transport,
-            ProcessClock(world.clock),
-            self._make_events(),
-            perform=self._perform,
+        outlived, self._outlived = self._outlived, 0
+        self.actor = self._consumer = ConsumerShell(
+            self.place,
+            endpoint="sim",
+            transport=self.transport,
+            clock=ProcessClock(world.clock),
+            events=self._make_events(),
+            entropy=world.draw,
+            ledger=CheckedDoor(door, self._check_grant),
+            host=self,
+            label=f"{self.name}.{self.incarnation}",
+            retries=RETRIES,
+            crash_retries=world.plan.crash_retries,
+            process=self.member,
+            outlived=outlived,
             snapshot_every_bytes=world.plan.ledger_snapshot_every_bytes,
-            compacts=True,
+            limits=world.limits,
         )
-        self._again = self._call = self._running = None
-        self._again_ms = self._call_ms = NEVER_MS
+        self._call = self._running = None
+        self._call_ms = NEVER_MS
         if self._kept.seen:
             world.trace.add(self.name, "keyed.lost", {"count": len(self._kept.seen)})
         self._kept = Kept()
@@ -144,7 +153,7 @@ class ConsumerShell(Shell):
         )
 
     def _make_events(self) -> SimEvents:
-        return SimEvents(self.world, self.name)
+        return CheckedEvents(self)
 
     def _make_run(self, run: RunHandler) -> HandlerRun:
         if self.group.concurrency:
@@ -154,27 +163,46 @@ class ConsumerShell(Shell):
     def gone(self) -> None:
         """See the base class."""
         super().gone()
-        self.core = self._ledger = None
+        self._consumer = None
 
     def next_due_ms(self) -> int:
         """See the base class."""
-        return min(super().next_due_ms(), self._again_ms, self._call_ms)
+        return min(super().next_due_ms(), self._call_ms)
 
     def turn(self) -> None:
-        """Do what waits outside of the core, then one turn of the driver."""
-        now = self.world.clock.now_ms()
-        if self._again_ms <= now:
-            item, self._again, self._again_ms = self._again, None, NEVER_MS
-            self._perform(item)
-        if self._call_ms <= now and self._call is not None:
+        """Answer the call that is over, then one turn of the consumer."""
+        consumer = self._consumer
+        assert consumer is not None, "it has begun"
+        if self._call_ms <= self.world.clock.now_ms() and self._call is not None:
             self._answer_call()
-        if self.driver is not None:
-            self.driver.turn(0)
+        if self._consumer is consumer:  # no message has killed the process
+            consumer.turn()
+        if self._consumer is consumer and consumer.ended:
+            self.finish(consumer.error)
+
+    @property
+    def serving(self) -> bool:
+        """See the base class."""
+        return self._consumer is not None and self._consumer.serving
+
+    def let_go(self, *, clean: bool) -> None:
+        """See the base class."""
+        consumer = self._consumer
+        if consumer is None:
+            return
+        consumer.end(self.error)
+        if clean and consumer.error is not None and isinstance(consumer.error, Exception):
+            raise consumer.error
 
     def stop(self) -> None:
         """See the base class: commit what is being handled, give the grant back."""
-        self._post(Drain())
+        self.post(Drain())
         self.due_ms = self.world.clock.now_ms()
+
+    def post(self, event: Drain | EffectWanted | EffectTold) -> None:
+        """Give the consumer what an operator or a handler has for it."""
+        if self._consumer is not None:
+            self._consumer.post(event)
 
     @property
     def settled(self) -> bool:
@@ -188,83 +216,21 @@ class ConsumerShell(Shell):
         handled = sum(core.ledger.private_offsets.values())
         return core.ledger.next_offset == len(stored) and handled == len(private or ())
 
-    # --- work ------------------------------------------------------------------------------------
+    # --- checks ----------------------------------------------------------------------------------
 
-    def _perform(self, item: Any) -> None:
-        match item:
-            case RunHandler():
-                self._begin_call(item)
-            case CutHandler():
-                self.cut_asked = True
-                if self._running is not None:
-                    self._running.cut()
-            case Repost():
-                self._post(item.event)
-            case EffectAnswer() if self._running is not None:
-                left_ms = self._running.effects.answered(item)
-                if left_ms is not None:
-                    self.go_on_in(left_ms, work=False)
-            case LookForOrders():
-                assert self._ledger is not None
-                for order in self._ledger.find_orders(item.effect_ids):
-                    self._post(order)
-            case KeepOrders():
-                assert self._ledger is not None
-                self._ledger.keep_orders(item.effect_ids)
-            case PeekLedger():
-                self._peek(item)
-            case OpenLedger():
-                self._open(item)
-            case TopicResolved():
-                self._topic_resolved(item)
-            case Reconnect():
-                self.world.reopen(self)
-            case Stop():
-                self.finish(item.error)
-            case _:
-                known = TopicFound | StandingBy | GaveBack | EffectHeld | EffectAnswer
-                assert isinstance(item, known), f"unknown {item!r}"
-
-    def tell(self, event: EffectWanted | EffectTold) -> None:
-        """The handler says something of an effect."""
-        self._post(event)
-
-    def _post(self, event: object) -> None:
-        if self.driver is not None:
-            self.driver.post(event)
-
-    def _peek(self, item: PeekLedger) -> None:
-        assert self._ledger is not None
-        try:
-            facts = self._ledger.peek()
-        except LogInUse:
-            self._try_again(item, STANDBY_RETRY_MS)
-            return
-        self._seed = int.from_bytes(facts.ledger_id[:8], "little")
-        self._post(facts)
-
-    def _open(self, item: OpenLedger) -> None:
-        assert self._ledger is not None and self.driver is not None and self.core is not None  # noqa: PT018
+    def _check_grant(self, epoch: int) -> None:
+        """The process begins to open its ledger. Raises Violation."""
         grant = self.world.oracle.grants.get(self.place)
-        if grant is None or grant.epoch < item.epoch:
-            raise Violation("grant not durable", f"{self.name} was granted epoch {item.epoch}")
+        if grant is None or grant.epoch < epoch:
+            raise Violation("grant not durable", f"{self.name} was granted epoch {epoch}")
         if self.stranger:
             raise Violation("stranger granted", f"{self.name} in {self.directory}")
         self.world.about_to_open(self)
-        try:
-            log: Log = self._ledger.open(item.epoch)
-        except DiskFull:
-            self._try_again(item, DISK_FULL_RETRY_MS)
-            return
-        if isinstance(log, FencedLog) and log.cut_report is not None:
-            self.world.trace.add(self.name, "log.tail_cut", {"bytes": log.cut_report.nbytes})
-        self.driver.open_log(log)
-        for damage in log.snapshot_damage if isinstance(log, FencedLog) else ():
-            self.world.trace.add(self.name, "snapshot.fallback", {"reason": str(damage)})
-        self._check_recovered(self.core)
 
-    def _check_recovered(self, core: ConsumerCore) -> None:
-        ledger, model = core.ledger, self.world.ledger_oracle(self)
+    def check_recovered(self) -> None:
+        """Compare the recovered ledger with its model. Raises Violation."""
+        assert self.core is not None, "it has recovered"
+        ledger, model = self.core.ledger, self.world.ledger_oracle(self)
         found = (ledger.next_offset, ledger.commit_no, ledger.state, ledger.next_sequence)
         expected = (model.next_offset, model.commit_no, model.state, model.next_sequence)
         if model.effects is not None:
@@ -277,22 +243,48 @@ class ConsumerShell(Shell):
         if found != expected:
             raise Violation("recovered state", f"{self.name}: {found}, not {expected}")
 
-    def _try_again(self, item: Any, pause_ms: int) -> None:
-        self._again = item
-        self._again_ms = self.world.clock.now_ms() + pause_ms
+    # --- host of the shell -----------------------------------------------------------------------
 
-    def _fingerprints(self, ids: list[bytes]) -> list[bytes]:
-        return [xxhash.xxh3_128_digest(tagged, self._seed) for tagged in ids]
+    def start_call(self, _: ConsumerShell, run: RunHandler, /) -> None:
+        """A call is over after some drawn time."""
+        self._begin_call(run)
 
-    # --- handlers --------------------------------------------------------------------------------
+    def cut_call(self, _: ConsumerShell, /) -> None:
+        """The running call comes back soon."""
+        self.cut_asked = True
+        if self._running is not None:
+            self._running.cut()
 
-    def _topic_resolved(self, item: TopicResolved) -> None:
-        if item.error is not None:
-            raise item.error
-        if item.partitions != self.world.oracle.partitions()[self.group.output]:
-            raise Violation("partitions", f"{item.topic} was said to have {item.partitions}")
+    def effect_answered(self, _: ConsumerShell, answer: EffectAnswer, /) -> None:
+        """The running call may go on."""
+        if self._running is None:
+            return
+        left_ms = self._running.effects.answered(answer)
+        if left_ms is not None:
+            self.go_on_in(left_ms, work=False)
+
+    def topic_resolved(self, _: ConsumerShell, resolved: TopicResolved, /) -> None:
+        """The call that waits for its output topic may go on."""
+        if resolved.error is not None:
+            raise resolved.error
+        if resolved.partitions != self.world.oracle.partitions()[self.group.output]:
+            raise Violation("partitions", f"{resolved.topic} has {resolved.partitions}")
         self._resolved = True
         self._call_ms = self.world.clock.now_ms()
+
+    def topic_found(self, _: ConsumerShell, partitions: int, /) -> None:
+        """Nothing: the population has a member for each partition."""
+
+    def standing_by(self, _: ConsumerShell, owner: str, /) -> None:
+        """Nothing: no user reads it."""
+
+    def effect_held(self, _: ConsumerShell, held: EffectHeld, /) -> None:
+        """Nothing: operators look at the oracle."""
+
+    def sink_away(self, _: ConsumerShell, error: SinkUnavailable, /) -> None:
+        """Nothing: no user reads it."""
+
+    # --- handlers --------------------------------------------------------------------------------
 
     def _begin_call(self, run: RunHandler) -> None:
         few_may_wait = self.world.limits.waiting_fetches_max < LIMITS.waiting_fetches_max
@@ -318,10 +310,10 @@ class ConsumerShell(Shell):
     def _answer_call(self) -> None:
         """The handler calls are over: tell the core what they did."""
         run = self._call
-        assert run is not None and self.driver is not None  # noqa: PT018
+        assert run is not None and self._consumer is not None  # noqa: PT018
         self._call_ms = NEVER_MS
         if self.group.output and not self._resolved:
-            self.driver.post(ResolveTopic(self.group.output))
+            self._consumer.post(ResolveTopic(self.group.output))
             return
         if self._running is None:
             self._running = self._make_run(run)
@@ -336,8 +328,4 @@ class ConsumerShell(Shell):
         else:
             stored = self.world.oracle.messages[self.group.topic, self.partition]
             self._pauses.answered(run, done, len(stored), self.world.clock.now_ms())
-            self._hand_over(done)
-
-    def _hand_over(self, done: HandlerDone) -> None:
-        """Give the answer of a call to the core."""
-        self._post(done)
+            self._consumer.post(done)

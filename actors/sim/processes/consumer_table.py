@@ -6,16 +6,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...core.consumer.grant import RUNNING
-from ...core.consumer.work import AnswerDropped, HandlerDone, OpenLedger, PeekLedger, RunHandler
+from ...core.consumer.work import RunHandler
 from ...errors import Fenced, SinkUnavailable
-from ...limits import BACKOFF_FIRST_MS, BACKOFF_MAX_MS
+from ...shells.consumer import LedgerDoor
 from ..database.client import Client
-from ..database.database import FILE, SERVER, Database
+from ..database.database import Database
 from ..disk.disk import SimProcess
-from ..doors import LedgerDoor, TableDoor, TableSession
-from ..oracles.log import Place
+from ..doors import TableDoor, TableSession
+from ..plan import FILE, SERVER
 from ..trace import Violation
-from .consumer import ConsumerShell
+from .consumer import CheckedEvents, SimConsumer
 from .handler import Group
 from .handler_run import HandlerRun
 from .shell import Host, SimEvents
@@ -29,14 +29,13 @@ QUICK_MS = 100
 TABLE = " (oncemq_ledger)"  # behind the name of a ledger that is a table
 
 
-class TableEvents(SimEvents):
+class TableEvents(CheckedEvents):
     """Events of a consumer: what it takes for durable is committed."""
 
-    def __init__(self, world: World, who: str, database: Database, place: Place) -> None:
-        super().__init__(world, who)
-        self._who_told = who
-        self._database = database
-        self._place = place
+    def __init__(self, consumer: SimTableConsumer) -> None:
+        super().__init__(consumer)
+        self._name, self._place = consumer.name, consumer.place
+        self._database = consumer.database
 
     def emit(self, event: str, **fields: Any) -> None:
         """See `Events`."""
@@ -44,13 +43,11 @@ class TableEvents(SimEvents):
         if event == "log.synced":
             end = self._database.oracle.end_of(self._place)
             if fields["durable_end"] > end:
-                raise Violation("not committed", f"{self._who_told}: {fields}, the table has {end}")
+                raise Violation("not committed", f"{self._name}: {fields}, the table has {end}")
 
 
-class TableShell(ConsumerShell):
+class SimTableConsumer(SimConsumer):
     """One member."""
-
-    commit_first = True
 
     def __init__(
         self,
@@ -72,7 +69,6 @@ class TableShell(ConsumerShell):
         self._door: TableDoor | None = None
         self._client: Client | None = None
         self._lost = ""  # who its last owner was, if its database failed under it
-        self._away_ms = 0  # before the database is tried again
 
     @property
     def alone(self) -> bool:
@@ -94,16 +90,15 @@ class TableShell(ConsumerShell):
         return self._door
 
     def _make_events(self) -> SimEvents:
-        return TableEvents(self.world, self.name, self.database, self.place)
+        return TableEvents(self)
 
     def finish(self, error: BaseException | None) -> None:
         """See the base class: who lost its database is followed by one that knows of it."""
         if isinstance(error, SinkUnavailable) and self.core is not None and not self.core.shared:
             assert self._door is not None, "a process has a door"
             self._lost = self._door.name
-        if isinstance(error, SinkUnavailable) and self.core is not None:
-            log = self.driver.log if self.driver is not None else None
-            self._outlived = self.core.member.outlived if log is None else log.generation
+        if isinstance(error, SinkUnavailable) and self._consumer is not None:
+            self._outlived = self._consumer.last_epoch
             self.world.ledger_oracle(self).deaths.outlived.add(self._outlived)
         if isinstance(error, Fenced):
             self.world.trace.add(self.name, "sql.fenced")
@@ -116,51 +111,18 @@ class TableShell(ConsumerShell):
             self._client.process_ended()
         self._client = self._door = None
 
-    # --- work: as library/consumer_actor.py does it ----------------------------------------------
-
-    def _peek(self, item: PeekLedger) -> None:
-        try:
-            super()._peek(item)
-        except SinkUnavailable as error:
-            self._sink_away(item, error)
-        else:
-            self._away_ms = 0
-
-    def _open(self, item: OpenLedger) -> None:
-        try:
-            super()._open(item)
-        except SinkUnavailable as error:
-            self._sink_away(item, error)
-
-    def _sink_away(self, item: Any, error: SinkUnavailable) -> None:
-        if self._session.broken:
-            raise error
-        self._away_ms = min(BACKOFF_MAX_MS, 2 * self._away_ms or BACKOFF_FIRST_MS)
-        self._try_again(item, self._away_ms)
-
     def _handler_ms(self) -> int:
         """Who writes to a file for seconds sends away all others: no budget fits that."""
         takes_ms = super()._handler_ms()
         mended = self.may_be_kept_waiting and self.world.healing
         return min(takes_ms, QUICK_MS) if mended else takes_ms
 
-    def _perform(self, item: Any) -> None:
-        if isinstance(item, AnswerDropped):
-            self._session.drop()
-        else:
-            super()._perform(item)
-
     @property
     def _session(self) -> TableSession:
         assert self._door is not None, "a process has a door"
         return self._door.session
 
-    def _hand_over(self, done: HandlerDone) -> None:
-        self._session.answered()
-        super()._hand_over(done)
-
     def _begin_call(self, run: RunHandler) -> None:
-        self._session.expect_call()
         super()._begin_call(run)
         if self.rng.random() < AT_ONCE:
             self._answer_call()  # the thread of handlers is quicker than this one

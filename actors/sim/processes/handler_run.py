@@ -21,13 +21,13 @@ from .handler import (
 )
 
 if TYPE_CHECKING:
-    from .consumer import ConsumerShell
+    from .consumer import SimConsumer
 
 
 class HandlerRun:
     """Carries out one run. It is begun anew, and does the same, each time an effect has an answer."""
 
-    def __init__(self, shell: ConsumerShell, run: RunHandler, *, cut: bool) -> None:
+    def __init__(self, shell: SimConsumer, run: RunHandler, *, cut: bool) -> None:
         """`cut`: it was asked to come back before it began."""
         self._shell = shell
         self._world = shell.world
@@ -103,7 +103,7 @@ class HandlerRun:
 class Doing:
     """What the messages of one run have done so far."""
 
-    def __init__(self, shell: ConsumerShell, run: RunHandler) -> None:
+    def __init__(self, shell: SimConsumer, run: RunHandler) -> None:
         self._shell = shell
         self._run = run
         self._changed: dict[str, bytes | None] = {}

@@ -26,7 +26,7 @@ from .handler import build_outputs, failures_of, fate_of
 from .handler_run import HandlerRun
 
 if TYPE_CHECKING:
-    from .consumer import ConsumerShell
+    from .consumer import SimConsumer
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Kept:
 class KeyedRun(HandlerRun):
     """Carries out one run. Each answer but the last is Blocked: the run goes on when a job ends."""
 
-    def __init__(self, shell: ConsumerShell, run: RunHandler, kept: Kept, *, cut: bool) -> None:
+    def __init__(self, shell: SimConsumer, run: RunHandler, kept: Kept, *, cut: bool) -> None:
         """`kept` is that of the shell's process."""
         super().__init__(shell, run, cut=cut)
         # Offsets of the private topic are others: what waits for the main one stays.

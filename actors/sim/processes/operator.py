@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 from ...codec import wire
 from ...core.consumer.grant import join_with
-from ...core.consumer.seeker import MoveOffset, SeekerCore
-from ...driver import Driver, Silence
 from ...errors import LogInUse
 from ...protocol import (
     VERSION_MAX,
@@ -26,8 +24,9 @@ from ...protocol import (
     Rewound,
     Standby,
 )
+from ...shells.seeker import SeekerShell
 from ..doors import FileDoor
-from .consumer import ConsumerShell
+from .consumer import SimConsumer
 from .shell import ProcessClock, Shell, SimEvents
 
 if TYPE_CHECKING:
@@ -40,12 +39,13 @@ REASON = "moved by an operator"
 class OperatorShell(Shell):
     """One command that moves the offset of one partition."""
 
-    def __init__(self, world: World, name: str, member: ConsumerShell) -> None:
+    def __init__(self, world: World, name: str, member: SimConsumer) -> None:
         """Move the group of `member` in its partition, on its ledger."""
         super().__init__(world, name, member.host)
         self.member = member
         self.wanted = False  # a command that ends has ended
-        self.core: SeekerCore | None = None
+        self._granted = False
+        self._seeker: SeekerShell | None = None  # from the grant to the commit
         self._door: FileDoor | None = None
         self._give_up_ms = 0
         self._target = 0
@@ -54,7 +54,7 @@ class OperatorShell(Shell):
         """Look at the ledger and ask for the partition."""
         world, process, member = self.world, self.process, self.member
         assert process is not None
-        self.core = None
+        self._granted = False
         door = self._door = member.file_door(process, self)
         try:
             facts = door.peek()
@@ -73,17 +73,27 @@ class OperatorShell(Shell):
     def gone(self) -> None:
         """See the base class."""
         super().gone()
-        self.core = self._door = None
+        self._door = self._seeker = None
+
+    @property
+    def serving(self) -> bool:
+        """See the base class."""
+        return self._seeker is not None and self._seeker.serving
+
+    def let_go(self, *, clean: bool) -> None:
+        """See the base class."""
+        if self._seeker is not None:
+            self._seeker.close(clean=clean)
 
     def turn(self) -> None:
         """Take what the broker says."""
         assert self.transport is not None
         for peer, frames in self.transport.poll(0):
             message = wire.decode(peer, frames).message
-            if self.core is None and isinstance(message, Granted):
+            if not self._granted and isinstance(message, Granted):
                 self._open(message)
-            elif self.driver is not None and isinstance(message, Rewound):
-                self._move(self.driver)
+            elif self._seeker is not None and isinstance(message, Rewound):
+                self._move(self._seeker)
             elif isinstance(message, Standby | Left):
                 self.finish(None)
             if not self.alive:
@@ -93,47 +103,40 @@ class OperatorShell(Shell):
 
     def _open(self, granted: Granted) -> None:
         """The partition is ours: open its ledger, and say where to it goes."""
-        world, member = self.world, self.member
-        grant = world.oracle.grants.get(member.place)
+        world, place = self.world, self.member.place
+        grant = world.oracle.grants.get(place)
         assert grant is not None and grant.epoch >= granted.epoch, "grants are durable"  # noqa: PT018
-        core = self.core = SeekerCore(member.place, granted, world.limits)
-        self.driver = Driver(
-            core,
-            Silence(),
-            ProcessClock(world.clock),
-            SimEvents(world, self.name),
-            perform=self._perform,
-            snapshot_every_bytes=world.plan.ledger_snapshot_every_bytes,
-            compacts=True,
-        )
         assert self._door is not None, "it has begun"
+        seeker = self._seeker = SeekerShell(
+            place,
+            granted,
+            ledger=self._door,
+            clock=ProcessClock(world.clock),
+            events=SimEvents(world, self.name),
+            snapshot_every_bytes=world.plan.ledger_snapshot_every_bytes,
+            limits=world.limits,
+        )
+        self._granted = True
         world.about_to_open(self)
-        self.driver.open_log(self._door.open(granted.epoch))
-        self.driver.turn(0)
-        first, end = core.ledger.next_offset, granted.end_offset
+        seeker.open()
+        first, end = seeker.core.ledger.next_offset, granted.end_offset
         low, high = max(0, first - 12), min(end, first + 3)
         self._target = self.rng.choice((low, self.rng.randint(low, high), high))
         if self._target < first:
-            self._say(Rewind(3, *member.place, granted.epoch, self._target))
+            self._say(Rewind(3, *place, granted.epoch, self._target))
         else:
-            self._move(self.driver)
+            self._move(seeker)
 
-    def _move(self, driver: Driver) -> None:
+    def _move(self, seeker: SeekerShell) -> None:
         """Make the one commit, and give the partition back."""
-        core = self.core
-        assert core is not None, "there is a driver for it"
-        first = core.ledger.next_offset
+        first = seeker.core.ledger.next_offset
         if self._target != first:
-            driver.post(MoveOffset(self._target, REASON))
-            driver.turn(0)
+            seeker.move(self._target, REASON)
             where = "back" if self._target < first else "forward"
             self.world.trace.add(self.name, f"moved {where}", {"by": abs(self._target - first)})
-        driver.close(clean=True)
-        self.driver = None
-        self._say(Leave(4, *self.member.place, core.epoch, core.ledger.next_offset))
-
-    def _perform(self, item: object) -> None:
-        raise AssertionError(f"this core asks for no work: {item!r}")
+        seeker.close(clean=True)
+        self._seeker = None
+        self._say(Leave(4, *seeker.place, seeker.core.epoch, seeker.core.ledger.next_offset))
 
     def _say(self, message: Message) -> None:
         assert self.transport is not None

@@ -11,12 +11,12 @@ from ...ports import Frames
 from ...protocol import VERSION_MAX, VERSION_MIN, CreateTopic, Hello
 from ..database.database import Database
 from ..disk.disk import SimFile, SimProcess, SimulatedCrash
-from .broker import BrokerShell
-from .consumer import ConsumerShell
-from .consumer_table import TableShell
+from .broker import SimBroker
+from .consumer import SimConsumer
+from .consumer_table import SimTableConsumer
 from .handler import Group
 from .outbox import Outbox, OutboxUser
-from .producer import ProducerShell
+from .producer import SimProducer
 from .relay import RelayShell
 from .shell import Host
 from .users import FileUser, RivalUser, User, WebUser
@@ -31,11 +31,11 @@ class Population:
     def __init__(self, world: World) -> None:
         plan, oracle = world.plan, world.oracle
         broker_host, consumer_host = world.hosts[0], world.hosts[-2]
-        self.broker = BrokerShell(world, "broker", broker_host)
-        self.spare_broker = BrokerShell(world, "broker-spare", broker_host)
+        self.broker = SimBroker(world, "broker", broker_host)
+        self.spare_broker = SimBroker(world, "broker-spare", broker_host)
         self.spare_broker.wanted = False
         self.users: list[User] = []
-        self.producers: list[ProducerShell] = []
+        self.producers: list[SimProducer] = []
         topic = plan.groups[0].topic
         kinds: list[tuple[User, int]] = []
         if plan.files:
@@ -50,7 +50,7 @@ class Population:
             self.users.append(user)
             for number in range(count):
                 name = f"{type(user).__name__}-{user.name or 'web'}-{number}".lower()
-                self.producers.append(ProducerShell(world, name, consumer_host, user))
+                self.producers.append(SimProducer(world, name, consumer_host, user))
         self.outbox = Outbox(oracle)
         self.relays: list[RelayShell] = []
         self.program: OutboxUser | None = None  # that fills the outbox
@@ -65,7 +65,7 @@ class Population:
             group: Database(world, f"database of {group}", kind, consumer_host)
             for group, kind in plan.tables.items()
         }
-        self.members: list[ConsumerShell] = []
+        self.members: list[SimConsumer] = []
         for group in plan.groups:
             for partition in range(plan.partitions[group.topic]):
                 for letter in "abc"[: 1 + plan.standbys]:
@@ -78,14 +78,14 @@ class Population:
 
     def _member(
         self, world: World, name: str, host: Host, group: Group, partition: int
-    ) -> ConsumerShell:
+    ) -> SimConsumer:
         where = (host, group, partition, f"/state/{group.name}/{group.topic}/{partition}")
         database = self.databases.get(group.name)
         if database is None:
-            return ConsumerShell(world, name, *where)
+            return SimConsumer(world, name, *where)
         # What is kept in a database has no state by key: such a consumer is refused.
         plain = replace(group, concurrency=0)
-        shell = TableShell(world, name, host, plain, *where[2:], database)
+        shell = SimTableConsumer(world, name, host, plain, *where[2:], database)
         database.add(shell.place, world.ledger_oracle(shell))
         return shell
 
@@ -99,7 +99,7 @@ class Population:
         return requests
 
 
-def member_elsewhere(world: World, member: ConsumerShell, *, copy: bool) -> ConsumerShell | None:
+def member_elsewhere(world: World, member: SimConsumer, *, copy: bool) -> SimConsumer | None:
     """Return a consumer with another directory: an empty one, or a copy of the member's.
 
     None where that cannot be.
@@ -107,10 +107,10 @@ def member_elsewhere(world: World, member: ConsumerShell, *, copy: bool) -> Cons
     host, directory = world.hosts[-1], f"/elsewhere/{world.strangers}"
     name = f"{'copy' if copy else 'stranger'}-{world.strangers}"
     where = (host, member.group, member.partition, directory)
-    if isinstance(member, TableShell):
+    if isinstance(member, SimTableConsumer):
         kind = world.plan.tables[member.group.name]
         database = world.databases[name] = Database(world, f"database of {name}", kind, host)
-        stranger = TableShell(world, name, *where, database)
+        stranger = SimTableConsumer(world, name, *where, database)
         if copy:
             key = (host.name, stranger.directory)
             world.ledgers[key] = database.restore(member.database, member.place)
@@ -124,7 +124,7 @@ def member_elsewhere(world: World, member: ConsumerShell, *, copy: bool) -> Cons
             return None
         model = world.ledger_oracle(member).copy(f"{host.name}:{directory}")
         world.ledgers[host.name, directory] = model
-    return ConsumerShell(world, name, *where)
+    return SimConsumer(world, name, *where)
 
 
 def copy_directory(source: Host, path: str, target: Host, new_path: str) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ...core.client.connection import Reconnect
-from ...core.client.lane import Settled
-from ...core.client.producer import Describe, Opened, ProducerCore, Start, TopicKnown
-from ...driver import Driver
-from ...outcome import Stop
+from ...core.client.producer import Opened
+from ...shells.producer import ProducerShell
 from ..trace import Violation
 from .shell import NEVER_MS, Host, ProcessClock, Shell, SimEvents
 from .users import User
@@ -17,94 +14,92 @@ if TYPE_CHECKING:
     from ..world import World
 
 
-class ProducerShell(Shell):
+class SimProducer(Shell):
     """One process that sends for a user."""
 
     def __init__(self, world: World, name: str, host: Host, user: User) -> None:
         super().__init__(world, name, host)
         self.user = user
-        self.core: ProducerCore | None = None
-        self._opened = False
-        self._topic_known = False
+        self._producer: ProducerShell | None = None
+        self._may_send = False  # the producer is open and its topic known
         self._memory: dict[str, int] = {}  # the user's notes in this process
         self._submit_ms = NEVER_MS
 
     def begin(self) -> None:
-        """Make the core and say hello."""
+        """Make the producer and ask for its topic."""
         world = self.world
-        self.core = ProducerCore(
+        self.transport = world.connect()
+        self.actor = self._producer = ProducerShell(
             self.user.name,
-            incarnation=world.draw(),
-            label=f"{self.name}.{self.incarnation}",
             endpoint="sim",
+            transport=self.transport,
+            clock=ProcessClock(world.clock),
+            events=SimEvents(world, self.name),
             entropy=world.draw,
+            label=f"{self.name}.{self.incarnation}",
             limits=world.limits,
         )
-        self.transport = world.connect()
-        self.driver = Driver(
-            self.core,
-            self.transport,
-            ProcessClock(world.clock),
-            SimEvents(world, self.name),
-            perform=self._perform,
-        )
-        self.driver.post(Start())
-        self.driver.post(Describe(self.user.topic))
-        self._opened = self._topic_known = False
+        self._producer.ask(self.user.topic)
+        self._may_send = False
         self._memory.clear()
         self._submit_ms = NEVER_MS
 
     def gone(self) -> None:
         """See the base class."""
         super().gone()
-        self.core = None
+        self._producer = None
 
     def next_due_ms(self) -> int:
         """See the base class."""
         return min(super().next_due_ms(), self._submit_ms)
 
     def turn(self) -> None:
-        """Send what is due, then one turn of the driver."""
-        assert self.driver is not None and self.core is not None  # noqa: PT018
+        """Send what is due, then one turn of the shell; tell the user what came of it."""
+        producer = self._producer
+        assert producer is not None, "it has begun"
         now = self.world.clock.now_ms()
         if self._submit_ms <= now:
             self._submit_ms = now + self.world.plan.submit_ms(self.rng)
-            if self.core.outbox.batches < self.core.batches_max:
+            if producer.room:
                 submit = self.user.next_submit(
                     f"{self.name}.{self.incarnation}", self.rng, self._memory
                 )
                 if submit is not None:
-                    self.driver.post(submit)
+                    producer.submit(submit)
                 else:
                     self._submit_ms = NEVER_MS  # until something happens: else half of all turns
-        self.driver.turn(0)
+        producer.turn(0)
+        if not self._may_send:
+            self._look_whether_it_may_send(producer)
+        settled = producer.take_settled()
+        for one in settled:
+            self.user.settled(one)
+        if settled and self._submit_ms == NEVER_MS:
+            self._submit_ms = now
+        if producer.error is not None:
+            self.finish(producer.error)
 
     @property
     def settled(self) -> bool:
         """Whether nothing is in flight."""
-        return self.core is None or self.core.outbox.batches == 0
+        return self._producer is None or not self._producer.in_flight
 
-    def _perform(self, item: Any) -> None:
-        match item:
-            case Opened():
-                self._open(item)
-            case TopicKnown():
-                if item.partitions != self.world.oracle.partitions()[item.topic]:
-                    raise Violation("partitions", f"{item.topic}: {item.partitions}")
-                self._topic_known = True
-            case Settled():
-                self.user.settled(item)
-            case Reconnect():
-                self.world.reopen(self)
-            case Stop():
-                self.finish(item.error)
-            case _:
-                raise Violation("refused", f"{self.name}: {item}")
-        if self._opened and self._topic_known and self._submit_ms == NEVER_MS:
-            self._submit_ms = self.world.clock.now_ms()
+    def _look_whether_it_may_send(self, producer: ProducerShell) -> None:
+        for topic, error in producer.refused.items():
+            raise Violation("refused", f"{self.name}: {topic}: {error}")
+        known = producer.topics.get(self.user.topic)
+        if producer.opened is None or known is None:
+            return
+        if known.partitions != self.world.oracle.partitions()[known.topic]:
+            raise Violation("partitions", f"{known.topic}: {known.partitions}")
+        self._check_grant(producer.opened)
+        self.user.opened(producer.opened, self._memory)
+        self._may_send = True
+        self._submit_ms = self.world.clock.now_ms()
 
-    def _open(self, item: Opened) -> None:
-        if self.user.name and self.world.oracle.producer_epochs.get(self.user.name, 0) < item.epoch:
-            raise Violation("grant not durable", f"{self.name} was granted epoch {item.epoch}")
-        self.user.opened(item, self._memory)
-        self._opened = True
+    def _check_grant(self, opened: Opened) -> None:
+        if (
+            self.user.name
+            and self.world.oracle.producer_epochs.get(self.user.name, 0) < opened.epoch
+        ):
+            raise Violation("grant not durable", f"{self.name} was granted epoch {opened.epoch}")

@@ -135,7 +135,8 @@ class RelaySocket:
 
     def reopen(self) -> None:
         """Connect anew under a fresh routing id."""
-        self._shell.world.reopen(self._shell)
+        if self._shell.transport is not None:
+            self._shell.transport.reopen()
 
     def close(self) -> None:
         """The shell closes its endpoint."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ...driver import Driver
 from ...errors import OnceMQError
 from ...ports import Frames
 from ..clock import SimClock
@@ -46,7 +45,7 @@ class ProcessClock:
 
 
 class SimTransport:
-    """The socket of a process: it can be given up for a new one."""
+    """The socket of a process: a `ClientTransport`, and the `Transport` of a broker."""
 
     def __init__(self, world: World, endpoint: Endpoint) -> None:
         self._world = world
@@ -62,6 +61,18 @@ class SimTransport:
             self._world.trace.sent(bytes(frame))
         return self.endpoint.send(peer, frames)
 
+    def wake(self) -> None:
+        """No process waits in `poll`."""
+
+    def reopen(self, address: bytes | None = None) -> None:
+        """Connect anew under a fresh routing id: to where the broker is, or to `address`."""
+        self.endpoint.close()
+        self.endpoint = self._world.connect_endpoint(address)
+
+    def close(self) -> None:
+        """Leave the network."""
+        self.endpoint.close()
+
 
 class SimEvents:
     """Structured events of one process go into the trace."""
@@ -75,6 +86,16 @@ class SimEvents:
         self._world.trace.add(self._who, event, fields)
 
 
+class Turned(Protocol):
+    """What a process turns: a shell of production, or a driver."""
+
+    def turn(self, timeout_ms: int | None = None) -> bool:
+        """Run one turn."""
+
+    def time_left_ms(self) -> int:
+        """Return how long the next turn may wait."""
+
+
 class Shell:
     """One role in the world. Subclasses say what runs in it."""
 
@@ -85,7 +106,7 @@ class Shell:
         self.rng = random.Random(f"{world.plan.seed} {name}")
         self.process: SimProcess | None = None
         self.transport: SimTransport | None = None
-        self.driver: Driver | None = None
+        self.actor: Turned | None = None
         self.incarnation = 0
         self._working: SimProcess | None = None  # the process whose turn is on the stack
         self.frozen_until_ms = 0
@@ -124,19 +145,24 @@ class Shell:
         self.guarded(self.begin)
 
     def begin(self) -> None:
-        """Make the core and its driver."""
+        """Make `actor`, which is turned from now on."""
         raise AssertionError(f"{self.name} does not know how to begin")
 
     def turn(self) -> None:
         """Run one turn."""
-        assert self.driver is not None
-        self.driver.turn(0)
+        assert self.actor is not None
+        self.actor.turn(0)
 
     def next_due_ms(self) -> int:
         """Return when the next turn is wanted without any message."""
-        if self.driver is None:
+        if self.actor is None:
             return NEVER_MS
-        return self.world.clock.now_ms() + self.driver.time_left_ms()
+        return self.world.clock.now_ms() + self.actor.time_left_ms()
+
+    @property
+    def serving(self) -> bool:
+        """Whether the process has a log open: on a full disk it waits for room then."""
+        return False
 
     def run_turn(self) -> None:
         """Run one turn; however it ends, the world goes on (unless a promise was broken)."""
@@ -164,25 +190,27 @@ class Shell:
         self.error = error
         fields = {} if error is None else {"error": f"{type(error).__name__}: {error}"}
         self.world.trace.add(self.name, "end", fields)
-        serving = self.driver is not None and self.driver.log is not None
-        if self.driver is not None:
-            try:
-                self.driver.close(clean=error is None)
-            except SimulatedCrash:
-                self.world.crashed(self)
-                return
-            except (OnceMQError, OSError) as closing:
-                self.world.trace.add(self.name, "close failed", {"error": closing})
+        serving = self.serving
+        try:
+            self.let_go(clean=error is None)
+        except SimulatedCrash:
+            self.world.crashed(self)
+            return
+        except (OnceMQError, OSError) as closing:
+            self.world.trace.add(self.name, "close failed", {"error": closing})
         self.gone()
         self.world.ended(self, error, serving=serving)
+
+    def let_go(self, *, clean: bool) -> None:
+        """Close the log of the process, if it has one."""
 
     def gone(self) -> None:
         """Take the process out of the world; only the page cache of its host remembers it."""
         if self.process is not None:
             self.process.kill()
         if self.transport is not None:
-            self.transport.endpoint.close()
-        self.process = self.transport = self.driver = None
+            self.transport.close()
+        self.process = self.transport = self.actor = None
         self.due_ms = NEVER_MS
         self._interruption = None
 

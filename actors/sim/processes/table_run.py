@@ -14,16 +14,17 @@ from zlib import crc32
 
 from ...core.consumer.work import CRASHED, RAISED, FailedMessage, HandlerDone, RunHandler
 from ...errors import SinkLocked
-from ..database.database import FILE, SERVER, Full, Lost, Waits
+from ..database.database import Full, Lost, Waits
 from ..oracles.effects import Blocked
 from ..oracles.table import account_of
+from ..plan import FILE, SERVER
 from ..trace import Violation
 from .handler import ADD_UP, PAY, amount_of, failures_of, fate_of
 from .handler_run import Doing, HandlerRun
 
 if TYPE_CHECKING:
     from ..doors import TableSession
-    from .consumer_table import TableShell
+    from .consumer_table import SimTableConsumer
 
 WAIT_MS = 20  # until a handler that waits for a lock tries again
 BUSY_MS = 5_000  # for how long it waits for another process that writes to a file
@@ -39,11 +40,11 @@ class TableRun(HandlerRun):
     """Carries out one run step by step."""
 
     def __init__(
-        self, shell: TableShell, session: TableSession, run: RunHandler, takes_ms: int
+        self, shell: SimTableConsumer, session: TableSession, run: RunHandler, takes_ms: int
     ) -> None:
         """`takes_ms`: how long it takes, roughly."""
         super().__init__(shell, run, cut=shell.cut_asked)
-        self._shell: TableShell = shell
+        self._shell: SimTableConsumer = shell
         self._session = session
         self._database = shell.database
         self._takes_ms = takes_ms

@@ -11,8 +11,8 @@ import random
 from ...batch import Batch
 from ...codec import batch as batch_codec
 from ...codec.values import BYTES, encode_headers
-from ...core.client.lane import Settled
 from ...core.client.producer import Opened, Submit
+from ...core.client.send_window import Settled
 from ...ids import partition_of, sequence_id
 from ...protocol import CONFLICT, UNKNOWN_OFFSET
 from ..oracles.log import BrokerOracle, StoredMessage

@@ -9,7 +9,6 @@ import pytest
 
 from oncemq.codec import batch as batch_codec
 from oncemq.core.client.connection import Reconnect
-from oncemq.core.client.lane import Settled
 from oncemq.core.client.producer import (
     Describe,
     Opened,
@@ -19,6 +18,7 @@ from oncemq.core.client.producer import (
     TopicKnown,
     TopicRefused,
 )
+from oncemq.core.client.send_window import Settled
 from oncemq.errors import Fenced, LogRegressed, StoreMismatch, TopicExists
 from oncemq.limits import BACKOFF_FIRST_MS, RESEND_MS, SILENCE_MS
 from oncemq.outcome import Outcome, Received, Stop, Tick

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from oncemq.codec import records as codec
-from oncemq.core.client.producer import Submit
 from oncemq.core.consumer.work import Drain
 from oncemq.ids import dead_topic, private_topic
 from oncemq.library.ledgers.files import ledger_directory
 from oncemq.library.operating.dead_letters import Letter, letter_at
-from oncemq.library.testkit.actors import create_topic
+from oncemq.library.testkit.actors import create_topic, stored_batches
 from oncemq.storage.reader import LogReader
 from tests.core.consumer.world import GROUP, TOPIC, Member, World
 
@@ -24,7 +23,7 @@ def letters(world: World) -> list[Letter]:
         return []
     return [
         letter_at(TOPIC, stored, index, stored.first_offset + index)
-        for stored in world.broker.stored(topic.number)
+        for stored in stored_batches(world.broker, topic.number)
         for index in range(stored.kept)
     ]
 
@@ -64,10 +63,7 @@ def send_private(world: World, batch: Any) -> None:
     """Send what an operator's command sends."""
     if PRIVATE not in world.broker.core.state.topics.by_name:
         create_topic(world.network, world.loop, PRIVATE, 1)
-    producer = world.producers[""]
-    producer._settled.clear()
-    producer._driver.post(Submit(PRIVATE, 0, batch, None))
-    world.loop.run_until(lambda: bool(producer._settled))
+    world.producers[""].store(world.loop, PRIVATE, 0, batch)
 
 
 def private_done(world: World, member: Member) -> bool:

@@ -12,17 +12,19 @@ from functools import partial
 from typing import Any
 
 from oncemq.codec import batch as batch_codec
-from oncemq.core.client.producer import Submit
 from oncemq.core.consumer.work import HandlerDone, RunHandler
 from oncemq.library.consuming.actor import ConsumerActor
-from oncemq.library.handling.call import Call, Consumer
+from oncemq.library.handling.call import Consumer
+from oncemq.library.handling.call_kinds import TopicFinders, make_call
 from oncemq.library.handling.state import decode_state
+from oncemq.library.handling.threads import HandlerThreads
 from oncemq.library.handling.tx import Tx
 from oncemq.library.ledgers.files import LedgerFiles, ledger_directory
 from oncemq.library.messages.message import Message
-from oncemq.library.testkit.actors import LocalBroker, LocalProducer, create_topic
+from oncemq.library.testkit.actors import LocalProducer, create_topic, stored_batches
 from oncemq.library.testkit.network import LocalClock, LocalEndpoint, LocalLoop, LocalNetwork
 from oncemq.limits import SEGMENT_BYTES
+from oncemq.shells.broker import BrokerShell
 from oncemq.sim.disk.cuts import CutPolicy
 from oncemq.sim.disk.disk import SimDisk, SimProcess, SimulatedCrash
 from oncemq.storage.log import FencedLog
@@ -80,6 +82,9 @@ class BadWire:
             return True
         return self.endpoint.send(peer, frames)
 
+    def reopen(self) -> None:
+        self.endpoint.reopen()
+
     def bring_back(self, index: int) -> None:
         """Deliver an old message once more."""
         if self.old:
@@ -105,10 +110,11 @@ class Member:
         self.actor = ConsumerActor(
             Consumer(TOPIC, GROUP, handler or self.handle, **options),
             world.partition,
-            "memory",
+            endpoint="memory",
             transport=self.wire,
             clock=world.clock,
             events=world.events,
+            entropy=world.draw,
             ledger=LedgerFiles(
                 self.disk,
                 directory,
@@ -119,7 +125,6 @@ class Member:
             host=self,
             label=name,
             outlived=outlived,
-            reopen=self.wire.endpoint.reopen,
         )
 
     def handle(self, message: Message, tx: Tx) -> None:
@@ -145,11 +150,14 @@ class Member:
     def topic_found(self, actor: ConsumerActor, partitions: int) -> None:
         """One partition only."""
 
-    def topic_resolved(self, resolved: Any) -> None:
+    def topic_resolved(self, actor: ConsumerActor, resolved: Any) -> None:
         """The world's topics are known."""
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
         self.standbys.append(owner)
+
+    def effect_answered(self, actor: ConsumerActor, answer: Any) -> None:
+        actor.effect_answers.put(answer)
 
     def effect_held(self, actor: ConsumerActor, held: Any) -> None:
         self.held.append(held.effect_id)
@@ -178,7 +186,8 @@ class Member:
     def carry_out(self, *, cut: bool = False) -> HandlerDone:
         """Carry out the call that is out and return its answer without giving it back."""
         run = self.calls.popleft()
-        call = Call(self.actor.consumer, run, lambda _topic: 1)
+        find, actor = TopicFinders(lambda _topic: 1), self.actor
+        call = make_call(actor.consumer, run, find, actor.carry, HandlerThreads())
         if cut:
             call.cut()
         return call.carry_out(self.actor.place)
@@ -224,9 +233,16 @@ class World:
     def draw(self) -> bytes:
         return self._random.randbytes(16)
 
-    def _broker(self) -> LocalBroker:
-        return LocalBroker(
-            self.broker_disk, "/broker", self.network.broker, self.clock, self.events, owner=OWNER
+    def _broker(self) -> BrokerShell:
+        return BrokerShell(
+            self.broker_disk,
+            "/broker",
+            owner=OWNER,
+            bind=lambda: self.network.broker,
+            clock=self.clock,
+            events=self.events,
+            entropy=self.draw,
+            snapshot_every_bytes=None,
         )
 
     def _producer(self, name: str) -> LocalProducer:
@@ -236,7 +252,7 @@ class World:
 
     def restart_broker(self, disk: SimDisk | None = None) -> None:
         """Kill the broker and start it again on its files, or on those of `disk`."""
-        self.broker.kill()
+        self.broker.close(clean=False)
         self.loop.remove(self.broker)
         self.network.restart_broker()
         self.broker_disk = self.broker_disk if disk is None else disk
@@ -262,12 +278,7 @@ class World:
     def send_batch(self, count: int) -> None:
         """Send several numbered messages as one batch."""
         batch = batch_codec.build([b"x"] * count, encodings=0)
-        producer = self.producers["importer"]
-        self.loop.run_until(lambda: producer._opened)
-        end = self.broker.core.state.topics.by_name[TOPIC].partition(0).end_offset
-        producer._driver.post(Submit(TOPIC, 0, batch, None))
-        topic = self.broker.core.state.topics.by_name[TOPIC]
-        self.loop.run_until(lambda: topic.partition(0).end_offset == end + count)
+        self.producers["importer"].store(self.loop, TOPIC, 0, batch)
 
     def power_cut(self, policy: CutPolicy | None = None) -> None:
         """Cut the power of the machine of the members; all of them are gone."""
@@ -307,7 +318,9 @@ class World:
         from oncemq.library.messages.message import messages_in
 
         number = self.broker.core.state.topics.by_name[topic].number
-        return [m for stored in self.broker.stored(number) for m in messages_in(topic, stored)]
+        return [
+            m for stored in stored_batches(self.broker, number) for m in messages_in(topic, stored)
+        ]
 
     def ids(self) -> list[Any]:
         """The ids of the input topic in offset order."""

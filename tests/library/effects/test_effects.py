@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,13 +25,12 @@ from oncemq import (
     Reject,
     TooLarge,
 )
-from oncemq.core.client.producer import Submit
 from oncemq.core.consumer.effect_work import CALL, EffectAnswer, EffectTold, EffectWanted
 from oncemq.errors import NoSuchEffect
 from oncemq.ids import dead_topic, private_topic
 from oncemq.library.effects.effects import Effects
 from oncemq.library.operating.dead_letters import letter_at
-from oncemq.library.testkit.actors import create_topic
+from oncemq.library.testkit.actors import create_topic, stored_batches
 from oncemq.limits import (
     EFFECT_RESULT_BYTES_MAX,
     EFFECT_RESULTS_BYTES_MAX,
@@ -81,21 +81,18 @@ def sent(app: App, *ids: str) -> Harness:
 
 def _replay(harness: Harness) -> None:
     """What `oncemq dlq replay` sends."""
-    known = harness._broker.core.state.topics.by_name[dead_topic("orders")]
-    [stored] = harness._broker.stored(known.number)
+    known = harness._system.broker.core.state.topics.by_name[dead_topic("orders")]
+    [stored] = stored_batches(harness._system.broker, known.number)
     letter = letter_at("orders", stored, 0, stored.first_offset)
     topic = private_topic("orders", "billing")
-    create_topic(harness._network, harness._loop, topic, 1)
-    producer = harness._anonymous
-    producer._settled.clear()
-    producer._driver.post(Submit(topic, 0, letter.replay(), None))
-    harness._loop.run_until(lambda: bool(producer._settled))
-    harness._loop.run_until(lambda: _handled(harness, topic))
+    create_topic(harness._system.network, harness._system.loop, topic, 1)
+    harness._system.anonymous.store(harness._system.loop, topic, 0, letter.replay())
+    harness._system.loop.run_until(lambda: _handled(harness, topic))
 
 
 def _handled(harness: Harness, topic: str) -> bool:
-    topic_id = harness._broker.core.state.topics.by_name[topic].topic_id
-    [actor] = harness._actors.values()
+    topic_id = harness._system.broker.core.state.topics.by_name[topic].topic_id
+    [actor] = harness._system.actors.values()
     return actor.core.ledger.next_offset_of(topic_id) == 1
 
 
@@ -178,7 +175,7 @@ def test_a_call_whose_process_died_is_not_repeated_unasked(bank: Bank, step: str
     harness.crash_at(step)
     made = 1 if step == "after_call_before_record" else 0
     for _ in range(2):
-        with pytest.raises(EffectUnknown, match="nobody knows"):
+        with pytest.raises(EffectUnknown, match="unknown whether effect"):
             harness.drain()
         assert len(bank.calls) == made
         harness.crash()
@@ -232,7 +229,7 @@ def test_what_the_function_raises_leaves_it_unknown(bank: Bank) -> None:
     with pytest.raises(EffectUnknown):
         harness.drain()
     assert len(bank.calls) == 1
-    [actor] = harness._actors.values()
+    [actor] = harness._system.actors.values()
     [one] = actor.core.ledger.effects
     assert (one.how, one.value) == ("unknown", b"TimeoutError: no answer")
 
@@ -294,7 +291,7 @@ def test_a_result_that_cannot_be_recorded_is_unknown(result: object, policy: str
 
     @app.consumer("orders", group="billing")
     def bill(message: Any, tx: Any) -> None:
-        with pytest.raises(EffectNotRecorded, match="was called, and its result cannot be"):
+        with pytest.raises(EffectNotRecorded, match="was called, but its result cannot be"):
             tx.effect("charge", lambda: calls.append(1) or result, policy=policy)
 
     harness = sent(app, "a")
@@ -398,7 +395,7 @@ NO_RETRY = {"retries": 0}
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"batch": True}, "a handler of lists has no effects"),
+        ({"batch": True}, "a handler of lists cannot use effects"),
     ],
 )
 def test_handlers_of_other_shapes_have_none(bank: Bank, options: Any, text: str) -> None:
@@ -427,12 +424,12 @@ async def _coroutine() -> None:
         (
             lambda tx: tx.effect("x", lambda: tx.effect("y", int), policy="retry"),
             EffectMisused,
-            "inside of another effect",
+            "inside another effect",
         ),
         (
             lambda tx: [tx.effect(f"x{n}", int) for n in range(EFFECTS_MAX + 1)],
             TooLarge,
-            "one too many",
+            "exceeds that",
         ),
         (
             lambda tx: [tx.effect(f"x{n}", bytes, 10_000) for n in range(5)],
@@ -546,7 +543,7 @@ def test_a_call_that_is_cancelled_is_unknown(bank: Bank) -> None:
     with sent(awaited(bank, within_s=0.05), "a") as harness:
         with pytest.raises(EffectUnknown):
             harness.drain()
-        [actor] = harness._actors.values()
+        [actor] = harness._system.actors.values()
         [one] = actor.core.ledger.effects
         assert (one.how, one.value) == ("unknown", b"the call was cancelled")
         assert harness.effects.held == ["billing:orders:0:0:charge:1"]
@@ -572,7 +569,7 @@ async def _both(tx: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:coroutine")
 @pytest.mark.parametrize(
-    ("handle", "text"), [(_forgets, "'x' was not awaited"), (_both, "'x' is under way")]
+    ("handle", "text"), [(_forgets, "'x' was not awaited"), (_both, "'x' still runs")]
 )
 def test_async_effects_come_one_after_the_other(handle: Any, text: str) -> None:
     """One that is not awaited is no effect; two at the same time are refused."""
@@ -591,11 +588,13 @@ class SlowDesk:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    async def want_awaited(self, wanted: EffectWanted) -> EffectAnswer:
-        await asyncio.sleep(0.05)
-        return EffectAnswer(wanted.offset, wanted.name, CALL, 1)
+    def ask(self, said: EffectWanted) -> Future[EffectAnswer]:
+        future: Future[EffectAnswer] = Future()
+        answer = EffectAnswer(said.offset, said.name, CALL, 1)
+        asyncio.get_running_loop().call_later(0.05, future.set_result, answer)
+        return future
 
-    async def tell_awaited(self, told: EffectTold) -> None:
+    def tell(self, told: EffectTold) -> None:
         self.told.append(told.how)
 
 

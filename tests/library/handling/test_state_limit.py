@@ -41,7 +41,7 @@ def test_no_commit_and_no_restart_leads_over_the_limit(options: dict[str, Any]) 
         assert isinstance(error, StateTooLarge)
         assert "sink" in str(error)
         harness.crash()
-    held = sum(actor.core.ledger.state_bytes for actor in harness._actors.values())
+    held = sum(actor.core.ledger.state_bytes for actor in harness._system.actors.values())
     assert 9 * PART <= held <= LIMITS.state_bytes_max
     harness.close()
 

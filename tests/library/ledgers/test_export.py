@@ -41,8 +41,8 @@ def harness_with(messages: int) -> Harness:
 def test_a_file_holds_all_that_the_ledger_holds() -> None:
     """State, offsets, processed ids and output numbers come back as they are."""
     harness = harness_with(9)
-    disk = harness._disk
-    (actor,) = harness._actors.values()
+    disk = harness._system.disk
+    (actor,) = harness._system.actors.values()
     ledger = actor.core.ledger
     about = export_ledger(disk, PLACE, "g.ledger")
     told, found = check_export(disk, "g.ledger")
@@ -62,7 +62,7 @@ def test_a_file_holds_all_that_the_ledger_holds() -> None:
 
 def test_every_changed_byte_and_every_early_end_is_found() -> None:
     """No damage of an exported file passes for a ledger."""
-    disk = harness_with(2)._disk
+    disk = harness_with(2)._system.disk
     export_ledger(disk, PLACE, "g.ledger")
     file = disk.open("g.ledger")
     data = file.read(0, file.length())
@@ -85,7 +85,7 @@ def test_a_newer_format_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> N
     """A file of a version to come is never guessed at."""
     from oncemq.library.ledgers import export as ledger_export
 
-    disk = harness_with(1)._disk
+    disk = harness_with(1)._system.disk
     monkeypatch.setattr(ledger_export, "FORMAT", 2)
     export_ledger(disk, PLACE, "g.ledger")
     monkeypatch.undo()
@@ -95,7 +95,7 @@ def test_a_newer_format_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_nothing_is_overwritten_and_what_is_not_there_is_told() -> None:
     """A file that exists stays; what a killed export has left behind does not hinder the next."""
-    disk = harness_with(1)._disk
+    disk = harness_with(1)._system.disk
     disk.create("g.ledger.unfinished").write(b"half", 0)
     export_ledger(disk, PLACE, "g.ledger")
     assert not disk.exists("g.ledger.unfinished")
@@ -123,7 +123,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = CliRunner()
     written = run.invoke(cli, ["ledger", "export", "--state=state", "g/t/0", "g.ledger", "--json"])
     assert written.exit_code == 0, written.output
-    assert "note: a consumer is at work" in written.stderr
+    assert "note: a consumer is running" in written.stderr
     log.close()
     again = run.invoke(
         cli, ["ledger", "export", "--state=state", "g/t/0", "again.ledger", "--json"]

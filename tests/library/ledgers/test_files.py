@@ -195,7 +195,7 @@ def test_a_group_without_ledgers_is_told(
     assert main(["state", f"--state={tmp_path}", "--group=nobody", "--json"]) == 1
     assert "no ledger of group 'nobody'" in capsys.readouterr().err
     files(OsDisk(), ledger_directory(str(tmp_path), "begun", "t", 0)).peek()
-    with pytest.raises(NoLedger, match="have not begun"):
+    with pytest.raises(NoLedger, match="are still empty"):
         read_group(OsDisk(), str(tmp_path), "begun")
 
 

@@ -32,7 +32,7 @@ ELSEWHERE = ledger_directory("elsewhere", "g", "t", 0)
 def exported(messages: int = 9) -> MemoryDisk:
     """A disk with a ledger in `state` that has outputs, state and ids, and its file `g.ledger`."""
     harness = harness_with(messages)
-    disk: MemoryDisk = harness._disk
+    disk: MemoryDisk = harness._system.disk
     harness.close()
     export_ledger(disk, PLACE, "g.ledger")
     return disk
@@ -114,7 +114,7 @@ def test_no_ledger_is_replaced() -> None:
     about = import_ledger(disk, "g.ledger", "elsewhere")
     assert import_ledger(disk, "g.ledger", "elsewhere") == about
     log = FencedLog.open(disk, ELSEWHERE, generation=None, owner={})
-    with pytest.raises(LogInUse, match="a consumer has the ledger"):
+    with pytest.raises(LogInUse, match="a running consumer owns the ledger"):
         import_ledger(disk, "g.ledger", "elsewhere")
     inputs = [(bytes.fromhex(about.topic_id), 10)]
     commit = Committed(log.generation, about.commit_no + 1, inputs, [], b"", {})

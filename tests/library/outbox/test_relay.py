@@ -321,7 +321,7 @@ def test_a_missing_database_is_waited_for_and_told(tmp_path: Path) -> None:
     database.close()
     assert progress.sent == 1
     assert "no such file" in str(told[0])
-    assert "outbox.create(connection) makes it" in str(told[1])
+    assert "create the table: outbox.create(connection)" in str(told[1])
     assert [name for name, _ in wire.events if name.startswith("relay.database")] == [
         "relay.database_away",
         "relay.database_back",

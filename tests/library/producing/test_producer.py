@@ -668,7 +668,7 @@ def test_a_forked_child_is_an_owner_of_its_own() -> None:
         if child == 0:
             report = b"failed"
             try:
-                with pytest.raises(ProducerClosed, match="before the fork"):
+                with pytest.raises(ProducerClosed, match="before the process forked"):
                     pending.result(0)
                 wire.lock = threading.Lock()
                 wire.cut = False

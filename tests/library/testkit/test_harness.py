@@ -139,7 +139,7 @@ def test_a_coroutine_in_disguise_is_found_at_its_first_message() -> None:
 
     harness = Harness(app)
     harness.send("t", 1)
-    with pytest.raises(HandlerFailed, match="coroutine that nobody runs"):
+    with pytest.raises(HandlerFailed, match="coroutine that is never run"):
         harness.drain()
 
 

@@ -183,7 +183,7 @@ def test_what_a_handler_does_outside_is_reported(
     app.consumer("t", group="g", **options)(handler)
     harness = Harness(app)
     harness.send("t", 1, id="m-1", key="k")
-    with pytest.raises(AssertionError, match="outside of tx") as caught:
+    with pytest.raises(AssertionError, match="acted outside tx") as caught:
         harness.assert_exactly_once()
     assert f"{kind}: {what}" in str(caught.value)
     assert "test_testkit.py:" in str(caught.value)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from oncemq.proof.checks.collect import read_ledgers, read_log
 from oncemq.proof.checks.evidence import (
     FAIL,
     INFO,
@@ -19,14 +18,13 @@ from oncemq.proof.checks.evidence import (
     Event,
     Evidence,
     History,
-    LedgerView,
-    LogView,
     Read,
     Send,
 )
 from oncemq.proof.checks.history import count_events, read_history
-from oncemq.proof.checks.table import all_checks, run_checks
-from oncemq.proof.verify.verify import PROVED
+from oncemq.proof.checks.verdict import all_checks, run_checks
+from oncemq.proof.verify.kept import Kept
+from oncemq.proof.verify.verify import PROVED, Report, verify
 from oncemq.runtime.events import EventLog
 from oncemq.storage.memory import MemoryDisk
 from tests.proof.golden import DATA, STATE, Broker, compacted, shop
@@ -57,12 +55,13 @@ def the_run() -> Evidence:
     """A clean run in which everything was observed."""
     disk = MemoryDisk()
     _, consumer = shop(disk)
+    earlier = look(disk)
     consumer.commit(8, ["o-4"])
-    log = read_log(disk, DATA)
-    assert log is not None
+    report = look(disk)
+    assert report.kept is not None
     sends = [
         Send("p", "orders", 0, entry.message_id, OK, entry.offset, entry.body_hash)
-        for entry in log.entries
+        for entry in report.kept.entries
         if entry.topic == "orders"
     ]
     messages = tuple(enumerate(IDS))
@@ -76,27 +75,37 @@ def the_run() -> Evidence:
         commit_event(1, 0, 2, 1),
         commit_event(2, 2, 7, 2),
     ]
-    ledgers = read_ledgers(disk, STATE, log)
     effects = [Effect("billing", "orders", name, name.upper()) for name in IDS]
     return Evidence(
         History(events, sends, reads, sends_complete=True, read_to_the_end=True),
-        log,
-        ledgers,
+        report,
+        [earlier],
         effects,
-        earlier_logs=[replace(log, entries=log.entries[:5])],
-        earlier_ledgers=[replace(ledgers[0], commits=ledgers[0].commits[:1])],
         drained=True,
         expected_values={("billing", "orders", name): name.upper() for name in IDS},
     )
 
 
-def parts(run: Evidence) -> tuple[History, LogView, LedgerView, list[Effect]]:
-    """The parts of a run, all there."""
+def look(disk: MemoryDisk) -> Report:
+    """The proof of what is on a disk now, with all messages."""
+    report = verify(disk, DATA, STATE, keep_max=1000)
+    assert report.ok, report.found.kept
+    return report
+
+
+def history_of(run: Evidence) -> History:
     assert run.history is not None
-    assert run.log is not None
-    assert run.ledgers is not None
+    return run.history
+
+
+def kept(run: Evidence) -> Kept:
+    assert run.messages is not None
+    return run.messages
+
+
+def effects_of(run: Evidence) -> list[Effect]:
     assert run.effects is not None
-    return run.history, run.log, run.ledgers[0], run.effects
+    return run.effects
 
 
 def test_a_clean_run_passes_and_every_check_has_looked() -> None:
@@ -111,24 +120,48 @@ def test_what_cannot_be_checked_is_said() -> None:
     """Without evidence only the demands on the run are judged, and the rest is listed."""
     verdict = run_checks(Evidence())
     assert verdict.ran == ["not-vacuous"]
-    assert verdict.not_run["I1-acked-not-lost"] == "history, log"
+    assert verdict.not_run["I1-answer-is-kept"] == "history, messages"
+
+
+def test_what_the_proof_of_the_files_found_is_in_the_verdict() -> None:
+    """Of the last look and of earlier ones: there is one verdict on one run."""
+    run = the_run()
+    assert run.report is not None
+    run.report.found.add("I6-offsets", "orders/0", "a hole")
+    run.earlier[0].found.add("I12-order", "orders/0", "too early")
+    assert set(run_checks(run).found.counts) == {"I6-offsets", "I12-order"}
+
+
+def test_a_promise_is_proved_once() -> None:
+    """No check of a run has the name of what is proved from the files, nor judges the same."""
+    assert PROVED.keys().isdisjoint(entry.name for entry in all_checks())
+    assert all(entry.needs != ("messages",) for entry in all_checks() if entry.name not in LOOKS)
+
+
+LOOKS = {"I6-history-stays", "I8-never-back", "I9-never-forgets"}
 
 
 def _entries(run: Evidence, **changes: Any) -> None:
     """Change the first entry of the log."""
-    log = parts(run)[1]
-    run.log = replace(log, entries=(replace(log.entries[0], **changes), *log.entries[1:]))
+    entries = kept(run).entries
+    entries[0] = replace(entries[0], **changes)
 
 
 def _commit(run: Evidence, number: int, **changes: Any) -> None:
-    ledger = parts(run)[2]
+    (ledger,) = kept(run).ledgers
     commits = list(ledger.commits)
     commits[number] = replace(commits[number], **changes)
-    run.ledgers = [replace(ledger, commits=tuple(commits))]
+    _ledger(run, commits=tuple(commits))
 
 
 def _ledger(run: Evidence, **changes: Any) -> None:
-    run.ledgers = [replace(parts(run)[2], **changes)]
+    (ledger,) = kept(run).ledgers
+    kept(run).ledgers[:] = [replace(ledger, **changes)]
+
+
+def _rows(run: Evidence, **changes: int) -> None:
+    assert run.report is not None
+    run.report.topics["orders"]["groups"]["billing"].update(changes)
 
 
 def call_event(n: int, number: int, what: str = "intended", **more: Any) -> Event:
@@ -138,128 +171,62 @@ def call_event(n: int, number: int, what: str = "intended", **more: Any) -> Even
     return replace(event, fields={**event.fields, **place})
 
 
-def _without_last_entry(run: Evidence) -> None:
-    log = parts(run)[1]
-    run.log = replace(log, entries=log.entries[:-1])
-
-
 def _send(run: Evidence, **changes: Any) -> None:
-    history = parts(run)[0]
+    history = history_of(run)
     history.sends.append(replace(history.sends[0], **changes))
 
 
 def _effect(run: Evidence, *effects: Effect) -> None:
-    parts(run)[3].extend(effects)
+    effects_of(run).extend(effects)
 
 
 def _reads(run: Evidence, *reads: Read) -> None:
-    parts(run)[0].reads.extend(reads)
+    history_of(run).reads.extend(reads)
 
 
 def _shorter_reads(run: Evidence) -> None:
-    history = parts(run)[0]
+    history = history_of(run)
     history.reads[:] = [replace(read, messages=read.messages[:3]) for read in history.reads]
 
 
 def _skipping_reads(run: Evidence) -> None:
-    history = parts(run)[0]
+    history = history_of(run)
     history.reads[:] = [Read("r", "orders", 0, ((0, "o-1"), (2, "o-3")))]
 
 
-def _foreign_output(run: Evidence) -> None:
-    ledger = parts(run)[2]
-    run.ledgers = [replace(ledger, outputs=ledger.outputs[:1])]
-
-
-def _lost_output(run: Evidence) -> None:
-    log = parts(run)[1]
-    run.log = replace(log, entries=tuple(e for e in log.entries if e.topic == "orders"))
-
-
-def _changed_output(run: Evidence) -> None:
-    ledger = parts(run)[2]
-    changed = replace(ledger.outputs[0], body_hash=1)
-    run.ledgers = [replace(ledger, outputs=(changed, *ledger.outputs[1:]))]
-
-
-def _forgotten(run: Evidence) -> None:
-    ledger = parts(run)[2]
-    run.earlier_ledgers.append(
-        replace(ledger, commits=(replace(ledger.commits[0], ids=("o-1", "gone")),))
-    )
-
-
-def _ungranted(run: Evidence) -> None:
-    log = parts(run)[1]
-    run.log = replace(log, grants=())
-
-
-def _granted_elsewhere(run: Evidence) -> None:
-    log = parts(run)[1]
-    run.log = replace(log, grants=(replace(log.grants[0], ledger_id=b"?"),))
-
-
-def _granted_ahead(run: Evidence) -> None:
-    log = parts(run)[1]
-    run.log = replace(log, grants=(replace(log.grants[0], next_offset=1),))
-
-
 def _events(run: Evidence, *events: Event) -> None:
-    parts(run)[0].events.extend(events)
+    history_of(run).events.extend(events)
 
 
 FORGED: list[tuple[str, Callable[[Evidence], None]]] = [
-    ("I1-acked-not-lost", lambda run: _send(run, message_id="o-9")),
-    ("I1-acked-not-lost", lambda run: _send(run, offset=4)),
-    ("I1-acked-not-lost", lambda run: _send(run, body_hash=1)),
+    ("I1-answer-is-kept", lambda run: _send(run, message_id="o-9")),
+    ("I1-answer-is-kept", lambda run: _send(run, offset=4)),
+    ("I1-answer-is-kept", lambda run: _send(run, body_hash=1)),
     ("I2-acked-is-durable", lambda run: _events(run, commit_event(3, 7, 8, 3, position=900))),
-    ("I3-no-duplicate", lambda run: _entries(run, message_id="o-2")),
     ("I3-same-answer", lambda run: _send(run, offset=4)),
-    ("I4-no-invention", lambda run: _entries(run, message_id="o-9")),
+    ("I4-was-sent", lambda run: _entries(run, message_id="o-9")),
     (
         "I4-failed-stays-out",
-        lambda run: parts(run)[0].sends.__setitem__(
-            0, replace(parts(run)[0].sends[0], outcome=FAIL)
+        lambda run: history_of(run).sends.__setitem__(
+            0, replace(history_of(run).sends[0], outcome=FAIL)
         ),
     ),
     ("I4-effect-of-nothing", lambda run: _effect(run, Effect("billing", "orders", "o-9"))),
-    ("I5-producer-order", lambda run: _entries(run, sequence=2, producer="importer")),
-    ("I6-offsets", lambda run: _entries(run, offset=1)),
     ("I6-history-stays", lambda run: _entries(run, body_hash=1)),
-    ("I7-commit-once", lambda run: _commit(run, 1, ids=("o-1",))),
-    ("I7-effect-once", lambda run: _effect(run, Effect("billing", "orders", "o-1", "O-1"))),
+    ("I7-one-effect", lambda run: _effect(run, Effect("billing", "orders", "o-1", "O-1"))),
     (
         "I7-effect-right",
-        lambda run: parts(run)[3].__setitem__(0, Effect("billing", "orders", "o-1", "wrong")),
+        lambda run: effects_of(run).__setitem__(0, Effect("billing", "orders", "o-1", "wrong")),
     ),
-    ("I7-effect-committed", lambda run: _commit(run, 0, ids=("o-1",))),
-    ("I7-effect-committed", lambda run: parts(run)[3].pop()),  # type: ignore[arg-type, return-value]
-    ("I8-commit-covers", lambda run: _commit(run, 0, ids=("o-1",))),
-    ("I8-commit-covers", lambda run: _commit(run, 0, ids=("o-1", "o-2", "o-3"))),
-    ("I8-commit-monotone", lambda run: _commit(run, 1, commit_no=7)),
-    ("I8-commit-monotone", lambda run: _commit(run, 1, first_offset=1)),
-    (
-        "I8-commit-monotone",
-        lambda run: run.earlier_ledgers.append(
-            replace(parts(run)[2], commits=(replace(parts(run)[2].commits[0], next_offset=99),))
-        ),
-    ),
+    ("I7-effect-committed", lambda run: _commit(run, 0, fingerprints=b"")),
+    ("I7-effect-committed", lambda run: effects_of(run).pop()),  # type: ignore[arg-type, return-value]
     ("I8-told-is-kept", lambda run: _events(run, commit_event(3, 7, 8, 9))),
     ("I8-told-is-kept", lambda run: _events(run, commit_event(3, 7, 9, 2))),
-    ("I9-never-forgets", _forgotten),
-    ("I10-zombie-log", lambda run: _entries(run, producer="p", epoch=1, live_epoch=2)),
-    ("I10-zombie-ledger", lambda run: _commit(run, 1, epoch=1)),
-    ("I10-granted", _ungranted),
-    ("I10-granted", _granted_elsewhere),
-    ("I10-granted", _granted_ahead),
-    ("I11-outputs-once", _foreign_output),
-    ("I11-outputs-once", _lost_output),
-    ("I11-outputs-once", _changed_output),
+    ("I8-never-back", lambda run: _ledger(run, reached=6)),
+    ("I9-never-forgets", lambda run: _commit(run, 0, fingerprints=b"")),
+    ("I9-never-forgets", lambda run: _commit(run, 1, ranges=(("importer", 0, 3),))),
     ("I12-delivery-order", lambda run: _events(run, commit_event(3, 6, 8, 3))),
     ("I12-delivery-order", lambda run: _events(run, commit_event(3, 8, 9, 3))),
-    ("I13-not-ahead", lambda run: _commit(run, 3, next_offset=99)),
-    ("I13-not-ahead", lambda run: setattr(run, "log", replace(parts(run)[1], log_id=b"?"))),
-    ("P10-effects", lambda run: _ledger(run, wrong_effects=("called again",))),
     ("P10-told", lambda run: _events(run, call_event(3, 1), call_event(4, 2))),
     ("P10-told", lambda run: _events(run, call_event(3, 1), call_event(4, 3))),
     (
@@ -272,17 +239,18 @@ FORGED: list[tuple[str, Callable[[Evidence], None]]] = [
         "P10-told",
         lambda run: _events(run, call_event(3, 1), call_event(4, 1, "unknown"), call_event(5, 2)),
     ),
-    ("I14-all-done", lambda run: _commit(run, 3, next_offset=7, ids=())),
+    ("I14-all-done", lambda run: _rows(run, pending=1)),
+    ("I14-all-done", lambda run: setattr(run.report, "outputs_pending", 1)),
     ("I15-readers-agree", lambda run: _reads(run, Read("x", "orders", 0, ((8, "o-5"),)))),
     ("I16-history-whole", lambda run: _events(run, an_event(9, "process.stop"))),
     ("I16-history-whole", lambda run: _events(run, an_event(3, "process.stop", mono_ns=1))),
-    ("I16-history-whole", lambda run: parts(run)[0].faults.append(("file", "cut"))),
-    ("I16-sends-whole", lambda run: parts(run)[0].sends.clear()),
+    ("I16-history-whole", lambda run: history_of(run).faults.append(("file", "cut"))),
+    ("I16-sends-whole", lambda run: history_of(run).sends.clear()),
     ("I16-sends-whole", lambda run: _send(run, began=5, ended=4)),
     (
         "aborted-read",
-        lambda run: parts(run)[0].sends.__setitem__(
-            0, replace(parts(run)[0].sends[0], outcome=FAIL)
+        lambda run: history_of(run).sends.__setitem__(
+            0, replace(history_of(run).sends[0], outcome=FAIL)
         ),
     ),
     ("duplicate", lambda run: _reads(run, Read("x", "orders", 0, ((9, "o-1"),)))),
@@ -328,7 +296,7 @@ def test_unknown_outcomes_may_go_either_way() -> None:
     """A send whose outcome nobody knows breaks nothing, stored or not."""
     run = the_run()
     _send(run, message_id="o-9", outcome=INFO, offset=None)
-    history = parts(run)[0]
+    history = history_of(run)
     history.sends[0] = replace(history.sends[0], outcome=INFO, offset=None)
     assert run_checks(run).ok
 
@@ -341,19 +309,35 @@ def test_a_reader_that_jumps_is_not_out_of_order() -> None:
 
 
 def test_a_snapshot_stands_for_the_commits_below_it() -> None:
-    """A compacted ledger passes like a whole one, and its outputs keep their owner."""
+    """What a ledger forgot by compaction is known by the snapshot, and by a look before it."""
     disk = MemoryDisk()
     broker = Broker(disk)
     broker.topic("orders")
     broker.topic("out")
     broker.grant("billing", "orders", 0, 2)
-    consumer = compacted(broker)
-    log = read_log(disk, DATA)
-    (ledger,) = read_ledgers(disk, STATE, log)
+    consumer = compacted(broker, discard=False)
+    earlier = look(disk)
+    consumer.log.discard(consumer.log.durable_end)
+    report = look(disk)
+    assert report.kept is not None
+    (ledger,) = report.kept.ledgers
     assert ledger.base_commit_no > 0
     assert ledger.next_offset == consumer.offset
-    verdict = run_checks(Evidence(log=log, ledgers=[ledger], drained=True))
+    assert len(ledger.processed) == 120
+    verdict = run_checks(Evidence(report=report, earlier=[earlier], drained=True))
     assert verdict.ok, verdict.found.kept
+
+
+def test_too_many_messages_are_not_kept() -> None:
+    """Then the files are proved all the same, and checks that want every message say so."""
+    disk = MemoryDisk()
+    shop(disk)
+    report = verify(disk, DATA, STATE, keep_max=9)
+    assert report.kept is None
+    assert verify(disk, DATA, STATE, keep_max=10).kept is not None
+    verdict = run_checks(Evidence(report=report))
+    assert verdict.ran == ["I14-all-done", "not-vacuous"]
+    assert verdict.not_run["I9-never-forgets"] == "messages"
 
 
 # --- histories -----------------------------------------------------------------------------------

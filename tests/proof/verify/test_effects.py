@@ -68,10 +68,7 @@ def test_the_story_of_a_message_tells_each_call() -> None:
     assert group["status"] == "processed"
     told = [line.strip() for line in _lines(story)]
     assert "effect charge, call 1 under epoch 2, policy ask: did not happen" in told
-    assert (
-        "effect charge, call 3 under epoch 2, policy retry: nobody knows whether it happened"
-        in told
-    )
+    assert "effect charge, call 3 under epoch 2, policy retry: unknown whether it happened" in told
     assert "effects" not in story_of(disk, "o-1").groups[0]
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from oncemq.codec import wire
 from oncemq.core.consumer.ledger import Ledger
-from oncemq.proof.checks.collect import read_ledgers, read_log
+from oncemq.proof.checks.evidence import Evidence
+from oncemq.proof.checks.verdict import run_checks
 from oncemq.proof.verify.verify import Report, verify
 from oncemq.records import Committed, LedgerStarted, Skipped
 from oncemq.storage.memory import MemoryDisk
@@ -197,6 +198,11 @@ def test_the_evidence_of_a_run_knows_moves() -> None:
     moved.handle(2, "ab")
     moved.move(7)
     moved.move(1)
-    log = read_log(moved.disk, DATA)
-    (ledger,) = read_ledgers(moved.disk, STATE, log)
-    assert [commit.moved for commit in ledger.commits] == [False, True, True]
+    earlier = verify(moved.disk, DATA, STATE, keep_max=100)
+    moved.move(0)
+    report = verify(moved.disk, DATA, STATE, keep_max=100)
+    assert report.kept is not None
+    (ledger,) = report.kept.ledgers
+    assert (ledger.next_offset, ledger.reached) == (0, 7)
+    verdict = run_checks(Evidence(report=report, earlier=[earlier]))
+    assert verdict.ok, verdict.found.kept

@@ -17,8 +17,8 @@ from oncemq.core.broker.state import BrokerState
 from oncemq.core.consumer.ledger import Ledger
 from oncemq.errors import CorruptLog, StorageError, UnknownTopic
 from oncemq.ids import output_producer, tagged_id
+from oncemq.proof.parse import log as log_module
 from oncemq.proof.parse.files import OsFiles
-from oncemq.proof.verify import verify as verify_module
 from oncemq.proof.verify.verify import PROVED, find_ledgers, verify
 from oncemq.records import AttemptMarked, LedgerEnded, LedgerStarted, Parked, Skipped, TopicCreated
 from oncemq.runtime.os_disk import OsDisk
@@ -653,7 +653,7 @@ def test_bytes_of_a_replaced_consumer_behind_the_cut_do_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A look that a successor left part of behind is thrown away and taken anew."""
-    monkeypatch.setattr(verify_module, "SUCCESSOR_WAIT_S", 0.3)
+    monkeypatch.setattr(log_module, "SUCCESSOR_WAIT_S", 0.3)
     disk = MemoryDisk()
     broker, consumer = shop(disk)
     disk.drop_locks()

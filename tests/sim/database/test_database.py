@@ -12,10 +12,7 @@ from oncemq.cli.sim_sinks import DOORS
 from oncemq.records import GroupGranted
 from oncemq.sim.database.client import IDLE_MS, Client
 from oncemq.sim.database.database import (
-    FILE,
-    GUARDED,
     LINGER_MS,
-    SERVER,
     Database,
     Full,
     Locked,
@@ -26,8 +23,8 @@ from oncemq.sim.disk.cuts import LoseEverything
 from oncemq.sim.disk.disk import SimulatedCrash
 from oncemq.sim.oracles.log import Place
 from oncemq.sim.oracles.table import account_of
-from oncemq.sim.plan import Plan
-from oncemq.sim.processes.consumer_table import TableShell
+from oncemq.sim.plan import FILE, GUARDED, SERVER, Plan
+from oncemq.sim.processes.consumer_table import SimTableConsumer
 from oncemq.sim.processes.handler import ADD_UP, PAY
 from oncemq.sim.trace import Violation
 from oncemq.sim.world import World
@@ -45,7 +42,7 @@ class House:
         plan = replace(plan, tables={plan.groups[0].name: kind})
         self.world = World(plan, DOORS)
         self.database: Database = next(iter(self.world.databases.values()))
-        self.shells = [one for one in self.world.members if isinstance(one, TableShell)]
+        self.shells = [one for one in self.world.members if isinstance(one, SimTableConsumer)]
         self.database._engine.execute("CREATE TABLE notes (name TEXT PRIMARY KEY, number INTEGER)")
 
     def client(self, number: int = 0) -> Client:

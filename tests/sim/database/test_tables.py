@@ -8,9 +8,8 @@ from dataclasses import replace
 import pytest
 
 from oncemq.cli.sim_sinks import DOORS
-from oncemq.sim.database.database import FILE, GUARDED, KINDS, SERVER
-from oncemq.sim.faults import FAULTS
-from oncemq.sim.plan import Plan
+from oncemq.sim.faults.kinds import FAULT_KINDS
+from oncemq.sim.plan import DATABASE_KINDS, FILE, GUARDED, SERVER, Plan
 from oncemq.sim.run import Result, run_plan
 
 # A run meets one of these: all at once nobody gets as far as a takeover.
@@ -35,7 +34,7 @@ def plan_of(seed: int, kind: str) -> Plan:
     faults = FAULT_SETS[seed % len(FAULT_SETS)]
     plan = replace(Plan.of(seed), tables={"bill": kind}, safety_ms=20_000, standbys=1)
     group = replace(plan.groups[0], output="invoices")
-    mean_ms = {name: float(FAULTS[name].mean_ms[0]) for name in faults}
+    mean_ms = {name: float(FAULT_KINDS[name].mean_ms[0]) for name in faults}
     topics = {"orders": plan.partitions["orders"], "invoices": 1}
     return replace(plan, groups=(group,), partitions=topics, faults=mean_ms)
 
@@ -55,7 +54,7 @@ def same(one: Result, other: Result) -> bool:
     return (one.trace_hash, one.events) == (other.trace_hash, other.events)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DATABASE_KINDS)
 def test_a_few_runs_of_each_kind(kind: str) -> None:
     """No promise is broken where connections break, processes die, and servers and files stop."""
     seen = run_all(kind, range(5), 15)
@@ -63,7 +62,7 @@ def test_a_few_runs_of_each_kind(kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DATABASE_KINDS)
 def test_runs_of_each_kind(kind: str) -> None:
     """A dozen more; in sum all has happened that they are to survive."""
     seen = run_all(kind, range(100, 115), 40)
@@ -80,12 +79,12 @@ def test_plans_that_draw_a_database() -> None:
             kinds.update(plan.tables.values())
             result = run_plan(plan, DOORS)
             assert result.rule == "", f"seed {seed}: {result.failure}"
-    assert set(kinds) == set(KINDS)
+    assert set(kinds) == set(DATABASE_KINDS)
 
 
 def test_a_quiet_world_with_a_database_does_its_work() -> None:
     """Without any fault nobody is fenced, ended or kept waiting, and each commit is made once."""
-    for kind in KINDS:
+    for kind in DATABASE_KINDS:
         plan = replace(plan_of(1, kind), faults={}, safety_ms=2_000, standbys=0)
         plan = replace(plan, rivals=0, files=1, webs=1, quota=20)
         result = run_plan(plan, DOORS)
@@ -96,7 +95,7 @@ def test_a_quiet_world_with_a_database_does_its_work() -> None:
         assert result.counts["killed"] == result.counts["killed by a message"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DATABASE_KINDS)
 def test_one_plan_is_one_run(kind: str) -> None:
     """Names of owners and numbers of sessions decide nothing."""
     plan = replace(plan_of(3, kind), quota=15)
@@ -107,5 +106,5 @@ def test_a_plan_without_a_database_has_none_of_its_faults() -> None:
     """And each with one draws them from sources of their own."""
     for seed in range(1, 60):
         plan = Plan.of(seed)
-        of_tables = [name for name in plan.faults if FAULTS[name].of_tables]
+        of_tables = [name for name in plan.faults if FAULT_KINDS[name].of_tables]
         assert plan.tables or not of_tables

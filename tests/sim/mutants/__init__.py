@@ -3,6 +3,7 @@
 from tests.sim.mutants import (
     broker,
     clients,
+    consumer_shell,
     disk,
     effects,
     groups,
@@ -20,6 +21,7 @@ __all__ = [
     "applied",
     "broker",
     "clients",
+    "consumer_shell",
     "disk",
     "effects",
     "groups",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from oncemq.core.client.outbox import Outbox
 from oncemq.core.client.producer import ProducerCore
+from oncemq.core.client.send_window import SendWindow
 from oncemq.core.consumer import fetch as consumer_fetch
 from oncemq.core.consumer import handling
 from oncemq.core.consumer.fetch import Fetcher
@@ -140,8 +140,8 @@ def _forget_in_flight(original: Any) -> Any:
 mutant(
     "nothing is sent again on a new connection",
     "whatever has no verdict is sent again",
-    (Outbox, "_send_again", _forget_in_flight),
-    tests=("tests/core/client/test_outbox.py",),
+    (SendWindow, "_send_again", _forget_in_flight),
+    tests=("tests/core/client/test_send_window.py",),
 )
 
 
@@ -156,7 +156,7 @@ def _gives_up(_original: Any) -> Any:
 mutant(
     "nothing is ever sent again",
     "what was lost on the way is sent until it has a verdict",
-    (Outbox, "_send_again", _gives_up),
+    (SendWindow, "_send_again", _gives_up),
 )
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from oncemq.cli.sim_sinks import DOORS
 from oncemq.runtime.workers import worker_pool
-from oncemq.sim.faults import FAULTS
+from oncemq.sim.faults.kinds import FAULT_KINDS
 from oncemq.sim.plan import Plan
 from oncemq.sim.run import run_plan
 from tests.sim.mutants import MUTANTS, applied
@@ -35,13 +35,13 @@ def plan_of(seed: int, faults: tuple[str, ...], database: str = "") -> Plan:
     needs one, and relays.
     """
     plan = Plan.of(seed)
-    if any(FAULTS[name].of_outbox for name in faults):
+    if any(FAULT_KINDS[name].of_outbox for name in faults):
         plan = replace(plan, relays=2)
     if database:
         plan = replace(plan, tables={plan.groups[0].name: database})
     if not faults:
         return plan
-    return replace(plan, faults={name: float(FAULTS[name].mean_ms[0]) for name in faults})
+    return replace(plan, faults={name: float(FAULT_KINDS[name].mean_ms[0]) for name in faults})
 
 
 def hunt(

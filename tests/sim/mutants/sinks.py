@@ -14,13 +14,13 @@ from oncemq.core.consumer import handling
 from oncemq.driver import Driver
 from oncemq.errors import SinkUnavailable
 from oncemq.library.effects.effects import Effects
-from oncemq.library.handling import call as handlers
+from oncemq.library.handling.in_order import InOrder
 from oncemq.library.sinks import statements
 from oncemq.library.sinks.ledger import SqlLedger
 from oncemq.library.sinks.log import SqlLog
 from oncemq.library.sinks.session import Session
 from oncemq.library.sinks.sqlite import SqliteSession
-from oncemq.sim.database.database import FILE, GUARDED
+from oncemq.sim.plan import FILE, GUARDED
 from tests.sim.mutants.table import Change, mutant, nothing
 
 _LOG_TESTS = ("tests/sql/test_log.py",)
@@ -289,7 +289,7 @@ mutant(
 mutant(
     "messages before an effect wait for it",
     "the call ends before a message that was left",
-    (handlers.Call, "_comes_later", lambda _original: lambda self: False),
+    (InOrder, "_comes_later", lambda _original: lambda self: False),
     tests=_EFFECT_TESTS,
 )
 mutant(

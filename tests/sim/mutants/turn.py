@@ -8,7 +8,7 @@ from typing import Any
 from oncemq.core.broker import produce
 from oncemq.core.broker.lookup import Lookup
 from oncemq.core.broker.membership import Membership
-from oncemq.core.client import outbox
+from oncemq.core.client import send_window
 from oncemq.driver import Driver
 from oncemq.errors import Fenced
 from oncemq.protocol import DUPLICATE
@@ -71,7 +71,7 @@ mutant(
 mutant(
     "output sent before commit",
     "outputs leave after the commit's fsync",
-    (outbox.Outbox, "_send", _now(lambda _message: True)),
+    (send_window.SendWindow, "_send", _now(lambda _message: True)),
 )
 mutant(
     "no look at the fence",

@@ -11,7 +11,7 @@ from oncemq.cli.sim_sinks import DOORS
 from oncemq.codec import batch as batch_codec
 from oncemq.codec.entries import change_entry, entry_name, unpack_entry
 from oncemq.codec.values import BYTES
-from oncemq.sim.oracles import keyed_model
+from oncemq.sim import plan as plan_module
 from oncemq.sim.oracles.keyed_model import KeyedModel, handle_by_key
 from oncemq.sim.plan import Plan
 from oncemq.sim.processes.handler import Group
@@ -29,9 +29,9 @@ def all_keyed(seed: int, concurrency: int) -> Plan:
     return replace(plan, groups=groups, safety_ms=4_000, quota=20, solitary_max=2)
 
 
-def quiet() -> Plan:
+def quiet(seed: int = 1) -> Plan:
     """A plan without faults: two producers, one group that sends on, six messages at the same time."""
-    plan = replace(Plan.of(1), faults={}, rivals=0, webs=1, files=1, named_web=False, quota=25)
+    plan = replace(Plan.of(seed), faults={}, rivals=0, webs=1, files=1, named_web=False, quota=25)
     group = Group("bill", "orders", "invoices", concurrency=6)
     topics = {"orders": 1, "invoices": 1}
     plan = replace(plan, groups=(group,), partitions=topics, standbys=0, safety_ms=500)
@@ -41,7 +41,7 @@ def quiet() -> Plan:
 def test_the_plans_of_other_seeds_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a seed has a group with state by key moves nothing else that it draws."""
     plans = [Plan.of(seed) for seed in range(60)]
-    monkeypatch.setattr(keyed_model, "ODDS", 0.0)
+    monkeypatch.setattr(plan_module, "KEYED_ODDS", 0.0)
     plain = [Plan.of(seed) for seed in range(60)]
     changed = [one for one, other in zip(plans, plain, strict=True) if one != other]
     assert 10 <= len(changed) <= 30
@@ -128,11 +128,15 @@ def test_each_rule_finds_who_breaks_it(name: str, rule: str) -> None:
     ],
 )
 def test_the_ledgers_oracle_alone_finds_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where nobody looks at jobs and prefixes, a commit that is not that of the model shows."""
+    """Also without a look at jobs and prefixes, a commit that is not that of the model shows.
+
+    The order of two messages shows only where their handlers do not commute: one of a few seeds.
+    """
     monkeypatch.setattr(KeyedRun, "_look_at", lambda *_: None)
     monkeypatch.setattr(KeyedRun, "_check_prefix", lambda *_: None)
     with applied(MUTANTS[name]):
-        assert run_plan(quiet(), DOORS).rule in {"wrong effects", "poison handled"}
+        rules = (run_plan(quiet(seed), DOORS).rule for seed in range(1, 5))
+        assert any(rule in {"wrong effects", "poison handled"} for rule in rules)
 
 
 @pytest.mark.slow

@@ -1,48 +1,168 @@
-"""Numbered batches on their way to the broker: a window, resends in order, answers in order.
+"""Numbered batches on their way to the broker: a send window, resends and verdicts in order.
 
 Theory of operation. Each (topic, partition) has a lane: batches that wait, and batches in flight,
-both in the order in which they were added. Whatever goes wrong is mended in one way: all that is
-in flight in the lane is sent again, in order (go-back-N). The broker knows the numbers, so what
-it has already is answered with the original offsets and never stored twice. Causes are a new
-session of the connection, a refusal that a retry mends (Gap, Busy, DiskFull) and silence.
+both in the order in which they were added. One repair mends everything: send all that is in flight
+in the lane again, in order (go-back-N). The broker knows the numbers, so it answers a batch that it
+has with the original offsets and never stores it twice. Causes of a resend are a new session of the
+connection, a refusal that a retry mends (Gap, Busy, DiskFull) and silence.
 
 A batch carries either sequence numbers, given by the owner and never changed, or explicit ids and
-a (session, counter) that orders it within its lane. Counters are the lane's own: an answer of
+a (session, counter) that orders it within its lane. The lane counts by itself; an answer of
 UnknownSession draws a new session and counts from 0 again. The two kinds are not mixed in flight:
-the other kind waits until the lane is empty, because the broker orders each kind by itself only.
+a batch of the other kind waits until the lane is empty, because the broker orders each kind by
+itself only.
 
-Each attempt has a request number of its own, so that a refusal of an attempt that was already
-repeated is not taken for news; a verdict counts whichever attempt it answers. Losing the log is
-told from old news by cause and effect: a Gap that names a number below what had been acknowledged
-*when the refused attempt left* comes from a log that forgot (LogRegressed).
+Each attempt has a request number of its own, so that a refusal of an attempt that was repeated
+already is not taken for news; a verdict counts whichever attempt it answers. Cause and effect tell
+a lost log from old news: a Gap that names a number below what had been acknowledged *when the
+refused attempt left* comes from a log that forgot (LogRegressed).
 
-docs/PROTOCOL.md, "Produce". What an owner adds is bounded by the owner; what flies, here.
+docs/PROTOCOL.md, "Produce". The owner bounds what it adds; this window bounds what is in flight.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...backoff import backoff_ms
 from ...errors import LogRegressed, OnceMQError, from_code
-from ...limits import (
-    IN_FLIGHT_BYTES_DEFAULT,
-    RESEND_MS,
-)
+from ...limits import IN_FLIGHT_BYTES_DEFAULT, RESEND_MS
 from ...outcome import Outcome, Send
 from ...protocol import Failure, Message, Produce, Produced
 from ...records import Output
 from .connection import BROKER, Connection
-from .lane import EXPLICIT, Entry, Lane, Settled
 
-ATTEMPTS_KEPT = 8  # attempts of one batch whose late answers are still understood
+ATTEMPTS_KEPT = 8  # attempts of one batch whose late answers still count: bounds `_by_request`
 _RESEND_MAX_MS = 8 * RESEND_MS
 # Refusals of one explicit batch that are final for it and harmless for the others.
 _FINAL_CODES = frozenset({"too_old", "too_large", "invalid_name", "unknown_topic", "malformed"})
+EXPLICIT = -1  # the first_sequence of a batch with explicit ids
+
+Run = tuple[int, int, int]  # (count, verdict, first offset), as in Produced
 
 
-class Outbox:
+@dataclass(slots=True)
+class Entry:
+    """A batch without a final verdict, waiting or in flight."""
+
+    topic: str
+    partition: int
+    first_sequence: int  # EXPLICIT with explicit ids
+    count: int
+    raw: bytes | memoryview
+    crc: int
+    digest: bytes
+    token: Any  # chosen by the owner; comes back in `Settled`
+    # Place in the session of the lane; -1 with sequence ids and before the first attempt.
+    counter: int = -1
+    # Request numbers of the attempts, the latest last. Invariant: at most ATTEMPTS_KEPT.
+    requests: list[int] = field(default_factory=list)
+    # What had been acknowledged in the lane when the latest attempt left.
+    acked_when_sent: int = 0
+    # The verdict, held until all earlier batches of the lane have theirs.
+    verdict: Produced | OnceMQError | None = None
+
+    @property
+    def explicit(self) -> bool:
+        return self.first_sequence == EXPLICIT
+
+    def settled(self) -> Settled:
+        verdict = self.verdict
+        assert verdict is not None
+        produced = verdict if isinstance(verdict, Produced) else None
+        return Settled(
+            self.token,
+            self.topic,
+            self.partition,
+            self.first_sequence,
+            self.count,
+            produced.at_ms if produced else 0,
+            produced.runs if produced else (),
+            None if isinstance(verdict, Produced) else verdict,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The final verdict of one batch. In each lane they come in the order of `add`."""
+
+    token: Any
+    topic: str
+    partition: int
+    first_sequence: int
+    count: int
+    at_ms: int
+    runs: tuple[Run, ...]  # empty with an error
+    error: OnceMQError | None = None
+
+
+class Lane:
+    """The batches of one (topic, partition), and the order in which verdicts leave."""
+
+    __slots__ = (
+        "acked_end",
+        "due_ms",
+        "failures",
+        "flying",
+        "held_until_ms",
+        "next_counter",
+        "partition",
+        "session",
+        "topic",
+        "waiting",
+    )
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        # Not yet sent, in order.
+        self.waiting: deque[Entry] = deque()
+        # Sent and not settled, in order. Invariant: all of one kind, at most
+        # in_flight_batches_max, and with sequence ids contiguous.
+        self.flying: deque[Entry] = deque()
+        # Sequence numbers below it are known to be durable. Invariant: never falls.
+        self.acked_end = 0
+        # Session of explicit ids; b"" before the first. Invariant: next_counter counts the
+        # batches sent under it, and those in flight hold the numbers just below it.
+        self.session = b""
+        self.next_counter = 0
+        # When all in flight is sent again. Meaningful while a batch is in flight.
+        self.due_ms = 0
+        # No sending before this time: the broker refused with Busy or DiskFull. 0: no hold.
+        self.held_until_ms = 0
+        # Fruitless attempts in a row: they stretch the next wait.
+        self.failures = 0
+
+    def unjudged(self) -> list[Entry]:
+        """Return what is in flight without a verdict, in order."""
+        return [entry for entry in self.flying if entry.verdict is None]
+
+    def renew_session(self, session: bytes) -> None:
+        """Count what is in flight from 0 again under a new session."""
+        self.session = session
+        entries = self.unjudged()
+        for counter, entry in enumerate(entries):
+            entry.counter = counter
+        self.next_counter = len(entries)
+
+    def next_may_fly(self) -> bool:
+        """Return whether the first waiting batch is of the kind in flight; see the theory above."""
+        return bool(self.waiting) and (
+            not self.flying or self.flying[-1].explicit == self.waiting[0].explicit
+        )
+
+    def pop_settled(self) -> list[Entry]:
+        """Remove and return batches with a verdict, up to the first one without: order is kept."""
+        settled = []
+        while self.flying and self.flying[0].verdict is not None:
+            settled.append(self.flying.popleft())
+        return settled
+
+
+class SendWindow:
     """Sends batches until each has its verdict. One producer name and epoch; not thread-safe."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The outbox: every batch reaches the broker once, in order, whatever the network does."""
+"""The send window: every batch reaches the broker once, in order, whatever the network does."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from oncemq.codec import batch as batch_codec
 from oncemq.core.client.connection import Connection
-from oncemq.core.client.lane import EXPLICIT, Settled
-from oncemq.core.client.outbox import ATTEMPTS_KEPT, Outbox
+from oncemq.core.client.send_window import ATTEMPTS_KEPT, EXPLICIT, SendWindow, Settled
 from oncemq.errors import Fenced, LogRegressed, OnceMQError, TooOld
 from oncemq.limits import BACKOFF_FIRST_MS, LIMITS, RESEND_MS
 from oncemq.outcome import Outcome, Send
@@ -26,7 +25,7 @@ PEER = b"p"
 
 
 class Sender:
-    """An outbox, its connection and a broker, with every message in the test's hands."""
+    """A send window, its connection and a broker, with every message in the test's hands."""
 
     def __init__(self, broker: DumbBroker | None = None, **options: Any) -> None:
         self.broker = broker or DumbBroker()
@@ -34,7 +33,7 @@ class Sender:
         self.now_ms = 0
         self.connection = Connection("producer", b"i" * 16, "tcp://test")
         sessions = itertools.count()
-        self.outbox = Outbox(
+        self.window = SendWindow(
             self.connection,
             producer=NAME,
             epoch=1,
@@ -45,7 +44,7 @@ class Sender:
         self.settled: list[Settled] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.requests: list[Send] = []  # to the broker, not delivered
-        self.answers: list[Any] = []  # to the outbox, not delivered
+        self.answers: list[Any] = []  # to the window, not delivered
         self.numbers: dict[int, int] = {}
         out = Outcome()
         self.connection.start(0, out)
@@ -58,7 +57,7 @@ class Sender:
         if ids is None:
             first = self.numbers.get(partition, 0)
             self.numbers[partition] = first + len(values)
-        self.outbox.add(
+        self.window.add(
             "t",
             partition,
             first_sequence=first,
@@ -74,8 +73,8 @@ class Sender:
         self._finish(Outcome())
 
     def _finish(self, out: Outcome) -> None:
-        self.outbox.advance(self.now_ms, out)
-        self.connection.tick(self.now_ms, out, owed=self.outbox.owed)
+        self.window.advance(self.now_ms, out)
+        self.connection.tick(self.now_ms, out, owed=self.window.owed)
         self.requests += out.sends_after_sync
         self.events += out.events
         assert not out.sends, "what a peer may rely on leaves after the sync"
@@ -84,7 +83,7 @@ class Sender:
         """Give an answer to the client."""
         out = Outcome()
         if not self.connection.received(answer, self.now_ms, out):
-            self.settled += self.outbox.received(answer, self.now_ms, out)
+            self.settled += self.window.received(answer, self.now_ms, out)
         self._finish(out)
 
     def broker_takes(self, index: int = 0) -> None:
@@ -110,7 +109,7 @@ class Sender:
         """Heal the network and let time pass until every batch has its verdict."""
         for _ in range(200):
             self.run()
-            if not self.outbox.owed:
+            if not self.window.owed:
                 return
             self.pass_time(100)
         raise AssertionError("a batch never got its verdict")
@@ -138,7 +137,7 @@ def test_batches_are_stored_in_order_and_settled_in_order() -> None:
     assert sender.broker.bodies("t") == [b"0", b"1", b"2", b"3", b"4"]
     assert [settled.token for settled in sender.settled] == [[b"%d" % n] for n in range(5)]
     assert [settled.runs for settled in sender.settled] == [((1, STORED, n),) for n in range(5)]
-    assert not sender.outbox.owed
+    assert not sender.window.owed
 
 
 def test_nothing_is_sent_before_the_welcome() -> None:
@@ -156,7 +155,7 @@ def test_the_window_bounds_batches_in_flight() -> None:
     for number in range(LIMITS.in_flight_batches_max + 5):
         sender.add(b"%d" % number)
     assert len(sender.produces()) == LIMITS.in_flight_batches_max
-    assert sender.outbox.waiting
+    assert sender.window.waiting
     sender.run()
     assert len(sender.settled) == LIMITS.in_flight_batches_max + 5
 
@@ -194,7 +193,7 @@ def test_a_lost_answer_is_asked_for_again() -> None:
     sender.answers.clear()
     sender.pass_time(RESEND_MS - 1)
     assert sender.produces() == []
-    assert sender.outbox.wake_at_ms == RESEND_MS
+    assert sender.window.wake_at_ms == RESEND_MS
     sender.pass_time(1)
     sender.run()
     assert sender.settled[0].runs == ((1, DUPLICATE, 0),)
@@ -222,7 +221,7 @@ def test_attempts_are_bounded() -> None:
         sender.connection.ready = True
         sender.step()
         sender.drop_requests()
-    assert len(sender.outbox._by_request) == ATTEMPTS_KEPT
+    assert len(sender.window._by_request) == ATTEMPTS_KEPT
 
 
 def test_a_restarted_broker_gets_everything_unacknowledged_again() -> None:
@@ -256,7 +255,7 @@ def test_a_broker_at_its_bound_is_given_time(code: str) -> None:
     sender.pass_time(BACKOFF_FIRST_MS)
     sender.run()
     assert sender.broker.bodies("t") == [b"0"]
-    assert sender.outbox.error is None
+    assert sender.window.error is None
 
 
 def test_held_batches_let_nothing_overtake() -> None:
@@ -280,7 +279,7 @@ def test_a_log_that_forgot_acknowledged_messages_is_found() -> None:
     sender.broker.lose_log()
     sender.add(b"1")
     sender.run()
-    assert isinstance(sender.outbox.error, LogRegressed)
+    assert isinstance(sender.window.error, LogRegressed)
     assert sender.broker.bodies("t") == []
     sender.add(b"2")
     assert sender.produces() == []
@@ -290,10 +289,10 @@ def test_numbers_that_the_broker_granted_are_acknowledged_ones() -> None:
     """A log that ends below the next number told at the start is LogRegressed too."""
     sender = ready()
     sender.numbers[0] = 7
-    sender.outbox.expect("t", 0, 7)
+    sender.window.expect("t", 0, 7)
     sender.add(b"7")
     sender.run()
-    assert isinstance(sender.outbox.error, LogRegressed)
+    assert isinstance(sender.window.error, LogRegressed)
 
 
 def test_an_old_gap_is_no_regression() -> None:
@@ -307,7 +306,7 @@ def test_an_old_gap_is_no_regression() -> None:
     sender.broker_takes(0)
     sender.receive(sender.answers.pop())
     sender.receive(gap)
-    assert sender.outbox.error is None
+    assert sender.window.error is None
     sender.run()
     assert sender.broker.bodies("t") == [b"0", b"1"]
 
@@ -324,7 +323,7 @@ def test_a_gap_of_an_earlier_attempt_is_no_regression() -> None:
     sender.receive(stored)
     sender.pass_time(RESEND_MS)  # the second goes again, knowing that the first is stored
     sender.receive(gap)
-    assert sender.outbox.error is None
+    assert sender.window.error is None
     sender.run()
     assert sender.broker.bodies("t") == [b"0", b"1"]
 
@@ -359,11 +358,11 @@ def test_fenced_is_the_end() -> None:
     sender.add(b"0")
     sender.add(b"1")
     sender.run()
-    assert isinstance(sender.outbox.error, Fenced)
+    assert isinstance(sender.window.error, Fenced)
     assert sender.settled == []
-    assert sender.outbox.unsettled() == [[b"0"], [b"1"]]
-    assert not sender.outbox.owed
-    assert sender.outbox.wake_at_ms is None
+    assert sender.window.unsettled() == [[b"0"], [b"1"]]
+    assert not sender.window.owed
+    assert sender.window.wake_at_ms is None
 
 
 def test_an_unknown_producer_means_a_log_that_forgot() -> None:
@@ -372,7 +371,7 @@ def test_an_unknown_producer_means_a_log_that_forgot() -> None:
     sender.broker.refusals = ["unknown_producer"]
     sender.add(b"0")
     sender.run()
-    assert isinstance(sender.outbox.error, LogRegressed)
+    assert isinstance(sender.window.error, LogRegressed)
 
 
 def test_a_verdict_on_another_number_of_messages_is_refused() -> None:
@@ -381,7 +380,7 @@ def test_a_verdict_on_another_number_of_messages_is_refused() -> None:
     sender.add(b"0", b"1")
     request = sender.produces()[0].request
     sender.receive(Produced(request, 1, ((1, STORED, 0),)))
-    assert isinstance(sender.outbox.error, OnceMQError)
+    assert isinstance(sender.window.error, OnceMQError)
     assert sender.settled == []
 
 
@@ -431,7 +430,7 @@ def test_a_refused_numbered_batch_ends_the_producer() -> None:
     sender.broker.refusals = ["too_large"]
     sender.add(b"a")
     sender.run()
-    assert sender.outbox.error is not None
+    assert sender.window.error is not None
     assert sender.settled == []
 
 
@@ -452,7 +451,7 @@ def test_outputs_of_a_consumer_keep_their_numbers() -> None:
     sender = ready()
     batch = batch_codec.build([b"x", b"y"], encodings=0)
     output = Output("t", 0, 0, 2, bytes(batch.raw), batch.crc)
-    sender.outbox.add_output(output, token=output)
+    sender.window.add_output(output, token=output)
     sender.step()
     sender.run()
     assert sender.settled[0].token is output
@@ -489,7 +488,7 @@ def test_any_network(seed: int, explicit: str) -> None:
         else:
             sender.pass_time(rng.choice([1, 100, 1000, 4000]))
     sender.run_until_settled()
-    assert sender.outbox.error is None
+    assert sender.window.error is None
     stored = sender.broker.bodies("t")
     sent = [value for settled in sender.settled for value in settled.token]
     assert len(sender.settled) == count
