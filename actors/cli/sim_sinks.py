@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..errors import Fenced, SinkLocked, SinkUnavailable
-from ..library.ledgers.files import LedgerFiles
-from ..library.sinks.gate import Gate
-from ..library.sinks.ledger import SqlLedger
-from ..library.sinks.session import Session
+from ..shells.tables.gate import Gate
+from ..shells.tables.ledger import SqlLedger
+from ..shells.tables.session import Session
 from ..sim.database.client import Client
 from ..sim.database.database import Full, Locked, Lost, Rows, Waits
 from ..sim.doors import Doors
@@ -173,4 +172,4 @@ def open_tables(
     return SqlLedger(session, owners, place, host=host, lost=lost, draw=draw)
 
 
-DOORS = Doors(LedgerFiles, open_tables, make_relay)
+DOORS = Doors(open_tables, make_relay)

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from ..core.consumer.effect_work import EffectOrder
 from ..shells.consumer import LedgerDoor, LentConnection
-from ..storage.disk import Disk
-from ..storage.document import Owner
-from ..storage.log import FencedLog
 from .database.client import Client
 from .processes.relay import MakeRelay
 
 
 class TableSession(LentConnection, Protocol):
-    """The connection as handlers use it (library/sinks/session.py)."""
+    """The connection as handlers use it (shells/tables/session.py)."""
 
     @property
     def solo(self) -> bool:
@@ -43,36 +39,14 @@ class TableSession(LentConnection, Protocol):
         """The call ends without an answer."""
 
 
-class FileDoor(LedgerDoor, Protocol):
-    """A ledger in files (library/ledger_files.py)."""
-
-    def give_order(self, order: EffectOrder) -> EffectOrder:
-        """Leave an operator's order; return the one that stands."""
-
-
 class TableDoor(LedgerDoor, Protocol):
-    """A ledger in tables (library/sinks/ledger.py)."""
+    """A ledger in tables (shells/tables/ledger.py)."""
 
     name: str
 
     @property
     def session(self) -> TableSession:
         """Where handlers write."""
-
-
-class MakeFileDoor(Protocol):
-    """How the door to a ledger in files is made."""
-
-    def __call__(
-        self,
-        disk: Disk,
-        directory: str,
-        owner: Owner,
-        *,
-        draw: Callable[[], bytes],
-        open_log: Callable[..., FencedLog],
-    ) -> FileDoor:
-        """Return the door to the ledger in `directory`."""
 
 
 class MakeTableDoor(Protocol):
@@ -94,6 +68,5 @@ class MakeTableDoor(Protocol):
 class Doors(NamedTuple):
     """All of it."""
 
-    files: MakeFileDoor
     tables: MakeTableDoor
     relay: MakeRelay

@@ -174,20 +174,3 @@ def test_help_stays_light() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert done.stderr == "set()\n"
-
-
-@pytest.mark.process
-def test_a_users_own_package_called_actors_is_named(tmp_path: Path) -> None:
-    """`import oncemq` says which package is in the way."""
-    (tmp_path / "actors").mkdir()
-    (tmp_path / "actors" / "__init__.py").write_text("")
-    (tmp_path / "oncemq.py").write_text((ROOT / "oncemq.py").read_text("utf-8"))
-    done = subprocess.run(
-        [sys.executable, "-c", "import oncemq"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert f"{tmp_path}/actors/__init__.py is found first" in done.stderr

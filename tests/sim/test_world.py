@@ -14,10 +14,11 @@ import pytest
 
 from oncemq.cli.sim_sinks import DOORS
 from oncemq.core.consumer.fetch import Fetcher
-from oncemq.library.ledgers.files import LedgerFiles
+from oncemq.core.consumer.work import LedgerPeeked
+from oncemq.shells.ledger.files import LedgerFiles
+from oncemq.sim import liveness
 from oncemq.sim.faults.catalog import FAULTS
 from oncemq.sim.faults.kinds import FAULT_KINDS
-from oncemq.sim.oracles import liveness
 from oncemq.sim.plan import FILE, SERVER, Plan
 from oncemq.sim.run import Result, run_plan, shrink
 from tests.sim.mutants import MUTANTS, applied
@@ -143,20 +144,18 @@ def test_one_seed_is_one_run(seed: int) -> None:
     assert run(6).trace_hash not in hashes
 
 
-def test_a_failing_run_shrinks() -> None:
+def test_a_failing_run_shrinks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The smallest plan that still breaks the same promise has no fault that it does not need."""
     plan = replace(Plan.of(2), quota=10, safety_ms=3_000)
+    peek = LedgerFiles.peek
 
-    class Forgetful(LedgerFiles):
-        """A ledger door that lies about the offset."""
+    def forgetful(door: LedgerFiles) -> LedgerPeeked:
+        facts = peek(door)
+        return replace(facts, next_offset=facts.next_offset + 1_000_000)
 
-        def peek(self):  # type: ignore[no-untyped-def]
-            facts = super().peek()
-            return replace(facts, next_offset=facts.next_offset + 1_000_000)
-
-    doors = DOORS._replace(files=Forgetful)
-    result = run_plan(plan, doors)
-    small = shrink(result, doors, runs=25)
+    monkeypatch.setattr(LedgerFiles, "peek", forgetful)  # a door that lies about the offset
+    result = run_plan(plan, DOORS)
+    small = shrink(result, DOORS, runs=25)
     assert result.rule == "unexpected end"
     assert small.rule == result.rule
     assert len(small.plan.faults) < len(plan.faults)

@@ -11,9 +11,9 @@ from oncemq.codec import records as record_codec
 from oncemq.core.consumer.effect_work import EffectOrder
 from oncemq.core.consumer.open_effects import AGAIN, ANSWERED, ASK, RETURNED
 from oncemq.errors import CorruptLog, Fenced, OnceMQError, SinkLocked
-from oncemq.library.sinks.log import SqlLog
 from oncemq.library.sinks.operators import open_office
 from oncemq.records import AttemptMarked, EffectEnded, EffectIntended
+from oncemq.shells.tables.log import SqlLog
 from tests.sql.client import outside, rows, run
 from tests.sql.test_log import PLACE, STARTED, Owners, commit, handle, kinds, put
 

@@ -14,8 +14,8 @@ from oncemq.core.consumer.open_effects import RETURNED, RUNNING
 from oncemq.core.consumer.work import GiveUp
 from oncemq.errors import HandlerLeft, SinkUnavailable
 from oncemq.library.sinks.reading import read_sink_group
-from oncemq.library.sinks.session import Session
 from oncemq.library.sinks.sqlite import SqliteSession
+from oncemq.shells.tables.session import Session
 from tests.sql.client import rows, run
 from tests.sql.conftest import table
 

@@ -18,9 +18,9 @@ from oncemq.errors import (
     SinkUnavailable,
     TransactionControl,
 )
-from oncemq.library.sinks.session import IDLE
 from oncemq.library.testkit.crash_steps import Crash
 from oncemq.library.testkit.system import LocalSystem
+from oncemq.shells.tables.session import IDLE
 from tests.sql.client import rows, run
 from tests.sql.conftest import Shop, table
 

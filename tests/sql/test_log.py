@@ -16,10 +16,10 @@ from oncemq.errors import (
     StorageError,
     UnsupportedFormat,
 )
-from oncemq.library.sinks.ledger import SqlLedger
-from oncemq.library.sinks.log import SqlLog
 from oncemq.library.sinks.opening import open_sink
 from oncemq.records import Committed, LedgerStarted
+from oncemq.shells.tables.ledger import SqlLedger
+from oncemq.shells.tables.log import SqlLog
 from tests.sql.client import mark, rows, run
 
 PLACE = ("g", "orders", 3)

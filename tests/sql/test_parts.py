@@ -11,12 +11,13 @@ import pytest
 
 from oncemq import App
 from oncemq.errors import BadSink, SinkLocked, StorageError
-from oncemq.library.sinks import sqlite, statements
+from oncemq.library.sinks import sqlite
 from oncemq.library.sinks.address import check_sink, resolve_sink
-from oncemq.library.sinks.gate import Gate, gate_of
 from oncemq.library.sinks.opening import open_sink
-from oncemq.library.sinks.sql_text import refused
 from oncemq.library.sinks.sqlite import sync_file, writer_of
+from oncemq.shells.tables import statements
+from oncemq.shells.tables.gate import Gate, gate_of
+from oncemq.shells.tables.sql_text import refused
 
 
 @pytest.mark.parametrize(

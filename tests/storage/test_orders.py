@@ -8,7 +8,7 @@ from oncemq.codec import wire
 from oncemq.core.consumer.effect_work import EffectOrder
 from oncemq.core.consumer.open_effects import AGAIN, ANSWERED
 from oncemq.errors import LogInUse, Malformed, UnsupportedFormat
-from oncemq.library.ledgers.orders import find_orders, give_order, keep_orders
+from oncemq.shells.ledger.orders import find_orders, give_order, keep_orders
 from oncemq.sim.disk.cuts import KeepEverything, LoseEverything
 from oncemq.sim.disk.disk import SimDisk, SimulatedCrash
 from oncemq.storage import orders

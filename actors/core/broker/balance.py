@@ -1,23 +1,24 @@
-"""Which member of a group should have which partition: even shares, few moves, nothing in a hurry.
+"""Which member of a group should have which partition: even shares, few moves, no haste.
 
 Theory of operation. A member is one process; its random id comes with every Join and Renew, and it
 asks for every partition that it does not own about once a second. So the broker needs no election
-and no session: who was heard within MEMBER_MS is live, who asked for a partition within ASKED_MS
-would take it. All of this is volatile and decides only *when* somebody is granted, never whether a
-write counts; grants, epochs and leases (groups.py) do not change their meaning.
+and no session: a member heard within MEMBER_MS is live, and one that asked for a partition within
+ASKED_MS would take it. All of this is volatile and decides only *when* a member is granted, never
+whether a write counts; grants, epochs and leases (groups.py) do not change their meaning.
 
-With m live members and n partitions everybody's share is n/m rounded down or up; those who own most
-have the larger shares, so nothing moves without need. A free partition goes to whoever asks first
-and is below its share. If the asker is not, and a live member below its share asks for it too, the
-partition is kept for that one, for KEEP_MS at most: a partition is never without an owner because
-of somebody who does not come. An owner above its share is asked to give one back when it renews
-(`Renewed.revoke`), and only in favour of a member that asks for that very partition; the partition
-then counts as *promised* to it until it is granted.
+With m live members and n partitions each share is n/m rounded down or up. The members that own most
+have the larger shares, so nothing moves without need (the sticky assignor of Kafka has the same
+aim). A free partition goes to the first asker below its share. If the asker is not below, and a live
+member below its share asks for the partition too, the broker keeps the partition for that member,
+for KEEP_MS at most: no partition stays without an owner for a member that does not come. An owner
+above its share is asked to give one back when it renews (`Renewed.revoke`), and only in favour of a
+member that asks for that very partition; the partition is then *promised* to that member until it
+is granted.
 
-Nothing is moved in haste. After a start of the broker nobody is asked to give back for SETTLE_MS,
-in which all members are heard; a newcomer is served from others only after STEADY_MS; and a
-partition that was taken from somebody is not taken again for MOVE_PAUSE_MS, so that a process that
-comes and goes moves each partition a few times a minute at most.
+Nothing moves in haste. For SETTLE_MS after a start of the broker no owner is asked to give back:
+all members are heard in that time. A new member gets partitions of other members only after
+STEADY_MS. A partition that was taken from an owner is not taken again for MOVE_PAUSE_MS, so a
+process that comes and goes moves each partition a few times a minute at most.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ class MemberSeen:
     """One live process of a group."""
 
     label: str
-    since_ms: int  # heard from then on without a gap
-    heard_ms: int
-    # When it last asked for a partition that it does not own. Invariant: partitions that exist.
+    since_ms: int  # heard from then on without a gap above MEMBER_MS
+    heard_ms: int  # time of the last Join or Renew
+    # Time of the last Join, by partition that it does not own. Invariant: partitions that exist.
     asked_ms: dict[int, int] = field(default_factory=dict)
 
 
@@ -58,33 +59,32 @@ class Shared:
     """The members of one group for one topic."""
 
     members: dict[bytes, MemberSeen] = field(default_factory=dict)
-    # Partitions that an owner was asked to give back, or that are kept free, and for whom.
+    # The member that waits for a partition which its owner was asked to give back, or which is
+    # kept free.
     promised: dict[int, bytes] = field(default_factory=dict)
-    # Since when a free partition is kept for somebody who asks for it.
+    # Since when a free partition is kept for another member than the asker.
     kept_since_ms: dict[int, int] = field(default_factory=dict)
     # When a partition was last taken from its owner.
     moved_ms: dict[int, int] = field(default_factory=dict)
-    # How many partitions each member owned when they were counted last.
+    # Partitions that each member owned at the last count, and the time of that count.
     owners: Counter[bytes] = field(default_factory=Counter)
     counted_ms: int = -COUNT_MS
 
 
-_NOBODY = Shared()  # of a group that no member was heard of; never changed
+_NO_MEMBERS = Shared()  # of a group without members; never changed
 
 
 @dataclass(slots=True)
 class Shares:
-    """How much everybody has, is promised, and should have."""
+    """Partitions by live member."""
 
-    weight: dict[bytes, int]
-    target: dict[bytes, int]
+    weight: dict[bytes, int]  # owned, or promised
+    target: dict[bytes, int]  # the share
 
     def below(self, member: bytes) -> bool:
-        """Whether a member has less than its share."""
         return self.weight.get(member, 0) < self.target.get(member, 0)
 
     def above(self, member: bytes) -> bool:
-        """Whether a member has more than its share."""
         return self.weight.get(member, 0) > self.target.get(member, 0)
 
 
@@ -92,30 +92,30 @@ class Balance:
     """The volatile table of members, and what follows from it."""
 
     def __init__(self, groups: GroupTable, limits: Limits) -> None:
-        """Judge by the grants and leases of `groups`."""
         self._groups = groups
         self._shared: dict[Share, Shared] = {}
         self._limits = limits
         # Entries in all `members` and all `asked_ms`. Invariant: at most members_max, asked_max.
         self._members = 0
         self._asked = 0
-        # Nobody is asked to give back before.
+        # No owner is asked to give a partition back before.
         self._settled_at_ms = 0
 
     def start(self, now_ms: int) -> None:
-        """The broker has started: members are not known yet, though there may be many."""
+        """Begin after a start of the broker: it knows no members yet, though there may be many."""
         self._settled_at_ms = now_ms + SETTLE_MS
 
-    # --- who is there ----------------------------------------------------------------------------
+    # --- members ---------------------------------------------------------------------------------
 
     def heard(
         self, key: Key, member: bytes, label: str, now_ms: int, *, asks: bool
     ) -> MemberSeen | None:
-        """Note that a member joins (`asks`) or renews; return it if it is a new one.
+        """Record that a member joins (`asks`) or renews; return it if it is new.
 
-        At the bound it is not noted: it then takes what is free and nobody else waits for.
+        At the bound a new member is not recorded: it then takes free partitions that no recorded
+        member waits for.
         """
-        seen, new = self._shared.get(key[:2], _NOBODY).members.get(member), None
+        seen, new = self._shared.get(key[:2], _NO_MEMBERS).members.get(member), None
         if seen is None or now_ms - seen.heard_ms > MEMBER_MS:
             if seen is None and self._members >= self._limits.members_max:
                 self._sweep(now_ms)
@@ -138,7 +138,7 @@ class Balance:
         return new
 
     def gone(self, key: Key, member: bytes) -> None:
-        """A member ends, or is known to be dead: what it has or might get is for the others."""
+        """Forget a member that ends or is proved dead: its share goes to the others."""
         shared = self._shared.get(key[:2])
         if shared is not None:
             self._drop(shared, member)
@@ -150,7 +150,7 @@ class Balance:
             self._asked -= len(seen.asked_ms)
 
     def _sweep(self, now_ms: int) -> None:
-        """Forget who was not heard for long, in all groups."""
+        """Forget members that are no longer live, in all groups."""
         for share, shared in list(self._shared.items()):
             for member, seen in list(shared.members.items()):
                 if now_ms - seen.heard_ms > MEMBER_MS:
@@ -159,14 +159,14 @@ class Balance:
                 del self._shared[share]
 
     def members(self, group: str, now_ms: int) -> Iterator[tuple[str, bytes, MemberSeen]]:
-        """Give the live members of a group by topic."""
+        """Yield the live members of a group by topic."""
         for (of_group, topic), shared in sorted(self._shared.items()):
             if of_group == group:
                 for member, seen in sorted(self._live(shared, now_ms).items()):
                     yield topic, member, seen
 
     def label(self, key: Key, member: bytes) -> str:
-        """Return what a member is called; "" if it is not known."""
+        """Return the label of a member; "" if it is not known."""
         shared = self._shared.get(key[:2])
         seen = shared.members.get(member) if shared else None
         return seen.label if seen else ""
@@ -178,39 +178,42 @@ class Balance:
     # --- shares ----------------------------------------------------------------------------------
 
     def owner(self, key: Key, now_ms: int) -> bytes:
-        """Return the member whose lease of a partition runs; b"": nobody's, or it is not known."""
+        """Return the member whose lease of a partition runs; b"" without one, or without its id."""
         lease = self._groups.leases.get(key)
         return lease.member if lease and self._groups.live(key, now_ms) else b""
 
     def shares(self, share: Share, partitions: int, now_ms: int) -> Shares:
-        """Return what everybody has and should have. The same state gives the same shares."""
-        shared = self._shared.get(share, _NOBODY)
+        """Return what each member has and should have. The same state gives the same shares."""
+        shared = self._shared.get(share, _NO_MEMBERS)
         live = self._live(shared, now_ms)
         weight = dict.fromkeys(live, 0)
         for partition in range(partitions):
-            who = shared.promised.get(partition) or self.owner((*share, partition), now_ms)
-            if who in weight:
-                weight[who] += 1
+            member = shared.promised.get(partition) or self.owner((*share, partition), now_ms)
+            if member in weight:
+                weight[member] += 1
         least, larger = divmod(partitions, len(live)) if live else (0, 0)
         order = sorted(live, key=lambda member: (-weight[member], member))
         target = {member: least + (rank < larger) for rank, member in enumerate(order)}
         return Shares(weight, target)
 
     def others_own(self, key: Key, member: bytes, partitions: int, now_ms: int) -> bool:
-        """Whether other members have partitions of the topic, so that the work is shared."""
+        """Return whether other members own partitions of the topic."""
         owners = self._owners(key[:2], partitions, now_ms)
         return sum(owners.values()) > owners[member]
 
     def _owners(self, share: Share, partitions: int, now_ms: int) -> Counter[bytes]:
-        """Return how many partitions each member owns, as counted COUNT_MS ago at most."""
-        shared = self._shared.get(share, _NOBODY)
-        if shared is _NOBODY or not 0 <= now_ms - shared.counted_ms < COUNT_MS:
+        """Return how many partitions each member owns, as counted COUNT_MS ago at most.
+
+        A count looks at every partition, and every renewal asks.
+        """
+        shared = self._shared.get(share, _NO_MEMBERS)
+        if shared is _NO_MEMBERS or not 0 <= now_ms - shared.counted_ms < COUNT_MS:
             keys = [(*share, partition) for partition in range(partitions)]
             alive = [key for key in keys if key in self._groups.leases]
             owners = Counter(
                 self._groups.leases[key].member for key in alive if self._groups.live(key, now_ms)
             )
-            if shared is _NOBODY:
+            if shared is _NO_MEMBERS:
                 return owners
             shared.owners, shared.counted_ms = owners, now_ms
         return shared.owners
@@ -220,7 +223,10 @@ class Balance:
     def kept_for(
         self, key: Key, member: bytes, partitions: int, now_ms: int
     ) -> tuple[str, int] | None:
-        """Return for whom a free partition is kept and how long yet; None: the asker gets it."""
+        """Return the label of the member that a free partition is kept for, and the time left.
+
+        None: the asker gets the partition.
+        """
         shared = self._shared.get(key[:2])
         if shared is None or member not in shared.members:
             return None
@@ -241,7 +247,7 @@ class Balance:
         return shared.members[promised].label, left_ms
 
     def granted(self, key: Key, member: bytes) -> None:
-        """A partition has a new owner: nothing is kept or promised of it any more."""
+        """End promise and keeping of a partition that has a new owner."""
         shared = self._shared.get(key[:2])
         if shared is not None:
             shared.promised.pop(key[2], None)
@@ -251,7 +257,7 @@ class Balance:
                 self._asked -= seen.asked_ms.pop(key[2], None) is not None
 
     def left(self, key: Key, member: bytes) -> None:
-        """An owner gave a partition back: if nobody had asked it to, its process is ending."""
+        """Forget an owner that gave a partition back without being asked: its process is ending."""
         shared = self._shared.get(key[:2])
         if shared is not None and key[2] not in shared.promised:
             self._drop(shared, member)
@@ -259,21 +265,21 @@ class Balance:
     def revoke(
         self, key: Key, member: bytes, partitions: int, now_ms: int
     ) -> tuple[bool, str | None]:
-        """Tell a renewing owner whether to give the partition back.
+        """Return whether a renewing owner should give the partition back, and for which member.
 
-        The text says for whom, when that is decided only now.
+        The label of the member is there only when this call decides it.
         """
         shared = self._shared.get(key[:2])
         if shared is None or member not in shared.members:
             return False, None
         if self._promised(shared, key[2], now_ms) is not None:
-            return True, None  # said before: that answer may be lost
+            return True, None  # said before, but that answer may be lost
         if now_ms < self._settled_at_ms or len(shared.members) < 2:
             return False, None
         moved_ms = shared.moved_ms.get(key[2])
         if moved_ms is not None and now_ms - moved_ms < MOVE_PAUSE_MS:
             return False, None
-        least = partitions // len(shared.members)  # the dead among them only make it smaller
+        least = partitions // len(shared.members)  # dead members only make it smaller
         if self._owners(key[:2], partitions, now_ms)[member] <= least:
             return False, None  # nearly always: it costs no look at every partition
         shares = self.shares(key[:2], partitions, now_ms)
@@ -287,13 +293,16 @@ class Balance:
         return True, shared.members[to].label
 
     def promised_to(self, key: Key, now_ms: int) -> str:
-        """Return who waits for a partition that was promised; "": nobody."""
+        """Return the label of the member that a partition is promised to; "" without one."""
         shared = self._shared.get(key[:2])
         to = self._promised(shared, key[2], now_ms) if shared else None
         return shared.members[to].label if shared and to else ""
 
     def _promised(self, shared: Shared, partition: int, now_ms: int) -> bytes | None:
-        """Return to whom a partition is promised; who stopped asking for it has lost it."""
+        """Return the member that a partition is promised to.
+
+        A member that no longer asks for the partition loses the promise.
+        """
         to = shared.promised.get(partition)
         if to is None:
             return None
@@ -313,7 +322,7 @@ class Balance:
         *,
         steady: bool = False,
     ) -> bytes | None:
-        """Return the member that misses most and asks for this partition; None: nobody does."""
+        """Return the asker of this partition that is furthest below its share; None without one."""
         found = [
             member
             for member, seen in shared.members.items()

@@ -6,9 +6,10 @@ applies the record before the next request is looked at, so each decision sees a
 the answers of a turn leave together, after one sync that covers them. Nobody can therefore see a
 duplicate, a conflict or a grant that a crash could take back.
 
-The parts: broker_state.py is what survives; produce.py judges batches, lookup.py compares resends
-with their originals, fetch.py serves readers, groups.py and membership.py decide who owns a
-partition, sessions.py is what may be forgotten. docs/PROTOCOL.md tells the same from outside.
+The parts: state.py is what survives; produce.py judges batches, lookup.py compares resends with
+their originals, fetch.py serves readers, groups.py, balance.py and membership.py decide which
+consumer owns a partition, sessions.py holds what may be forgotten. docs/PROTOCOL.md describes the
+same from outside.
 """
 
 from __future__ import annotations
@@ -83,9 +84,9 @@ _NONCE_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class CheckFence:
-    """Work for the shell: look whether a higher generation of our log exists; end if so.
+    """Work for the shell: look for a higher generation of this broker's log; end if there is one.
 
-    A client claims to have met our successor. The claim may be a lie, so it only makes us look.
+    A client claims to have met a successor. The claim may be false, so it only causes a look.
     """
 
 
@@ -109,7 +110,7 @@ class BrokerCore:
         self.lineage = lineage
         self.limits = limits
         self.state = BrokerState(limits)
-        # Our generation of the log, which is the broker epoch. 0 before Recovered.
+        # Generation of the log, which is the broker epoch. 0 before Recovered.
         self.epoch = 0
         self._entropy = entropy
         # Applied and not yet synced. Volatile.
@@ -118,9 +119,10 @@ class BrokerCore:
         self._judge = Judge(self.state, self._recent, limits, verbose=message_events)
         self._fetches = FetchServer(self.state, log_id, limits)
         self._membership = Membership(self.state, log_id, lineage, limits)
-        # Broker time minus driver time. Not negative: time goes on from the last logged one.
+        # Broker time minus driver time. Not negative: time goes on from the last logged time, so
+        # stored times never decrease, not even after a restart with a clock that was set back.
         self._ahead_ms = 0
-        # When lookups of an earlier turn go on; None: there are none.
+        # When lookups of an earlier turn continue; None without one.
         self._lookups_at_ms: int | None = None
         self._now_ms = 0
         self._answers: dict[type[Any], Callable[[bytes, Any, Outcome], None]] = {
@@ -131,12 +133,14 @@ class BrokerCore:
             InitProducer: self._init_producer,
             Fetch: lambda peer, fetch, out: self._fetches.fetch(peer, fetch, self._now_ms, out),
             Join: self._join,
-            Renew: lambda peer, it, out: self._membership.renew(peer, it, self._now_ms, out),
+            Renew: lambda peer, renew, out: self._membership.renew(peer, renew, self._now_ms, out),
             Leave: self._membership.leave,
             Rewind: self._rewind,
-            ListGroups: lambda peer, it, out: self._membership.list(peer, it, self._now_ms, out),
-            DescribeGroup: lambda peer, it, out: self._membership.describe(
-                peer, it, self._now_ms, out
+            ListGroups: lambda peer, asked, out: self._membership.list(
+                peer, asked, self._now_ms, out
+            ),
+            DescribeGroup: lambda peer, asked, out: self._membership.describe(
+                peer, asked, self._now_ms, out
             ),
         }
 
@@ -149,7 +153,6 @@ class BrokerCore:
         return min((wake for wake in wakes if wake is not None), default=None)
 
     def step(self, event: Event, now_ms: int) -> Outcome:
-        """Decide what follows from `event`."""
         out = Outcome()
         self._now_ms = now_ms
         if isinstance(event, Received):
@@ -157,7 +160,7 @@ class BrokerCore:
         elif isinstance(event, Synced):
             self._synced(event.end, out)
         elif isinstance(event, ReadDone):
-            if event.token in self._fetches.jobs:
+            if event.token in self._fetches.jobs:  # positive tokens; those of lookups are negative
                 self._fetches.read_done(event.token, event.found, event.next_position, out)
             else:
                 self._judge.read_done(-event.token, event.found, event.next_position, out)
@@ -181,7 +184,6 @@ class BrokerCore:
             self._recent.add(record, position)
 
     def snapshot(self) -> Snapshot:
-        """Return the state that all applied records have made."""
         return self.state.snapshot()
 
     def restore(self, parts: dict[str, Plain]) -> None:
@@ -191,7 +193,7 @@ class BrokerCore:
     # --- events of the log -----------------------------------------------------------------------
 
     def _recovered(self, event: Recovered) -> None:
-        """Begin to answer: all that was replayed is durable, every grant has a full lease."""
+        """Begin to answer: all replayed records are durable, every grant has a full lease."""
         self.epoch = event.generation
         self._ahead_ms = max(0, self.state.last_at_ms - self._now_ms)
         self._membership.start(self._now_ms)
@@ -199,7 +201,7 @@ class BrokerCore:
             partition.durable_end_offset = partition.end_offset
 
     def _synced(self, end: int, out: Outcome) -> None:
-        """Show readers what the sync covered."""
+        """Show the messages that a sync covers to readers."""
         grown: dict[tuple[int, int], None] = {}
         for record in self._recent.synced(end):
             _, partition = self.state.partition_of(record)
@@ -226,11 +228,11 @@ class BrokerCore:
                 raise ProtocolError(f"a broker does not take {type(message).__name__}")
             answer(peer, message, out)
         except (OnceMQError, Refusal) as error:
-            self._tell_refusal(event, error, out)
+            self._report_refusal(event, error, out)
             refused = failure(message.request, error)
             out.sends_after_sync.append(Send(peer, refused))
 
-    def _tell_refusal(self, event: Received, error: OnceMQError | Refusal, out: Outcome) -> None:
+    def _report_refusal(self, event: Received, error: OnceMQError | Refusal, out: Outcome) -> None:
         message = event.message
         cause = error.error if isinstance(error, Refusal) else error
         if isinstance(message, Produce) and not isinstance(cause, HelloRequired):
@@ -256,7 +258,7 @@ class BrokerCore:
             out.events.append(("producer.fenced", fields))
 
     def _broker_ms(self) -> int:
-        """Broker time: never below what was logged, not even by an earlier process."""
+        """Return broker time: never below a logged time, not even one of an earlier process."""
         return max(self._now_ms + self._ahead_ms, self.state.last_at_ms)
 
     def _hello(self, peer: bytes, hello: Hello, out: Outcome) -> None:
@@ -351,10 +353,10 @@ class BrokerCore:
     # --- producers -------------------------------------------------------------------------------
 
     def _init_producer(self, peer: bytes, request: InitProducer, out: Outcome) -> None:
-        """Grant the next epoch to a new incarnation; tell a known one its epoch again.
+        """Grant the next epoch to a new incarnation; repeat the epoch of a known one.
 
-        Output producers are granted with their group's partition: here they only learn where
-        they stand.
+        An output producer is granted together with its group's partition: here it only learns its
+        next numbers.
         """
         name = request.producer
         producers = self.state.producers

@@ -1,15 +1,15 @@
-"""Fetches: what is durable is shown, in order, and who is early waits.
+"""Fetches: readers see durable messages only, in order; a fetch at the end waits.
 
-Theory of operation. A fetch names an offset; the answer starts with the stored batch that contains
-it and holds whole batches up to the bytes asked for, at least one. Only what lay below the durable
-end when the turn began is shown. A fetch at the end waits until a sync covers something new or its
-time is over; then it gets an empty answer. The fetch is the credit: nobody gets what was not asked
-for.
+Theory of operation. A fetch names an offset. The answer starts with the stored batch that contains
+the offset and holds whole batches up to the wanted bytes, at least one. It shows only what lay below
+the durable end when the turn began. A fetch at the end waits until a sync covers something new, or
+until its time is over: then the answer is empty (the long poll of Kafka). The fetch is the credit:
+the broker never sends a message that was not asked for.
 
-The log is read from the nearest known position on: a cursor where the last fetch of this offset
-stopped, or an entry of the offset index. Batches of other partitions in between are passed over,
-and where none of this one can lie the index jumps ahead. One turn serves at most `turn_bytes_max`;
-fetches beyond wait for the next one, so memory is bounded whatever is asked.
+The server reads the log from the nearest known position on: a cursor where the last fetch of this
+offset stopped, or an entry of the offset index. It passes over batches of other partitions, and the
+index jumps ahead where no batch of this partition can lie. One turn serves at most `turn_bytes_max`;
+further fetches wait for the next turn, which bounds the memory.
 """
 
 from __future__ import annotations
@@ -34,12 +34,11 @@ from .topics import Partition, Topic
 
 WaitKey = tuple[bytes, str, int, int]  # peer, group, topic number, partition
 
-
 _HEAD_BYTES = 64  # of a stored batch on the wire, rounded up
 
 
 def _wire_overhead(record: BatchStored) -> int:
-    """Return an upper bound of what the answer holds of a stored batch besides its bytes."""
+    """Return an upper bound of the bytes that a stored batch needs in an answer, beside its own."""
     return _HEAD_BYTES + 4 * len(record.producer) + len(record.digest) + len(record.mask)
 
 
@@ -53,22 +52,21 @@ class FetchJob:
     partition: Partition
     deadline_ms: int
     max_bytes: int
-    # The next offset to be found. Invariant: the end of `found`, or the asked offset.
+    # The next offset to be found. Invariant: the end of `found`, or the requested offset.
     wanted: int
-    reads_left: int
+    reads_left: int  # bounds the reads of one fetch in a log that other partitions fill
     found: list[BatchStored] = field(default_factory=list)
     # Bytes of `found` on the wire. Invariant: <= max_bytes unless one batch alone is larger.
     found_bytes: int = 0
-    # Where the last read began.
-    position: int = 0
+    position: int = 0  # start of the last read
 
     @property
     def key(self) -> WaitKey:
-        """What another fetch must share to replace this one while it waits."""
+        """Key of a waiting fetch: a newer fetch with the same key replaces it."""
         return (self.peer, self.request.group, self.topic.number, self.partition.number)
 
     def take(self, record: BatchStored) -> bool:
-        """Take a stored batch if it is wanted; return False if there is no more room for it."""
+        """Add a stored batch if it is wanted; return False if the answer has no room for it."""
         if record.topic_number != self.topic.number or record.partition != self.partition.number:
             return True
         end = record.first_offset + record.kept
@@ -92,19 +90,19 @@ class FetchServer:
     state: BrokerState
     log_id: bytes
     limits: Limits
-    # Fetches at the durable end, and those that wait for a turn with room. Invariant: at most
+    # Fetches at the durable end, and fetches that wait for a turn with room. Invariant: at most
     # limits.waiting_fetches_max; one for each key.
     waiting: dict[WaitKey, FetchJob] = field(default_factory=dict)
-    # The waiting ones of each partition, in the order of their arrival.
+    # Waiting fetches at the end of each partition, in the order of their arrival.
     at_end: dict[tuple[int, int], dict[WaitKey, FetchJob]] = field(default_factory=dict)
-    # Those that could be served but found the turn full, in order.
+    # Fetches that could be served but met a full turn, in order.
     postponed: dict[WaitKey, FetchJob] = field(default_factory=dict)
-    # (deadline, count, job): those no longer waiting are skipped. Invariant: at most about twice
-    # as many as wait.
+    # Heap of (deadline, count, job). Jobs that no longer wait are skipped. Invariant: at most about
+    # twice as many as wait.
     deadlines: list[tuple[int, int, FetchJob]] = field(default_factory=list)
     # Being read in this turn, by token. Invariant: empty between two turns.
     jobs: dict[int, FetchJob] = field(default_factory=dict)
-    _count: int = 0
+    _count: int = 0  # of jobs and reads: breaks ties in the heap, numbers the reads
     # Bytes served in the turn that began at `_turn_ms`.
     _turn_ms: int = -1
     _turn_bytes: int = 0
@@ -152,7 +150,7 @@ class FetchServer:
                     self._serve(job, now_ms, out)
 
     def tick(self, now_ms: int, out: Outcome) -> None:
-        """Serve what an earlier turn had no room for; answer those whose time is over."""
+        """Serve postponed fetches; answer fetches whose time is over."""
         for job in list(self.postponed.values()):
             self._serve(job, now_ms, out)
         while self.deadlines and self.deadlines[0][0] <= now_ms:
@@ -163,7 +161,6 @@ class FetchServer:
     def read_done(
         self, token: int, found: list[tuple[int, BatchStored]], next_position: int, out: Outcome
     ) -> None:
-        """Take what a read found; read on or answer."""
         job = self.jobs.pop(token)
         for position, record in found:
             if not job.take(record):
@@ -186,7 +183,7 @@ class FetchServer:
     # --- inside ----------------------------------------------------------------------------------
 
     def _grant_key(self, request: Fetch) -> Key:
-        """Return whose grant counts: a private topic is read under that of its topic.
+        """Return the grant that allows a fetch: for a private topic that of its topic.
 
         Raises NotGranted for the private topic of another group.
         """
@@ -196,7 +193,7 @@ class FetchServer:
         return (request.group, topic, request.partition)
 
     def _serve(self, job: FetchJob, now_ms: int, out: Outcome) -> None:
-        """Begin to read, or put the job off if the turn is full."""
+        """Begin to read, or postpone the job if the turn is full."""
         if now_ms != self._turn_ms:
             self._turn_ms = now_ms
             self._turn_bytes = 0
@@ -208,13 +205,13 @@ class FetchServer:
             return
         self._forget(job)
         if job.request.group:
-            try:  # the grant may have gone to somebody else meanwhile
+            try:  # the grant may have gone to another consumer while the fetch waited
                 self.state.groups.check(self._grant_key(job.request), job.request.epoch)
             except NotGranted as error:
                 out.sends_after_sync.append(Send(job.peer, failure(job.request.request, error)))
                 return
         position = job.partition.position_of(job.wanted)
-        assert position is not None, "what is durable has an entry at or before it"
+        assert position is not None, "a durable offset has an entry at or before it"
         self._read(job, position, out)
 
     def _read(self, job: FetchJob, position: int, out: Outcome) -> None:
@@ -266,11 +263,11 @@ class FetchServer:
         heappush(self.deadlines, (job.deadline_ms, self._count, job))
 
     def _replace(self, job: FetchJob, out: Outcome) -> None:
-        """A newer fetch of the same peer for the same place ends the one that waits."""
+        """End the waiting fetch that a newer fetch of the same peer and place replaces."""
         earlier = self.waiting.get(job.key)
         if earlier is None:
             return
-        if earlier.request.request == job.request.request:  # the same one came twice
+        if earlier.request.request == job.request.request:  # the same request arrived twice
             self._forget(earlier)
         else:
             self._answer(earlier, out)

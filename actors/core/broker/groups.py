@@ -1,18 +1,19 @@
-"""Grants: which consumer owns a partition of a group, and who may follow it.
+"""Grants: which consumer owns a partition of a group, and which one may follow.
 
 Theory of operation. A grant gives (group, topic, partition) to one incarnation under an epoch that
-is above every earlier one and above every generation of the ledger it was shown. The epoch is also
+is above every earlier epoch and above every reported generation of the ledger. The epoch is also
 the generation that the consumer makes of its ledger and the epoch of its output producer, so a
-replaced consumer is fenced in all three places at once. The grant is a record; the lease beside it
-is volatile and only decides *when* somebody else may be granted, never whether a write counts. So
-leases may be kept generously: after a restart every grant has a full one.
+replaced consumer is fenced in all three places at once. The grant is a record. The lease beside it
+is volatile and decides only *when* another consumer may be granted, never whether a write counts
+(Gray and Cheriton, "Leases", 1989, make the lease itself the fence, which trusts clocks). So leases
+may be generous: after a restart every grant has a full one.
 
-The ledger shown at a join must be the one that the last grant knew and must not be behind it. A
+The ledger reported at a join must be the one that the last grant knew, and must not be behind it. A
 consumer started in another directory thus gets LedgerNotHere and calls no handler.
 
-A joiner need not wait for the lease in three cases: the owner left, the joiner is the owner itself
-and has used its epoch up, or it holds the lock of the granted generation, which only the death of
-the owner sets free.
+A joiner need not wait for the lease in three cases: the owner left; the joiner is the owner itself
+and has used its epoch up; or the joiner holds the lock of the granted generation, which only the
+death of the owner releases.
 """
 
 from __future__ import annotations
@@ -32,45 +33,42 @@ GENERATION_MAX = 1 << 48  # numbers may jump, but not so far that they would eve
 
 @dataclass(slots=True)
 class Lease:
-    """How long a grant keeps others waiting. Volatile."""
+    """The time for which a grant makes other consumers wait. Volatile."""
 
     epoch: int  # of the grant
-    until_ms: int
+    until_ms: int  # in time of the driver
     released: bool = False  # the owner left
-    dead: bool = False  # somebody proved that the owner died
+    dead: bool = False  # a joiner has proved that the owner died
     next_offset: int = 0  # the highest that the owner reported under this grant
-    member: bytes = b""  # the process of the owner, once heard; volatile like all of this
-    committed: int = 0  # durably, as the last renewal told: a ledger below it is an older copy
+    member: bytes = b""  # the process of the owner, once heard
+    committed: int = 0  # durably, by the last renewal: a ledger below it is an older copy
 
 
 class GroupTable:
     """All grants (hard state) and their leases (volatile)."""
 
     def __init__(self) -> None:
-        """Start without grants."""
         # The last grant of each partition. Invariant: epochs rise.
         self.grants: dict[Key, GroupGranted] = {}
         # Invariant after Recovered: one for each grant, with its epoch.
         self.leases: dict[Key, Lease] = {}
-        # The generation in which an operator went back to an earlier offset: a ledger that has
-        # not got it is an older copy, whatever its offset. Only for keys where that happened.
+        # The generation in which an operator went back to an earlier offset: a ledger without that
+        # generation is an older copy at any offset. Only for keys where that happened.
         self.rewound: dict[Key, int] = {}
 
     def __len__(self) -> int:
-        """Return the number of grants."""
         return len(self.grants)
 
     # --- hard state ------------------------------------------------------------------------------
 
     def apply(self, record: GroupGranted) -> None:
-        """Take a grant."""
         key = (record.group, record.topic, record.partition)
         last = self.grants.get(key)
         assert last is None or record.epoch > last.epoch, "epochs rise"
         self.grants[key] = record
 
     def apply_rewound(self, record: GroupRewound) -> None:
-        """Take an operator's word that the ledger goes back."""
+        """Lower the offset that the ledger must have reached: an operator moves it back."""
         key = (record.group, record.topic, record.partition)
         grant = self.grants[key]
         assert record.epoch == grant.epoch, "only the owner rewinds"
@@ -78,7 +76,7 @@ class GroupTable:
         self.rewound[key] = record.epoch
 
     def freeze(self) -> Plain:
-        """Return all grants as a part of a snapshot, with the generation of a rewind behind."""
+        """Return all grants as a part of a snapshot; a rewind adds its generation at the end."""
         return [
             [
                 *key,
@@ -96,7 +94,6 @@ class GroupTable:
         ]
 
     def restore(self, part: Plain) -> None:
-        """Become what `freeze` returned."""
         for fields in part:
             grant = GroupGranted(*fields[:_GRANT_FIELDS])
             key = (grant.group, grant.topic, grant.partition)
@@ -107,7 +104,7 @@ class GroupTable:
     # --- decisions -------------------------------------------------------------------------------
 
     def start_leases(self, now_ms: int) -> None:
-        """After a restart every grant is live for one full lease."""
+        """Give every grant one full lease, after a restart: owners must have time to renew."""
         self.leases = {
             key: Lease(grant.epoch, now_ms + LEASE_MS, committed=grant.next_offset)
             for key, grant in self.grants.items()
@@ -138,11 +135,14 @@ class GroupTable:
         """Return the highest next offset that a ledger of this key has reported."""
         grant = self.grants.get(key)
         lease = self.leases.get(key)
-        told = max(lease.next_offset, lease.committed) if lease else 0
-        return max(grant.next_offset if grant else 0, told)
+        reported = max(lease.next_offset, lease.committed) if lease else 0
+        return max(grant.next_offset if grant else 0, reported)
 
     def same_again(self, key: Key, join: Join) -> bool:
-        """Tell whether the owner asks again for the grant it has and has not used yet."""
+        """Return whether the owner asks again for a grant that it has not used yet.
+
+        Its answer was lost: the same epoch again, because a new one would fence its own opening.
+        """
         grant = self.grants.get(key)
         return (
             grant is not None
@@ -152,7 +152,7 @@ class GroupTable:
         )
 
     def wait_for(self, key: Key, join: Join, now_ms: int) -> int:
-        """Return for how many milliseconds the lease of somebody else still counts; 0: granted."""
+        """Return for how many milliseconds another consumer's lease still counts; 0: grant now."""
         grant = self.grants.get(key)
         if grant is None or grant.incarnation == join.incarnation:
             return 0
@@ -193,16 +193,16 @@ class GroupTable:
         return self.leases[key]
 
     def renew(self, key: Key, epoch: int, now_ms: int) -> Lease:
-        """Let the lease run anew and return it. Raises NotGranted."""
+        """Start the lease again from now and return it. Raises NotGranted."""
         self.check(key, epoch)
         lease = self.leases[key]
         lease.until_ms = now_ms + LEASE_MS
         return lease
 
-    def told(self, key: Key, committed: int) -> None:
-        """Note what the owner says to have durably committed."""
+    def report(self, key: Key, committed: int) -> None:
+        """Record the offset that the owner reports as durably committed."""
         lease = self.leases[key]
-        if self.rewound.get(key) == lease.epoch:  # said before the owner went back, perhaps
+        if self.rewound.get(key) == lease.epoch:  # the renewal may have left before the rewind
             committed = min(committed, self.grants[key].next_offset)
         lease.committed = committed
 
@@ -215,9 +215,9 @@ class GroupTable:
         lease.committed = next_offset
 
     def rewind(self, key: Key, next_offset: int, at_ms: int) -> GroupRewound:
-        """Return the record by which the ledger may stand at a lower offset from here on."""
+        """Return the record that allows the ledger a lower offset from here on."""
         lease = self.leases[key]
-        lease.next_offset = 0  # what counts is in the grant now
+        lease.next_offset = 0  # the offset of the grant counts from now on
         lease.committed = min(lease.committed, next_offset)
         return GroupRewound(*key, self.grants[key].epoch, next_offset, at_ms)
 
@@ -236,6 +236,6 @@ class GroupTable:
             raise NotGranted(f"{topic} partition {partition} of group {group} was given back")
 
     def live(self, key: Key, now_ms: int) -> bool:
-        """Tell whether the lease of a grant still keeps others waiting."""
+        """Return whether the lease of a grant still makes other consumers wait."""
         lease = self.leases[key]
         return not lease.released and lease.until_ms > now_ms

@@ -1,7 +1,7 @@
-"""Which explicit ids a topic holds, where they lie, and what their bodies were.
+"""The explicit ids of a topic, with the place and the body hash of each.
 
-Theory of operation. An id gets the next ordinal when its message is applied; arrays under that
-ordinal hold place and body hash. Ids are only ever added, so the state of a snapshot is a row of
+Theory of operation. An id gets the next ordinal when its message is applied; arrays at that ordinal
+hold place and body hash. Ids are only ever added, so the state of a snapshot is a row of
 parts of `part_ids` ids: full ones never change and are kept by name, the last one is written
 anew. Dict order is the order of ordinals, which makes the newest ids cheap to reach from the end.
 A batch with nothing known costs one `isdisjoint`, one `set`, one `update` and two `extend`.
@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 from ...records import Plain
 
-_OFFSET_BITS = 48
+_OFFSET_BITS = 48  # leaves 16 bits for the partition: place and partition share one u64
 _OFFSET_MASK = (1 << _OFFSET_BITS) - 1
 
 
@@ -38,7 +38,7 @@ class IdIndex(Protocol):
         """Return how many ids are stored."""
 
     def all_new(self, ids: list[bytes]) -> bool:
-        """Tell whether no id of the batch is known and none comes twice in it."""
+        """Return whether no id of the batch is known and none comes twice in it."""
 
     def find(self, tagged: bytes) -> Known | None:
         """Return where an id is stored, or None."""
@@ -72,15 +72,12 @@ class MemoryIdIndex:
         self._hashes: array[int] = array("Q")
 
     def __len__(self) -> int:
-        """Return how many ids are stored."""
         return len(self._ordinals)
 
     def all_new(self, ids: list[bytes]) -> bool:
-        """Tell whether no id of the batch is known and none comes twice in it."""
         return self._ordinals.keys().isdisjoint(ids) and len(set(ids)) == len(ids)
 
     def find(self, tagged: bytes) -> Known | None:
-        """Return where an id is stored, or None."""
         ordinal = self._ordinals.get(tagged)
         if ordinal is None:
             return None
@@ -90,7 +87,6 @@ class MemoryIdIndex:
     def add(
         self, ids: Sequence[bytes], hashes: Iterable[int], partition: int, first_offset: int
     ) -> None:
-        """Take ids that are new, at dense offsets of one partition."""
         ordinal = len(self._ordinals)
         place = partition << _OFFSET_BITS | first_offset
         self._ordinals.update(zip(ids, range(ordinal, ordinal + len(ids)), strict=True))
@@ -99,19 +95,16 @@ class MemoryIdIndex:
         assert len(self._ordinals) == len(self._places) == len(self._hashes)
 
     def parts(self) -> list[tuple[int, int]]:
-        """Return the ranges of ordinals that make up a snapshot: full parts, then the rest."""
         end, step = len(self._ordinals), self._part_ids
         return [(start, min(start + step, end)) for start in range(0, end, step)]
 
     def freeze(self, start: int, end: int) -> Plain:
-        """Return one of these ranges as a part of a snapshot."""
         behind = len(self._ordinals) - end
         ids = list(islice(reversed(self._ordinals), behind, behind + end - start))
         ids.reverse()
         return [ids, self._places[start:end].tolist(), self._hashes[start:end].tolist()]
 
     def restore(self, part: Plain) -> None:
-        """Take a part that `freeze` returned; parts come in the order of their ranges."""
         ids, places, hashes = part
         ordinal = len(self._ordinals)
         self._ordinals.update(zip(ids, range(ordinal, ordinal + len(ids)), strict=True))

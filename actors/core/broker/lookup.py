@@ -1,14 +1,14 @@
 """Resends of sequence numbers: find the original in the log and compare.
 
-Theory of operation. A batch whose numbers (or the first of them) are stored already is a resend or
-a broken sender; only the stored bytes can tell. The producer's row knows a position at or before
-the original; from there the log is read on until every known number was met. What was stored in
-this very turn is not readable yet, so the broker keeps those records at hand until their sync
-(`Recent`). A lookup that needs more than `reads_per_request_max` reads goes on in the next turn; at
-most `lookups_max` wait so, and beyond that the resend is refused with Busy.
+Theory of operation. A batch whose numbers (or the first of them) are stored already comes from a
+resend or from a broken sender; only the stored bytes can tell. The producer's row knows a position
+at or before the original; the lookup reads on from there until it has met every known number.
+Records of the current turn are not readable yet, so the broker keeps them at hand until their sync
+(`Recent`). A lookup that needs more than `reads_per_request_max` reads goes on in the next turn. At
+most `lookups_max` wait so; beyond that the resend is refused with Busy.
 
-The new rest of a batch that overlaps is stored at once, when it arrives: whether it is new does
-not depend on what the lookup finds. Only the answer waits.
+The new rest of an overlapping batch is stored at once, when it arrives: the lookup cannot change
+that it is new. Only the answer waits.
 """
 
 from __future__ import annotations
@@ -30,38 +30,36 @@ class Recent:
     """Records that were applied and not yet covered by a sync. Volatile."""
 
     def __init__(self) -> None:
-        """Start empty."""
         # (position, record) in the order of the log. Invariant: one turn's worth at most, since
         # every turn that appends ends with a sync.
         self._records: deque[tuple[int, BatchStored]] = deque()
 
     def add(self, record: BatchStored, position: int) -> None:
-        """Note a record that was just applied."""
+        """Add a record that was just applied."""
         self._records.append((position, record))
 
     def synced(self, end: int) -> Iterator[BatchStored]:
-        """Take out and yield the records below `end`."""
+        """Remove and yield the records below `end`."""
         while self._records and self._records[0][0] < end:
             yield self._records.popleft()[1]
 
     def all(self) -> Iterator[BatchStored]:
-        """Yield all records in the order of the log."""
         for _, record in self._records:
             yield record
 
 
 @dataclass(slots=True)
 class Lookup:
-    """One resend whose verdicts are being found."""
+    """A resend whose verdicts are being looked up."""
 
     peer: bytes
     request: Produce
     batch: Batch
     topic_number: int
-    known: int  # how many messages of the batch, from the first on, are stored already
-    position: int  # where the log is read next
+    known: int  # messages of the batch, from the first on, that are stored already
+    position: int  # of the next read
     limits: Limits
-    tail_at_ms: int = 0  # time and place of the new rest, if there is one
+    tail_at_ms: int = 0  # time and first offset of the new rest, if there is one
     tail_offset: int = UNKNOWN_OFFSET
     judged: int = 0  # Invariant: <= known; messages below it have their verdict
     runs: Runs = field(default_factory=Runs)
@@ -80,7 +78,7 @@ class Lookup:
         return Read(token, self.position, size, columns=True)
 
     def allow_reads(self) -> None:
-        """Start another turn."""
+        """Allow the reads of another turn."""
         self.reads_left = self.limits.reads_per_request_max
 
     def meet(self, record: BatchStored) -> None:
@@ -104,7 +102,7 @@ class Lookup:
 
     @property
     def done(self) -> bool:
-        """Whether every known number was met."""
+        """Whether every known number has its verdict."""
         return self.judged >= self.known
 
     def answer(self, out: Outcome, topic: str) -> None:

@@ -1,9 +1,9 @@
 """Requests about groups: join, renew, leave, rewind, list, describe.
 
-Theory of operation: see groups.py, which decides who may be granted, and balance.py, which says
-who should have how much. Here requests are checked against topics and log, and decisions become a
-record, an answer and an event. A join changes nothing that lasts unless it is granted, so a
-consumer that waits may ask as often as it likes.
+Theory of operation: see groups.py, which decides whether a joiner may be granted, and balance.py,
+which computes the shares of members. This file checks requests against topics and log, and turns
+decisions into a record, an answer and an event. A join changes nothing durable unless it is granted,
+so a waiting consumer may ask as often as it likes.
 """
 
 from __future__ import annotations
@@ -50,10 +50,9 @@ _ROW_BYTES = 48  # of a grant in a list, besides its texts
 
 
 class Membership:
-    """Answers what consumers ask about grants."""
+    """Answers requests about grants."""
 
     def __init__(self, state: BrokerState, log_id: bytes, lineage: bytes, limits: Limits) -> None:
-        """Judge by `state`, which holds the log `log_id`."""
         self.state = state
         self.log_id = log_id
         self.lineage = lineage
@@ -61,7 +60,7 @@ class Membership:
         self._groups_max = limits.groups_max
 
     def start(self, now_ms: int) -> None:
-        """All is replayed: every grant has a full lease, no member is known yet."""
+        """Begin after the replay: every grant has a full lease, no member is known yet."""
         self.state.groups.start_leases(now_ms)
         self.balance.start(now_ms)
 
@@ -74,9 +73,10 @@ class Membership:
         *,
         disk_full: bool,
     ) -> None:
-        """Grant the partition, or say who has it. `times`: now and broker time. Raises OnceMQError.
+        """Grant the partition, or name the owner. `times`: now and broker time. Raises OnceMQError.
 
-        An epoch is granted once: asking again before it was used gets the same one.
+        An epoch is granted once: a joiner that asks again before it has used the epoch gets the
+        same one.
         """
         place = {
             "group": join.group,
@@ -147,11 +147,11 @@ class Membership:
         self._granted(peer, join, record.epoch, topic, now_ms, out)
 
     def _why_free(self, key: Key, join: Join, now_ms: int) -> str:
-        """Return why nobody need be waited for; "": somebody's lease runs.
+        """Return why no lease must be waited for; "" while another consumer's lease runs.
 
-        A dead owner is dead in all partitions: its process has no share any more. It is dead for
-        everybody: who proved it may not be the one for whom the partition is kept, and holds the
-        lock that would prove it to others.
+        A dead owner is dead in all partitions: its process has no share any more. Its death counts
+        for every joiner: the one that proved it holds the lock, so no other can prove it, and the
+        partition may be kept for another member.
         """
         groups = self.state.groups
         grant = groups.grants.get(key)
@@ -174,7 +174,7 @@ class Membership:
     def _heard(
         self, key: Key, member: bytes, label: str, now_ms: int, out: Outcome, *, asks: bool
     ) -> None:
-        """Note a sign of life of a member. Raises ProtocolError."""
+        """Record a sign of life of a member. Raises ProtocolError."""
         if len(member) != _IDENTITY_BYTES:
             raise ProtocolError("a member id is 16 random bytes")
         if self.balance.heard(key, member, label, now_ms, asks=asks) is not None:
@@ -182,7 +182,7 @@ class Membership:
             out.events.append(("group.member", {**fields, "member": member.hex()}))
 
     def _check(self, join: Join) -> tuple[Topic, int]:
-        """Check what a join says about itself and about our log. Raises OnceMQError."""
+        """Check a join against this log; return topic and end offset. Raises OnceMQError."""
         check_name(join.group, "group")
         if len(join.incarnation) != _IDENTITY_BYTES or not join.ledger_id:
             raise ProtocolError("a join names its incarnation (16 bytes) and its ledger")
@@ -219,12 +219,15 @@ class Membership:
         out.sends_after_sync.append(Send(peer, granted))
 
     def _shared(self, key: Key, member: bytes, now_ms: int) -> bool:
-        """Whether others own partitions of the topic too; a joiner without an id is not told."""
+        """Return whether other members own partitions of the topic; False without a member id.
+
+        A joiner without an id speaks version 1, which has no field for it.
+        """
         partitions = self.state.topics.get(key[1]).partitions
         return bool(member) and self.balance.others_own(key, member, partitions, now_ms)
 
     def renew(self, peer: bytes, renew: Renew, now_ms: int, out: Outcome) -> None:
-        """Let a lease run anew; say if the partition is wanted by another. Raises NotGranted."""
+        """Renew a lease; say if another member should get the partition. Raises NotGranted."""
         key, member = _key(renew), renew.member
         groups = self.state.groups
         lease = groups.renew(key, renew.epoch, now_ms)
@@ -235,7 +238,7 @@ class Membership:
             topic = self.state.topics.get(renew.topic)
             end_offset = topic.partition(renew.partition).end_offset
             lease.member = member
-            groups.told(key, min(renew.committed, end_offset))
+            groups.report(key, min(renew.committed, end_offset))
             shared = self._shared(key, member, now_ms)
             revoke, to = self.balance.revoke(key, member, topic.partitions, now_ms)
             if to is not None:
@@ -247,7 +250,7 @@ class Membership:
         out.sends_after_sync.append(Send(peer, renewed))
 
     def rewind(self, peer: bytes, rewind: Rewind, at_ms: int, out: Outcome) -> None:
-        """Let the ledger stand at a lower offset than it has reported. Raises NotGranted."""
+        """Allow the ledger a lower offset than it has reported. Raises NotGranted."""
         key, groups = _key(rewind), self.state.groups
         groups.check(key, rewind.epoch)
         out.appends.append(groups.rewind(key, rewind.next_offset, at_ms))

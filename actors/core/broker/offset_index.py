@@ -1,10 +1,11 @@
-"""Where the stored batches of one partition lie in the log: sparse, by bytes.
+"""A sparse index from offsets of one partition to positions in the log.
 
 Theory of operation. The log holds the batches of all partitions one behind the other. A batch gets
-an entry if it lies `step_bytes` or more behind the last batch that got one. So a batch
-without an entry lies less than one step behind the entry before it, which bounds every search:
-from any entry, after one step of log, the next batch of this partition is the next entry. A reader
-that has passed a step without a find jumps there, however much of other partitions lies between.
+an entry if it lies `step_bytes` or more behind the last batch with an entry (as in Kafka's
+`index.interval.bytes`). So a batch without an entry lies less than one step behind the entry before
+it, which bounds every search: one step of log behind any entry, the next batch of this partition is
+that of the next entry. A reader that has passed a step without a find jumps there, over any amount
+of log of other partitions.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class OffsetIndex:
     """Pairs (first offset, position), both strictly rising."""
 
     def __init__(self, step_bytes: int) -> None:
-        """Give one entry to so much log."""
+        """Make an entry for each `step_bytes` of log, at most."""
         self._step_bytes = step_bytes
         # First offsets of the indexed batches. Invariant: strictly rising.
         self._offsets: array[int] = array("Q")
@@ -25,17 +26,16 @@ class OffsetIndex:
         self._positions: array[int] = array("Q")
 
     def __len__(self) -> int:
-        """Return the number of entries."""
         return len(self._offsets)
 
     def add(self, first_offset: int, position: int) -> None:
-        """Note a stored batch; batches come in the order of the log."""
+        """Add a stored batch; batches come in the order of the log."""
         if self._positions and position < self._positions[-1] + self._step_bytes:
             return
         self.restore_entry(first_offset, position)
 
     def restore_entry(self, first_offset: int, position: int) -> None:
-        """Take an entry that `entries` gave, in their order."""
+        """Add an entry that `entries` returned, in their order."""
         assert not self._offsets or (
             first_offset > self._offsets[-1] and position > self._positions[-1]
         )
@@ -57,6 +57,5 @@ class OffsetIndex:
         return self._positions[place + 1] if place + 1 < len(self._positions) else None
 
     def entries(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Return the entries whose positions lie in [start, end)."""
         low, high = bisect_left(self._positions, start), bisect_left(self._positions, end)
         return list(zip(self._offsets[low:high], self._positions[low:high], strict=True))

@@ -1,13 +1,14 @@
-"""Batches that arrive: who may write, what is new, what is stored.
+"""Arriving batches: may the sender write, what is new, what is stored.
 
 Theory of operation. A batch with sequence ids must come from the live epoch of its producer. Its
-first number tells all: the expected one is stored at once, a higher one is a gap and refused (the
-batches between were lost on the way), a lower one is a resend and compared with the original.
+first number decides: a batch with the expected number is stored at once; a higher number is a gap
+and refused (the batches between were lost on the way); a lower number is a resend and compared with
+the original. Kafka's idempotent producer works so, but keeps only the last five batches.
 
 A batch with explicit ids is ordered by its session and judged by the topic's set of ids, message by
-message. Mostly nothing is known, which costs a few set operations. A session's counter advances
-with every final verdict, refusals that a retry cannot mend included, and never with one that it
-can; a batch at an earlier counter is judged again but stores nothing new.
+message. Usually no id is known, which costs a few set operations. A session's counter advances with
+every final verdict, also with a refusal that a retry cannot mend, and never with one that it can. A
+batch at an earlier counter is judged again but stores nothing new.
 
 Nothing here changes what must survive: the record in the outcome does, when it is applied.
 """
@@ -63,9 +64,8 @@ class Judge:
     recent: Recent
     limits: Limits
     sessions: SessionTable = field(init=False)
-    # Resends that go on in a later turn, or in this one with their next read, by token (negative
-    # in reads, which sets them apart from those of fetches).
-    # Invariant: at most limits.lookups_max.
+    # Resends that go on with their next read, in this turn or a later one, by token. Reads carry
+    # the token negated, to tell them from reads of fetches. Invariant: at most limits.lookups_max.
     lookups: dict[int, Lookup] = field(default_factory=dict)
     # Whether each message gets events of its own.
     verbose: bool = False
@@ -134,7 +134,7 @@ class Judge:
         self._look_up(arrival, producer, min(count, expected - first), out)
 
     def _look_up(self, arrival: Arrival, producer: Producer, known: int, out: Outcome) -> None:
-        """Store what is new of a resend, and look for the originals of the rest."""
+        """Store the new rest of a resend, and look up the originals of its known messages."""
         request, batch = arrival.request, arrival.batch
         if len(self.lookups) >= self.limits.lookups_max:
             raise Busy("too many resends are being looked up")
@@ -166,7 +166,6 @@ class Judge:
     def read_done(
         self, token: int, found: list[tuple[int, BatchStored]], next_position: int, out: Outcome
     ) -> None:
-        """Take what a read of a lookup found."""
         lookup = self.lookups[token]
         for _, record in found:
             lookup.meet(record)
@@ -184,7 +183,7 @@ class Judge:
         lookup.answer(out, lookup.request.topic)
 
     def tick(self, out: Outcome) -> None:
-        """Go on with the lookups that an earlier turn left."""
+        """Continue the lookups of an earlier turn."""
         for token, lookup in list(self.lookups.items()):
             lookup.allow_reads()
             self.go_on(token, out)
@@ -223,12 +222,12 @@ class Judge:
                     },
                 )
             )
-        self._tell_verdicts(arrival, runs, out)
+        self._report_verdicts(arrival, runs, out)
         at_ms = arrival.at_ms if kept else 0
         produced = Produced(request.request, at_ms, tuple(runs.runs))
         out.sends_after_sync.append(Send(arrival.peer, produced))
 
-    def _tell_verdicts(self, arrival: Arrival, runs: Runs, out: Outcome) -> None:
+    def _report_verdicts(self, arrival: Arrival, runs: Runs, out: Outcome) -> None:
         assert arrival.batch.ids is not None
         number = 0
         for count, verdict, offset in runs.runs:
@@ -237,7 +236,7 @@ class Judge:
                 fields = {"id": untagged_id(tagged), "offset": offset, "count": count}
                 out.events.append(("id.conflict", {**_place(arrival), **fields}))
             elif self.verbose and verdict == DUPLICATE:
-                _tell_messages(
+                _report_messages(
                     "message.duplicate", arrival, range(number, number + count), offset, out
                 )
             number += count
@@ -279,13 +278,13 @@ class Judge:
         out.events.append(("batch.appended", fields))
         if self.verbose:
             numbers = new if mask else range(batch.count)
-            _tell_messages("message.appended", arrival, numbers, record.first_offset, out)
+            _report_messages("message.appended", arrival, numbers, record.first_offset, out)
 
 
 def _check_sender(topic: str, request: Produce) -> None:
-    """Topics of OnceMQ's own take only what they are for. Raises InvalidName.
+    """Keep users' messages out of topics of OnceMQ's own. Raises InvalidName.
 
-    Dead letters are outputs of consumers; a private topic tells its messages apart by their ids.
+    Dead letters are outputs of consumers; the ids of a private topic name dead letters.
     """
     output = request.producer.startswith(INTERNAL_MARK)
     if topic.endswith(DEAD_SUFFIX) and not output:
@@ -295,17 +294,16 @@ def _check_sender(topic: str, request: Produce) -> None:
 
 
 def _first(runs: Runs, verdict: int) -> int:
-    return next((offset for _, its, offset in runs.runs if its == verdict), UNKNOWN_OFFSET)
+    return next((offset for _, found, offset in runs.runs if found == verdict), UNKNOWN_OFFSET)
 
 
 def _place(arrival: Arrival) -> dict[str, Any]:
     return {"topic": arrival.topic.name, "partition": arrival.partition.number}
 
 
-def _tell_messages(
+def _report_messages(
     event: str, arrival: Arrival, numbers: list[int] | range, offset: int, out: Outcome
 ) -> None:
-    """Put an event for each message into `out`; their offsets are adjacent."""
     request, ids = arrival.request, arrival.batch.ids
     for step, number in enumerate(numbers):
         if ids is not None:

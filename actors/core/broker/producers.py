@@ -1,14 +1,14 @@
-"""Who may write sequence ids, and which number comes next.
+"""Producer names: the live owner, and the next sequence number in each partition.
 
 Theory of operation. A producer name has one live owner: the incarnation with the highest epoch.
-A grant is a record, so an owner that was replaced is refused for ever, also after a restart.
-Numbers belong to (producer, topic, partition), are contiguous, start at 0 and go on over epochs;
-`next_sequence` is the only truth about which are stored. "Newer than the highest seen" would not
-do: ZeroMQ drops messages silently, and a resend of the lost ones would look like duplicates.
+A grant is a record, so a replaced owner is refused for ever, also after a restart. Numbers belong
+to (producer, topic, partition), are contiguous, start at 0 and go on over epochs; `next_sequence`
+alone tells which are stored. "Newer than the highest seen" would not do: ZeroMQ drops messages
+silently, and a resend of lost ones would look like duplicates.
 
-Where a stored number lies is found through a short list of places for each row. When the list is
-full, every second entry of its older half goes: the newest batches, which are the ones that are
-resent, stay exact, and the oldest are found by reading on from the nearest entry.
+Each row has a short list of places, to find a stored number. A full list drops every second entry of
+its older half: the newest batches, which are the usual resends, stay exact, and older ones are found
+by reading on from the nearest entry.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RowKey = tuple[int, int]  # topic number, partition
 class Row:
     """What one producer has written to one partition."""
 
-    # The number that is stored next. Invariant: all below are stored, each once.
+    # The next number to store. Invariant: all below are stored, each once.
     next_sequence: int = 0
     # Running digest that came with the last batch; b"": none.
     digest: bytes = b""
@@ -38,7 +38,6 @@ class Row:
     positions: list[int] = field(default_factory=list)
 
     def apply(self, record: BatchStored, position: int) -> None:
-        """Take a stored batch with sequence ids."""
         first_new = record.first_sequence + record.count - record.kept
         assert first_new == self.next_sequence, "sequence numbers are contiguous"
         self.next_sequence += record.kept
@@ -47,7 +46,7 @@ class Row:
         self.positions.append(position)
 
     def thin(self) -> None:
-        """Forget every second place of the older half."""
+        """Drop every second place of the older half."""
         half = len(self.sequences) // 2
         self.sequences[:half] = self.sequences[:half:2]
         self.positions[:half] = self.positions[:half:2]
@@ -65,7 +64,7 @@ class Producer:
     name: str
     # The live epoch. Invariant: never decreases; 0 before the first grant.
     epoch: int = 0
-    # Who holds it, for messages to people.
+    # Host and pid of the owner, for messages to people.
     label: str = ""
     # Nonces of the last grants and their epochs. Invariant: bounded, epochs rising.
     nonces: dict[bytes, int] = field(default_factory=dict)
@@ -84,7 +83,6 @@ class Producer:
         )
 
     def next_sequence(self, key: RowKey) -> int:
-        """Return the number that is stored next."""
         row = self.rows.get(key)
         return 0 if row is None else row.next_sequence
 
@@ -93,13 +91,11 @@ class ProducerTable:
     """All producer names. Hard state."""
 
     def __init__(self, limits: Limits) -> None:
-        """Start empty."""
         self._nonces_kept = limits.producer_nonces_kept
         self._places_max = limits.producer_index_entries_max
         self.by_name: dict[str, Producer] = {}
 
     def __len__(self) -> int:
-        """Return how many there are."""
         return len(self.by_name)
 
     def checked(self, name: str, epoch: int) -> Producer:
@@ -119,7 +115,6 @@ class ProducerTable:
         return epoch
 
     def apply_granted(self, record: ProducerGranted) -> None:
-        """Take a grant."""
         producer = self._get(record.producer)
         assert record.epoch > producer.epoch, "epochs rise"
         producer.epoch = record.epoch
@@ -137,7 +132,6 @@ class ProducerTable:
         producer.nonces = {record.incarnation: record.epoch}
 
     def apply_batch(self, record: BatchStored, position: int) -> None:
-        """Take a stored batch with sequence ids."""
         rows = self.by_name[record.producer].rows
         key = (record.topic_number, record.partition)
         row = rows.get(key)
@@ -154,7 +148,6 @@ class ProducerTable:
         return producer
 
     def freeze(self) -> Plain:
-        """Return the table as a part of a snapshot."""
         return [
             [
                 producer.name,
@@ -170,10 +163,9 @@ class ProducerTable:
         ]
 
     def restore(self, part: Plain) -> None:
-        """Become what `freeze` returned."""
         for name, epoch, label, nonces, rows in part:
             producer = self.by_name[name] = Producer(name, epoch, label)
-            producer.nonces = {nonce: its for nonce, its in nonces}  # noqa: C416 - pairs as lists
+            producer.nonces = dict(map(tuple, nonces))
             for topic_number, partition, next_sequence, digest, sequences, positions in rows:
                 producer.rows[topic_number, partition] = Row(
                     next_sequence, digest, list(sequences), list(positions)

@@ -1,4 +1,4 @@
-"""How a decision of the broker ends early: an error for the peer, and the number a gap asks for."""
+"""Refusals of the broker: an error for the peer, and the number that a gap asks for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ class Refusal(Exception):
 
 
 def failure(request: int, error: OnceMQError | Refusal) -> Failure:
-    """Return the answer that says why a request was refused."""
     reason = error.error if isinstance(error, Refusal) else error
     expected = error.expected if isinstance(error, Refusal) else -1
     return Failure(request, reason.code, reason.reason, reason.hint, expected)

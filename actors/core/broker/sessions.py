@@ -1,11 +1,11 @@
-"""What a broker remembers of its clients only for as long as it runs.
+"""Volatile tables of the broker about its clients: peers and sessions.
 
-Theory of operation. Both tables are bounded and forget the least recently used entry; forgetting
-is safe, because what was forgotten is refused in a way that makes the client say it again. A peer
-that is not in the table must say hello. A session orders batches with explicit ids: its counter
-starts at 0 and advances with each batch that got a final verdict, so a lost batch shows as a gap
-before anything behind it is stored. A session that is unknown at a counter above 0 is refused: its
-client opens another one and resends everything that was not acknowledged, in order.
+Theory of operation. Both tables are bounded and forget the least recently used entry. Forgetting is
+safe, because the refusal that follows makes the client introduce itself again. A peer that is not in
+the table must say hello. A session orders batches with explicit ids: its counter starts at 0 and
+advances with each batch that got a final verdict, so a lost batch shows as a gap before anything
+behind it is stored. A session that is unknown at a counter above 0 is refused: the client opens
+another one and resends everything that was not acknowledged, in order.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ class RecentTable(Generic[Value]):
     """A mapping from bytes that forgets the least recently used entry at its bound."""
 
     def __init__(self, bound: int) -> None:
-        """Hold at most `bound` entries."""
         self._bound = bound
         # Least recently used first. Invariant: at most `bound` entries.
         self._entries: OrderedDict[bytes, Value] = OrderedDict()
 
     def __len__(self) -> int:
-        """Return the number of entries."""
         return len(self._entries)
 
     def get(self, key: bytes) -> Value | None:
@@ -41,7 +39,6 @@ class RecentTable(Generic[Value]):
         return value
 
     def put(self, key: bytes, value: Value) -> None:
-        """Set the value of `key`."""
         self._entries[key] = value
         self._entries.move_to_end(key)
         if len(self._entries) > self._bound:
@@ -61,19 +58,17 @@ class PeerTable(RecentTable[Peer]):
 
 
 class SessionTable:
-    """Which batch each session has to send next. Volatile."""
+    """The next counter of each session. Volatile."""
 
     def __init__(self, bound: int) -> None:
-        """Hold at most `bound` sessions."""
         # The counter above the last batch with a final verdict. Invariant: rises by one.
         self._expected: RecentTable[int] = RecentTable(bound)
 
     def __len__(self) -> int:
-        """Return the number of sessions."""
         return len(self._expected)
 
     def check(self, session: bytes, counter: int) -> bool:
-        """Return whether the batch is the next one; False: an earlier one, judged again.
+        """Return whether the batch is the next one; False for an earlier one, to judge again.
 
         Raises UnknownSession, and Refusal for a gap: nothing may be stored then.
         """
@@ -90,5 +85,5 @@ class SessionTable:
         return counter == expected
 
     def advance(self, session: bytes, counter: int) -> None:
-        """Note the final verdict of the next batch."""
+        """Record that the next batch has its final verdict."""
         self._expected.put(session, counter + 1)

@@ -1,13 +1,13 @@
 """What must survive a restart of the broker, and the one function that changes it.
 
-Theory of operation. `apply` is called with each record right after it was appended, and with the
-same records when the log is replayed, so that both ways lead to the same state; no other function
-of the broker changes what is held here. Decisions (broker.py and its parts) only read it.
+Theory of operation. The driver calls `apply` with each record right after it was appended, and with
+the same records when it replays the log, so both ways lead to the same state. No other function of
+the broker changes this state; decisions (core.py and its parts) only read it.
 
 A snapshot has three kinds of parts. Topics, producers and groups are small and written whole. The
 ids of a topic and the offset index grow for ever and only at their end: they are cut at fixed
-places into parts that never change once they are full. Full parts that were in a snapshot before
-are kept by name; a name stands for the same content for ever.
+places into parts that never change once they are full. A snapshot keeps full parts of the snapshot
+before by name; a name stands for the same content for ever.
 """
 
 from __future__ import annotations
@@ -46,18 +46,17 @@ class BrokerState:
         self.last_at_ms = 0
         # Position of the latest record, plus one: everything applied lies below.
         self.applied_end = 0
-        # Names of the parts that the newest written snapshot holds and that stay true.
+        # Names of parts of the newest written snapshot that stay true.
         self._frozen: frozenset[str] = frozenset()
-        # The same of a snapshot that was handed out; a full disk may keep it from being written.
+        # The same for a snapshot that was handed out, which a full disk may prevent.
         self._offered: frozenset[str] = frozenset()
 
     def partition_of(self, record: BatchStored) -> tuple[Topic, Partition]:
-        """Return the topic and partition that a stored batch belongs to."""
         topic = self.topics.by_number[record.topic_number]
         return topic, topic.partition(record.partition)
 
     def apply(self, record: Record, position: int) -> None:
-        """Take a record: live right after its append, and on replay."""
+        """Apply a record: live right after its append, and on replay."""
         if isinstance(record, BatchStored):
             self._apply_batch(record, position)
         elif isinstance(record, TopicCreated):
@@ -94,7 +93,7 @@ class BrokerState:
     # --- snapshot --------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Return the state as parts: new ones, and the names of old ones that are still true."""
+        """Return the state: new parts, and the names of unchanged parts of the last snapshot."""
         parts: dict[str, Plain] = {
             "broker": [STATE_VERSION, self.last_at_ms, self.applied_end],
             "topics": self.topics.freeze(),
@@ -120,7 +119,7 @@ class BrokerState:
         return Snapshot(parts, frozenset(keep))
 
     def snapshot_written(self) -> None:
-        """Note that what `snapshot` returned last is durable: its parts may be kept by name."""
+        """Allow the next snapshot to keep parts of the last one, which is durable now."""
         self._frozen = self._offered
 
     def _freeze_offsets(self, start: int, end: int) -> Plain:
@@ -131,7 +130,7 @@ class BrokerState:
         ]
 
     def restore(self, parts: dict[str, Plain]) -> None:
-        """Become the state that `snapshot` returned; everything in it is durable."""
+        """Become the state that `snapshot` returned; all of it is durable."""
         version, self.last_at_ms, self.applied_end = parts["broker"]
         assert version == STATE_VERSION, "the manifest names a newer format before we get here"
         self.topics.restore(parts["topics"])
@@ -153,5 +152,5 @@ class BrokerState:
 
 
 def _place_of(name: str) -> list[int]:
-    """Return the numbers in the name of a part: parts are restored in their order."""
+    """Return the numbers in the name of a part, by which parts are restored in order."""
     return [int(number) for number in name.split("-")[1:]]

@@ -1,11 +1,11 @@
 """Topics and their partitions.
 
-Theory of operation. A topic is made by a record and never changes its partition count; its number
-is the count of topics before it and stands for it in stored batches. Offsets of a partition are
-dense. `end_offset` moves when a record is applied, `durable_end_offset` only when a sync that
-covers it has returned: readers are shown what lies below the latter.
+Theory of operation. A record creates a topic, and its partition count never changes. Its number is
+the count of topics before it and stands for it in stored batches. Offsets of a partition are dense.
+`end_offset` moves when a record is applied, `durable_end_offset` only when a sync that covers it
+has returned: readers see what lies below the latter.
 
-Users name topics freely within the rules of names. Two more shapes exist for OnceMQ itself:
+Users name topics freely within the rules of names. Two more shapes belong to OnceMQ itself:
 `T.dead` for the dead letters of T, and `T@G` for messages that group G alone handles again.
 """
 
@@ -23,7 +23,7 @@ from .offset_index import OffsetIndex
 
 
 def check_topic(name: str) -> str:
-    """Return `name` if a topic may be called so. Raises InvalidName."""
+    """Return `name` if a topic may have it. Raises InvalidName."""
     base, mark, group = name.partition(INTERNAL_MARK)
     if mark:
         check_name(group, "group")
@@ -40,14 +40,13 @@ class Partition:
     cursors_max: int
     # The offset of the next message. Invariant: first_offset + kept of the last applied batch.
     end_offset: int = 0
-    # Readers see what lies below. Invariant: <= end_offset; moved by Synced and Recovered only.
+    # Readers see what lies below. Invariant: <= end_offset; only Synced and Recovered move it.
     durable_end_offset: int = 0
-    # Volatile: next wanted offset to position, for fetches that go on. Invariant: bounded; the
-    # batch with that offset does not lie before that position.
+    # Volatile: from the offset of a next fetch to the position where its reading goes on.
+    # Invariant: bounded; the batch with that offset does not lie before that position.
     cursors: dict[int, int] = field(default_factory=dict)
 
     def apply(self, record: BatchStored, position: int) -> None:
-        """Take a stored batch."""
         assert record.first_offset == self.end_offset, "offsets are dense"
         assert record.kept > 0, "a batch with nothing new is not stored"
         self.index.add(record.first_offset, position)
@@ -59,7 +58,7 @@ class Partition:
         return self.index.floor(offset) if cursor is None else cursor
 
     def remember(self, offset: int, position: int) -> None:
-        """Note where a fetch from `offset` goes on reading."""
+        """Remember the position where a fetch from `offset` goes on reading."""
         self.cursors.pop(offset, None)
         while len(self.cursors) >= self.cursors_max:
             del self.cursors[next(iter(self.cursors))]
@@ -78,14 +77,14 @@ class Topic:
     limits: Limits
     # All explicit ids of the topic, over its partitions.
     ids: IdIndex = field(init=False)
-    # Partitions by number, made when first looked at. Invariant: numbers < `partitions`.
+    # Partitions by number, made at first use: a topic may have many that are never used.
+    # Invariant: numbers < `partitions`.
     by_number: dict[int, Partition] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ids = MemoryIdIndex(self.limits.id_part_ids)
 
     def partition(self, number: int) -> Partition:
-        """Return a partition. Raises UnknownTopic."""
         found = self.by_number.get(number)
         if found is None:
             if not 0 <= number < self.partitions:
@@ -97,7 +96,7 @@ class Topic:
         return found
 
     def add_partition(self, number: int, end_offset: int = 0) -> Partition:
-        """Take a partition whose messages below `end_offset` are durable."""
+        """Add a partition whose messages below `end_offset` are durable."""
         index = OffsetIndex(self.limits.offset_index_step_bytes)
         cursors_max = self.limits.cursors_per_partition
         added = Partition(number, index, cursors_max, end_offset, end_offset)
@@ -116,7 +115,6 @@ class TopicTable:
     """All topics. Hard state."""
 
     def __init__(self, limits: Limits) -> None:
-        """Start without topics."""
         self._limits = limits
         # By number. Invariant: the n-th topic has number n.
         self.by_number: list[Topic] = []
@@ -124,24 +122,21 @@ class TopicTable:
         self.by_name: dict[str, Topic] = {}
 
     def __len__(self) -> int:
-        """Return how many there are."""
         return len(self.by_number)
 
     def get(self, name: str) -> Topic:
-        """Return a topic. Raises UnknownTopic."""
         topic = self.by_name.get(name)
         if topic is None:
             raise UnknownTopic(f"there is no topic {name}")
         return topic
 
     def partitions(self) -> Iterator[tuple[Topic, Partition]]:
-        """Yield every partition that was looked at, in the order of numbers."""
+        """Yield every partition in use, in the order of numbers."""
         for topic in self.by_number:
             for number in sorted(topic.by_number):
                 yield topic, topic.by_number[number]
 
     def apply(self, record: TopicCreated) -> None:
-        """Take a new topic."""
         assert record.topic not in self.by_name, "a topic is made once"
         self._add(record.topic, record.topic_id, record.partitions, record.at_ms)
 
@@ -169,7 +164,6 @@ class TopicTable:
         ]
 
     def restore(self, part: Plain) -> None:
-        """Become what `freeze` returned."""
         for name, topic_id, count, at_ms, partitions in part:
             topic = self._add(name, topic_id, count, at_ms)
             for number, end_offset in partitions:

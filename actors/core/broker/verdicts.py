@@ -1,6 +1,6 @@
-"""The verdict on each message of a batch, and how verdicts are told in few words.
+"""The verdict on each message of a batch, and runs of equal verdicts.
 
-Theory of operation. A batch is judged message by message: what is new is kept, the rest is a
+Theory of operation. A batch is judged message by message: a new message is kept, any other is a
 duplicate (answered with the offset of its original) or a conflict (the id is stored with another
 body). The answer packs neighbours with the same verdict and adjacent offsets into one run.
 """
@@ -21,7 +21,6 @@ class Runs:
     """Collects verdicts in the order of the messages."""
 
     def __init__(self) -> None:
-        """Start empty."""
         # Invariant: neighbours could not be one run.
         self.runs: list[Run] = []
 
@@ -42,8 +41,7 @@ class Runs:
         self.runs.append((count, verdict, offset))
 
     def count(self, verdict: int) -> int:
-        """Return how many messages got `verdict`."""
-        return sum(count for count, its, _ in self.runs if its == verdict)
+        return sum(count for count, found, _ in self.runs if found == verdict)
 
 
 def judge_ids(
@@ -69,7 +67,7 @@ def judge_ids(
                 new.append(number)
                 runs.add(1, STORED, offset)
                 continue
-            # Offsets of another partition would mislead: they are not told.
+            # An offset of another partition would mislead: the answer names one partition.
             offset = known.offset if known.partition == partition else UNKNOWN_OFFSET
             original = (offset, known.body_hash)
         offset, original_hash = original
@@ -106,7 +104,7 @@ def mask_of(new: Sequence[int], count: int) -> bytes:
 
 
 def kept_of(mask: bytes, count: int) -> list[int]:
-    """Return which messages a mask keeps, as marks for `itertools.compress`."""
+    """Return a mark for each message, 1 if the mask keeps it, for `itertools.compress`."""
     if not mask:
         return [1] * count
     return [mask[number >> 3] >> (number & 7) & 1 for number in range(count)]

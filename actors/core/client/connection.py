@@ -1,15 +1,16 @@
 """A client's connection to the broker: hello, signs of life, and what must never change.
 
-Theory of operation. A transport may lose anything at any time and tells nobody, so a client
-asks: while an answer is owed and nothing is heard for PING_MS it pings, and after SILENCE_MS it
-gives the socket up (`Reconnect`) and says hello again. A broker that restarted knows no
-connection and answers HelloRequired; the client then says hello at once. Every accepted Welcome
-adds one to `sessions`: whoever owns requests in flight compares that number and sends all of
-them again, in order. Sending twice is safe everywhere, since the broker judges by ids and numbers.
+Theory of operation. A transport may lose anything at any time, silently, so a client asks: while
+the broker owes an answer and sends nothing for PING_MS, the client pings, and after SILENCE_MS it
+gives the socket up (`Reconnect`) and says hello again (the lazy pirate pattern of the ZeroMQ guide,
+chapter 4). A restarted broker knows no connection and answers HelloRequired; the client then says
+hello at once. Every accepted Welcome adds one to `sessions`: an owner of requests in flight compares
+that number and sends all of them again, in order. Sending twice is safe everywhere, since the broker
+judges by ids and numbers.
 
 Two things must never change under a running client. The log is the one it began with (`log_id`;
-else StoreMismatch), and the broker is never an older one than was met before (`epoch`; else it
-is a zombie, not used, and the client waits for its successor). docs/PROTOCOL.md, "Connection".
+else StoreMismatch), and the broker is never an older one than was met before (`epoch`; an older one
+is a zombie, and the client waits for its successor). docs/PROTOCOL.md, "Connection".
 
 The owner calls `start` once, `received` with every message (any message is a sign of life), and
 `tick` at the end of every step.
@@ -29,7 +30,7 @@ BROKER = b""  # the peer of every client
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """Work for the shell: close the socket and connect anew under a fresh routing id."""
+    """Work for the shell: close the socket and connect again under a fresh routing id."""
 
 
 class Connection:
@@ -46,12 +47,12 @@ class Connection:
         self._incarnation = incarnation
         self._endpoint = endpoint
         self._next_request = 1
-        # Whether the broker has welcomed us since the last hello. Invariant: nothing but Hello
-        # is sent while it is False.
+        # Whether the broker has sent a Welcome since the last Hello. Invariant: only Hello is sent
+        # while it is False.
         self.ready = False
         # Welcomes accepted so far. Invariant: grows whenever requests in flight may be lost.
         self.sessions = 0
-        # The log we work with. Invariant: once set it never changes; another one ends us.
+        # The log of this client. Invariant: once set it never changes; another log ends the client.
         self.log_id = log_id_seen
         self.lineage = b""
         # Highest broker epoch met. Invariant: never falls.
@@ -65,23 +66,22 @@ class Connection:
         self._hello_request = 0
         self._hello_at_ms = 0
         self._ping_at_ms = 0
-        # Since when nothing was heard while something was owed; None: nothing is owed.
+        # Since when the broker owes an answer and sends nothing; None: it owes nothing.
         self._quiet_since_ms: int | None = None
-        # When the socket was opened or the last word came: silence is counted from here.
+        # Start of the silence: time of the last message, or when the socket was opened.
         self._reopened_at_ms = 0
-        # Whether client.waiting was said for the silence that lasts now.
+        # Whether client.waiting was reported for this silence.
         self._warned = False
-        # Highest epoch of a broker that was refused: said once for each.
+        # Epoch of the last refused broker: each is reported once.
         self._refused_epoch = -1
 
     @property
     def endpoint(self) -> str:
-        """Where the broker is looked for."""
         return self._endpoint
 
     @property
     def silent(self) -> bool:
-        """Whether no broker has answered for NO_BROKER_WARNING_MS although something is owed."""
+        """Whether the broker owes an answer and has sent nothing for NO_BROKER_WARNING_MS."""
         return self._warned
 
     def next_request(self) -> int:
@@ -98,7 +98,7 @@ class Connection:
         self._set_wake()
 
     def received(self, message: Message, now_ms: int, out: Outcome) -> bool:
-        """Take any message from the broker; return whether it was meant for the connection.
+        """Take any message from the broker; return whether it belongs to the connection.
 
         A fatal answer puts a Stop into `out`. After each call compare `sessions`.
         """
@@ -113,7 +113,7 @@ class Connection:
         return False
 
     def tick(self, now_ms: int, out: Outcome, *, owed: bool) -> None:
-        """Look at the time. `owed`: the owner waits for an answer. Call after every step."""
+        """Ping, reconnect or warn when it is time. `owed`: the owner waits for an answer."""
         if self._hello_request == 0:
             return
         if self.ready and not owed:
@@ -194,7 +194,7 @@ class Connection:
                     )
                 )
             return
-        if self.ready and welcome.epoch == self.epoch:  # the second answer to one of two hellos
+        if self.ready and welcome.epoch == self.epoch:  # a second answer, after two hellos
             self._heard(now_ms, out)
             return
         first = self.sessions == 0
@@ -220,7 +220,7 @@ class Connection:
         if failure.request != self._hello_request:
             return False
         error = from_code(failure.code, failure.reason, failure.hint)
-        # `fenced`: this broker met the epoch we have seen and is ending; its successor will come.
+        # `fenced`: this broker learned of a higher epoch and is ending; its successor will come.
         if not error.retriable and failure.code != "fenced":
             out.work.append(Stop(error))
         return True

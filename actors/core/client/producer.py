@@ -1,18 +1,18 @@
 """The producer: gives messages their numbers and sends them until each has a verdict.
 
-Theory of operation. A producer keeps nothing on disk: what it must know after a restart, the
-broker tells. A named producer asks for an epoch (InitProducer, under the nonce of this
-incarnation, so asking twice gets the same one) and learns for each partition the next number;
-from there it counts by itself, one number a message, in the order of Submit. An anonymous one
-has explicit ids only and needs no epoch. Batches then go through the send window.
+Theory of operation. A producer keeps nothing on disk: the broker tells it what it must know after a
+restart. A named producer asks for an epoch (InitProducer, under the nonce of this incarnation, so
+asking twice gets the same one) and learns the next number of each partition. From there it counts
+by itself, one number for each message, in the order of Submit. An anonymous producer has explicit
+ids only and needs no epoch. Batches then go through the send window.
 
-Questions (a topic's description, the epoch) are idempotent: they are asked again, under a new
+Questions (a topic's description, the epoch) are idempotent: the producer asks again, under a new
 request number, after every new session of the connection, after RESEND_MS without an answer, and
-after a back-off where the broker is at a bound. Everything else that is refused is final.
+after a back-off where the broker is at a bound. Any other refusal is final.
 
-Fenced ends the incarnation: what had no verdict is `unknown`, neither stored nor not stored as
-far as this process can tell. The shell fails it with the error of Stop and never sends again.
-docs/PROTOCOL.md, "Producers".
+Fenced ends the incarnation: the outcome of messages without a verdict is `unknown`, because their
+requests may still arrive or have arrived. The shell fails them with the error of Stop and never
+sends again. docs/PROTOCOL.md, "Producers".
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Submit:
     digest: bytes = b""
 
 
-# --- work for the shell (besides Stop, Reconnect and lane.Settled) -------------------------------
+# --- work for the shell (besides Stop, Reconnect and send_window.Settled) ------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class TopicKnown:
 
 @dataclass(frozen=True, slots=True)
 class TopicRefused:
-    """The topic can neither be found nor made."""
+    """The broker neither knows the topic nor creates it."""
 
     topic: str
     error: OnceMQError
@@ -98,12 +98,12 @@ class TopicRefused:
 
 @dataclass(slots=True)
 class _Question:
-    """Something asked until it is answered. `topic` "" asks for the epoch."""
+    """A question, asked until it is answered. `topic` "" asks for the epoch."""
 
     topic: str
     request: int = 0  # of the latest attempt; 0: not asked in this session
-    due_ms: int = 0  # when it is asked again
-    failures: int = 0
+    due_ms: int = 0  # time of the next attempt
+    failures: int = 0  # retriable refusals so far: they stretch the back-off
 
 
 class ProducerCore:
@@ -121,13 +121,13 @@ class ProducerCore:
     ) -> None:
         """`name` "" is anonymous. `incarnation`: 16 random bytes, also the nonce of the name.
 
-        `label` tells people who this is (host, pid); `entropy` draws 16 random bytes.
+        `label` (host, pid) is for people; `entropy` draws 16 random bytes.
         """
         self.name = name
         self._incarnation = incarnation
         self._label = label
         self.connection = Connection("producer", incarnation, endpoint)
-        # The most batches that its owner gives it before some have their verdicts.
+        # Bound on batches without a verdict; the owner submits no more.
         self.batches_max = 2 * limits.in_flight_batches_max
         self.send_window = SendWindow(
             self.connection,
@@ -137,7 +137,7 @@ class ProducerCore:
         )
         # Whether an epoch was granted (anonymous: the broker was met).
         self.opened = False
-        # Open questions by topic. Invariant: one for each topic at a time.
+        # Open questions by topic; "" is the question for an epoch. Invariant: one for each topic.
         self._questions: dict[str, _Question] = {}
         # Next number of each partition. Invariant: above every number given by this incarnation
         # and not below the broker's answer to InitProducer.
@@ -158,7 +158,6 @@ class ProducerCore:
         return min((time for time in times if time is not None), default=None)
 
     def step(self, event: Event, now_ms: int) -> Outcome:
-        """Decide what follows from Start, Describe, Submit, Received or Tick."""
         out = Outcome()
         if self.ended:
             return out
@@ -186,7 +185,6 @@ class ProducerCore:
         raise AssertionError(f"a producer has no log: {record!r} at {position}")
 
     def snapshot(self) -> Snapshot:
-        """Return nothing: a producer has no state that survives."""
         return Snapshot({})
 
     def restore(self, parts: dict[str, Plain]) -> None:
@@ -236,7 +234,7 @@ class ProducerCore:
 
     def _open(self, ready: ProducerReady, out: Outcome) -> None:
         if self._questions.pop("", None) is None:
-            return  # the answer to a question asked twice
+            return  # the second answer to a question that was asked twice
         self.opened = True
         self.send_window.epoch = ready.epoch
         for topic, partition, next_sequence, _ in ready.partitions:

@@ -137,11 +137,11 @@ class Lane:
         self.failures = 0
 
     def unjudged(self) -> list[Entry]:
-        """Return what is in flight without a verdict, in order."""
+        """Return the batches in flight without a verdict, in order."""
         return [entry for entry in self.flying if entry.verdict is None]
 
     def renew_session(self, session: bytes) -> None:
-        """Count what is in flight from 0 again under a new session."""
+        """Number the batches in flight from 0 again, under a new session."""
         self.session = session
         entries = self.unjudged()
         for counter, entry in enumerate(entries):
@@ -186,8 +186,8 @@ class SendWindow:
         self._entropy = entropy
         self._window_bytes = window_bytes
         self._batches_max = batches_max
-        # Why nothing is sent any more: Fenced, LogRegressed, or a refusal of numbered messages.
-        # Invariant: once set it stays, and no verdict is given after it.
+        # Why sending has ended: Fenced, LogRegressed, or a refusal of numbered messages, behind
+        # which no number may be used. Invariant: once set it stays, and no verdict follows.
         self.error: OnceMQError | None = None
         # Batches added and not settled, and the messages in them.
         self.batches = 0
@@ -197,15 +197,15 @@ class SendWindow:
         # Every lane ever used, and those with work. Invariant: a lane with batches is busy.
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._busy: dict[tuple[str, int], Lane] = {}
-        # Attempts whose answer is still understood.
+        # Attempts whose answers still count.
         self._by_request: dict[int, tuple[Lane, Entry]] = {}
-        # Session of the connection in which all in flight was last sent.
+        # Session of the connection in which all batches in flight were last sent.
         self._session_seen = 0
 
     # --- what the owner calls --------------------------------------------------------------------
 
     def expect(self, topic: str, partition: int, acked_end: int) -> None:
-        """Tell that numbers below `acked_end` are durable: from ProducerReady or a ledger."""
+        """Set the end of acknowledged numbers, from ProducerReady or a ledger."""
         lane = self._lane(topic, partition)
         lane.acked_end = max(lane.acked_end, acked_end)
 
@@ -251,7 +251,7 @@ class SendWindow:
 
     @property
     def waiting(self) -> bool:
-        """Whether some batch was not sent because a window is full or the broker is away."""
+        """Whether some batch waits because a window is full or the broker is away."""
         return any(lane.waiting for lane in self._busy.values())
 
     def received(self, message: Message, now_ms: int, out: Outcome) -> list[Settled]:
@@ -278,7 +278,7 @@ class SendWindow:
         return self._settle(lane)
 
     def advance(self, now_ms: int, out: Outcome) -> None:
-        """Send what may be sent now. Call at the end of every step of the owner."""
+        """Send, or resend, batches that are due. Call at the end of every step of the owner."""
         if self.error is not None or not self._connection.ready or not self._busy:
             return
         if self._connection.sessions != self._session_seen:
@@ -293,7 +293,7 @@ class SendWindow:
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When `advance` has something to do without any message; None: never."""
+        """When `advance` has work without any message; None for never."""
         if self.error is not None or not self._connection.ready:
             return None
         times = [
@@ -332,7 +332,7 @@ class SendWindow:
             else:
                 self.error = error
         elif failure.request != entry.requests[-1] or lane.held_until_ms:
-            return  # an attempt that was or will be repeated: its refusal has been acted on
+            return  # this attempt was or will be repeated: the window has acted on its refusal
         elif failure.code in {"gap", "unknown_session"}:
             self._out_of_order(lane, entry, failure, now_ms, out)
         else:
@@ -351,14 +351,14 @@ class SendWindow:
                 f"{entry.acked_when_sent}, the log expects {failure.expected}"
             )
             return
-        if lane.failures:  # the same again without progress: slow, or at a bound
+        if lane.failures:  # a second refusal without progress: the broker is slow or at a bound
             self._hold(lane, now_ms)
             return
         lane.failures = 1
         self._send_again([lane], failure.code, now_ms, out)
 
     def _hold(self, lane: Lane, now_ms: int) -> None:
-        """Be patient, then send all in flight again."""
+        """Wait for a back-off, then send all in flight again."""
         lane.held_until_ms = now_ms + backoff_ms(lane.failures)
         lane.failures += 1
 

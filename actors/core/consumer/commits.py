@@ -23,7 +23,7 @@ def committed(
     parked: list[Parked] | None,
     skipped: list[Skipped] | None,
 ) -> Committed:
-    """Return the commit that passes `window` of one input with what its handlers did."""
+    """Return the commit that passes `window` of one input with the effects of its handlers."""
     assert ledger.started is not None, "a commit follows the first record"
     assert window.first_offset == ledger.next_offset_of(topic_id), "commits follow"
     ranges, fingerprints = identities(window)

@@ -1,17 +1,16 @@
 """The consumer of one (group, topic, partition), as a pure state machine.
 
-Theory of operation. consumer_grant.py gets the grant and keeps it; once the shell has opened the
-ledger under it, outputs that the ledger committed and nobody acknowledged go out first, and
-consumer_fetch.py goes on where the ledger ends. handling.py has one handler call out at a time; its
-answer becomes one commit record: inputs, ids, state, outputs and acknowledgements together.
-Outputs (send_window.py) and the event `commit.synced` wait for the sync. A message that cannot be
-handled is parked in the same way (handling.py); what an operator has handled again comes as a
-second input (consumer_running.py).
+Theory of operation. grant.py gets the grant and keeps it. Once the shell has opened the ledger
+under it, committed outputs without an acknowledgement go out first, and fetch.py goes on where the
+ledger ends. handling.py has one handler call out at a time; the answer becomes one commit record:
+inputs, ids, state, outputs and acknowledgements together. Outputs (send_window.py) and the event
+`commit.synced` wait for the sync. A message that cannot be handled is parked by the same kind of
+commit (handling.py); replayed dead letters come as a second input (running.py).
 
-While the disk is full an answer is held and comes back when there is room; fetching is bounded by
-what is held, and the lease is renewed all the time. To end in good order the consumer commits what
-is being handled, waits until its outputs are acknowledged, says in the ledger that it ended well,
-and gives the grant back.
+While the disk is full the core holds an answer back until there is room; this bounds fetching too,
+and the lease is renewed all the time. To end in good order the consumer commits the running call,
+waits until its outputs are acknowledged, records in the ledger that it ended on purpose, and gives
+the grant back.
 
 docs/PROTOCOL.md, "Groups" and "Fetch"; docs/STORAGE.md, "Ledger".
 """
@@ -47,7 +46,7 @@ from .work import AnswerDropped, Drain, GiveUp, HandlerDone, LedgerPeeked, Resol
 
 
 class ConsumerCore:
-    """One consumer. The shell around it does the work of consumer_work.py."""
+    """One consumer. The shell around it does the work that work.py describes."""
 
     def __init__(
         self,
@@ -64,23 +63,22 @@ class ConsumerCore:
         self._holder = GrantHolder(member, self.connection)
         self._lookups = TopicLookups(self.connection)
         self._fingerprint = fingerprint
-        # Invariant: there from RUNNING on.
+        # Invariant: set from RUNNING on.
         self._running: Running | None = None
         # Acknowledgements that the next commit will carry: (topic, partition, next sequence).
         self._acked: Acked = []
         # Session of the connection in which requests were last sent.
         self._session_seen = 0
-        # Whether the ledger is recovered, the disk full, the end asked for.
-        self._recovered = False
+        self._recovered = False  # whether the ledger is open and replayed
         self._disk_full = False
-        self._draining = False
-        # Since when all is handled, committed and acknowledged; None: something is to be done. Of a
-        # standby: since when its owner is done.
+        self._draining = False  # whether the end was asked for
+        # Since when all is handled, committed and acknowledged; None while there is work. For a
+        # standby: since when the owner has no work.
         self.idle_since_ms: int | None = None
 
     @property
     def phase(self) -> str:
-        """Where it is on its way; see consumer_grant.py."""
+        """One of the phases in grant.py."""
         return self._holder.phase
 
     @property
@@ -90,12 +88,12 @@ class ConsumerCore:
 
     @property
     def shared(self) -> bool:
-        """Whether other members own partitions of the topic, as far as the broker has told."""
+        """Whether other members own partitions of the topic, by the last answer of the broker."""
         return self._holder.shared
 
     @property
     def held_effects(self) -> list[str]:
-        """The calls that an operator must say something about before a message goes on."""
+        """Names of the effect calls whose messages wait for an operator's order."""
         return self._running.handling.held_effects if self._running else []
 
     @property
@@ -110,14 +108,13 @@ class ConsumerCore:
 
     @property
     def skipped(self) -> int:
-        """Messages passed over under this grant because they were processed before."""
+        """Messages passed over under this grant: processed before, or dropped dead letters."""
         return self._running.handling.skipped if self._running else 0
 
     # --- the core protocol -----------------------------------------------------------------------
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When a Tick is wanted."""
         if self.phase == STOPPED:
             return None
         times = [self._holder.wake_at_ms, self.connection.wake_at_ms]
@@ -128,19 +125,15 @@ class ConsumerCore:
         return min((time for time in times if time is not None), default=None)
 
     def apply(self, record: Record, position: int) -> None:
-        """Change the ledger."""
         self.ledger.apply(record, position)
 
     def snapshot(self) -> Snapshot:
-        """Return the ledger's state."""
         return self.ledger.snapshot()
 
     def restore(self, parts: dict[str, Plain]) -> None:
-        """Become what a snapshot holds."""
         self.ledger.restore(parts)
 
     def step(self, event: Event, now_ms: int) -> Outcome:
-        """Decide what follows from `event`."""
         out = Outcome()
         if self.phase == STOPPED:
             self._turn_away(event, out)
@@ -184,15 +177,18 @@ class ConsumerCore:
                 self._give_up(now_ms, out)
 
     def _turn_away(self, event: Event, out: Outcome) -> None:
-        """It has ended, and a handler that still ran is to know. With a sink what it did is undone:
-        the last record may wait for the connection that the handler has."""
+        """Answer a handler that still runs after the end.
+
+        With a sink its transaction is rolled back, because the last record of the ledger may wait
+        for the connection that the handler holds.
+        """
         if isinstance(event, HandlerDone) and self.member.commit_first:
             out.work.append(AnswerDropped())
         elif isinstance(event, EffectWanted) or (isinstance(event, EffectTold) and event.waits):
             out.work.append(EffectAnswer(event.offset, event.name, STALE))
 
     def _stop(self, error: Exception | None, now_ms: int, out: Outcome) -> None:
-        """End, after the sync of what this step commits. The broker is told where that helps."""
+        """End, after the sync of this step's commits. Leaves the grant where the owner still has it."""
         grant = self._holder.grant
         if isinstance(error, Fenced):
             fields = self.member.fields(epoch=grant.epoch if grant else 0, reason=error.reason)
@@ -204,14 +200,14 @@ class ConsumerCore:
         out.work_after_sync.append(Stop(error))
 
     def _give_up(self, now_ms: int, out: Outcome) -> None:
-        """End as an owner would who has no time: what is being handled has not happened."""
+        """End at once: the running call is not committed, and its messages run again elsewhere."""
         if self.phase == RUNNING:
             self._end_well(out)
             self._holder.leave(self._committed_offset(out), now_ms, out)
         self._stop(None, now_ms, out)
 
     def _end_well(self, out: Outcome) -> None:
-        """Write down that this generation ends because it is to, unless there is no room."""
+        """Record that this generation ends on purpose, unless there is no room."""
         grant = self._holder.grant
         if grant is not None and not self._disk_full:
             out.appends.append(LedgerEnded(grant.epoch))
@@ -265,7 +261,7 @@ class ConsumerCore:
             self._settle(running, message, now_ms, out)
 
     def _settle(self, running: Running, message: Message, now_ms: int, out: Outcome) -> None:
-        """Take the verdict on outputs. Raises what ends the consumer."""
+        """Take the verdict on outputs. Raises the error that ends the consumer."""
         sends = running.send_window
         for settled in sends.received(message, now_ms, out):
             running.output_bytes -= settled.token
@@ -282,10 +278,10 @@ class ConsumerCore:
         if sends.error is not None:
             raise sends.error
 
-    # --- what may be done now --------------------------------------------------------------------
+    # --- the end of every step -------------------------------------------------------------------
 
     def _advance(self, now_ms: int, out: Outcome) -> None:
-        """Do what may be done now. Called at the end of every step."""
+        """Begin what the new state allows: run, ask, renew, end."""
         holder = self._holder
         if self.phase == OPENING and self._recovered and not self._disk_full:
             self._begin(out)
@@ -305,7 +301,7 @@ class ConsumerCore:
         self.connection.tick(now_ms, out, owed=owed)
 
     def _begin(self, out: Outcome) -> None:
-        """The ledger is open: check that it belongs here, then start running."""
+        """Check that the open ledger belongs to this place and log, then start running."""
         grant, ledger = self._holder.grant, self.ledger
         assert grant is not None, "a ledger is opened for a grant"
         if ledger.started is not None:
@@ -322,8 +318,9 @@ class ConsumerCore:
             log = (grant.topic_id, grant.log_id, grant.lineage)
             out.appends.append(LedgerStarted(*self.member.place, *log, START_OFFSET))
         elif ledger.ended:
-            # The good end was that of the generation before. An empty commit takes its place, or
-            # else a death before our first record would look like a good end.
+            # The recorded end is that of the generation before. An empty commit takes its place;
+            # else a death before the first record of this generation would look like an end on
+            # purpose.
             number = ledger.commit_no + 1
             out.appends.append(Committed(grant.epoch, number, [], [], b"", {}, []))
         attempt = ledger.open_attempt
@@ -341,7 +338,7 @@ class ConsumerCore:
 
     def _run(self, running: Running, now_ms: int, out: Outcome) -> None:
         handling, sends = running.handling, running.send_window
-        running.queue_outputs(out)  # before more is begun: what waits for the broker is bounded
+        running.queue_outputs(out)  # before the next call begins: unacknowledged outputs bound it
         if self._draining:
             handling.cut(out)
         elif self.phase == RUNNING:
@@ -363,7 +360,7 @@ class ConsumerCore:
         self.idle_since_ms = (self.idle_since_ms or now_ms) if quiet else None
 
     def _committed_offset(self, out: Outcome) -> int:
-        """The next offset once the appends of this step are applied."""
+        """Return the next offset after the appends of this step."""
         for record in reversed(out.appends):
             for topic_id, next_offset in record.inputs if isinstance(record, Committed) else ():
                 if self.ledger.started is not None and topic_id == self.ledger.started.topic_id:
@@ -371,10 +368,13 @@ class ConsumerCore:
         return self.ledger.next_offset
 
     def _finish(self, now_ms: int, out: Outcome) -> None:
-        """All is committed and acknowledged: note what was acknowledged, give the grant back."""
+        """Give the grant back, now that all is committed and acknowledged.
+
+        The acknowledgements are committed first, or the next owner would send the outputs again.
+        """
         grant = self._holder.grant
         assert grant is not None, "a running consumer has a grant"
-        if self._acked and not any(isinstance(one, Committed) for one in out.appends):
+        if self._acked and not any(isinstance(record, Committed) for record in out.appends):
             number = self.ledger.commit_no + 1
             acked = list(self._acked)
             out.appends.append(Committed(grant.epoch, number, [], [], b"", {}, [], acked))

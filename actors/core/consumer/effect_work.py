@@ -1,9 +1,9 @@
-"""What a running handler, the core and an operator say to each other about effects.
+"""Events and work about effects, between a running handler, the core and an operator.
 
-A handler wants an effect (EffectWanted) and waits for the answer; after a call it tells how that
-ended (EffectTold) and waits only if it says so. Both are matched with the run by epoch, input and
-first offset, as HandlerDone is. Orders of operators (EffectOrder) lie outside of the core until it
-looks for them.
+A handler asks for an effect (EffectWanted) and waits for the answer. After the call it reports the
+outcome (EffectTold), and waits only if `waits` is set. Both are matched with the run by epoch, input
+and first offset, as HandlerDone is. Orders of operators (EffectOrder) lie outside of the core until
+the core looks for them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 from .work import HandlerDone, RunHandler
 
-# What a handler is answered.
+# Verdicts of an EffectAnswer.
 CALL = "call"  # call the function; the intent is durable
-RECORDED = "recorded"  # do not call it: this was its result
-HELD = "held"  # do not call it: nobody knows what became of the last call
-STALE = "stale"  # the run is over: whatever the handler does has no effect
-NOTED = "noted"  # what it told is durable
+RECORDED = "recorded"  # do not call it: the answer holds the recorded result
+HELD = "held"  # do not call it: the outcome of the last call is unknown
+STALE = "stale"  # the run is over: nothing that the handler does counts
+NOTED = "noted"  # the reported outcome is durable
 
 
 @dataclass(frozen=True, slots=True)
 class EffectWanted:
-    """A handler is at an effect of the message at `offset`."""
+    """A handler has reached an effect of the message at `offset`."""
 
     epoch: int
     first_offset: int  # of the run
@@ -42,13 +42,13 @@ class EffectAnswer:
     verdict: str
     number: int = 0  # of the call
     effect_id: str = ""
-    encoding: int = 0  # of what was recorded
-    value: bytes = b""  # that; of a held effect why its outcome is unknown
+    encoding: int = 0  # of the recorded result
+    value: bytes = b""  # the recorded result; for a held effect why its outcome is unknown
 
 
 @dataclass(frozen=True, slots=True)
 class EffectTold:
-    """How the call ended: returned, not_done or unknown."""
+    """A handler reports how its call ended: returned, not_done or unknown."""
 
     epoch: int
     first_offset: int
@@ -59,17 +59,17 @@ class EffectTold:
     how: str
     encoding: int = 0
     value: bytes = b""
-    waits: bool = False  # the handler goes on when the record is durable, and is answered then
+    waits: bool = False  # the handler wants an EffectAnswer when the record is durable
 
     @property
     def size(self) -> int:
-        """Bytes that the record will need, about."""
+        """Estimated bytes of the record, for the reserve of the log."""
         return len(self.value)
 
 
 @dataclass(frozen=True, slots=True)
 class EffectHeld:
-    """A message waits for an operator's word about an effect. Say so to the user."""
+    """Work: tell the user that a message waits for an operator's order about an effect."""
 
     effect_id: str
     message_key: str
@@ -78,14 +78,14 @@ class EffectHeld:
 
 @dataclass(frozen=True, slots=True)
 class LookForOrders:
-    """See whether an operator has said anything about one of these; post it as EffectOrder."""
+    """Work: look for orders about these calls; post each as EffectOrder."""
 
     effect_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class EffectOrder:
-    """An operator's word about one call: `answered` with a result, or `again`."""
+    """An operator's order about one call: `answered` with a result, or `again`."""
 
     effect_id: str
     how: str
@@ -94,18 +94,16 @@ class EffectOrder:
 
     @property
     def size(self) -> int:
-        """As of EffectTold."""
         return len(self.value)
 
 
 @dataclass(frozen=True, slots=True)
 class KeepOrders:
-    """What was said about other effects than these is done with, or came too late: forget it."""
+    """Work: delete orders about all other calls: they are recorded, or came too late."""
 
     effect_ids: tuple[str, ...]
 
 
 def belongs(event: HandlerDone | EffectWanted | EffectTold, run: RunHandler) -> bool:
-    """Tell whether what a handler says belongs to the run that is out."""
-    said = (event.epoch, event.private, event.first_offset)
-    return said == (run.epoch, run.private, run.first_offset)
+    identity = (event.epoch, event.private, event.first_offset)
+    return identity == (run.epoch, run.private, run.first_offset)

@@ -1,13 +1,14 @@
-"""Effects under one grant: whether a function may be called, and who says what became of a call.
+"""Effects under one grant: may a function be called, and what is known of the outcome.
 
-Theory of operation. The record of an intent is synced before the handler hears that it may call.
-So after a crash the ledger knows of every call that may have been made; one without an outcome is
-*unknown*. What then happens is the policy of the handler's own call: `retry` makes a new intent
-under the next number, `park` and `ask` answer that the effect is held. The handler then fails, and
-its message is parked, or waits (handling.py) until an operator has spoken about exactly that call.
+Theory of operation. The record of an intent is synced before the handler learns that it may call
+(write-ahead logging). So after a crash the ledger knows of every call that may have happened; a call
+without an outcome is *unknown*. The policy of the handler's own call decides about it: `retry`
+makes a new intent under the next number, `park` and `ask` answer that the effect is held. The
+handler then fails, and its message is parked, or waits (handling.py) for an operator's order about
+exactly that call.
 
-An order of an operator becomes a record like any other, and is forgotten where it lay only when
-that record is synced. Numbers make it count once: it names one call, and that call is over then.
+An order of an operator becomes a record like any other, and its file is deleted only after the sync
+of that record. The number of the call makes an order count once: it ends the call that it names.
 """
 
 from __future__ import annotations
@@ -43,20 +44,19 @@ DIED = b"its process ended between the call and the record"
 
 
 class Effects:
-    """Decides about effects. What it decides is in the ledger; here is only when to look again."""
+    """Decides about effects. Decisions live in the ledger; only timers and waiting events here."""
 
     def __init__(self, ledger: Ledger, member: Member, epoch: int) -> None:
         self._ledger = ledger
         self._member = member
         self._epoch = epoch
-        # What the running handler has said while the disk was full.
+        # Events of the running handler that came while the disk was full.
         self._waiting: list[EffectWanted | EffectTold] = []
-        # When orders are looked for next.
-        self._look_at_ms = 0
+        self._look_at_ms = 0  # of the next look for orders
 
-    # --- what handlers say -----------------------------------------------------------------------
+    # --- events of handlers ----------------------------------------------------------------------
 
-    def said(
+    def reported(
         self,
         event: EffectWanted | EffectTold,
         run: RunHandler | None,
@@ -66,9 +66,9 @@ class Effects:
         *,
         full: bool,
     ) -> None:
-        """Take what a handler says of a message of an input; while the disk is `full` it waits."""
+        """Take a handler's event about a message of an input; hold it while the disk is `full`."""
         if run is None or not belongs(event, run):
-            if isinstance(event, EffectWanted) or event.waits:  # nobody waits for ever
+            if isinstance(event, EffectWanted) or event.waits:  # else its handler waits for ever
                 out.work.append(EffectAnswer(event.offset, event.name, STALE))
             return
         if full:
@@ -84,7 +84,7 @@ class Effects:
             out.work_after_sync.append(EffectAnswer(event.offset, event.name, NOTED, event.number))
 
     def take_waiting(self) -> list[EffectWanted | EffectTold]:
-        """Return what waited for room on the disk, in order."""
+        """Return the events that waited for room on the disk, in order."""
         waiting, self._waiting = self._waiting, []
         return waiting
 
@@ -114,7 +114,7 @@ class Effects:
     def _intend(
         self, wanted: EffectWanted, topic_id: bytes, number: int, now_ms: int, out: Outcome
     ) -> None:
-        """Write down that the call is about to be made; it may be made after the sync."""
+        """Record that the call is about to happen; the handler may make it after the sync."""
         offset, name = wanted.offset, wanted.name
         out.appends.append(
             EffectIntended(
@@ -136,7 +136,7 @@ class Effects:
         *,
         policy: str = "",
     ) -> None:
-        """Write down what is known of a call."""
+        """Record the outcome of a call, as far as it is known."""
         offset, name, number = known.offset, known.name, known.number
         policy = policy or known.policy
         out.appends.append(
@@ -162,57 +162,56 @@ class Effects:
         else:
             out.events.append(("effect.done", {**fields, "how": how, "bytes": len(value)}))
 
-    # --- what operators say ----------------------------------------------------------------------
+    # --- orders of operators ---------------------------------------------------------------------
 
-    def tell_held(self, topic_id: bytes, offset: int, out: Outcome) -> None:
-        """A message is held: tell the user for which effects."""
-        for one in self._ledger.effects.of_message(topic_id, offset):
-            if one.unresolved:
-                why = (one.value or DIED).decode(errors="replace")
-                out.work_after_sync.append(EffectHeld(self.id_of(one), one.key, why))
+    def report_held(self, topic_id: bytes, offset: int, out: Outcome) -> None:
+        """Report the effects for which a message is held."""
+        for effect in self._ledger.effects.of_message(topic_id, offset):
+            if effect.unresolved:
+                why = (effect.value or DIED).decode(errors="replace")
+                out.work_after_sync.append(EffectHeld(self.id_of(effect), effect.key, why))
         self._look_at_ms = 0
 
     @property
     def look_at_ms(self) -> int:
-        """When `look` has something to do, while something is held."""
+        """When `look` has something to do, while a message is held."""
         return self._look_at_ms
 
     def look(self, now_ms: int, out: Outcome) -> None:
-        """Something is held: ask for orders when it is time."""
+        """Ask for orders when it is time. Call it while a message is held."""
         if now_ms >= self._look_at_ms:
             self._look_at_ms = now_ms + EFFECT_LOOK_MS
             out.work.append(LookForOrders(self._unresolved_ids()))
 
     def holding(self, inputs: list[Input]) -> list[str]:
-        """Return the calls that the first messages of held inputs wait for a word about."""
-        heads = {its.topic_id: its.windows[0].offset_of(0) for its in inputs if its.held}
+        """Return the calls about which the first messages of held inputs wait for an order."""
+        heads = {s.topic_id: s.windows[0].offset_of(0) for s in inputs if s.held}
         return [
-            self.id_of(one)
-            for one in self._ledger.effects
-            if one.unresolved and heads.get(one.topic_id) == one.offset
+            self.id_of(effect)
+            for effect in self._ledger.effects
+            if effect.unresolved and heads.get(effect.topic_id) == effect.offset
         ]
 
     def ordered(self, order: EffectOrder, now_ms: int, out: Outcome) -> OpenEffect | None:
-        """Take an operator's word; return the effect that it settles, None if it names none."""
-        for one in self._ledger.effects:
-            if one.unresolved and self.id_of(one) == order.effect_id:
-                self._end(one, order.how, order.encoding, order.value, now_ms, out)
+        """Take an operator's order; return the effect that it settles, None if it names none."""
+        for effect in self._ledger.effects:
+            if effect.unresolved and self.id_of(effect) == order.effect_id:
+                self._end(effect, order.how, order.encoding, order.value, now_ms, out)
                 left = tuple(i for i in self._unresolved_ids() if i != order.effect_id)
                 out.work_after_sync.append(KeepOrders(left))
-                return one
+                return effect
         return None
 
     def forget_orders(self, out: Outcome) -> None:
-        """At the start: what lies there about calls that are over counts no more."""
+        """Delete orders about calls that are over. Call it when the ledger opens."""
         if self._ledger.started is not None:
             out.work.append(KeepOrders(self._unresolved_ids()))
 
     def _unresolved_ids(self) -> tuple[str, ...]:
-        return tuple(self.id_of(one) for one in self._ledger.effects if one.unresolved)
+        return tuple(self.id_of(effect) for effect in self._ledger.effects if effect.unresolved)
 
-    def id_of(self, one: OpenEffect) -> str:
-        """Return the name of a call for people."""
-        return id_in(self._ledger, self._member.place, self._member.private_topic, one)
+    def id_of(self, effect: OpenEffect) -> str:
+        return id_in(self._ledger, self._member.place, self._member.private_topic, effect)
 
     def _fields(self, topic_id: bytes, offset: int, name: str, number: int) -> dict[str, Any]:
         fields = self._member.fields(epoch=self._epoch, offset=offset, name=name, number=number)
@@ -222,10 +221,10 @@ class Effects:
         return fields
 
 
-def id_in(ledger: Ledger, place: tuple[str, str, int], private: str, one: OpenEffect) -> str:
+def id_in(ledger: Ledger, place: tuple[str, str, int], private: str, effect: OpenEffect) -> str:
     """Return the name of a call: `place` is the ledger's, `private` the group's private topic."""
     group, topic, partition = place
     started = ledger.started
-    mine = started is not None and one.topic_id == started.topic_id
+    mine = started is not None and effect.topic_id == started.topic_id
     where = topic if mine else private
-    return effect_id(group, where, partition, one.offset, one.name, one.number)
+    return effect_id(group, where, partition, effect.offset, effect.name, effect.number)

@@ -1,11 +1,11 @@
-"""Fetching ahead: one request in flight, few replies held, and nothing believed unchecked.
+"""Fetching ahead: one request in flight, few replies held, every reply checked.
 
-Theory of operation. The next fetch is asked for while a handler runs, until `fetches_held_max`
-replies are held. A reply counts only if it answers the request in flight, by number and epoch:
-after a lost reply the same offset is asked for under a new number, so what comes late is dropped
-and can neither leave a hole nor come twice. A reply that starts above the expected offset is a
-gap and is asked for again after a pause. A reply that shows another log, or a log shorter than
-what was read before, ends the consumer. docs/PROTOCOL.md, "Fetch".
+Theory of operation. The next fetch leaves while a handler runs, until `fetches_held_max` replies
+are held. A reply counts only if it answers the request in flight, by number and epoch: after a lost
+reply the same offset is fetched under a new number, so a late reply is dropped and can neither leave
+a hole nor come twice. A reply that starts above the expected offset is a gap and is fetched again
+after a pause. A reply from another log, or from a log shorter than what was read before, ends the
+consumer. docs/PROTOCOL.md, "Fetch".
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ class Fetcher:
         self._log = log
         self._fingerprint = fingerprint
         self._bytes_max = bytes_max
-        # What was fetched and not taken yet. Invariant: windows follow each other without holes
-        # and the last one ends at `offset`.
+        # Fetched and not handled yet. Invariant: windows follow each other without holes, and the
+        # last one ends at `offset`.
         self.windows: deque[Window] = deque()
-        # The offset to be asked for next. Invariant: never falls.
+        # The offset to fetch next. Invariant: never falls.
         self.offset = offset
-        # The durable end of the partition when last heard of; -1 before.
+        # The durable end of the partition in the last reply; -1 before the first.
         self.end_offset = -1
         # Number of the fetch in flight; 0: none.
         self._request = 0
-        # When to ask again: for a reply in flight, or after a pause.
+        # When to send again: a fetch without a reply, or the next one after a pause.
         self._again_at_ms = 0
 
     @property
     def caught_up(self) -> bool:
-        """Whether nothing more was there when the broker was asked last."""
+        """Whether the last reply reached the end of the partition."""
         return self.end_offset == self.offset
 
     @property
     def owed(self) -> bool:
-        """Whether a reply is waited for."""
+        """Whether a fetch is in flight."""
         return self._request != 0
 
     @property
@@ -72,17 +72,16 @@ class Fetcher:
         return self._again_at_ms
 
     def lost(self) -> None:
-        """The connection is a new one: the fetch in flight will not be answered."""
+        """Forget the fetch in flight: the connection is new and will not answer it."""
         self._request = 0
         self._again_at_ms = 0
 
     def pause(self, now_ms: int) -> None:
-        """The broker refused for now."""
+        """Wait before the next fetch: the broker has refused for now."""
         self._request = 0
         self._again_at_ms = now_ms + JOIN_RETRY_MS
 
     def answers(self, request: int) -> bool:
-        """Whether `request` is the fetch in flight."""
         return request == self._request
 
     def ask(self, now_ms: int, out: Outcome) -> None:

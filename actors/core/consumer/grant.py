@@ -1,16 +1,16 @@
-"""How a consumer gets its grant, keeps it and gives it back.
+"""The grant of a consumer: how it gets the grant, keeps it and gives it back.
 
 Theory of operation. The phases follow each other:
 
     starting -> describing -> joining -> opening -> running -> leaving -> stopped
 
 The ledger's facts are read before anything else and go with the join, so the broker can refuse a
-ledger that is not the group's. While another member has the partition the join is asked again
-every second, each time with fresh facts. The grant names an epoch: the next generation of the
-ledger and the epoch of the outputs. From then on the lease is renewed, whatever the disk or the
-handlers do; but it is the fence of the ledger that decides whether a commit is valid. The answer to
-a renewal may ask for the partition back, for another member whose share it is (balance.py): the
-core then drains and leaves as at its end.
+ledger that is not the group's. While another member has the partition the consumer joins again every
+second, each time with fresh facts. The grant names an epoch: the next generation of the ledger and
+the epoch of the outputs. From then on the consumer renews the lease, also while the disk is full or
+a handler hangs; but only the fence of the ledger decides whether a commit is valid. The answer to a
+renewal may ask for the partition back, for another member whose share it is (balance.py): the core
+then drains and leaves as at its end.
 
 docs/PROTOCOL.md, "Groups".
 """
@@ -63,7 +63,7 @@ STOPPED = "stopped"
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Who joins: fixed for the life of one core."""
+    """The joining consumer: fixed for the life of one core."""
 
     group: str
     topic: str
@@ -74,13 +74,13 @@ class Member:
     crash_retries: int = CRASH_RETRIES_DEFAULT
     process: bytes = b""  # 16 random bytes, the same for all partitions; b"": takes what is free
     commit_first: bool = False  # no handler call before the sync of the commit before it
-    # Epoch under which this very process had the partition before and lost its database: nobody
-    # died in the call that was under way then. 0: none.
+    # Epoch under which this very process had the partition before and lost its database: no process
+    # died in the call that ran then. 0: none.
     outlived: int = 0
 
     @property
     def private_topic(self) -> str:
-        """Where messages come from that only this group handles again."""
+        """The topic of replayed dead letters, which only this group handles."""
         return private_topic(self.topic, self.group)
 
     @property
@@ -89,13 +89,12 @@ class Member:
         return self.group, self.topic, self.partition
 
     def fields(self, **more: Any) -> dict[str, Any]:
-        """Return the fields of an event of this consumer."""
         named = {"group": self.group, "topic": self.topic, "partition": self.partition}
         return {**named, **more}
 
 
 class GrantHolder:
-    """The way of one consumer through the phases."""
+    """The phases of one consumer, and the requests that move it through them."""
 
     def __init__(self, member: Member, connection: Connection) -> None:
         """Join as `member` over `connection`, which is started with the first facts."""
@@ -111,34 +110,33 @@ class GrantHolder:
         self.partitions = 0
         # Number of the request (describe, join, leave) whose answer the phase waits for; 0: none.
         self._request = 0
-        # When the phase asks again; when LEAVING, when it waits no longer.
+        # When the phase sends its request again; when LEAVING, when it stops waiting.
         self._again_at_ms = 0
         # Number of the last renewal of the lease, and when the next is due.
         self._renewal = 0
         self._renew_at_ms = 0
-        # What the last join told of the ledger, and what the last LedgerNotHere was about.
-        self._told: tuple[bytes, int] | None = None
+        # (ledger_id, next_offset) of the last join, and of the join that got LedgerNotHere.
+        self._reported: tuple[bytes, int] | None = None
         self._doubted: tuple[bytes, int] | None = None
-        # Whether the ledger was asked for its facts, and the user told of standing by.
+        # Whether the ledger was asked for its facts, and standing by was reported.
         self._asked_facts = False
-        self._told_standby = False
+        self._standby_reported = False
         # Whether the broker has asked for the partition back. Invariant: stays True.
         self.revoked = False
-        # Whether other members own partitions of the topic, as the broker told last.
+        # Whether other members own partitions of the topic, by the last answer of the broker.
         self.shared = False
-        # Whether all of the partition is committed by its owner, as the broker told last.
+        # Whether the owner has committed all of the partition, by the last answer of the broker.
         self.idle = False
-        # What is durably committed: goes with renewals, for people who ask for the lag.
+        # The durably committed offset: goes with renewals, for people who ask for the lag.
         self.committed = 0
 
     @property
     def owed(self) -> bool:
-        """Whether an answer is waited for."""
+        """Whether the broker owes an answer."""
         return self._request != 0 or self.phase in {DESCRIBING, JOINING}
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When `advance` has something to do."""
         if not self._asked_facts:
             return 0
         if self.phase == LEAVING:
@@ -150,13 +148,13 @@ class GrantHolder:
         return None
 
     def lost(self) -> None:
-        """The connection is a new one: ask again what was not answered."""
+        """Send open requests again: the connection is new."""
         self.idle = False
         if self.phase in {DESCRIBING, JOINING}:
             self._request = self._again_at_ms = 0
 
     def advance(self, now_ms: int, out: Outcome) -> None:
-        """Ask what the phase waits for; renew the lease."""
+        """Send the request of the phase when it is due; renew the lease."""
         if not self._asked_facts:
             self._asked_facts = True
             out.work.append(PeekLedger())
@@ -180,7 +178,7 @@ class GrantHolder:
 
     @property
     def _process(self) -> bytes:
-        """The id that this broker can be told."""
+        """The id of the process; b"" for a broker whose version has no field for it."""
         return self.member.process if self._connection.version >= _MEMBERS_VERSION else b""
 
     def peeked(self, facts: LedgerPeeked, now_ms: int, out: Outcome) -> None:
@@ -192,10 +190,10 @@ class GrantHolder:
         elif self.phase == JOINING and self._connection.ready:
             self._request = self._connection.next_request()
             self.ledger_id = facts.ledger_id
-            self._told = (facts.ledger_id, facts.next_offset)
-            its = self.member
+            self._reported = (facts.ledger_id, facts.next_offset)
+            member = self.member
             join = join_with(
-                facts, self._request, its.place, its.incarnation, its.label, self._process
+                facts, self._request, member.place, member.incarnation, member.label, self._process
             )
             out.sends_after_sync.append(Send(BROKER, join))
 
@@ -220,8 +218,8 @@ class GrantHolder:
             self._request = 0
             self._again_at_ms = now_ms + STANDBY_RETRY_MS
             self.idle = message.idle
-            if not self._told_standby:
-                self._told_standby = True
+            if not self._standby_reported:
+                self._standby_reported = True
                 out.events.append(("consumer.standby", self.member.fields()))
                 out.work.append(StandingBy(message.owner))
         elif isinstance(message, Granted) and self.phase == JOINING:
@@ -234,7 +232,7 @@ class GrantHolder:
         return isinstance(message, Left) and self.phase == LEAVING
 
     def renewed(self, message: Renewed, out: Outcome) -> bool:
-        """Take the answer to a renewal; return whether the partition is wanted back, once."""
+        """Take the answer to a renewal; return True, once, when the broker wants the partition back."""
         if message.request != self._renewal or self.phase not in {OPENING, RUNNING}:
             return False
         self.shared = message.shared
@@ -247,20 +245,20 @@ class GrantHolder:
     def refused(self, failure: Failure, now_ms: int) -> None:
         """Take a refusal of a request of this class; others are ignored.
 
-        Raises what the broker says unless a retry mends it; Fenced when the grant is gone. A ledger
-        that its owner still moved while the join was on its way looks old: it is shown once more,
-        and only what the broker refuses twice as it stands is another ledger.
+        Raises the broker's error unless a retry mends it; Fenced when the grant is gone. A ledger
+        that its owner still moved while the join was in flight looks old. So the consumer joins
+        once more, and believes LedgerNotHere only when the broker refuses the same facts twice.
         """
         if failure.request == self._renewal and failure.code in {"not_granted", "fenced"}:
             raise Fenced(failure.reason)
         if failure.request != self._request or self.phase == LEAVING:
             return
         error = from_code(failure.code, failure.reason, failure.hint)
-        moving = isinstance(error, LedgerNotHere) and self._told != self._doubted
+        moving = isinstance(error, LedgerNotHere) and self._reported != self._doubted
         if not error.retriable and not moving:
             raise error
         if moving:
-            self._doubted = self._told
+            self._doubted = self._reported
         self._request = 0
         self._again_at_ms = now_ms + JOIN_RETRY_MS
 
@@ -277,7 +275,7 @@ class GrantHolder:
         out.events.append(("consumer.left", fields))
 
     def wait_is_over(self, now_ms: int) -> bool:
-        """Whether the answer to `leave` is not worth waiting for any longer."""
+        """Return whether to stop without the answer to `leave`; the lease will end by itself."""
         return not self._connection.ready or now_ms >= self._again_at_ms
 
 
@@ -289,7 +287,7 @@ def join_with(
     label: str,
     process: bytes = b"",
 ) -> Join:
-    """Return the join for `place` (group, topic, partition) that shows a ledger's facts."""
+    """Return the join for `place` (group, topic, partition) with the facts of its ledger."""
     return Join(
         request,
         *place,

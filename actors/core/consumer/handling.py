@@ -1,23 +1,23 @@
-"""Handler calls and their one commit: what runs, what comes back, what is tried again.
+"""Handler calls and their one commit: which window runs, which answer counts, what is retried.
 
 Theory of operation. At most one call is out. Its answer becomes one commit record, unless it does
 not match the call (an older grant, a call that was given up): then it is dropped with all that it
-holds. The next call is made in the step that commits the last one, so handlers work while the disk
-syncs; ids of a commit that is appended but not yet applied are shown to the skip rule by hand. A
-call moves one input (inputs.py); the inputs take turns. With a SQL sink a call uses the transaction
-of its commit, so it is made after the sync of the commit before it.
+holds. The next call leaves in the step that commits the last one, so handlers work while the disk
+syncs. The ids of a commit that is appended but not yet applied are passed to the skip rule by hand.
+A call moves one input (inputs.py); the inputs take turns. With a SQL sink a call uses the
+transaction of its commit, so it leaves after the sync of the commit before it.
 
-A message that raises ends the commit before it. It is then tried again alone in front of the rest
-of its window, after a pause that doubles from BACKOFF_FIRST_MS to BACKOFF_MAX_MS. After its last
-attempt it is parked: the offset, its id and the dead letter are one commit, made once the topic of
-dead letters is known to be there, so that what is committed can always go out.
+A message that raises ends the commit before it. It is then retried alone in front of the rest of its
+window, after a pause that doubles from BACKOFF_FIRST_MS to BACKOFF_MAX_MS. After its last attempt it
+is parked: offset, id and dead letter are one commit, made once the topic of dead letters is known to
+exist, so that a committed output can always go out.
 
-After an unclean end messages run alone, each behind a mark that is synced first. A message that
-more than `crash_retries` processes died in is parked without another call.
+After an unclean end messages run alone, each behind a mark that is synced first. A message in which
+more than `crash_retries` processes died is parked without another call.
 
 A message with an effect of unknown outcome (effects.py) runs alone too. If the policy is to ask, no
-commit passes it before an operator has spoken: the handler is called once in each generation, in case
-it knows better by now, and then its input is held.
+commit passes it before an operator's order. The handler is called once in each generation, because
+its code or policy may have changed, and then its input is held.
 """
 
 from __future__ import annotations
@@ -58,10 +58,9 @@ class Handling:
         self._ledger = ledger
         self._member = member
         self._epoch = epoch
-        # What is read. Invariant: the first one is the partition itself.
+        # Invariant: the first input is the partition itself.
         self.inputs = [main]
-        # Which of them has the next turn.
-        self._turn = 0
+        self._turn = 0  # index of the input that is served next
         # The call that is out, the input it moves, and the mark it runs behind, if any.
         # Invariant: its window starts at the committed offset of the input.
         self.running: RunHandler | None = None
@@ -72,9 +71,9 @@ class Handling:
         self._disk_full = False
         self._held: HandlerDone | None = None
         self.effects = Effects(ledger, member, epoch)
-        # When the running call is asked to commit what it has; None: it was asked.
+        # When the running call is asked to commit what it has; None: it was asked already.
         self._cut_at_ms: int | None = None
-        # Where dead letters go: (topic, partition); None: not known to be there yet.
+        # (topic, partition) of dead letters; None: not known to exist yet.
         self.dead: tuple[str, int] | None = None
         # Messages handled, passed over and parked since the grant.
         self.processed = 0
@@ -83,18 +82,18 @@ class Handling:
 
     @property
     def idle(self) -> bool:
-        """Whether no call is out and nothing waits for one."""
-        return self.running is None and all(one.idle for one in self.inputs)
+        """Whether no call is out and no message waits for one."""
+        return self.running is None and all(source.idle for source in self.inputs)
 
     @property
     def held_effects(self) -> list[str]:
-        """The calls that messages wait for an operator's word about."""
+        """Names of the effect calls about which messages wait for an operator's order."""
         return self.effects.holding(self.inputs)
 
     @property
     def wants_dead(self) -> bool:
-        """Whether a dead letter waits for its topic."""
-        return self.dead is None and any(one.parking is not None for one in self.inputs)
+        """Whether a dead letter waits until its topic exists."""
+        return self.dead is None and any(source.parking is not None for source in self.inputs)
 
     @property
     def wake_at_ms(self) -> int | None:
@@ -104,14 +103,14 @@ class Handling:
         if self._disk_full:
             return None
         times = [
-            self.effects.look_at_ms if one.held else one.not_before_ms
-            for one in self.inputs
-            if one.held or (one.windows and one.parking is None)
+            self.effects.look_at_ms if source.held else source.not_before_ms
+            for source in self.inputs
+            if source.held or (source.windows and source.parking is None)
         ]
         return min(times, default=None)
 
     def disk_space(self, now_ms: int, out: Outcome, *, full: bool) -> None:
-        """The disk is full, or has room again: then the held answer comes back as it is."""
+        """Record that the disk is full; with room again, take up events and answers that waited."""
         self._disk_full = full
         for event in self.effects.take_waiting():
             self.effect(event, now_ms, out)
@@ -120,19 +119,18 @@ class Handling:
             self._held = None
 
     def effect(self, event: EffectWanted | EffectTold, now_ms: int, out: Outcome) -> None:
-        """Take what the running handler says of an effect."""
         run, topic_id = self.running, self._moved.topic_id
-        self.effects.said(event, run, topic_id, now_ms, out, full=self._disk_full)
+        self.effects.reported(event, run, topic_id, now_ms, out, full=self._disk_full)
 
     def ordered(self, order: EffectOrder, now_ms: int, out: Outcome) -> None:
-        """Take an operator's word about an effect: its message goes on."""
+        """Take an operator's order about an effect: its message goes on."""
         if self._disk_full:
-            return  # it stays where it is and is found again
+            return  # the order stays where it lies, and the next look finds it again
         settled = self.effects.ordered(order, now_ms, out)
-        for its in self.inputs:
-            if settled is not None and its.topic_id == settled.topic_id and its.held:
-                its.held = False
-                its.not_before_ms = 0
+        for source in self.inputs:
+            if settled is not None and source.topic_id == settled.topic_id and source.held:
+                source.held = False
+                source.not_before_ms = 0
 
     def cut(self, out: Outcome) -> None:
         """Ask the running call to come back with what it has."""
@@ -141,114 +139,118 @@ class Handling:
             self._calls(out).append(CutHandler())
 
     def _calls(self, out: Outcome) -> list[Any]:
-        """Where calls go, and what is to follow them in order."""
+        """Return the list for calls, and for work that must follow them in order."""
         return out.work_after_sync if self._member.commit_first else out.work
 
     def advance(self, now_ms: int, out: Outcome, acked: Acked) -> None:
-        """Park what can be parked, or call the handler for the next window, if it is time."""
+        """Park a message that failed, or call the handler for the next window, if it is time."""
         if self.running is not None:
             if self._cut_at_ms is not None and self._cut_at_ms <= now_ms:
                 self.cut(out)
             return
         if self._disk_full:
             return
-        if any(its.held for its in self.inputs):
+        if any(source.held for source in self.inputs):
             self.effects.look(now_ms, out)
         before = next((r for r in reversed(out.appends) if isinstance(r, Committed)), None)
         for step in range(len(self.inputs)):
             turn = (self._turn + step) % len(self.inputs)
-            its = self.inputs[turn]
-            if its.parking is not None:
-                # One commit a step: the sync of this one brings the next.
+            source = self.inputs[turn]
+            if source.parking is not None:
+                # One commit in each step: the sync of this one brings the next step.
                 served = self.dead is not None and before is None
                 if served:
-                    self._park(its, its.parking, out, acked)
+                    self._park(source, source.parking, out, acked)
             else:
-                due = bool(its.windows) and not its.held and its.not_before_ms <= now_ms
-                served = due and self._start(its, before, now_ms, out, acked)
+                due = bool(source.windows) and not source.held and source.not_before_ms <= now_ms
+                served = due and self._start(source, before, now_ms, out, acked)
             if served:
                 self._turn = (turn + 1) % len(self.inputs)
                 return
 
     def _start(
-        self, its: Input, before: Committed | None, now_ms: int, out: Outcome, acked: Acked
+        self, source: Input, before: Committed | None, now_ms: int, out: Outcome, acked: Acked
     ) -> bool:
-        """Call the handler for what is new in the next window, or commit that nothing is."""
-        alone = its.alone()
-        if alone or its.private:
-            its.split_first()
-        its.isolate(self._ledger.effects.first_unresolved(its.topic_id))
-        window = leave_out_known(its.windows[0], self._ledger.processed, before)
-        left_out = its.windows[0].count - window.count
-        dropped = its.private and window.count > 0 and is_dropped(window)
+        """Call the handler for the new messages of the next window; commit a window without any."""
+        alone = source.alone()
+        if alone or source.private:
+            source.split_first()
+        source.isolate(self._ledger.effects.first_unresolved(source.topic_id))
+        window = leave_out_known(source.windows[0], self._ledger.processed, before)
+        left_out = source.windows[0].count - window.count
+        dropped = source.private and window.count > 0 and is_dropped(window)
         if before is not None and (dropped or not window.count):
-            return False  # one commit a step, as above
-        its.windows.popleft()
+            return False  # one commit in each step, as above
+        source.windows.popleft()
         if left_out:
             self.skipped += left_out
-            fields = self._fields(its, first_offset=window.first_offset, count=left_out)
+            fields = self._fields(source, first_offset=window.first_offset, count=left_out)
             out.events.append(("consumer.skipped", fields))
         if dropped or not window.count:
             skipped = []
             if dropped:
                 self.skipped += 1
                 first, following = window.offset_of(0), window.next_offset
-                skipped = [Skipped(its.topic_id, first, following, DROPPED)]
+                skipped = [Skipped(source.topic_id, first, following, DROPPED)]
             nothing = HandlerDone(self._epoch, window.first_offset, 0)
-            self._commit(its, window, nothing, acked, out, skipped=skipped)
+            self._commit(source, window, nothing, acked, out, skipped=skipped)
             return True
-        self._call(its, window, now_ms, out, alone=alone)
+        self._call(source, window, now_ms, out, alone=alone)
         return True
 
-    def _call(self, its: Input, window: Window, now_ms: int, out: Outcome, *, alone: bool) -> None:
+    def _call(
+        self, source: Input, window: Window, now_ms: int, out: Outcome, *, alone: bool
+    ) -> None:
         offset = window.offset_of(0)
-        deaths = self._ledger.deaths_in(its.topic_id, offset)
+        deaths = self._ledger.deaths_in(source.topic_id, offset)
         fatal = deaths if deaths > self._member.crash_retries else 0
-        if self._ledger.effects.barrier(its.topic_id) == offset:
-            fatal = 0  # it may not be parked; its handler is told before it calls anything
-        run = RunHandler(self._epoch, window, its.attempt, self._ledger, now_ms, its.private, fatal)
-        self.running, self._moved, self._mark = run, its, None
+        if self._ledger.effects.barrier(source.topic_id) == offset:
+            fatal = 0  # it may not be parked, and the held effect stops its handler in time
+        run = RunHandler(
+            self._epoch, window, source.attempt, self._ledger, now_ms, source.private, fatal
+        )
+        self.running, self._moved, self._mark = run, source, None
         self._cut_at_ms = now_ms + self._ledger.limits.commit_every_ms
         if fatal or not alone:
             self._calls(out).append(run)
             return
-        self._mark = AttemptMarked(self._epoch, its.topic_id, offset, deaths, returned=False)
+        self._mark = AttemptMarked(self._epoch, source.topic_id, offset, deaths, returned=False)
         out.appends.append(self._mark)
         out.work_after_sync.append(run)
-        fields = self._fields(its, epoch=self._epoch, offset=offset, deaths=deaths)
+        fields = self._fields(source, epoch=self._epoch, offset=offset, deaths=deaths)
         out.events.append(("attempt.marked", fields))
 
     def done(
         self, answer: HandlerDone, now_ms: int, out: Outcome, acked: Acked
     ) -> HandlerFailed | None:
-        """Take the answer of a call; return the error that ends the consumer, if it does."""
-        run, its = self.running, self._moved
+        """Take the answer of a call; return the error that ends the consumer, if there is one."""
+        run, source = self.running, self._moved
         if run is None or not belongs(answer, run):
             return None
         if self._disk_full:
             self._held = answer
             return None
         self.running = None
-        barrier = self._ledger.effects.barrier(its.topic_id)
+        barrier = self._ledger.effects.barrier(source.topic_id)
         if (
             answer.handled
             and barrier is not None
             and barrier < run.window.offset_of(answer.handled)
         ):
-            its.windows.appendleft(run.window)
+            source.windows.appendleft(run.window)
             self._came_back(out)
             if self._member.commit_first:
                 out.work.append(AnswerDropped())
-            self._hold(its, barrier, out)
+            self._hold(source, barrier, out)
             return None
         handled, rest = run.window.split(answer.handled)
-        attempt = run.deaths or its.attempt
+        attempt = run.deaths or source.attempt
         if answer.handled:
             attempt = 1
-            its.passed()
+            source.passed()
             self.processed += answer.handled
             fields = self._fields(
-                its,
+                source,
                 epoch=self._epoch,
                 count=answer.handled,
                 first_offset=handled.first_offset,
@@ -256,50 +258,50 @@ class Handling:
                 took_us=answer.took_us,
             )
             out.events.append(("consumer.handled", fields))
-            self._commit(its, handled, answer, acked, out)
+            self._commit(source, handled, answer, acked, out)
         if rest.count:
-            its.windows.appendleft(rest)
+            source.windows.appendleft(rest)
         if answer.failure is None:
             return None
         self._came_back(out)
-        return self._failed(its, answer.failure, attempt, now_ms, out)
+        return self._failed(source, answer.failure, attempt, now_ms, out)
 
     def _came_back(self, out: Outcome) -> None:
-        """The handler has answered for a message that is not passed: nobody died in it."""
+        """Record that the attempt of a message that is not passed was no death."""
         if self._mark is not None:
             out.appends.append(replace(self._mark, returned=True))
 
-    def _hold(self, its: Input, offset: int, out: Outcome) -> None:
-        """The message at `offset` waits for an operator; those in front of it do not."""
-        its.held = its.windows[0].offset_of(0) == offset
-        if its.held:
-            self.effects.tell_held(its.topic_id, offset, out)
+    def _hold(self, source: Input, offset: int, out: Outcome) -> None:
+        """Hold the input once the message at `offset`, which needs an order, is its first."""
+        source.held = source.windows[0].offset_of(0) == offset
+        if source.held:
+            self.effects.report_held(source.topic_id, offset, out)
 
     def _failed(
-        self, its: Input, failure: FailedMessage, attempt: int, now_ms: int, out: Outcome
+        self, source: Input, failure: FailedMessage, attempt: int, now_ms: int, out: Outcome
     ) -> HandlerFailed | None:
-        offset = its.windows[0].offset_of(0)
+        offset = source.windows[0].offset_of(0)
         error = failure.text
-        where = self._fields(its, offset=offset, id=failure.message_id)
-        barrier = self._ledger.effects.barrier(its.topic_id)
+        where = self._fields(source, offset=offset, id=failure.message_id)
+        barrier = self._ledger.effects.barrier(source.topic_id)
         if failure.kind == HELD_EFFECT and barrier is not None:
-            self._hold(its, barrier, out)
+            self._hold(source, barrier, out)
             return None
         out.events.append(("handler.raised", {**where, "attempt": attempt, "error": error}))
         if failure.kind == RAISED and attempt <= self._member.retries:
             delay = backoff_ms(attempt - 1, jitter=failure.jitter)
-            its.attempt = attempt + 1
-            its.not_before_ms = now_ms + delay
+            source.attempt = attempt + 1
+            source.not_before_ms = now_ms + delay
             again = {**where, "attempt": attempt + 1, "delay_ms": delay}
             out.events.append(("handler.retry", again))
             return None
         if barrier == offset:
-            self._hold(its, offset, out)
+            self._hold(source, offset, out)
             return None
         out.events.append(("handler.failed", {**where, "attempts": attempt, "error": error}))
         if failure.letter is not None:
-            its.split_first()
-            its.parking = Parking(its.windows.popleft(), failure, attempt)
+            source.split_first()
+            source.parking = Parking(source.windows.popleft(), failure, attempt)
             return None
         group, topic, partition = self._member.place
         failed = HandlerFailed(
@@ -310,7 +312,7 @@ class Handling:
         failed.__cause__ = failure.error
         return failed
 
-    def _park(self, its: Input, parking: Parking, out: Outcome, acked: Acked) -> None:
+    def _park(self, source: Input, parking: Parking, out: Outcome, acked: Acked) -> None:
         """Commit that a message is a dead letter."""
         failure, offset = parking.failure, parking.window.offset_of(0)
         letter = failure.letter
@@ -318,13 +320,13 @@ class Handling:
         topic, partition = self.dead
         letter = replace(letter, topic=topic, partition=partition)
         answer = HandlerDone(self._epoch, parking.window.first_offset, 0, outputs=[letter])
-        parked = [Parked(its.topic_id, offset, failure.kind, parking.attempts)]
-        self._commit(its, parking.window, answer, acked, out, parked=parked)
-        its.parking = None
-        its.passed()
+        parked = [Parked(source.topic_id, offset, failure.kind, parking.attempts)]
+        self._commit(source, parking.window, answer, acked, out, parked=parked)
+        source.parking = None
+        source.passed()
         self.parked += 1
         fields = self._fields(
-            its,
+            source,
             epoch=self._epoch,
             offset=offset,
             id=failure.message_id,
@@ -336,7 +338,7 @@ class Handling:
 
     def _commit(
         self,
-        its: Input,
+        source: Input,
         window: Window,
         answer: HandlerDone,
         acked: Acked,
@@ -346,12 +348,12 @@ class Handling:
         skipped: list[Skipped] | None = None,
     ) -> None:
         record = committed(
-            self._ledger, self._epoch, its.topic_id, window, answer, acked, parked, skipped
+            self._ledger, self._epoch, source.topic_id, window, answer, acked, parked, skipped
         )
         acked.clear()
         out.appends.append(record)
         fields = self._fields(
-            its,
+            source,
             epoch=self._epoch,
             first_offset=window.first_offset,
             next_offset=window.next_offset,
@@ -361,8 +363,8 @@ class Handling:
         )
         out.events.append(("commit.synced", fields))
 
-    def _fields(self, its: Input, **more: Any) -> dict[str, Any]:
+    def _fields(self, source: Input, **more: Any) -> dict[str, Any]:
         fields = self._member.fields(**more)
-        if its.private:
+        if source.private:
             fields["topic"] = self._member.private_topic
         return fields

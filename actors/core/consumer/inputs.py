@@ -1,15 +1,15 @@
 """One input of a ledger: its windows, the retry at its head, and which messages run alone.
 
-Theory of operation. A ledger reads its partition and, once somebody sent anything there, the same
-partition of the private topic `topic@group`. Each has an order of its own; both share state,
-outputs and the one call at a time.
+Theory of operation. A ledger reads its partition and, once that holds a message, the same partition
+of the private topic `topic@group`. Each input has an order of its own; both share state, outputs
+and the one call at a time.
 
-A process that dies in a handler tells nobody which message it was at: normal batches write no
-marks. So a generation that follows one without a clean end handles the uncommitted messages that
-the dead one may have been at *alone*: the first window that is fetched, because a call never holds
-more, but at most `solitary_messages_max`, because each costs a sync. A death beyond that bound, or in
-a window behind a commit that was lost with the process, blames nobody; the next generation begins
-further on and finds it. A message that processes died in before runs alone until it is passed.
+The death of a process does not show which message killed it, because normal batches write no marks.
+So a generation that follows one without a clean end runs the uncommitted messages in question
+*alone*: the first fetched window, because a call never holds more, but at most
+`solitary_messages_max`, because each costs a sync. A death beyond that bound, or in a window behind
+a commit that was lost with the process, is not attributed to a message; the next generation begins
+further on and finds it. A message in which processes died before runs alone until it is passed.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from dataclasses import dataclass
 from .window import Window
 from .work import FailedMessage
 
-# The headers of a message of a private topic that says: an operator dropped this dead letter.
-# It is the msgpack map {"oncemq-dropped": b"1"} and nothing else; cores decode no headers.
+# The headers of a message in a private topic by which an operator drops a dead letter. They are the
+# msgpack map {"oncemq-dropped": b"1"} and nothing else, because cores decode no headers.
 DROPPED_HEADERS = b"\x81\xaeoncemq-dropped\xc4\x011"
 
 
 @dataclass(frozen=True, slots=True)
 class Parking:
-    """A message that will be parked as soon as that can be committed."""
+    """A message to park, as soon as the commit is possible."""
 
-    window: Window  # of this one message
+    window: Window  # of this message alone
     failure: FailedMessage
     attempts: int
 
 
 class Input:
-    """Where the handling of one input stands. All of it is volatile."""
+    """The progress of handling in one input. Volatile."""
 
     def __init__(
         self, topic_id: bytes, windows: deque[Window], *, private: bool, alone_max: int
@@ -48,14 +48,14 @@ class Input:
         self.topic_id = topic_id
         self.windows = windows
         self.private = private
-        # The attempt at the first message of the next window, and not before when.
+        # Number and earliest time of the next attempt at the first message.
         self.attempt = 1
         self.not_before_ms = 0
-        # What is parked next. Invariant: it lies right before the next window.
+        # The message to park next. Invariant: it lies right before the next window.
         self.parking: Parking | None = None
-        # Whether the first message waits for an operator's word about an effect.
+        # Whether the first message waits for an operator's order about an effect.
         self.held = False
-        # How many messages may still run alone, and up to which offset; None: not fetched yet.
+        # How many messages may still run alone, and below which offset; None: not fetched yet.
         self._alone_left = alone_max
         self._alone_until: int | None = None
 
@@ -98,13 +98,13 @@ class Input:
             self.split_first()
 
     def passed(self) -> None:
-        """The message at the head is committed: the next one starts with its first attempt."""
+        """Reset the attempt: the message at the head is committed."""
         self.attempt = 1
         self.not_before_ms = 0
 
 
 def is_dropped(window: Window) -> bool:
-    """Tell whether the one message of a private window drops a dead letter."""
+    """Return whether the only message of a private window drops a dead letter."""
     for piece in window.pieces:
         batch = piece.stored.batch
         if batch is not None and batch.headers is not None:

@@ -1,16 +1,16 @@
-"""Which messages may be handled now when each key has a state of its own, and what may be committed.
+"""Handlers with a state for each key: which messages may run now, and which may be committed.
 
-Theory of operation. Messages of one key follow each other in the order of their offsets; those of
-different keys do not wait for each other. Effects are kept beside their message until every message
-before it is done: a commit holds the effects of a contiguous prefix and nothing else, so after a
-crash what lies behind it runs again, on a state that knows nothing of it. The next call uses what
-was kept as long as the state that the handler found is still that of the key.
+Theory of operation. Messages of one key run in the order of their offsets; messages of different
+keys do not wait for each other. The result of a message is kept until every message before it is
+done: a commit holds the results of a contiguous prefix and nothing else. So after a crash the
+messages behind the prefix run again, on a state without their changes. The next call uses a kept
+result as long as the state that the handler found is still that of the key.
 
-A message that fails holds the prefix. Behind it what runs goes on to its end and waits, and no
-more is started once `commit_bytes` wait; its own key waits. Each attempt is a call of its own, in
-which what follows may go on.
+A message that fails ends the prefix. Running messages behind it finish and wait, its own key waits,
+and nothing more starts once results of `commit_bytes` wait. Each attempt is a call of its own, in
+which other keys may go on.
 
-All of it belongs to the thread that carries the call out; handlers run elsewhere and come back
+All of this belongs to the thread that carries the call out; handlers run elsewhere and come back
 through `finish`.
 """
 
@@ -28,22 +28,23 @@ from .work import HELD_EFFECT, UNKNOWN_EFFECT, FailedMessage, RunHandler
 
 
 class KeyedMessage(Protocol):
-    """What is asked of a message here."""
+    """What a schedule needs of a message."""
 
     @property
     def offset(self) -> int:
-        """Where it lies in its partition."""
+        """The offset in the partition."""
 
 
 Message = TypeVar("Message", bound=KeyedMessage)
 
-# Failures that say what is known of an effect: it may be known better when they are told.
-_UNTIL_SOMEBODY_SPEAKS = frozenset({HELD_EFFECT, UNKNOWN_EFFECT})
+# Failures that rest on the unknown outcome of an effect. They are not kept for the next call: an
+# order may have come meanwhile.
+_UNTIL_AN_ORDER = frozenset({HELD_EFFECT, UNKNOWN_EFFECT})
 
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[Message]):
-    """A message to be handled, the name of its key's entry and what that holds."""
+    """A message to handle, with the name and the content of its key's entry."""
 
     message: Message
     name: str
@@ -52,19 +53,19 @@ class Job(Generic[Message]):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a message that was handled apart from the others.
+    """The result of a message that was handled apart from the others.
 
-    It is right for as long as the message is the same (its stored batch and offset) and its key's
-    state is what the handler found: then the handler would do it all again.
+    It is valid while the message is the same (stored batch and offset) and its key's state is what
+    the handler found: then another call would give the same result.
     """
 
     stored: BatchStored
     name: str  # of the entry that holds the state of its key
-    found: bytes | None  # that entry as the handler found it ...
-    left: bytes | None  # ... and as it left it; None: none
-    outgoing: tuple[Any, ...] = ()  # messages that it sends, in order
+    found: bytes | None  # the entry as the handler found it; None: there was none
+    left: bytes | None  # the entry as the handler left it
+    outgoing: tuple[Any, ...] = ()  # messages that the handler sends, in order
     failure: FailedMessage | None = None
-    size: int = 0  # bytes that a commit needs for it, about
+    size: int = 0  # estimated bytes of the result in a commit
 
 
 class Schedule(Generic[Message]):
@@ -79,8 +80,8 @@ class Schedule(Generic[Message]):
     ) -> None:
         """Handle `messages`, all those of the run, each with the name of its key's entry.
 
-        `kept` is what earlier calls know of them, by offset, and takes what this one leaves.
-        `fail` makes what the core is told of a message that failed.
+        `kept` has the results of earlier calls by offset, and keeps those that this call leaves.
+        `fail` makes the FailedMessage for the core.
         """
         self._fail_with = fail
         self._limits = run.ledger.limits
@@ -90,27 +91,28 @@ class Schedule(Generic[Message]):
             if offset < run.first_offset or id(result.stored) not in here:
                 del kept[offset]
         self._results = kept
-        # Set by another thread: start nothing more.
+        # Set by another thread: start no more messages.
         self.cut = False
-        # Offsets that were met, in order.
+        # Offsets of the messages taken from the run, in order.
         self._order: list[int] = []
         # Messages whose turn has come because the one before them of their key is done.
         self._ready: list[tuple[int, str, Message]] = []
         # By key that is busy or has failed: its messages that wait. Their sum is `_waiting`.
         self._busy: dict[str, deque[Message]] = {}
         self._waiting = 0
-        # What later messages find: the entries of keys as the results have left them.
+        # The entries of keys as the results have left them: later messages find these.
         self._state = run.ledger.state
         self._entries: dict[str, bytes | None] = {}
         self._room = _Room(run)
         # The lowest offset that has failed.
         self._failed_at: int | None = None
-        # Whether the call has got anywhere: however little it may do, it does that much.
+        # Whether the call has used or started a message: each call makes some progress, also when
+        # it is cut at once or begins with full results.
         self._started = False
         self._bytes = sum(result.size for result in self._results.values())
 
     def next(self) -> Job[Message] | None:
-        """Return what may be started now; None: wait for what runs, or there is nothing more."""
+        """Return a job that may start now; None: wait for running jobs, or there are no more."""
         if self._started and (self.cut or self._bytes >= self._limits.commit_bytes):
             return None
         picked = self._pick()
@@ -124,7 +126,7 @@ class Schedule(Generic[Message]):
         return self._entries[name] if name in self._entries else self._state.get(name)
 
     def _pick(self) -> tuple[str, Message] | None:
-        """Return the first message whose turn it is and of which nothing is known."""
+        """Return the first message whose turn it is and that has no valid result."""
         limit = self._failed_at
         if self._ready:
             if limit is not None and self._ready[0][0] > limit:
@@ -150,7 +152,7 @@ class Schedule(Generic[Message]):
         return None
 
     def _is_done(self, message: Message, name: str) -> bool:
-        """Use what is known of a message; return whether that will do."""
+        """Use the kept result of a message; return whether there is a valid one."""
         result = self._results.get(message.offset)
         if result is None:
             return False
@@ -172,7 +174,6 @@ class Schedule(Generic[Message]):
             self._bytes -= old.size
 
     def finish(self, job: Job[Message], result: Result) -> None:
-        """Take what became of a job."""
         offset = job.message.offset
         if result.left != result.found:
             try:
@@ -198,9 +199,9 @@ class Schedule(Generic[Message]):
         self._failed_at = offset if self._failed_at is None else min(self._failed_at, offset)
 
     def prefix(self) -> tuple[list[Result], FailedMessage | None]:
-        """End the call: return what may be committed, in order, and the failure right behind it.
+        """End the call: return the results to commit, in order, and the failure right behind them.
 
-        The rest stays for the next call.
+        Further results stay for the next call.
         """
         done: list[Result] = []
         size, enough = 0, self._limits.commit_bytes
@@ -216,13 +217,13 @@ class Schedule(Generic[Message]):
             done.append(result)
             size += result.size
         for offset, result in list(self._results.items()):
-            if result.failure is not None and result.failure.kind in _UNTIL_SOMEBODY_SPEAKS:
+            if result.failure is not None and result.failure.kind in _UNTIL_AN_ORDER:
                 del self._results[offset]
         return done, failure
 
 
 def changes_of(done: Iterable[Result], state: dict[str, bytes]) -> dict[str, bytes | None]:
-    """Return what a commit of results changes in `state`."""
+    """Return the changes of `state` by a commit of results."""
     changes = {result.name: result.left for result in done if result.left != result.found}
     return {name: changes[name] for name in sorted(changes) if changes[name] != state.get(name)}
 
@@ -232,14 +233,14 @@ class _Room:
 
     def __init__(self, run: RunHandler) -> None:
         self._state = run.ledger.state
-        # Of each entry that some result changes: its greatest size among the state and the results.
-        # A commit leaves one of these, so their sum bounds the state after any commit.
+        # For each changed entry the greatest size among the state and the results. A commit leaves
+        # one of these sizes, so their sum bounds the state after any commit.
         self._sizes: dict[str, int] = {}
         self._total = run.ledger.state_bytes
         self._bytes_max = run.ledger.limits.state_bytes_max
 
     def take(self, name: str, entry: bytes | None) -> None:
-        """Take one more change. Raises StateTooLarge and changes nothing then."""
+        """Add a change. Raises StateTooLarge, having changed nothing."""
         before = self._sizes.get(name)
         if before is None:
             before = _size(name, self._state.get(name))

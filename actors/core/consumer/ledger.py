@@ -1,23 +1,22 @@
 """What a consumer must not forget: the state that its ledger's records make.
 
-Theory of operation. A ledger belongs to one (group, topic, partition). Its first record says which
-log it follows and where it began; nearly every other record is one commit, which carries inputs,
-ids, state and outputs together, so that any prefix of the ledger is a state the group really was
-in. `apply` is the only thing that changes a Ledger, live and on replay. Besides the partition
-itself it reads that of the private topic (`topic@group`); each commit moves one of the two.
+Theory of operation. A ledger belongs to one (group, topic, partition). Its first record names the
+log that it follows and its start. Nearly every other record is one commit, which carries inputs,
+ids, state and outputs together, so any prefix of the ledger is a state that the group really was
+in. Only `apply` changes a Ledger, live and on replay. Besides the partition itself the group reads
+that of the private topic (`topic@group`); each commit moves one of the two.
 
-Other records are about processes that die in a handler (inputs.py): marks of attempts, and the word
-of a generation that it ended well. A mark counts as a death from the start, until a record behind
-it says how the attempt ended. Intents and outcomes of effects (open_effects.py) say nothing of that.
+Other records are about processes that die in a handler (inputs.py): marks of attempts, and the end
+of a generation on purpose. A mark counts as a death from the start, until a later record says how
+the attempt ended. Intents and outcomes of effects (open_effects.py) do not say that.
 
-Outputs are numbered here, by target partition and without holes, and kept until a later commit
-says that the broker acknowledged them: whatever process comes next sends what is left, under the
-same numbers.
+The ledger numbers outputs, by target partition and without holes, and keeps them until a later
+commit records the broker's acknowledgement: the next process sends the rest under the same numbers.
 
 Snapshots. State, ranges and unacknowledged outputs are written whole. Fingerprints only ever grow,
-so each snapshot adds one immutable part with those that are new and keeps the older parts by
-name; when the parts become many they are written anew as one. What is new is forgotten only when
-the snapshot is known to be on disk (`snapshot_written`).
+so each snapshot adds one immutable part with the new ones and keeps the older parts by name; many
+parts are written again as one. The list of new fingerprints is cleared only when the snapshot is
+known to be durable (`snapshot_written`).
 """
 
 from __future__ import annotations
@@ -52,18 +51,18 @@ class Ledger:
     """Hard state of one consumer. Not thread-safe; `state` may be read while nothing is applied."""
 
     def __init__(self, limits: Limits = LIMITS) -> None:
-        # The bounds of all that works on this ledger.
+        # The bounds for all code that works on this ledger.
         self.limits = limits
         # The first record. Invariant: None only before any other record.
         self.started: LedgerStarted | None = None
-        # The next offset to be processed. Invariant: decreases only where an operator says so.
+        # The next offset to process. Invariant: decreases only by an operator's order.
         self.next_offset = 0
-        # The same of the private topic, by its topic_id. Invariant: as above.
+        # The same for the private topic, by its topic_id. Invariant: as above.
         self.private_offsets: dict[bytes, int] = {}
         # The highest that `next_offset` ever was. Invariant: not below it.
         self.reached = 0
-        # What an operator had passed over, as (first, next, reason). Invariant: ascending, below
-        # `next_offset`: what is read again after going back is not skipped any more.
+        # Ranges that an operator had skipped, as (first, next, reason). Invariant: ascending, below
+        # `next_offset`: offsets that are read again after going back are not skipped any more.
         self.skips: list[tuple[int, int, str]] = []
         # Number of commits. Invariant: each commit record carries the next number.
         self.commit_no = 0
@@ -76,34 +75,35 @@ class Ledger:
         self.processed = Processed()
         # The next number of an output to each target. Invariant: never decreases.
         self.next_sequence: dict[Target, int] = {}
-        # Outputs that no commit knows to be acknowledged. Invariant: contiguous numbers that end
-        # at next_sequence of the target.
+        # Outputs without a recorded acknowledgement. Invariant: contiguous numbers that end at
+        # next_sequence of the target.
         self.unacked: dict[Target, deque[Output]] = {}
         # Messages that were parked, and dead letters that an operator dropped.
         self.parked = 0
         self.dropped = 0
-        # By topic_id: the message that processes died in while it was handled alone (its offset),
-        # and how many. Invariant: not below the next offset of its input.
+        # By topic_id: offset of the message in which processes died while it ran alone, and their
+        # number. Invariant: not below the next offset of its input.
         self.deaths: dict[bytes, tuple[int, int]] = {}
-        # The attempt that was marked and not told the end of; it is counted in `deaths`.
+        # The marked attempt without a recorded end; `deaths` counts it.
         self._running: AttemptMarked | None = None
         # Effects of messages that are not committed.
         self.effects = OpenEffects()
-        # Whether the last record says that its generation ended well.
+        # Whether the last record is the end of its generation on purpose.
         self.ended = False
-        # Fingerprints that no snapshot on disk holds, as they were committed.
+        # Fingerprints that no durable snapshot holds, one entry for each commit.
         self._fresh: list[bytes] = []
-        # Names of the parts that the last snapshot on disk holds, and the one being written.
+        # Names of the id parts of the last durable snapshot. For the snapshot being written: its
+        # names, and how many entries of `_fresh` it holds.
         self._parts: list[str] = []
         self._writing: tuple[list[str], int] | None = None
 
     @property
     def unacked_count(self) -> int:
-        """How many outgoing messages no commit knows to be acknowledged."""
+        """Messages in the outputs without a recorded acknowledgement."""
         return sum(output.count for outputs in self.unacked.values() for output in outputs)
 
     def apply(self, record: Record, position: int) -> None:
-        """Take a record that was appended or is replayed."""
+        """Apply a record: live right after its append, and on replay."""
         del position
         if isinstance(record, LedgerStarted):
             assert self.started is None, "a ledger starts once"
@@ -123,7 +123,7 @@ class Ledger:
             return
         running, self._running = self._running, None
         if running is not None and running.epoch == record.epoch:
-            # Its process lives and says so: the attempt was no death.
+            # Its process lives and writes on: the attempt was no death.
             self._set_deaths(running.topic_id, running.offset, running.deaths)
         if isinstance(record, AttemptMarked):
             deaths = record.deaths if record.returned else record.deaths + 1
@@ -131,18 +131,17 @@ class Ledger:
             self._running = None if record.returned else record
 
     def next_offset_of(self, topic_id: bytes) -> int:
-        """Return the next offset of one input."""
         if self.started is None or topic_id == self.started.topic_id:
             return self.next_offset
         return self.private_offsets.get(topic_id, 0)
 
     @property
     def open_attempt(self) -> AttemptMarked | None:
-        """The attempt that was marked and not told the end of."""
+        """The marked attempt without a recorded end."""
         return self._running
 
     def deaths_in(self, topic_id: bytes, offset: int) -> int:
-        """Return how many processes died in the handler of this message alone."""
+        """Return how many processes died while this message ran alone."""
         marked, deaths = self.deaths.get(topic_id, (-1, 0))
         return deaths if marked == offset else 0
 
@@ -169,7 +168,7 @@ class Ledger:
                 self.dropped += skipped.next_offset - skipped.first_offset
 
     def _move(self, topic_id: bytes, next_offset: int) -> None:
-        assert next_offset >= self.next_offset_of(topic_id), "an offset goes back by an order only"
+        assert next_offset >= self.next_offset_of(topic_id), "only an order moves an offset back"
         assert self.started is not None, "a ledger starts with its first record"
         if topic_id == self.started.topic_id:
             self.next_offset = next_offset
@@ -184,14 +183,14 @@ class Ledger:
             self._running = None
 
     def _skip(self, skip: Skipped) -> None:
-        """An operator moves the offset of the partition, forward or back."""
+        """Apply an operator's move of the partition's offset, forward or back."""
         assert self.started is not None, "a ledger starts with its first record"
         if skip.topic_id != self.started.topic_id:
             return
         if skip.first_offset < skip.next_offset:
             self.skips.append((skip.first_offset, skip.next_offset, skip.reason))
             return
-        assert skip.first_offset == self.next_offset, "an order says from where it goes back"
+        assert skip.first_offset == self.next_offset, "an order names the offset that it moves"
         back = self.next_offset = skip.next_offset
         self.skips = [(low, min(high, back), why) for low, high, why in self.skips if low < back]
 
@@ -255,14 +254,15 @@ class Ledger:
             fresh = b"".join(self._fresh)
         names = list(kept)
         if fresh:
-            # Each name stands for one content for ever: ids are fresh only after a commit.
+            # A name stands for one content for ever: ids are fresh only after a commit, and each
+            # commit has its own number.
             names.append(f"{_IDS}{self.commit_no:020d}")
             parts[names[-1]] = fresh
         self._writing = (names, len(self._fresh))
         return Snapshot(parts, frozenset(kept))
 
     def _rarely(self) -> dict[str, Plain]:
-        """What most ledgers have none of; not written then."""
+        """Return fields that are empty in most ledgers, without the empty ones."""
         running = self._running
         fields: dict[str, Plain] = {
             "private_offsets": sorted(map(list, self.private_offsets.items())),
@@ -279,7 +279,7 @@ class Ledger:
         return {name: value for name, value in fields.items() if value}
 
     def snapshot_written(self) -> None:
-        """The snapshot that `snapshot` returned last is durable: its parts can be kept by name."""
+        """Allow the next snapshot to keep parts of the last one, which is durable now."""
         assert self._writing is not None, "no snapshot was asked for"
         self._parts, written = self._writing
         del self._fresh[:written]

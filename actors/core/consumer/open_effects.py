@@ -1,7 +1,7 @@
-"""Effects of messages that are not committed: what was called, and what is known of its outcome.
+"""Effects of messages that are not committed: their last calls, and what is known of the outcome.
 
-A part of the ledger's state (ledger.py). The commit that passes a message takes its effects away,
-so there are only those of the messages that handlers are at.
+A part of the ledger's state (ledger.py). The commit that passes a message deletes its effects, so
+only effects of messages in progress are here.
 """
 
 from __future__ import annotations
@@ -13,44 +13,43 @@ from ...records import EffectEnded, EffectIntended, Plain
 
 # How the call of an effect ended.
 RETURNED = "returned"  # the function returned: its result is recorded
-NOT_DONE = "not_done"  # it said that nothing happened
+NOT_DONE = "not_done"  # the function reported that nothing happened
 UNKNOWN = "unknown"  # it may have happened or not
 ANSWERED = "answered"  # an operator gave the result
-AGAIN = "again"  # an operator wants it called again
-RUNNING = ""  # nobody has told yet
+AGAIN = "again"  # an operator wants another call
+RUNNING = ""  # no outcome is recorded yet
 
 RECORDED = frozenset({RETURNED, ANSWERED})
 UNRESOLVED = frozenset({RUNNING, UNKNOWN})
 
-# What is done with an effect whose outcome is unknown.
+# Policies for an effect whose outcome is unknown.
 RETRY, PARK, ASK = "retry", "park", "ask"
 POLICIES = (RETRY, PARK, ASK)
 
 
 @dataclass(slots=True)
 class OpenEffect:
-    """One effect: its last call, and what is known of it."""
+    """One effect: its last call, and what is known of the outcome."""
 
     topic_id: bytes
     offset: int
     key: str  # idempotency key of the message
     name: str
-    number: int
+    number: int  # of the last call
     epoch: int  # of the intent
     policy: str
-    since_ms: int  # when it was intended
+    since_ms: int  # time of the intent
     how: str = RUNNING
     encoding: int = 0
     value: bytes = b""
 
     @property
     def unresolved(self) -> bool:
-        """Whether nobody knows what became of the call."""
+        """Whether the outcome of the call is unknown, or not recorded yet."""
         return self.how in UNRESOLVED
 
     @property
     def recorded(self) -> bool:
-        """Whether its result is there."""
         return self.how in RECORDED
 
 
@@ -67,38 +66,35 @@ class OpenEffects:
         return len(self._all)
 
     def find(self, topic_id: bytes, offset: int, name: str) -> OpenEffect | None:
-        """Return one effect."""
         return self._all.get((topic_id, offset, name))
 
     def of_message(self, topic_id: bytes, offset: int) -> list[OpenEffect]:
-        """Return the effects of one message."""
-        return [one for one in self if (one.topic_id, one.offset) == (topic_id, offset)]
+        return [effect for effect in self if (effect.topic_id, effect.offset) == (topic_id, offset)]
 
     def first_unresolved(self, topic_id: bytes) -> int | None:
-        """Return the first offset of an input that has an effect nobody knows the outcome of."""
+        """Return the first offset of an input that has an unresolved effect."""
         return min(
-            (one.offset for one in self if one.topic_id == topic_id and one.unresolved),
+            (effect.offset for effect in self if effect.topic_id == topic_id and effect.unresolved),
             default=None,
         )
 
     def barrier(self, topic_id: bytes) -> int | None:
-        """Return the first offset that no commit may pass before an operator has spoken."""
+        """Return the first offset that no commit may pass before an operator's order."""
         return min(
             (
-                one.offset
-                for one in self
-                if one.topic_id == topic_id and one.unresolved and one.policy == ASK
+                effect.offset
+                for effect in self
+                if effect.topic_id == topic_id and effect.unresolved and effect.policy == ASK
             ),
             default=None,
         )
 
     def apply(self, record: EffectIntended | EffectEnded) -> None:
-        """Take a record that was appended or is replayed."""
         place = (record.topic_id, record.offset, record.name)
         known = self._all.get(place)
         if isinstance(record, EffectIntended):
             assert record.number == (known.number if known else 0) + 1, "calls are numbered"
-            assert known is None or not known.recorded, "what is recorded is not called again"
+            assert known is None or not known.recorded, "a recorded effect is not called again"
             self._all[place] = OpenEffect(
                 record.topic_id,
                 record.offset,
@@ -122,26 +118,24 @@ class OpenEffects:
             del self._all[place]
 
     def plain(self) -> list[Plain]:
-        """Return them as a snapshot holds them."""
         return [
             [
-                one.topic_id,
-                one.offset,
-                one.key,
-                one.name,
-                one.number,
-                one.epoch,
-                one.policy,
-                one.since_ms,
-                one.how,
-                one.encoding,
-                one.value,
+                effect.topic_id,
+                effect.offset,
+                effect.key,
+                effect.name,
+                effect.number,
+                effect.epoch,
+                effect.policy,
+                effect.since_ms,
+                effect.how,
+                effect.encoding,
+                effect.value,
             ]
-            for _, one in sorted(self._all.items())
+            for _, effect in sorted(self._all.items())
         ]
 
     def restore(self, rows: list[Plain]) -> None:
-        """Become what `plain` returned."""
         for row in rows:
-            one = OpenEffect(*row)
-            self._all[one.topic_id, one.offset, one.name] = one
+            effect = OpenEffect(*row)
+            self._all[effect.topic_id, effect.offset, effect.name] = effect

@@ -1,13 +1,13 @@
-"""Which messages of one input were processed: the set behind "not handled again".
+"""The processed set of a ledger: ids of messages that are not handled again.
 
 Theory of operation. A message below the committed offset is passed over by its offset alone. The
 processed set is for what offsets cannot tell: a log that was fed again, rewound or restored shows
-known ids at new offsets. Sequence ids of one producer are contiguous in a partition, so they are
-kept as ranges, nearly always one a producer. Explicit ids are kept as 16-byte fingerprints, keyed
-by the ledger's own random id so that nobody can aim at a collision.
+known ids at new offsets. Sequence ids of a producer are contiguous in a partition, so they are kept
+as ranges, usually one range for a producer. Explicit ids are kept as 16-byte fingerprints, keyed by
+the ledger's own random id so that no sender can construct a collision.
 
-Every question is asked for a whole batch with a few set operations; a batch that holds nothing
-known costs no statement a message.
+Each question is about a whole batch and takes a few set operations; a batch without known ids costs
+no Python statement for each message.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _FINGERPRINT = Struct(f"{FINGERPRINT_BYTES}s")
 
 
 def split_fingerprints(blob: bytes) -> list[bytes]:
-    """Return the fingerprints that stand one behind the other in `blob`."""
+    """Return the concatenated fingerprints of `blob` as a list."""
     assert len(blob) % FINGERPRINT_BYTES == 0, "a blob of fingerprints holds whole ones"
     return list(chain.from_iterable(_FINGERPRINT.iter_unpack(blob)))
 
 
 def fingerprints_of(record: Committed) -> list[bytes]:
-    """Return the fingerprints of a commit one by one; live they are at hand."""
+    """Return the fingerprints of a commit as a list, which a live commit has already."""
     if record.split_fingerprints is not None:
         return record.split_fingerprints
     return split_fingerprints(record.fingerprints)
@@ -50,7 +50,7 @@ class Ranges:
         return iter(zip(self.starts, self.ends, strict=True))
 
     def add(self, start: int, end: int) -> None:
-        """Add [start, end); what is in already does no harm."""
+        """Add [start, end), which may overlap what is in already."""
         if start >= end:
             return
         if self.ends and start == self.ends[-1]:  # the usual case: the next batch of a producer
@@ -65,7 +65,6 @@ class Ranges:
         self.ends[low:high] = [end]
 
     def touches(self, start: int, end: int) -> bool:
-        """Return whether any number of [start, end) is in the set."""
         at = bisect_right(self.ends, start)
         return start < end and at < len(self.starts) and self.starts[at] < end
 
@@ -83,12 +82,10 @@ class Processed:
         self.fingerprints: set[bytes] = set()
 
     def add_numbers(self, producer: str, first: int, count: int) -> None:
-        """Take `count` sequence numbers of a producer as processed."""
         if count > 0:
             self.numbers.setdefault(producer, Ranges()).add(first, first + count)
 
     def add_fingerprints(self, fingerprints: Iterable[bytes]) -> None:
-        """Take explicit ids as processed."""
         self.fingerprints.update(fingerprints)
 
     def knows_numbers(self, producer: str, first: int, count: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a consumer works with once its ledger is open: inputs, handling, outputs."""
+"""The parts of a consumer that exist only while its ledger is open: inputs, handling, outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .topics import DeadTopic, PrivateTopic
 from .window import Fingerprint, Window
 
 START_OFFSET = 0  # a new group starts at the earliest message
-_PRIVATE_MARK = b"@"  # in front of tagged ids: a private id is never one of the topic itself
+_PRIVATE_MARK = b"@"  # prefix of tagged ids, so that a private id never equals an id of the topic
 
 
 class Running:
@@ -47,9 +47,10 @@ class Running:
         self.fetcher = Fetcher(
             connection, place, epoch, log, offset, fingerprint, self._limits.fetch_bytes_default
         )
-        # Of the private topic; None while there is none.
+        # Of the private topic; None while that does not exist.
         self.private: Fetcher | None = None
-        # Whether the generation before ended well: it is too late to ask once we have written.
+        # Whether a process may have died in a handler before. Read now: the first record of this
+        # generation changes `ended`.
         self._unclean = ledger.started is not None and not ledger.ended
         main = self._input(grant.topic_id, self.fetcher, private=False)
         self.handling = Handling(ledger, member, epoch, main)
@@ -74,24 +75,23 @@ class Running:
 
     @property
     def fetchers(self) -> list[Fetcher]:
-        """The fetchers of all inputs."""
         return [self.fetcher] if self.private is None else [self.fetcher, self.private]
 
     @property
     def caught_up(self) -> bool:
-        """Whether nothing more was there when the broker was asked last."""
+        """Whether the last replies reached the ends of all inputs; a held input counts as caught up."""
         looked = self.private_topic.looked
-        held = {id(one.windows) for one in self.handling.inputs if one.held}
+        held = {id(source.windows) for source in self.handling.inputs if source.held}
         return looked and all(f.caught_up or id(f.windows) in held for f in self.fetchers)
 
     @property
     def owed(self) -> bool:
-        """Whether an answer is waited for."""
+        """Whether the broker owes an answer."""
         fetching = any(fetcher.owed for fetcher in self.fetchers)
         return fetching or self.send_window.owed or self.dead_topic.owed
 
     def wake_times(self, *, draining: bool) -> list[int | None]:
-        """Return when there is something to do without any message."""
+        """Return the times at which there is work without any message."""
         times = [self.send_window.wake_at_ms, self.dead_topic.wake_at_ms]
         if draining:
             return times
@@ -102,36 +102,36 @@ class Running:
         return times
 
     def lost(self) -> None:
-        """The connection is a new one: ask again what was not answered."""
+        """Send open requests again: the connection is new."""
         for fetcher in self.fetchers:
             fetcher.lost()
         self.dead_topic.lost()
         self.private_topic.lost()
 
     def may_call(self) -> bool:
-        """Whether the outputs that wait for the broker leave room for more."""
+        """Return whether unacknowledged outputs leave room for those of another call."""
         return (
             self.send_window.messages < self._limits.outputs_unacked_max
             and self.output_bytes < self._limits.outputs_unacked_bytes_max
         )
 
     def may_advance(self) -> bool:
-        """Whether `handling.advance` may be called, and so whether its deadlines count."""
+        """Return whether `handling.advance` may be called, and so whether its deadlines count."""
         return self.handling.running is not None or self.may_call()
 
     def _may_hold(self, fetcher: Fetcher) -> bool:
-        """Whether one more reply may be held."""
+        """Return whether one more reply may be held; the running call counts as one."""
         running = self.handling.running
         mine = running is not None and running.private == (fetcher is self.private)
         return len(fetcher.windows) + mine < self._limits.fetches_held_max
 
     def advance(self, now_ms: int, out: Outcome, acked: Acked) -> None:
-        """Handle and park what may be handled and parked."""
+        """Let handling go on, unless unacknowledged outputs are at their bound."""
         if self.may_advance():
             self.handling.advance(now_ms, out, acked)
 
     def ask(self, now_ms: int, out: Outcome) -> None:
-        """Fetch, and look for the topics that are needed."""
+        """Fetch, and ask for the topics that are needed."""
         self.dead_topic.advance(now_ms, out, wanted=self.handling.wants_dead)
         self.private_topic.advance(now_ms, out)
         for fetcher in self.fetchers:
@@ -139,7 +139,7 @@ class Running:
                 fetcher.ask(now_ms, out)
 
     def described(self, message: TopicDescribed | Failure, now_ms: int) -> None:
-        """Take what may be an answer about a topic. Raises what no retry mends."""
+        """Take a possible answer about a topic. Raises an error that no retry mends."""
         self.dead_topic.received(message, now_ms)
         if self.dead_topic.partitions and self.handling.dead is None:
             partition = self._member.partition % self.dead_topic.partitions
@@ -187,7 +187,7 @@ class Running:
 
 
 class _PrivateFetcher(Fetcher):
-    """The fetcher of a private topic, in which every message has an id of its own."""
+    """The fetcher of a private topic, in which every message has an explicit id."""
 
     def _identified(self, window: Window) -> Window:
         if any(piece.stored.first_sequence >= 0 for piece in window.pieces):

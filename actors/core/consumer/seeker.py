@@ -1,10 +1,10 @@
 """An operator's move of a group's offset in one partition: one commit, by an owner like any other.
 
 Theory of operation. The shell around it has joined, was granted an epoch and opens that generation
-of the ledger; so whoever owned the partition before is fenced, as at any takeover. `MoveOffset` then
-becomes one commit that holds the new offset and says from where to where, why and by whom. Going
-forward passes over messages; going back reads them again, of which the processed set still leaves
-out those that were handled. Before an offset goes back the broker is told (`Rewind`).
+of the ledger, so the last owner of the partition is fenced, as at any takeover. `MoveOffset` then
+becomes one commit with the old and the new offset and the reason. Going forward passes over
+messages. Going back reads them again, but the processed set still leaves out those that were
+handled. Before an offset goes back, the shell tells the broker (`Rewind`).
 
 docs/GROUPS.md, "Moving the offset".
 """
@@ -25,7 +25,7 @@ from .running import START_OFFSET
 
 @dataclass(frozen=True, slots=True)
 class MoveOffset:
-    """Let the group go on at `offset`. `reason` says why and by whom."""
+    """Move the group to `offset`. `reason` names the cause and the operator."""
 
     offset: int
     reason: str
@@ -42,17 +42,16 @@ class SeekerCore:
         self._grant = grant
         self.ledger = Ledger(limits)
         self.wake_at_ms = None
-        # Whether no generation before died at its work: then ours ends well too, and the next
-        # owner need not look for the message that kills (handling.py).
+        # Whether the last generation ended on purpose. Then this one does too, and the next owner
+        # need not run messages alone (inputs.py).
         self._clean = False
 
     @property
     def epoch(self) -> int:
-        """The epoch of the grant."""
         return self._grant.epoch
 
     def step(self, event: Event, now_ms: int) -> Outcome:
-        """Check the ledger once it is open; move the offset. Raises OnceMQError: nothing is done."""
+        """Check the open ledger; move the offset. Raises OnceMQError, having done nothing."""
         del now_ms
         out = Outcome()
         match event:
@@ -101,13 +100,10 @@ class SeekerCore:
             out.appends.append(LedgerEnded(self._grant.epoch))
 
     def apply(self, record: Record, position: int) -> None:
-        """Change the ledger."""
         self.ledger.apply(record, position)
 
     def snapshot(self) -> Snapshot:
-        """Return the ledger's state."""
         return self.ledger.snapshot()
 
     def restore(self, parts: dict[str, Plain]) -> None:
-        """Become what a snapshot holds."""
         self.ledger.restore(parts)

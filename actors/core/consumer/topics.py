@@ -1,9 +1,9 @@
-"""Topics with names of OnceMQ's own that a consumer needs: T.dead to write, T@G to read.
+"""Topics that a consumer asks for: T.dead to write, T@G to read, and targets of tx.send.
 
-Theory of operation. The topic of dead letters is made when the first message is parked, with as
-many partitions as the topic has; the commit waits for it, so that what is committed can go out. The
-private topic is made by whoever sends to it; a consumer asks for it at the start and then now and
-then, and never makes it. docs/PROTOCOL.md, "Dead letters".
+Theory of operation. The consumer creates the topic of dead letters when it parks its first message,
+with as many partitions as the topic has; the commit waits for it, so that a committed output can go
+out. An operator's command creates the private topic by sending to it. A consumer asks for it at the
+start and then now and then, and never creates it. docs/PROTOCOL.md, "Dead letters".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .work import TopicResolved
 
 
 class DeadTopic:
-    """The topic of dead letters: asked for when wanted, until it is there."""
+    """The topic of dead letters: asked for when wanted, until it exists."""
 
     def __init__(self, connection: Connection, topic: str, partitions: int) -> None:
         self._connection = connection
@@ -28,7 +28,7 @@ class DeadTopic:
         # Number of the request in flight; 0: none. When the next may be sent.
         self._request = 0
         self._again_at_ms = 0
-        # Whether it is there with another partition count: then it is taken as it is.
+        # Whether it exists with another partition count: then it is used as it is.
         self._exists = False
         self._wanted = False
 
@@ -39,7 +39,6 @@ class DeadTopic:
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When `advance` has something to do."""
         return self._again_at_ms if self.owed else None
 
     def lost(self) -> None:
@@ -47,7 +46,6 @@ class DeadTopic:
         self._again_at_ms = 0
 
     def advance(self, now_ms: int, out: Outcome, *, wanted: bool) -> None:
-        """Ask for it if it is `wanted`."""
         self._wanted = wanted
         if not self.owed or now_ms < self._again_at_ms:
             return
@@ -79,21 +77,20 @@ class DeadTopic:
 
 
 class PrivateTopic:
-    """The private topic of the group: looked for until it is there."""
+    """The private topic of the group: asked for until it exists."""
 
     def __init__(self, connection: Connection, topic: str) -> None:
         self._connection = connection
         self.topic = topic
-        # What it is, once somebody made it.
+        # The topic, once it exists.
         self.found: TopicDescribed | None = None
-        # Whether the broker has said so or so at least once.
+        # Whether the broker has answered at least once, in either way.
         self.looked = False
         self._request = 0
         self._again_at_ms = 0
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When `advance` has something to do."""
         return self._again_at_ms if self.found is None else None
 
     def lost(self) -> None:
@@ -129,16 +126,16 @@ class PrivateTopic:
 
 
 class TopicLookups:
-    """Topics that a handler sends to and this consumer has not met: looked up, made where missing.
+    """Topics that a handler sends to for the first time: looked up, and created where missing.
 
-    A handler waits inside tx.send meanwhile, so an answer always comes: the facts, or an error when
-    the broker refuses. The shell decides how long the handler waits.
+    The handler waits inside tx.send meanwhile, so an answer always comes: the facts, or an error
+    when the broker refuses. The shell decides how long the handler waits.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        # Topics that are waited for, and the request in flight for each; 0: none yet.
-        # Invariant: at most one question a waiting handler, so at most one.
+        # Topics in question, with the number of the request in flight; 0: not sent yet.
+        # Invariant: one for each waiting handler, so at most one.
         self._wanted: dict[str, int] = {}
         self._again_at_ms = 0
 
@@ -149,7 +146,6 @@ class TopicLookups:
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When `advance` has something to do."""
         return self._again_at_ms if self._wanted else None
 
     def want(self, topic: str) -> None:

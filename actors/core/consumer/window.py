@@ -1,13 +1,13 @@
-"""From fetched batches to the messages that a handler shall see: place first, then the skip rule.
+"""From fetched batches to the messages for a handler: place first, then the skip rule.
 
-Theory of operation. A fetch reply starts with the stored batch that *contains* the asked offset,
-because batches are kept as they arrived. `cut` passes over what lies below the expected offset and
-refuses a reply that starts above it: messages in between would be lost. `leave_out_known` then
-takes away what the processed set knows, and later copies of an id inside the same window. It is
-asked right before the handler runs, when all earlier windows are committed.
+Theory of operation. A fetch reply starts with the stored batch that *contains* the requested
+offset, because batches are kept as they arrived. `cut` passes over messages below the expected
+offset and refuses a reply that starts above it: messages in between would be lost. `leave_out_known`
+then removes messages that the processed set knows, and later copies of an id inside the same window.
+It runs right before the handler, when all earlier windows are committed.
 
-A piece is a part of one stored batch; its columns are `range`s unless something was left out, so a
-batch in the usual case costs a few calls and no statement a message.
+A piece is a part of one stored batch; its columns are `range`s unless a message was left out, so a
+usual batch costs a few calls and no Python statement for each message.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Piece:
     fingerprints: list[bytes] | None = None  # of explicit ids, beside `indices`
 
     def part(self, start: int, end: int | None = None) -> Piece:
-        """Return the piece that holds only messages [start, end) of this one."""
+        """Return a piece with messages [start, end) of this one."""
         return Piece(
             self.stored,
             self.indices[start:end],
@@ -41,7 +41,7 @@ class Piece:
         )
 
     def only(self, keep: list[bool]) -> Piece:
-        """Return the piece that holds only the messages whose mark is True."""
+        """Return a piece with the messages whose mark is True."""
         return Piece(
             self.stored,
             list(compress(self.indices, keep)),
@@ -60,11 +60,10 @@ class Window:
 
     @property
     def count(self) -> int:
-        """How many messages are left to be handled."""
         return sum(len(piece.indices) for piece in self.pieces)
 
     def offset_of(self, number: int) -> int:
-        """Return the offset of message `number`; of one behind the last, the next offset."""
+        """Return the offset of message `number`; the next offset for a number behind the last."""
         for piece in self.pieces:
             if number < len(piece.offsets):
                 return piece.offsets[number]
@@ -74,7 +73,7 @@ class Window:
     def split(self, number: int) -> tuple[Window, Window]:
         """Return the first `number` messages, and the rest.
 
-        What was left out in front of a message goes with it: without one, it is all in the rest.
+        Offsets left out in front of a message go with that message, or with the rest.
         """
         head: list[Piece] = []
         tail: list[Piece] = []
@@ -91,7 +90,7 @@ class Window:
 
 
 def cut(stored: list[BatchStored], expected: int, next_offset: int) -> Window | None:
-    """Return what lies from `expected` on, or None for a gap: then ask again.
+    """Return the messages from `expected` on, or None for a gap: then fetch again.
 
     A gap is a first offset above the expected one, a hole between two batches, or batches that end
     elsewhere than the reply says.
@@ -117,7 +116,7 @@ def cut(stored: list[BatchStored], expected: int, next_offset: int) -> Window | 
 
 
 def kept_indices(record: BatchStored) -> Sequence[int]:
-    """Return which messages of a stored batch have offsets: all but masked duplicates."""
+    """Return the indices of the messages that have offsets: all but masked duplicates."""
     if not record.mask:
         return range(record.count)
     bits = int.from_bytes(record.mask, "little")
@@ -142,13 +141,13 @@ def with_fingerprints(window: Window, fingerprint: Fingerprint) -> Window:
 def leave_out_known(
     window: Window, processed: Processed, appended: Committed | None = None
 ) -> Window:
-    """Return the window without messages that were processed, each id at most once.
+    """Return the window without processed messages, each id at most once.
 
-    `appended` is a commit that `processed` does not hold yet.
+    `appended` is a commit that is not applied yet, so `processed` does not hold it.
     """
     if _all_new(window, processed, appended):
         return window
-    seen = Processed()  # besides: what earlier pieces of this window hold
+    seen = Processed()  # ids of the appended commit and of earlier pieces of this window
     if appended is not None:
         seen.add_fingerprints(fingerprints_of(appended))
         for producer, first, count in appended.ranges:
@@ -167,7 +166,7 @@ def leave_out_known(
 
 
 def _all_new(window: Window, processed: Processed, appended: Committed | None) -> bool:
-    """Tell whether no id is known and none comes twice: the usual case, by a few set operations."""
+    """Return whether no id is known and none comes twice: the usual case, by a few set operations."""
     ranges, fingerprints = identities(window)
     numbers = Processed()
     for producer, first, count in [] if appended is None else appended.ranges:

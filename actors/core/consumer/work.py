@@ -1,9 +1,9 @@
-"""What a consumer core asks of the shell around it, and what the shell answers.
+"""Work that a consumer core gives to its shell, and the answers and requests of the shell.
 
-Each item of work comes out of `step` in `work` or `work_after_sync` and is done in order by the
-thread that drives the core; each answer goes back with `Driver.post`. Handlers run elsewhere: the
-pair RunHandler / HandlerDone is matched by epoch and first offset, and an answer that does not
-match what runs now is dropped with all that it holds.
+`step` puts each item of work into `work` or `work_after_sync`; the thread that drives the core does
+them in order. Each answer goes back by `Driver.post`. Handlers run elsewhere: RunHandler and
+HandlerDone are matched by epoch and first offset, and an answer that does not match the running call
+is dropped with all that it holds.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .window import Window
 class PeekLedger:
     """Read the facts of the ledger without changing it; answer with LedgerPeeked.
 
-    The first time the shell makes the ledger where there is none, and each time it tries to take
-    the lock of the ledger's highest generation.
+    The first time the shell creates a missing ledger. Each time it tries to take the lock of the
+    ledger's highest generation.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class TopicFound:
-    """The input topic has so many partitions: a consumer is wanted for each."""
+    """The input topic is known: start a consumer for each of its partitions."""
 
     topic: str
     partitions: int
@@ -37,23 +37,23 @@ class TopicFound:
 
 @dataclass(frozen=True, slots=True)
 class StandingBy:
-    """Another member has the partition. Say so to the user, once."""
+    """Tell the user, once, that another member owns the partition."""
 
     owner: str
 
 
 @dataclass(frozen=True, slots=True)
 class OpenLedger:
-    """Open generation `epoch` of the ledger for writing and give it to the driver (open_log)."""
+    """Open generation `epoch` of the ledger for writing, and pass it to Driver.open_log."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class GaveBack:
-    """All that was committed is synced, and the grant is on its way back to the broker.
+    """All commits are synced, and the request to leave is sent.
 
-    From here on a successor may be there: being fenced by it is no failure.
+    From here on there may be a successor: Fenced is no failure any more.
     """
 
 
@@ -61,49 +61,49 @@ class GaveBack:
 class RunHandler:
     """Call the handler for each message of `window`, in order, in the thread of handlers.
 
-    The first message is at attempt `attempt`, all others at their first. `ledger` is to be read
-    only; its state does not change before the answer, while the effects of the run's messages do.
-    Answer with HandlerDone.
+    `attempt` is that of the first message; all others are at their first. Only read `ledger`: its
+    state does not change before the answer, but the effects of the run's messages do. Answer with
+    HandlerDone.
 
-    With `deaths` the one message of the window killed so many processes: do not call the handler,
-    answer with a FailedMessage of kind CRASHED. `private` messages come from topic@group: the
-    handler sees the message that they stand for.
+    With `deaths` above 0, the only message of the window has killed that many processes: do not call
+    the handler, answer with a FailedMessage of kind CRASHED. `private` messages come from
+    topic@group: the handler sees the message that each stands for.
     """
 
     epoch: int
     window: Window
     attempt: int
     ledger: Ledger
-    at_ms: int = 0  # when it was decided
+    at_ms: int = 0  # time of the decision
     private: bool = False
     deaths: int = 0
 
     @property
     def first_offset(self) -> int:
-        """What identifies the run, together with the epoch."""
+        """Identifies the run, together with epoch and `private`."""
         return self.window.first_offset
 
 
 @dataclass(frozen=True, slots=True)
 class CutHandler:
-    """Ask the running handler to stop after the message it is at and to answer with that much."""
+    """Ask the running handler to stop after its current message, and answer with the done ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerDropped:
-    """Nothing of the last answer counts: what its call left open in a database is rolled back."""
+    """The last answer does not count: roll back the transaction that its call left open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repost:
-    """Give this event back at the next turn: it was held while the disk was full."""
+    """Post this event again: it was held while the disk was full."""
 
     event: Any
 
 
 @dataclass(frozen=True, slots=True)
 class TopicResolved:
-    """The facts of a topic that tx.send wants to use; `error` instead when there are none."""
+    """The facts of a topic for a waiting tx.send, or the error of the broker's refusal."""
 
     topic: str
     partitions: int
@@ -122,17 +122,17 @@ class LedgerPeeked:
     log_id_seen: bytes
     next_offset: int
     highest_generation: int
-    lock_held: bool  # the lock of that generation is ours: its owner is dead
+    lock_held: bool  # this process holds the lock of that generation: the last owner is dead
     host: str
     path: str
 
 
 # Why a message failed, in dead letters and in the commits that park them.
 RAISED = "raised"  # the handler raised on every attempt
-REJECTED = "rejected"  # it raised what no retry mends
+REJECTED = "rejected"  # the handler raised an error that no retry mends
 CRASHED = "crashed"  # it killed its process again and again
-UNKNOWN_EFFECT = "unknown effect"  # nobody knows the outcome of an effect, and its policy is park
-# No reason to park it: nobody knows the outcome of an effect, and its policy is to ask.
+UNKNOWN_EFFECT = "unknown effect"  # the outcome of an effect is unknown, and its policy is park
+# No reason to park: the outcome of an effect is unknown, and its policy is to ask.
 HELD_EFFECT = "held effect"
 
 
@@ -140,8 +140,8 @@ HELD_EFFECT = "held effect"
 class FailedMessage:
     """A handler raised. `jitter` is drawn from [0, 1) by the shell and stretches the pause.
 
-    `letter` is the dead letter for its last attempt; None: the consumer stops instead. Its
-    partition is that of the input; the core sees to it that the topic has it.
+    `letter` is the dead letter for the last attempt; None stops the consumer instead. The core sets
+    the topic and partition of the letter.
     """
 
     message_id: str
@@ -155,10 +155,10 @@ class FailedMessage:
 
 @dataclass(frozen=True, slots=True)
 class HandlerDone:
-    """The first `handled` messages of the window were handled; these are their effects.
+    """The first `handled` messages of the window were handled, with this state and these outputs.
 
-    The message behind them raised if `failure` is there, else the run was cut. Outputs have no
-    numbers yet (first_sequence -1); they stand in the order in which they were sent.
+    The message behind them raised if `failure` is set, else the run was complete or cut. Outputs
+    have no numbers yet (first_sequence -1); they are in the order of the sends.
     """
 
     epoch: int
@@ -168,22 +168,22 @@ class HandlerDone:
     outputs: list[Output] = field(default_factory=list)
     failure: FailedMessage | None = None
     took_us: int = 0
-    size: int = 0  # bytes that the commit will need, about: the driver reserves them
-    private: bool = False  # as of the run
+    size: int = 0  # estimated bytes of the commit: the driver reserves them
+    private: bool = False  # of the run
 
 
 @dataclass(frozen=True, slots=True)
 class ResolveTopic:
-    """tx.send waits for the facts of this topic; it is made where it does not exist."""
+    """A tx.send waits for the facts of this topic; create it where it does not exist."""
 
     topic: str
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """End at once: what is being handled is not committed, and nobody is to blame for it."""
+    """End at once, on purpose: the running call is not committed, and counts as no death."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """End: commit what is being handled, wait for the outputs, give the grant back, stop."""
+    """End in good order: commit the running call, wait for outputs, give the grant back, stop."""

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from ...ports import Clock, Events
 from ...shells.consumer import ConsumerShell, Host, ReopenedTransport
+from ...shells.ledger.files import LedgerFiles
+from ...shells.tables.ledger import SqlLedger
 from ..effects.desk import EffectAnswers
 from ..handling.call import Consumer
 from ..handling.carry import Carry
-from ..ledgers.files import LedgerFiles
-from ..sinks.ledger import SqlLedger
 
 Ledger = LedgerFiles | SqlLedger
 

@@ -20,10 +20,10 @@ from ...runtime.crash_points import (
 )
 from ...runtime.os_disk import OsDisk
 from ...runtime.process import owner_facts
+from ...shells.ledger.files import LedgerFiles, ledger_directory
+from ...shells.tables.ledger import SqlLedger
 from ...storage.disk import Disk
 from ..handling.call import Consumer
-from ..ledgers.files import LedgerFiles, ledger_directory
-from ..sinks.ledger import SqlLedger
 from ..sinks.opening import open_sink
 from .actor import Ledger
 

@@ -28,8 +28,8 @@ from ...errors import (
     ValueNotEncodable,
 )
 from ...limits import EFFECT_RESULT_BYTES_MAX
+from ...shells.tables.session import Session
 from ..messages.message import Message, Recorded, idempotency_key
-from ..sinks.session import Session
 
 ERROR_BYTES_MAX = 1000  # of what is recorded of an error
 

@@ -33,9 +33,9 @@ from ...errors import (
 )
 from ...ids import check_name
 from ...limits import EFFECT_RESULT_BYTES_MAX, EFFECT_RESULTS_BYTES_MAX, EFFECTS_MAX
+from ...shells.tables.session import Session
 from ..coroutines import run_without_loop, to_the_end
 from ..messages.message import Message, Recorded, brought_by
-from ..sinks.session import Session
 from .calls import EffectCall, Wish
 from .desk import EffectDesk, Said
 

@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...core.consumer.work import RunHandler
+from ...shells.tables.session import Session
 from ..effects.desk import EffectDesk
 from ..effects.effects import Effects
-from ..sinks.session import Session
 from .by_key import ByKey
 from .call import Call, Consumer, Handled, Runner
 from .carry import Carry

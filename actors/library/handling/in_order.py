@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...core.consumer.work import FailedMessage, RunHandler
 from ...errors import OnceMQError, PayloadInvalid
+from ...shells.tables.session import Session
 from ..effects.effects import Effects
 from ..messages.message import Message
-from ..sinks.session import Session
 from .call import Consumer, Handled, current
 from .carry import Carry
 from .failures import Failures

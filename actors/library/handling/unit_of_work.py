@@ -20,9 +20,9 @@ from ...limits import (
     MESSAGE_EFFECTS_BYTES_MAX,
 )
 from ...records import Output
+from ...shells.tables.session import Session
 from ..effects.effects import Effects
 from ..messages.message import Message, idempotency_key
-from ..sinks.session import Session
 from .state import StateView
 
 if TYPE_CHECKING:

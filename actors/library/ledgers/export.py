@@ -20,10 +20,10 @@ from zlib import crc32
 from ...codec import wire
 from ...core.consumer.ledger import Ledger
 from ...errors import BadInput, CorruptLog, UnsupportedFormat
+from ...shells.ledger.files import ledger_directory
 from ...storage import layout
 from ...storage.creation import hold_lock, identity
 from ...storage.disk import Disk, File
-from .files import ledger_directory
 from .reader import NoLedger, read_ledger
 
 MAGIC = b"OMQLEDG1"

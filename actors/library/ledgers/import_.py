@@ -17,10 +17,10 @@ import time
 from ...core.consumer.ledger import Ledger
 from ...errors import BadInput, CorruptLog, LogInUse
 from ...limits import LIMITS
+from ...shells.ledger.files import IMPORTED, ledger_directory
 from ...storage.creation import begin_at_snapshot, hold_lock, identity
 from ...storage.disk import Disk
 from .export import About, read_export
-from .files import IMPORTED, ledger_directory
 from .reader import read_ledger
 
 

@@ -9,10 +9,10 @@ from ...codec import records as record_codec
 from ...codec import wire
 from ...core.consumer.ledger import Ledger
 from ...errors import StorageError
+from ...shells.ledger.file_names import file_name
 from ...storage.disk import Disk
 from ...storage.layout import generations
 from ...storage.reader import LogReader
-from .file_names import file_name
 
 LOOKS_MAX = 20  # how often a ledger that moves on while it is read is read again
 _PAUSE_S = 0.05

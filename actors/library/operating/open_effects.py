@@ -21,12 +21,12 @@ from ...errors import EffectNotHeld, NoSuchEffect, OnceMQError, TooLarge
 from ...ids import private_topic
 from ...limits import EFFECT_RESULT_BYTES_MAX
 from ...runtime.os_disk import OsDisk
+from ...shells.ledger.orders import find_orders, give_order
+from ...shells.tables.ledger import IN_DATABASE
 from ...storage.creation import hold_lock
 from ...storage.disk import Disk
 from ...storage.layout import generations
-from ..ledgers.orders import find_orders, give_order
 from ..ledgers.reader import read_ledger
-from ..sinks.ledger import IN_DATABASE
 from ..sinks.operators import SinkOffice
 from .client import AdminClient
 

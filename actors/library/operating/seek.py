@@ -21,8 +21,8 @@ from ...runtime.clock import SystemClock
 from ...runtime.os_disk import OsDisk
 from ...runtime.process import draw, own_label, owner_facts
 from ...shells.consumer import LedgerDoor
+from ...shells.ledger.files import LedgerFiles, ledger_directory
 from ...shells.seeker import SeekerShell
-from ..ledgers.files import LedgerFiles, ledger_directory
 from ..sinks.opening import open_sink
 from ..sinks.reading import address_of
 from .client import AdminClient

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 
 from ...errors import NotSupported
+from ...shells.tables.ledger import OwnerProof, SqlLedger
+from ...shells.tables.log import At, nowhere
+from ...shells.tables.session import Session
 from .address import SQLITE, SinkAddress, resolve_sink
-from .ledger import OwnerProof, SqlLedger
-from .log import At, nowhere
-from .session import Session
 
 
 def open_sink(

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from ...core.consumer.effect_work import EffectOrder
 from ...core.consumer.ledger import Ledger
 from ...errors import BadSink
-from . import statements
+from ...shells.tables import statements
+from ...shells.tables.ledger import IN_DATABASE, OwnerProof, Place, look
+from ...shells.tables.orders import give_order, orders_of
+from ...shells.tables.records import Row
+from ...shells.tables.session import Session
 from .address import SQLITE
-from .ledger import IN_DATABASE, OwnerProof, Place, look
 from .opening import connection_to
-from .orders import give_order, orders_of
 from .reading import address_of, ledgers_in, looking
-from .records import Row
-from .session import Session
 
 
 class SinkOffice:

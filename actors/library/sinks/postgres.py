@@ -20,8 +20,8 @@ from psycopg.pq import TransactionStatus
 
 from ...errors import BadSink, Fenced, SinkLocked, SinkUnavailable, TransactionControl
 from ...runtime.process import owner_facts
-from .session import Session
-from .sql_text import first_line, refused
+from ...shells.tables.session import Session
+from ...shells.tables.sql_text import first_line, refused
 
 IDLE_TIMEOUT_MS = 8_000  # below the lease
 LOCK_TIMEOUT_MS = 2_000  # of our own statements

@@ -16,12 +16,12 @@ from ...codec import records as record_codec
 from ...codec import wire
 from ...core.consumer.ledger import Ledger
 from ...errors import BadSink, NotSupported, SinkUnavailable
+from ...shells.tables import statements
+from ...shells.tables.ledger import row_of
+from ...shells.tables.records import RecordTables, Rows
+from ...shells.tables.sql_text import first_line
 from ..ledgers.reader import NoLedger
-from . import statements
 from .address import SQLITE, SinkAddress, resolve_sink
-from .ledger import row_of
-from .records import RecordTables, Rows
-from .sql_text import first_line
 from .sqlite import sync_file
 
 

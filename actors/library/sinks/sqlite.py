@@ -24,11 +24,11 @@ from ...errors import (
 )
 from ...runtime.os_disk import OsDisk
 from ...runtime.process import end_frozen_owner, owner_alive, owner_facts
+from ...shells.tables.gate import gate_of
+from ...shells.tables.session import Session
+from ...shells.tables.sql_text import first_line
 from ...storage.disk import Lock
 from ..outbox.sqlite_files import sync_committed
-from .gate import gate_of
-from .session import Session
-from .sql_text import first_line
 
 BUSY_MS = 5_000  # a handler waits so long for another process that writes
 _WRITER_BYTE = 120  # of the file `-shm`

@@ -8,8 +8,8 @@ from ...codec.values import encode_value
 from ...core.consumer.effect_work import EffectOrder
 from ...core.consumer.open_effects import AGAIN, ANSWERED
 from ...errors import NoSuchEffect
-from ..ledgers.files import ledger_directory
-from ..ledgers.orders import give_order
+from ...shells.ledger.files import ledger_directory
+from ...shells.ledger.orders import give_order
 from ..sinks.operators import open_office
 from .system import STATE, LocalSystem
 

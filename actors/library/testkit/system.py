@@ -16,6 +16,7 @@ from ...core.consumer.work import ResolveTopic, RunHandler, TopicResolved
 from ...errors import EffectUnknown, OnceMQError, SinkUnavailable
 from ...runtime.process import draw
 from ...shells.broker import BrokerShell
+from ...shells.ledger.files import LedgerFiles, ledger_directory
 from ...storage.log import FencedLog
 from ...storage.memory import MemoryDisk
 from ..app import App
@@ -23,7 +24,6 @@ from ..consuming.actor import ConsumerActor, Ledger
 from ..consuming.topic_book import TopicBook
 from ..handling.call import Call, Consumer
 from ..handling.call_kinds import TopicFinders, make_call
-from ..ledgers.files import LedgerFiles, ledger_directory
 from ..sinks.opening import open_sink
 from .actors import LocalProducer
 from .calls import LocalCalls

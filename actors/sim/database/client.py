@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..disk.disk import SimProcess
+from ..environment import Role
 from ..plan import FILE, SERVER
 from .database import Database, DatabaseSession, Lost, OwnerKey, Rows
-
-if TYPE_CHECKING:
-    from ..processes.consumer_table import SimTableConsumer
 
 IDLE_MS = 8_000  # a server ends a session that idles in a transaction which handlers are done with
 
@@ -18,10 +16,10 @@ IDLE_MS = 8_000  # a server ends a session that idles in a transaction which han
 class Client:
     """What a session of the library talks to. Killed and frozen as at calls to the disk."""
 
-    def __init__(self, database: Database, shell: SimTableConsumer, process: SimProcess) -> None:
+    def __init__(self, database: Database, role: Role, member: bytes, process: SimProcess) -> None:
         self.database = database
-        self.shell = shell
-        self.member = shell.member  # the process that it is a part of
+        self.member = member  # the process that it is a part of, for the broker
+        self._role = role
         # What else ends with the process.
         self.at_end: Callable[[], None] = lambda: None
         self.broken = False
@@ -52,7 +50,7 @@ class Client:
     def connect(self) -> None:
         """Open a session. Raises Lost."""
         self._process.enter("sql", f"connect {self.database.name}")
-        self.session = self.database.open_session(self)
+        self.session = self.database.open_session(self._role)
         self.broken = False
 
     def disconnect(self) -> None:
@@ -105,7 +103,7 @@ class Client:
         session = self._enter("commit")
         met, database.next_commit = database.next_commit, ""
         if met == "before":
-            database.world.trace.add(self.shell.name, "sql.lost before commit")
+            database.world.trace.add(self._role.name, "sql.lost before commit")
             database.end(session)
         if not session.over:
             unsynced = met == "unsynced"
@@ -114,9 +112,9 @@ class Client:
                 self._process.dead = True
             self._process.enter("sql", f"answer {database.name}")  # a sync, or the way back
             database.make_durable()
-            database.world.trace.add(self.shell.name, "sql.commit")
+            database.world.trace.add(self._role.name, "sql.commit")
         if met == "after":
-            database.world.trace.add(self.shell.name, "sql.lost after commit")
+            database.world.trace.add(self._role.name, "sql.lost after commit")
             database.end(session)
         if session.over:
             raise self._lost(f"{database.name}: the connection broke during COMMIT")
@@ -133,7 +131,7 @@ class Client:
     def facts(self) -> dict[str, Any]:
         """Return what tells this owner from others."""
         session = self._enter("statement")
-        return {"pid": self.shell.name, "host": self.shell.host.name, "session": session.number}
+        return {"pid": self._role.name, "host": self._role.host.name, "session": session.number}
 
     def take_dead(self, key: OwnerKey) -> bool:
         """Take the lock of an owner if nobody has it. Raises Lost."""
@@ -170,7 +168,7 @@ class Client:
         if not self.database.may_terminate:
             return not found
         for one in found:
-            self.database.world.trace.add(self.shell.name, "sql.terminated")
+            self.database.world.trace.add(self._role.name, "sql.terminated")
             self.database.end(one)
         return True
 
@@ -179,9 +177,9 @@ class Client:
         world, writer = self.database.world, self.database.writer
         if writer is None or writer.number != number:
             return False
-        shell = writer.client.shell
-        if shell.frozen_until_ms <= world.clock.now_ms():
+        role = writer.role
+        if role.frozen_until_ms <= world.clock.now_ms():
             return False
-        world.trace.add(shell.name, "killed in its transaction")
-        world.kill(shell)
+        world.trace.add(role.name, "killed in its transaction")
+        world.kill(role)
         return True

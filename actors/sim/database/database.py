@@ -16,18 +16,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..environment import Environment, Host, Role
 from ..oracles.ledger import LedgerOracle
 from ..oracles.log import Place
 from ..oracles.table import TableOracle, account_of
 from ..plan import FILE, SERVER
 from ..processes.handler import OPEN_ACCOUNT, TABLES
-
-if TYPE_CHECKING:
-    from ..processes.shell import Host
-    from ..world import World
-    from .client import Client
 
 LINGER_MS = 9_000  # how long a server keeps the session of a machine that has vanished
 
@@ -64,9 +60,9 @@ class Rows(list[tuple[Any, ...]]):
 class DatabaseSession:
     """What the database knows of one connection."""
 
-    def __init__(self, number: int, client: Client) -> None:
+    def __init__(self, number: int, role: Role) -> None:
         self.number = number
-        self.client = client
+        self.role = role
         self.over = False
         self.lingers = False  # its machine is gone, and the server does not know
         self.open = False  # whether it has a transaction
@@ -79,7 +75,7 @@ class DatabaseSession:
 class Database:
     """One database, its sessions and its locks."""
 
-    def __init__(self, world: World, name: str, kind: str, host: Host) -> None:
+    def __init__(self, world: Environment, name: str, kind: str, host: Host) -> None:
         """An empty one; `kind` is one of DATABASE_KINDS, `host` where a file is."""
         self.world = world
         self.name = name
@@ -90,7 +86,7 @@ class Database:
         self.full = False
         self.gates: dict[bytes, Any] = {}  # by process: who of it may write to a file
         self.sessions: list[DatabaseSession] = []
-        self.oracle = TableOracle(world, name, self._committed_rows)
+        self.oracle = TableOracle(world.oracle, name, self._committed_rows)
         # What the next COMMIT meets: "before" or "after" it is carried out its session is lost; or
         # its process dies before the sync of a file ("unsynced").
         self.next_commit = ""
@@ -126,12 +122,12 @@ class Database:
 
     # --- sessions --------------------------------------------------------------------------------
 
-    def open_session(self, client: Client) -> DatabaseSession:
+    def open_session(self, role: Role) -> DatabaseSession:
         """Return a new session. Raises Lost."""
         if not self.up:
             raise Lost(f"{self.name}: connection refused")
         self._numbers += 1
-        session = DatabaseSession(self._numbers, client)
+        session = DatabaseSession(self._numbers, role)
         self.sessions.append(session)
         return session
 
@@ -240,7 +236,7 @@ class Database:
     def power_cut(self, host: Host) -> None:
         """The machine of clients has stopped, and with it a file."""
         for session in list(self.sessions):
-            session.lingers = session.lingers or session.client.shell.host is host
+            session.lingers = session.lingers or session.role.host is host
         if self.kind != FILE or host is not self.host:
             return
         for session in list(self.sessions):

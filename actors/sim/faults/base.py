@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from ...limits import Limits
-
-if TYPE_CHECKING:
-    from ..world import World
+from ..processes.population import Population
 
 
 class Fault:
@@ -17,10 +15,11 @@ class Fault:
     #: That of its kind (kinds.py).
     name: ClassVar[str] = ""
 
-    def __init__(self, world: World, mean_ms: float) -> None:
-        """Strike about every `mean_ms` milliseconds."""
-        self.world = world
-        self.rng = random.Random(f"{world.plan.seed} fault {self.name}")
+    def __init__(self, people: Population, mean_ms: float) -> None:
+        """Strike `people`, or their world, about every `mean_ms` milliseconds."""
+        self.people = people
+        self.world = people.world
+        self.rng = random.Random(f"{self.world.plan.seed} fault {self.name}")
         self._mean_ms = mean_ms
 
     def tightened(self, limits: Limits) -> Limits:

@@ -34,7 +34,7 @@ class _Crash(Fault):
         return False
 
     def _choose(self) -> Shell | None:
-        living = [shell for shell in self.world.shells if shell.alive]
+        living = [shell for shell in self.people.shells if shell.alive]
         weights = [4 if shell.name.startswith("broker") else 1 for shell in living]
         return self.rng.choices(living, weights)[0] if living else None
 

@@ -17,7 +17,7 @@ class _OfTables(Fault):
 
     def _database(self) -> Database:
         """Choose one that holds ledgers of the plan."""
-        return self.world.databases[self.rng.choice(sorted(self.world.plan.tables))]
+        return self.people.databases[self.rng.choice(sorted(self.world.plan.tables))]
 
 
 class DatabaseStop(_OfTables):
@@ -36,7 +36,7 @@ class DatabaseStop(_OfTables):
 
     def heal(self) -> None:
         """Start all."""
-        for database in self.world.databases.values():
+        for database in self.people.databases.values():
             self._start(database)
 
     def _start(self, database: Database) -> None:
@@ -62,7 +62,7 @@ class ConnectionLost(_OfTables):
 
     def heal(self) -> None:
         """Let commits be answered."""
-        for database in self.world.databases.values():
+        for database in self.people.databases.values():
             database.next_commit = ""
 
 
@@ -80,7 +80,7 @@ class DatabaseFull(_OfTables):
 
     def heal(self) -> None:
         """Make room."""
-        for database in self.world.databases.values():
+        for database in self.people.databases.values():
             self._free(database)
 
     def _free(self, database: Database) -> None:
@@ -111,7 +111,7 @@ class UnsyncedCommit(_OfTables):
 
     def heal(self) -> None:
         """Let reads be without consequence."""
-        for database in self.world.databases.values():
+        for database in self.people.databases.values():
             database.unsynced_read = None
 
 
@@ -123,7 +123,7 @@ class StuckAtWork(_OfTables):
     def strike(self) -> bool:
         """Choose an owner: it happens at a step of its next run."""
         owners = [
-            one for one in self.world.shells if isinstance(one, SimTableConsumer) and one.owns
+            one for one in self.people.shells if isinstance(one, SimTableConsumer) and one.owns
         ]
         if owners:
             shell = self.rng.choice(owners)
@@ -146,7 +146,7 @@ class StuckAtWork(_OfTables):
 
     def heal(self) -> None:
         """Let all work, and hear each other."""
-        for shell in self.world.shells:
+        for shell in self.people.shells:
             if isinstance(shell, SimTableConsumer):
                 shell.interlude = None
         self.world.network.heal()

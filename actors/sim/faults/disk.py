@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from ..disk.machine import Fault as Planned
-from ..processes.shell import Host
+from ..environment import Host
+from ..processes.population import Population
 from .base import Fault
-
-if TYPE_CHECKING:
-    from ..world import World
 
 
 class _Error(Fault):
@@ -19,9 +17,9 @@ class _Error(Fault):
     kinds: ClassVar[tuple[str, ...]] = ()
     calls_max: ClassVar[int] = 12
 
-    def __init__(self, world: World, mean_ms: float) -> None:
+    def __init__(self, people: Population, mean_ms: float) -> None:
         """See the base class."""
-        super().__init__(world, mean_ms)
+        super().__init__(people, mean_ms)
         self._planned: list[Planned] = []
 
     def strike(self) -> bool:

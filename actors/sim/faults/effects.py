@@ -6,7 +6,7 @@ Where this fault is in a plan, handlers have effects at all (sim/effects.py).
 from __future__ import annotations
 
 from ...errors import LogInUse
-from ...storage.log import FencedLog
+from ...shells.ledger.orders import give_order
 from ..oracles.effects import name_of, order_about
 from ..oracles.ledger import LedgerOracle
 from .base import Fault
@@ -48,10 +48,7 @@ class EffectOrders(Fault):
         host = next(host for host in world.hosts if host.name == key[0])
         process = host.disk.process("operator")
         try:
-            door = world.doors.files(
-                process, key[1], {"shell": "operator"}, draw=world.draw, open_log=FencedLog.open
-            )
-            door.give_order(order_about(name))
+            give_order(process, key[1], order_about(name))
         except (LogInUse, OSError):
             return False
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..processes.shell import Shell
+from ..environment import Role
 from .base import Fault
 
 CALLS_MAX = 40
@@ -15,7 +15,7 @@ class Freeze(Fault):
 
     def strike(self) -> bool:
         """Choose who, where and for how long: often longer than a lease."""
-        living = [shell for shell in self.world.shells if shell.alive]
+        living = [shell for shell in self.people.shells if shell.alive]
         if not living:
             return False
         weights = [4 if shell.name.startswith("broker") else 1 for shell in living]
@@ -29,7 +29,7 @@ class Freeze(Fault):
         shell.interrupt(calls, lambda kind, _: self._inside(shell, kind, pause_ms))
         return False
 
-    def _inside(self, shell: Shell, kind: str, pause_ms: int) -> None:
+    def _inside(self, shell: Role, kind: str, pause_ms: int) -> None:
         if self.world.may_nest():
             self.fired()
             self.world.freeze_inside(shell, kind, pause_ms)
@@ -45,12 +45,12 @@ class SlowOpening(Fault):
         self.world.next_opening = self._slow
         return False
 
-    def _slow(self, shell: Shell) -> None:
+    def _slow(self, shell: Role) -> None:
         pause_ms = self.rng.choice((100, 1_500, 6_000))
         calls = 1 + int(self.rng.random() * CALLS_MAX)
         shell.interrupt(calls, lambda kind, _: self._inside(shell, kind, pause_ms))
 
-    def _inside(self, shell: Shell, kind: str, pause_ms: int) -> None:
+    def _inside(self, shell: Role, kind: str, pause_ms: int) -> None:
         if self.world.may_nest():
             self.fired()
             self.world.freeze_inside(shell, kind, pause_ms)

@@ -69,7 +69,7 @@ class Partition(Fault):
     def strike(self) -> bool:
         """Cut a client off for a while."""
         world = self.world
-        clients = world.clients()
+        clients = self.people.clients()
         if not clients or not world.addresses:
             return False
         client = self.rng.choice(clients)
@@ -92,7 +92,7 @@ class StaleConnection(Fault):
 
     def strike(self) -> bool:
         """Let a client's socket be at an old address, or gone without a word."""
-        clients = self.world.clients()
+        clients = self.people.clients()
         if not clients:
             return False
         client = self.rng.choice(clients)

@@ -15,13 +15,13 @@ class Takeover(Fault):
 
     def strike(self) -> bool:
         """Start the spare broker; a frozen owner is killed, or stays as a zombie."""
-        spare = self.world.spare_broker
-        if spare.alive or spare.host is not self.world.broker.host:
+        spare = self.people.spare_broker
+        if spare.alive or spare.host is not self.people.broker.host:
             return False
         spare.takeover = self.rng.random() < 0.8
         spare.zombie_stays = self.rng.random() < 0.5
         if self.rng.random() < 0.7:  # they mean it: the owner hangs
-            owner: SimBroker = self.world.broker
+            owner: SimBroker = self.people.broker
             if owner.alive and owner.frozen_until_ms == 0:
                 owner.frozen_until_ms = self.world.clock.now_ms() + self.rng.choice((500, 15_000))
         spare.start()
@@ -37,7 +37,7 @@ class Stop(Fault):
         """Drain a consumer or close the broker."""
         living = [
             shell
-            for shell in self.world.shells
+            for shell in self.people.shells
             if shell.ready_to_stop() and isinstance(shell, SimConsumer | SimBroker)
         ]
         if not living:
@@ -53,10 +53,10 @@ class WrongDirectory(Fault):
 
     def strike(self) -> bool:
         """Start one for a partition whose ledger is known."""
-        if self.world.strangers >= 3:
+        if self.people.strangers >= 3:
             return False
-        shell = self.rng.choice(self.world.members)
-        return self.world.start_elsewhere(shell, copy=False)
+        shell = self.rng.choice(self.people.members)
+        return self.people.start_elsewhere(shell, copy=False)
 
 
 class CopiedLedger(Fault):
@@ -66,10 +66,10 @@ class CopiedLedger(Fault):
 
     def strike(self) -> bool:
         """Copy the files as they are, then start there."""
-        if self.world.strangers >= 3:
+        if self.people.strangers >= 3:
             return False
-        shell = self.rng.choice(self.world.members)
-        return self.world.start_elsewhere(shell, copy=True)
+        shell = self.rng.choice(self.people.members)
+        return self.people.start_elsewhere(shell, copy=True)
 
 
 class Seek(Fault):
@@ -82,20 +82,22 @@ class Seek(Fault):
         world = self.world
         if "copied ledger" in world.plan.faults:
             return False  # the copy knows nothing of what an operator does to its original
-        running = [one for one in world.shells if isinstance(one, OperatorShell) and one.alive]
+        running = [
+            one for one in self.people.shells if isinstance(one, OperatorShell) and one.alive
+        ]
         if running:
             return False
-        member = self.rng.choice(world.members)
+        member = self.rng.choice(self.people.members)
         if member.place not in world.oracle.grants or member.group.name in world.plan.tables:
             return False
-        there = [one for one in world.members if one.place == member.place]
+        there = [one for one in self.people.members if one.place == member.place]
         polite = self.rng.random() < 0.8
         for one in there if polite else ():
             one.wanted = False
             if one.ready_to_stop():
                 one.stop()
         command = OperatorShell(world, f"operator-{world.trace.counts['fault.seek']}", member)
-        world.shells.append(command)
+        self.people.shells.append(command)
         world.after(self.rng.randint(50, 3_000), lambda: self._start(command))
         world.after(self.rng.randint(3_000, 8_000), lambda: self._bring_back(there))
         return True

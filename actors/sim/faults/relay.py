@@ -14,7 +14,7 @@ class OutboxAway(Fault):
 
     def strike(self) -> bool:
         """Stop it, or let the next commit be of unknown outcome."""
-        outbox = self.world.outbox
+        outbox = self.people.outbox
         how = self.rng.choice(("stopped", BEFORE, AFTER, AFTER))
         if how != "stopped":
             outbox.next_settle = how
@@ -25,8 +25,8 @@ class OutboxAway(Fault):
 
     def heal(self) -> None:
         """See the base class."""
-        self.world.outbox.up = True
-        self.world.outbox.next_settle = ""
+        self.people.outbox.up = True
+        self.people.outbox.next_settle = ""
 
 
 class RelayStuck(Fault):
@@ -36,7 +36,7 @@ class RelayStuck(Fault):
 
     def strike(self) -> bool:
         """Let it happen at the next place that one of them comes to."""
-        relays = [one for one in self.world.shells if isinstance(one, RelayShell) and one.alive]
+        relays = [one for one in self.people.shells if isinstance(one, RelayShell) and one.alive]
         if relays:
             shell = self.rng.choice(relays)
             shell.interlude = lambda place: self._stick(shell, place)

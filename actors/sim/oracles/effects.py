@@ -8,18 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from zlib import crc32
 
 from ...codec.values import BYTES
 from ...core.consumer.effect_work import (
-    CALL,
-    RECORDED,
-    STALE,
-    EffectAnswer,
     EffectOrder,
-    EffectTold,
-    EffectWanted,
 )
 from ...core.consumer.open_effects import (
     AGAIN,
@@ -33,14 +26,11 @@ from ...core.consumer.open_effects import (
     UNKNOWN,
     UNRESOLVED,
 )
-from ...core.consumer.work import HELD_EFFECT, RAISED, REJECTED, UNKNOWN_EFFECT, RunHandler
+from ...core.consumer.work import REJECTED
 from ...ids import effect_id
 from ...records import EffectEnded, EffectIntended
 from ..processes.handler import fate_of
 from ..trace import Violation
-
-if TYPE_CHECKING:
-    from ..processes.consumer import SimConsumer
 
 NAME = "call"
 CALL_MEAN_MS = 30
@@ -169,88 +159,6 @@ class EffectModel:
         """Tell whether a recovered ledger has other effects."""
         mine = {p: (one.number, one.policy, one.how, one.value) for p, one in self.last.items()}
         return mine != found
-
-
-class Blocked(Exception):
-    """The handler waits for an answer or for the world outside: the run goes on later."""
-
-
-class RunEffects:
-    """The effects of one handler run of a shell."""
-
-    def __init__(self, shell: SimConsumer, run: RunHandler, topic: str) -> None:
-        self._shell = shell
-        self._run = run
-        ids = {one.topic: one.topic_id for one in shell.world.oracle.topics}
-        self._topic_id = ids[topic]
-        self._model = shell.world.ledger_oracle(shell).effects
-        # By offset: the result, or the kind of failure that a message of the run ends in.
-        self._results: dict[int, bytes] = {}
-        self._failures: dict[int, str] = {}
-        # What is waited for: the answer to the question, or the end of the call.
-        self._asked: tuple[int, Wish] | None = None
-        self._calling: int | None = None
-
-    def of_message(self, identity: bytes, offset: int) -> tuple[str, bytes | None]:
-        """Return how the effect of a message ended: DIED, a kind of failure, or "" and its result.
-
-        The result is None where it has no effect. Raises Blocked.
-        """
-        wish = wish_of(identity, replayed=self._run.private)
-        if self._model is None or wish is None:
-            return "", None
-        if self._calling is not None and self._end_call(self._model, identity, offset, wish):
-            return DIED, None
-        if offset in self._failures:
-            return self._failures[offset], None
-        if offset not in self._results:
-            self._asked = (offset, wish)
-            run, key = self._run, identity.decode(errors="replace")
-            self._shell.post(
-                EffectWanted(
-                    run.epoch, run.first_offset, run.private, offset, key, NAME, wish.policy
-                )
-            )
-            raise Blocked
-        return "", self._results[offset]
-
-    def answered(self, answer: EffectAnswer) -> int | None:
-        """Take an answer; return in how many milliseconds the run goes on, None: not for this."""
-        if self._asked is None or self._asked[0] != answer.offset or answer.verdict == STALE:
-            return None
-        (offset, wish), self._asked = self._asked, None
-        if answer.verdict == CALL:
-            assert self._model is not None, "somebody asked"
-            self._model.call((self._topic_id, offset), answer.number)
-            self._calling = answer.number
-            return int(self._shell.rng.expovariate(1 / CALL_MEAN_MS))
-        if answer.verdict == RECORDED:
-            self._results[offset] = answer.value
-        else:
-            self._failures[offset] = HELD_EFFECT if wish.policy == ASK else UNKNOWN_EFFECT
-        return 0
-
-    def _end_call(self, model: EffectModel, identity: bytes, offset: int, wish: Wish) -> bool:
-        """The time of the call is over; return whether its process died in it."""
-        number, self._calling = self._calling, None
-        assert number is not None, "a call has a number"
-        how = wish.first if number == 1 else RETURNED
-        if how == DIED:
-            return True
-        value = b""
-        if how == RETURNED:
-            value = b"result %d of %s" % (number, identity)
-            model.made((self._topic_id, offset), number, value)
-            self._results[offset] = value
-        elif how == NOT_DONE or wish.policy == RETRY:
-            self._failures[offset] = RAISED
-        else:
-            self._failures[offset] = HELD_EFFECT if wish.policy == ASK else UNKNOWN_EFFECT
-        how = UNKNOWN if how == "raised" else how
-        run = self._run
-        where = (run.epoch, run.first_offset, run.private, offset)
-        self._shell.post(EffectTold(*where, NAME, number, how, BYTES, value))
-        return False
 
 
 def name_of(place: tuple[str, str, int], topic: str, offset: int, number: int) -> str:

@@ -10,15 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..processes.handler import amount_of
 from ..trace import Violation
 from .ledger import LedgerOracle
-from .log import Place
-
-if TYPE_CHECKING:
-    from ..world import World
+from .log import BrokerOracle, Place
 
 LEDGERS = (
     "SELECT group_name, topic, partition_no, ledger_id, epoch, commit_no, position,"
@@ -52,9 +49,9 @@ class Account:
 class TableOracle:
     """All ledgers of one database."""
 
-    def __init__(self, world: World, name: str, ask: Ask) -> None:
+    def __init__(self, log: BrokerOracle, name: str, ask: Ask) -> None:
         """`ask` returns the rows of a query about what is committed."""
-        self._world = world
+        self._log = log
         self._name = name
         self._ask = ask
         self._accounts: dict[Place, Account] = {}
@@ -103,7 +100,7 @@ class TableOracle:
         account.row = row
         if last and (ledger_id != last[0] or epoch < last[1]):
             raise Violation("zombie row", f"{model.name}: epoch {epoch} after {last[1]}")
-        grant = self._world.oracle.grants.get(place)
+        grant = self._log.grants.get(place)
         if epoch and (grant is None or grant.epoch < epoch):
             raise Violation("grant not durable", f"{model.name} is claimed for epoch {epoch}")
         model.fence(epoch)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from ...core.broker.core import BrokerCore
 from ...errors import LogInUse
 from ...shells.broker import BrokerShell
+from ..environment import Environment, Host, SimTransport
 from ..trace import Violation
-from .shell import Host, ProcessClock, Shell, SimEvents, SimTransport
+from .shell import ProcessClock, Shell, SimEvents
 from .watched import opener
 
-if TYPE_CHECKING:
-    from ..world import World
-
 DATA = "data"
-MAIN_ADDRESS = b"broker"
 
 
 class SimBroker(Shell):
     """One place where a broker may run. `takeover`: its processes end a frozen owner."""
 
-    def __init__(self, world: World, name: str, host: Host) -> None:
+    def __init__(self, world: Environment, name: str, host: Host) -> None:
         super().__init__(world, name, host)
         self.takeover = False
         self.zombie_stays = False  # a takeover leaves the frozen owner alive: a zombie
@@ -51,7 +47,7 @@ class SimBroker(Shell):
             limits=world.limits,
         )
         self._check_recovered(broker.core)
-        world.broker_opened(self)
+        world.broker_opened(self.name, self.endpoint_name())
 
     @property
     def serving(self) -> bool:
@@ -76,7 +72,7 @@ class SimBroker(Shell):
 
     def _end_owner(self, facts: Mapping[str, str | int]) -> None:
         """End a frozen owner, as the operator's --takeover does; one that runs is left alone."""
-        owner = self.world.shell(str(facts.get("shell", "")))
+        owner = self.world.role(str(facts.get("shell", "")))
         if owner is None or owner.incarnation != facts["incarnation"] or not owner.alive:
             return
         if owner.frozen_until_ms <= self.world.clock.now_ms():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...core.consumer.core import ConsumerCore
 from ...core.consumer.effect_work import EffectAnswer, EffectHeld, EffectTold, EffectWanted
@@ -12,21 +12,19 @@ from ...errors import SinkUnavailable
 from ...ids import private_topic
 from ...limits import JOIN_RETRY_MS, LIMITS
 from ...shells.consumer import ConsumerShell, LedgerDoor, LedgerLog
+from ...shells.ledger.files import LedgerFiles
 from ...storage.document import Owner
 from ..disk.disk import SimProcess
-from ..doors import FileDoor
-from ..oracles.effects import Blocked
-from ..oracles.ledger import RETRIES
+from ..environment import Environment, Host
+from ..oracles.effects import EffectModel
+from ..oracles.ledger import RETRIES, LedgerOracle
 from ..trace import Violation
 from .handler import Group
-from .handler_run import HandlerRun
+from .handler_run import Blocked, HandlerRun
 from .keyed import Kept, KeyedRun
 from .pauses import Pauses
-from .shell import NEVER_MS, Host, ProcessClock, Shell, SimEvents
+from .shell import NEVER_MS, ProcessClock, Shell, SimEvents
 from .watched import opener
-
-if TYPE_CHECKING:
-    from ..world import World
 
 
 class CheckedDoor:
@@ -71,7 +69,7 @@ class SimConsumer(Shell):
 
     def __init__(
         self,
-        world: World,
+        world: Environment,
         name: str,
         host: Host,
         group: Group,
@@ -98,12 +96,31 @@ class SimConsumer(Shell):
         self._resolved = False
         self._pauses = Pauses()
         # How this ledger is opened, by whom ever: what its oracle has been told must be there.
-        self._open_log = opener(lambda: world.ledger_oracle(self), world.plan.ledger_segment_bytes)
+        self._open_log = opener(lambda: self.model, world.plan.ledger_segment_bytes)
 
     @property
     def place(self) -> tuple[str, str, int]:
         """(group, topic, partition)."""
         return self.group.name, self.group.topic, self.partition
+
+    @property
+    def model(self) -> LedgerOracle:
+        """What its ledger has promised, whichever process wrote it."""
+        world, key = self.world, (self.host.name, self.directory)
+        model = world.ledgers.get(key)
+        if model is None:
+            name = f"{self.host.name}:{self.directory}"
+            model = world.ledgers[key] = LedgerOracle(
+                name, self.group, self.partition, world.oracle, world.plan.crash_retries
+            )
+            if world.plan.with_effects and self.may_have_effects:
+                model.effects = EffectModel(name)
+        return model
+
+    @property
+    def may_have_effects(self) -> bool:
+        """Whether its handlers may call the world outside."""
+        return not self.group.concurrency
 
     @property
     def core(self) -> ConsumerCore | None:
@@ -145,10 +162,10 @@ class SimConsumer(Shell):
     def _make_door(self, process: SimProcess) -> LedgerDoor:
         return self.file_door(process, self)
 
-    def file_door(self, process: SimProcess, who: Shell) -> FileDoor:
+    def file_door(self, process: SimProcess, who: Shell) -> LedgerFiles:
         """Return the door to this ledger for a process of `who`."""
         owner: Owner = {"shell": who.name, "host": who.host.name, "incarnation": who.incarnation}
-        return self.world.doors.files(
+        return LedgerFiles(
             process, self.directory, owner, draw=self.world.draw, open_log=self._open_log
         )
 
@@ -230,7 +247,7 @@ class SimConsumer(Shell):
     def check_recovered(self) -> None:
         """Compare the recovered ledger with its model. Raises Violation."""
         assert self.core is not None, "it has recovered"
-        ledger, model = self.core.ledger, self.world.ledger_oracle(self)
+        ledger, model = self.core.ledger, self.model
         found = (ledger.next_offset, ledger.commit_no, ledger.state, ledger.next_sequence)
         expected = (model.next_offset, model.commit_no, model.state, model.next_sequence)
         if model.effects is not None:

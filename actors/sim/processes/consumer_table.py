@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...core.consumer.grant import RUNNING
 from ...core.consumer.work import RunHandler
@@ -12,17 +12,15 @@ from ...shells.consumer import LedgerDoor
 from ..database.client import Client
 from ..database.database import Database
 from ..disk.disk import SimProcess
-from ..doors import TableDoor, TableSession
+from ..doors import MakeTableDoor, TableDoor, TableSession
+from ..environment import Environment, Host
 from ..plan import FILE, SERVER
 from ..trace import Violation
 from .consumer import CheckedEvents, SimConsumer
 from .handler import Group
 from .handler_run import HandlerRun
-from .shell import Host, SimEvents
+from .shell import SimEvents
 from .table_run import TableRun
-
-if TYPE_CHECKING:
-    from ..world import World
 
 AT_ONCE = 0.3  # odds that a call begins before the turn that makes it is over
 QUICK_MS = 100
@@ -51,24 +49,31 @@ class SimTableConsumer(SimConsumer):
 
     def __init__(
         self,
-        world: World,
+        world: Environment,
         name: str,
         host: Host,
         group: Group,
         partition: int,
         path: str,
         database: Database,
+        make_door: MakeTableDoor,
     ) -> None:
         """`path` names the ledger."""
         super().__init__(world, name, host, group, partition, path + TABLE)
         self._path = path
         self.database = database
+        self._make_table_door = make_door
         self.may_be_kept_waiting = database.kind == FILE
         # What happens at a step of the next handler run, which may be the last one.
         self.interlude: Callable[[], None] | None = None
         self._door: TableDoor | None = None
         self._client: Client | None = None
         self._lost = ""  # who its last owner was, if its database failed under it
+
+    @property
+    def may_have_effects(self) -> bool:
+        """See the base class."""
+        return False
 
     @property
     def alone(self) -> bool:
@@ -81,10 +86,10 @@ class SimTableConsumer(SimConsumer):
         return self.core is not None and self.core.phase == RUNNING
 
     def _make_door(self, process: SimProcess) -> LedgerDoor:
-        client = self._client = Client(self.database, self, process)
+        client = self._client = Client(self.database, self, self.member, process)
         lost, self._lost = self._lost, ""
         host, draw = self.host.name, self.world.draw
-        self._door = self.world.doors.tables(
+        self._door = self._make_table_door(
             client, self._path, self.place, host=host, lost=lost, draw=draw
         )
         return self._door
@@ -99,7 +104,7 @@ class SimTableConsumer(SimConsumer):
             self._lost = self._door.name
         if isinstance(error, SinkUnavailable) and self._consumer is not None:
             self._outlived = self._consumer.last_epoch
-            self.world.ledger_oracle(self).deaths.outlived.add(self._outlived)
+            self.model.deaths.outlived.add(self._outlived)
         if isinstance(error, Fenced):
             self.world.trace.add(self.name, "sql.fenced")
         super().finish(error)

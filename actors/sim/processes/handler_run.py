@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from ...codec.values import BYTES
+from ...core.consumer.effect_work import (
+    CALL,
+    RECORDED,
+    STALE,
+    EffectAnswer,
+    EffectTold,
+    EffectWanted,
+)
+from ...core.consumer.open_effects import ASK, NOT_DONE, RETRY, RETURNED, UNKNOWN
 from ...core.consumer.window import Piece
-from ...core.consumer.work import CRASHED, RAISED, FailedMessage, HandlerDone, RunHandler
+from ...core.consumer.work import (
+    CRASHED,
+    HELD_EFFECT,
+    RAISED,
+    UNKNOWN_EFFECT,
+    FailedMessage,
+    HandlerDone,
+    RunHandler,
+)
 from ...ids import private_topic
-from ..oracles.effects import DIED, RunEffects
+from ..environment import Environment
+from ..oracles.effects import CALL_MEAN_MS, DIED, NAME, EffectModel, Wish, wish_of
+from ..oracles.ledger import LedgerOracle
 from .handler import (
+    Group,
     Target,
     build_outputs,
     dead_letter,
@@ -20,14 +42,113 @@ from .handler import (
     original_of,
 )
 
-if TYPE_CHECKING:
-    from .consumer import SimConsumer
+
+class Caller(Protocol):
+    """The process that a run is one of, as the run sees it (consumer.py)."""
+
+    world: Environment
+    name: str
+    rng: random.Random
+    group: Group
+    partition: int
+
+    @property
+    def model(self) -> LedgerOracle:
+        """What its ledger has promised."""
+
+    def post(self, event: EffectWanted | EffectTold) -> None:
+        """Give the consumer what the handler says of an effect."""
+
+    def go_on_in(self, pause_ms: int, *, work: bool = True) -> None:
+        """The run has its next step then; `work`: the handlers need that time."""
+
+
+class Blocked(Exception):
+    """The handler waits for an answer or for the world outside: the run goes on later."""
+
+
+class RunEffects:
+    """The effects of one handler run."""
+
+    def __init__(self, caller: Caller, run: RunHandler, topic: str) -> None:
+        self._caller = caller
+        self._run = run
+        ids = {one.topic: one.topic_id for one in caller.world.oracle.topics}
+        self._topic_id = ids[topic]
+        self._model = caller.model.effects
+        # By offset: the result, or the kind of failure that a message of the run ends in.
+        self._results: dict[int, bytes] = {}
+        self._failures: dict[int, str] = {}
+        # What is waited for: the answer to the question, or the end of the call.
+        self._asked: tuple[int, Wish] | None = None
+        self._calling: int | None = None
+
+    def of_message(self, identity: bytes, offset: int) -> tuple[str, bytes | None]:
+        """Return how the effect of a message ended: DIED, a kind of failure, or "" and its result.
+
+        The result is None where it has no effect. Raises Blocked.
+        """
+        wish = wish_of(identity, replayed=self._run.private)
+        if self._model is None or wish is None:
+            return "", None
+        if self._calling is not None and self._end_call(self._model, identity, offset, wish):
+            return DIED, None
+        if offset in self._failures:
+            return self._failures[offset], None
+        if offset not in self._results:
+            self._asked = (offset, wish)
+            run, key = self._run, identity.decode(errors="replace")
+            self._caller.post(
+                EffectWanted(
+                    run.epoch, run.first_offset, run.private, offset, key, NAME, wish.policy
+                )
+            )
+            raise Blocked
+        return "", self._results[offset]
+
+    def answered(self, answer: EffectAnswer) -> int | None:
+        """Take an answer; return in how many milliseconds the run goes on, None: not for this."""
+        if self._asked is None or self._asked[0] != answer.offset or answer.verdict == STALE:
+            return None
+        (offset, wish), self._asked = self._asked, None
+        if answer.verdict == CALL:
+            assert self._model is not None, "somebody asked"
+            self._model.call((self._topic_id, offset), answer.number)
+            self._calling = answer.number
+            return int(self._caller.rng.expovariate(1 / CALL_MEAN_MS))
+        if answer.verdict == RECORDED:
+            self._results[offset] = answer.value
+        else:
+            self._failures[offset] = HELD_EFFECT if wish.policy == ASK else UNKNOWN_EFFECT
+        return 0
+
+    def _end_call(self, model: EffectModel, identity: bytes, offset: int, wish: Wish) -> bool:
+        """The time of the call is over; return whether its process died in it."""
+        number, self._calling = self._calling, None
+        assert number is not None, "a call has a number"
+        how = wish.first if number == 1 else RETURNED
+        if how == DIED:
+            return True
+        value = b""
+        if how == RETURNED:
+            value = b"result %d of %s" % (number, identity)
+            model.made((self._topic_id, offset), number, value)
+            self._results[offset] = value
+        elif how == NOT_DONE or wish.policy == RETRY:
+            self._failures[offset] = RAISED
+        else:
+            self._failures[offset] = HELD_EFFECT if wish.policy == ASK else UNKNOWN_EFFECT
+        how = UNKNOWN if how == "raised" else how
+        run = self._run
+        where = (run.epoch, run.first_offset, run.private, offset)
+        self._caller.post(EffectTold(*where, NAME, number, how, BYTES, value))
+        return False
 
 
 class HandlerRun:
     """Carries out one run. It is begun anew, and does the same, each time an effect has an answer."""
 
-    def __init__(self, shell: SimConsumer, run: RunHandler, *, cut: bool) -> None:
+    def __init__(self, shell: Caller, run: RunHandler, *, cut: bool) -> None:
         """`cut`: it was asked to come back before it began."""
         self._shell = shell
         self._world = shell.world
@@ -103,7 +224,7 @@ class HandlerRun:
 class Doing:
     """What the messages of one run have done so far."""
 
-    def __init__(self, shell: SimConsumer, run: RunHandler) -> None:
+    def __init__(self, shell: Caller, run: RunHandler) -> None:
         self._shell = shell
         self._run = run
         self._changed: dict[str, bytes | None] = {}

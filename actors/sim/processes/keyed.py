@@ -12,21 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from ...codec import batch as batch_codec
 from ...codec.entries import change_entry, entry_name, unpack_entry
 from ...core.consumer.keyed_schedule import Job, Result, Schedule, changes_of
 from ...core.consumer.work import CRASHED, RAISED, FailedMessage, HandlerDone, RunHandler
 from ...records import BatchStored
-from ..oracles.effects import Blocked
 from ..oracles.keyed_model import handle_by_key
 from ..trace import Violation
 from .handler import build_outputs, failures_of, fate_of
-from .handler_run import HandlerRun
-
-if TYPE_CHECKING:
-    from .consumer import SimConsumer
+from .handler_run import Blocked, Caller, HandlerRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +56,7 @@ class Kept:
 class KeyedRun(HandlerRun):
     """Carries out one run. Each answer but the last is Blocked: the run goes on when a job ends."""
 
-    def __init__(self, shell: SimConsumer, run: RunHandler, kept: Kept, *, cut: bool) -> None:
+    def __init__(self, shell: Caller, run: RunHandler, kept: Kept, *, cut: bool) -> None:
         """`kept` is that of the shell's process."""
         super().__init__(shell, run, cut=cut)
         # Offsets of the private topic are others: what waits for the main one stays.

@@ -7,8 +7,6 @@ runs it again some other time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...codec import wire
 from ...core.consumer.grant import join_with
 from ...errors import LogInUse
@@ -24,13 +22,11 @@ from ...protocol import (
     Rewound,
     Standby,
 )
+from ...shells.ledger.files import LedgerFiles
 from ...shells.seeker import SeekerShell
-from ..doors import FileDoor
+from ..environment import Environment
 from .consumer import SimConsumer
 from .shell import ProcessClock, Shell, SimEvents
-
-if TYPE_CHECKING:
-    from ..world import World
 
 PATIENCE_MS = 5_000  # then the command gives up
 REASON = "moved by an operator"
@@ -39,14 +35,14 @@ REASON = "moved by an operator"
 class OperatorShell(Shell):
     """One command that moves the offset of one partition."""
 
-    def __init__(self, world: World, name: str, member: SimConsumer) -> None:
+    def __init__(self, world: Environment, name: str, member: SimConsumer) -> None:
         """Move the group of `member` in its partition, on its ledger."""
         super().__init__(world, name, member.host)
         self.member = member
         self.wanted = False  # a command that ends has ended
         self._granted = False
         self._seeker: SeekerShell | None = None  # from the grant to the commit
-        self._door: FileDoor | None = None
+        self._door: LedgerFiles | None = None
         self._give_up_ms = 0
         self._target = 0
 

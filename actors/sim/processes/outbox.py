@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ...codec.values import BYTES
+from ..environment import Environment
 from ..oracles.log import BrokerOracle
 from ..trace import Violation
 from .handler import encoded_body
 from .users import User
-
-if TYPE_CHECKING:
-    from ..world import World
 
 ROLLBACKS = 0.2  # odds that a transaction comes to nothing
 LIES = 0.08  # odds that a row has the id of one that is stored, with another body
@@ -101,7 +98,7 @@ class Outbox:
 class OutboxUser(User):
     """The program. `content` once all it wanted is committed and has left the outbox."""
 
-    def __init__(self, world: World, outbox: Outbox, topic: str, quota: int) -> None:
+    def __init__(self, world: Environment, outbox: Outbox, topic: str, quota: int) -> None:
         super().__init__("outbox", topic, quota, world.oracle)
         self._world = world
         self._outbox = outbox

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ...codec import wire
 from ...ports import Frames
 from ...protocol import VERSION_MAX, VERSION_MIN, CreateTopic, Hello
 from ..database.database import Database
 from ..disk.disk import SimFile, SimProcess, SimulatedCrash
+from ..doors import Doors
+from ..environment import Environment, Host
 from .broker import SimBroker
 from .consumer import SimConsumer
 from .consumer_table import SimTableConsumer
@@ -18,17 +20,17 @@ from .handler import Group
 from .outbox import Outbox, OutboxUser
 from .producer import SimProducer
 from .relay import RelayShell
-from .shell import Host
+from .shell import Shell
 from .users import FileUser, RivalUser, User, WebUser
-
-if TYPE_CHECKING:
-    from ..world import World
 
 
 class Population:
-    """All shells of a plan, not started yet."""
+    """All shells of a plan, not started yet, and those that faults add."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Environment, doors: Doors) -> None:
+        """`doors` makes what consumers look at their ledger with, and relays."""
+        self.world = world
+        self._tables = doors.tables
         plan, oracle = world.plan, world.oracle
         broker_host, consumer_host = world.hosts[0], world.hosts[-2]
         self.broker = SimBroker(world, "broker", broker_host)
@@ -58,73 +60,103 @@ class Population:
             self.program = OutboxUser(world, self.outbox, topic, plan.quota)
             self.users.append(self.program)
             self.relays = [
-                RelayShell(world, f"relay-{number}", consumer_host, self.outbox)
+                RelayShell(world, f"relay-{number}", consumer_host, self.outbox, doors.relay)
                 for number in range(plan.relays)
             ]
+        # Databases that hold ledgers, by group, and copies of them.
         self.databases = {
             group: Database(world, f"database of {group}", kind, consumer_host)
             for group, kind in plan.tables.items()
         }
-        self.members: list[SimConsumer] = []
+        self.members = list(self._members())
+        # All of them.
+        self.shells: list[Shell] = [
+            self.broker,
+            self.spare_broker,
+            *self.producers,
+            *self.relays,
+            *self.members,
+        ]
+        # How many were started with another directory than that of their partition.
+        self.strangers = 0
+
+    def _members(self) -> Iterator[SimConsumer]:
+        plan, host = self.world.plan, self.world.hosts[-2]
         for group in plan.groups:
             for partition in range(plan.partitions[group.topic]):
                 for letter in "abc"[: 1 + plan.standbys]:
                     name = f"{group.name}-{partition}-{letter}"
-                    shell = self._member(world, name, consumer_host, group, partition)
+                    shell = self._member(name, host, group, partition)
                     # For the broker the shells of one letter are one process. Here each of them
                     # dies and freezes by itself, which is worse than what a process does.
                     shell.member = f"{group.name}-{letter}".encode().ljust(16, b".")
-                    self.members.append(shell)
+                    yield shell
 
-    def _member(
-        self, world: World, name: str, host: Host, group: Group, partition: int
-    ) -> SimConsumer:
-        where = (host, group, partition, f"/state/{group.name}/{group.topic}/{partition}")
+    def _member(self, name: str, host: Host, group: Group, partition: int) -> SimConsumer:
+        world, path = self.world, f"/state/{group.name}/{group.topic}/{partition}"
         database = self.databases.get(group.name)
         if database is None:
-            return SimConsumer(world, name, *where)
+            return SimConsumer(world, name, host, group, partition, path)
         # What is kept in a database has no state by key: such a consumer is refused.
         plain = replace(group, concurrency=0)
-        shell = SimTableConsumer(world, name, host, plain, *where[2:], database)
-        database.add(shell.place, world.ledger_oracle(shell))
+        shell = SimTableConsumer(world, name, host, plain, partition, path, database, self._tables)
+        database.add(shell.place, shell.model)
         return shell
 
-    @staticmethod
-    def topic_requests(world: World) -> list[Frames]:
+    def clients(self) -> list[Shell]:
+        """Return all living clients."""
+        brokers = (self.broker, self.spare_broker)
+        return [s for s in self.shells if s.alive and s.transport is not None and s not in brokers]
+
+    def topic_requests(self) -> list[Frames]:
         """Return what makes the topics of the plan."""
+        world = self.world
         hello = Hello(1, VERSION_MIN, VERSION_MAX, "admin", world.draw(), b"", 0)
         requests: list[Frames] = [wire.encode(hello, None)]
         for number, (topic, partitions) in enumerate(sorted(world.plan.partitions.items()), 2):
             requests.append(wire.encode(CreateTopic(number, topic, partitions), None))
         return requests
 
+    def start_elsewhere(self, member: SimConsumer, *, copy: bool) -> bool:
+        """Start a consumer with another directory: an empty one, or a copy of the member's."""
+        if self.world.oracle.grants.get(member.place) is None:
+            return False
+        self.strangers += 1
+        shell = self._elsewhere(member, copy=copy)
+        if shell is None:
+            return False
+        shell.stranger = not copy
+        shell.wanted = copy
+        self.shells.append(shell)
+        shell.start()
+        return True
 
-def member_elsewhere(world: World, member: SimConsumer, *, copy: bool) -> SimConsumer | None:
-    """Return a consumer with another directory: an empty one, or a copy of the member's.
-
-    None where that cannot be.
-    """
-    host, directory = world.hosts[-1], f"/elsewhere/{world.strangers}"
-    name = f"{'copy' if copy else 'stranger'}-{world.strangers}"
-    where = (host, member.group, member.partition, directory)
-    if isinstance(member, SimTableConsumer):
-        kind = world.plan.tables[member.group.name]
-        database = world.databases[name] = Database(world, f"database of {name}", kind, host)
-        stranger = SimTableConsumer(world, name, *where, database)
+    def _elsewhere(self, member: SimConsumer, *, copy: bool) -> SimConsumer | None:
+        """Return a consumer with another directory; None where that cannot be."""
+        world, number = self.world, self.strangers
+        host, directory = world.hosts[-1], f"/elsewhere/{number}"
+        name = f"{'copy' if copy else 'stranger'}-{number}"
+        group, partition = member.group, member.partition
+        if isinstance(member, SimTableConsumer):
+            kind = world.plan.tables[group.name]
+            database = self.databases[name] = Database(world, f"database of {name}", kind, host)
+            stranger = SimTableConsumer(
+                world, name, host, group, partition, directory, database, self._tables
+            )
+            if copy:
+                key = (host.name, stranger.directory)
+                world.ledgers[key] = database.restore(member.database, member.place)
+            else:
+                database.add(stranger.place, stranger.model)
+            return stranger
         if copy:
-            key = (host.name, stranger.directory)
-            world.ledgers[key] = database.restore(member.database, member.place)
-        else:
-            database.add(stranger.place, world.ledger_oracle(stranger))
-        return stranger
-    if copy:
-        try:
-            copy_directory(member.host, member.directory, host, directory)
-        except (OSError, SimulatedCrash):
-            return None
-        model = world.ledger_oracle(member).copy(f"{host.name}:{directory}")
-        world.ledgers[host.name, directory] = model
-    return SimConsumer(world, name, *where)
+            try:
+                copy_directory(member.host, member.directory, host, directory)
+            except (OSError, SimulatedCrash):
+                return None
+            model = member.model.copy(f"{host.name}:{directory}")
+            world.ledgers[host.name, directory] = model
+        return SimConsumer(world, name, host, group, partition, directory)
 
 
 def copy_directory(source: Host, path: str, target: Host, new_path: str) -> None:

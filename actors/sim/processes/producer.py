@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...core.client.producer import Opened
 from ...shells.producer import ProducerShell
+from ..environment import Environment, Host
 from ..trace import Violation
-from .shell import NEVER_MS, Host, ProcessClock, Shell, SimEvents
+from .shell import NEVER_MS, ProcessClock, Shell, SimEvents
 from .users import User
-
-if TYPE_CHECKING:
-    from ..world import World
 
 
 class SimProducer(Shell):
     """One process that sends for a user."""
 
-    def __init__(self, world: World, name: str, host: Host, user: User) -> None:
+    def __init__(self, world: Environment, name: str, host: Host, user: User) -> None:
         super().__init__(world, name, host)
         self.user = user
         self._producer: ProducerShell | None = None

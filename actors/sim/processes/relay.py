@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ...errors import OnceMQError
 from ...limits import Limits
 from ...ports import Clock, Events, Frames
 from ..disk.disk import SimulatedCrash
+from ..environment import Environment, Host
 from .aside import Aside
 from .outbox import Outbox
-from .shell import NEVER_MS, Host, ProcessClock, Shell, SimEvents
-
-if TYPE_CHECKING:
-    from ..world import World
+from .shell import NEVER_MS, ProcessClock, Shell, SimEvents
 
 
 class MakeRelay(Protocol):
@@ -38,9 +36,12 @@ class MakeRelay(Protocol):
 class RelayShell(Shell):
     """One relay of an outbox."""
 
-    def __init__(self, world: World, name: str, host: Host, outbox: Outbox) -> None:
+    def __init__(
+        self, world: Environment, name: str, host: Host, outbox: Outbox, make: MakeRelay
+    ) -> None:
         super().__init__(world, name, host)
         self._outbox = outbox
+        self._make = make
         self._program: Aside | None = None
         self._wake_ms = NEVER_MS
         # What happens at the next of the places at which a relay may die; by a fault.
@@ -50,7 +51,7 @@ class RelayShell(Shell):
         """Make the relay; it runs from its first turn on."""
         world = self.world
         self.transport = world.connect()
-        run = world.doors.relay(
+        run = self._make(
             RelaySocket(self),
             ProcessClock(world.clock),
             SimEvents(world, self.name),

@@ -9,27 +9,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ...errors import OnceMQError
-from ...ports import Frames
 from ..clock import SimClock
-from ..disk.disk import SimDisk, SimProcess, SimulatedCrash
-from ..network import Endpoint, Envelope
-
-if TYPE_CHECKING:
-    from ..world import World
+from ..disk.disk import SimProcess, SimulatedCrash
+from ..environment import Environment, Host, SimTransport
 
 NEVER_MS = 1 << 60
-
-
-class Host:
-    """A machine: one disk, and the processes on it."""
-
-    def __init__(self, name: str, disk: SimDisk) -> None:
-        self.name = name
-        self.disk = disk
-        self.boots = 1
 
 
 class ProcessClock:
@@ -44,40 +31,10 @@ class ProcessClock:
         return self._clock.now_ms() + self._skew_ms
 
 
-class SimTransport:
-    """The socket of a process: a `ClientTransport`, and the `Transport` of a broker."""
-
-    def __init__(self, world: World, endpoint: Endpoint) -> None:
-        self._world = world
-        self.endpoint = endpoint
-
-    def poll(self, timeout_ms: int) -> list[Envelope]:
-        """See `Transport`."""
-        return self.endpoint.poll(timeout_ms)
-
-    def send(self, peer: bytes, frames: Frames) -> bool:
-        """See `Transport`."""
-        for frame in frames:
-            self._world.trace.sent(bytes(frame))
-        return self.endpoint.send(peer, frames)
-
-    def wake(self) -> None:
-        """No process waits in `poll`."""
-
-    def reopen(self, address: bytes | None = None) -> None:
-        """Connect anew under a fresh routing id: to where the broker is, or to `address`."""
-        self.endpoint.close()
-        self.endpoint = self._world.connect_endpoint(address)
-
-    def close(self) -> None:
-        """Leave the network."""
-        self.endpoint.close()
-
-
 class SimEvents:
     """Structured events of one process go into the trace."""
 
-    def __init__(self, world: World, who: str) -> None:
+    def __init__(self, world: Environment, who: str) -> None:
         self._world = world
         self._who = who
 
@@ -99,7 +56,7 @@ class Turned(Protocol):
 class Shell:
     """One role in the world. Subclasses say what runs in it."""
 
-    def __init__(self, world: World, name: str, host: Host) -> None:
+    def __init__(self, world: Environment, name: str, host: Host) -> None:
         self.world = world
         self.name = name
         self.host = host

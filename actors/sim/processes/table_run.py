@@ -9,22 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from functools import partial
 from sqlite3 import Error
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from zlib import crc32
 
 from ...core.consumer.work import CRASHED, RAISED, FailedMessage, HandlerDone, RunHandler
 from ...errors import SinkLocked
-from ..database.database import Full, Lost, Waits
-from ..oracles.effects import Blocked
+from ..database.database import Database, Full, Lost, Waits
+from ..doors import TableSession
+from ..oracles.log import Place
 from ..oracles.table import account_of
 from ..plan import FILE, SERVER
 from ..trace import Violation
 from .handler import ADD_UP, PAY, amount_of, failures_of, fate_of
-from .handler_run import Doing, HandlerRun
-
-if TYPE_CHECKING:
-    from ..doors import TableSession
-    from .consumer_table import SimTableConsumer
+from .handler_run import Blocked, Caller, Doing, HandlerRun
 
 WAIT_MS = 20  # until a handler that waits for a lock tries again
 BUSY_MS = 5_000  # for how long it waits for another process that writes to a file
@@ -36,15 +33,28 @@ _T = TypeVar("_T")
 Steps = Generator[int, None, _T]  # yields for how many milliseconds nothing happens
 
 
+class TableCaller(Caller, Protocol):
+    """The process of a run, as the run sees it (consumer_table.py)."""
+
+    database: Database
+    cut_asked: bool
+    # What happens at a step of the next run, which may be the last one.
+    interlude: Callable[[], None] | None
+
+    @property
+    def place(self) -> Place:
+        """(group, topic, partition)."""
+
+
 class TableRun(HandlerRun):
     """Carries out one run step by step."""
 
     def __init__(
-        self, shell: SimTableConsumer, session: TableSession, run: RunHandler, takes_ms: int
+        self, shell: TableCaller, session: TableSession, run: RunHandler, takes_ms: int
     ) -> None:
         """`takes_ms`: how long it takes, roughly."""
         super().__init__(shell, run, cut=shell.cut_asked)
-        self._shell: SimTableConsumer = shell
+        self._shell: TableCaller = shell
         self._session = session
         self._database = shell.database
         self._takes_ms = takes_ms

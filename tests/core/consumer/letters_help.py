@@ -7,9 +7,9 @@ from typing import Any
 from oncemq.codec import records as codec
 from oncemq.core.consumer.work import Drain
 from oncemq.ids import dead_topic, private_topic
-from oncemq.library.ledgers.files import ledger_directory
 from oncemq.library.operating.dead_letters import Letter, letter_at
 from oncemq.library.testkit.actors import create_topic, stored_batches
+from oncemq.shells.ledger.files import ledger_directory
 from oncemq.storage.reader import LogReader
 from tests.core.consumer.world import GROUP, TOPIC, Member, World
 

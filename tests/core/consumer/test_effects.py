@@ -42,11 +42,11 @@ from oncemq.core.consumer.work import (
 )
 from oncemq.ids import effect_id
 from oncemq.library.handling.letters import dead_letter
-from oncemq.library.ledgers.files import ledger_directory
-from oncemq.library.ledgers.orders import find_orders, give_order
 from oncemq.limits import EFFECT_LOOK_MS, LEASE_MS
 from oncemq.proof.verify.verify import verify
 from oncemq.records import AttemptMarked, Committed, EffectEnded, EffectIntended, LedgerStarted
+from oncemq.shells.ledger.files import ledger_directory
+from oncemq.shells.ledger.orders import find_orders, give_order
 from oncemq.sim.disk.cuts import KeepEverything, LoseEverything
 from tests.core.consumer.letters_help import letters, records
 from tests.core.consumer.world import GROUP, TOPIC, Member, World

@@ -19,12 +19,12 @@ from oncemq.library.handling.call_kinds import TopicFinders, make_call
 from oncemq.library.handling.state import decode_state
 from oncemq.library.handling.threads import HandlerThreads
 from oncemq.library.handling.tx import Tx
-from oncemq.library.ledgers.files import LedgerFiles, ledger_directory
 from oncemq.library.messages.message import Message
 from oncemq.library.testkit.actors import LocalProducer, create_topic, stored_batches
 from oncemq.library.testkit.network import LocalClock, LocalEndpoint, LocalLoop, LocalNetwork
 from oncemq.limits import SEGMENT_BYTES
 from oncemq.shells.broker import BrokerShell
+from oncemq.shells.ledger.files import LedgerFiles, ledger_directory
 from oncemq.sim.disk.cuts import CutPolicy
 from oncemq.sim.disk.disk import SimDisk, SimProcess, SimulatedCrash
 from oncemq.storage.log import FencedLog

@@ -13,10 +13,10 @@ from oncemq.cli.main import cli
 from oncemq.codec import records as record_codec
 from oncemq.errors import BadInput, CorruptLog, UnsupportedFormat
 from oncemq.library.ledgers.export import check_export, export_ledger, find_directory
-from oncemq.library.ledgers.files import ledger_directory
 from oncemq.library.ledgers.reader import NoLedger
 from oncemq.records import Committed, LedgerStarted
 from oncemq.runtime.os_disk import OsDisk
+from oncemq.shells.ledger.files import ledger_directory
 from oncemq.storage.log import FencedLog
 from oncemq.storage.memory import MemoryDisk
 

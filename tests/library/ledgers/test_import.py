@@ -14,10 +14,10 @@ from oncemq.cli.main import cli
 from oncemq.codec import records as record_codec
 from oncemq.errors import BadInput, CorruptLog, LogInUse
 from oncemq.library.ledgers.export import check_export, export_ledger
-from oncemq.library.ledgers.files import LedgerFiles, ledger_directory
 from oncemq.library.ledgers.import_ import import_ledger
 from oncemq.library.ledgers.reader import read_ledger
 from oncemq.records import Committed
+from oncemq.shells.ledger.files import LedgerFiles, ledger_directory
 from oncemq.sim.disk.crash import Selection, sweep
 from oncemq.sim.disk.disk import SimDisk
 from oncemq.storage import layout

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from oncemq.errors import Reject
-from oncemq.library.ledgers.files import ledger_directory
 from oncemq.limits import LEASE_MS
 from oncemq.proof.checks.evidence import Evidence
 from oncemq.proof.checks.verdict import run_checks
 from oncemq.proof.story.explain import explain
 from oncemq.proof.verify.verify import Report, verify
+from oncemq.shells.ledger.files import ledger_directory
 from tests.core.consumer.letters_help import letters, private_done, send_private, stop, with_poison
 from tests.core.consumer.world import GROUP, TOPIC, Member, World
 

@@ -41,14 +41,16 @@ class House:
         plan = replace(Plan.of(1), faults={}, standbys=2, partitions={"orders": 1, "invoices": 1})
         plan = replace(plan, tables={plan.groups[0].name: kind})
         self.world = World(plan, DOORS)
-        self.database: Database = next(iter(self.world.databases.values()))
-        self.shells = [one for one in self.world.members if isinstance(one, SimTableConsumer)]
+        self.database: Database = next(iter(self.world.people.databases.values()))
+        self.shells = [
+            one for one in self.world.people.members if isinstance(one, SimTableConsumer)
+        ]
         self.database._engine.execute("CREATE TABLE notes (name TEXT PRIMARY KEY, number INTEGER)")
 
     def client(self, number: int = 0) -> Client:
         """A connection of another process each time."""
         shell = self.shells[number]
-        client = Client(self.database, shell, shell.host.disk.process(shell.name))
+        client = Client(self.database, shell, shell.member, shell.host.disk.process(shell.name))
         client.connect()
         return client
 

@@ -13,8 +13,8 @@ from oncemq.core.consumer.grant import GrantHolder
 from oncemq.core.consumer.ledger import Ledger
 from oncemq.core.consumer.processed import Processed
 from oncemq.core.consumer.window import Window
-from oncemq.library.ledgers.files import LedgerFiles
 from oncemq.proof.verify import ledgers as verify_ledgers
+from oncemq.shells.ledger.files import LedgerFiles
 from tests.sim.mutants.table import mutant, nothing
 
 SHARES = ("tests/core/broker/test_balance.py",)

@@ -15,11 +15,11 @@ from oncemq.driver import Driver
 from oncemq.errors import SinkUnavailable
 from oncemq.library.effects.effects import Effects
 from oncemq.library.handling.in_order import InOrder
-from oncemq.library.sinks import statements
-from oncemq.library.sinks.ledger import SqlLedger
-from oncemq.library.sinks.log import SqlLog
-from oncemq.library.sinks.session import Session
 from oncemq.library.sinks.sqlite import SqliteSession
+from oncemq.shells.tables import statements
+from oncemq.shells.tables.ledger import SqlLedger
+from oncemq.shells.tables.log import SqlLog
+from oncemq.shells.tables.session import Session
 from oncemq.sim.plan import FILE, GUARDED
 from tests.sim.mutants.table import Change, mutant, nothing
 

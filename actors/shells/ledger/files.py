@@ -112,10 +112,6 @@ class LedgerFiles:
         """Release the lock. The opened log has its own `close`."""
         self.release()
 
-    def give_order(self, order: EffectOrder) -> EffectOrder:
-        """Leave an operator's order for the owner; return the order that stands."""
-        return effect_orders.give_order(self._disk, self.directory, order)
-
     def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
         """Return the orders of operators about these calls of effects."""
         return effect_orders.find_orders(self._disk, self.directory, effect_ids)

@@ -16,11 +16,11 @@ from oncemq.codec import wire
 from oncemq.core.consumer.ledger import Ledger
 from oncemq.ids import check_name
 from oncemq.library.handling.state import encode_state
-from oncemq.library.ledgers.file_names import file_name
-from oncemq.library.ledgers.files import LedgerFiles, ledger_directory
 from oncemq.library.ledgers.reader import NoLedger, read_group, read_ledger
 from oncemq.records import Committed, LedgerStarted
 from oncemq.runtime.os_disk import OsDisk
+from oncemq.shells.ledger.file_names import file_name
+from oncemq.shells.ledger.files import LedgerFiles, ledger_directory
 from oncemq.storage import layout
 from oncemq.storage.log import FencedLog
 from oncemq.storage.memory import MemoryDisk
