@@ -18,7 +18,7 @@ from ..runtime.workers import worker_pool
 from ..sim.plan import Plan
 from ..sim.run import Result, run_plan, shrink
 from .output import ExitCode, print_json, progress_line
-from .sim_sinks import DOORS
+from .sim_relay import make_relay
 
 CORPUS = Path("tests/sim/seeds.txt")
 TRACE_LINES = 60
@@ -71,11 +71,11 @@ def sim(
 
 def run_seed(seed: int) -> Result:
     """Run one seed with the ledgers of production."""
-    return run_plan(Plan.of(seed), DOORS)
+    return run_plan(Plan.of(seed), make_relay)
 
 
 def _one(seed: int, *, trace: bool, as_json: bool) -> int:
-    result = run_plan(Plan.of(seed), DOORS, trace=trace)
+    result = run_plan(Plan.of(seed), make_relay, trace=trace)
     if trace:
         click.echo("\n".join(result.lines))
     if as_json:
@@ -148,7 +148,7 @@ def _tell(result: Result, *, shrinking: bool) -> None:
     click.echo(f"seed {result.plan.seed} at commit {_commit()}: {result.rule}", err=True)
     click.echo(f"again: oncemq sim --seed {result.plan.seed} --trace", err=True)
     if shrinking:
-        result = shrink(result, DOORS)
+        result = shrink(result, make_relay)
         click.echo(f"shrunk to: {result.plan}", err=True)
     quiet = [line for line in result.lines if not line.endswith(" turn")]
     click.echo("\n".join(quiet[-TRACE_LINES:]), err=True)

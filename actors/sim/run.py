@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from .doors import Doors
 from .plan import Plan
+from .processes.relay import MakeRelay
 from .trace import Violation
 from .world import World
 
@@ -27,9 +27,9 @@ class Result:
     lines: list[str] = field(default_factory=list)  # the trace: of a failure its end
 
 
-def run_plan(plan: Plan, doors: Doors, *, trace: bool = False) -> Result:
+def run_plan(plan: Plan, make_relay: MakeRelay, *, trace: bool = False) -> Result:
     """Run a plan. Whatever is raised in it is a failure of that run."""
-    world = World(plan, doors, trace=trace)
+    world = World(plan, make_relay, trace=trace)
     rule = failure = ""
     try:
         world.run()
@@ -53,7 +53,7 @@ def run_plan(plan: Plan, doors: Doors, *, trace: bool = False) -> Result:
     )
 
 
-def shrink(result: Result, doors: Doors, *, runs: int = 60) -> Result:
+def shrink(result: Result, make_relay: MakeRelay, *, runs: int = 60) -> Result:
     """Return a failing run of the same rule that is as small as `runs` attempts can make it."""
     best = result
     left = runs
@@ -64,7 +64,7 @@ def shrink(result: Result, doors: Doors, *, runs: int = 60) -> Result:
             if left == 0:
                 break
             left -= 1
-            attempt = run_plan(plan, doors)
+            attempt = run_plan(plan, make_relay)
             if attempt.rule == best.rule:
                 best = attempt
                 smaller = True

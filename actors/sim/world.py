@@ -23,7 +23,6 @@ from ..errors import DiskFull, Fenced, LedgerNotHere, LogInUse, SinkUnavailable,
 from . import liveness
 from .clock import SimClock
 from .disk.cuts import CutPolicy
-from .doors import Doors
 from .environment import Environment, Host, Role
 from .faults.base import Fault
 from .faults.catalog import FAULTS
@@ -31,6 +30,7 @@ from .plan import Plan
 from .processes.consumer import SimConsumer
 from .processes.consumer_table import SimTableConsumer
 from .processes.population import Population
+from .processes.relay import MakeRelay
 from .processes.shell import NEVER_MS
 from .trace import Violation
 
@@ -54,12 +54,12 @@ class Outline:
 class World(Environment):
     """One run."""
 
-    def __init__(self, plan: Plan, doors: Doors, *, trace: bool = False) -> None:
-        """`doors` makes what consumers look at their ledger with; `trace` keeps all."""
+    def __init__(self, plan: Plan, make_relay: MakeRelay, *, trace: bool = False) -> None:
+        """`make_relay` makes relays of production; `trace` keeps all."""
         super().__init__(plan, trace=trace)
         self.rng = random.Random(f"{plan.seed} world")
         self.events = 0
-        self.people = Population(self, doors)
+        self.people = Population(self, make_relay)
         self._depth = 0
         self._power: dict[Role, Callable[[], CutPolicy]] = {}  # what a crash of a role means
         self._faults: list[Fault] = [
@@ -243,7 +243,8 @@ class World(Environment):
         if isinstance(error, OSError):
             # A full disk may keep a process from starting; one that runs refuses and waits.
             full = error.errno == errno.ENOSPC and self.disks_full > 0 and not serving
-            return full or (error.errno == errno.EIO and self.io_faults > 0)
+            taken = error.errno == errno.EADDRINUSE and not serving  # by the fault of that name
+            return full or taken or (error.errno == errno.EIO and self.io_faults > 0)
         return type(error) is StorageError and self.io_faults + self.disks_full > 0
 
     def restart(self, role: Role) -> None:

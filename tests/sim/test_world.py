@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from oncemq.cli.sim_sinks import DOORS
+from oncemq.cli.sim_relay import make_relay
 from oncemq.core.consumer.fetch import Fetcher
 from oncemq.core.consumer.work import LedgerPeeked
 from oncemq.shells.ledger.files import LedgerFiles
@@ -35,7 +35,7 @@ def corpus() -> list[int]:
 
 def run(seed: int) -> Result:
     """One seed with the ledgers of production."""
-    return run_plan(Plan.of(seed), DOORS)
+    return run_plan(Plan.of(seed), make_relay)
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_seeds_that_once_failed(seed: int) -> None:
     plan = Plan.of(seed)
     plans = [plan] if plan.in_order() == plan else [plan, plan.in_order()]
     for one in plans:
-        result = run_plan(one, DOORS)
+        result = run_plan(one, make_relay)
         assert result.rule == "", result.failure
 
 
@@ -68,7 +68,7 @@ def test_no_promise_is_broken_and_faults_happen() -> None:
 def test_a_quiet_world_does_its_work() -> None:
     """Without any fault all is sent, handled and acknowledged, and nothing is refused or fenced."""
     plan = replace(Plan.of(1), faults={}, rivals=0, webs=1, files=1, quota=20, safety_ms=2_000)
-    result = run_plan(plan, DOORS)
+    result = run_plan(plan, make_relay)
     assert result.rule == "", result.failure
     assert result.counts["commit.synced"] > 0
     trouble = ("power off", "producer.fenced", "consumer.fenced", "message dropped")
@@ -92,7 +92,7 @@ def unhurried(handler_mean_ms: int) -> Plan:
 @pytest.mark.slow
 def test_long_work_is_not_taken_for_waiting() -> None:
     """Handlers that have more to do than the liveness budget are waited for while they work."""
-    result = run_plan(unhurried(10_000), DOORS)
+    result = run_plan(unhurried(10_000), make_relay)
     assert result.rule == "", result.failure
     assert result.simulated_ms > liveness.WAITING_MS + 1_000
 
@@ -100,7 +100,7 @@ def test_long_work_is_not_taken_for_waiting() -> None:
 def test_waiting_without_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer that takes no reply is found out at the end of the budget."""
     monkeypatch.setattr(Fetcher, "received", lambda *_: None)
-    result = run_plan(unhurried(10_000), DOORS)
+    result = run_plan(unhurried(10_000), make_relay)
     assert result.rule == "not live", result.failure
     assert result.simulated_ms < liveness.WAITING_MS + 10_000
 
@@ -108,7 +108,7 @@ def test_waiting_without_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_consumer_that_waits_for_a_timer_is_found() -> None:
     """Half a second between two handler runs, with messages at hand, is a failure."""
     with applied(MUTANTS["the next call waits for a timer"]):
-        result = run_plan(unhurried(10_000), DOORS)
+        result = run_plan(unhurried(10_000), make_relay)
     assert result.rule == "idle", result.failure
 
 
@@ -118,7 +118,7 @@ def test_a_fault_strikes_alone(name: str) -> None:
     plan = replace(Plan.of(3), faults={name: 300.0}, safety_ms=5_000, quota=20)
     kind = FILE if name == "unsynced commit" else SERVER
     tables = {plan.groups[0].name: kind} if FAULT_KINDS[name].of_tables else {}
-    result = run_plan(replace(plan, groups=plan.groups[:1], tables=tables), DOORS)
+    result = run_plan(replace(plan, groups=plan.groups[:1], tables=tables), make_relay)
     assert result.rule == "", f"{name}: {result.failure}"
     assert result.counts[f"fault.{name}"] > 0, name
 
@@ -154,8 +154,8 @@ def test_a_failing_run_shrinks(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(facts, next_offset=facts.next_offset + 1_000_000)
 
     monkeypatch.setattr(LedgerFiles, "peek", forgetful)  # a door that lies about the offset
-    result = run_plan(plan, DOORS)
-    small = shrink(result, DOORS, runs=25)
+    result = run_plan(plan, make_relay)
+    small = shrink(result, make_relay, runs=25)
     assert result.rule == "unexpected end"
     assert small.rule == result.rule
     assert len(small.plan.faults) < len(plan.faults)

@@ -44,6 +44,7 @@ FAULTS: dict[str, type[Fault]] = {
         network.StaleConnection,
         operators.Takeover,
         operators.Stop,
+        operators.AddressTaken,
         operators.WrongDirectory,
         operators.CopiedLedger,
         operators.Seek,

@@ -1,6 +1,6 @@
 """What operators say about effects of unknown outcome, whether anybody listens or not.
 
-Where this fault is in a plan, handlers have effects at all (sim/effects.py).
+Where this fault is in a plan, handlers have effects at all (oracles/effects.py).
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ _KINDS = (
     FaultKind("stale connection", mean_ms=(2_000, 20_000)),
     FaultKind("takeover", mean_ms=(3_000, 20_000)),
     FaultKind("clean stop", mean_ms=(2_000, 20_000)),
+    FaultKind("address taken", odds=0.3, mean_ms=(3_000, 20_000)),
     FaultKind("wrong directory", odds=0.3, mean_ms=(4_000, 20_000)),
     FaultKind("copied ledger", odds=0.2, mean_ms=(5_000, 20_000)),
     FaultKind("seek", odds=0.4, mean_ms=(2_000, 15_000)),

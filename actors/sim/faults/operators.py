@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 from ..processes.broker import SimBroker
 from ..processes.consumer import SimConsumer
 from ..processes.operator import OperatorShell
@@ -44,6 +47,24 @@ class Stop(Fault):
             return False
         self.rng.choice(living).stop()
         return True
+
+
+class AddressTaken(Fault):
+    """A broker is started where another program listens: the log must stay with the broker before."""
+
+    name = "address taken"
+
+    def strike(self) -> bool:
+        """Restart the broker, or wait for a takeover by the spare one; the next bind fails."""
+        broker = self.rng.choice((self.people.broker, self.people.spare_broker))
+        broker.before_bind = self._refuse
+        if broker.ready_to_stop():
+            broker.stop()
+        return False
+
+    def _refuse(self) -> None:
+        self.fired()
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 class WrongDirectory(Fault):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Callable, Mapping
 
 from ...core.broker.core import BrokerCore
 from ...errors import LogInUse
 from ...shells.broker import BrokerShell
+from ...storage import layout
+from ...storage.document import Owner
+from ...storage.recovery import read_owner
+from ...storage.view import highest_complete
 from ..environment import Environment, Host, SimTransport
 from ..trace import Violation
 from .shell import ProcessClock, Shell, SimEvents
@@ -22,6 +27,8 @@ class SimBroker(Shell):
         super().__init__(world, name, host)
         self.takeover = False
         self.zombie_stays = False  # a takeover leaves the frozen owner alive: a zombie
+        # What happens at the next bind, by a fault; None: it succeeds.
+        self.before_bind: Callable[[], None] | None = None
         self._broker: BrokerShell | None = None
         self._open_log = opener(lambda: world.oracle, world.plan.segment_bytes)
 
@@ -34,7 +41,7 @@ class SimBroker(Shell):
         broker = self.actor = self._broker = BrokerShell(
             process,
             DATA,
-            owner={"shell": self.name, "incarnation": self.incarnation, "host": self.host.name},
+            owner=self._facts(),
             bind=self._bind,
             clock=ProcessClock(world.clock),
             events=SimEvents(world, self.name),
@@ -64,11 +71,33 @@ class SimBroker(Shell):
         super().gone()
         self._broker = None
 
+    def calm(self) -> None:
+        """See the base class."""
+        super().calm()
+        self.before_bind = None
+
+    def _facts(self) -> Owner:
+        return {"shell": self.name, "incarnation": self.incarnation, "host": self.host.name}
+
     def _bind(self) -> SimTransport:
+        if self._has_taken_over():
+            raise Violation("fenced before bound", f"{self.name} could stop others in vain")
+        happening, self.before_bind = self.before_bind, None
+        if happening is not None:
+            happening()
         name = self.world.free_address()
         endpoint = self.world.network.listen(name)
         self.transport = SimTransport(self.world, endpoint)
         return self.transport
+
+    def _has_taken_over(self) -> bool:
+        """Whether the newest generation of the log is that of this process."""
+        looker = self.host.disk.process("looker")
+        number, _ = highest_complete(looker, DATA)
+        if number is None or number == 1:  # the first one is made together with the log
+            return False
+        lock = posixpath.join(DATA, layout.generation_name(number), layout.LOCK)
+        return read_owner(looker, lock) == self._facts()
 
     def _end_owner(self, facts: Mapping[str, str | int]) -> None:
         """End a frozen owner, as the operator's --takeover does; one that runs is left alone."""

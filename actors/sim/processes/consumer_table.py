@@ -9,10 +9,12 @@ from ...core.consumer.grant import RUNNING
 from ...core.consumer.work import RunHandler
 from ...errors import Fenced, SinkUnavailable
 from ...shells.consumer import LedgerDoor
+from ...shells.tables.ledger import SqlLedger
+from ...shells.tables.session import Session
 from ..database.client import Client
 from ..database.database import Database
+from ..database.session import open_tables
 from ..disk.disk import SimProcess
-from ..doors import MakeTableDoor, TableDoor, TableSession
 from ..environment import Environment, Host
 from ..plan import FILE, SERVER
 from ..trace import Violation
@@ -56,17 +58,15 @@ class SimTableConsumer(SimConsumer):
         partition: int,
         path: str,
         database: Database,
-        make_door: MakeTableDoor,
     ) -> None:
         """`path` names the ledger."""
         super().__init__(world, name, host, group, partition, path + TABLE)
         self._path = path
         self.database = database
-        self._make_table_door = make_door
         self.may_be_kept_waiting = database.kind == FILE
         # What happens at a step of the next handler run, which may be the last one.
         self.interlude: Callable[[], None] | None = None
-        self._door: TableDoor | None = None
+        self._door: SqlLedger | None = None
         self._client: Client | None = None
         self._lost = ""  # who its last owner was, if its database failed under it
 
@@ -89,9 +89,7 @@ class SimTableConsumer(SimConsumer):
         client = self._client = Client(self.database, self, self.member, process)
         lost, self._lost = self._lost, ""
         host, draw = self.host.name, self.world.draw
-        self._door = self._make_table_door(
-            client, self._path, self.place, host=host, lost=lost, draw=draw
-        )
+        self._door = open_tables(client, self._path, self.place, host=host, lost=lost, draw=draw)
         return self._door
 
     def _make_events(self) -> SimEvents:
@@ -123,7 +121,7 @@ class SimTableConsumer(SimConsumer):
         return min(takes_ms, QUICK_MS) if mended else takes_ms
 
     @property
-    def _session(self) -> TableSession:
+    def _session(self) -> Session:
         assert self._door is not None, "a process has a door"
         return self._door.session
 

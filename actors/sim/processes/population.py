@@ -11,7 +11,6 @@ from ...ports import Frames
 from ...protocol import VERSION_MAX, VERSION_MIN, CreateTopic, Hello
 from ..database.database import Database
 from ..disk.disk import SimFile, SimProcess, SimulatedCrash
-from ..doors import Doors
 from ..environment import Environment, Host
 from .broker import SimBroker
 from .consumer import SimConsumer
@@ -19,7 +18,7 @@ from .consumer_table import SimTableConsumer
 from .handler import Group
 from .outbox import Outbox, OutboxUser
 from .producer import SimProducer
-from .relay import RelayShell
+from .relay import MakeRelay, RelayShell
 from .shell import Shell
 from .users import FileUser, RivalUser, User, WebUser
 
@@ -27,10 +26,9 @@ from .users import FileUser, RivalUser, User, WebUser
 class Population:
     """All shells of a plan, not started yet, and those that faults add."""
 
-    def __init__(self, world: Environment, doors: Doors) -> None:
-        """`doors` makes what consumers look at their ledger with, and relays."""
+    def __init__(self, world: Environment, make_relay: MakeRelay) -> None:
+        """`make_relay` makes relays of production."""
         self.world = world
-        self._tables = doors.tables
         plan, oracle = world.plan, world.oracle
         broker_host, consumer_host = world.hosts[0], world.hosts[-2]
         self.broker = SimBroker(world, "broker", broker_host)
@@ -60,7 +58,7 @@ class Population:
             self.program = OutboxUser(world, self.outbox, topic, plan.quota)
             self.users.append(self.program)
             self.relays = [
-                RelayShell(world, f"relay-{number}", consumer_host, self.outbox, doors.relay)
+                RelayShell(world, f"relay-{number}", consumer_host, self.outbox, make_relay)
                 for number in range(plan.relays)
             ]
         # Databases that hold ledgers, by group, and copies of them.
@@ -99,7 +97,7 @@ class Population:
             return SimConsumer(world, name, host, group, partition, path)
         # What is kept in a database has no state by key: such a consumer is refused.
         plain = replace(group, concurrency=0)
-        shell = SimTableConsumer(world, name, host, plain, partition, path, database, self._tables)
+        shell = SimTableConsumer(world, name, host, plain, partition, path, database)
         database.add(shell.place, shell.model)
         return shell
 
@@ -140,9 +138,7 @@ class Population:
         if isinstance(member, SimTableConsumer):
             kind = world.plan.tables[group.name]
             database = self.databases[name] = Database(world, f"database of {name}", kind, host)
-            stranger = SimTableConsumer(
-                world, name, host, group, partition, directory, database, self._tables
-            )
+            stranger = SimTableConsumer(world, name, host, group, partition, directory, database)
             if copy:
                 key = (host.name, stranger.directory)
                 world.ledgers[key] = database.restore(member.database, member.place)

@@ -14,8 +14,8 @@ from zlib import crc32
 
 from ...core.consumer.work import CRASHED, RAISED, FailedMessage, HandlerDone, RunHandler
 from ...errors import SinkLocked
+from ...shells.tables.session import Session
 from ..database.database import Database, Full, Lost, Waits
-from ..doors import TableSession
 from ..oracles.log import Place
 from ..oracles.table import account_of
 from ..plan import FILE, SERVER
@@ -50,7 +50,7 @@ class TableRun(HandlerRun):
     """Carries out one run step by step."""
 
     def __init__(
-        self, shell: TableCaller, session: TableSession, run: RunHandler, takes_ms: int
+        self, shell: TableCaller, session: Session, run: RunHandler, takes_ms: int
     ) -> None:
         """`takes_ms`: how long it takes, roughly."""
         super().__init__(shell, run, cut=shell.cut_asked)

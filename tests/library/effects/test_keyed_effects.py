@@ -19,6 +19,7 @@ from oncemq.core.consumer.keyed_schedule import Result, Schedule
 from oncemq.core.consumer.work import HELD_EFFECT, RAISED, UNKNOWN_EFFECT, FailedMessage
 from oncemq.library.effects.desk import TurningDesk
 from oncemq.library.handling.carry import Carry
+from oncemq.limits import LIMITS
 from oncemq.shells.effect_answers import EffectAnswers
 
 KEYS = "abcdef"
@@ -212,7 +213,7 @@ def test_the_policies_park_and_retry(bank: Bank) -> None:
 )
 def test_what_is_known_of_an_effect_is_asked_anew_in_the_next_call(kind: str, kept: bool) -> None:
     """A failure that is kept behind another one could be older than an operator's word."""
-    ledger = SimpleNamespace(state={}, state_bytes=0)
+    ledger = SimpleNamespace(state={}, state_bytes=0, limits=LIMITS)
     window = SimpleNamespace(pieces=[])
     run: Any = SimpleNamespace(window=window, first_offset=0, ledger=ledger)
     carry = Carry()

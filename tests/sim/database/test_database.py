@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oncemq.cli.sim_sinks import DOORS
+from oncemq.cli.sim_relay import make_relay
 from oncemq.records import GroupGranted
 from oncemq.sim.database.client import IDLE_MS, Client
 from oncemq.sim.database.database import (
@@ -19,6 +19,7 @@ from oncemq.sim.database.database import (
     Lost,
     Waits,
 )
+from oncemq.sim.database.session import open_tables
 from oncemq.sim.disk.cuts import LoseEverything
 from oncemq.sim.disk.disk import SimulatedCrash
 from oncemq.sim.oracles.log import Place
@@ -40,7 +41,7 @@ class House:
     def __init__(self, kind: str) -> None:
         plan = replace(Plan.of(1), faults={}, standbys=2, partitions={"orders": 1, "invoices": 1})
         plan = replace(plan, tables={plan.groups[0].name: kind})
-        self.world = World(plan, DOORS)
+        self.world = World(plan, make_relay)
         self.database: Database = next(iter(self.world.people.databases.values()))
         self.shells = [
             one for one in self.world.people.members if isinstance(one, SimTableConsumer)
@@ -339,7 +340,7 @@ def made(house: House) -> Place:
     """Make the ledger of the first member; return its place."""
     place = house.shells[0].place
     client, draw = house.client(1), house.world.draw
-    door = DOORS.tables(client, "ledger", place, host="h", lost="", draw=draw)
+    door = open_tables(client, "ledger", place, host="h", lost="", draw=draw)
     facts = door.peek()
     grant = (1, b"incarnation".ljust(16), facts.ledger_id, 0, "h", "ledger", "label", 0)
     house.world.oracle.grants[place] = GroupGranted(*place, *grant)

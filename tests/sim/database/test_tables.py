@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from oncemq.cli.sim_sinks import DOORS
+from oncemq.cli.sim_relay import make_relay
 from oncemq.sim.faults.kinds import FAULT_KINDS
 from oncemq.sim.plan import DATABASE_KINDS, FILE, GUARDED, SERVER, Plan
 from oncemq.sim.run import Result, run_plan
@@ -43,7 +43,7 @@ def run_all(kind: str, seeds: range, quota: int) -> Counter[str]:
     """Run seeds; return in how many each thing happened."""
     seen: Counter[str] = Counter()
     for seed in seeds:
-        result = run_plan(replace(plan_of(seed, kind), quota=quota), DOORS)
+        result = run_plan(replace(plan_of(seed, kind), quota=quota), make_relay)
         assert result.rule == "", f"seed {seed}: {result.failure}"
         seen.update(name for name, times in result.counts.items() if times)
     return seen
@@ -77,7 +77,7 @@ def test_plans_that_draw_a_database() -> None:
         plan = Plan.of(seed)
         if plan.tables:
             kinds.update(plan.tables.values())
-            result = run_plan(plan, DOORS)
+            result = run_plan(plan, make_relay)
             assert result.rule == "", f"seed {seed}: {result.failure}"
     assert set(kinds) == set(DATABASE_KINDS)
 
@@ -87,7 +87,7 @@ def test_a_quiet_world_with_a_database_does_its_work() -> None:
     for kind in DATABASE_KINDS:
         plan = replace(plan_of(1, kind), faults={}, safety_ms=2_000, standbys=0)
         plan = replace(plan, rivals=0, files=1, webs=1, quota=20)
-        result = run_plan(plan, DOORS)
+        result = run_plan(plan, make_relay)
         assert result.rule == "", result.failure
         assert result.counts["commit.synced"] > 0
         trouble = ("end", "consumer.fenced", "sql.terminated", "power off")
@@ -99,7 +99,7 @@ def test_a_quiet_world_with_a_database_does_its_work() -> None:
 def test_one_plan_is_one_run(kind: str) -> None:
     """Names of owners and numbers of sessions decide nothing."""
     plan = replace(plan_of(3, kind), quota=15)
-    assert same(run_plan(plan, DOORS), run_plan(plan, DOORS))
+    assert same(run_plan(plan, make_relay), run_plan(plan, make_relay))
 
 
 def test_a_plan_without_a_database_has_none_of_its_faults() -> None:

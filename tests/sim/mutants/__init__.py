@@ -10,6 +10,7 @@ from tests.sim.mutants import (
     keyed,
     outbox,
     poison,
+    shells,
     sinks,
     turn,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "keyed",
     "outbox",
     "poison",
+    "shells",
     "sinks",
     "turn",
 ]

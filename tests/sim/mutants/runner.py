@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import pytest
 
-from oncemq.cli.sim_sinks import DOORS
+from oncemq.cli.sim_relay import make_relay
 from oncemq.runtime.workers import worker_pool
 from oncemq.sim.faults.kinds import FAULT_KINDS
 from oncemq.sim.plan import Plan
@@ -57,7 +57,7 @@ def hunt(
             caught = run_tests(mutant.tests)
             return name, caught, 0, time.monotonic() - started
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-            result = run_plan(plan_of(seed, faults, database), DOORS)
+            result = run_plan(plan_of(seed, faults, database), make_relay)
             if result.rule:
                 who = f"simulator: {result.rule} (seed {seed})"
                 return name, who, seed - FIRST_SEED + 1, time.monotonic() - started

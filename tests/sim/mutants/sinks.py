@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from oncemq.cli.sim_sinks import SimulatedSession
 from oncemq.core.consumer import handling
 from oncemq.driver import Driver
 from oncemq.errors import SinkUnavailable
@@ -20,6 +19,7 @@ from oncemq.shells.tables import statements
 from oncemq.shells.tables.ledger import SqlLedger
 from oncemq.shells.tables.log import SqlLog
 from oncemq.shells.tables.session import Session
+from oncemq.sim.database.session import SimulatedSession
 from oncemq.sim.plan import FILE, GUARDED
 from tests.sim.mutants.table import Change, mutant, nothing
 

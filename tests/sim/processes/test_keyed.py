@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from oncemq.cli.sim_sinks import DOORS
+from oncemq.cli.sim_relay import make_relay
 from oncemq.codec import batch as batch_codec
 from oncemq.codec.entries import change_entry, entry_name, unpack_entry
 from oncemq.codec.values import BYTES
@@ -87,7 +87,7 @@ def test_messages_run_at_the_same_time_and_wait_for_those_in_front(
         together[len(self._running)] += 1
 
     monkeypatch.setattr(KeyedRun, "_start_more", watched)
-    result = run_plan(quiet(), DOORS)
+    result = run_plan(quiet(), make_relay)
     assert result.rule == "", result.failure
     assert together[3] > 10
     assert max(together) == 6
@@ -97,7 +97,7 @@ def test_messages_run_at_the_same_time_and_wait_for_those_in_front(
 def test_a_message_that_is_handled_twice_in_one_process_is_found() -> None:
     """No commit shows it, so it is looked for where jobs begin."""
     with applied(MUTANTS["nothing is carried to the next call"]):
-        assert run_plan(quiet(), DOORS).rule == "handled twice"
+        assert run_plan(quiet(), make_relay).rule == "handled twice"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_message_that_is_handled_twice_in_one_process_is_found() -> None:
 def test_each_rule_finds_who_breaks_it(name: str, rule: str) -> None:
     """A world without any fault is enough."""
     with applied(MUTANTS[name]):
-        assert run_plan(quiet(), DOORS).rule == rule
+        assert run_plan(quiet(), make_relay).rule == rule
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_the_ledgers_oracle_alone_finds_them(name: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(KeyedRun, "_look_at", lambda *_: None)
     monkeypatch.setattr(KeyedRun, "_check_prefix", lambda *_: None)
     with applied(MUTANTS[name]):
-        rules = (run_plan(quiet(seed), DOORS).rule for seed in range(1, 5))
+        rules = (run_plan(quiet(seed), make_relay).rule for seed in range(1, 5))
         assert any(rule in {"wrong effects", "poison handled"} for rule in rules)
 
 
@@ -144,7 +144,7 @@ def test_no_promise_is_broken_and_processes_die_with_work_half_done() -> None:
     """Short runs with all faults: what no commit held is lost with its process, and handled again."""
     seen: Counter[str] = Counter()
     for seed in range(500, 500 + SEEDS):
-        result: Result = run_plan(all_keyed(seed, 2 + seed % 5), DOORS)
+        result: Result = run_plan(all_keyed(seed, 2 + seed % 5), make_relay)
         assert result.rule == "", f"seed {seed}: {result.failure}"
         seen += result.counts
     assert seen["power off"] > 0

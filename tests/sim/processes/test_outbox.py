@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from oncemq.cli.sim_sinks import DOORS
+from oncemq.cli.sim_relay import make_relay
 from oncemq.sim.disk.machine import SimulatedCrash
 from oncemq.sim.oracles.log import BrokerOracle, StoredMessage
 from oncemq.sim.plan import Plan
@@ -105,8 +105,8 @@ def test_relays_do_their_work_in_a_quiet_world() -> None:
     """Two at once, transactions that end late or never: all that is committed is stored once."""
     plan = replace(Plan.of(1), faults={}, rivals=0, webs=0, files=0, named_web=False, tables={})
     plan = replace(plan, relays=2, quota=40, safety_ms=2_000)
-    result = run_plan(plan, DOORS)
+    result = run_plan(plan, make_relay)
     assert result.rule == "", result.failure
     assert result.counts["relay.settled"] > 0
-    again = run_plan(plan, DOORS)
+    again = run_plan(plan, make_relay)
     assert again.trace_hash == result.trace_hash

@@ -1,6 +1,6 @@
-"""What `oncemq sim` exercises of the library: its ledgers in files, and in tables.
+"""A consumer's connection to a simulated database, and the ledger in its tables.
 
-The session is that of SQLite and PostgreSQL, over a simulated database.
+The session is that of SQLite and PostgreSQL; what a kind of database does by itself is simulated.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from ..errors import Fenced, SinkLocked, SinkUnavailable
-from ..shells.tables.gate import Gate
-from ..shells.tables.ledger import SqlLedger
-from ..shells.tables.session import Session
-from ..sim.database.client import Client
-from ..sim.database.database import Full, Locked, Lost, Rows, Waits
-from ..sim.doors import Doors
-from ..sim.plan import FILE, SERVER
-from ..sim.processes.handler import REFUSED
-from .sim_relay import make_relay
+from ...errors import Fenced, SinkLocked, SinkUnavailable
+from ...shells.tables.gate import Gate
+from ...shells.tables.ledger import SqlLedger
+from ...shells.tables.session import Session
+from ..plan import FILE, SERVER
+from ..processes.handler import REFUSED
+from .client import Client
+from .database import Full, Locked, Lost, Rows, Waits
 
 
 class SimulatedSession(Session):
@@ -170,6 +168,3 @@ def open_tables(
     session = SimulatedSession(client, shown)
     owners = SimulatedOwners(session, client)
     return SqlLedger(session, owners, place, host=host, lost=lost, draw=draw)
-
-
-DOORS = Doors(open_tables, make_relay)
