@@ -32,7 +32,7 @@ GROUP, TOPIC, OUT = "billing", "orders", "invoices"
 
 
 class Recorder:
-    """Events of everybody, in order."""
+    """Events of all processes, in order."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, dict[str, Any]]] = []
@@ -48,7 +48,7 @@ class Recorder:
 
 
 class BadWire:
-    """A client's end that loses, doubles and brings back messages when it is told to."""
+    """A client's end that loses, doubles and delays messages on demand."""
 
     def __init__(self, endpoint: LocalEndpoint) -> None:
         self.endpoint = endpoint
@@ -90,7 +90,7 @@ class BadWire:
 
 
 class Member:
-    """One process of the group: it is its own Host; handlers run when the test says so."""
+    """One process of the group: it is its own Host; the test decides when handlers run."""
 
     def __init__(self, world: World, name: str, handler: Any = None, **options: Any) -> None:
         self.world = world
@@ -291,7 +291,7 @@ class World:
         member.turn()
 
     def run(self, done: Any, *members: Member, handle: bool = True, limit_ms: int = 60_000) -> None:
-        """Turn everybody until `done()`; with `handle` calls are answered at once."""
+        """Turn all members until `done()`; with `handle` calls are answered at once."""
         for member in members:
             self.loop.add(member)
         answers = Answers(list(members) if handle else [])
