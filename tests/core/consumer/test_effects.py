@@ -80,17 +80,10 @@ def tell(run: RunHandler, how: str, value: bytes = b"", number: int = 1) -> Effe
 
 def asked(world: World, member: Member, wanted: EffectWanted) -> EffectAnswer:
     """The answer that a handler gets."""
+    answer = member.actor.effect_answers.ask(wanted)
     member.actor.post(wanted)
-    return answered(world, member, wanted)
-
-
-def answered(world: World, member: Member, wanted: EffectWanted) -> EffectAnswer:
-    """The answer that is waited for."""
-    answers = member.actor.effect_answers
-    world.run(lambda: answers.has(wanted), member, handle=False)
-    answer = answers.take(wanted)
-    assert answer is not None
-    return answer
+    world.run(answer.done, member, handle=False)
+    return answer.result(0)
 
 
 def done(run: RunHandler, kind: str = "", handled: int = 0) -> HandlerDone:
@@ -198,12 +191,14 @@ def test_a_full_disk_keeps_the_handler_waiting(world: World) -> None:
         return fault
 
     full = fill()
+    answer = member.actor.effect_answers.ask(want(run))
     member.actor.post(want(run))
     for _ in range(5):
         world.step(member)
-    assert not member.actor.effect_answers.has(want(run))
+    assert not answer.done()
     machine.faults.remove(full)
-    assert answered(world, member, want(run)).verdict == CALL
+    world.run(answer.done, member, handle=False)
+    assert answer.result(0).verdict == CALL
     full = fill()
     member.actor.post(tell(run, RETURNED, b"receipt"))
     member.actor.post(done(run, handled=3))

@@ -14,8 +14,10 @@ from typing import Any
 from oncemq.codec import batch as batch_codec
 from oncemq.core.consumer.work import HandlerDone, RunHandler
 from oncemq.library.consuming.actor import ConsumerActor
-from oncemq.library.handling.call import Call, Consumer
+from oncemq.library.handling.call import Consumer
+from oncemq.library.handling.call_kinds import TopicFinders, make_call
 from oncemq.library.handling.state import decode_state
+from oncemq.library.handling.threads import HandlerThreads
 from oncemq.library.handling.tx import Tx
 from oncemq.library.messages.message import Message
 from oncemq.library.testkit.actors import LocalProducer, create_topic, stored_batches
@@ -184,7 +186,8 @@ class Member:
     def carry_out(self, *, cut: bool = False) -> HandlerDone:
         """Carry out the call that is out and return its answer without giving it back."""
         run = self.calls.popleft()
-        call = Call(self.actor.consumer, run, lambda _topic: 1)
+        find, actor = TopicFinders(lambda _topic: 1), self.actor
+        call = make_call(actor.consumer, run, find, actor.carry, HandlerThreads())
         if cut:
             call.cut()
         return call.carry_out(self.actor.place)
