@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
+from ..proof.parse.log import Log
+from ..proof.parse.tables import TableLog
+from ..proof.verify.verify import Look, broker_log, prove
+from ..records import GroupGranted
 from .disk.cuts import LoseEverything
+from .disk.disk import SimDisk
 from .oracles.log import read_back
 from .processes.broker import DATA
 from .processes.consumer import SimConsumer
+from .processes.consumer_table import SimTableConsumer
 from .processes.handler import Group
 from .processes.operator import OperatorShell
 from .processes.population import Population
@@ -135,6 +142,29 @@ def validate(people: Population) -> None:
             read_back(disks[grant.host], grant.path, people.world.ledgers[grant.host, grant.path])
     for database in people.databases.values():
         database.read_back()
+    prove_files(people, disks)
+
+
+def prove_files(people: Population, disks: dict[str, SimDisk]) -> None:
+    """Prove log and ledgers as `oncemq verify` does: the oracles knew of more than files."""
+    looks: dict[str, Look] = {}
+    for place, grant in people.world.oracle.grants.items():
+        shell = next(its for its in _members(people) if _is_granted(its, place, grant))
+        where = f"{grant.host}:{grant.path} ({'/'.join(map(str, place))})"
+        if isinstance(shell, SimTableConsumer):
+            looks[where] = partial(TableLog, where, shell.database.look, place)
+        else:
+            looks[where] = partial(Log.look, disks[grant.host], grant.path)
+    report = prove(partial(broker_log, disks[people.broker.host.name], DATA), lambda: looks)
+    if not report.ok:
+        raise Violation("proof", str(report.found.kept[0]))
+    if report.outputs_pending:
+        raise Violation("proof", f"{report.outputs_pending} outputs were never sent")
+
+
+def _is_granted(shell: SimConsumer, place: Place, grant: GroupGranted) -> bool:
+    where = (shell.host.name, shell.directory)
+    return shell.place == place and where == (grant.host, grant.path)
 
 
 def _members(people: Population) -> list[SimConsumer]:

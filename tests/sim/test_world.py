@@ -15,12 +15,18 @@ import pytest
 from oncemq.cli.sim_relay import make_relay
 from oncemq.core.consumer.fetch import Fetcher
 from oncemq.core.consumer.work import LedgerPeeked
+from oncemq.proof.parse.records import STORED
 from oncemq.shells.ledger.files import LedgerFiles
 from oncemq.sim import liveness
+from oncemq.sim.disk.cuts import LoseEverything
 from oncemq.sim.faults.catalog import FAULTS
 from oncemq.sim.faults.kinds import FAULT_KINDS
 from oncemq.sim.plan import FILE, SERVER, Plan
+from oncemq.sim.processes.broker import DATA
 from oncemq.sim.run import Result, run_plan, shrink
+from oncemq.sim.trace import Violation
+from oncemq.sim.world import World
+from oncemq.storage.log import FencedLog
 from tests.sim.mutants import MUTANTS, applied
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +80,28 @@ def test_a_quiet_world_does_its_work() -> None:
     trouble = ("power off", "producer.fenced", "consumer.fenced", "message dropped")
     assert [name for name in trouble if result.counts[name]] == []
     assert result.counts["killed"] == result.counts["killed by a message"]
+
+
+def test_the_end_of_a_world_is_proved_as_verify_proves_files() -> None:
+    """A record that was stored a second time behind the oracles' back ends the run."""
+    plan = replace(Plan.of(1), faults={}, rivals=0, webs=1, files=1, quota=5, safety_ms=500)
+    world = World(plan, make_relay)
+    try:
+        world.run()
+    finally:
+        world.close()
+    disks = {host.name: host.disk.power_cut(LoseEverything()) for host in world.hosts}
+    liveness.prove_files(world.people, disks)
+    disk = disks[world.people.broker.host.name].process("forger")
+    log = FencedLog.open(disk, DATA, generation=None, owner={"pid": 1})
+    stored = next(its for its in log.replay(0) if its.type == STORED)
+    meta, body = bytes(stored.meta), bytes(stored.body)
+    log.reserve(len(meta) + len(body))
+    log.append(stored.type, meta, body, stored.body_crc)
+    log.sync()
+    log.close()
+    with pytest.raises(Violation, match="proof: I"):
+        liveness.prove_files(world.people, disks)
 
 
 def unhurried(handler_mean_ms: int) -> Plan:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..environment import Environment, Host, Role
@@ -246,6 +247,10 @@ class Database:
             self._engine.deserialize(self._image)
             self._image = None
             self.world.trace.add(self.name, "unsynced commit lost")
+
+    def look(self) -> AbstractContextManager[Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]]:
+        """Let a proof read what is committed."""
+        return nullcontext(self._committed_rows)
 
     def read_back(self) -> None:
         """The power goes for good; what is left must be what was promised. Raises Violation."""
