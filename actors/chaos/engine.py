@@ -2,11 +2,11 @@
 
 Theory of operation. Each `Slot` always has one process that should be alive. The engine is the
 supervisor: what was killed is started again at once, so that every end is known and logged, and
-an end that nobody caused fails the run. Faults are drawn from a seeded source:
+an end that no fault caused fails the run. Faults are drawn from a seeded source:
 
 - a kill (SIGKILL) some moments after the victim has shown by an event that it is at work,
 - a crash at a named point inside the process (environment ONCEMQ_CRASH_AT="point:n"),
-- a pause: SIGSTOP, then SIGCONT before anybody can take over,
+- a pause: SIGSTOP, then SIGCONT before a successor can take over,
 - a takeover: SIGSTOP, a second process takes the place, and only then SIGCONT. The first is a
   zombie now and must end as fenced, or have been ended by its successor; a member that still owns
   other partitions may instead say that it has given up what the successor has.
@@ -65,7 +65,7 @@ class Chaos:
     ) -> None:
         """`feed` is called all the time, to give the cast work; `say` gets a line for each fault.
 
-        What `feed` raises ends the play: it comes out of whatever was called here.
+        What `feed` raises ends the play: it comes out of the method that was called.
         `environ` is the whole environment of the programs; their output goes to `directory`.
         Only `roles` are hit (None: all), `pauses` allows short freezes, and after each fault comes
         peace for up to `gap_s`. Events are read every `poll_s`.
@@ -103,7 +103,7 @@ class Chaos:
         """Do `kills` kills, with a takeover of each slot named in `takeovers` spread among them.
 
         Kills are counted from the start of the play. It goes on beyond `kills` until each role
-        was killed `each_role` times. Raises ProgramFailed when something ends that nobody ended,
+        was killed `each_role` times. Raises ProgramFailed when a process ends by itself,
         when a zombie is not fenced, and after `timeout_s`.
         """
         self._crashing = True
@@ -150,7 +150,7 @@ class Chaos:
                 self._hurt()
 
     def calm(self) -> None:
-        """No more faults: whoever still has a crash point ahead is replaced by one without."""
+        """No more faults: replace each process that still has a crash point ahead."""
         self._crashing = False
         for name, part in self._parts.items():
             if part.running.crash_at:
@@ -226,7 +226,7 @@ class Chaos:
     # --- faults ----------------------------------------------------------------------------------
 
     def _hurt(self) -> None:
-        """Do the next fault, if there is anybody to be hit, and leave some peace after it."""
+        """Do the next fault, if a slot can be hit, and leave some peace after it."""
         name = self._victim()
         if name is None:
             self.breathe(self._poll_s)
@@ -319,7 +319,6 @@ class Chaos:
 
     @property
     def now_s(self) -> float:
-        """Seconds since the start of the play."""
         return self._book.now_s
 
     def _start(self, slot: Slot, *more: str, program: Program | None = None) -> Part:

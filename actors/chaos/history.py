@@ -46,7 +46,7 @@ class History:
         self._followers: list[Callable[[Line], None]] = []
 
     def follow(self, take: Callable[[Line], None]) -> None:
-        """Have `take` called with every line from now on, whoever calls `refresh`."""
+        """Have `take` called with every line from now on, also of a `refresh` elsewhere."""
         self._followers.append(take)
 
     def refresh(self) -> list[Line]:

@@ -1,7 +1,7 @@
-"""Who says that it owns what: the places of each process, as its own events tell them.
+"""Which places each process owns, as its own events report them.
 
 A process may own several places at once (partitions, one each), and give up one without ending. So
-who shall be taken over is asked what it owns, and a takeover has come when one of just those places
+a takeover starts from what its target owns, and it has come when one of just those places
 belongs to the successor.
 """
 
@@ -34,7 +34,6 @@ class Holdings:
         self._places: dict[int, set[Place]] = {}
 
     def take(self, line: dict[str, Any]) -> None:
-        """Take one event line of any process."""
         name = line["event"]
         if (fields := self._gains.get(name)) is not None:
             self._places.setdefault(line["pid"], set()).add(tuple(line[key] for key in fields))

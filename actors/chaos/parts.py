@@ -51,7 +51,6 @@ class Fault:
     until_s: float | None = None  # the end of a pause or of a takeover
 
     def as_dict(self) -> dict[str, object]:
-        """Return it as JSON carries it."""
         until = {} if self.until_s is None else {"until_s": round(self.until_s, 3)}
         return {
             "at_s": round(self.at_s, 3),
@@ -76,7 +75,6 @@ class Deeds:
     fenced: Counter[str] = field(default_factory=Counter)  # zombies that ended as fenced
 
     def as_dict(self) -> dict[str, dict[str, int]]:
-        """Return it as JSON carries it."""
         names = ("kills", "at_work", "crashes", "pauses", "takeovers", "fenced")
         return {name: dict(sorted(getattr(self, name).items())) for name in names}
 
@@ -111,7 +109,6 @@ class Logbook:
 
     @property
     def now_s(self) -> float:
-        """Seconds since the start of the play."""
         return time.monotonic() - self.began_s
 
     def tell(self, text: str) -> None:

@@ -192,7 +192,6 @@ def _glyph(kind: str, x: float, y: float, end: float | None = None) -> str:
 
 
 def _key(y: float) -> Iterable[str]:
-    """Say what the marks mean."""
     x = LEFT
     for kind, words in KIND_WORDS.items():
         shown = _glyph(kind, x, y - 4, x + 12)

@@ -62,7 +62,6 @@ class Plan:
 
     @property
     def topic(self) -> str:
-        """The topic of the input."""
         return self.source.job.topic
 
 
@@ -124,7 +123,7 @@ Progress = Callable[[float, str], None]  # share done, what is going on
 
 
 def _silent(share: float, text: str) -> None:
-    """Tell nobody."""
+    """Report no progress."""
 
 
 class Play:
@@ -243,7 +242,7 @@ class Play:
         chaos.calm()
 
     def _takeovers(self) -> list[str]:
-        """Choose whom a successor shall replace: each in turn, a role after the other."""
+        """Choose the slots that a successor shall replace: each in turn, role after role."""
         plan = self.plan
         if not plan.pauses:
             return []

@@ -104,7 +104,6 @@ class Running:
 
     @property
     def age_s(self) -> float:
-        """Seconds since the start."""
         return time.monotonic() - self.started_s
 
     def send_signal(self, number: signal.Signals) -> bool:
@@ -151,11 +150,9 @@ class Running:
         self._process.wait()
 
     def stdout(self) -> str:
-        """Return what it has printed."""
         return self.stdout_path.read_text("utf-8", "replace")
 
     def stderr(self) -> str:
-        """Return what it has said on stderr."""
         return self.stderr_path.read_text("utf-8", "replace")
 
     def summary(self) -> dict[str, Any]:

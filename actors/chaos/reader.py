@@ -1,4 +1,4 @@
-"""Reads a whole partition of a running broker, as nobody in particular: no group, no grant.
+"""Reads a whole partition of a running broker, without a group and without a grant.
 
 It speaks the protocol by itself, so that what a checker believes about the log does not come
 through the client that is being checked.
@@ -122,7 +122,7 @@ def read_topic(
     """Yield the messages from offset `start` to the durable end at the time of the call.
 
     Raises GapError if an offset is missing or twice there, ResultTimeout if the broker does not
-    answer in time, and whatever error the broker names (UnknownTopic).
+    answer in time, and each error that the broker names (UnknownTopic).
     """
     client = _Client(endpoint, timeout_s)
     try:

@@ -45,7 +45,6 @@ svg .fenced circle { fill: #fff; stroke: #0b6e4f; stroke-width: 2; }
 
 
 def render(outcome: Outcome) -> str:
-    """Return the whole page."""
     plan = outcome.plan
     title = f"Chaos: {plan.application}, seed {plan.seed}"
     now = dt.datetime.now(dt.UTC).isoformat(sep=" ", timespec="seconds")

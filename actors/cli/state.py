@@ -10,7 +10,7 @@ import click
 from ..core.consumer.ledger import Ledger
 from ..errors import OnceMQError
 from ..ids import check_name
-from ..library.handling.keyed_state import shown_state
+from ..library.handling.state import shown_state
 from ..library.ledgers.reader import read_group
 from ..library.sinks.reading import read_sink_group
 from ..runtime.os_disk import OsDisk

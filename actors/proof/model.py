@@ -21,7 +21,6 @@ class Violation:
     explanation: str  # one sentence for a person
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON carries it."""
         return {
             "check": self.check,
             "where": self.where,
@@ -45,7 +44,6 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def add(self, check: str, where: str, explanation: str, ids: Sequence[str] = ()) -> None:
-        """Take a violation."""
         self.counts[check] += 1
         if self.counts[check] <= FINDINGS_KEPT_MAX:
             shown = tuple(ids[:IDS_SHOWN_MAX])
@@ -59,7 +57,6 @@ class Findings:
 
     @property
     def total(self) -> int:
-        """How many violations there were."""
         return self.counts.total()
 
 

@@ -53,6 +53,15 @@ from ..ports import Clock, Events, Log, Transport
 Place = tuple[str, str, int]  # group, topic, partition
 
 
+def fingerprints(ledger_id: bytes, ids: list[bytes]) -> list[bytes]:
+    """Return 16 bytes for each tagged id, keyed by the random id of the ledger.
+
+    The key keeps out ids that were chosen to collide.
+    """
+    seed, digest = int.from_bytes(ledger_id[:8], "little"), xxhash.xxh3_128_digest
+    return [digest(tagged, seed) for tagged in ids]
+
+
 class ReopenedTransport(Transport, Protocol):
     """The socket of a consumer; its owner closes it."""
 
@@ -174,7 +183,7 @@ class ConsumerShell:
         self._entropy = entropy
         self._ledger = ledger
         self._host: Host[Self] = host
-        self._seed = 0
+        self._ledger_id = b""  # known once the shell has peeked into the ledger
         commit_first = ledger.session is not None  # a connection holds one transaction
         member = Member(
             *place,
@@ -300,9 +309,8 @@ class ConsumerShell:
         self.close()
 
     def fingerprints(self, ids: list[bytes]) -> list[bytes]:
-        """16 bytes for each tagged id, keyed by the ledger's random id."""
-        seed, digest = self._seed, xxhash.xxh3_128_digest
-        return [digest(tagged, seed) for tagged in ids]
+        """Return 16 bytes for each tagged id, as the ledger keeps them."""
+        return fingerprints(self._ledger_id, ids)
 
     # --- the work of the core --------------------------------------------------------------------
 
@@ -359,7 +367,7 @@ class ConsumerShell:
             self._sink_away(item, error)
             return
         self._sink_failures = 0
-        self._seed = int.from_bytes(facts.ledger_id[:8], "little")
+        self._ledger_id = facts.ledger_id
         self.post(facts)
 
     def _open(self, item: OpenLedger) -> None:

@@ -97,7 +97,7 @@ def test_unknown_bytes_are_malformed(number, meta, body):
 
 
 def test_a_commit_with_parts_of_a_newer_version_is_refused():
-    """What a commit holds besides may matter: nobody goes on without understanding it."""
+    """An unknown part of a commit may matter: decoding refuses it."""
     fields = (4, 1, [], [], b"", {}, [], [], {"magic": [1]})
 
     with pytest.raises(UnsupportedFormat, match="magic"):

@@ -34,7 +34,7 @@ def test_what_goes_in_comes_out(value):
 
 @given(st.dictionaries(st.text(), carried, min_size=2, max_size=6))
 def test_canonical_form_ignores_the_order_of_maps(value):
-    """Equal maps give equal bytes under explicit ids, whatever order they were built in."""
+    """Equal maps give equal bytes under explicit ids, in any order of insertion."""
     turned = dict(reversed(value.items()))
 
     assert values.encode_value(value, canonical=True) == values.encode_value(turned, canonical=True)

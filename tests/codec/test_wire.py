@@ -50,7 +50,7 @@ def stored(raw_batch, **changes):
 
 
 def test_every_kind_has_a_number_of_its_own():
-    """Kinds of the protocol are told apart on the wire."""
+    """Each kind of message has its own number on the wire."""
     assert len(set(KINDS.values())) == len(KINDS)
 
 

@@ -1,4 +1,4 @@
-"""Settings: who wins, what is refused, and that the source is always told."""
+"""Settings: which source wins, what is refused, and that the source is always named."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def test_a_child_does_not_outlive_a_killed_supervisor() -> None:
 
 @pytest.fixture
 def sleeper() -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str | int]]]:
-    """A process that told its facts and now sleeps."""
+    """A process that has printed its facts and now sleeps."""
     code = (
         "import json, time\n"
         "from oncemq.runtime.process import owner_facts\n"

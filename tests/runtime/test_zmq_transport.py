@@ -76,13 +76,13 @@ def test_there_and_back(router, dealer):
 
 
 def test_an_unknown_peer_is_told_at_once(router):
-    """A message for nobody is refused, not queued and not lost in silence."""
+    """A message for an unknown peer is refused, neither queued nor silently lost."""
     assert not router.send(b"x" * ROUTING_ID_BYTES, [b"answer"])
     assert router.refused == 1
 
 
 def test_a_full_queue_refuses_and_does_not_block():
-    """With nobody there the queue fills to its bound; then send says no, at once."""
+    """Without a broker the queue fills to its bound; then send returns False at once."""
     dealer = DealerTransport("tcp://127.0.0.1:9", limits=Limits(turn_events_max=5))
     try:
         taken = sum(dealer.send(b"", [b"x"]) for _ in range(1000))
@@ -131,7 +131,7 @@ def test_a_turn_is_bounded_in_bytes(bound):
     ],
 )
 def test_what_is_out_of_bounds_is_dropped_and_counted(router, dealer, frames, identity):
-    """Too many frames, too many bytes, a foreign routing id: dropped, told, others are heard."""
+    """Too many frames, too many bytes, a foreign routing id: dropped and reported; other peers go on."""
     context = zmq.Context()
     hostile = context.socket(zmq.DEALER)
     hostile.setsockopt(zmq.LINGER, 0)
@@ -150,7 +150,7 @@ def test_what_is_out_of_bounds_is_dropped_and_counted(router, dealer, frames, id
 
 
 def test_a_flood_of_drops_is_told_in_few_events(router):
-    """Drops are told at powers of two."""
+    """Drops are reported at powers of two."""
     for _ in range(1000):
         router._drop("test")
     assert [fields["count"] for _, fields in router._events.seen] == [2**n for n in range(10)]
@@ -185,7 +185,7 @@ def test_many_wakes_never_block(dealer):
 
 
 def test_reopen_takes_a_fresh_routing_id(router, dealer):
-    """A client that gave up on a connection comes back as somebody else."""
+    """A client that gave up a connection comes back under a fresh routing id."""
     dealer.send(b"", [b"1"])
     ((first, _),) = receive(router, 1)
     dealer.reopen()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from oncemq.core.client.connection import Reconnect
 from oncemq.core.consumer.effect_work import CALL, EffectAnswer, EffectOrder, LookForOrders
 from oncemq.core.consumer.work import (
     AnswerDropped,
@@ -38,13 +39,6 @@ class Clock:
         return self.ms
 
 
-class Wire(Silence):
-    """A socket on which the broker is silent."""
-
-    def reopen(self) -> None:
-        raise AssertionError("the broker has said nothing")
-
-
 class Diary:
     """Notes each call in order, under its name; the errors to come are raised first."""
 
@@ -56,6 +50,13 @@ class Diary:
         self.notes.append(what)
         if self.errors:
             raise self.errors.pop(0)
+
+
+class Wire(Silence):
+    """A socket on which the broker is silent."""
+
+    def __init__(self, diary: Diary) -> None:
+        self.reopen = lambda: diary.note("reopen")
 
 
 class Connection:
@@ -121,7 +122,7 @@ class World:
         self.shell = ConsumerShell(
             ("billing", "orders", 0),
             endpoint="nowhere",
-            transport=Wire(),
+            transport=Wire(self.diary),
             clock=self.clock,
             events=self,
             entropy=lambda: bytes(16),
@@ -154,6 +155,11 @@ def test_the_connection_is_lent_before_the_handler_knows(item: Any, did: list[st
     """A handler must never find a connection that is not its own yet."""
     assert World(sink=True).do(item) == did
     assert World().do(item) == [one for one in did if one in {"start_call", "effect_answered"}]
+
+
+def test_a_fresh_socket_is_asked_of_the_transport() -> None:
+    """What the core says of a connection that is of no use."""
+    assert World().do(Reconnect()) == ["reopen"]
 
 
 def test_orders_are_given_to_the_core() -> None:

@@ -1,4 +1,4 @@
-"""Processes that own, take over and lose a log; each notes what it was told."""
+"""Processes that own, take over and lose a log; each notes what was acknowledged to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CUTS: tuple[CutPolicy, ...] = (LoseEverything(), KeepEverything())
 
 @dataclass
 class Actor:
-    """A process with a log; notes what it was told, until it is fenced."""
+    """A process with a log; notes what was acknowledged to it, until it is fenced."""
 
     name: bytes
     process: SimProcess
@@ -88,7 +88,7 @@ def found_in(left: SimDisk, where: str) -> tuple[int, list[tuple[int, bytes]]]:
 
 
 def check(disk: SimDisk, where: str, *actors: Actor) -> None:
-    """All that anybody was told is in the log, once and at its place, also after a power cut;
+    """All that was acknowledged is in the log, once and at its place, also after a power cut;
     what was discarded has a snapshot in its place.
     """
     for policy in CUTS:

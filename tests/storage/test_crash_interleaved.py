@@ -126,7 +126,7 @@ class Reader:
         self.left = disk
 
     def read(self) -> None:
-        """Read once; told to come back later, it prints nothing."""
+        """Read once; a reader that must wait prints nothing."""
         with suppress(StorageError):
             reader = LogReader.open(self.process, DIRECTORY)
             self.left = self.disk.after_power_cut(LoseEverything())
@@ -134,7 +134,7 @@ class Reader:
             self.printed = [(record.position, bytes(record.body)) for record in reader.replay()]
 
     def check(self, where: str, told: list[tuple[int, bytes]]) -> None:
-        """What was told before it began was printed, and what it printed is durable."""
+        """It prints all that was acknowledged before it began, and only durable records."""
         if self.printed is not None:
             expected = [record for record in told if record[0] >= self.start]
             assert self.printed[: len(expected)] == expected, where

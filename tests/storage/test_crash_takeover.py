@@ -76,7 +76,7 @@ def test_a_takeover_at_any_call_of_the_owner() -> None:
 
 @pytest.mark.slow
 def test_the_owner_works_at_any_call_of_the_takeover() -> None:
-    """The old owner writes while it is being replaced: what it was told, the successor has."""
+    """The old owner writes while it is replaced: the successor has all that it had acknowledged."""
     kept = 0
 
     def run(call: int) -> int:

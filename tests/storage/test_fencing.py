@@ -1,4 +1,4 @@
-"""Zombies: whatever a replaced owner still does, wherever it was frozen, does not count."""
+"""Zombies: nothing that a replaced owner still does counts, wherever it was frozen."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.storage.loghelp import (
 
 
 def granted(disk: MemoryDisk, number: int) -> FencedLog:
-    """Open under a number that somebody granted."""
+    """Open under a granted number."""
     return open_log(disk, generation=number)
 
 
@@ -66,7 +66,7 @@ def test_a_takeover_ends_the_owner_and_fences_it() -> None:
 
 
 def test_a_sync_under_a_newer_generation_is_fenced_and_does_not_count() -> None:
-    """The zombie's group is on its disk, nobody is told of it, and the new owner has not got it."""
+    """The zombie's group is on its disk, but unacknowledged, and the new owner does not have it."""
     disk = MemoryDisk()
     old = granted(disk, 5)
     put(old, b"counts")
@@ -200,7 +200,7 @@ def test_an_opening_that_loses_its_files_to_a_later_one_is_fenced(call: str) -> 
 
 
 def test_the_zombie_of_a_deleted_generation_is_fenced_not_broken() -> None:
-    """Any error that a newer generation explains is told as Fenced."""
+    """Any error that a newer generation explains is raised as Fenced."""
     disk = HookedDisk()
     old = granted(disk, 5)
     put(old, b"one")
@@ -212,7 +212,7 @@ def test_the_zombie_of_a_deleted_generation_is_fenced_not_broken() -> None:
 
 
 def test_a_zombie_that_reads_what_is_gone_is_fenced_not_broken() -> None:
-    """A successor deletes sealed segments: whoever still reads them is told why they are gone."""
+    """A successor deletes sealed segments: an owner that still reads them gets Fenced."""
     disk = MemoryDisk()
     old = open_log(disk, generation=5, segment_bytes=400)
     for _ in range(4):

@@ -130,7 +130,7 @@ def resummed(data: bytes) -> bytes:
 
 
 def test_a_newer_segment_format_is_refused_by_name() -> None:
-    """A segment of a newer version is not damage: the user is told to upgrade."""
+    """A segment of a newer version is no damage: the error says to upgrade."""
     data = encode_segment_header(SegmentHeader(LOG_ID, 3, 1000, 77))
     with pytest.raises(UnsupportedFormat, match="format 2"):
         decode_segment_header(resummed(data[:8] + b"\x02" + data[9:]))
@@ -159,7 +159,7 @@ def test_a_manifest_comes_back_and_no_damaged_byte_is_accepted() -> None:
 
 
 def test_a_newer_document_is_refused_by_name() -> None:
-    """Files of a newer version are never guessed at, whatever their checksum means there."""
+    """Files of a newer version are refused by version, before their checksum."""
     with pytest.raises(UnsupportedFormat, match="p has format 12"):
         document.decode("manifest", b"oncemq manifest 12 whatever\n{}\n", "p")
 

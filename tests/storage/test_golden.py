@@ -123,7 +123,7 @@ def test_a_frozen_log_is_read() -> None:
 
 
 def test_a_frozen_log_goes_on() -> None:
-    """A log of format 1 opens for writing; a torn tail in it is cut and told."""
+    """A log of format 1 opens for writing; a torn tail in it is cut and reported."""
     for name, cut in (("clean", False), ("torn", True)):
         disk = loaded(name)
         log = open_golden(disk)

@@ -84,7 +84,7 @@ def test_read_goes_on_over_commit_frames_and_segments() -> None:
 
 
 def test_a_position_before_the_start_is_a_bug_of_the_caller() -> None:
-    """Asking for what cannot exist is told from damage."""
+    """Asking for what cannot exist is an error of the caller, not damage."""
     log = open_log(MemoryDisk())
     put(log, b"one")
     with pytest.raises(ValueError, match="before the start"):
@@ -208,7 +208,7 @@ def test_an_unclean_close_only_lets_go() -> None:
 
 
 def test_a_closed_log_refuses_every_call() -> None:
-    """Using a log after its close is told, not guessed at."""
+    """Using a log after its close is an error that says so."""
     log = open_log(MemoryDisk())
     log.close()
     for call in (log.sync, log.attest, log.check_fence, log.snapshots, lambda: log.reserve(1)):
@@ -413,7 +413,7 @@ def test_create_passes_over_what_an_earlier_attempt_left() -> None:
 
 
 def test_two_creators_do_not_make_two_logs() -> None:
-    """While one process creates, another one is told to try again."""
+    """While one process creates the log, another gets LogInUse with the hint to try again."""
     disk = HookedDisk()
     caught = []
 

@@ -18,7 +18,7 @@ HOME = "/state/g/t/0"
 
 
 def test_the_first_order_of_a_name_stands() -> None:
-    """Another one is told what was said before; others are not touched."""
+    """A second order of a name gets the first one back; orders of other names stay."""
     disk = MemoryDisk()
     assert orders.give(disk, HOME, "a", b"1") == b"1"
     assert orders.give(disk, HOME, "a", b"2") == b"1"
@@ -30,7 +30,7 @@ def test_the_first_order_of_a_name_stands() -> None:
 
 
 def test_two_writers_exclude_each_other() -> None:
-    """The second one is told to try again."""
+    """The second writer gets LogInUse with the hint to try again."""
     disk = MemoryDisk()
     orders.give(disk, HOME, "a", b"1")
     lock = disk.lock(f"{HOME}/orders/LOCK")

@@ -143,7 +143,7 @@ MOUNTS = """\
 def test_file_systems_that_may_lose_data_are_warned_of(
     tmp_path: Path, path: str, word: str | None
 ) -> None:
-    """The innermost and last mount over a path decides what is said about it."""
+    """The innermost and last mount over a path decides about the warning."""
     mountinfo = tmp_path / "mountinfo"
     mountinfo.write_text(MOUNTS, "utf-8")
     warning = filesystem_warning(path, str(mountinfo))

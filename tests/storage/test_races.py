@@ -128,7 +128,7 @@ def test_a_live_maker_of_an_unfinished_generation_is_named() -> None:
 
 
 def test_a_lock_that_never_comes_free_is_told() -> None:
-    """Somebody who holds the lock of a directory that was just made is not waited for."""
+    """A process that holds the lock of a directory just made is not waited for."""
     disk = HookedDisk()
     killed(disk)
     name = layout.generation_name(3)
@@ -185,7 +185,7 @@ def test_an_error_while_a_large_group_is_written_early_is_final() -> None:
 
 
 def test_an_error_is_told_even_if_the_fence_cannot_be_looked_at() -> None:
-    """When the whole disk fails the first failure is the one that is told."""
+    """When the whole disk fails, the first failure is the one that is raised."""
     disk = HookedDisk()
     log = open_log(disk)
     log.append(1, b"", b"x")
@@ -253,7 +253,7 @@ def test_a_cut_inside_a_group_stops() -> None:
 
 
 def test_a_file_that_shrinks_under_a_live_log_is_damage() -> None:
-    """Reading what somebody cut away names the file and the place."""
+    """Reading bytes that were cut away names the file and the place."""
     disk = MemoryDisk()
     log = open_log(disk)
     put(log, bytes(200_000))

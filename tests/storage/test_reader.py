@@ -76,7 +76,7 @@ def test_a_reader_reads_snapshots() -> None:
 
 
 def test_a_reader_without_a_log_says_so() -> None:
-    """Nothing there is told as such."""
+    """A missing log is reported as missing, not as damage."""
     with pytest.raises(StorageError, match="no log"):
         LogReader.open(MemoryDisk(), DIRECTORY)
 
@@ -93,7 +93,7 @@ def test_a_reader_finds_damage() -> None:
 
 
 def test_a_reader_waits_for_a_generation_in_the_making() -> None:
-    """Between two generations nothing is told: the new one decides what counts."""
+    """While a new generation is made a reader prints nothing: the new one decides what counts."""
     disk = MemoryDisk()
     log = open_log(disk)
     put(log, b"one")
@@ -154,7 +154,7 @@ def test_a_reader_starts_over_when_files_go_away_under_it() -> None:
 
 
 def test_a_reader_that_was_too_slow_is_told_to_read_again() -> None:
-    """When its files are gone the reader says so instead of calling it damage."""
+    """When its files are gone the reader reports that, and no damage."""
     disk = MemoryDisk()
     log = open_log(disk)
     put(log, b"one")
@@ -208,7 +208,7 @@ def test_a_group_that_is_just_being_written_is_not_called_damage() -> None:
 
 
 def test_identity_while_a_log_is_taken_over() -> None:
-    """The highest number in use is told, complete or not: a grant must be above it."""
+    """The highest number in use counts, complete or not: a grant must be above it."""
     disk = MemoryDisk()
     log = open_log(disk)
     put(log, b"one")

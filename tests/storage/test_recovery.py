@@ -64,7 +64,7 @@ def test_a_killed_owner_loses_nothing_that_was_synced() -> None:
 
 
 def test_a_last_group_torn_at_any_byte_is_cut_and_reported() -> None:
-    """Wherever the file ends inside the last group, exactly that group is gone, and it is told."""
+    """Wherever the file ends inside the last group, exactly that group is cut, and the cut is reported."""
     disk, path, end = killed(b"one", b"two", b"last")
     whole = content(disk, path)[: SEGMENT_HEADER_BYTES + end]
     begin = end - COMMIT_BYTES - HEADER_BYTES - len(b"m" + b"last")
@@ -170,7 +170,7 @@ def test_reserved_space_is_not_a_torn_tail(tail: bytes) -> None:
 
 
 def test_random_bytes_behind_the_last_group_are_cut() -> None:
-    """Garbage that no frame follows is a torn tail, with its length told."""
+    """Garbage that no frame follows is a torn tail, reported with its length."""
     disk, path, end = killed(b"one")
     garbage = bytes(range(1, 200)) * 3
     overwrite(disk, path, content(disk, path)[: SEGMENT_HEADER_BYTES + end] + garbage + bytes(9))
@@ -307,7 +307,7 @@ def test_swapped_segments_stop() -> None:
 
 
 def test_a_segment_of_another_log_stops() -> None:
-    """A segment with another log_id does not belong here, whatever its name."""
+    """A segment with another log_id does not belong here, under any name."""
     disk, log, firsts = rolled()
     data = content(disk, segment_path(log, firsts[1]))
     head = encode_segment_header(SegmentHeader(bytes(16), 2, firsts[1], 0))
@@ -370,7 +370,7 @@ def test_a_damaged_head_of_a_segment_with_groups_stops() -> None:
 
 
 def test_a_damaged_manifest_stops_and_no_older_generation_is_taken() -> None:
-    """The highest generation with a manifest is the log, whatever its state."""
+    """The highest generation with a manifest is the log, damaged or not."""
     disk, _, _ = killed(b"one")
     crash(disk, open_log(disk))
     flip(disk, f"{DIRECTORY}/{layout.generation_name(3)}/MANIFEST", 40)
@@ -446,7 +446,7 @@ def test_a_manifest_that_disagrees_with_the_files_stops(
 
 
 def test_a_manifest_names_its_parent_its_cut_and_its_owner() -> None:
-    """The manifest tells where the generation comes from and who runs it."""
+    """The manifest names the parent of the generation and its owner."""
     disk, _, end = killed(b"one")
     log = open_log(disk, generation=40)
     path = f"{generation_path(log)}/MANIFEST"

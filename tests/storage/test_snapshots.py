@@ -72,7 +72,7 @@ def test_snapshots_are_carried_into_the_next_generation() -> None:
 
 @pytest.mark.parametrize("damage", ["head", "part", "no part", "short part", "empty head"])
 def test_a_damaged_snapshot_falls_back_to_the_other(damage: str) -> None:
-    """The older snapshot and more replay give the same state; the damage is told."""
+    """The older snapshot and more replay give the same state; the damage is reported."""
     disk = MemoryDisk()
     log, positions = three(disk)
     part = next(p for p in log.snapshots()[0].parts if p.name == "own")
@@ -139,7 +139,7 @@ def test_a_damaged_part_stops_where_no_other_snapshot_covers_it() -> None:
 
 
 def test_a_snapshot_above_the_log_attests_what_is_missing() -> None:
-    """A log that ends below its snapshot was cut by somebody else: it stops."""
+    """A log that ends below its snapshot was cut from outside: opening it fails."""
     disk = MemoryDisk()
     log = open_log(disk)
     put(log, b"one")
@@ -204,7 +204,7 @@ def test_a_snapshot_stands_where_a_group_or_its_records_end() -> None:
 
 
 def test_parts_are_given_or_kept_not_both_and_must_exist() -> None:
-    """Mistakes about parts are told before anything is written."""
+    """Mistakes about parts raise before anything is written."""
     log = open_log(MemoryDisk())
     end = put(log, b"one")
     with pytest.raises(ValueError, match="no part named"):

@@ -84,7 +84,11 @@ class Schedule(Generic[Message]):
         `fail` makes the FailedMessage for the core.
         """
         self._fail_with = fail
-        self._limits = run.ledger.limits
+        # Bounds, read once: they are asked for at each message.
+        limits = run.ledger.limits
+        self._commit_bytes = limits.commit_bytes
+        self._messages_max = limits.commit_messages_max
+        self._ahead_max = limits.keys_ahead_max
         self._messages: Iterator[tuple[str, Message]] = iter(messages)
         here = {id(piece.stored) for piece in run.window.pieces}
         for offset, result in list(kept.items()):
@@ -113,7 +117,7 @@ class Schedule(Generic[Message]):
 
     def next(self) -> Job[Message] | None:
         """Return a job that may start now; None: wait for running jobs, or there are no more."""
-        if self._started and (self.cut or self._bytes >= self._limits.commit_bytes):
+        if self._started and (self.cut or self._bytes >= self._commit_bytes):
             return None
         picked = self._pick()
         if picked is None:
@@ -134,8 +138,7 @@ class Schedule(Generic[Message]):
             offset, name, message = heappop(self._ready)
             self._forget(offset)
             return name, message
-        ahead_max, messages_max = self._limits.keys_ahead_max, self._limits.commit_messages_max
-        while self._waiting < ahead_max and len(self._order) < messages_max:
+        while self._waiting < self._ahead_max and len(self._order) < self._messages_max:
             if self._failed_at is not None and self._order[-1] >= self._failed_at:
                 return None
             try:
@@ -204,11 +207,11 @@ class Schedule(Generic[Message]):
         Further results stay for the next call.
         """
         done: list[Result] = []
-        size, enough = 0, self._limits.commit_bytes
+        size = 0
         failure = None
         for offset in self._order:
             result = self._results.get(offset)
-            if result is None or size >= enough:
+            if result is None or size >= self._commit_bytes:
                 break
             del self._results[offset]
             if result.failure is not None:

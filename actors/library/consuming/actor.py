@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from ...ports import Clock, Events
 from ...shells.consumer import ConsumerShell, Host, ReopenedTransport
-from ...shells.effect_answers import EffectAnswers
 from ...shells.ledger.files import LedgerFiles
 from ...shells.tables.ledger import SqlLedger
+from ..effects.desk import EffectAnswers
 from ..handling.call import Consumer
 from ..handling.carry import Carry
 
@@ -58,3 +58,8 @@ class ConsumerActor(ConsumerShell):
         self.carry = Carry()
         # Answers for handlers that wait in tx.effect. Any thread may take them.
         self.effect_answers = EffectAnswers()
+
+    def close(self) -> None:
+        """As of the shell; handlers that wait in tx.effect are told that no answer will come."""
+        super().close()
+        self.effect_answers.end()

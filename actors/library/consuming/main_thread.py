@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
+from ...core.consumer.effect_work import EffectAnswer, EffectTold
 from ...core.consumer.work import HandlerDone
 from ...errors import OnceMQError
+from ..effects.desk import Said
 from ..handling.call import Call
 from .actor import ConsumerActor
 
@@ -130,3 +133,22 @@ class LoopThread:
                 except OnceMQError as error:
                     done = error
             self._deliver(actor, done)
+
+
+class WaitingDesk:
+    """How handlers ask about effects while the I/O thread turns their consumer."""
+
+    def __init__(self, actor: ConsumerActor, post: Callable[[ConsumerActor, Said], None]) -> None:
+        """`post` queues something for the actor; any thread may call it."""
+        self._actor = actor
+        self._post = post
+
+    def ask(self, said: Said) -> Future[EffectAnswer]:
+        """As of EffectDesk."""
+        answer = self._actor.effect_answers.ask(said)
+        self._post(self._actor, said)
+        return answer
+
+    def tell(self, told: EffectTold) -> None:
+        """As of EffectDesk."""
+        self._post(self._actor, told)

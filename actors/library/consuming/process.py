@@ -43,13 +43,13 @@ from ...ports import Events
 from ...runtime.clock import SystemClock
 from ...runtime.process import draw, own_label, stop_signals
 from ...runtime.zmq_transport import DealerTransport
-from ..effects.desk import WaitingDesk, told_of
+from ..effects.calls import command_about
 from ..handling.call import Call, Consumer
 from ..handling.call_kinds import TopicFinders, make_call
 from ..handling.threads import HandlerThreads
 from .actor import ConsumerActor
 from .ledgers import ConsumerLedgers
-from .main_thread import Answer, CallThread, LoopThread, PlainThread
+from .main_thread import Answer, CallThread, LoopThread, PlainThread, WaitingDesk
 from .sink_outages import SinkOutages
 from .tally import Summary, Tally
 from .topic_book import TopicBook
@@ -352,7 +352,12 @@ class ConsumerProcess:
 
     def effect_held(self, actor: ConsumerActor, held: EffectHeld) -> None:
         """Tell the user what to say to whom."""
-        self._watcher.effect_held(told_of(actor, held))
+        group, topic, partition = actor.place
+        self._watcher.effect_held(
+            f"{topic}/{partition} of group {group} waits: it is unknown whether an effect of "
+            f"message {held.message_key} happened ({held.why}); check, then run: "
+            f"{command_about(held.effect_id, actor.sink)}"
+        )
 
     def sink_away(self, actor: ConsumerActor, error: SinkUnavailable) -> None:
         """Tell the user; the process goes on."""

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from ...codec.values import encode_value
 from ...core.consumer.effect_work import (
@@ -18,7 +18,7 @@ from ...core.consumer.effect_work import (
     EffectWanted,
 )
 from ...core.consumer.open_effects import ASK, NOT_DONE, RETRY, RETURNED, UNKNOWN
-from ...core.consumer.work import RunHandler
+from ...core.consumer.work import HELD_EFFECT, UNKNOWN_EFFECT, RunHandler
 from ...errors import (
     EffectNotDone,
     EffectNotRecorded,
@@ -31,26 +31,7 @@ from ...limits import EFFECT_RESULT_BYTES_MAX
 from ...shells.tables.session import Session
 from ..messages.message import Message, Recorded, idempotency_key
 
-if TYPE_CHECKING:
-    from .effects import Effects
-
 ERROR_BYTES_MAX = 1000  # of what is recorded of an error
-
-
-class EffectDesk(Protocol):
-    """Where the thread of handlers speaks with the core of its consumer."""
-
-    def want(self, wanted: EffectWanted) -> EffectAnswer:
-        """Ask for an effect and wait for the answer. Raises OnceMQError if none will come."""
-
-    async def want_awaited(self, wanted: EffectWanted) -> EffectAnswer:
-        """As `want`, without holding up the event loop where that matters."""
-
-    def tell(self, told: EffectTold) -> None:
-        """Say how a call ended. Raises OnceMQError if that is waited for and not recorded."""
-
-    async def tell_awaited(self, told: EffectTold) -> None:
-        """As `tell`, without holding up the event loop where that matters."""
 
 
 class EffectCall:
@@ -58,15 +39,15 @@ class EffectCall:
 
     def __init__(
         self,
-        effects: Effects,
         run: RunHandler,
         message: Message,
         offset: int,
         name: str,
         policy: str,
+        sink: Session | None,
     ) -> None:
         """`offset` is where the run has the message."""
-        self._effects = effects
+        self._sink = sink
         self._message = message
         self._name = name
         self._policy = policy
@@ -76,6 +57,8 @@ class EffectCall:
         self.of = (offset, name)
         # How its call ended, which is to be told; None: there was no call.
         self.ended: EffectTold | None = None
+        # The error that stands in the way of the commit, whatever the handler makes of it.
+        self.stuck: EffectUnknown | None = None
 
     @property
     def wanted(self) -> EffectWanted:
@@ -97,13 +80,12 @@ class EffectCall:
         if answer.verdict == STALE:
             text = f"effect {self._name!r} was not called: this consumer lost the partition"
             raise OnceMQError(text)
-        hint = command_about(answer.effect_id, self._effects.sink)
+        hint = command_about(answer.effect_id, self._sink)
         raise self._unknown(answer.value, hint if self._policy == ASK else "")
 
     @contextlib.contextmanager
     def under_way(self) -> Iterator[None]:
         """The function is called inside. Notes errors; raises what the handler gets of them."""
-        self._effects.inside = True
         try:
             yield
         except EffectNotDone:
@@ -115,8 +97,6 @@ class EffectCall:
             if self._policy == RETRY:
                 raise
             raise self._unknown(why) from error
-        finally:
-            self._effects.inside = False
 
     def not_called(self) -> None:
         """The handler was cancelled before it called the function."""
@@ -156,8 +136,13 @@ class EffectCall:
         return self._stuck(EffectUnknown(f"unknown whether {message} happened: {text}", hint=hint))
 
     def _stuck(self, error: EffectUnknown) -> EffectUnknown:
-        self._effects.stick(error, self._policy)
+        self.stuck = error
         return error
+
+    @property
+    def stuck_kind(self) -> str:
+        """What kind of failure `stuck` is."""
+        return HELD_EFFECT if self._policy == ASK else UNKNOWN_EFFECT
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,15 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
-from ...core.consumer.open_effects import ASK, POLICIES, OpenEffect
-from ...core.consumer.work import HELD_EFFECT, UNKNOWN_EFFECT, RunHandler
+from ...core.consumer.effect_work import EffectAnswer, EffectTold
+from ...core.consumer.open_effects import POLICIES, OpenEffect
+from ...core.consumer.work import RunHandler
 from ...errors import (
     EffectMisused,
     EffectsNotSupported,
-    EffectUnknown,
     Fenced,
     HandlerLeft,
     OnceMQError,
@@ -33,13 +34,10 @@ from ...errors import (
 from ...ids import check_name
 from ...limits import EFFECT_RESULT_BYTES_MAX, EFFECT_RESULTS_BYTES_MAX, EFFECTS_MAX
 from ...shells.tables.session import Session
+from ..coroutines import run_without_loop, to_the_end
 from ..messages.message import Message, Recorded, brought_by
-from .calls import EffectCall, EffectDesk, Wish
-
-if TYPE_CHECKING:
-    import asyncio
-
-_T = TypeVar("_T")
+from .calls import EffectCall, Wish
+from .desk import EffectDesk, Said
 
 
 class Effects:
@@ -59,7 +57,7 @@ class Effects:
         self._run = run
         self._desk = desk
         self._why_not = why_not
-        self.sink = sink
+        self._sink = sink
         self._thread = threading.get_ident()
         # Results by (offset, name): those of the ledger when the call began, and of the call.
         self._results = {
@@ -100,23 +98,21 @@ class Effects:
         kwargs: dict[str, Any],
     ) -> Any:
         """Return the result of an effect, calling the function if that is to be done now."""
-        desk = self._check(message, name, policy, function)
-        one = EffectCall(self, self._run, message, self._offset_of(message), name, policy)
-        wish = Wish(one, function, args, kwargs)
+        self._check(message, name, policy, function)
+        offset = self._offset_of(message)
+        one = EffectCall(self._run, message, offset, name, policy, self._sink)
+        work = self._call(message, Wish(one, function, args, kwargs))
         if self._awaited:
             self._pending = name
-            return self._call_awaited(desk, message, wish)
-        if not self._is_over(message, one):
-            self._leave_for(wish)
-            self._make(desk, wish)
-        return self._outcome(message, one)
+            return work
+        return run_without_loop(work)
 
-    async def _call_awaited(self, desk: EffectDesk, message: Message, wish: Wish) -> Any:
-        """As `call`, for async handlers; the function may be a plain one."""
+    async def _call(self, message: Message, wish: Wish) -> Any:
+        """As `call`. Suspends only in async handlers."""
         try:
             if not self._is_over(message, wish.effect):
                 self._leave_for(wish)
-                await self._make_awaited(desk, wish)
+                await self._make(wish)
             return self._outcome(message, wish.effect)
         finally:
             self._pending = ""
@@ -139,11 +135,6 @@ class Effects:
                 f"{what} is used while effect {self._pending!r} runs",
                 hint="await the calls one after the other",
             )
-
-    def stick(self, error: EffectUnknown, policy: str) -> None:
-        """The message at hand cannot be committed, whatever its handler makes of `error`."""
-        self._stuck = error
-        self._stuck_kind = HELD_EFFECT if policy == ASK else UNKNOWN_EFFECT
 
     def accept(self) -> None:
         """The handler has returned. Raises EffectUnknown if the message cannot be committed."""
@@ -189,24 +180,17 @@ class Effects:
         """The effect for which the handler was left is made in the next call."""
         self._left = None
 
-    def make(self) -> None:
-        """Make the effect for which the handler was left. Raises what ends the call."""
-        desk, wish = self._taken()
-        self._make(desk, wish)
-        self._stuck = self._message = None
+    async def make(self) -> None:
+        """Make the effect for which the handler was left. Raises what ends the call.
 
-    async def make_awaited(self) -> None:
-        """As `make`, for async handlers."""
-        desk, wish = self._taken()
-        await self._make_awaited(desk, wish)
+        Suspends only for async handlers.
+        """
+        wish, self._left = self._left, None
+        assert wish is not None, "the handler was left"
+        await self._make(wish)
         self._stuck = self._message = None
 
     # --- inside ----------------------------------------------------------------------------------
-
-    def _taken(self) -> tuple[EffectDesk, Wish]:
-        wish, self._left = self._left, None
-        assert wish is not None and self._desk is not None  # noqa: PT018 - the handler was left
-        return self._desk, wish
 
     def _is_over(self, message: Message, one: EffectCall) -> bool:
         """Whether the handler gets what is known already."""
@@ -225,56 +209,35 @@ class Effects:
 
     def _leave_for(self, wish: Wish) -> None:
         """Raises HandlerLeft if the call of a function would have a transaction open across it."""
-        if self.sink is not None and self.sink.open:
+        if self._sink is not None and self._sink.open:
             self._left = wish
             raise HandlerLeft(f"the handler starts again after effect {wish.effect.of[1]!r}")
 
-    def _make(self, desk: EffectDesk, wish: Wish) -> None:
+    async def _make(self, wish: Wish) -> None:
         """Make the effect and keep the outcome. Raises SinkUnavailable, Fenced."""
         one = wish.effect
         try:
             try:
-                found = one.answered(desk.want(one.wanted))
-                if found is None:
-                    with one.under_way():
-                        result = wish.call()
-                    found = one.returned(result)
+                found = await self._found(wish)
             finally:
+                if one.stuck is not None:
+                    self._stuck, self._stuck_kind = one.stuck, one.stuck_kind
                 if one.ended is not None:
-                    desk.tell(one.ended)
+                    await self._tell(one.ended)
             self._results[one.of] = found
         except Exception as error:  # noqa: BLE001 - the handler gets it
             self._fail(one, error)
-
-    async def _make_awaited(self, desk: EffectDesk, wish: Wish) -> None:
-        """As `_make`, for async handlers."""
-        import asyncio
-
-        one = wish.effect
-        try:
-            try:
-                found = await self._found_awaited(desk, wish)
-            finally:
-                if one.ended is not None:
-                    _, cancelled = await finished(desk.tell_awaited(one.ended))
-                    if cancelled is not None:
-                        raise cancelled
-            self._results[one.of] = found
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+        except BaseException as error:
+            if not self._awaited or not _is_cancellation(error) or _task_is_cancelled():
                 raise
             cause = self._stuck or OnceMQError("the function was cancelled from within", hint="")
             cause.__cause__ = error
             self._fail(one, cause)
-        except Exception as error:  # noqa: BLE001 - the handler gets it
-            self._fail(one, error)
 
-    async def _found_awaited(self, desk: EffectDesk, wish: Wish) -> Recorded:
-        import asyncio
-
+    async def _found(self, wish: Wish) -> Recorded:
+        """Ask whether to call the function; return the result, recorded before or new."""
         one = wish.effect
-        answer, cancelled = await finished(desk.want_awaited(one.wanted))
+        answer, cancelled = await self._to_the_end(self._answer(one.wanted))
         found = one.answered(answer)
         if cancelled is not None:
             if found is None:
@@ -282,15 +245,57 @@ class Effects:
             raise cancelled
         if found is not None:
             return found
+        self.inside = True
         try:
             with one.under_way():
                 result = wish.call()
-                if inspect.isawaitable(result):
+                if self._awaited and inspect.isawaitable(result):
                     result = await result
-        except asyncio.CancelledError:
-            one.cancelled()
+        except BaseException as error:
+            if self._awaited and _is_cancellation(error):
+                one.cancelled()
             raise
+        finally:
+            self.inside = False
         return one.returned(result)
+
+    async def _tell(self, ended: EffectTold) -> None:
+        """Say how a call ended. With a sink wait for the record: the call cannot be asked again."""
+        assert self._desk is not None, "there was a call"
+        if self._sink is None:
+            self._desk.tell(ended)
+            return
+        _, cancelled = await self._to_the_end(self._answer(replace(ended, waits=True)))
+        if cancelled is not None:
+            raise cancelled
+
+    async def _answer(self, said: Said) -> EffectAnswer:
+        """Say something to the core and wait for its answer. Raises OnceMQError if none will come.
+
+        With a sink each record of an effect is a transaction of its own. It is opened here, where a
+        lock may be waited for, and handed in; the connection comes back with the answer. So nothing
+        is open while the function runs. Raises SinkUnavailable, SinkLocked, Fenced then.
+        """
+        sink, desk = self._sink, self._desk
+        assert desk is not None, "checked before"
+        patient = isinstance(said, EffectTold)
+        if not self._awaited:
+            if sink is not None:
+                sink.hand_in(patient=patient)
+            return desk.ask(said).result()
+        import asyncio  # which plain handlers never load
+
+        if sink is not None:
+            await asyncio.to_thread(sink.hand_in, patient=patient)
+        return await asyncio.wrap_future(desk.ask(said))
+
+    async def _to_the_end(
+        self, work: Coroutine[Any, Any, EffectAnswer]
+    ) -> tuple[EffectAnswer, BaseException | None]:
+        """Await an answer even if the handler is cancelled meanwhile; return that, too."""
+        if self._awaited:
+            return await to_the_end(work)
+        return await work, None
 
     def _fail(self, one: EffectCall, error: Exception) -> None:
         if isinstance(error, SinkUnavailable | Fenced):
@@ -303,7 +308,7 @@ class Effects:
 
     def _check(
         self, message: Message, name: str, policy: str, function: Callable[..., Any]
-    ) -> EffectDesk:
+    ) -> None:
         """Raise what makes the call impossible; nothing was called and nothing is recorded."""
         if self._left is not None:
             raise HandlerLeft(f"effect {name!r} was used after the handler stopped at another one")
@@ -350,20 +355,17 @@ class Effects:
                 hint="send one message for each call, and make the call in the handler of that message",
             )
         self._names.add(name)
-        return self._desk
 
 
-async def finished(
-    work: Coroutine[Any, Any, _T],
-) -> tuple[_T, asyncio.CancelledError | None]:
-    """Await work that goes on to its end even if the waiting is cancelled; return that, too."""
-    import asyncio
+def _is_cancellation(error: BaseException) -> bool:
+    import asyncio  # which plain handlers never load
 
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    return task.result(), cancelled
+    return isinstance(error, asyncio.CancelledError)
+
+
+def _task_is_cancelled() -> bool:
+    """Whether a cancellation came from outside of the handler, and not from its own function."""
+    import asyncio  # as above
+
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

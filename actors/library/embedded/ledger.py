@@ -9,8 +9,6 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-import xxhash
-
 from ...core.consumer.ledger import Ledger
 from ...driver import Driver, Silence
 from ...errors import DiskFull
@@ -21,6 +19,7 @@ from ...runtime.clock import SystemClock
 from ...runtime.events import NullEvents
 from ...runtime.os_disk import OsDisk
 from ...runtime.process import owner_facts
+from ...shells.consumer import fingerprints
 from ...storage.disk import Disk
 from ...storage.log import FencedLog
 from ...storage.memory import MemoryDisk
@@ -83,7 +82,7 @@ class LedgerStore:
             owner=owner_facts(),
             create_log_id=secrets.token_bytes(16),
         )
-        self._key = int.from_bytes(log.log_id[:8], "little")
+        self._ledger_id = log.log_id
         self._core = _LedgerCore()
         self._done: list[Any] = []
         self._driver = Driver(
@@ -108,11 +107,10 @@ class LedgerStore:
         """Return a store that lives as long as this process."""
         return cls(MemoryDisk(), "ledger")
 
-    def _fingerprint(self, tagged: bytes) -> bytes:
-        return xxhash.xxh3_128_digest(tagged, self._key)
-
     def knows(self, _message_id: object, tagged: bytes) -> bool:
-        return self._core.ledger.processed.knows_fingerprints([self._fingerprint(tagged)])
+        return self._core.ledger.processed.knows_fingerprints(
+            fingerprints(self._ledger_id, [tagged])
+        )
 
     def prepare(self) -> None:
         """Make sure that the next `add` finds room. Raises DiskFull: do not call the handler."""
@@ -125,7 +123,8 @@ class LedgerStore:
 
         Call `prepare` before the handler. Raises Fenced, OSError: never call again.
         """
-        self._driver.post(Keep(self._fingerprint(tagged)))
+        (fingerprint,) = fingerprints(self._ledger_id, [tagged])
+        self._driver.post(Keep(fingerprint))
         self._driver.turn(0)
         if not self._done:  # the disk ran full while the handler ran, in spite of `prepare`
             raise DiskFull("the ledger has no room to remember a message that was handled")

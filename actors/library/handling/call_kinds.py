@@ -1,20 +1,29 @@
-"""Which kind of call a handler gets."""
+"""Of what the call of a handler is composed: a runner for its shape."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ...core.consumer.work import RunHandler
 from ...shells.tables.session import Session
-from ..effects.calls import EffectDesk
-from ..effects.desk import LendingDesk
-from .call import Call, Consumer
-from .call_async import AwaitedCall, AwaitTopic
-from .call_keyed import KeyedCall
+from ..effects.desk import EffectDesk
+from ..effects.effects import Effects
+from .by_key import ByKey
+from .call import Call, Consumer, Handled, Runner
 from .carry import Carry
-from .keyed_state import check_state_kind
+from .failures import Failures
+from .in_order import AwaitTopic, InLists, InOrder, OneByOne, Strategy
+from .incoming import Place, first_of
+from .state import StateView, check_state_kind
 from .threads import HandlerThreads
-from .unit_of_work import FindTopic
+from .unit_of_work import FindTopic, UnitOfWork
+
+if TYPE_CHECKING:
+    from ..sinks.awaited import Statements
+
+IN_LISTS = "a handler of lists cannot use effects: an effect belongs to one message"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +57,70 @@ def make_call(
     if not carry.state_checked:
         check_state_kind(run.ledger, by_key=shape.by_key)
         carry.state_checked = True
-    if desk is not None and sink is not None:
-        desk = LendingDesk(desk, sink)
     find_topic, await_topic = find.blocking, None
     if shape.is_async and find.at_once is not None:
         find_topic, await_topic = find.at_once, find.awaited
+    why_not = IN_LISTS if shape.batch_size else ""
+    known = list(run.ledger.effects)  # here and now: the ledger changes during the call
+    begin_effects = partial(Effects, run, desk, why_not, known, awaited=shape.is_async, sink=sink)
+    effects = begin_effects()
+    failures = Failures(consumer, run, effects)
+    if run.deaths:
+        return Call(run, Condemned(run, failures), is_async=False)
+    runner: Runner
     if shape.by_key:
-        return KeyedCall(consumer, run, find_topic, carry, threads, await_topic, desk)
+        runner = ByKey(
+            consumer,
+            run,
+            find_topic=find_topic,
+            await_topic=await_topic,
+            begin_effects=begin_effects,
+            carry=carry,
+            failures=failures,
+            threads=threads,
+        )
+        return Call(run, runner, is_async=shape.is_async)
+    limits = run.ledger.limits
+    state = StateView(run.ledger, limits)
+    unit = UnitOfWork(state, find_topic, sink, effects, of_lists=shape.batch_size > 0)
+    strategy: Strategy = OneByOne(consumer, unit, limits.commit_messages_max)
     if shape.is_async or shape.batch_size:
-        return AwaitedCall(consumer, run, find_topic, carry, await_topic, sink, desk)
-    return Call(consumer, run, find_topic, sink, desk)
+        statements = _statements(unit, sink) if shape.is_async and sink is not None else None
+        strategy = InLists(
+            consumer, unit, limits.commit_messages_max, carry, await_topic, statements
+        )
+    runner = InOrder(
+        consumer,
+        run,
+        unit,
+        strategy,
+        effects=effects,
+        carry=carry,
+        failures=failures,
+        sink=sink,
+    )
+    return Call(run, runner, is_async=shape.is_async)
+
+
+def _statements(unit: UnitOfWork, sink: Session) -> Statements:
+    """Let the handlers of a call await what they ask of the sink."""
+    from ..sinks.awaited import Statements  # asyncio, which plain handlers never load
+
+    statements = Statements(sink)
+    unit.await_sql(statements)
+    return statements
+
+
+class Condemned:
+    """The runner for a message that has killed too many processes: its handler is not called."""
+
+    def __init__(self, run: RunHandler, failures: Failures) -> None:
+        self._run = run
+        self._failures = failures
+
+    def cut(self) -> None:
+        """Nothing: there is one message."""
+
+    async def work_through(self, place: Place) -> Handled:
+        """As of Runner."""
+        return Handled(failure=self._failures.crashed(first_of(self._run, place)))

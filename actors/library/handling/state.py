@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import Any, Protocol
 
-from ...codec.entries import KEYED, unpack_entry
+from ...codec.entries import KEYED, message_key, unpack_entry
 from ...codec.values import decode_value, encode_value
-from ...errors import StateTooLarge
+from ...core.consumer.ledger import Ledger
+from ...errors import StateMismatch, StateTooLarge
 from ...limits import MESSAGE_EFFECTS_BYTES_MAX, STATE_KEY_BYTES_MAX, Limits
 
 _FIXED = frozenset({int, float, bool, type(None)})  # encoded in at most 10 bytes
@@ -220,6 +221,31 @@ class StateView(MutableMapping[str, Any]):
             changes[key] = encode_state(self._cache[key])
         base = self._base
         return {key: changes[key] for key in sorted(changes) if changes[key] != base.get(key)}
+
+
+def check_state_kind(ledger: Ledger, *, by_key: bool) -> None:
+    """Raise StateMismatch if the ledger holds state of the other kind.
+
+    A handler that suddenly found nothing of its state would count anew, without anybody noticing.
+    """
+    for name, value in ledger.state.items():
+        if (value[0] == KEYED) == by_key:
+            continue
+        was, now = "without state_by", 'with state_by="key"'
+        if not by_key:
+            was, now = now, was
+        group = "" if ledger.started is None else f" of group {ledger.started.group}"
+        raise StateMismatch(
+            f"the state{group} was kept {was} (it holds {name!r}); the handler is {now}"
+        )
+
+
+def shown_state(state: dict[str, bytes]) -> dict[str | bytes | None, object]:
+    """Return a ledger's state decoded, in order: that of keys as one dict for each message key."""
+    return {
+        message_key(name) if value[0] == KEYED else name: decode_state(value)
+        for name, value in sorted(state.items())
+    }
 
 
 class _Sizes:

@@ -23,12 +23,13 @@ statement to its end: sqlite3_interrupt would roll back the whole transaction.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
 from ...errors import EffectMisused, NotAHandler, OnceMQError, TransactionControl
 from ...shells.tables.session import Session
+from ..coroutines import to_the_end
 
 FETCH_ROWS = 256  # of an `async for`, at a time
 INTERRUPT_AGAIN_S = 0.25
@@ -159,7 +160,9 @@ class Statements:
         self._message = self._era = None
         self._left_running = bool(self._tasks)
         if self._tasks:
-            await brought_to_end(self._ended())
+            _, cancelled = await to_the_end(self._ended())
+            if cancelled is not None:
+                raise cancelled
 
     async def _ended(self) -> None:
         for task in set(self._tasks):
@@ -227,17 +230,3 @@ class AsyncCursor:
         while rows := await self.fetchmany(FETCH_ROWS):
             for row in rows:
                 yield row
-
-
-async def brought_to_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work` until it is done; a cancellation that comes meanwhile is raised after it."""
-    cancelled: asyncio.CancelledError | None = None
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    task.result()

@@ -21,15 +21,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from ...codec import records as record_codec
 from ...codec import wire
-from ...core.consumer.effect_work import CALL, EffectAnswer, EffectTold, EffectWanted
+from ...core.consumer.effect_work import CALL, EffectAnswer, EffectTold
+from ...core.consumer.open_effects import RUNNING
 from ...protocol import Produced
 from ...storage.log import FencedLog
 from ..consuming.actor import ConsumerActor
-from ..effects.desk import TurningDesk, Wait
+from ..effects.desk import Said
 from ..library_events import LibraryEvents
 from .network import LocalEndpoint
 
@@ -115,31 +117,59 @@ class WatchedLedger(FencedLog):
         return end
 
 
-class WatchedDesk(TurningDesk):
-    """Tells of the steps around the call of an effect."""
+class WatchedDesk:
+    """How handlers ask about effects: their thread turns the consumer until it has answered.
+
+    For a world in one thread, or whose threads turn it one at a time. Tells of the steps around the
+    call of an effect.
+    """
 
     def __init__(
         self,
         actor: ConsumerActor,
-        wait: Wait,
+        wait: Callable[[Callable[[], bool]], None],
         turning: threading.Lock,
         visit: Callable[[str], None],
     ) -> None:
-        """Tell `visit`."""
-        super().__init__(actor, wait, turning)
+        """`wait` turns everything until something is true; the thread that does it has `turning`."""
+        self._actor = actor
+        self._wait = wait
+        self._turning = turning
         self._visit = visit
 
-    def want(self, wanted: EffectWanted) -> EffectAnswer:
-        """Ask, and turn until there is an answer."""
-        answer = super().want(wanted)
-        if answer.verdict == CALL:
+    def ask(self, said: Said) -> Future[EffectAnswer]:
+        """Ask, and turn until there is an answer, or the consumer has ended."""
+        if isinstance(said, EffectTold):
+            self._visit(AFTER_CALL)
+        actor = self._actor
+        with self._turning:
+            answer = actor.effect_answers.ask(said)
+            actor.post(said)
+            self._wait(answer.done)
+            if answer.exception() is None and actor.sink is not None:
+                # Others may wait for the file that was just let go.
+                turns = iter((False, True))
+                self._wait(lambda: next(turns))
+        if answer.exception() is None and answer.result().verdict == CALL:
             self._visit(AFTER_INTENT)
         return answer
 
     def tell(self, told: EffectTold) -> None:
-        """Say how a call ended."""
+        """Say how a call ended, and turn until that is on disk."""
         self._visit(AFTER_CALL)
-        super().tell(told)
+        actor, place = self._actor, (told.offset, told.name)
+        with self._turning:
+            actor.post(told)
+            self._wait(
+                lambda: (
+                    actor.ended
+                    or not any(
+                        effect.how == RUNNING
+                        for effect in actor.core.ledger.effects
+                        if (effect.offset, effect.name) == place
+                    )
+                )
+            )
 
 
 def watched_sink(visit: Callable[[str], None]) -> Callable[[str], None]:

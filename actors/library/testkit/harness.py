@@ -17,7 +17,7 @@ from typing import Any
 
 from ...errors import OnceMQError
 from ..app import App
-from ..handling.keyed_state import shown_state
+from ..handling.state import shown_state
 from ..messages.message import Message, messages_in
 from ..producing.acks import Ack
 from .actors import create_topic, stored_batches

@@ -66,7 +66,7 @@ class Effect:
     group: str
     topic: str
     message_id: str
-    value: Any = None  # whatever `expected_value` of the evidence computes from the message
+    value: Any = None  # what `expected_values` of the evidence holds for the message
 
 
 @dataclass(slots=True)

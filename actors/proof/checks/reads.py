@@ -25,7 +25,7 @@ def _history(evidence: Evidence) -> History:
 
 
 def observed(evidence: Evidence) -> dict[Key, dict[int, set[str]]]:
-    """Return what anybody saw at each offset: reads, answers to sends, and the log itself."""
+    """Return what was seen at each offset: in reads, in answers to sends, and in the log itself."""
     history = _history(evidence)
     seen: dict[Key, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for read in history.reads:
@@ -50,7 +50,7 @@ def ranks(offsets: dict[int, set[str]]) -> dict[str, tuple[int, int]]:
 
 @check("inconsistent-offsets", "history")
 def inconsistent_offsets(evidence: Evidence) -> Iterator[Violation]:
-    """One offset shows one message, to everybody and for ever."""
+    """One offset shows one message, to each reader and for ever."""
     for (topic, partition), offsets in observed(evidence).items():
         for offset, values in sorted(offsets.items()):
             if len(values) > 1:
@@ -78,7 +78,7 @@ def duplicate(evidence: Evidence) -> Iterator[Violation]:
 
 @check("lost-write", "history")
 def lost_write(evidence: Evidence) -> Iterator[Violation]:
-    """Whoever reads further on has not been kept from a message before: none goes missing."""
+    """A reader that got later messages got all committed ones before them: none goes missing."""
     history = _history(evidence)
     read: dict[Key, set[str]] = defaultdict(set)
     for its in history.reads:
@@ -103,7 +103,7 @@ def lost_write(evidence: Evidence) -> Iterator[Violation]:
 
 @check("unseen", "history")
 def unseen(evidence: Evidence) -> Iterator[Violation]:
-    """After the last reads, from the beginning to the end, every acknowledged message was seen."""
+    """The last reads, from the first offset to the end, show every acknowledged message."""
     history = _history(evidence)
     if not history.read_to_the_end:
         return
@@ -122,7 +122,7 @@ def unseen(evidence: Evidence) -> Iterator[Violation]:
 
 @check("aborted-read", "history")
 def aborted_read(evidence: Evidence) -> Iterator[Violation]:
-    """Nobody reads a message whose send was refused for good (G1a)."""
+    """No read shows a message whose send was refused for good (G1a)."""
     history = _history(evidence)
     outcomes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for send in history.sends:
@@ -184,7 +184,7 @@ def send_order(evidence: Evidence) -> Iterator[Violation]:
 
 @check("I15-readers-agree", "history", "messages")
 def readers_agree(evidence: Evidence) -> Iterator[Violation]:
-    """What anybody read during the run is what the log holds at that offset in the end."""
+    """What a read showed during the run is what the log holds at that offset in the end."""
     assert evidence.messages is not None
     entries = evidence.messages.entries
     stored = {(e.topic, e.partition, e.offset): e.message_id for e in entries}

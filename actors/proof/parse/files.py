@@ -47,11 +47,9 @@ class OsFile:
     """A file of the operating system."""
 
     def __init__(self, path: str) -> None:
-        """Open `path`. Raises OSError."""
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes from `offset`."""
         data = os.pread(self._descriptor, length, offset)
         if len(data) == length or not data:
             return data
@@ -63,7 +61,6 @@ class OsFile:
         return b"".join(pieces)
 
     def length(self) -> int:
-        """Return the length in bytes."""
         return os.fstat(self._descriptor).st_size
 
     def sync(self) -> None:
@@ -71,7 +68,6 @@ class OsFile:
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Close it."""
         os.close(self._descriptor)
 
 
@@ -83,7 +79,6 @@ class OsLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let it go."""
         os.close(self._descriptor)
 
 

@@ -39,7 +39,6 @@ class Bad(Exception):
     """What stands at `position` is no frame of this log. It ends the reading, or is damage."""
 
     def __init__(self, position: int, reason: str) -> None:
-        """`position` is the place in the log."""
         super().__init__(reason)
         self.position = position
         self.reason = reason
@@ -108,7 +107,7 @@ class Walker:
     """Walks over the frames of one segment, whole groups at a time, checking all that can be."""
 
     def __init__(self, file: OpenFile, head: SegmentHead, writers: Writers | None = None) -> None:
-        """`head` is the segment's header; without `writers` a group may be anybody's."""
+        """`head` is the segment's header; without `writers` a group may be of any generation."""
         self._file = file
         self._head = head
         self._writers = writers

@@ -21,7 +21,6 @@ class EffectStory:
         self._open: dict[tuple[bytes, int, str], dict[str, Any]] = {}
 
     def take(self, record: EffectIntended | EffectEnded) -> None:
-        """Take a record."""
         place = (record.topic_id, record.offset, record.name)
         if isinstance(record, EffectIntended):
             if record.key.partition("@")[2] in self._ids:

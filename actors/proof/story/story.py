@@ -28,7 +28,6 @@ class Story:
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON carries it."""
         return {
             "id": self.message_id,
             "topic": self.topic,

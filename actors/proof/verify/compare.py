@@ -55,7 +55,7 @@ def _judge_meeting(meeting: list[bytes], log: BrokerLog, fetch: Fetch, found: Fi
 
 
 def compare_ids(rows: Rows, ledgers: dict[int, Ledger], fetch: Fetch, found: Findings) -> None:
-    """Every explicit id that a ledger has behind it was processed in one commit, and no other."""
+    """Each explicit id below a ledger's offset was processed in one commit, and in no other."""
     for _, same in groupby(rows.ids.sorted(), key=_FINGERPRINT):
         group = list(same)
         if len(group) == 2 and group[0][20] == IN_LOG and group[1][20] != IN_LOG:
@@ -95,7 +95,7 @@ def _judge_id(
 
 
 def _excused(ledger: Ledger, fetch: Fetch, position: int, offset: int) -> bool:
-    """Whether an operator had the ledger pass over a message, or will have it read it again."""
+    """Whether an operator moved the ledger over a message, or back below it."""
     record = parse(fetch(position))
     assert isinstance(record, Stored), "rows are made of stored batches"
     return record.topic_number == ledger.topic_number and not ledger.missing(offset, offset + 1)
@@ -111,7 +111,7 @@ def stored_id(fetch: Fetch, position: int, offset: int) -> bytes:
 
 
 def compare_ranges(rows: Rows, ledgers: dict[int, Ledger], found: Findings) -> None:
-    """Every sequence id that a ledger has behind it was processed in one commit, and no other."""
+    """Each sequence id below a ledger's offset was processed in one commit, and in no other."""
     for (number, producer), group in groupby(
         map(RANGE.unpack, rows.ranges.sorted()), key=itemgetter(0, 1)
     ):

@@ -30,7 +30,7 @@ class Effects:
 
     @property
     def unknown(self) -> int:
-        """How many there are of which nobody knows whether they happened."""
+        """How many have an unknown outcome."""
         return sum(how in UNRESOLVED for _, _, how in self._open.values())
 
     def take(
@@ -57,7 +57,7 @@ class Effects:
         elif known[2] not in UNRESOLVED:
             yield f"{what}: call {record.number} ended twice, {known[2]} and {record.how}"
         elif record.how not in RECORDED | MAY_FOLLOW | UNRESOLVED - {""}:
-            yield f"{what}: nobody knows what {record.how!r} means"
+            yield f"{what}: {record.how!r} is no known outcome"
         self._open[place] = (record.number, record.policy, record.how)
 
     def _intended(self, record: EffectIntended, known: _Last | None, what: str) -> Iterator[str]:
@@ -69,7 +69,7 @@ class Effects:
         if how in RECORDED:
             yield f"{what} is called again though its result is recorded"
         elif record.policy != "retry":
-            yield f"{what} is called again under {record.policy!r} though nobody knows of the last"
+            yield f"{what} is called again under {record.policy!r} though the outcome of the last call is unknown"
 
     def commit(self, record: Committed, spans: dict[bytes, tuple[int, int]]) -> Iterator[str]:
         """Take a commit that moves inputs over `spans`; yield what is wrong with it."""
@@ -82,8 +82,8 @@ class Effects:
                 waits = how in UNRESOLVED and policy == "ask"
                 if waits and (topic_id, first) not in skipped:
                     yield (
-                        f"commit {record.commit_no} passes offset {place[1]}, and nobody has said "
-                        f"what became of call {number} of effect {place[2]!r}"
+                        f"commit {record.commit_no} passes offset {place[1]}, though call {number} "
+                        f"of effect {place[2]!r} has an unknown outcome"
                     )
 
     def restore(self, fields: dict[str, Any]) -> None:

@@ -66,7 +66,6 @@ class Ledger:
 
     @property
     def place(self) -> tuple[str, str, int]:
-        """(group, topic, partition)."""
         assert self.started is not None, "only ledgers with a first record have a place"
         return self.started.group, self.started.topic, self.started.partition
 

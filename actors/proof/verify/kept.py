@@ -90,7 +90,6 @@ class Kept:
 
 
 def ids_of(commit: KeptCommit) -> Iterator[ProcessedId]:
-    """Yield the ids that a commit names."""
     for producer, first, count in commit.ranges:
         yield from ((producer, number) for number in range(first, first + count))
     blob = commit.fingerprints
@@ -114,7 +113,6 @@ class Keeper:
         self.kept: Kept | None = Kept() if keep_max else None
 
     def stored(self, record: Stored, batch: BatchView, topic: str) -> None:
-        """Take a batch of the log."""
         if self.kept is None:
             return
         if len(self.kept.entries) + record.kept > self._keep_max:

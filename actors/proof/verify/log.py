@@ -88,7 +88,7 @@ class LogReader:
             for name in (topic, ledger.private_topic):
                 self._ledgers.setdefault((name, partition), []).append(ledger)
         self._output_epochs: dict[str, GroupGrant] = {}
-        # By group, topic and partition: the offset below which nobody may be granted.
+        # By group, topic and partition: no grant may begin below this offset.
         self._reported: dict[tuple[str, str, int], int] = {}
 
     def read(self, progress: Callable[[int, int], None]) -> BrokerLog:

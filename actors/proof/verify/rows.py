@@ -42,12 +42,10 @@ class Numbers:
     """Gives every name a number, in the order of their coming."""
 
     def __init__(self) -> None:
-        """Start without names."""
         self.names: list[object] = []
         self._of: dict[object, int] = {}
 
     def of(self, name: object) -> int:
-        """Return the number of a name."""
         number = self._of.get(name)
         if number is None:
             number = self._of[name] = len(self.names)

@@ -33,7 +33,6 @@ class Sorter:
         self.count = 0
 
     def add(self, records: Iterable[bytes]) -> None:
-        """Take records."""
         before = len(self._buffer)
         self._buffer += records
         self.count += len(self._buffer) - before

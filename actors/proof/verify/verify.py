@@ -82,7 +82,6 @@ class Report:
         return self.found.total == 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON carries it."""
         return {
             "ok": self.ok,
             "accepted": sum(topic["accepted"] for topic in self.topics.values()),
@@ -384,6 +383,6 @@ def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str
 
 _COUNTS = ("processed", "parked", "skipped", "pending", "partitions")
 # Counts that only groups have whose handlers use effects: calls that the records tell of, which a
-# compaction may have taken away, and those of which nobody knows whether they happened.
+# compaction may have taken away, and those with an unknown outcome.
 CALLS, UNKNOWN = "effect_calls", "effects_unknown"
 OPERATOR = "skipped_by_operator"  # a count that only groups have whose offset was moved

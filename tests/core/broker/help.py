@@ -31,7 +31,7 @@ def refuse(nbytes: int) -> None:
 
 
 class Clock:
-    """Time that moves when a test says so."""
+    """Time that only the test moves."""
 
     def __init__(self) -> None:
         self.ms = 1_000_000
@@ -76,7 +76,7 @@ def entropy() -> Iterator[bytes]:
 
 
 class World:
-    """One broker with its disk; `crash` starts it anew from what the disk holds."""
+    """One broker with its disk; `crash` starts it again from the disk."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Members of a group share the partitions of a topic: even shares, few moves, nobody starves."""
+"""Members of a group share the partitions of a topic: even shares, few moves, no member starves."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Group:
         return {p.name: len(p.owned) for p in self.processes if not (p.dead or p.frozen)}
 
     def check_shared(self) -> None:
-        """Everything has one owner, and everybody has its share."""
+        """Each partition has one owner, and each member its share."""
         live = [p for p in self.processes if not (p.dead or p.frozen)]
         owned = sorted(partition for p in live for partition in p.owned)
         assert owned == list(range(self.partitions)), self.counts()
@@ -215,7 +215,7 @@ def test_a_leaver_leaves_only_its_own_partitions_to_move() -> None:
 
 
 def test_a_dead_members_partitions_go_round_after_the_lease() -> None:
-    """Each to somebody below its share; none is left without an owner."""
+    """Each partition goes to a member below its share; none is left without an owner."""
     group = Group(8)
     for name in "abc":
         group.add(name)
@@ -241,7 +241,7 @@ def test_a_frozen_member_finds_its_partitions_gone_and_gets_its_share_again() ->
 
 
 def test_nothing_moves_after_a_restart_of_the_broker() -> None:
-    """The table of members is gone, the shares are not: everybody keeps what it has."""
+    """A restart loses the table of members, not the shares: each member keeps its partitions."""
     group = Group(8)
     for name in "abcd":
         group.add(name)
@@ -292,7 +292,7 @@ def test_an_owner_proved_dead_is_dead_for_whom_the_partition_is_kept() -> None:
 
 
 def test_a_free_partition_is_kept_for_who_is_below_its_share_and_not_for_long() -> None:
-    """A member with its share is told to wait; if the other does not come, it gets the partition."""
+    """A member with its share must wait; if the other member does not come, it gets the partition."""
     group = Group(3)
     a, b = group.add("a"), group.add("b")
     group.run(CALM_MS)
@@ -394,7 +394,7 @@ def test_a_guest_of_a_moment_moves_nothing() -> None:
 
 
 def test_a_newcomer_waits_until_a_new_broker_knows_everybody() -> None:
-    """Nothing is asked back in the first seconds of a broker, also for who waits."""
+    """In the first seconds of a broker no partition is asked back, not even for a waiting member."""
     group = Group(4)
     group.add("a")
     group.run(2_000)
@@ -407,7 +407,7 @@ def test_a_newcomer_waits_until_a_new_broker_knows_everybody() -> None:
 
 
 def test_a_member_without_an_id_keeps_what_it_has() -> None:
-    """A process of protocol version 1 takes what is free, and nobody takes it away."""
+    """A process of protocol version 1 takes free partitions and keeps them."""
     group = Group(2)
     old = group.add("old")
     for partition in range(2):
@@ -430,7 +430,7 @@ def test_a_wrong_member_id_is_refused() -> None:
 
 
 def test_members_are_bounded() -> None:
-    """One too many is not noted: it gets what is free; who is gone makes room."""
+    """A member above the bound is not recorded; it gets free partitions. A lost member makes room."""
     group = Group(4, members_max=2, asked_max=3)
     for name in "abc":
         group.add(name)
@@ -453,7 +453,7 @@ def test_groups_without_end_cost_no_memory() -> None:
 
 
 def test_the_description_shows_members_owners_and_progress() -> None:
-    """Who is there, who owns what, what is committed and what is asked back."""
+    """Members, owners, committed offsets, and partitions asked back."""
     group = Group(2)
     a = group.add("a")
     group.run(1_000)
@@ -470,7 +470,7 @@ def test_the_description_shows_members_owners_and_progress() -> None:
 
 
 def test_whether_the_work_is_shared_is_told() -> None:
-    """With the grant and with each renewal: a process that has all is told so."""
+    """Grant and each renewal say whether the topic is shared."""
     group = Group(2)
     a = group.add("a")
     group.run(1_000)

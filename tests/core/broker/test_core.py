@@ -142,7 +142,7 @@ def test_names_of_topics(world, name, good):
 
 
 def test_topics_are_bounded():
-    """One topic too many is told so."""
+    """One topic too many is refused with Busy."""
     world = opened(topics_max=1)
     world.topic()
     assert world.topic("u").code == "busy"
@@ -168,7 +168,7 @@ def test_names_of_producers(world, name):
 
 
 def test_producer_names_are_bounded():
-    """One name too many is told so; known ones go on."""
+    """One name too many is refused with Busy; known names go on."""
     world = opened(producers_max=1)
     world.producer()
     assert world.producer("q").code == "busy"
@@ -257,7 +257,7 @@ def fill(world: World, rounds: range) -> None:
 
 
 def state_of(world: World) -> dict[str, object]:
-    """All hard state: every part of a snapshot, made anew."""
+    """All hard state: every part of a fresh snapshot."""
     state = world.core.state
     frozen, state._frozen = state._frozen, frozenset()
     parts = state.snapshot().parts

@@ -136,7 +136,7 @@ def test_a_retriable_refusal_does_not_advance_the_session(world):
 
 
 def test_the_session_table_is_bounded(world):
-    """The least recently used session is forgotten, and its client told to open another."""
+    """The least recently used session is forgotten; its client gets UnknownSession."""
     for number in range(LIMITS.sessions_max + 1):
         world.core._judge.sessions.advance(number.to_bytes(16, "big"), 0)
     assert len(world.core._judge.sessions) == LIMITS.sessions_max
@@ -164,7 +164,7 @@ def test_a_batch_with_nothing_new_writes_no_record(world):
 
 
 def test_the_fast_path_asks_for_no_single_id(world, monkeypatch):
-    """A batch with nothing known costs set operations only, whatever its size."""
+    """A batch with nothing known costs set operations only, at any size."""
     index = world.core.state.topics.get("t").ids
     monkeypatch.setattr(type(index), "find", lambda *_: pytest.fail("a single id was looked up"))
     items = {f"id{n}": str(n) for n in range(5000)}

@@ -241,7 +241,7 @@ def test_a_newer_fetch_replaces_the_one_that_waits(world):
 
 
 def test_waiting_fetches_are_bounded():
-    """One too many is told to come later."""
+    """One fetch too many gets Busy."""
     world = opened(waiting_fetches_max=2)
     for partition in range(2):
         wait_for(world, 0, partition=partition)
@@ -259,7 +259,7 @@ def test_deadlines_of_replaced_fetches_are_forgotten(world):
 
 
 def test_waits_are_bounded(world):
-    """Nobody waits longer than the limit, whatever was asked."""
+    """No fetch waits longer than the limit."""
     wait_for(world, 0, max_wait_ms=2**40)
     assert world.core.wake_at_ms == world.clock.ms + FETCH_WAIT_MS_MAX
 

@@ -140,7 +140,7 @@ def test_a_revocation_is_told_once() -> None:
 
 
 def test_renewals_say_who_and_what_is_durable() -> None:
-    """An offset that is committed and not synced yet is not told."""
+    """An offset that is committed and not synced yet is not reported."""
     sharing = running()
     sharing.step(HandlerDone(5, 0, 3))
     sharing.renewed()
@@ -163,7 +163,7 @@ def test_an_older_broker_is_not_told_of_members() -> None:
 
 
 def test_whether_the_topic_is_shared_is_remembered() -> None:
-    """The grant tells it, and every renewal anew: it decides how a fenced actor ends."""
+    """Grant and every renewal carry it: it decides how a fenced actor ends."""
     sharing = running(shared=True)
     assert sharing.core.shared
     sharing.renewed(shared=False)

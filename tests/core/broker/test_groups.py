@@ -44,7 +44,7 @@ def fetch(world: World, epoch: int, offset: int = 0):
 
 
 def test_the_first_joiner_is_granted(world):
-    """A free partition goes to whoever asks first, with what the consumer must check."""
+    """A free partition goes to the first joiner, with the facts that it must check."""
     granted = join(world)
     assert isinstance(granted, Granted)
     assert (granted.epoch, granted.end_offset, granted.lease_ms) == (1, 10, limits.LEASE_MS)
@@ -61,7 +61,7 @@ def test_asking_again_gets_the_same_grant(world):
 
 
 def test_the_second_member_stands_by_and_takes_over_after_the_lease(world):
-    """While the lease runs the other waits and is told for whom; then it is granted."""
+    """While the lease runs the other joiner waits and learns the owner; then it is granted."""
     join(world)
     standby = join(world, b"B", label="two")
     assert isinstance(standby, Standby)
@@ -233,7 +233,7 @@ def test_after_a_restart_every_grant_has_a_full_lease(world):
 
 
 def test_grants_are_bounded():
-    """One group too many is told so; those that are there go on."""
+    """One group too many is refused with Busy; known groups go on."""
     world = opened(groups_max=1)
     join(world)
     assert join(world, group="h").code == "busy"

@@ -57,7 +57,7 @@ def test_a_resend_with_other_headers_is_a_duplicate(world):
 
 
 def test_two_contents_under_one_number_conflict(world):
-    """One number, one body: another body under a stored number is told and not stored."""
+    """One number, one body: another body under a stored number is a conflict and not stored."""
     world.send(0, "a", "b", "c")
     assert runs(world.send(0, "a", "X", "c")) == [
         (1, "duplicate", 0),
@@ -219,7 +219,7 @@ def test_a_lookup_passes_over_what_is_not_its_own(world):
 
 
 def test_a_long_lookup_goes_on_over_turns():
-    """A resend whose original lies far back is answered later, and nobody waits for it."""
+    """A resend whose original lies far back is answered later, and other requests do not wait for it."""
     world = opened(read_bytes=1, first_read_extra_bytes=0, reads_per_request_max=2)
     for number in range(30):
         world.send(number, f"v{number}")
@@ -299,7 +299,7 @@ def test_impossible_requests_are_refused_and_change_nothing(world, changes, code
 
 
 def test_who_did_not_say_hello_is_refused(world):
-    """A broker that restarted knows no connection: it asks for the hello, whatever is said."""
+    """A restarted broker knows no connection: it answers every request with HelloRequired."""
     batch = batch_of("a")
     answer = world.ask(world.numbered(0, batch), batch.raw, peer=OTHER)
     assert isinstance(answer, Failure)

@@ -74,7 +74,7 @@ def test_hello_opens_the_connection() -> None:
 
 
 def test_hello_is_repeated_until_answered() -> None:
-    """A lost hello is said again after RESEND_MS and not before."""
+    """A lost hello is sent again after RESEND_MS and not before."""
     client = Client()
     client.start()
     client.tick(RESEND_MS - 1)
@@ -103,7 +103,7 @@ def test_a_welcome_of_a_newer_epoch_is_a_new_session() -> None:
 
 
 def test_silence_while_something_is_owed_is_broken_by_pings() -> None:
-    """A ping goes out after PING_MS without a word, only while something is owed."""
+    """A ping goes out after PING_MS of silence, only while the broker owes an answer."""
     client = open_client()
     client.tick(PING_MS * 4, owed=False)
     assert client.connection.wake_at_ms is None
@@ -127,7 +127,7 @@ def test_any_traffic_is_a_sign_of_life() -> None:
 
 
 def test_long_silence_reopens_the_socket_and_says_hello() -> None:
-    """After SILENCE_MS without a word the socket is given up, again and again."""
+    """After SILENCE_MS of silence the socket is given up, again and again."""
     client = open_client()
     client.tick(SILENCE_MS - 1)
     assert client.out.work == []
@@ -166,7 +166,7 @@ def test_old_news_of_a_forgotten_connection_is_ignored() -> None:
 
 
 def test_an_older_broker_is_never_used() -> None:
-    """A Welcome of a lower epoch comes from a zombie: the client goes on waiting, and says so."""
+    """A Welcome of a lower epoch comes from a zombie: the client goes on waiting, and reports it."""
     client = open_client()
     client.receive(welcome(50, epoch=3))
     client.events()
@@ -208,7 +208,7 @@ def test_a_version_mismatch_ends_the_client() -> None:
 
 
 def test_a_busy_or_fenced_broker_is_asked_again() -> None:
-    """A hello refused by a full or an ending broker is said again later."""
+    """A hello refused by a full or an ending broker is sent again later."""
     for code in ("busy", "fenced"):
         client = Client()
         hello = client.start()
@@ -244,6 +244,6 @@ def test_a_silent_broker_that_speaks_again_is_told() -> None:
 
 
 def test_failures_of_requests_are_the_owners() -> None:
-    """A refusal that is not about the connection goes to whoever asked."""
+    """A refusal that is not about the connection goes to the owner of the request."""
     client = open_client()
     assert not client.receive(Failure(client.connection.next_request(), "gap", "", "", 0))

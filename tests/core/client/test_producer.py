@@ -213,7 +213,7 @@ def test_a_full_disk_delays_questions() -> None:
 
 
 def test_a_refused_topic_stops_only_itself() -> None:
-    """A topic that cannot be had is told; the producer goes on."""
+    """A refused topic is reported; the producer goes on."""
     run = opened(DumbBroker(refusals=[]))
     run.post(Describe("t"))
     request = run.on_the_way(DescribeTopic)[0].request
@@ -257,7 +257,7 @@ def test_a_log_cut_below_an_acknowledgement_ends_the_producer() -> None:
 
 
 def test_a_log_cut_below_the_granted_numbers_ends_the_producer() -> None:
-    """What the broker told at InitProducer is relied on like an acknowledgement."""
+    """The numbers of ProducerReady count like acknowledgements."""
     broker = DumbBroker()
     first = opened(broker)
     first.send(b"0", b"1")

@@ -1,4 +1,4 @@
-"""The send window: every batch reaches the broker once, in order, whatever the network does."""
+"""The send window: every batch reaches the broker once, in order, over any network."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ def test_a_log_that_forgot_acknowledged_messages_is_found() -> None:
 
 
 def test_numbers_that_the_broker_granted_are_acknowledged_ones() -> None:
-    """A log that ends below the next number told at the start is LogRegressed too."""
+    """A log that ends below the next number of ProducerReady is LogRegressed too."""
     sender = ready()
     sender.numbers[0] = 7
     sender.window.expect("t", 0, 7)
@@ -312,7 +312,7 @@ def test_an_old_gap_is_no_regression() -> None:
 
 
 def test_a_gap_of_an_earlier_attempt_is_no_regression() -> None:
-    """A gap for an attempt that was repeated since is old news, whatever was acknowledged."""
+    """A gap for an attempt that was repeated since is old news."""
     sender = ready()
     sender.add(b"0")
     sender.add(b"1")

@@ -177,7 +177,7 @@ def test_nothing_is_said_before_the_ledger_was_looked_at() -> None:
 
 
 def test_the_join_carries_fresh_facts() -> None:
-    """Each join asks for the ledger's facts anew, also when an answer was lost."""
+    """Each join reads the ledger's facts again, also when an answer was lost."""
     scripted = Scripted()
     scripted.join()
     assert scripted.said[-1].next_offset == 0
@@ -281,7 +281,7 @@ def test_a_log_that_ends_below_the_ledger_stops() -> None:
 
 @pytest.mark.parametrize("changed", [{"request": 1}, {"epoch": 4}])
 def test_a_stale_fetch_reply_is_dropped(changed: dict[str, Any]) -> None:
-    """An answer to another request or grant changes nothing, whatever it holds."""
+    """An answer to another request or grant changes nothing."""
     scripted = Scripted()
     scripted.run()
     scripted.fetched([batch(0, 2)], 2, **changed)
@@ -334,7 +334,7 @@ def test_no_more_replies_are_held_than_allowed() -> None:
 
 
 def test_a_fetch_whose_grant_is_gone_fences() -> None:
-    """NotGranted to a fetch: Fenced, at once, without a Leave in somebody else's name."""
+    """NotGranted to a fetch: Fenced, at once, without a Leave for another owner's grant."""
     scripted = Scripted()
     scripted.run()
     scripted.hear(Failure(scripted.number(Fetch), "not_granted", "epoch 6", "", -1))

@@ -140,7 +140,7 @@ def test_nothing_is_committed_before_the_dead_topic_is_there(world: World) -> No
 
 
 def test_the_dead_topic_has_the_partitions_of_its_topic(world: World) -> None:
-    """It is made with the same count; one that somebody made otherwise is taken as it is."""
+    """It is created with the same partition count; an existing one is used as it is."""
     world.send("x", id="poison")
     world.drain(with_poison(world, Reject("no"), "poison"))
     assert world.broker.core.state.topics.by_name[DEAD].partitions == 1
@@ -214,7 +214,7 @@ def die_in_call(world: World, member: Member) -> Any:
 
 
 def test_only_the_message_that_kills_is_parked(world: World) -> None:
-    """One unclean end blames nobody; alone, it dies crash_retries + 1 times; then it is parked."""
+    """The first crash is not attributed to a message; alone, it kills crash_retries + 1 times, then it is parked."""
     for name in ("a", "killer", "b"):
         world.send(name, id=name)
     assert die_in_call(world, world.member(crash_retries=2)).window.count >= 1
@@ -339,7 +339,7 @@ def test_a_mark_of_an_older_epoch_is_over_with_its_message(world: World) -> None
 
 
 def test_an_attempt_that_came_back_is_no_death(world: World) -> None:
-    """A handler that raises alone, and whose process is killed in the pause, killed nobody."""
+    """A handler that raises alone, and whose process is killed in the pause, counts as no death."""
     world.send("x", id="x")
     die_in_call(world, world.member())
     for _ in range(5):
@@ -380,7 +380,7 @@ def test_who_lived_on_speaks_for_its_own_epoch_alone(world: World) -> None:
 
 
 def test_after_a_clean_end_nothing_runs_alone(world: World) -> None:
-    """A drained generation says so, and the next one calls handlers for whole batches."""
+    """A drained generation records its end, and the next one calls handlers for whole batches."""
     world.send("x", id="x")
     first = world.member()
     world.drain(first)
@@ -487,7 +487,7 @@ def test_a_replay_that_fails_is_parked_again(world: World) -> None:
 
 
 def test_dropped_excludes_replayed(world: World) -> None:
-    """What is said first about a letter stands; a dropped one is passed over and counted."""
+    """The first answer to a letter stands; a dropped one is passed over and counted."""
     world.send("v", id="poison")
     world.drain(with_poison(world, Reject("no"), "poison"))
     [letter] = letters(world)

@@ -1,4 +1,4 @@
-"""Effects in the core: what is on disk before a call, what a successor makes of it, who speaks once."""
+"""Effects in the core: what is durable before a call, what a successor does with it, and that an order counts once."""
 
 from __future__ import annotations
 
@@ -80,17 +80,10 @@ def tell(run: RunHandler, how: str, value: bytes = b"", number: int = 1) -> Effe
 
 def asked(world: World, member: Member, wanted: EffectWanted) -> EffectAnswer:
     """The answer that a handler gets."""
+    answer = member.actor.effect_answers.ask(wanted)
     member.actor.post(wanted)
-    return answered(world, member, wanted)
-
-
-def answered(world: World, member: Member, wanted: EffectWanted) -> EffectAnswer:
-    """The answer that is waited for."""
-    answers = member.actor.effect_answers
-    world.run(lambda: answers.has(wanted), member, handle=False)
-    answer = answers.take(wanted)
-    assert answer is not None
-    return answer
+    world.run(answer.done, member, handle=False)
+    return answer.result(0)
 
 
 def done(run: RunHandler, kind: str = "", handled: int = 0) -> HandlerDone:
@@ -151,7 +144,7 @@ def test_a_question_of_another_run_is_answered_at_once(world: World) -> None:
 
 
 def test_a_record_that_is_waited_for_is_answered_after_its_sync(world: World) -> None:
-    """One that is not waited for is not answered; of another run nobody waits for ever."""
+    """A report without `waits` gets no answer; an event of another run is answered as stale."""
     member = world.member()
     run = called(world, member)
     asked(world, member, want(run))
@@ -170,7 +163,7 @@ def test_a_record_that_is_waited_for_is_answered_after_its_sync(world: World) ->
 def test_a_handler_that_still_runs_when_its_consumer_has_ended(
     world: World, commit_first: bool
 ) -> None:
-    """It waits for nothing any more; what it left open in a database is in nobody's way."""
+    """An ended consumer answers late events as stale; with a sink it rolls the call back."""
     member = world.member()
     run = called(world, member)
     now, core = world.clock.now_ms(), member.core
@@ -198,12 +191,14 @@ def test_a_full_disk_keeps_the_handler_waiting(world: World) -> None:
         return fault
 
     full = fill()
+    answer = member.actor.effect_answers.ask(want(run))
     member.actor.post(want(run))
     for _ in range(5):
         world.step(member)
-    assert not member.actor.effect_answers.has(want(run))
+    assert not answer.done()
     machine.faults.remove(full)
-    assert answered(world, member, want(run)).verdict == CALL
+    world.run(answer.done, member, handle=False)
+    assert answer.result(0).verdict == CALL
     full = fill()
     member.actor.post(tell(run, RETURNED, b"receipt"))
     member.actor.post(done(run, handled=3))
@@ -291,7 +286,7 @@ def test_an_outcome_of_an_older_call_is_dropped(world: World) -> None:
 
 
 def held(world: World) -> Member:
-    """A member that waits for a word about message "a", which its predecessor died in."""
+    """A member that waits for an order about message "a", in which its predecessor died."""
     member = world.member()
     asked(world, member, want(called(world, member)))
     member = successor(world, member)
@@ -397,7 +392,7 @@ def test_a_message_is_not_passed_whatever_its_handler_says(world: World) -> None
 
 
 def test_a_message_that_kills_its_process_is_not_parked_while_nobody_knows(world: World) -> None:
-    """Its handler is told before it calls anything, so it lives on."""
+    """The held effect stops its handler before the call, so the process lives."""
     options = {"crash_retries": 1}
     member = world.member(**options)
     asked(world, member, want(called(world, member)))

@@ -182,7 +182,7 @@ def test_a_commit_may_end_inside_a_stored_batch(world: World) -> None:
 
 
 def test_another_state_directory_is_refused(world: World) -> None:
-    """A member started elsewhere calls no handler and is told where the ledger is."""
+    """A member started elsewhere calls no handler and learns where the ledger is."""
     world.send(count=2)
     first = world.member()
     world.drain(first)
@@ -333,7 +333,7 @@ def _fields(done):
 
 
 def test_a_long_handler_keeps_its_lease(world: World) -> None:
-    """While a handler runs for minutes nobody else is granted the partition."""
+    """While a handler runs for minutes no other member is granted the partition."""
     world.send(count=2)
     busy = world.member()
     world.run(lambda: bool(busy.calls), busy, handle=False)

@@ -125,7 +125,7 @@ class Life:
         self.members = []
 
     def power_fails_soon(self, a: int, b: int, c: int) -> None:
-        """At the b-th disk call from now, in the middle of whatever happens then."""
+        """At the b-th disk call from now, in the middle of any step."""
         member = self.pick(a)
         self.world.disk.fail_at = self.world.disk.calls + 1 + b
         self.world.disk.fail_halfway = bool(c % 2)

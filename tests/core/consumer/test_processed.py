@@ -12,7 +12,7 @@ pieces = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 12)), max_size=25
 
 @given(pieces, st.tuples(st.integers(0, 60), st.integers(0, 12)))
 def test_ranges_are_a_set_of_numbers(added: list[tuple[int, int]], asked: tuple[int, int]) -> None:
-    """Whatever is added in whatever order, the ranges hold those numbers and stay normal."""
+    """Numbers added in any order are in the ranges, and the ranges stay normal."""
     ranges, model = Ranges(), set()
     for start, size in added:
         ranges.add(start, start + size)

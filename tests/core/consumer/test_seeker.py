@@ -206,7 +206,7 @@ def test_a_copy_from_before_the_rewind_is_refused(world: World) -> None:
 
 
 def test_renewals_from_before_a_rewind_do_not_count(world: World) -> None:
-    """What the operator's own command renewed on the way, in whatever order it arrives, is past."""
+    """Renewals of the operator's own command do not count after the rewind, in any order of arrival."""
     join(world, b"B", 8, 1)
     world.ask(Renew(world.n, *PLACE, 2, b"m" * 16, 8))
     world.ask(Rewind(world.n, *PLACE, 2, 3))

@@ -1,4 +1,4 @@
-"""Topics with names of OnceMQ's own: who may write to them, and under which grant they are read."""
+"""Topics with names of OnceMQ's own: their writers, and the grant under which they are read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def world() -> World:
 
 
 def test_a_private_topic_is_read_under_the_grant_of_its_topic(world: World) -> None:
-    """The epoch of (g, t, 0) counts for t@g; no other epoch does, and nobody else's topic."""
+    """The epoch of (g, t, 0) counts for t@g; no other epoch does, and no other group's topic."""
     fetched = world.ask(Fetch(world.n, "g", "t@g", 0, 1, 0, 1 << 20, 0))
     assert isinstance(fetched, Fetched)
     assert fetched.epoch == 1
@@ -33,7 +33,7 @@ def test_a_private_topic_is_read_under_the_grant_of_its_topic(world: World) -> N
 
 
 def test_a_private_topic_takes_explicit_ids_only(world: World) -> None:
-    """Numbered messages could not be told from those of the topic; nobody's name belongs there."""
+    """A private topic takes no numbered messages and no named producer."""
     batch = batch_with_ids([("dead:0:0", "v")])
     stored = world.ask(world.explicit(0, batch, topic="t@g"), batch.raw)
     assert isinstance(stored, Produced)

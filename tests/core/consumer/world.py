@@ -14,8 +14,10 @@ from typing import Any
 from oncemq.codec import batch as batch_codec
 from oncemq.core.consumer.work import HandlerDone, RunHandler
 from oncemq.library.consuming.actor import ConsumerActor
-from oncemq.library.handling.call import Call, Consumer
+from oncemq.library.handling.call import Consumer
+from oncemq.library.handling.call_kinds import TopicFinders, make_call
 from oncemq.library.handling.state import decode_state
+from oncemq.library.handling.threads import HandlerThreads
 from oncemq.library.handling.tx import Tx
 from oncemq.library.messages.message import Message
 from oncemq.library.testkit.actors import LocalProducer, create_topic, stored_batches
@@ -32,7 +34,7 @@ GROUP, TOPIC, OUT = "billing", "orders", "invoices"
 
 
 class Recorder:
-    """Events of everybody, in order."""
+    """Events of all processes, in order."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, dict[str, Any]]] = []
@@ -48,7 +50,7 @@ class Recorder:
 
 
 class BadWire:
-    """A client's end that loses, doubles and brings back messages when it is told to."""
+    """A client's end that loses, doubles and delays messages on demand."""
 
     def __init__(self, endpoint: LocalEndpoint) -> None:
         self.endpoint = endpoint
@@ -90,7 +92,7 @@ class BadWire:
 
 
 class Member:
-    """One process of the group: it is its own Host; handlers run when the test says so."""
+    """One process of the group: it is its own Host; the test decides when handlers run."""
 
     def __init__(self, world: World, name: str, handler: Any = None, **options: Any) -> None:
         self.world = world
@@ -184,7 +186,8 @@ class Member:
     def carry_out(self, *, cut: bool = False) -> HandlerDone:
         """Carry out the call that is out and return its answer without giving it back."""
         run = self.calls.popleft()
-        call = Call(self.actor.consumer, run, lambda _topic: 1)
+        find, actor = TopicFinders(lambda _topic: 1), self.actor
+        call = make_call(actor.consumer, run, find, actor.carry, HandlerThreads())
         if cut:
             call.cut()
         return call.carry_out(self.actor.place)
@@ -291,7 +294,7 @@ class World:
         member.turn()
 
     def run(self, done: Any, *members: Member, handle: bool = True, limit_ms: int = 60_000) -> None:
-        """Turn everybody until `done()`; with `handle` calls are answered at once."""
+        """Turn all members until `done()`; with `handle` calls are answered at once."""
         for member in members:
             self.loop.add(member)
         answers = Answers(list(members) if handle else [])

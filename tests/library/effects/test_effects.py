@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -587,11 +588,13 @@ class SlowDesk:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    async def want_awaited(self, wanted: EffectWanted) -> EffectAnswer:
-        await asyncio.sleep(0.05)
-        return EffectAnswer(wanted.offset, wanted.name, CALL, 1)
+    def ask(self, said: EffectWanted) -> Future[EffectAnswer]:
+        future: Future[EffectAnswer] = Future()
+        answer = EffectAnswer(said.offset, said.name, CALL, 1)
+        asyncio.get_running_loop().call_later(0.05, future.set_result, answer)
+        return future
 
-    async def tell_awaited(self, told: EffectTold) -> None:
+    def tell(self, told: EffectTold) -> None:
         self.told.append(told.how)
 
 

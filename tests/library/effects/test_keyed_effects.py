@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from oncemq import App, EffectUnknown, Harness, Reject
-from oncemq.chaos.programs import wait_until
 from oncemq.core.consumer.effect_work import CALL, NOTED, EffectAnswer, EffectTold, EffectWanted
 from oncemq.core.consumer.keyed_schedule import Result, Schedule
 from oncemq.core.consumer.work import HELD_EFFECT, RAISED, UNKNOWN_EFFECT, FailedMessage
-from oncemq.library.effects.desk import TurningDesk
+from oncemq.errors import OnceMQError
+from oncemq.library.effects.desk import EffectAnswers
 from oncemq.library.handling.carry import Carry
+from oncemq.library.testkit.crash_steps import WatchedDesk
 from oncemq.limits import LIMITS
-from oncemq.shells.effect_answers import EffectAnswers
 
 KEYS = "abcdef"
 
@@ -238,51 +238,58 @@ def wanted(name: str) -> EffectWanted:
     return EffectWanted(1, 0, False, 0, "key", name, "ask")
 
 
-def test_each_one_who_waits_gets_its_own_answer() -> None:
+def test_each_handler_that_waits_gets_its_own_answer() -> None:
     """In threads and in an event loop, whatever the order of the answers is."""
     answers = EffectAnswers()
     names = [f"{number}" for number in range(8)]
-    found: dict[str, EffectAnswer | None] = {}
+    asked = [answers.ask(wanted(name)) for name in names]
+    later = [answers.ask(wanted(f"later {name}")) for name in names]
+    found: list[EffectAnswer] = []
 
-    def wait(name: str) -> None:
-        found[name] = answers.wait(wanted(name), 20)
+    async def wait_all() -> list[EffectAnswer]:
+        return await asyncio.gather(*map(asyncio.wrap_future, later))
 
-    async def wait_all() -> list[EffectAnswer | None]:
-        return await asyncio.gather(
-            *(answers.wait_awaited(wanted(f"later {name}"), 20) for name in names)
-        )
+    def in_loop() -> None:
+        found.extend(asyncio.run(wait_all()))
 
-    threads = [threading.Thread(target=wait, args=(name,)) for name in names]
-    for thread in threads:
-        thread.start()
-    later: list[EffectAnswer | None] = []
-    loop = threading.Thread(target=lambda: later.extend(asyncio.run(wait_all())))
+    loop = threading.Thread(target=in_loop)
     loop.start()
-    wait_until(lambda: len(answers._bells) == 16, 10, "all who wait")
-    since = time.monotonic()
     for name in reversed(names):
         answers.put(EffectAnswer(0, name, CALL))
         answers.put(EffectAnswer(0, f"later {name}", CALL))
-    for thread in (*threads, loop):
-        thread.join(10)
-    assert {name: answer and answer.name for name, answer in found.items()} == dict(
-        zip(names, names, strict=True)
-    )
-    assert [answer and answer.name for answer in later] == [f"later {name}" for name in names]
-    assert time.monotonic() - since < 10, "an answer wakes who waits for it"
+    loop.join(10)
+    assert [future.result(10).name for future in asked] == names
+    assert [answer.name for answer in found] == [f"later {name}" for name in names]
 
 
 def test_an_answer_to_something_else_is_none() -> None:
-    """Nobody waits longer than he said; a question and what is told have answers of their own."""
+    """A question and what is told have answers of their own; nothing is kept for later questions."""
     answers = EffectAnswers()
-    told = EffectTold(1, 0, False, 0, "x", 1, "returned")
+    answers.put(EffectAnswer(0, "x", CALL))
+    asked = answers.ask(wanted("x"))
     answers.put(EffectAnswer(0, "x", NOTED))
-    assert answers.wait(wanted("x"), 0.01) is None
-    assert asyncio.run(answers.wait_awaited(wanted("x"), 0.01)) is None
-    noted = answers.wait(told, 0.01)
-    assert noted is not None
-    assert noted.verdict == NOTED
-    assert answers.take(told) is None
+    assert not asked.done()
+    answers.put(EffectAnswer(0, "x", CALL))
+    assert asked.result(0).verdict == CALL
+    told = answers.ask(EffectTold(1, 0, False, 0, "x", 1, "returned"))
+    answers.put(EffectAnswer(0, "x", CALL))
+    assert not told.done()
+    answers.put(EffectAnswer(0, "x", NOTED))
+    assert told.result(0).verdict == NOTED
+
+
+def test_no_handler_waits_for_a_consumer_that_has_ended() -> None:
+    """Neither those that wait already, nor those that ask later; an answer that is late is dropped."""
+    answers = EffectAnswers()
+    asked = answers.ask(wanted("x"))
+    told = answers.ask(EffectTold(1, 0, False, 0, "y", 1, "returned"))
+    answers.end()
+    answers.put(EffectAnswer(0, "x", CALL))
+    for future in (asked, answers.ask(wanted("z"))):
+        with pytest.raises(OnceMQError, match="was not called"):
+            future.result(0)
+    with pytest.raises(OnceMQError, match="before recording it"):
+        told.result(0)
 
 
 def test_a_world_is_turned_by_one_thread_at_a_time() -> None:
@@ -300,8 +307,8 @@ def test_a_world_is_turned_by_one_thread_at_a_time() -> None:
         answers.put(EffectAnswer(0, said.name, CALL))
 
     actor: Any = SimpleNamespace(effect_answers=answers, ended=False, sink=None, post=post)
-    desk = TurningDesk(actor, wait, threading.Lock())
-    threads = [threading.Thread(target=desk.want, args=(wanted(name),)) for name in KEYS]
+    desk = WatchedDesk(actor, wait, threading.Lock(), lambda _step: None)
+    threads = [threading.Thread(target=desk.ask, args=(wanted(name),)) for name in KEYS]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -298,7 +298,7 @@ def test_a_cancellation_inside_of_a_handler_is_an_error_like_any_other() -> None
         task.cancel()
         await task
 
-    with pytest.raises(HandlerFailed, match="cancelled from within"):
+    with pytest.raises(HandlerFailed, match="cancelled its own task"):
         run(handler, [0], retries=0)
 
 

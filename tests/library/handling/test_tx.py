@@ -23,8 +23,11 @@ from oncemq.errors import (
     UnknownTopic,
     ValueNotEncodable,
 )
-from oncemq.library.handling.call import Call, Consumer, current
+from oncemq.library.handling.call import Consumer, current
+from oncemq.library.handling.call_kinds import TopicFinders, make_call
+from oncemq.library.handling.carry import Carry
 from oncemq.library.handling.state import StateView, decode_state, encode_state
+from oncemq.library.handling.threads import HandlerThreads
 from oncemq.library.handling.tx import Tx
 from oncemq.library.handling.unit_of_work import build_outputs
 from oncemq.limits import BATCH_MESSAGES_MAX, LIMITS, MESSAGE_BYTES_MAX, Limits
@@ -63,9 +66,9 @@ def call(
             raise UnknownTopic(topic)
         return topics[topic]
 
-    return Call(Consumer("orders", "billing", handler, 5), run, find_topic).carry_out(
-        ("billing", "orders", PARTITION)
-    )
+    consumer = Consumer("orders", "billing", handler, 5)
+    call = make_call(consumer, run, TopicFinders(find_topic), Carry(), HandlerThreads())
+    return call.carry_out(("billing", "orders", PARTITION))
 
 
 def state_of(done: HandlerDone) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from oncemq.core.client.connection import Reconnect
 from oncemq.core.consumer.effect_work import LookForOrders
 from oncemq.core.consumer.work import AnswerDropped, LedgerPeeked, Repost
 from oncemq.shells.consumer import ConsumerShell
-from oncemq.sim.plan import GUARDED
 from tests.sim.mutants.table import mutant, nothing
 
 DISK = ("disk full",)
@@ -65,7 +64,7 @@ mutant(
     "shell: no fresh socket",
     "a connection that is of no use is given up for another one",
     (ConsumerShell, "_perform", _without(Reconnect)),
-    faults=("stale connection",),
+    tests=("tests/shells/test_consumer.py",),
 )
 
 
@@ -82,17 +81,4 @@ mutant(
     "shell: a standby reports what the ledger held at its start",
     "each join reports where the ledger stands now",
     (ConsumerShell, "post", _told_once),
-)
-
-
-def _forgets(_original: Any) -> Any:
-    return property(lambda _self: 0)
-
-
-mutant(
-    "shell: it is not known who lost its database",
-    "a call whose process lives on is no death",
-    (ConsumerShell, "last_epoch", _forgets),
-    faults=("connection lost", "database stop"),
-    database=GUARDED,
 )

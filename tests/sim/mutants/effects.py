@@ -137,13 +137,13 @@ mutant(
 
 
 def _told_first(original: Any) -> Any:
-    def broken(self: Any, desk: Any, wish: Any) -> None:
+    def broken(self: Any, wish: Any) -> Any:
         def function(*args: Any, **kwargs: Any) -> Any:
             wish.effect._end(RETURNED, 0, b"early")
-            desk.tell(wish.effect.ended)
+            self._desk.tell(wish.effect.ended)
             return wish.function(*args, **kwargs)
 
-        original(self, desk, replace(wish, function=function))
+        return original(self, replace(wish, function=function))
 
     return broken
 

@@ -13,7 +13,7 @@ from oncemq.core.consumer import handling
 from oncemq.driver import Driver
 from oncemq.errors import SinkUnavailable
 from oncemq.library.effects.effects import Effects
-from oncemq.library.handling import call as handlers
+from oncemq.library.handling.in_order import InOrder
 from oncemq.library.sinks.sqlite import SqliteSession
 from oncemq.shells.tables import statements
 from oncemq.shells.tables.ledger import SqlLedger
@@ -289,7 +289,7 @@ mutant(
 mutant(
     "messages before an effect wait for it",
     "the call ends before a message that was left",
-    (handlers.Call, "_comes_later", lambda _original: lambda self: False),
+    (InOrder, "_comes_later", lambda _original: lambda self: False),
     tests=_EFFECT_TESTS,
 )
 mutant(
