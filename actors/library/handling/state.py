@@ -100,7 +100,7 @@ class StateView(MutableMapping[str, Any]):
         return value
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of `key`, or `default` (which is not stored)."""
+        """`default` is not stored."""
         value = self._find(key)
         return default if value is _GONE else value
 
@@ -108,7 +108,7 @@ class StateView(MutableMapping[str, Any]):
         return isinstance(key, str) and self._find(key) is not _GONE
 
     def __setitem__(self, key: str, value: Any) -> None:
-        """Set a value. Raises ValueNotEncodable with the path, TypeError for keys but text."""
+        """Raises ValueNotEncodable with the path, TypeError for keys but text."""
         kind = type(value)
         in_range = kind is not int or _INT_MIN <= value < _INT_END
         if kind in _FIXED and in_range and key in self._pending and key not in self._mine:
@@ -149,7 +149,7 @@ class StateView(MutableMapping[str, Any]):
         return f"<state of {len(self)} keys>"
 
     def _find(self, key: str) -> Any:
-        """Return the value as the message at hand sees it; _GONE if there is none."""
+        """The value as the message at hand sees it, or _GONE."""
         if self._mine:
             value = self._mine.get(key, _MISSING)
             if value is not _MISSING:
@@ -207,7 +207,6 @@ class StateView(MutableMapping[str, Any]):
         self.reject()
 
     def reject(self) -> None:
-        """Forget what the message at hand did."""
         self._cache.update(self._undo)
         self._undo.clear()
         self._mine.clear()
@@ -215,7 +214,6 @@ class StateView(MutableMapping[str, Any]):
         self.touched = False
 
     def changes(self) -> dict[str, bytes | None]:
-        """Return what the accepted messages changed, as a commit carries it."""
         changes = dict(self._changes)
         for key in self._pending:
             changes[key] = encode_state(self._cache[key])
