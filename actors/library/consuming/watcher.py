@@ -20,7 +20,7 @@ class Watcher:
         """Another member has a partition; this process waits for it."""
 
     def silence(self, endpoint: str) -> None:
-        """No broker has answered for two seconds; the process keeps retrying. Once for each silence."""
+        """Once each time that no broker has answered for two seconds; the process keeps retrying."""
 
     def sink_away(self, text: str) -> None:
         """The database of a consumer is not available or locked; the consumer keeps retrying. Told for each attempt."""

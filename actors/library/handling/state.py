@@ -100,7 +100,7 @@ class StateView(MutableMapping[str, Any]):
         return value
 
     def get(self, key: str, default: Any = None) -> Any:
-        """`default` is not stored."""
+        """Return the value of `key`, or `default` (which is not stored)."""
         value = self._find(key)
         return default if value is _GONE else value
 
@@ -108,7 +108,7 @@ class StateView(MutableMapping[str, Any]):
         return isinstance(key, str) and self._find(key) is not _GONE
 
     def __setitem__(self, key: str, value: Any) -> None:
-        """Raises ValueNotEncodable with the path, TypeError for keys but text."""
+        """Set a value. Raises ValueNotEncodable with the path, TypeError for keys but text."""
         kind = type(value)
         in_range = kind is not int or _INT_MIN <= value < _INT_END
         if kind in _FIXED and in_range and key in self._pending and key not in self._mine:
