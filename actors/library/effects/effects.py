@@ -110,10 +110,11 @@ class Effects:
     async def _call(self, message: Message, wish: Wish) -> Any:
         """Suspends only in async handlers."""
         try:
-            if not self._is_over(message, wish.effect):
+            one = wish.effect
+            if one.of not in self._failed and one.of[1] not in self.of_message(message):
                 self._leave_for(wish)
                 await self._make(wish)
-            return self._outcome(message, wish.effect)
+            return self._outcome(message, one)
         finally:
             self._pending = ""
 
@@ -191,10 +192,6 @@ class Effects:
         self._stuck = self._message = None
 
     # --- inside ----------------------------------------------------------------------------------
-
-    def _is_over(self, message: Message, one: EffectCall) -> bool:
-        """Whether the handler gets what is known already."""
-        return one.of in self._failed or one.of[1] in self.of_message(message)
 
     def _outcome(self, message: Message, one: EffectCall) -> Any:
         """Return the recorded result, or raise what came instead of one."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 
 from ...core.consumer.grant import join_with
 from ...errors import Fenced, GroupInUse, OffsetOutOfRange, OnceMQError
@@ -62,12 +61,7 @@ class Seeker:
     def __enter__(self) -> Seeker:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         """Give all partitions back."""
         try:
             self._give_back(clean=error is None)
