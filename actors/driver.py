@@ -101,14 +101,27 @@ class Driver:
         """Bytes of log that a restart would replay."""
         return 0 if self._log is None else self._log.durable_end - self._snapshot_at
 
-    def open_log(self, log: Log) -> None:
-        """Recover the core from `log` and go on writing to it.
+    def open_log(self, log: Log, directory: str) -> None:
+        """Recover the core from `log` and go on writing to it. Events name its `directory`.
 
         The core must be fresh. It meets its Recovered event in the next turn. Raises CorruptLog.
         """
         self._log = log
+        cut = log.cut_report
+        if cut is not None:
+            self._events.emit(
+                "log.tail_cut",
+                directory=directory,
+                from_=cut.from_position,
+                to=cut.to_position,
+                bytes=cut.nbytes,
+                reason=cut.reason,
+            )
         start = 0
-        for info in log.snapshots()[:1]:  # the newest; damaged ones are passed over already
+        newest = log.snapshots()[:1]  # damaged ones are passed over already
+        for damage in log.snapshot_damage:
+            self._events.emit("snapshot.fallback", reason=str(damage))
+        for info in newest:
             parts = {n: wire.unpack_plain(p) for n, p in log.read_snapshot(info).items()}
             self.core.restore(parts)
             start = info.position

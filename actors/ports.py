@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from .storage.log import SnapshotInfo, StoredRecord
+from .errors import CorruptLog
+from .storage.log import SnapshotInfo, StoredRecord, TailCut
 
 Frames = Sequence[bytes | memoryview]
 
@@ -47,6 +48,8 @@ class Log(Protocol):
     log_id: bytes
     lineage: bytes
     generation: int
+    cut_report: TailCut | None  # the torn tail that the opening left out
+    snapshot_damage: list[CorruptLog]  # snapshots that `snapshots` passed over
 
     @property
     def end(self) -> int:

@@ -110,14 +110,15 @@ class NodeStore:
             snapshot_every_bytes=LEDGER_SNAPSHOT_EVERY_BYTES,
             compacts=True,
         )
-        committed = FencedLog.open(
+        committed = f"{directory}/committed"
+        log = FencedLog.open(
             disk,
-            f"{directory}/committed",
+            committed,
             generation=None,
             owner=owner,
             create_log_id=entropy(),
         )
-        self._ledger.open_log(committed)
+        self._ledger.open_log(log, committed)
         self._ledger.turn(0)
         self._ends: dict[str, int] = {}  # topic -> offset of the next message
         self._senders: dict[str, _Sender] = {}

@@ -80,26 +80,11 @@ class BrokerShell:
             snapshot_every_bytes=snapshot_every_bytes,
         )
         try:
-            self._recover(directory, events)
+            self._driver.open_log(log, directory)
+            self._driver.turn(0)  # the core learns its epoch: before that it cannot answer
         except Exception:
             log.close(clean=False)
             raise
-
-    def _recover(self, directory: str, events: Events) -> None:
-        cut = self.log.cut_report
-        if cut is not None:
-            events.emit(
-                "log.tail_cut",
-                directory=directory,
-                from_=cut.from_position,
-                to=cut.to_position,
-                bytes=cut.nbytes,
-                reason=cut.reason,
-            )
-        self._driver.open_log(self.log)
-        for damage in self.log.snapshot_damage:
-            events.emit("snapshot.fallback", reason=str(damage))
-        self._driver.turn(0)  # the core learns its epoch: before that it cannot answer
 
     def turn(self, timeout_ms: int | None = None) -> bool:
         """Answer what has come; wait for it at most `timeout_ms`. Returns whether anything happened.

@@ -38,7 +38,7 @@ from ..core.consumer.work import (
     TopicResolved,
 )
 from ..driver import DISK_FULL_RETRY_MS, Driver
-from ..errors import CorruptLog, DiskFull, Fenced, LogInUse, OnceMQError, SinkUnavailable
+from ..errors import DiskFull, Fenced, LogInUse, OnceMQError, SinkUnavailable
 from ..limits import (
     CRASH_RETRIES_DEFAULT,
     LEDGER_SNAPSHOT_EVERY_BYTES,
@@ -49,7 +49,6 @@ from ..limits import (
 )
 from ..outcome import Event, Stop
 from ..ports import Clock, Events, Log, Transport
-from ..storage.log import TailCut
 
 Place = tuple[str, str, int]  # group, topic, partition
 
@@ -90,13 +89,6 @@ class LentConnection(Protocol):
         """The record that the call waits for is written, or none is: the call goes on."""
 
 
-class LedgerLog(Log, Protocol):
-    """A ledger that is open for writing."""
-
-    cut_report: TailCut | None
-    snapshot_damage: list[CorruptLog]
-
-
 class LedgerDoor(Protocol):
     """One ledger before and at its opening: in files or in tables of a database."""
 
@@ -109,7 +101,7 @@ class LedgerDoor(Protocol):
     def peek(self) -> LedgerPeeked:
         """Return the facts of the ledger; make it where there is none."""
 
-    def open(self, epoch: int) -> LedgerLog:
+    def open(self, epoch: int) -> Log:
         """Open it for writing under a grant."""
 
     def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
@@ -388,19 +380,7 @@ class ConsumerShell:
         except SinkUnavailable as error:
             self._sink_away(item, error)
             return
-        cut = log.cut_report
-        if cut is not None:
-            self._events.emit(
-                "log.tail_cut",
-                directory=self._ledger.directory,
-                from_=cut.from_position,
-                to=cut.to_position,
-                bytes=cut.nbytes,
-                reason=cut.reason,
-            )
-        self._driver.open_log(log)
-        for damage in log.snapshot_damage:
-            self._events.emit("snapshot.fallback", reason=str(damage))
+        self._driver.open_log(log, self._ledger.directory)
 
     def _sink_away(self: Self, item: PeekLedger | OpenLedger, error: SinkUnavailable) -> None:
         """Try again, unless a connection broke: the consumer that follows this one has another."""

@@ -51,7 +51,7 @@ class SeekerShell:
 
         Raises Fenced, CorruptLog, DiskFull, StoreMismatch, SinkUnavailable.
         """
-        self._driver.open_log(self._ledger.open(self.core.epoch))
+        self._driver.open_log(self._ledger.open(self.core.epoch), self._ledger.directory)
         self._driver.turn(0)
 
     def move(self, offset: int, reason: str) -> None:

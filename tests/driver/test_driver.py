@@ -64,6 +64,8 @@ class World:
 
     log_id = lineage = b"l" * 16
     generation = 3
+    cut_report = None
+    snapshot_damage = ()
 
     def __init__(self):
         self.trace: list[object] = []
@@ -152,7 +154,7 @@ def start(**options):
     """A driver around a toy core, opened and past its Recovered turn."""
     world, core = World(), ToyCore()
     driver = Driver(core, world, world, world, perform=world.trace.append, **options)
-    driver.open_log(world)
+    driver.open_log(world, "toy")
     driver.turn()
     world.trace.clear()
     core.seen.clear()
@@ -327,7 +329,7 @@ def test_recovery_gives_the_state_of_the_live_run():
 
     fresh = ToyCore()
     again = Driver(fresh, world, world, world, perform=world.trace.append)
-    again.open_log(world)
+    again.open_log(world, "toy")
     again.turn()
 
     assert fresh.topics == core.topics == [f"t{n}" for n in range(5)]

@@ -48,7 +48,7 @@ class World:
         core = BrokerCore(log.log_id, log.lineage, entropy=lambda: b"E" * 16)
         self.log = log
         self.driver = Driver(core, self, self, self, perform=self.work)
-        self.driver.open_log(log)
+        self.driver.open_log(log, "data")
         self.driver.turn(0)
 
     def poll(self, _timeout_ms: int) -> list[tuple[bytes, Frames]]:

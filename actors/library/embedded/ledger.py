@@ -94,7 +94,7 @@ class LedgerStore:
             snapshot_every_bytes=LEDGER_SNAPSHOT_EVERY_BYTES,
             compacts=True,
         )
-        self._driver.open_log(log)
+        self._driver.open_log(log, directory)
         self._driver.turn(0)
 
     @classmethod

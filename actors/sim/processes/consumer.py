@@ -11,7 +11,8 @@ from ...core.consumer.work import Drain, ResolveTopic, RunHandler, TopicResolved
 from ...errors import SinkUnavailable
 from ...ids import private_topic
 from ...limits import JOIN_RETRY_MS, LIMITS
-from ...shells.consumer import ConsumerShell, LedgerDoor, LedgerLog
+from ...ports import Log
+from ...shells.consumer import ConsumerShell, LedgerDoor
 from ...shells.ledger.files import LedgerFiles
 from ...storage.document import Owner
 from ..disk.disk import SimProcess
@@ -42,7 +43,7 @@ class CheckedDoor:
         self._open = door.open
         self._check = check
 
-    def open(self, epoch: int) -> LedgerLog:
+    def open(self, epoch: int) -> Log:
         """See LedgerDoor."""
         self._check(epoch)
         return self._open(epoch)

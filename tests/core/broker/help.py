@@ -117,7 +117,7 @@ class World:
             perform=self.work.append,
             snapshot_every_bytes=self.snapshot_every,
         )
-        self.driver.open_log(self.log)
+        self.driver.open_log(self.log, "data")
         self.turn()
 
     def crash(self, *, clean: bool = False) -> None:

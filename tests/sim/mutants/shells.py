@@ -43,21 +43,6 @@ mutant(
 )
 
 
-def _not_recovered(_original: Any) -> Any:
-    def broken(self: BrokerShell, directory: str, events: Any) -> None:
-        del directory, events
-        self._driver._log = self.log
-
-    return broken
-
-
-mutant(
-    "shell: a broker does not recover from its log",
-    "a broker is what its log says",
-    (BrokerShell, "_recover", _not_recovered),
-)
-
-
 def _every_second(original: Any) -> Any:
     def broken(self: ProducerShell) -> list[Settled]:
         settled: list[Settled] = original(self)
