@@ -18,7 +18,8 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from oncemq.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").rglob("*.md"))]
 SCRIPTS = {"broker.py": "broker", "producer.py": "producer", "consumer.py": "consumer"}
 SHELLS = ("sh", "bash", "console", "shell")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
