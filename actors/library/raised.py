@@ -56,7 +56,8 @@ def _interrupts_raise() -> bool:
     """Whether Ctrl-C arrives in this thread as KeyboardInterrupt: not where OnceMQ takes signals."""
     if threading.current_thread() is not threading.main_thread():
         return False
-    return not isinstance(signal.getsignal(signal.SIGINT), StopHandler)
+    handler = signal.getsignal(signal.SIGINT)
+    return handler is not signal.SIG_IGN and not isinstance(handler, StopHandler)
 
 
 def _task_is_cancelled() -> bool:
