@@ -1,6 +1,6 @@
 """One call: a consumer's handler is given a window of messages, and answers what it did.
 
-A call is composed of a runner, one for each way of calling (call_kinds.py chooses): messages in order
+A call is composed of a runner, one for each way of calling (make_call.py chooses): messages in order
 with one unit of work (in_order.py), or by key with a unit of work for each message (by_key.py). What
 may be a handler is decided in shapes.py, what becomes of a message that failed in failures.py.
 """
