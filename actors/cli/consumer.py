@@ -19,10 +19,11 @@ from ..library.consuming.process import ConsumerProcess
 from ..library.consuming.tally import Summary
 from ..library.consuming.watcher import Watcher
 from ..library.handling.call import Consumer, MessageContext
+from ..library.raised import raised_by_code
 from ..runtime.events import EventLog
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import print_error, print_json, process_events
+from .output import ExitCode, print_error, print_json, process_events
 
 
 @click.command()
@@ -57,7 +58,8 @@ def consumer(
 
     MODULE is imported from the current directory. Processed ids, offsets, state and outputs live
     in --state; a restarted consumer continues from there. The last line of output is
-    {"processed", "skipped", "parked", "offsets"}.
+    {"processed", "skipped", "parked", "offsets"}. Status 4: it ended in good order, but messages were
+    parked in this run, or effects are held.
 
     With --rerun the handlers see every message from the earliest on, with a new state, a new
     processed set and a new output producer: their messages are sent again, under new ids.
@@ -95,7 +97,9 @@ def load_app(target: str) -> App:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             _refuse_module(module_name)
         raise click.UsageError(f"there is no module {error.name!r} in {here}") from None
-    except Exception:  # noqa: BLE001 - the user's module may raise anything
+    except BaseException as error:
+        if not raised_by_code(error):
+            raise
         _refuse_module(module_name)
     app = getattr(module, name, None)
     if not isinstance(app, App):
@@ -144,7 +148,12 @@ def _run(
         raise
     finally:
         console.clear()
-        print_json(process.summary().as_dict())
+        summary = process.summary()
+        print_json(summary.as_dict())
+    waiting = summary.waiting()
+    if waiting:
+        click.echo(f"waiting for you: {waiting}", err=True)
+        raise click.exceptions.Exit(ExitCode.WAITING)
 
 
 class _Console(Watcher):
@@ -158,27 +167,24 @@ class _Console(Watcher):
         self._away = ""
 
     def standby(self, text: str) -> None:
-        """Say that another member is at work."""
         click.echo(text, err=True)
 
     def silence(self, endpoint: str) -> None:
-        """Say why nothing happens."""
         if not self._quiet:
             click.echo(f"no broker answers at {endpoint}; still retrying", err=True)
 
     def sink_away(self, text: str) -> None:
-        """Say why nothing is committed; the events on stderr tell it already if they go there."""
+        """Say why nothing is committed, unless the events go to stderr too."""
         if not self._quiet and text != self._away:
             self._away = text
             click.echo(text, err=True)
 
     def effect_held(self, text: str) -> None:
-        """Say what somebody has to do."""
+        """Say what the operator must do."""
         self.clear()
         click.echo(text, err=True)
 
     def progress(self, summary: Summary) -> None:
-        """Draw the counts."""
         text = f"{summary.processed:,} processed, {summary.skipped:,} skipped"
         text += f", {summary.parked:,} parked" if summary.parked else ""
         text += f", {len(summary.held):,} held" if summary.held else ""
@@ -188,7 +194,6 @@ class _Console(Watcher):
             self._drawn = text
 
     def clear(self) -> None:
-        """Take the line away."""
         if self._drawn:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()

@@ -58,7 +58,7 @@ class LazyGroup(click.Group):
     """A group that knows its commands by name and loads one when it is wanted."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the commands whose module is there."""
+        """Names of the commands whose module is installed."""
         del ctx
         return [
             name
@@ -67,7 +67,6 @@ class LazyGroup(click.Group):
         ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one command."""
         del ctx
         entry = COMMANDS.get(cmd_name)
         if entry is None or importlib.util.find_spec(_module(entry)) is None:
@@ -88,7 +87,8 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """OnceMQ: an exactly-once message queue.
 
-    Exit status: 0 everything is durably done, 1 failure, 2 wrong usage, 3 fenced by a newer owner.
+    Exit status: 0 everything is durably done, 1 failure, 2 wrong usage, 3 fenced by a newer owner,
+    4 ended in good order but something waits for you (parked messages, held effects), 130 Ctrl-C.
     """
 
 
@@ -105,6 +105,9 @@ def _call(command: click.Command, arguments: Sequence[str] | None, program: str)
         return ExitCode.FAILED
     except (KeyboardInterrupt, click.Abort) as error:
         return exit_code_of(error)
+    except SystemExit:  # of code of the user's: its status would say that all is done
+        click.echo("error: code of your application called sys.exit()", err=True)
+        return ExitCode.FAILED
     except (OnceMQError, OSError) as error:  # anything else is a bug and shows its traceback
         return print_error(error)
     return result if isinstance(result, int) else ExitCode.DONE
@@ -116,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(name: str, arguments: Sequence[str] | None = None) -> int:
-    """Run the one command `name` as a program of its own, as the scripts do."""
+    """Run one command as a program of its own, as the scripts do."""
     command = cli.get_command(click.Context(cli), name)
     if command is None:
         click.echo(f"error: this installation has no command {name!r}", err=True)

@@ -8,6 +8,7 @@ of the same process then run in that loop too and hold it up, as any plain funct
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,10 +20,13 @@ from ...core.consumer.work import HandlerDone
 from ...errors import OnceMQError
 from ..effects.desk import Said
 from ..handling.call import Call
+from ..raised import raised_by_code, task_is_ours
 from .actor import ConsumerActor
 
 if TYPE_CHECKING:
     import asyncio
+
+_LOGGER = logging.getLogger("oncemq")
 
 # Take the answer of a call; None: it was not carried out.
 # An error: it could not be, because the consumer's sink is lost to it.
@@ -34,10 +38,10 @@ class CallThread(Protocol):
     """What both kinds can do."""
 
     def put(self, actor: ConsumerActor, call: Call) -> None:
-        """Have a call carried out. Any thread may say so."""
+        """Any thread may call it."""
 
     def end(self) -> None:
-        """Let `run` return after the calls that wait. Any thread may say so."""
+        """Let `run` return after the calls that wait. Any thread may call it."""
 
     def run(self) -> None:
         """Carry calls out until the end."""
@@ -47,20 +51,16 @@ class PlainThread:
     """Carries out calls of plain handlers."""
 
     def __init__(self, deliver: Deliver) -> None:
-        """Give answers to `deliver`."""
         self._deliver = deliver
         self._calls: SimpleQueue[tuple[ConsumerActor, Call] | None] = SimpleQueue()
 
     def put(self, actor: ConsumerActor, call: Call) -> None:
-        """Have a call carried out."""
         self._calls.put((actor, call))
 
     def end(self) -> None:
-        """Let `run` return."""
         self._calls.put(None)
 
     def run(self) -> None:
-        """Carry calls out until the end."""
         while (item := self._calls.get()) is not None:
             actor, call = item
             done: Answer = None
@@ -76,7 +76,6 @@ class LoopThread:
     """Carries out calls in an event loop."""
 
     def __init__(self, deliver: Deliver) -> None:
-        """Give answers to `deliver`."""
         self._deliver = deliver
         self._calls: deque[tuple[ConsumerActor, Call] | None] = deque()
         # There while `run` runs; who has put something rings.
@@ -84,12 +83,10 @@ class LoopThread:
         self._bell: asyncio.Event | None = None
 
     def put(self, actor: ConsumerActor, call: Call) -> None:
-        """Have a call carried out."""
         self._calls.append((actor, call))
         self._ring()
 
     def end(self) -> None:
-        """Let `run` return."""
         self._calls.append(None)
         self._ring()
 
@@ -100,18 +97,28 @@ class LoopThread:
                 loop.call_soon_threadsafe(bell.set)
 
     def run(self) -> None:
-        """Carry calls out until the end."""
         import asyncio
 
         with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            work = loop.create_task(self._carry_out())
             try:
-                runner.run(self._carry_out())
+                while not work.done():
+                    try:
+                        loop.run_until_complete(work)
+                    except (SystemExit, KeyboardInterrupt) as error:
+                        # Of a task of its own that a handler began. asyncio stops the loop for it;
+                        # who awaits that task gets the error too.
+                        if work.done() or not raised_by_code(error):
+                            raise
+                        _LOGGER.warning("a task of a handler raised %s", type(error).__name__)
             finally:
                 self._loop = None
 
     async def _carry_out(self) -> None:
         import asyncio
 
+        task_is_ours.set(True)
         bell = self._bell = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         while True:
@@ -144,11 +151,9 @@ class WaitingDesk:
         self._post = post
 
     def ask(self, said: Said) -> Future[EffectAnswer]:
-        """As of EffectDesk."""
         answer = self._actor.effect_answers.ask(said)
         self._post(self._actor, said)
         return answer
 
     def tell(self, told: EffectTold) -> None:
-        """As of EffectDesk."""
         self._post(self._actor, told)

@@ -19,7 +19,6 @@ class Summary:
     held: list[str] = field(default_factory=list)  # effects that partitions wait for a word about
 
     def as_dict(self) -> dict[str, object]:
-        """Return the summary as it is printed."""
         summary: dict[str, object] = {
             "processed": self.processed,
             "skipped": self.skipped,
@@ -27,6 +26,25 @@ class Summary:
             "offsets": dict(sorted(self.offsets.items())),
         }
         return {**summary, "held": self.held} if self.held else summary
+
+    def waiting(self) -> str:
+        """Return what a person has to look at, and with which command; empty if there is nothing."""
+        parts = []
+        if self.parked:
+            letters = (
+                "1 message was parked"
+                if self.parked == 1
+                else f"{self.parked:,} messages were parked"
+            )
+            parts.append(f"{letters} in this run (oncemq dlq list)")
+        if self.held:
+            effects = (
+                "1 effect is held"
+                if len(self.held) == 1
+                else f"{len(self.held):,} effects are held"
+            )
+            parts.append(f"{effects} (oncemq effects list)")
+        return "; ".join(parts)
 
     def take(self, actor: ConsumerActor) -> None:
         """Add what one actor did. A partition that it never owned has no offset here."""
@@ -43,7 +61,6 @@ class Tally:
     """Sums over all actors of a process, those that made room for another included."""
 
     def __init__(self) -> None:
-        """Start with nothing."""
         self._past = Summary()
 
     def retire(self, actor: ConsumerActor) -> None:
@@ -51,7 +68,6 @@ class Tally:
         self._past.take(actor)
 
     def summary(self, actors: Iterable[ConsumerActor]) -> Summary:
-        """Return the sums with those of the present actors."""
         past = self._past
         total = Summary(past.processed, past.skipped, past.parked, dict(past.offsets))
         for actor in actors:

@@ -30,6 +30,7 @@ from ...errors import (
 from ...limits import EFFECT_RESULT_BYTES_MAX
 from ...shells.tables.session import Session
 from ..messages.message import Message, Recorded, idempotency_key
+from ..raised import is_cancellation, raised_by_code
 
 ERROR_BYTES_MAX = 1000  # of what is recorded of an error
 
@@ -62,7 +63,6 @@ class EffectCall:
 
     @property
     def wanted(self) -> EffectWanted:
-        """The question."""
         message = self._message
         key = idempotency_key(message)
         return EffectWanted(*self._place, key, self._name, self._policy)
@@ -91,7 +91,9 @@ class EffectCall:
         except EffectNotDone:
             self._end(NOT_DONE)
             raise
-        except Exception as error:
+        except BaseException as error:
+            if is_cancellation(error) or not raised_by_code(error):
+                raise
             why = text_of(error)
             self._end(UNKNOWN, value=why)
             if self._policy == RETRY:
@@ -141,7 +143,6 @@ class EffectCall:
 
     @property
     def stuck_kind(self) -> str:
-        """What kind of failure `stuck` is."""
         return HELD_EFFECT if self._policy == ASK else UNKNOWN_EFFECT
 
 
@@ -160,13 +161,12 @@ class Wish:
 
 
 def command_about(effect_id: str, sink: Session | None) -> str:
-    """Return what an operator types to say what became of a call."""
+    """What an operator types to resolve a call."""
     where = "" if sink is None else f"--sink '{sink.shown}' "
     return f"oncemq effects resolve '{effect_id}' {where}--done VALUE, or --retry"
 
 
-def text_of(error: Exception) -> bytes:
-    """Return what is recorded of an error."""
+def text_of(error: BaseException) -> bytes:
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything

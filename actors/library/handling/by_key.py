@@ -22,6 +22,7 @@ from ...limits import MESSAGE_EFFECTS_BYTES_MAX
 from ..coroutines import run_without_loop
 from ..effects.effects import Effects
 from ..messages.message import Message, lot_of
+from ..raised import raised_by_code, task_is_ours
 from .call import Consumer, Handled, current
 from .carry import Carry
 from .failures import Failures
@@ -68,7 +69,7 @@ class ByKey:
             self._schedule.cut = True
 
     async def work_through(self, place: Place) -> Handled:
-        """As of Runner; messages of one key follow each other."""
+        """Messages of one key follow each other."""
         run, shape = self._run, self._consumer.shape
         messages = chain.from_iterable(pieces_of(run, place, shape))
         named = ((entry_name(message.key), message) for message in messages)
@@ -129,12 +130,14 @@ class ByKey:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def _result_of(self, job: Job[Message]) -> Result:
-        """Handle one message, whatever its handler raises. Suspends only for async handlers."""
+        """Never raises what a handler raises. Suspends only for async handlers."""
         consumer, message = self._consumer, job.message
         state = StateView(KeyState.of(job.entry), self._run.ledger.limits)
         unit = UnitOfWork(state, self._find_topic, begin_effects=self._begin_effects)
         unit.message = message
         token = current.set(unit)
+        if consumer.shape.is_async:  # each message has a task of its own
+            task_is_ours.set(True)
         try:
             check_payload(message, consumer.shape)
             result: Any = consumer.handler(message, Tx(unit))
@@ -145,7 +148,9 @@ class ByKey:
             if self._await_topic is not None:
                 await place_outputs(unit, self._await_topic)
             return _returned_result(job, unit)
-        except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
+        except BaseException as error:
+            if not raised_by_code(error, awaited=consumer.shape.is_async):
+                raise
             failure = self._failures.failed(message, error, unit.effects)
             return Result(lot_of(message).stored, job.name, job.entry, job.entry, failure=failure)
         finally:
@@ -162,14 +167,13 @@ class KeyState:
 
     @classmethod
     def of(cls, entry: bytes | None) -> KeyState:
-        """Return what an entry of the ledger holds."""
         state = unpack_entry(entry)
         size = sum(len(key.encode()) + len(value) for key, value in state.items())
         return cls(state, size)
 
 
 def _returned_result(job: Job[Message], unit: UnitOfWork) -> Result:
-    """Return what a handler that returned has done. Raises what UnitOfWork.accept raises."""
+    """Raises what UnitOfWork.accept raises."""
     message = job.message
     if not unit.state.touched:
         return Result(lot_of(message).stored, job.name, job.entry, job.entry)

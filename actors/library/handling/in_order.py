@@ -27,6 +27,7 @@ from ...errors import OnceMQError, PayloadInvalid
 from ...shells.tables.session import Session
 from ..effects.effects import Effects
 from ..messages.message import Message, as_sent
+from ..raised import in_task, is_cancellation, raised_by_code
 from .call import Consumer, Handled, current
 from .carry import Carry
 from .failures import Failures
@@ -81,11 +82,9 @@ class InOrder:
         self._sink = sink
 
     def cut(self) -> None:
-        """End after the message at hand."""
         self._unit.cut = True
 
     async def work_through(self, place: Place) -> Handled:
-        """As of Runner."""
         self._effects.here()
         with self._lent():
             token = current.set(self._unit)
@@ -99,7 +98,6 @@ class InOrder:
             return Handled(self._strategy.handled, state, outputs, size, failure)
 
     async def _until_failure(self, place: Place) -> FailedMessage | None:
-        """Handle the messages; return how the last one failed, if it did."""
         while True:
             try:
                 pieces = checked_pieces(self._run, place, self._consumer.shape, self._unit)
@@ -124,7 +122,7 @@ class InOrder:
         if left is not None:
             self._unit.take_back(left)
             return None
-        if not isinstance(error, Exception):
+        if not raised_by_code(error, awaited=self._consumer.shape.is_async):
             raise error
         message = self._unit.message
         assert message is not None, "a handler raised for a message"
@@ -138,7 +136,6 @@ class InOrder:
 
     @contextlib.contextmanager
     def _lent(self) -> Iterator[None]:
-        """Have the connection of the sink for the call."""
         sink, run = self._sink, self._run
         if sink is None:
             yield
@@ -228,7 +225,6 @@ class InLists:
         self._statements = statements
 
     async def work(self, pieces: Iterator[Iterable[Message]]) -> None:
-        """As of Strategy."""
         unit = self._unit
         self.handled = 0
         for messages in self._lists(pieces):
@@ -243,10 +239,12 @@ class InLists:
                 return
 
     async def _together(self, messages: list[Message]) -> bool:
-        """Hand over a list; return whether its handler returned."""
+        """Whether the handler returned."""
         try:
             await self._invoke(messages)
-        except Exception as raised:
+        except BaseException as raised:
+            if not raised_by_code(raised, awaited=self._shape.is_async):
+                raise
             error = self._unit.take_back(raised)
             self._carry.alone_below = messages[-1].offset + 1
             _LOGGER.warning(
@@ -259,7 +257,6 @@ class InLists:
         return True
 
     async def _invoke(self, messages: list[Message]) -> None:
-        """Call the handler once and accept what it did."""
         unit, shape = self._unit, self._shape
         unit.message = messages[0]
         if self._statements is not None:
@@ -319,13 +316,14 @@ async def returned(awaitable: Awaitable[Any]) -> Any:
     A cancellation that came from inside of it is an error like any other; one of the task that
     awaits it goes through.
     """
-    import asyncio  # which plain handlers never load
-
     try:
         return await awaitable
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+    except GeneratorExit as error:
+        if not in_task():
+            raise
+        raise OnceMQError("the handler raised GeneratorExit", hint="") from error
+    except BaseException as error:
+        if not is_cancellation(error) or not raised_by_code(error):
             raise
         raise OnceMQError("the handler cancelled its own task", hint="") from error
 
