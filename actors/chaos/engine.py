@@ -26,8 +26,8 @@ from pathlib import Path
 
 from .history import History
 from .holdings import Holdings
-from .parts import CRASH, KILL, PAUSE, TAKEOVER, Logbook, Part, Slot
 from .programs import FENCED, KILLED, POLL_S, Program, ProgramFailed, Running
+from .slots import CRASH, KILL, PAUSE, TAKEOVER, Logbook, Part, Slot
 
 AT_WORK_S = 10.0  # how long a victim may take to show work; then it is killed as it is
 DELAY_S = 0.25  # a kill comes within this time after the first sign of work

@@ -158,27 +158,24 @@ class _Console(Watcher):
         self._away = ""
 
     def standby(self, text: str) -> None:
-        """Say that another member is at work."""
         click.echo(text, err=True)
 
     def silence(self, endpoint: str) -> None:
-        """Say why nothing happens."""
         if not self._quiet:
             click.echo(f"no broker answers at {endpoint}; still retrying", err=True)
 
     def sink_away(self, text: str) -> None:
-        """Say why nothing is committed; the events on stderr tell it already if they go there."""
+        """Say why nothing is committed, unless the events go to stderr too."""
         if not self._quiet and text != self._away:
             self._away = text
             click.echo(text, err=True)
 
     def effect_held(self, text: str) -> None:
-        """Say what somebody has to do."""
+        """Say what the operator must do."""
         self.clear()
         click.echo(text, err=True)
 
     def progress(self, summary: Summary) -> None:
-        """Draw the counts."""
         text = f"{summary.processed:,} processed, {summary.skipped:,} skipped"
         text += f", {summary.parked:,} parked" if summary.parked else ""
         text += f", {len(summary.held):,} held" if summary.held else ""
@@ -188,7 +185,6 @@ class _Console(Watcher):
             self._drawn = text
 
     def clear(self) -> None:
-        """Take the line away."""
         if self._drawn:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()

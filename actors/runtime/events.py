@@ -44,7 +44,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_p
 
 
 def _console() -> Callable[[dict[str, Any]], str]:
-    """Return a renderer for people. Only a terminal pays for importing it."""
+    """Only a terminal pays for importing structlog's renderer."""
     import structlog
 
     render = structlog.dev.ConsoleRenderer(pad_event_to=22)
@@ -112,7 +112,7 @@ class EventLog:
                 self._console = _console()
 
     def wants(self, event: str) -> bool:
-        """Return whether `event` would be written; ask before gathering fields that cost time."""
+        """Ask before gathering fields that cost time."""
         return _LEVELS[EVENTS[event].level] >= self._lowest
 
     def emit(self, event: str, **fields: Any) -> None:
@@ -126,15 +126,13 @@ class EventLog:
             self._write(event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        """Write an event that is registered as info."""
         self._emit_as("info", event, fields)
 
     def debug(self, event: str, **fields: Any) -> None:
-        """Write an event that is registered as debug."""
         self._emit_as("debug", event, fields)
 
     def close(self) -> None:
-        """Close the file. Later events are counted as lost."""
+        """Later events are counted as lost."""
         with self._lock:
             if self._owned_fd is not None:
                 os.close(self._owned_fd)

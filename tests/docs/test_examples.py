@@ -90,7 +90,6 @@ def check_options(name: str, words: list[str]) -> None:
 
 
 def evaluate_shell(example: Example) -> None:
-    """Check each command of a block."""
     for words in commands_of(example.parsed):
         check_command(words)
 
@@ -157,7 +156,6 @@ def test_commands_of_the_procfile_exist(path: Path) -> None:
 
 
 def document(tmp_path: Path, text: str) -> list[Example]:
-    """The examples of a page made for a test."""
     path = tmp_path / "page.md"
     path.write_text(text, "utf-8")
     parsed = Document.parse(str(path), *PARSERS)

@@ -18,7 +18,7 @@ import pytest
 from oncemq.chaos import Chaos, Program, Running, wait_until
 from oncemq.chaos.feed import Feed, Input, read_input
 from oncemq.chaos.judge import Run, judge
-from oncemq.chaos.parts import Deeds
+from oncemq.chaos.slots import Deeds
 from oncemq.library.files.rows import FileJob
 from tests.process.house import ROOT, START_S
 from tests.process.test_chaos_engine import Stage
@@ -75,7 +75,6 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
-    """A user's directory."""
     return Shop(tmp_path)
 
 
@@ -282,7 +281,6 @@ def test_a_slot_that_is_asked_to_end_is_renewed(tmp_path: Path) -> None:
 
 
 def breathe(engine: Chaos) -> bool:
-    """Let the engine look at its cast."""
     engine.breathe(0.01)
     return True
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from oncemq.storage import layout
 from oncemq.storage.log import FencedLog, create
 from oncemq.storage.memory import MemoryDisk
-from oncemq.storage.reader import LogReader
+from oncemq.storage.outside_reader import LogReader
 from tests.storage.loghelp import DIRECTORY, content, overwrite, segment_path
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "v1"
@@ -88,13 +88,11 @@ def files(disk: MemoryDisk) -> dict[str, bytes]:
 
 
 def golden(name: str) -> dict[str, bytes]:
-    """The frozen files."""
     root = GOLDEN / name
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 def loaded(name: str) -> MemoryDisk:
-    """A disk with the frozen files on it."""
     disk = MemoryDisk()
     for path, data in sorted(golden(name).items()):
         layout.make_directories(disk, posixpath.dirname(posixpath.join(DIRECTORY, path)))

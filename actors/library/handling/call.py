@@ -1,6 +1,6 @@
 """One call: a consumer's handler is given a window of messages, and answers what it did.
 
-A call is composed of a runner, one for each way of calling (call_kinds.py chooses): messages in order
+A call is composed of a runner, one for each way of calling (make_call.py chooses): messages in order
 with one unit of work (in_order.py), or by key with a unit of work for each message (by_key.py). What
 may be a handler is decided in shapes.py, what becomes of a message that failed in failures.py.
 """
@@ -93,7 +93,6 @@ class Call:
         return run_without_loop(self.carry_out_async(place))
 
     async def carry_out_async(self, place: Place) -> HandlerDone:
-        """As `carry_out`, for async handlers."""
         started_ns = time.perf_counter_ns()
         run = self.run
         handled = await self._runner.work_through(place_of(run, place))
@@ -122,7 +121,6 @@ class MessageContext(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the fields; never drops a record."""
         unit = current.get()
         message = unit.message if unit is not None else None
         record.oncemq = ""

@@ -15,7 +15,7 @@ from oncemq.codec import batch as batch_codec
 from oncemq.core.consumer.work import HandlerDone, RunHandler
 from oncemq.library.consuming.actor import ConsumerActor
 from oncemq.library.handling.call import Consumer
-from oncemq.library.handling.call_kinds import TopicFinders, make_call
+from oncemq.library.handling.make_call import TopicFinders, make_call
 from oncemq.library.handling.state import decode_state
 from oncemq.library.handling.threads import HandlerThreads
 from oncemq.library.handling.tx import Tx
@@ -86,7 +86,6 @@ class BadWire:
         self.endpoint.reopen()
 
     def bring_back(self, index: int) -> None:
-        """Deliver an old message once more."""
         if self.old:
             self._again.append(self.old[index % len(self.old)])
 
@@ -323,11 +322,9 @@ class World:
         ]
 
     def ids(self) -> list[Any]:
-        """The ids of the input topic in offset order."""
         return [message.id for message in self.stored(TOPIC)]
 
     def outputs(self) -> list[Any]:
-        """The values of the output topic in offset order."""
         return [message.value for message in self.stored(OUT)]
 
     def check_whole(self, member: Member) -> None:

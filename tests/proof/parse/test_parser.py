@@ -24,7 +24,7 @@ from oncemq.runtime.os_disk import OsDisk
 from oncemq.storage import framing, layout
 from oncemq.storage.log import FencedLog
 from oncemq.storage.memory import MemoryDisk
-from oncemq.storage.reader import LogReader
+from oncemq.storage.outside_reader import LogReader
 from tests.storage.loghelp import (
     DIRECTORY,
     OWNER,
@@ -66,7 +66,6 @@ def by_proof(disk: Any, directory: str = DIRECTORY) -> tuple[int, int, Told] | s
 
 
 def a_log(choice: random.Random, steps: int) -> MemoryDisk:
-    """A log that many things happened to."""
     disk = MemoryDisk()
     log = open_log(disk, segment_bytes=2048)
     for _ in range(steps):
