@@ -19,14 +19,14 @@ from ..ids import sequence_id, untagged_id
 from ..proof.checks.evidence import INFO, OK, Evidence, Send
 from ..proof.checks.history import count_events, read_history
 from ..proof.checks.verdict import run_checks
-from ..proof.model import Violation
+from ..proof.findings import Violation
 from ..proof.parse.batch import body_hash
 from ..proof.parse.files import OsFiles
 from ..proof.parse.tables import Look as TableLook
 from ..proof.story.explain import explain
 from ..proof.verify.verify import Report, Tell, silent, verify
 from .feed import Feed
-from .parts import Deeds
+from .slots import Deeds
 
 Sink = tuple[str, TableLook]  # how a database is called, and what opens a look into it
 IN_MEMORY_MAX = 1_000_000  # messages; above it only what needs no memory is checked
@@ -79,19 +79,17 @@ class Run:
 
 
 def look(directory: Path, sink: Sink | None, tell: Tell = silent) -> Report:
-    """Prove the files of a system that may be at work. Raises what `verify` raises."""
+    """The system may be running. Raises what `verify` raises."""
     data, state = str(directory / "broker"), _state(directory)
     return verify(OsFiles(), data, state, sink=sink, tell=tell, keep_max=IN_MEMORY_MAX)
 
 
 def _state(directory: Path) -> str | None:
-    """Return where consumers keep their ledgers; None if they have none."""
     state = directory / "consumers"
     return str(state) if state.is_dir() else None
 
 
 def judge(run: Run, tell: Tell) -> Verdict:
-    """Look at everything that a stopped run has left."""
     verdict = Verdict(counters=Counter(run.counters))
     verdict.counters["suppressed"] = run.counters["refused"] + run.counters["skipped"]
     if run.failure:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
+import math
 import os
 import sys
 import time
@@ -34,6 +35,7 @@ class ExitCode(enum.IntEnum):
     FAILED = 1
     USAGE = 2  # would fail the same way again: not restarted by the supervisor
     FENCED = 3  # a newer owner exists: not restarted by the supervisor
+    WAITING = 4  # ended in good order, and something waits for a person: not restarted either
     INTERRUPTED = 130
 
 
@@ -43,7 +45,7 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, click.UsageError | BadSetting | InvalidName):
         return ExitCode.USAGE
     if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
+        return int(error.exit_code)
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return ExitCode.INTERRUPTED
     return ExitCode.FAILED
@@ -70,8 +72,23 @@ def print_error(error: BaseException) -> int:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object as one line of stdout, flushed: a summary, or `--json`."""
-    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+    try:
+        line = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:  # JSON has no such numbers; its readers would refuse the whole line
+        line = json.dumps(_finite(value), ensure_ascii=False, default=str)
+    click.echo(line)
     sys.stdout.flush()
+
+
+def _finite(value: Any) -> Any:
+    """Return `value` with NaN and infinities as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[repr(float(value))]
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(_finite, value))
+    return value
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

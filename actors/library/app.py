@@ -20,7 +20,7 @@ from .sinks.address import check_sink
 if TYPE_CHECKING:
     from .handling.tx import Tx
     from .messages.message import Message
-    from .producing.client import Producer
+    from .producing.producer import Producer
 
 RETRIES_MAX = 1_000_000
 _Function = TypeVar(
@@ -88,8 +88,7 @@ class App:
         TypeError) for functions that cannot be handlers, such as generators, and for options that
         exclude each other.
         """
-        check_name(topic, "topic")
-        check_group(group)
+        topic, group = check_name(topic, "topic"), check_group(group)
         _check_count("retries", retries)
         _check_count("crash_retries", crash_retries)
         final = no_retry if isinstance(no_retry, tuple) else (no_retry,)
@@ -129,7 +128,7 @@ class App:
         `close_timeout` seconds for acknowledgements. Raises InvalidName. Sockets open at the first
         send.
         """
-        from .producing.client import Producer
+        from .producing.producer import Producer
 
         return Producer(
             name,

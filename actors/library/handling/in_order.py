@@ -26,7 +26,8 @@ from ...core.consumer.work import FailedMessage, RunHandler
 from ...errors import OnceMQError, PayloadInvalid
 from ...shells.tables.session import Session
 from ..effects.effects import Effects
-from ..messages.message import Message
+from ..messages.message import Message, as_sent
+from ..raised import in_task, is_cancellation, raised_by_code
 from .call import Consumer, Handled, current
 from .carry import Carry
 from .failures import Failures
@@ -121,7 +122,7 @@ class InOrder:
         if left is not None:
             self._unit.take_back(left)
             return None
-        if not isinstance(error, Exception):
+        if not raised_by_code(error, awaited=self._consumer.shape.is_async):
             raise error
         message = self._unit.message
         assert message is not None, "a handler raised for a message"
@@ -227,9 +228,11 @@ class InLists:
         unit = self._unit
         self.handled = 0
         for messages in self._lists(pieces):
-            if len(messages) == 1 or not await self._together(messages):
+            if len(messages) == 1:
+                await self._invoke(messages)
+            elif not await self._together(messages):
                 for message in messages:
-                    await self._invoke([message])
+                    await self._invoke([as_sent(message)])
                     if unit.cut:
                         return
             if unit.cut or self.handled >= self._messages_max:
@@ -239,7 +242,9 @@ class InLists:
         """Whether the handler returned."""
         try:
             await self._invoke(messages)
-        except Exception as raised:
+        except BaseException as raised:
+            if not raised_by_code(raised, awaited=self._shape.is_async):
+                raise
             error = self._unit.take_back(raised)
             self._carry.alone_below = messages[-1].offset + 1
             _LOGGER.warning(
@@ -256,7 +261,8 @@ class InLists:
         unit.message = messages[0]
         if self._statements is not None:
             self._statements.begin_message()
-        result: Any = self._handler(messages if shape.batch_size else messages[0], self._tx)
+        # The handler's own list: it may sort or empty it.
+        result: Any = self._handler(list(messages) if shape.batch_size else messages[0], self._tx)
         if shape.is_async:
             result = await self._returned(result)
         if result is not None:
@@ -310,13 +316,14 @@ async def returned(awaitable: Awaitable[Any]) -> Any:
     A cancellation that came from inside of it is an error like any other; one of the task that
     awaits it goes through.
     """
-    import asyncio  # which plain handlers never load
-
     try:
         return await awaitable
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+    except GeneratorExit as error:
+        if not in_task():
+            raise
+        raise OnceMQError("the handler raised GeneratorExit", hint="") from error
+    except BaseException as error:
+        if not is_cancellation(error) or not raised_by_code(error):
             raise
         raise OnceMQError("the handler cancelled its own task", hint="") from error
 

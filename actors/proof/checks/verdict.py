@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..model import Findings
+from ..findings import Findings
 from . import effects, looks, processes, reads, run, sends  # each one registers its checks
 from .evidence import Evidence
-from .table import CHECKS, Check
+from .registry import CHECKS, Check
 
 FAMILIES = (effects, looks, processes, reads, run, sends)
 
@@ -28,7 +28,6 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found and something was looked at."""
         return self.found.total == 0 and bool(self.ran)
 
 

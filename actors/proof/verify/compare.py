@@ -8,7 +8,7 @@ from operator import itemgetter
 from struct import unpack_from
 
 from ...ids import sequence_id
-from ..model import Findings, shown_id
+from ..findings import Findings, shown_id
 from ..parse.batch import parse as parse_batch
 from ..parse.frames import Frame
 from ..parse.records import Stored, parse
@@ -150,7 +150,6 @@ class _Sweep:
         self._rest()
 
     def _match(self) -> None:
-        """Take away what both sides have, from the front."""
         while self._stored and self._committed:
             stored, committed = self._stored[0], self._committed[0]
             if stored[0] < committed[0]:

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from ...errors import CorruptLog
 from ...ids import output_producer
-from ..model import Findings
+from ..findings import Findings
 from ..parse.batch import BadBatch
 from ..parse.batch import parse as parse_batch
 from ..parse.document import SnapshotHead
@@ -393,7 +393,7 @@ class LedgerReader:
 
 
 def sensible(look: Callable[[SnapshotHead], None], head: SnapshotHead, path: str) -> None:
-    """Call `look`; a snapshot whose parts have another shape than they must is damage."""
+    """A snapshot whose parts have another shape than they must is damage."""
     try:
         look(head)
     except (BadRecord, LookupError, TypeError, ValueError) as error:

@@ -19,12 +19,12 @@ from ...core.consumer.work import LedgerPeeked
 from ...errors import CorruptLog
 from ...records import Committed, LedgerStarted
 from ...storage import snapshots
+from ...storage.by_position import RecordReader
 from ...storage.creation import create, hold_lock, sync_end
 from ...storage.disk import Disk, Lock
 from ...storage.document import Owner
 from ...storage.layout import generations
 from ...storage.log import FencedLog
-from ...storage.reading import RecordReader
 from ...storage.recovery import being_made
 from ...storage.view import LOOKS_MAX, View, known_chain, read_latest
 from . import orders as effect_orders
@@ -103,7 +103,6 @@ class LedgerFiles:
         return log
 
     def release(self) -> None:
-        """Release the lock of the last owner, if this process holds it."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -113,11 +112,9 @@ class LedgerFiles:
         self.release()
 
     def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
-        """Return the orders of operators about these calls of effects."""
         return effect_orders.find_orders(self._disk, self.directory, effect_ids)
 
     def keep_orders(self, effect_ids: Iterable[str]) -> None:
-        """Delete all orders except those about these calls."""
         effect_orders.keep_orders(self._disk, self.directory, effect_ids)
 
     def _read(self) -> View:

@@ -24,8 +24,8 @@ from oncemq.errors import (
     ValueNotEncodable,
 )
 from oncemq.library.handling.call import Consumer, current
-from oncemq.library.handling.call_kinds import TopicFinders, make_call
 from oncemq.library.handling.carry import Carry
+from oncemq.library.handling.make_call import TopicFinders, make_call
 from oncemq.library.handling.state import StateView, decode_state, encode_state
 from oncemq.library.handling.threads import HandlerThreads
 from oncemq.library.handling.tx import Tx
@@ -210,6 +210,18 @@ def test_what_cannot_be_kept_is_refused_where_it_is_set(value: Any) -> None:
     assert done.failure is not None
     assert isinstance(done.failure.error, ValueNotEncodable)
     assert done.state == {}
+
+
+def test_a_refused_value_is_named_by_its_path_in_the_state() -> None:
+    """The path begins with the key of the state; a time that could not be read is refused."""
+    far = dt.datetime.max.replace(tzinfo=dt.timezone(-dt.timedelta(hours=5)))
+
+    def assign(message, tx):
+        tx.state["until"] = {"at": [far]}
+
+    done = call(assign, [1])
+    assert done.failure is not None
+    assert "tx.state['until']['at'][0]: 9999-12-31" in str(done.failure.error)
 
 
 def test_limits_of_the_state() -> None:
