@@ -11,8 +11,7 @@ from typing import NamedTuple
 from ...errors import IdConflict, OnceMQError, ResultTimeout
 from ...ids import untagged_id
 from ...protocol import CONFLICT, DUPLICATE, UNKNOWN_OFFSET
-
-_LOGGER = logging.getLogger("oncemq")
+from ...runtime.diagnostics import log
 
 Run = tuple[int, int, int]
 
@@ -204,5 +203,5 @@ class Verdicts:
 def _call(callback: Callable[[], None]) -> None:
     try:
         callback()
-    except Exception:
-        _LOGGER.exception("a done callback of a message raised")
+    except BaseException:  # noqa: BLE001 - an I/O thread that ends here would leave every send open
+        log(logging.ERROR, "a done callback of a message raised", exc_info=True)
