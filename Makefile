@@ -77,8 +77,8 @@ bench: $(STAMP) ## throughput, latency, dedup and recovery figures of this machi
 run: $(STAMP) ## broker, producer and consumer under the Procfile
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/honcho start
 
-build: $(STAMP) ## the wheel, in dist/
-	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+build: $(STAMP) ## wheel and sdist, in dist/
+	@$(BIN)/python -m build --outdir dist .
 
 clean: ## remove caches (never data/)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

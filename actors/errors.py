@@ -18,8 +18,8 @@ class OnceMQError(Exception):
     default_hint: ClassVar[str] = ""
 
     def __init__(self, reason: str = "", *, hint: str | None = None) -> None:
-        self.reason = reason or type(self).__name__
-        self.hint = self.default_hint if hint is None else hint
+        self.reason: str = reason or type(self).__name__
+        self.hint: str = self.default_hint if hint is None else hint
         super().__init__(self.reason)
 
     def __str__(self) -> str:

@@ -32,7 +32,6 @@ def pytest_report_header() -> str:
 
 @pytest.fixture
 def seed() -> int:
-    """The seed of this run."""
     return SEED
 
 

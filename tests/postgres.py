@@ -41,7 +41,6 @@ class Server:
     """One PostgreSQL server. `kill` ends it without any clean-up, `start` starts it again."""
 
     def __init__(self, programs: Path, directory: Path) -> None:
-        """Make the data directory."""
         self._programs = programs
         self.directory = directory
         self.port = int(free_endpoint().rpartition(":")[2])
@@ -74,7 +73,6 @@ class Server:
         return self._process.pid
 
     def url(self) -> str:
-        """Where the database of this server is."""
         return f"postgresql://tests@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
@@ -145,7 +143,6 @@ class Server:
         return f"{self.url()}?options=-csearch_path%3D{name}"
 
     def told(self) -> str:
-        """The end of what the server has logged."""
         log = self.directory / "server.log"
         return log.read_text("utf-8", "replace")[-2000:] if log.exists() else ""
 
@@ -176,5 +173,4 @@ def postgres_server() -> Iterator[Server]:
 
 @pytest.fixture
 def postgres_url(postgres_server: Server) -> str:
-    """An empty schema."""
     return postgres_server.make_schema()

@@ -41,7 +41,6 @@ def sources(*folders: str) -> tuple[Path, ...]:
 
 @cache
 def tree(path: Path) -> ast.Module:
-    """The parsed file."""
     return ast.parse(path.read_text("utf-8"), str(path))
 
 

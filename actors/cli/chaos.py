@@ -174,7 +174,7 @@ def chaos(
 def _input(
     topic: str, file: str, format_name: str | None, id_fields: str | None, key_field: str | None
 ) -> Input:
-    """Read the input, or say why it cannot be used."""
+    """Raises UsageError, and the errors of reading the file."""
     if format_name is None:
         ending = file.removesuffix(".gz").rpartition(".")[2]
         format_name = ending if ending in FORMATS else "lines"
@@ -192,7 +192,7 @@ def _input(
 
 
 def _sink(consumers: Sequence[Consumer]) -> Sink | None:
-    """Return the database that consumers keep ledgers in, or say why it cannot be used."""
+    """Raises UsageError for several databases, or one that holds a ledger of these consumers."""
     named = {its.sink for its in consumers if its.sink is not None}
     if not named:
         return None
@@ -219,7 +219,7 @@ def _roles(text: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _directory(keep: str | None) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """Yield where to work, and what to call so that a temporary directory is kept."""
+    """Yield where to work, and a function that keeps a temporary directory."""
     kept = keep is not None
     if keep is not None:
         directory = Path(keep).absolute()
@@ -268,7 +268,7 @@ def _play(plan: Plan, directory: Path, check: Callable[[], None]) -> Outcome:
 
 @contextlib.contextmanager
 def _console() -> Iterator[tuple[Callable[[str], None], Callable[[float, str], None]]]:
-    """Yield a writer of lines and a shower of progress, on stderr."""
+    """Yield two functions that write to stderr: one for lines, one for progress."""
     if not sys.stderr.isatty():
         yield tell, lambda share, text: None  # noqa: ARG005
         return
@@ -295,7 +295,6 @@ def _console() -> Iterator[tuple[Callable[[str], None], Callable[[float, str], N
 
 
 def _tell(outcome: Outcome, report_path: str | None) -> None:
-    """Print the verdict for a person."""
     verdict, deeds, watch = outcome.verdict, outcome.deeds, outcome.watch
     by_role = ", ".join(f"{count} {role}" for role, count in sorted(deeds.kills.items())) or "none"
     say(f"kills: {by_role}; pauses {deeds.pauses.total()}, takeovers {deeds.takeovers.total()}")
@@ -320,7 +319,6 @@ def _tell(outcome: Outcome, report_path: str | None) -> None:
 
 
 def sentence(outcome: Outcome) -> str:
-    """Return the verdict as one line."""
     if outcome.verdict.ok:
         return (
             f"PASSED: nothing lost, nothing duplicated: {outcome.fed} rows, "

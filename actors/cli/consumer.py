@@ -159,33 +159,29 @@ class _Console(Watcher):
         self._away = ""
 
     def standby(self, text: str) -> None:
-        """Say that another member is at work."""
         tell(text)
 
     def silence(self, endpoint: str) -> None:
-        """Say why nothing happens."""
         if not self._quiet:
             tell(f"no broker answers at {endpoint}; still retrying")
 
     def sink_away(self, text: str) -> None:
-        """Say why nothing is committed; the events on stderr tell it already if they go there."""
+        """Say why nothing is committed, unless the events go to stderr too."""
         if not self._quiet and text != self._away:
             self._away = text
             tell(text)
 
     def effect_held(self, text: str) -> None:
-        """Say what somebody has to do."""
+        """Say what the operator must do."""
         tell(text)
 
     def progress(self, summary: Summary) -> None:
-        """Draw the counts."""
         text = f"{summary.processed:,} processed, {summary.skipped:,} skipped"
         text += f", {summary.parked:,} parked" if summary.parked else ""
         text += f", {len(summary.held):,} held" if summary.held else ""
         self._line.show(text)
 
     def clear(self) -> None:
-        """Take the line away."""
         self._line.clear()
 
     def abandon(self, summary: Summary, error: BaseException) -> None:

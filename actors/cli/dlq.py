@@ -150,7 +150,7 @@ def _answer(
     drop: bool,
     as_json: bool,
 ) -> None:
-    """Say what becomes of letters. Fails if the opposite was said before, after all others."""
+    """Fails if the opposite was decided before, after all other letters are answered."""
     if bool(ids) == everything:
         raise click.UsageError("name the letters, or pass --all")
     settings = Settings.load(flags={"broker": broker})
@@ -184,7 +184,7 @@ def _open(client: AdminClient, topic: str, group: str | None) -> DeadLetters:
 
 
 def _follow(desk: DeadLetters, state: str) -> None:
-    """Take from ledgers on this machine, where there are any, which replays are over."""
+    """Take from the ledgers on this machine, if any, which replays are over."""
     for group in sorted({letter.group for letter in desk.letters.values()}):
         with contextlib.suppress(NoLedger):
             ledgers = read_group(OsDisk(), state, group)

@@ -44,7 +44,7 @@ dump = command
 
 
 def _named(item: dict[str, Any]) -> dict[str, Any]:
-    """Say of a record what it is; storage knows numbers only."""
+    """Name the record: storage knows numbers only."""
     if item["kind"] != "record":
         return item
     named = {}
@@ -56,7 +56,6 @@ def _named(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _selected(items: Iterator[dict[str, Any]], records: bool) -> Iterator[dict[str, Any]]:
-    """Leave out the good frames unless they are wanted."""
     for item in items:
         frame = item["kind"] in {"record", "commit"}
         if records or not frame or item["verdict"] != "ok":
@@ -64,7 +63,6 @@ def _selected(items: Iterator[dict[str, Any]], records: bool) -> Iterator[dict[s
 
 
 def _line(item: dict[str, Any]) -> str:
-    """One line for a person: what it is, then its fields."""
     indent = {"generation": "", "verdict": ""}.get(item["kind"], "  ")
     if item["kind"] in {"record", "commit", "reserved", "bad"}:
         indent = "    "

@@ -107,7 +107,6 @@ def _shown(value: Any) -> Any:
 
 
 def _moving_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what seek and reset have in common."""
     for option in (
         click.option("--sink", metavar="URL", help="The ledgers are in this database."),
         click.option(
@@ -182,7 +181,7 @@ def _move(
 
 
 def _place(to: str) -> str | int | dt.datetime:
-    """Return what --to names. Raises UsageError."""
+    """Raises UsageError."""
     if to in {EARLIEST, LATEST}:
         return to
     if to.isascii() and to.isdigit():

@@ -61,7 +61,7 @@ class LazyGroup(click.Group):
     """A group that knows its commands by name and loads one when it is wanted."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the commands whose module is there."""
+        """Names of the commands whose module is installed."""
         del ctx
         return [
             name
@@ -70,7 +70,6 @@ class LazyGroup(click.Group):
         ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one command."""
         del ctx
         entry = COMMANDS.get(cmd_name)
         if entry is None or importlib.util.find_spec(_module(entry)) is None:
@@ -134,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(name: str, arguments: Sequence[str] | None = None) -> int:
-    """Run the one command `name` as a program of its own, as the scripts do."""
+    """Run one command as a program of its own, as the scripts do."""
     command = cli.get_command(click.Context(cli), name)
     if command is None:
         tell(f"error: this installation has no command {name!r}")

@@ -35,7 +35,6 @@ class _FewEvents:
         self._log = EventLog("node")
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Write an event that is worth a line."""
         if event in _WORTH_A_LINE:
             self._log.emit(event, **fields)
 
@@ -91,7 +90,6 @@ def _wake(descriptor: int) -> None:
 
 
 def _run(speaker: MaelstromNode, stop: int) -> None:
-    """Turn by turn, until the input ends or the process is asked to stop."""
     cutter = LineCutter(_report)
     stdin = sys.stdin.fileno()
     while True:
@@ -112,7 +110,7 @@ def _run(speaker: MaelstromNode, stop: int) -> None:
 
 
 def _take(stdin: int, cut: Callable[[bytes], list[bytes]]) -> tuple[list[bytes], bool]:
-    """Return all lines that wait, up to a bound, and whether the input ended."""
+    """Return all waiting lines, up to a bound, and whether the input ended."""
     lines: list[bytes] = []
     taken = 0
     while taken < NODE_TURN_BYTES_MAX:

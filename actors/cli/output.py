@@ -41,7 +41,6 @@ class ExitCode(enum.IntEnum):
 
 
 def exit_code_of(error: BaseException) -> int:
-    """Return the exit status that `error` stands for."""
     if isinstance(error, Fenced):
         return ExitCode.FENCED
     if isinstance(error, click.UsageError | BadSetting | InvalidName):

@@ -71,7 +71,6 @@ def sim(
 
 
 def run_seed(seed: int) -> Result:
-    """Run one seed with the ledgers of production."""
     return run_plan(Plan.of(seed), make_relay)
 
 
@@ -95,7 +94,7 @@ def _one(seed: int, *, trace: bool, as_json: bool) -> int:
 
 
 def _swarm(numbers: Iterator[int], deadline: float | None, jobs: int) -> Iterator[Result]:
-    """Yield results of many seeds as they come."""
+    """Yield results as they come."""
     with worker_pool(jobs) as pool:
         running: set[Future[Result]] = set()
         while True:
@@ -145,7 +144,6 @@ def _sum_up(results: list[Result], seconds: float, *, as_json: bool) -> None:
 
 
 def _tell(result: Result, *, shrinking: bool) -> None:
-    """Print a failure so that it can be understood and repeated."""
     tell(f"seed {result.plan.seed} at commit {_commit()}: {result.rule}")
     tell(f"again: oncemq sim --seed {result.plan.seed} --trace")
     if shrinking:
@@ -166,7 +164,7 @@ def _remember(seed: int) -> None:
 
 
 def _commit() -> str:
-    """Return the commit of the working directory; "unknown" outside of a checkout."""
+    """Outside of a checkout "unknown"."""
     try:
         asked = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607

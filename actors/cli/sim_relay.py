@@ -27,7 +27,6 @@ class SimulatedOutbox:
         self._visit = visit
 
     def read(self) -> list[Row]:
-        """Return the first rows that wait."""
         try:
             rows = self._outbox.read()
         except OutboxLost as error:
@@ -37,7 +36,6 @@ class SimulatedOutbox:
         ]
 
     def settle(self, acked: Sequence[Row], failed: Failed, *, keep: bool) -> int:
-        """Take rows out."""
         assert not keep, "a simulated relay keeps nothing"
         self._visit(RELAY_BEFORE_COMMIT)
         try:
@@ -46,15 +44,12 @@ class SimulatedOutbox:
             raise DatabaseAway(str(error)) from error
 
     def failed(self) -> list[FailedRow]:
-        """Nobody asks a simulated outbox for them."""
         return []
 
     def retry_failed(self) -> int:
-        """Nothing is tried again."""
         return 0
 
-    def close(self) -> None:
-        """There is no connection."""
+    def close(self) -> None: ...
 
 
 def make_relay(

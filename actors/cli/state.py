@@ -98,7 +98,6 @@ def _merged(ledgers: dict[tuple[str, int], Ledger]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of the state as JSON carries it."""
     if isinstance(value, bytes):
         try:
             return value.decode()

@@ -54,7 +54,7 @@ class CrashPoint:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> CrashPoint | None:
-        """Return what the environment asks for, or None. Raises BadSetting."""
+        """None unless the environment names a place. Raises BadSetting."""
         text = (os.environ if environ is None else environ).get(VARIABLE)
         if not text:
             return None

@@ -113,7 +113,7 @@ class EventLog:
         self._color = self._terminal and not os.environ.get("NO_COLOR")
 
     def wants(self, event: str) -> bool:
-        """Return whether `event` would be written; ask before gathering fields that cost time."""
+        """Ask before gathering fields that cost time."""
         return _LEVELS[EVENTS[event].level] >= self._lowest
 
     def emit(self, event: str, **fields: Any) -> None:
@@ -127,15 +127,13 @@ class EventLog:
             self._write(event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        """Write an event that is registered as info."""
         self._emit_as("info", event, fields)
 
     def debug(self, event: str, **fields: Any) -> None:
-        """Write an event that is registered as debug."""
         self._emit_as("debug", event, fields)
 
     def close(self) -> None:
-        """Close the file. Later events are counted as lost."""
+        """Later events are counted as lost."""
         with self._lock:
             if self._outlet is not None:
                 self._outlet.close()

@@ -30,7 +30,7 @@ class OsFile:
         self._path = path
 
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
-        """Write all of `data` at `offset`, continuing after short writes."""
+        """Continue after short writes."""
         written = os.pwrite(self._descriptor, data, offset)
         size = data.nbytes if isinstance(data, memoryview) else len(data)
         if written == size:
@@ -77,7 +77,7 @@ class OsFile:
             at += step
 
     def sync(self) -> None:
-        """Make what was written durable. After an error do not use this file again."""
+        """After an error do not use this file again."""
         if self._descriptor < 0:  # fdatasync of -1 is a ValueError, not EBADF
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._path)
         _sync(self._descriptor)

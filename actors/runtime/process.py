@@ -98,7 +98,7 @@ def _read(path: str) -> str:
 
 
 def _stat(pid: int) -> tuple[str, str]:
-    """Return (state letter, start time in clock ticks since boot) of `pid`, or two empty texts."""
+    """(state letter, start time in clock ticks since boot), or two empty texts."""
     # The second field is the command in parentheses and may itself hold spaces and parentheses.
     _, _, rest = _read(f"/proc/{pid}/stat").rpartition(") ")
     fields = rest.split()
@@ -121,17 +121,15 @@ def _here() -> dict[str, str | int]:
 
 
 def own_label() -> str:
-    """Return who this process is, for people: pid and host."""
     return f"pid {os.getpid()} on {socket.gethostname()}"
 
 
 def draw() -> bytes:
-    """Draw the 16 random bytes of a log, an incarnation or a session."""
+    """16 random bytes for a log, an incarnation or a session."""
     return secrets.token_bytes(16)
 
 
 def owner_facts() -> dict[str, str | int]:
-    """Return what identifies this process: pid, start_time, boot_id, host, pid_namespace."""
     return {"pid": os.getpid(), "start_time": _stat(os.getpid())[1], **_here()}
 
 

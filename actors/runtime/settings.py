@@ -35,7 +35,7 @@ class Setting:
 
     @property
     def shown(self) -> Value:
-        """The value for people and logs: without a password."""
+        """Without a password."""
         return without_password(self.value) if isinstance(self.value, str) else self.value
 
 
@@ -179,7 +179,7 @@ class Settings:
         arguments: Mapping[str, str | float | None] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> Settings:
-        """Resolve every setting; mappings go from setting name to value. Raises BadSetting."""
+        """Mappings go from setting name to value. Raises BadSetting."""
         flags, arguments = flags or {}, arguments or {}
         unknown = (set(flags) | set(arguments)) - set(SPECS)
         assert not unknown, f"unknown setting: {sorted(unknown)}"
@@ -215,13 +215,12 @@ class Settings:
 
     @property
     def sink(self) -> str | None:
-        """The database of the user; None where none is named."""
         value = self.by_name["sink"].value
         return None if value is None else str(value)
 
     @property
     def log_dir(self) -> str | None:
-        """The directory for event files, or None for stderr."""
+        """None for stderr."""
         value = self.by_name["log_dir"].value
         return None if value is None else str(value)
 

@@ -39,8 +39,7 @@ _FORWARDED = {
 class Events(Protocol):
     """Where events go (`EventLog`)."""
 
-    def emit(self, event: str, **fields: Any) -> None:
-        """Write one event."""
+    def emit(self, event: str, **fields: Any) -> None: ...
 
 
 @dataclass(slots=True)
@@ -80,7 +79,7 @@ class RestartPolicy:
 
 
 def _exit_status(returncode: int) -> int:
-    """Return the status that a shell would show."""
+    """The status that a shell would show."""
     return 128 - returncode if returncode < 0 else returncode
 
 
@@ -191,7 +190,6 @@ class Supervisor:
         return self._stop_seen
 
     def _listen(self, signalled: socket.socket, timeout_s: float | None) -> None:
-        """Wait for signals and pass on those that mean stop."""
         if not select.select([signalled], [], [], timeout_s)[0]:
             return
         for number in signalled.recv(4096):

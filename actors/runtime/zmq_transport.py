@@ -81,7 +81,7 @@ class _Socket:
 
     @property
     def socket(self) -> zmq.Socket[bytes]:
-        """The ZeroMQ socket, for a shell that waits for several transports at once."""
+        """For a shell that waits for several transports at once."""
         return self._socket
 
     @property
@@ -97,7 +97,7 @@ class _Socket:
                     os.write(self._wake_write, b"w")
 
     def close(self) -> None:
-        """Close the socket and drop what was not sent yet. Closing twice does nothing."""
+        """Drops what was not sent yet. Closing twice does nothing."""
         with self._wake_lock:
             if self._closed:
                 return

@@ -38,7 +38,6 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def job(path: Path, format_name: str = "csv", ids: tuple[str, ...] = ("id",)) -> FileJob:
-    """What chaos makes of its options."""
     return FileJob("orders", str(path), format_name, ids)
 
 
@@ -52,7 +51,6 @@ def values_of(path: Path) -> list[object]:
 
 
 def write(path: Path, text: str) -> Path:
-    """A file."""
     path.write_text(text, encoding="utf-8", newline="")
     return path
 
@@ -117,7 +115,6 @@ def test_a_long_input_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def source_of(rows: int, format_name: str = "csv", ids: tuple[str, ...] = ("id",)) -> Input:
-    """An input of numbered rows."""
     lines = {"csv": "{}", "jsonl": '{{"id": "{}"}}', "lines": "{}"}
     made = tuple(lines[format_name].format(number) for number in range(rows))
     return Input(job(Path("input"), format_name, ids), "id" if format_name == "csv" else "", made)
@@ -216,7 +213,6 @@ class Ended:
         self._sent = sent
 
     def summary(self) -> dict[str, int]:
-        """What it printed."""
         return {"sent": self._sent}
 
     def told(self) -> str:
@@ -391,7 +387,6 @@ def test_a_run_that_tried_nothing_fails() -> None:
 
 
 def outcome_of(tmp_path: Path, verdict: Verdict) -> Outcome:
-    """A run that nobody has made."""
     consumers = tuple(app_of(("orders", "billing"), ("invoices", "post")).consumers)
     plan = Plan("shop:app", consumers, source_of(5), 7, seconds=10.0)
     (tmp_path / "events").mkdir()

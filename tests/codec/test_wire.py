@@ -30,7 +30,6 @@ HELLO = Hello(1, 1, 1, "producer", b"i" * 16, b"", 0)
 
 
 def stored(raw_batch, **changes):
-    """A stored batch around some bytes."""
     fields = {
         "topic_number": 0,
         "partition": 2,

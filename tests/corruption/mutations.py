@@ -24,7 +24,6 @@ def _with(specimen: Specimen, path: str, data: bytes) -> MemoryDisk:
 
 
 def flip(specimen: Specimen, path: str, offset: int, mask: int) -> Case:
-    """One byte of one file, changed."""
     disk = copy_of(specimen.disk)
     disk._files[path].data[offset] ^= mask
     return Damage(path, offset, f"flipped by {mask:#04x}"), disk

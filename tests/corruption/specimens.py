@@ -64,7 +64,6 @@ class Specimen:
 
     @property
     def path(self) -> str:
-        """The directory of the complete generation."""
         return posixpath.join(DIRECTORY, f"gen-{self.generation:020d}")
 
     def files(self) -> list[str]:
@@ -72,11 +71,9 @@ class Specimen:
         return sorted(self.disk._files, key=lambda path: (len(self.disk._files[path].data), path))
 
     def content(self, path: str) -> bytes:
-        """The bytes of a file."""
         return bytes(self.disk._files[path].data)
 
     def segments(self) -> list[str]:
-        """The paths of the segments in order."""
         return sorted(path for path in self.disk._files if path.endswith(".log"))
 
     def used(self, path: str) -> int:
@@ -164,7 +161,6 @@ class Writer:
             self.ends.append(self.log.durable_end)
 
     def done(self) -> Specimen:
-        """Return what was written."""
         log = self.log
         return Specimen(
             self.name,
@@ -193,7 +189,6 @@ class BrokerRecords:
         self._offset = 0
 
     def first(self) -> list[Record]:
-        """A topic, a producer and a group."""
         return [
             TopicCreated("orders", b"T" * 16, 1, 1),
             ProducerGranted("importer", 1, b"N" * 16, "host:7", 2),
@@ -201,7 +196,6 @@ class BrokerRecords:
         ]
 
     def batch(self) -> Record:
-        """The next batch of a producer."""
         values = [self._source.randbytes(self._size) for _ in range(3)]
         batch = batch_codec.build(values, encodings=0)
         first = self._offset
@@ -220,7 +214,6 @@ class LedgerRecords:
         self._number = 0
 
     def first(self) -> list[Record]:
-        """What a ledger begins with."""
         return [LedgerStarted("billing", "orders", 0, b"T" * 16, LOG_ID, LOG_ID, 0)]
 
     def commit(self) -> Record:
@@ -299,7 +292,6 @@ def ledger() -> Specimen:
 
 
 def young() -> Specimen:
-    """A first generation with one group and nothing else."""
     writer = Writer("young log", 1 << 16)
     writer.group(*BrokerRecords(10).first())
     writer.kill()

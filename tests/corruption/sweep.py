@@ -37,7 +37,6 @@ SPECIMENS = SMALL | LARGE
 
 
 def flips(job: tuple[str, int, int]) -> tuple[str, Counter[str], list[str]]:
-    """Flip one share of the bytes of one specimen."""
     name, share, every = job
     specimen = SPECIMENS[name]()
     places = flip_places(specimen)

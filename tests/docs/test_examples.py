@@ -18,7 +18,8 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from oncemq.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").rglob("*.md"))]
 SCRIPTS = {"broker.py": "broker", "producer.py": "producer", "consumer.py": "consumer"}
 SHELLS = ("sh", "bash", "console", "shell")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
@@ -89,7 +90,6 @@ def check_options(name: str, words: list[str]) -> None:
 
 
 def evaluate_shell(example: Example) -> None:
-    """Check each command of a block."""
     for words in commands_of(example.parsed):
         check_command(words)
 
@@ -156,7 +156,6 @@ def test_commands_of_the_procfile_exist(path: Path) -> None:
 
 
 def document(tmp_path: Path, text: str) -> list[Example]:
-    """The examples of a page made for a test."""
     path = tmp_path / "page.md"
     path.write_text(text, "utf-8")
     parsed = Document.parse(str(path), *PARSERS)

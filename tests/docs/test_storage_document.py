@@ -21,7 +21,6 @@ SIZES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 def section(number: str) -> str:
-    """The text of a section."""
     return PAGE.split(f"\n### {number} ", 1)[1].split("\n##", 1)[0]
 
 

@@ -162,7 +162,6 @@ def start(**options):
 
 
 def ask(world, *messages):
-    """Put requests where the next poll finds them."""
     world.inbox += [(b"peer", [bytes(f) for f in wire.encode(m, None)]) for m in messages]
 
 

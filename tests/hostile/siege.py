@@ -152,7 +152,6 @@ class Siege:
         raise AssertionError("no VmRSS")
 
     def end(self) -> None:
-        """Let the enemies go."""
         for enemy in self.enemies:
             enemy.close(linger=0)
         self.context.term()
@@ -218,7 +217,6 @@ def attack(directory: Path, cases: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Attack and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)

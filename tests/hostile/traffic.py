@@ -133,7 +133,6 @@ def recorded() -> list[Frames]:
 
 
 def mutated(source: random.Random, traffic: list[Frames]) -> Frames:
-    """Return one message of an attack."""
     frames = list(source.choice(traffic))
     choice = source.random()
     if choice < 0.45:

@@ -43,7 +43,6 @@ class Wire:
         return bool(event)
 
     def engine(self, name: str, endpoint: str = ENDPOINT) -> ProducerShell:
-        """Make the engine of one incarnation."""
         return ProducerShell(
             name,
             endpoint=endpoint,
@@ -55,11 +54,9 @@ class Wire:
         )
 
     def producer(self, name: str | None = None, **options: Any) -> Producer:
-        """Make a producer of the library."""
         return Producer(name, connect=self.engine, **options)
 
     def values(self, topic: str, partition: int = 0) -> list[bytes]:
-        """The values stored in a partition."""
         with self.lock:
             return self.broker.bodies(topic, partition)
 
@@ -92,7 +89,6 @@ class WiredTransport:
         return inbox
 
     def send(self, peer: bytes, frames: Sequence[bytes | memoryview]) -> bool:
-        """Let the broker answer."""
         assert peer == b""
         assert not self.closed
         if not self._wire.cut:
@@ -102,11 +98,9 @@ class WiredTransport:
         return True
 
     def wake(self) -> None:
-        """End a poll."""
         self._woken.set()
 
     def reopen(self) -> None:
-        """Come back as another peer."""
         self._peer = draw()
         self._inbox.clear()
 

@@ -46,8 +46,6 @@ class Station:
         self.start()
 
     def start(self) -> None:
-        """Begin a life on what the disk holds."""
-
         def entropy() -> bytes:
             return self.rng.randbytes(16)
 
@@ -78,7 +76,6 @@ class Station:
         self.written += data
 
     def take(self) -> list[Body]:
-        """Return the messages written since the last call."""
         lines, self.written = self.written.splitlines(), b""
         return [json.loads(line) for line in lines]
 
@@ -100,7 +97,6 @@ class Cluster:
             self.init(name)
 
     def init(self, name: str) -> Body:
-        """Send init to one node."""
         body = {"type": "init", "node_id": name, "node_ids": list(self.stations)}
         return self.ask("c0", name, body)
 
@@ -190,7 +186,6 @@ class Cluster:
         return self.ask("c1", node, body, **more)
 
     def poll(self, node: str, **offsets: int) -> dict[str, list[list[Any]]]:
-        """Poll and return the messages by key."""
         reply = self.ask("c1", node, {"type": "poll", "offsets": offsets})
         assert reply["type"] == "poll_ok", reply
         found: dict[str, list[list[Any]]] = reply["msgs"]

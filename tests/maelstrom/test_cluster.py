@@ -17,7 +17,6 @@ NODES = ["n3", "n1", "n2"]
 
 @pytest.fixture
 def cluster(seed: int) -> Cluster:
-    """Three nodes that have had their init."""
     return Cluster(NODES, seed)
 
 

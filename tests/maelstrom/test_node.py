@@ -25,18 +25,15 @@ INIT_OK = b'{"src":"n1","dest":"c0","body":{"type":"init_ok","in_reply_to":1,"ms
 
 @pytest.fixture
 def cluster(seed: int) -> Cluster:
-    """One node that has had its init."""
     return Cluster(["n1"], seed)
 
 
 @pytest.fixture
 def station(cluster: Cluster) -> Station:
-    """The node itself, for turns of several lines."""
     return cluster.stations["n1"]
 
 
 def line(number: int, **body: Any) -> bytes:
-    """A request of client c1 to n1."""
     body["msg_id"] = number
     return json.dumps({"src": "c1", "dest": "n1", "body": body}).encode()
 

@@ -46,7 +46,6 @@ def python(request: pytest.FixtureRequest) -> tuple[list[str], dict[str, str]]:
 
 @pytest.fixture(params=["actors.py", "actors/__init__.py"])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The user's directory."""
     (tmp_path / "shop.py").write_text(SHOP)
     (tmp_path / request.param).parent.mkdir(exist_ok=True)
     (tmp_path / request.param).write_text(ACTORS)

@@ -114,7 +114,6 @@ class Mounted:
         return directory
 
     def flush(self) -> None:
-        """Bring everything to the disk."""
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             _call("syncfs", descriptor)

@@ -94,7 +94,6 @@ class OsWorld(OsDisk):
         self.processes: list[OsProcess] = []
 
     def process(self, _name: str) -> OsProcess:
-        """Begin a life."""
         process = OsProcess(self._forget)
         self.processes.append(process)
         return process

@@ -62,7 +62,6 @@ def write_too_much(life: Life) -> list[int]:
 
 
 def main() -> int:
-    """Print how many writes were cut short."""
     with file_system("ext4-small") as mounted:
         os.chdir(mounted.fresh_directory("short"))
         world, case = OsWorld(), LogCase()

@@ -128,7 +128,6 @@ class Feed:
         path.write_text(self._header, "utf-8")
 
     def grow(self, rows: int) -> None:
-        """Add what is missing to so many rows."""
         with self.path.open("a", encoding="utf-8") as stream:
             stream.writelines(self._lines[self.rows : rows])
         self.rows = rows
@@ -335,7 +334,6 @@ def slow(kind: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Play one act."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("act", choices=["cuts", "failing-sync", "full", "read-only", "slow"])
     parser.add_argument("--on", choices=sorted(KINDS), default="ext4")

@@ -226,7 +226,6 @@ class Siege:
             life.end()
 
     def _told(self, group: str) -> Told:
-        """Return what consumers of a group have called committed."""
         found = self._events("consumer", group, "commit.synced")
         return max((Told(one["commit_no"], one["next_offset"]) for one in found), default=Told())
 
@@ -271,7 +270,6 @@ def _that_matter(lines: list[str], call: str, directory: Path) -> Iterator[int]:
 
 
 def _files(directory: Path) -> dict[str, bytes]:
-    """Return the files of the database that count."""
     return {
         path.name: path.read_bytes()
         for path in directory.iterdir()
@@ -314,7 +312,6 @@ def check_seen(seen: Seen, told: Told) -> None:
 
 
 def main() -> int:
-    """Run the siege that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--on", choices=sorted(KINDS), required=True)
     parser.add_argument("--calls", default=",".join(CALLS))

@@ -65,7 +65,6 @@ class Strace:
         self._process.wait(ATTACH_S)
 
     def end(self) -> None:
-        """Let go of the process."""
         if self._process.poll() is None:
             self._process.terminate()
         self._process.wait(ATTACH_S)

@@ -162,7 +162,6 @@ def _changes(line: str, call: str) -> bool:
 
 
 def main() -> int:
-    """Run the sweep that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--on", choices=sorted(KINDS), required=True)
     parser.add_argument("--calls", default=",".join(KILL_POINTS))

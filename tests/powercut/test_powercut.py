@@ -24,7 +24,6 @@ TOOLS = ("strace", "unshare", "mkfs.ext4", "mkfs.xfs")
 
 
 def missing() -> str:
-    """Say what this machine lacks, or nothing."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "needs root on Linux"
     lacking = [tool for tool in TOOLS if shutil.which(tool) is None]

@@ -127,7 +127,6 @@ class GroupLife:
             life.frozen_since_s = None
 
     def refresh(self) -> None:
-        """Read what the members have told."""
         for line in self.house.history.refresh():
             if line["event"] == "consumer.handled":
                 self.handled[line["pid"]] += line["count"]

@@ -20,7 +20,6 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS orders (id VARCHAR(100) PRIMARY KEY, writer
 
 
 def open_engine(url: str) -> sa.Engine:
-    """Connect to the database of a shop."""
     engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     if engine.dialect.name == "sqlite":
 
@@ -33,7 +32,6 @@ def open_engine(url: str) -> sa.Engine:
 
 
 def create(url: str) -> None:
-    """Make the tables."""
     engine = open_engine(url)
     with engine.begin() as connection:
         connection.execute(sa.text(SCHEMA))
@@ -42,14 +40,12 @@ def create(url: str) -> None:
 
 
 def take(connection: sa.Connection, order_id: str, writer: str = "") -> None:
-    """Write an order and send its message."""
     insert = sa.text("INSERT INTO orders (id, writer) VALUES (:id, :writer)")
     connection.execute(insert, {"id": order_id, "writer": writer})
     outbox.send(connection, "orders", {"id": order_id}, id=order_id, key=writer or None)
 
 
 def main() -> None:
-    """Write what the command line says."""
     url, name, seed, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     rng = random.Random(seed)
     engine = open_engine(url)

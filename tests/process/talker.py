@@ -75,7 +75,6 @@ class Talker:
         raise AssertionError(f"no answer to {message} at {self.endpoint}")
 
     def become(self, name: str = "p", topic: str = "t") -> None:
-        """Make the topic and take the producer name."""
         self.say(CreateTopic(0, topic, 1))
         ready = self.say(InitProducer(0, name, os.urandom(16), "talker")).message
         self.epoch = ready.epoch

@@ -75,7 +75,6 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
-    """A user's directory."""
     return Shop(tmp_path)
 
 
@@ -282,7 +281,6 @@ def test_a_slot_that_is_asked_to_end_is_renewed(tmp_path: Path) -> None:
 
 
 def breathe(engine: Chaos) -> bool:
-    """Let the engine look at its cast."""
     engine.breathe(0.01)
     return True
 

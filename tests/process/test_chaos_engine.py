@@ -81,7 +81,6 @@ class Stage:
         self.engines: list[Chaos] = []
 
     def slot(self, role: str, manner: str = "works", points: tuple[str, ...] = ()) -> Slot:
-        """One toy."""
         argv = (sys.executable, "-SE", str(self.toy), str(self.events), role, manner)
         planned = {"ONCEMQ_CRASH_AT": "point:99999"} if manner == "doomed" else {}
         program = Program(role, argv, planned)

@@ -55,7 +55,6 @@ class Shop:
         self.house.producer("--topic=orders", "--name=p", str(path)).wait(START_S, 0)
 
     def consumer(self, *more: str, **environ: str):
-        """Start the consumer."""
         return self.house.consumer("shopapp:app", *more, **environ)
 
     def calls(self) -> list[str]:
@@ -72,13 +71,11 @@ class Shop:
         return dict(json.loads(command.stdout()))
 
     def out(self) -> list[str]:
-        """Values of the output topic."""
         return [message.value for message in read_topic(self.house.endpoint, "out")]
 
 
 @pytest.fixture
 def shop(house: House) -> Shop:
-    """A broker, and an application that notes each call."""
     house.broker()
     return Shop(house)
 

@@ -62,7 +62,6 @@ class Shop:
         return dict(consumer.summary())
 
     def command(self, *argv: str, code: int = 0) -> dict[str, Any]:
-        """What a command prints with --json."""
         command = self.house.start(argv[0], "-m", "oncemq", *argv, "--json")
         command.wait(START_S, code)
         return dict(json.loads(command.stdout().splitlines()[-1]))

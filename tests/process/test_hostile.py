@@ -89,7 +89,6 @@ def attacker(besieged) -> Iterator[zmq.Socket]:
 
 
 def answer(dealer: zmq.Socket, timeout_ms: int = 60_000):
-    """The next answer of the broker."""
     assert dealer.poll(timeout_ms), "no answer"
     return wire.decode(b"", dealer.recv_multipart()).message
 

@@ -44,7 +44,6 @@ class Town:
         self.broker = house.broker()
 
     def send(self) -> None:
-        """Send some more messages."""
         self.sent += EACH
         path = self.house.directory / "orders.txt"
         path.write_text("".join(f"{number}\n" for number in range(self.sent)))
@@ -72,15 +71,12 @@ class Town:
         return path
 
     def import_(self, file: str, state: str) -> None:
-        """Bring it into another state directory."""
         self.command("ledger", "import", file, f"--state={self.house.directory / state}")
 
     def numbers(self) -> list[int]:
-        """What handlers were called with, in order."""
         return [int(line) for line in self.handled.read_text().split()]
 
     def committed(self) -> int:
-        """What the owner has told the broker."""
         told = json.loads(self.command("groups", "show", "g", "--json").splitlines()[0])
         return int(told["partitions"][0]["committed"])
 
@@ -102,7 +98,6 @@ class Town:
 
 @pytest.fixture
 def town(tmp_path: Path) -> Iterator[Town]:
-    """A broker, an application, and everything below one directory."""
     house = House(tmp_path)
     try:
         yield Town(house)

@@ -38,7 +38,6 @@ class Program:
 
     @property
     def stdin(self) -> IO[str]:
-        """Where lines go."""
         assert self.process.stdin is not None
         return self.process.stdin
 
@@ -50,7 +49,6 @@ class Program:
         self.stdin.flush()
 
     def read(self) -> str:
-        """Return the next line of stdout."""
         assert self.process.stdout is not None
         return self.process.stdout.readline()
 
@@ -62,7 +60,6 @@ class Program:
         return reply
 
     def init(self) -> Program:
-        """Begin the conversation."""
         self.stdin.write(INIT)
         self.stdin.flush()
         assert self.read() == INIT_OK

@@ -21,7 +21,6 @@ FINISH_S = 300.0
 
 
 def stored(house: House, topic: str = "flights") -> list[StoredMessage]:
-    """What the topic holds."""
     return list(read_topic(house.endpoint, topic))
 
 

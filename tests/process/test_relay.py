@@ -32,7 +32,6 @@ BOTH = pytest.mark.parametrize("sink", ["sqlite", "postgres"], indirect=True)
 
 @pytest.fixture
 def sink(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a database with an empty shop."""
     url: str = (
         sqlite_url(tmp_path)
         if request.param == "sqlite"
@@ -43,7 +42,6 @@ def sink(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def relay(house: House, url: str, *more: str, **environ: str) -> Running:
-    """Start a relay."""
     return house.start("relay", "-m", "oncemq", "relay", "--sink", url, *more, **environ)
 
 
@@ -55,7 +53,6 @@ def relay_once(house: House, url: str) -> dict[str, Any]:
 
 
 def take_orders(url: str, *ids: str) -> None:
-    """Commit orders in one transaction."""
     engine = shop_writer.open_engine(url)
     with engine.begin() as connection:
         for order_id in ids:

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.process
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")  # whichever thread has started them
     return [int(child) for path in tasks for child in path.read_text().split()]
 

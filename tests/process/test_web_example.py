@@ -17,7 +17,6 @@ ORDERS = 60
 
 
 def web(house: House, port: str) -> Running:
-    """Start the server as its Procfile does."""
     return house.start(
         "web",
         *("-m", "uvicorn", "--factory", "examples.web_fastapi.app:create_app"),

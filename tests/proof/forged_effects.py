@@ -12,7 +12,6 @@ AT = 7  # the next offset of the shop
 
 
 def intend(consumer: Consumer, number: int = 1, **more: Any) -> None:
-    """Write an intent."""
     record = EffectIntended(
         more.get("epoch", consumer.epoch),
         topic_id("orders"),
@@ -27,7 +26,6 @@ def intend(consumer: Consumer, number: int = 1, **more: Any) -> None:
 
 
 def end(consumer: Consumer, how: str, number: int = 1, policy: str = "ask", **more: Any) -> None:
-    """Write an outcome."""
     epoch = more.get("epoch", consumer.epoch)
     place = (epoch, topic_id("orders"), AT, "charge", number)
     put(consumer.log, EffectEnded(*place, how, policy, 0, b"why", 2_000))

@@ -43,7 +43,6 @@ def put(log: FencedLog, *records: Record) -> int:
 
 
 def topic_id(topic: str) -> bytes:
-    """A topic's id in these systems."""
     return topic.encode().ljust(16, b".")
 
 
@@ -121,7 +120,6 @@ class Broker:
 
 
 def ledger_id(group: str, topic: str, partition: int) -> bytes:
-    """A ledger's id in these systems."""
     return f"{group}{topic}{partition}".encode().ljust(16, b"#")
 
 
@@ -183,13 +181,11 @@ class Consumer:
 
 
 def explicit(*ids: str, value: bytes = b"v") -> Any:
-    """A batch with explicit ids."""
     names = [tagged_id(name) for name in ids]
     return batch_codec.build([value] * len(ids), encodings=0, ids=names)
 
 
 def numbered(count: int, value: bytes = b"v") -> Any:
-    """A batch for sequence ids."""
     return batch_codec.build([value] * count, encodings=0)
 
 

@@ -44,13 +44,11 @@ def bound() -> Iterator[Callable[[Limits], RouterTransport]]:
 
 @pytest.fixture
 def router(bound) -> RouterTransport:
-    """A bound router with the usual limits."""
     return bound(LIMITS)
 
 
 @pytest.fixture
 def dealer(router) -> Iterator[DealerTransport]:
-    """A client of the router."""
     dealer = DealerTransport(router.endpoint)
     yield dealer
     dealer.close()

@@ -46,7 +46,6 @@ class House:
         return BrokerShell(self.disk, "data", **ports | options)
 
     def tell(self, broker: BrokerShell, *messages: Message, peer: bytes = PEER) -> list[Any]:
-        """Send messages, turn the broker, return the answers."""
         self.wire.sent.clear()
         self.wire.waiting += [(peer, [bytes(f) for f in wire.encode(m, None)]) for m in messages]
         broker.turn(0)

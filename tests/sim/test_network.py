@@ -7,7 +7,6 @@ from oncemq.sim.network import POLL_MESSAGES_MAX, QUEUE_MESSAGES_MAX, Endpoint, 
 
 
 def pair(faults: Faults | None = None, seed: int = 1) -> tuple[SimNetwork, Endpoint, Endpoint]:
-    """A network with a broker and one client."""
     network = SimNetwork(SimClock(), seed, faults)
     broker = network.listen(b"broker")
     return network, broker, network.connect(b"c1", b"broker")

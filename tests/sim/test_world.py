@@ -34,13 +34,11 @@ SMOKE_SEEDS = 12
 
 
 def corpus() -> list[int]:
-    """The seeds that once failed."""
     lines = (Path(__file__).parent / "seeds.txt").read_text().splitlines()
     return [int(text) for line in lines if (text := line.partition("#")[0].strip())]
 
 
 def run(seed: int) -> Result:
-    """One seed with the ledgers of production."""
     return run_plan(Plan.of(seed), make_relay)
 
 

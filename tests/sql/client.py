@@ -24,18 +24,15 @@ def outside(sink: str) -> Iterator[Any]:
 
 
 def run(sink: str, *texts: str) -> None:
-    """Execute statements."""
     with outside(sink) as connection:
         for text in texts:
             connection.execute(text)
 
 
 def rows(sink: str, query: str) -> list[tuple[Any, ...]]:
-    """Return the rows of a query."""
     with outside(sink) as connection:
         return [tuple(row) for row in connection.execute(query)]
 
 
 def mark(sink: str) -> str:
-    """The placeholder of the database's driver."""
     return "?" if sink.startswith("sqlite") else "%s"

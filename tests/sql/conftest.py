@@ -23,7 +23,6 @@ def postgres_sink(postgres_server: Server) -> Callable[[], str]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.process)])
 def sink(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty database, of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/shop.db"
     make: Callable[[], str] = request.getfixturevalue("postgres_sink")

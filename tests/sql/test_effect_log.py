@@ -23,7 +23,6 @@ ID = "g:orders:3:0:x:1"
 
 @pytest.fixture
 def owners(sink: str) -> Iterator[Owners]:
-    """As in test_log.py."""
     run(sink, "CREATE TABLE paid (n INTEGER)")
     owners = Owners(sink)
     yield owners
@@ -39,7 +38,6 @@ def ended(how: str = RETURNED, epoch: int = 1) -> EffectEnded:
 
 
 def lent(log: SqlLog, *, private: bool = False) -> None:
-    """A call has the connection and has written something."""
     log._session.start_call((log.generation, private, 0))
     log._session.use().execute("INSERT INTO paid VALUES (1)")
 

@@ -99,7 +99,6 @@ class Shop:
         )
 
     def paid(self) -> dict[str, int]:
-        """How many rows each order has."""
         return dict(rows(self.sink, "SELECT id, count(*) FROM paid GROUP BY id"))
 
     def receipt(self, order: str) -> str:

@@ -59,7 +59,6 @@ class Shop:
         tx.send("out", message.id)
 
     def harness(self, *ids: str, partitions: int = 1) -> Harness:
-        """Another harness with these messages."""
         harness = Harness(self.app, partitions={"orders": partitions})
         self.made.append(harness)
         for name in ids:

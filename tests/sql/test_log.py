@@ -40,13 +40,11 @@ class Owners:
         self.at: Callable[[str], None] = lambda _step: None
 
     def ledger(self, *, lost: str = "") -> SqlLedger:
-        """An owner to be."""
         ledger = open_sink(self.sink, PLACE, lost=lost, at=lambda step: self.at(step))
         self._made.append(ledger)
         return ledger
 
     def log(self, epoch: int) -> SqlLog:
-        """An owner under an epoch."""
         ledger = self.ledger()
         ledger.peek()
         return ledger.open(epoch)
@@ -71,7 +69,6 @@ def commit(number: int, epoch: int, following: int) -> Committed:
 
 
 def put(log: SqlLog, *records: object) -> int:
-    """Append records and sync."""
     for record in records:
         kind, meta, body, crc = record_codec.encode(record)
         log.append(kind, meta, body, crc)
@@ -89,12 +86,10 @@ def handle(log: SqlLog, first_offset: int, *values: int, private: bool = False) 
 
 
 def kinds(log: SqlLog, position: int = 0) -> list[int]:
-    """The types of the records."""
     return [record.type for record in log.replay(position)]
 
 
 def paid(owners: Owners) -> list[int]:
-    """The user's rows, as others see them."""
     return [n for (n,) in rows(owners.sink, "SELECT n FROM paid ORDER BY n")]
 
 

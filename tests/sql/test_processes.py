@@ -87,7 +87,6 @@ class Shop:
         )
 
     def paid(self) -> tuple[int, int, int]:
-        """Rows, different rows, and the sum."""
         ((count, different, total),) = rows(
             self.sink, "SELECT count(*), count(DISTINCT id), coalesce(sum(cents), 0) FROM paid"
         )
@@ -122,18 +121,15 @@ class Shop:
         return (self.directory / f"{what}.here").exists()
 
     def let_go(self, what: str) -> None:
-        """Let the handler that waits there return."""
         (self.directory / f"{what}.go").touch()
 
     def forget(self, what: str) -> None:
-        """Let the next one wait again."""
         for name in (f"{what}.here", f"{what}.go"):
             (self.directory / name).unlink()
 
 
 @pytest.fixture
 def shop(house: House, sink: str) -> Shop:
-    """A broker, and an application with an empty table."""
     house.broker()
     return Shop(house, sink)
 

@@ -137,22 +137,18 @@ def crash(disk: MemoryDisk, log: FencedLog) -> None:
 
 
 def generation_path(log: FencedLog) -> str:
-    """The directory of a log's generation."""
     return posixpath.join(DIRECTORY, layout.generation_name(log.generation))
 
 
 def segment_path(log: FencedLog, first: int = 0) -> str:
-    """The path of a segment."""
     return posixpath.join(generation_path(log), layout.segment_name(first))
 
 
 def content(disk: MemoryDisk, path: str) -> bytes:
-    """The bytes of a file."""
     return layout.read_file(disk, path)
 
 
 def overwrite(disk: MemoryDisk, path: str, data: bytes) -> None:
-    """Give a file other bytes."""
     file = disk.open(path, write=True)
     file.truncate(0)
     file.write(data, 0)
@@ -160,7 +156,6 @@ def overwrite(disk: MemoryDisk, path: str, data: bytes) -> None:
 
 
 def flip(disk: MemoryDisk, path: str, offset: int, mask: int = 1) -> None:
-    """Flip bits of one byte."""
     data = bytearray(content(disk, path))
     data[offset] ^= mask
     overwrite(disk, path, bytes(data))

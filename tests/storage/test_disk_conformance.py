@@ -26,7 +26,6 @@ class Place:
         return f"{self.root}/{name}"
 
     def put(self, name: str, data: bytes = b"") -> str:
-        """Make a file and return its path."""
         path = self.path(name)
         file = self.disk.create(path)
         file.write(data, 0)
@@ -34,7 +33,6 @@ class Place:
         return path
 
     def get(self, name: str) -> bytes:
-        """Return what a file holds."""
         file = self.disk.open(self.path(name))
         try:
             return file.read(0, 1 << 20)
@@ -44,7 +42,6 @@ class Place:
 
 @pytest.fixture(params=["memory", "sim", "os"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Each of the three disks in turn."""
     if request.param == "os":
         return Place(OsDisk(), str(tmp_path))
     disk: Disk = MemoryDisk() if request.param == "memory" else SimDisk(sector_bytes=16)

@@ -24,7 +24,6 @@ from tests.storage.loghelp import (
 
 
 def granted(disk: MemoryDisk, number: int) -> FencedLog:
-    """Open under a granted number."""
     return open_log(disk, generation=number)
 
 

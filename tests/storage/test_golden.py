@@ -88,13 +88,11 @@ def files(disk: MemoryDisk) -> dict[str, bytes]:
 
 
 def golden(name: str) -> dict[str, bytes]:
-    """The frozen files."""
     root = GOLDEN / name
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 def loaded(name: str) -> MemoryDisk:
-    """A disk with the frozen files on it."""
     disk = MemoryDisk()
     for path, data in sorted(golden(name).items()):
         layout.make_directories(disk, posixpath.dirname(posixpath.join(DIRECTORY, path)))

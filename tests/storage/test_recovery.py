@@ -446,7 +446,6 @@ def test_a_manifest_that_disagrees_with_the_files_stops(
 
 
 def test_a_manifest_names_its_parent_its_cut_and_its_owner() -> None:
-    """The manifest names the parent of the generation and its owner."""
     disk, _, end = killed(b"one")
     log = open_log(disk, generation=40)
     path = f"{generation_path(log)}/MANIFEST"

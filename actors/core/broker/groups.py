@@ -167,6 +167,11 @@ class GroupTable:
         if join.highest_generation >= GENERATION_MAX:
             raise ProtocolError(f"a ledger generation of {join.highest_generation} is impossible")
         grant = self.grants.get(key)
+        next_offset = max(join.next_offset, self.known_offset(key))
+        if self.rewound.get(key) == join.highest_generation:
+            # The joiner looked while the operator was at work, perhaps before the ledger went back.
+            # A grant at its higher offset would refuse the ledger for ever.
+            next_offset = self.known_offset(key)
         return GroupGranted(
             join.group,
             join.topic,
@@ -174,7 +179,7 @@ class GroupTable:
             max(grant.epoch if grant else 0, join.highest_generation) + 1,
             join.incarnation,
             join.ledger_id,
-            max(join.next_offset, self.known_offset(key)),
+            next_offset,
             join.host[:LABEL_CHARS_MAX],
             join.path,
             join.label[:LABEL_CHARS_MAX],

@@ -34,7 +34,6 @@ class ConsumerActor(ConsumerShell):
         process: bytes = b"",
         outlived: int = 0,
     ) -> None:
-        """See ConsumerShell."""
         super().__init__(
             (consumer.group, consumer.topic, partition),
             endpoint=endpoint,
@@ -60,6 +59,6 @@ class ConsumerActor(ConsumerShell):
         self.effect_answers = EffectAnswers()
 
     def close(self) -> None:
-        """As of the shell; handlers that wait in tx.effect are told that no answer will come."""
+        """Handlers that wait in tx.effect learn that no answer will come."""
         super().close()
         self.effect_answers.end()

@@ -57,7 +57,7 @@ class ConsumerLedgers:
         self._followed.add(place)
 
     def make(self, consumer: Consumer, place: Place) -> Ledger:
-        """Return the door to a ledger; nothing is opened. Raises BadSink, NotSupported."""
+        """Nothing is opened. Raises BadSink, NotSupported."""
         if consumer.sink is not None:
             lost = self._last[place].name if place in self._followed else ""
             self._followed.discard(place)
@@ -82,7 +82,6 @@ class _CrashingLedger(CrashingLog):
     """Dies also between a commit and the outputs that it lets go."""
 
     def sync(self) -> int:
-        """Make the group durable and look at the fence; return the durable end."""
         end = super().sync()
         self.point.visit(AFTER_COMMIT_BEFORE_OUTPUT)
         return end

@@ -34,10 +34,10 @@ class CallThread(Protocol):
     """What both kinds can do."""
 
     def put(self, actor: ConsumerActor, call: Call) -> None:
-        """Have a call carried out. Any thread may say so."""
+        """Any thread may call it."""
 
     def end(self) -> None:
-        """Let `run` return after the calls that wait. Any thread may say so."""
+        """Let `run` return after the calls that wait. Any thread may call it."""
 
     def run(self) -> None:
         """Carry calls out until the end."""
@@ -47,20 +47,16 @@ class PlainThread:
     """Carries out calls of plain handlers."""
 
     def __init__(self, deliver: Deliver) -> None:
-        """Give answers to `deliver`."""
         self._deliver = deliver
         self._calls: SimpleQueue[tuple[ConsumerActor, Call] | None] = SimpleQueue()
 
     def put(self, actor: ConsumerActor, call: Call) -> None:
-        """Have a call carried out."""
         self._calls.put((actor, call))
 
     def end(self) -> None:
-        """Let `run` return."""
         self._calls.put(None)
 
     def run(self) -> None:
-        """Carry calls out until the end."""
         while (item := self._calls.get()) is not None:
             actor, call = item
             done: Answer = None
@@ -76,7 +72,6 @@ class LoopThread:
     """Carries out calls in an event loop."""
 
     def __init__(self, deliver: Deliver) -> None:
-        """Give answers to `deliver`."""
         self._deliver = deliver
         self._calls: deque[tuple[ConsumerActor, Call] | None] = deque()
         # There while `run` runs; who has put something rings.
@@ -84,12 +79,10 @@ class LoopThread:
         self._bell: asyncio.Event | None = None
 
     def put(self, actor: ConsumerActor, call: Call) -> None:
-        """Have a call carried out."""
         self._calls.append((actor, call))
         self._ring()
 
     def end(self) -> None:
-        """Let `run` return."""
         self._calls.append(None)
         self._ring()
 
@@ -100,7 +93,6 @@ class LoopThread:
                 loop.call_soon_threadsafe(bell.set)
 
     def run(self) -> None:
-        """Carry calls out until the end."""
         import asyncio
 
         with asyncio.Runner() as runner:
@@ -144,11 +136,9 @@ class WaitingDesk:
         self._post = post
 
     def ask(self, said: Said) -> Future[EffectAnswer]:
-        """As of EffectDesk."""
         answer = self._actor.effect_answers.ask(said)
         self._post(self._actor, said)
         return answer
 
     def tell(self, told: EffectTold) -> None:
-        """As of EffectDesk."""
         self._post(self._actor, told)

@@ -148,8 +148,6 @@ class ConsumerProcess:
         self._wake()
 
     def _finders(self, actor: ConsumerActor) -> TopicFinders:
-        """Return how handlers of `actor` learn how many partitions a topic has."""
-
         def at_once(topic: str) -> int:
             count = self._topics.known(topic)
             if count is None:
@@ -171,7 +169,6 @@ class ConsumerProcess:
         return TopicFinders(blocking, at_once, awaited)
 
     def summary(self) -> Summary:
-        """Return what was done so far."""
         return self._tally.summary(list(self._actors.values()))
 
     def _wake(self) -> None:
@@ -212,7 +209,6 @@ class ConsumerProcess:
             actor.post(event)
 
     def _wait(self) -> None:
-        """Wait until an actor has something to do."""
         live = self._live()
         timeout = min([LOOK_MS, *(actor.time_left_ms() for actor in live)])
         if self._inbox or timeout <= 0:
@@ -227,7 +223,6 @@ class ConsumerProcess:
                     os.read(self._wake_read, 4096)
 
     def _look(self) -> None:
-        """Look at what concerns the process as a whole."""
         for actor in [actor for actor in self._actors.values() if actor.ended]:
             reason = actor.why_rejoin
             if not reason:
@@ -313,7 +308,6 @@ class ConsumerProcess:
     # --- Host ------------------------------------------------------------------------------------
 
     def start_call(self, actor: ConsumerActor, run: RunHandler) -> None:
-        """Hand a call to the main thread."""
         find = self._finders(actor)
         desk = WaitingDesk(actor, self._deliver)
         call = make_call(actor.consumer, run, find, actor.carry, self._threads, actor.sink, desk)
@@ -321,7 +315,6 @@ class ConsumerProcess:
         self._main.put(actor, call)
 
     def cut_call(self, actor: ConsumerActor) -> None:
-        """Make the running call of an actor end after its message."""
         call = self._open_calls.get(actor)
         if call is not None:
             call.cut()
@@ -333,7 +326,6 @@ class ConsumerProcess:
                 self._add(actor.consumer, partition)
 
     def topic_resolved(self, _: ConsumerActor, resolved: TopicResolved, /) -> None:
-        """Tell the handler that waits for the topic."""
         self._topics.learn(resolved)
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
@@ -347,11 +339,9 @@ class ConsumerProcess:
         )
 
     def effect_answered(self, actor: ConsumerActor, answer: EffectAnswer) -> None:
-        """Wake the handler that waits for it."""
         actor.effect_answers.put(answer)
 
     def effect_held(self, actor: ConsumerActor, held: EffectHeld) -> None:
-        """Tell the user what to say to whom."""
         group, topic, partition = actor.place
         self._watcher.effect_held(
             f"{topic}/{partition} of group {group} waits: it is unknown whether an effect of "
@@ -360,7 +350,7 @@ class ConsumerProcess:
         )
 
     def sink_away(self, actor: ConsumerActor, error: SinkUnavailable) -> None:
-        """Tell the user; the process goes on."""
+        """The process goes on."""
         fields = actor.core.member.fields(code=error.code, reason=error.reason)
         self._events.emit("sink.unavailable", **fields)
         group, topic, partition = actor.place

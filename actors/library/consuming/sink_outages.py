@@ -18,7 +18,6 @@ class SinkOutages:
     """Belongs to the I/O thread."""
 
     def __init__(self) -> None:
-        """Nobody has lost anything."""
         # When each is due.
         self._due: dict[ConsumerActor, int] = {}
         # When each place failed last, and how often in a row.
@@ -31,7 +30,7 @@ class SinkOutages:
         return actor in self._due
 
     def note(self, actor: ConsumerActor, now_ms: int) -> None:
-        """An actor has ended because its database failed."""
+        """`actor` has ended because its database failed."""
         last_ms, count = self._failures.get(actor.place, (0, 0))
         count = count + 1 if now_ms - last_ms < FORGOTTEN_MS else 0
         self._failures[actor.place] = now_ms, count
@@ -45,7 +44,6 @@ class SinkOutages:
         return found
 
     def take_all(self) -> list[ConsumerActor]:
-        """Return all: nobody is made anew any more."""
         found = list(self._due)
         self._due.clear()
         return found

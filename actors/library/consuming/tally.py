@@ -19,7 +19,6 @@ class Summary:
     held: list[str] = field(default_factory=list)  # effects that partitions wait for a word about
 
     def as_dict(self) -> dict[str, object]:
-        """Return the summary as it is printed."""
         summary: dict[str, object] = {
             "processed": self.processed,
             "skipped": self.skipped,
@@ -43,7 +42,6 @@ class Tally:
     """Sums over all actors of a process, those that made room for another included."""
 
     def __init__(self) -> None:
-        """Start with nothing."""
         self._past = Summary()
 
     def retire(self, actor: ConsumerActor) -> None:
@@ -51,7 +49,6 @@ class Tally:
         self._past.take(actor)
 
     def summary(self, actors: Iterable[ConsumerActor]) -> Summary:
-        """Return the sums with those of the present actors."""
         past = self._past
         total = Summary(past.processed, past.skipped, past.parked, dict(past.offsets))
         for actor in actors:

@@ -14,7 +14,6 @@ class TopicBook:
     """Partition counts by topic. They never change, so what is known stays. Thread-safe."""
 
     def __init__(self) -> None:
-        """Know nothing."""
         self._counts: dict[str, int] = {}
         # Answers that nobody has taken yet, and how many handlers wait for one, by topic.
         self._refused: dict[str, Exception] = {}
@@ -38,13 +37,12 @@ class TopicBook:
         return None
 
     def check_new(self, topic: str) -> None:
-        """Raise InvalidName or Busy if `topic` may not be asked for."""
+        """Raises InvalidName, Busy."""
         check_name(topic, "topic")
         if len(self._counts) >= TOPICS_KNOWN_MAX:
             raise Busy(f"this process already uses {TOPICS_KNOWN_MAX} topics, the limit")
 
     def learn(self, resolved: TopicResolved) -> None:
-        """Take an answer and wake who waits for it."""
         with self._news:
             if resolved.error is not None:
                 self._refused[resolved.topic] = resolved.error
@@ -53,7 +51,7 @@ class TopicBook:
             self._news.notify_all()
 
     def wait(self, topic: str, timeout_ms: int) -> int:
-        """Wait for the answer of another thread. Raises UnknownTopic when none comes in time."""
+        """Called in another thread. Raises UnknownTopic when no answer comes in time."""
         with self._news:
             self._waiting[topic] = self._waiting.get(topic, 0) + 1
             self._news.wait_for(

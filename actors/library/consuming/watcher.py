@@ -20,16 +20,16 @@ class Watcher:
         """Another member has a partition; this process waits for it."""
 
     def silence(self, endpoint: str) -> None:
-        """No broker has answered for two seconds; it is tried on. Told once for each silence."""
+        """Once each time that no broker has answered for two seconds; the process keeps retrying."""
 
     def sink_away(self, text: str) -> None:
         """The database of a consumer is not available or locked; the consumer keeps retrying. Told for each attempt."""
 
     def effect_held(self, text: str) -> None:
-        """A message waits for an operator's word about an effect; other partitions go on."""
+        """A message waits for an operator's decision on an effect; other partitions go on."""
 
     def progress(self, summary: Summary) -> None:
-        """So much is done: told about five times a second."""
+        """About five times a second."""
 
     def abandon(self, summary: Summary, error: BaseException) -> None:
         """A handler did not return within the time for ending: end the process, nobody else can."""

@@ -62,7 +62,6 @@ class EffectCall:
 
     @property
     def wanted(self) -> EffectWanted:
-        """The question."""
         message = self._message
         key = idempotency_key(message)
         return EffectWanted(*self._place, key, self._name, self._policy)
@@ -141,7 +140,6 @@ class EffectCall:
 
     @property
     def stuck_kind(self) -> str:
-        """What kind of failure `stuck` is."""
         return HELD_EFFECT if self._policy == ASK else UNKNOWN_EFFECT
 
 
@@ -160,13 +158,12 @@ class Wish:
 
 
 def command_about(effect_id: str, sink: Session | None) -> str:
-    """Return what an operator types to say what became of a call."""
+    """What an operator types to resolve a call."""
     where = "" if sink is None else f"--sink '{sink.shown}' "
     return f"oncemq effects resolve '{effect_id}' {where}--done VALUE, or --retry"
 
 
 def text_of(error: Exception) -> bytes:
-    """Return what is recorded of an error."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything

@@ -21,10 +21,10 @@ class EffectDesk(Protocol):
     """How a handler speaks with the core of its consumer. Any thread may call it."""
 
     def ask(self, said: Said) -> Future[EffectAnswer]:
-        """Say something; the future gets the answer, or OnceMQError if the consumer ends before."""
+        """The future gets the answer, or OnceMQError if the consumer ends before."""
 
     def tell(self, told: EffectTold) -> None:
-        """Say how a call ended; nothing is answered."""
+        """Report how a call ended; there is no answer."""
 
 
 class EffectAnswers:
@@ -36,7 +36,7 @@ class EffectAnswers:
         self._ended = False
 
     def ask(self, said: Said) -> Future[EffectAnswer]:
-        """Return what gets the answer. Call it before the core hears of the question."""
+        """Call it before the core hears of the question."""
         future: Future[EffectAnswer] = Future()
         future.set_running_or_notify_cancel()  # it is waited for to the end: nobody cancels it
         with self._mutex:
@@ -47,7 +47,7 @@ class EffectAnswers:
         return future
 
     def put(self, answer: EffectAnswer) -> None:
-        """Take an answer of the core. One that no handler waits for is dropped."""
+        """An answer that no handler waits for is dropped."""
         with self._mutex:
             said, future = self._asked.get((answer.offset, answer.name), (None, None))
             if said is None or future is None or not _answers(said, answer):
@@ -65,7 +65,7 @@ class EffectAnswers:
 
 
 def _answers(said: Said, answer: EffectAnswer) -> bool:
-    """Tell whether it is not that of an older question about the same effect."""
+    """Whether it is not that of an older question about the same effect."""
     return answer.verdict == STALE or (answer.verdict == NOTED) == isinstance(said, EffectTold)
 
 

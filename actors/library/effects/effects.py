@@ -108,7 +108,7 @@ class Effects:
         return run_without_loop(work)
 
     async def _call(self, message: Message, wish: Wish) -> Any:
-        """As `call`. Suspends only in async handlers."""
+        """Suspends only in async handlers."""
         try:
             if not self._is_over(message, wish.effect):
                 self._leave_for(wish)
@@ -118,7 +118,7 @@ class Effects:
             self._pending = ""
 
     def check_writing(self, what: str) -> None:
-        """Raise what speaks against using `what` of tx now."""
+        """Raises what speaks against using `what` of tx now."""
         if self._left is not None:
             raise HandlerLeft(f"{what} was called after the handler stopped at an effect")
         if self.inside and not self._awaited:
@@ -160,7 +160,7 @@ class Effects:
         return "", None
 
     def of_message(self, message: Message) -> dict[str, Recorded]:
-        """Return the recorded results of a message by the names of the effects."""
+        """Recorded results by the names of the effects."""
         offset = self._offset_of(message)
         mine = {name: one for (at, name), one in self._results.items() if at == offset}
         return {**brought_by(message), **mine}
@@ -309,7 +309,7 @@ class Effects:
     def _check(
         self, message: Message, name: str, policy: str, function: Callable[..., Any]
     ) -> None:
-        """Raise what makes the call impossible; nothing was called and nothing is recorded."""
+        """Raises before anything is called or recorded."""
         if self._left is not None:
             raise HandlerLeft(f"effect {name!r} was used after the handler stopped at another one")
         if self._why_not or self._desk is None:

@@ -53,12 +53,11 @@ class _PushedClock:
         self._least_ms = 0
 
     def now_ms(self) -> int:
-        """Return the time, never less than before."""
+        """Never less than before."""
         self._least_ms = max(self._least_ms, self._clock.now_ms())
         return self._least_ms
 
     def push(self) -> None:
-        """Let a millisecond pass."""
         self._least_ms = self.now_ms() + 1
 
 
@@ -105,7 +104,6 @@ class InlineBroker:
         return self._shell.time_left_ms()
 
     def number(self) -> int:
-        """Return the number of the next request."""
         self._request += 1
         return self._request
 
@@ -163,5 +161,4 @@ class InlineBroker:
             yield offset, batch_codec.split_body(body)[2]
 
     def close(self) -> None:
-        """Attest what was stored and close the log."""
         self._shell.close(clean=True)

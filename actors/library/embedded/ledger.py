@@ -59,11 +59,9 @@ class _LedgerCore(PeerlessCore):
             outcome.work_after_sync.append(Kept())
 
     def apply(self, record: Record, position: int) -> None:
-        """Take a record, live and on replay."""
         self.ledger.apply(record, position)
 
     def snapshot(self) -> Snapshot:
-        """Return the state that all applied records have made."""
         return self.ledger.snapshot()
 
     def restore(self, parts: dict[str, Any]) -> None:
@@ -74,7 +72,7 @@ class LedgerStore:
     """Ids that were processed. Not thread-safe."""
 
     def __init__(self, disk: Disk, directory: str) -> None:
-        """Open or make the ledger. Raises LogInUse, CorruptLog, UnsupportedFormat, OSError."""
+        """Raises LogInUse, CorruptLog, UnsupportedFormat, OSError."""
         log = FencedLog.open(
             disk,
             directory,
@@ -131,5 +129,4 @@ class LedgerStore:
         self._done.clear()
 
     def close(self) -> None:
-        """Attest what was stored and close the files."""
         self._driver.close()

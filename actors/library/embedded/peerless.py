@@ -23,7 +23,6 @@ class PeerlessCore(ABC):
         return None
 
     def step(self, event: Event, now_ms: int) -> Outcome:
-        """Decide about one event."""
         del now_ms
         outcome = Outcome()
         if isinstance(event, Recovered):

@@ -175,7 +175,6 @@ class _Shelf:
             yield self.first + offset, tagged, value_codec.decode_value(encoding, value)
 
     def close(self) -> None:
-        """Close the broker and free its memory."""
         self._broker.close()
 
 
@@ -234,7 +233,6 @@ class ExactlyOnceConsumer:
         return count
 
     def close(self) -> None:
-        """Close the store."""
         self._processed.close()
 
     def __enter__(self) -> ExactlyOnceConsumer:
@@ -257,7 +255,6 @@ class _UsersStore:
         """Do nothing: the user's store has no bound that OnceMQ knows."""
 
     def add(self, message_id: MessageId, _tagged: bytes) -> None:
-        """Remember that this message was processed."""
         if isinstance(self._store, MutableMapping):
             self._store[message_id] = True
         else:

@@ -132,7 +132,7 @@ class FileProducer:
     # --- the broker ------------------------------------------------------------------------------
 
     def _connect(self) -> bool:
-        """Wait for the broker; return False if stopped meanwhile."""
+        """False if stopped meanwhile."""
         engine = self._engine
         engine.ask(self.job.topic)
         while engine.opened is None or self.job.topic not in engine.topics:
@@ -182,14 +182,12 @@ class FileProducer:
             at += count
 
     def _drain(self) -> None:
-        """Wait for the verdicts of all messages in flight."""
         while self._engine.in_flight:
             self._turn(IDLE_MS)
 
     # --- the file --------------------------------------------------------------------------------
 
     def _reset(self) -> None:
-        """Begin at the start of the file."""
         opened = self._engine.opened
         assert opened is not None
         self._keyless = 0

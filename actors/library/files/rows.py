@@ -69,7 +69,6 @@ def _checked(job: FileJob, values: list[Any], numbers: list[int]) -> Parcel:
 
 
 def _bad(job: FileJob, value: Any, number: int) -> OnceMQError | None:
-    """Return why a row cannot be sent; None if it can."""
     try:
         key = None if job.key_field is None else _text(value, job.key_field, number)
         id_text = _id(job, value, number) if job.id_fields else None

@@ -64,7 +64,7 @@ class ByteSource:
 
     @property
     def total(self) -> int | None:
-        """The length of the file in bytes; None for standard input."""
+        """Bytes; None for standard input."""
         return None if self.path == STDIN else self._stat().st_size
 
     def ready(self, timeout_s: float) -> bool:
@@ -74,7 +74,7 @@ class ByteSource:
         return bool(select.select([self._file.fileno()], [], [], timeout_s)[0])
 
     def read(self) -> bytes:
-        """Return the next bytes, b"" at the (present) end. Raises BadInput for a damaged gzip."""
+        """b"" at the (present) end. Raises BadInput for a damaged gzip."""
         if self._packed is not None:
             try:
                 data = self._file.read(READ_BYTES)
@@ -110,7 +110,7 @@ class ByteSource:
         return os.fstat((self._packed or self._file).fileno())
 
     def close(self) -> None:
-        """Close the file; standard input stays open."""
+        """Standard input stays open."""
         if self.path != STDIN:
             self._file.close()
             if self._packed is not None:
@@ -131,11 +131,11 @@ class RowSource:
 
     @property
     def field_names(self) -> list[str] | None:
-        """The names in the header of a csv file, once read."""
+        """The header of a csv file, once read."""
         return self._parse.field_names
 
     def next_rows(self) -> Rows:
-        """Return the rows that can be read now, perhaps none; call again unless `ended`."""
+        """Rows that can be read now, perhaps none; call again unless `ended`."""
         rows = Rows()
         try:
             self._take(rows)
@@ -189,7 +189,7 @@ class _Format(abc.ABC):
 
     @abc.abstractmethod
     def add(self, lines: list[bytes], first: int, rows: Rows) -> None:
-        """Parse lines, the first of which has number `first`, into `rows`."""
+        """`first` is the number of the first line."""
 
     def finish(self, rows: Rows) -> None:
         """Parse what only the end of the file completes."""
@@ -303,7 +303,7 @@ class _Csv(_Format):
 
 
 def open_rows(path: str, format_name: str, *, follow: bool = False) -> RowSource:
-    """Open a file as rows. Raises OSError, BadInput (following a gzip file or standard input)."""
+    """Raises OSError, BadInput (following a gzip file or standard input)."""
     if follow and path.endswith(".gz"):
         raise BadInput(
             "--follow does not work with a gzip file", hint="follow the uncompressed file"

@@ -68,7 +68,7 @@ class ByKey:
             self._schedule.cut = True
 
     async def work_through(self, place: Place) -> Handled:
-        """As of Runner; messages of one key follow each other."""
+        """Messages of one key follow each other."""
         run, shape = self._run, self._consumer.shape
         messages = chain.from_iterable(pieces_of(run, place, shape))
         named = ((entry_name(message.key), message) for message in messages)
@@ -129,7 +129,7 @@ class ByKey:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def _result_of(self, job: Job[Message]) -> Result:
-        """Handle one message, whatever its handler raises. Suspends only for async handlers."""
+        """Never raises what a handler raises. Suspends only for async handlers."""
         consumer, message = self._consumer, job.message
         state = StateView(KeyState.of(job.entry), self._run.ledger.limits)
         unit = UnitOfWork(state, self._find_topic, begin_effects=self._begin_effects)
@@ -162,14 +162,13 @@ class KeyState:
 
     @classmethod
     def of(cls, entry: bytes | None) -> KeyState:
-        """Return what an entry of the ledger holds."""
         state = unpack_entry(entry)
         size = sum(len(key.encode()) + len(value) for key, value in state.items())
         return cls(state, size)
 
 
 def _returned_result(job: Job[Message], unit: UnitOfWork) -> Result:
-    """Return what a handler that returned has done. Raises what UnitOfWork.accept raises."""
+    """Raises what UnitOfWork.accept raises."""
     message = job.message
     if not unit.state.touched:
         return Result(lot_of(message).stored, job.name, job.entry, job.entry)

@@ -93,7 +93,6 @@ class Call:
         return run_without_loop(self.carry_out_async(place))
 
     async def carry_out_async(self, place: Place) -> HandlerDone:
-        """As `carry_out`, for async handlers."""
         started_ns = time.perf_counter_ns()
         run = self.run
         handled = await self._runner.work_through(place_of(run, place))
@@ -122,7 +121,6 @@ class MessageContext(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the fields; never drops a record."""
         unit = current.get()
         message = unit.message if unit is not None else None
         record.oncemq = ""

@@ -103,7 +103,6 @@ def make_call(
 
 
 def _statements(unit: UnitOfWork, sink: Session) -> Statements:
-    """Let the handlers of a call await what they ask of the sink."""
     from ..sinks.awaited import Statements  # asyncio, which plain handlers never load
 
     statements = Statements(sink)
@@ -122,5 +121,4 @@ class Condemned:
         """Nothing: there is one message."""
 
     async def work_through(self, place: Place) -> Handled:
-        """As of Runner."""
         return Handled(failure=self._failures.crashed(first_of(self._run, place)))

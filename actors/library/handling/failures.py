@@ -45,7 +45,7 @@ class Failures:
     def failed(
         self, message: Message, error: Exception, effects: Effects | None = None
     ) -> FailedMessage:
-        """Return how a message failed; `effects` are its own, if it has begun some apart."""
+        """`effects` are those of the message alone, if it has begun some apart."""
         consumer, effects = self._consumer, effects or self._effects
         final = isinstance(error, (Reject, PayloadInvalid, *consumer.no_retry))
         held, why = effects.verdict(message)
@@ -61,7 +61,7 @@ class Failures:
         return FailedMessage(str(message.id), text, error, lines, random.random(), kind, letter)
 
     def crashed(self, message: Message) -> FailedMessage:
-        """Return how a message failed that has killed too many processes."""
+        """The message has killed too many processes."""
         deaths = self._run.deaths
         text = f"{deaths} processes died while handling this message alone"
         letter = self._letter(message, CRASHED, deaths, text, self._effects)
@@ -83,7 +83,7 @@ class Failures:
 
 
 def _as_text(error: Exception) -> tuple[str, str]:
-    """Return an error as one bounded text, and its traceback without frames of ours."""
+    """One bounded text, and the traceback without frames of ours."""
     trace = error.__traceback__
     while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _OURS:
         trace = trace.tb_next

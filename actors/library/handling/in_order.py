@@ -80,11 +80,9 @@ class InOrder:
         self._sink = sink
 
     def cut(self) -> None:
-        """End after the message at hand."""
         self._unit.cut = True
 
     async def work_through(self, place: Place) -> Handled:
-        """As of Runner."""
         self._effects.here()
         with self._lent():
             token = current.set(self._unit)
@@ -98,7 +96,6 @@ class InOrder:
             return Handled(self._strategy.handled, state, outputs, size, failure)
 
     async def _until_failure(self, place: Place) -> FailedMessage | None:
-        """Handle the messages; return how the last one failed, if it did."""
         while True:
             try:
                 pieces = checked_pieces(self._run, place, self._consumer.shape, self._unit)
@@ -137,7 +134,6 @@ class InOrder:
 
     @contextlib.contextmanager
     def _lent(self) -> Iterator[None]:
-        """Have the connection of the sink for the call."""
         sink, run = self._sink, self._run
         if sink is None:
             yield
@@ -227,7 +223,6 @@ class InLists:
         self._statements = statements
 
     async def work(self, pieces: Iterator[Iterable[Message]]) -> None:
-        """As of Strategy."""
         unit = self._unit
         self.handled = 0
         for messages in self._lists(pieces):
@@ -240,7 +235,7 @@ class InLists:
                 return
 
     async def _together(self, messages: list[Message]) -> bool:
-        """Hand over a list; return whether its handler returned."""
+        """Whether the handler returned."""
         try:
             await self._invoke(messages)
         except Exception as raised:  # noqa: BLE001 - handled below, message by message
@@ -257,7 +252,6 @@ class InLists:
         return True
 
     async def _invoke(self, messages: list[Message]) -> None:
-        """Call the handler once and accept what it did."""
         unit, shape = self._unit, self._shape
         unit.message = messages[0]
         if self._statements is not None:

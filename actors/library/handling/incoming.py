@@ -18,13 +18,13 @@ Place = tuple[str, str, int]  # group, topic, partition
 
 
 def place_of(run: RunHandler, place: Place) -> Place:
-    """Return where the messages of a run lie: replays lie in the private topic of their group."""
+    """Replays lie in the private topic of their group."""
     group, topic, partition = place
     return (group, private_topic(topic, group), partition) if run.private else place
 
 
 def pieces_of(run: RunHandler, place: Place, shape: Shape) -> Iterator[Iterable[Message]]:
-    """Yield the messages of a run, payloads not checked. Attempts count for the first piece alone."""
+    """Payloads are not checked. `attempt` counts for the first piece alone."""
     attempt = run.attempt
     kind = Replayed if run.private else Message
     for piece in run.window.pieces:
@@ -51,7 +51,7 @@ def _checked(messages: Iterable[Message], shape: Shape, unit: UnitOfWork) -> Ite
 
 
 def check_payload(message: Message, shape: Shape) -> None:
-    """Decode the payload of a message. Raises PayloadInvalid unless it is of the handler's type."""
+    """Raises PayloadInvalid unless it is of the handler's type."""
     if shape.decode is None:
         return
     try:
@@ -65,7 +65,6 @@ def check_payload(message: Message, shape: Shape) -> None:
 
 
 def first_of(run: RunHandler, place: Place) -> Message:
-    """Return the first message of a run."""
     piece = run.window.pieces[0]
     kind = Replayed if run.private else Message
     return Lot(piece, *place, run.attempt).message(piece.indices[0], piece.offsets[0], kind)

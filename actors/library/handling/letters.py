@@ -50,7 +50,6 @@ class Origin:
     id_type: str
 
     def headers(self) -> dict[str, bytes]:
-        """Return it as headers."""
         name = self.id if isinstance(self.id, bytes) else self.id.encode()
         return {
             TOPIC: self.topic.encode(),
@@ -63,7 +62,7 @@ class Origin:
 
 
 def origin_in(headers: dict[str, bytes]) -> Origin | None:
-    """Return what headers say of the original; None if they say nothing, or nonsense."""
+    """None if the headers hold none, or nonsense."""
     try:
         id_type = headers[ID_TYPE].decode()
         name = headers[ID]
@@ -80,7 +79,7 @@ def origin_in(headers: dict[str, bytes]) -> Origin | None:
 
 
 def origin_of(message: Message) -> Origin:
-    """Return the origin of a message, which for a replay is that of the message it stands for."""
+    """Of a replay: that of the message that it stands for."""
     if isinstance(message, Replayed) and message.origin is not None:
         return message.origin
     ids = message._lot.batch.ids  # noqa: SLF001 - one module, two faces
@@ -107,32 +106,27 @@ class Replayed(Message):
 
     @property
     def attempt(self) -> int:
-        """As of any message: counted anew since the replay."""
+        """Counted anew since the replay."""
         return self._lot.attempt
 
     @property
     def topic(self) -> str:
-        """The topic of the original."""
         return super().topic if self.origin is None else self.origin.topic
 
     @property
     def partition(self) -> int:
-        """The partition of the original."""
         return super().partition if self.origin is None else self.origin.partition
 
     @property
     def id(self) -> str | bytes:
-        """The id of the original."""
         return super().id if self.origin is None else self.origin.id
 
     @property
     def headers(self) -> dict[str, bytes]:
-        """The headers of the original."""
         return dict(self._headers)
 
     @property
     def appended_at_ms(self) -> int:
-        """When the broker stored the original."""
         return super().appended_at_ms if self.origin is None else self.origin.appended_at_ms
 
     def _recorded(self) -> dict[str, Recorded]:
@@ -140,7 +134,6 @@ class Replayed(Message):
         return self._brought
 
     def _idempotency_key(self) -> str:
-        """The key of the original."""
         origin, group = self.origin, self._lot.group
         if origin is None:
             return super()._idempotency_key()
@@ -161,7 +154,7 @@ def _recorded(packed: bytes) -> dict[str, Recorded]:
 
 
 def safe_headers(lot: Lot, index: int) -> dict[str, bytes]:
-    """Return the headers of a message; what cannot be decoded counts as none."""
+    """What cannot be decoded counts as none."""
     if lot.batch.headers is None:
         return {}
     try:
@@ -171,7 +164,7 @@ def safe_headers(lot: Lot, index: int) -> dict[str, bytes]:
 
 
 def own_headers(headers: dict[str, bytes]) -> dict[str, bytes]:
-    """Return the headers that the sender gave."""
+    """Those that the sender gave."""
     return {n: value for n, value in headers.items() if not n.startswith(RESERVED_HEADER)}
 
 
@@ -215,6 +208,6 @@ def dead_letter(
 
 
 def bounded_error(text: str) -> bytes:
-    """Return an error's text as it stands in a letter: whole characters, within the limit."""
+    """Whole characters, within the limit of a letter."""
     data = text.encode(errors="replace")[:PARKED_ERROR_BYTES_MAX]
     return data.decode(errors="ignore").encode()

@@ -57,7 +57,7 @@ class Wishes:
 
 
 def shape_of(function: Any, wishes: Wishes) -> Shape:
-    """Return the shape of a handler. Raises NotAHandler unless `function` can be one."""
+    """Raises NotAHandler unless `function` can be one."""
     name = getattr(function, "__qualname__", repr(function))
     batch_size = _batch_size(wishes)
     _check_concurrency(wishes)
@@ -114,7 +114,7 @@ def _check_concurrency(wishes: Wishes) -> None:
 
 
 def _check_signature(function: Callable[..., Any], name: str, *, batch: bool) -> Any:
-    """Return the type of payload that the first parameter names; None without one."""
+    """The payload type that the first parameter names, or None."""
     wanted = LISTED if batch else SINGLE
     try:
         signature = inspect.signature(function)

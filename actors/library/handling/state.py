@@ -149,7 +149,7 @@ class StateView(MutableMapping[str, Any]):
         return f"<state of {len(self)} keys>"
 
     def _find(self, key: str) -> Any:
-        """Return the value as the message at hand sees it; _GONE if there is none."""
+        """The value as the message at hand sees it, or _GONE."""
         if self._mine:
             value = self._mine.get(key, _MISSING)
             if value is not _MISSING:
@@ -207,7 +207,6 @@ class StateView(MutableMapping[str, Any]):
         self.reject()
 
     def reject(self) -> None:
-        """Forget what the message at hand did."""
         self._cache.update(self._undo)
         self._undo.clear()
         self._mine.clear()
@@ -215,7 +214,6 @@ class StateView(MutableMapping[str, Any]):
         self.touched = False
 
     def changes(self) -> dict[str, bytes | None]:
-        """Return what the accepted messages changed, as a commit carries it."""
         changes = dict(self._changes)
         for key in self._pending:
             changes[key] = encode_state(self._cache[key])

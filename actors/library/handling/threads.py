@@ -12,17 +12,15 @@ class HandlerThreads:
     """
 
     def __init__(self) -> None:
-        """Start no thread."""
         self._pools: dict[int, ThreadPoolExecutor] = {}
 
     def pool(self, width: int) -> ThreadPoolExecutor:
-        """Return the pool of `width` threads."""
         if width not in self._pools:
             self._pools[width] = ThreadPoolExecutor(width, thread_name_prefix="oncemq-handler")
         return self._pools[width]
 
     def close(self) -> None:
-        """End the threads once what they do has returned."""
+        """Let the threads end what they do."""
         pools, self._pools = self._pools, {}
         for pool in pools.values():
             pool.shutdown()

@@ -100,7 +100,7 @@ class UnitOfWork:
     # --- what a handler asks for, through its Tx ---------------------------------------------------
 
     def current(self) -> Message:
-        """Return the message at hand. Raises OnceMQError outside of its handler."""
+        """Raises OnceMQError outside of a handler."""
         if self.message is None:
             raise OnceMQError(
                 "this Tx is over",
@@ -109,7 +109,7 @@ class UnitOfWork:
         return self.message
 
     def key(self) -> str:
-        """Return the idempotency key of the message at hand. Raises OnceMQError for a list."""
+        """Raises OnceMQError for a list."""
         if self._of_lists:
             raise OnceMQError(
                 "a handler of lists has one key for each message", hint="use tx.key_of(message)"
@@ -123,7 +123,6 @@ class UnitOfWork:
         key: str | bytes | None,
         headers: Mapping[str, bytes] | None,
     ) -> None:
-        """Add a message that is sent when the commit is durable."""
         message = self.current()
         if self._effected and self.effects is not None:
             self.effects.check_writing("tx.send")
@@ -150,7 +149,6 @@ class UnitOfWork:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Call the function of an effect, or return what is recorded of it."""
         message = self.current()
         if self.effects is None:
             if self._begin_effects is None:
@@ -166,7 +164,6 @@ class UnitOfWork:
 
     @property
     def calls_outside(self) -> bool:
-        """Whether the function of an effect runs right now."""
         return self.effects is not None and self.effects.inside
 
     def sql(self, query: Any, params: tuple[Any, ...]) -> Any:
@@ -177,7 +174,7 @@ class UnitOfWork:
         return sink.sql(query, params)
 
     def connection(self) -> Any:
-        """Return the driver's connection, inside the transaction of the commit."""
+        """Inside the transaction of the commit."""
         sink = self._using_sink("tx.connection")
         if self._statements is not None:
             raise NotAHandler(
@@ -216,7 +213,6 @@ class UnitOfWork:
         self._statements = statements
 
     def unplaced(self) -> list[str]:
-        """Return the topics of the message at hand that wait for their partition counts."""
         mine = self._outgoing[self._mark :]
         return list(dict.fromkeys(topic for topic, partition, *_ in mine if partition == UNPLACED))
 
@@ -276,7 +272,7 @@ class UnitOfWork:
         return self.state.changes(), self._outgoing[: self._mark], self._sent_bytes
 
     def finish(self) -> tuple[dict[str, bytes | None], list[Output], int]:
-        """End the batch; return state changes, outgoing batches and about how many bytes both are."""
+        """Return state changes, outgoing batches and about how many bytes both are."""
         self.message = None
         changes = self.state.changes()
         outputs = build_outputs(self._outgoing)
@@ -288,7 +284,7 @@ class UnitOfWork:
 def build_outputs(
     outgoing: list[Outgoing],
 ) -> list[Output]:
-    """Return messages as batches without numbers: in order for each target, within all limits."""
+    """In order for each target, within all limits; numbers are not given yet."""
     by_target: dict[tuple[str, int], list[tuple[int, bytes, bytes | None, bytes]]] = {}
     for topic, partition, *rest in outgoing:
         by_target.setdefault((topic, partition), []).append(tuple(rest))  # type: ignore[arg-type]

@@ -141,7 +141,7 @@ def check_export(disk: Disk, path: str) -> tuple[About, Ledger]:
 
 
 def read_export(disk: Disk, path: str) -> tuple[About, Ledger, dict[str, bytes]]:
-    """Return what `check_export` returns, and the undecoded parts of the snapshot."""
+    """As `check_export`, and the undecoded parts of the snapshot."""
     parts: dict[str, Any] = {}
     encoded: dict[str, bytes] = {}
     for name, data, offset in _sections(disk, path):
@@ -197,7 +197,7 @@ def _sections(disk: Disk, path: str) -> Iterator[tuple[str, bytes, int]]:
 
 
 def is_owned(disk: Disk, directory: str) -> bool:
-    """Return whether a consumer has the ledger open: its later commits are not in the export."""
+    """If so, later commits of the owner are not in the export."""
     lock = hold_lock(disk, directory)
     if lock is not None:
         lock.release()
@@ -205,7 +205,7 @@ def is_owned(disk: Disk, directory: str) -> bool:
 
 
 def find_directory(disk: Disk, state: str, place: str) -> str:
-    """Return the directory of a ledger; `place` is that directory, or GROUP/TOPIC/PARTITION."""
+    """`place` is a directory, or GROUP/TOPIC/PARTITION."""
     if disk.exists(place) and layout.generations(disk, place):
         return place
     parts = place.split("/")

@@ -96,7 +96,7 @@ class Lot:
         return made
 
     def messages(self, piece: Piece, kind: type[Message]) -> Iterator[Message]:
-        """Yield the messages of a piece of this batch: the loop that every message passes."""
+        """The loop that every message passes."""
         values = self.plain_values() if kind is Message else None
         if values is None:
             yield from map(self.message, piece.indices, piece.offsets, repeat(kind))
@@ -112,7 +112,7 @@ class Lot:
             yield made
 
     def plain_values(self) -> list[bytes] | None:
-        """Return the values of the batch if all are bytes, without keys and of no type."""
+        """None unless all values are bytes, without keys and of no type."""
         if self.decode is not decode_value:
             return None
         raw, start, size = self.raw, self.batch.payload_start, self.lengths[0]
@@ -131,7 +131,7 @@ class Lot:
         return values if head + head.join(values) == raw[start:] else None
 
     def body(self, index: int) -> bytes:
-        """Return encoding, key and value of a message as they are stored."""
+        """Encoding, key and value as they are stored."""
         end = self.ends[index]
         return self.raw[end - self.lengths[index] - BODY_PREFIX_BYTES : end]
 
@@ -234,7 +234,6 @@ class Message(Generic[Payload]):
         return explicit_key(lot.group, lot.topic, lot.batch.ids[self._index])
 
     def _recorded(self) -> dict[str, Recorded]:
-        """Return results of effects by name that a replay brings along."""
         return {}
 
     def __repr__(self) -> str:
@@ -253,29 +252,27 @@ class PlainMessage(Message[bytes]):
 
 
 def lot_of(message: Message) -> Lot:
-    """Return what all messages of its stored batch share."""
+    """What all messages of its stored batch share."""
     return message._lot  # noqa: SLF001 - one module, two faces
 
 
 def idempotency_key(message: Message) -> str:
-    """Return what `tx.key` is: one text for each (group, message), the same at every attempt."""
+    """What `tx.key` is: one text for each (group, message), the same at every attempt."""
     return message._idempotency_key()  # noqa: SLF001 - one module, two faces
 
 
 def brought_by(message: Message) -> dict[str, Recorded]:
-    """Return results of effects by name that a replay brings along."""
     return message._recorded()  # noqa: SLF001 - one module, two faces
 
 
 def explicit_key(group: str, topic: str, tagged: bytes) -> str:
-    """Return the idempotency key of a message with an explicit id."""
     kind = tagged[:1].decode()
     text = tagged[1:].decode() if tagged[:1] == TEXT_TAG else tagged[1:].hex()
     return f"{group}@{topic}:{kind}:{text}"
 
 
 def messages_in(topic: str, stored: BatchStored) -> list[Message]:
-    """Return the messages of a stored batch, outside any group: for tools that read a topic."""
+    """Outside of any group: for tools that read a topic."""
     offsets = range(stored.first_offset, stored.first_offset + stored.kept)
     piece = Piece(stored, kept_indices(stored), offsets)
     lot = Lot(piece, "", topic, stored.partition)

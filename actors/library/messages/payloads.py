@@ -45,7 +45,7 @@ def _by_its_own(validate: Any) -> Decode:
 
 
 def _misfit_of_pydantic(error: Exception) -> Misfit:
-    """Return the first complaint, and how many more there are."""
+    """The first complaint, and how many more there are."""
     errors = getattr(error, "errors", None)
     found = errors() if callable(errors) else []
     if not found:
@@ -93,5 +93,4 @@ def _plain(encoding: int, data: bytes) -> Any:
 
 
 def name_of(kind: Any) -> str:
-    """Return the name of a type for messages to people."""
     return getattr(kind, "__qualname__", None) or repr(kind)

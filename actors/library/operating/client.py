@@ -82,7 +82,6 @@ class AdminClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the connection."""
         self.close()
 
     def close(self) -> None:
@@ -98,15 +97,15 @@ class AdminClient:
         return self._welcome
 
     def create_topic(self, topic: str, partitions: int) -> TopicDescribed:
-        """Create a topic; the same again is no error. Raises TopicExists, InvalidName, NoAnswer."""
+        """The same again is no error. Raises TopicExists, InvalidName, NoAnswer."""
         return self._ask(CreateTopic(0, topic, partitions), TopicDescribed)
 
     def describe_topic(self, topic: str) -> TopicDescribed:
-        """Return a topic. Raises UnknownTopic, NoAnswer."""
+        """Raises UnknownTopic, NoAnswer."""
         return self._ask(DescribeTopic(0, topic, create=False), TopicDescribed)
 
     def topics(self) -> TopicsListed:
-        """Return all topics. Raises NoAnswer."""
+        """Raises NoAnswer."""
         return self._ask(ListTopics(0), TopicsListed)
 
     def groups(self) -> GroupsListed:
@@ -114,17 +113,17 @@ class AdminClient:
         return self._ask(ListGroups(0), GroupsListed)
 
     def group(self, group: str) -> GroupDescribed:
-        """Return members and partitions of a group. Raises NoAnswer, InvalidName."""
+        """Members and partitions. Raises NoAnswer, InvalidName."""
         return self._ask(DescribeGroup(0, group), GroupDescribed)
 
     def join(self, join: Join) -> Granted | Standby:
-        """Ask for a partition. Raises LedgerNotHere, LogRegressed, StoreMismatch, NoAnswer, ..."""
+        """Raises LedgerNotHere, LogRegressed, StoreMismatch, NoAnswer, ..."""
         answer = self._ask(join, (Granted, Standby))
         assert isinstance(answer, Granted | Standby), "as asked"
         return answer
 
     def leave(self, group: str, topic: str, partition: int, epoch: int, offset: int) -> None:
-        """Give a partition back. Raises NotGranted, NoAnswer."""
+        """Raises NotGranted, NoAnswer."""
         self._ask(Leave(0, group, topic, partition, epoch, offset), Left)
 
     def rewind(self, group: str, topic: str, partition: int, epoch: int, offset: int) -> None:

@@ -72,7 +72,7 @@ class Letter:
         return _batch([self], drop=True)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the letter as a table for JSON, without the value."""
+        """Without the value."""
         origin = self.origin
         return {
             "id": self.id,
@@ -89,7 +89,7 @@ class Letter:
         }
 
     def content(self) -> dict[str, Any]:
-        """Return key, value and headers of the message, for people."""
+        """For people."""
         encoding, key, value = split_body(self.body)
         try:
             shown: Any = decode_value(encoding, value)
@@ -104,7 +104,6 @@ class Letter:
 
 
 def letter_at(topic: str, record: BatchStored, index: int, offset: int) -> Letter:
-    """Return the dead letter that is message `index` of a stored batch."""
     batch = record.batch
     assert batch is not None, "fetched batches come parsed"
     packed = b"" if batch.headers is None else batch.headers[index]
@@ -126,7 +125,6 @@ def letter_at(topic: str, record: BatchStored, index: int, offset: int) -> Lette
 
 
 def _batch(letters: list[Letter], *, drop: bool) -> Batch:
-    """Return a batch with one answer for each of `letters`, all of one partition."""
     bodies = [split_body(letter.body) for letter in letters]
     created = [letter.created_at_ms for letter in letters]
     return batch_codec.build(
@@ -140,7 +138,7 @@ def _batch(letters: list[Letter], *, drop: bool) -> Batch:
 
 
 def batches(letters: list[Letter], *, drop: bool) -> Iterator[tuple[int, Batch]]:
-    """Yield (partition, batch) for letters, in batches of a good size."""
+    """Yield (partition, batch), in batches of a good size."""
     chosen: dict[tuple[int, bool], list[Letter]] = {}
     for letter in letters:
         place = (letter.partition, letter.created_at_ms is None)  # the column is all or nothing
@@ -194,7 +192,7 @@ class DeadLetters:
         return new
 
     def follow(self, group: str, ledgers: dict[int, Ledger]) -> None:
-        """Update the status of replayed letters from the ledgers of a group, by partition."""
+        """Update the status of replayed letters from ledgers by partition."""
         try:
             topic_id = self.client.describe_topic(private_topic(self.topic, group)).topic_id
         except UnknownTopic:
@@ -212,7 +210,7 @@ class DeadLetters:
                 letter.status = PARKED_AGAIN if again else PROCESSED
 
     def named(self, ids: list[str], group: str | None) -> list[Letter]:
-        """Return letters by their ids. Raises NoSuchLetter; call `load` first."""
+        """Raises NoSuchLetter; call `load` first."""
         missing = [name for name in ids if name not in self.letters]
         if missing:
             of_group = "" if group is None else f" of group {group}"
@@ -240,7 +238,7 @@ class DeadLetters:
 
 
 def _stored(client: AdminClient, topic: str) -> Iterator[BatchStored]:
-    """Yield all stored batches of a topic; none if the topic does not exist."""
+    """Nothing if the topic does not exist."""
     try:
         partitions = client.describe_topic(topic).partitions
     except UnknownTopic:

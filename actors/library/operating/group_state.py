@@ -55,7 +55,6 @@ class GroupState:
     members: list[MemberState]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON carries it."""
         rows = [{**asdict(one), "lag": one.lag} for one in self.partitions]
         for row in rows:
             row["skipped"] = [

@@ -54,7 +54,6 @@ class EffectState:
     directory: str  # of the ledger, or the database
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON carries it."""
         return asdict(self)
 
 
@@ -65,7 +64,7 @@ class Home(Protocol):
         """Return the ledger; None if it is not here. Raises CorruptLog."""
 
     def ordered(self, effect_id: str) -> EffectOrder | None:
-        """Return the order about a call that the owner has not taken yet."""
+        """The order about a call that the owner has not taken yet."""
 
     def give(self, order: EffectOrder) -> EffectOrder:
         """Leave an order durably; return the order that stands."""

@@ -68,7 +68,7 @@ class Seeker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give all partitions back and close the connection."""
+        """Give all partitions back."""
         try:
             self._give_back(clean=error is None)
         finally:
@@ -161,7 +161,6 @@ class Seeker:
         taken.open()
 
     def _door(self, place: tuple[str, str, int]) -> LedgerDoor:
-        """Return the ledger of a partition: of files, or in the database."""
         if self._sink is not None:
             return open_sink(self._sink, place)
         return LedgerFiles(

@@ -28,7 +28,7 @@ class Door(NamedTuple):
 
 
 def door_of(connection: Any) -> Door:
-    """Return the door to a connection. Raises NotSupported for an unknown kind."""
+    """Raises NotSupported for an unknown kind."""
     for module, names, make in _KINDS:
         loaded = sys.modules.get(module)
         if loaded is not None and isinstance(
@@ -43,7 +43,7 @@ def door_of(connection: Any) -> Door:
 
 
 def check_transaction(door: Door) -> None:
-    """Raise TransactionRequired unless a write now would wait for the user's own COMMIT."""
+    """Raises TransactionRequired unless a write now would wait for the user's own COMMIT."""
     if door.commits_alone():
         raise TransactionRequired("this connection is in autocommit mode")
 

@@ -72,9 +72,7 @@ class OutboxDatabase(Protocol):
         """Set refused rows back to waiting; return how many."""
         ...
 
-    def close(self) -> None:
-        """Close the connection."""
-        ...
+    def close(self) -> None: ...
 
 
 def open_database(url: str, visit: Visit = lambda _: None) -> OutboxDatabase:
@@ -147,7 +145,7 @@ class SqliteOutbox(_Outbox):
         self._file: tuple[int, int] | None = None  # device and inode of the open file
 
     def read(self) -> list[Row]:
-        """Return the first waiting rows; it stops at RELAY_ROUND_BYTES to bound the memory."""
+        """Stops at RELAY_ROUND_BYTES to bound the memory."""
         rows: list[Row] = []
         with self._connected() as connection:
             size = 0
@@ -163,7 +161,6 @@ class SqliteOutbox(_Outbox):
         return rows
 
     def settle(self, acked: Sequence[Row], failed: Failed, *, keep: bool) -> int:
-        """Take rows out in one transaction."""
         now_ms = _now_ms()
         with self._connected() as connection, _transaction(connection):
             before = connection.total_changes
@@ -194,7 +191,7 @@ class SqliteOutbox(_Outbox):
             raise DatabaseRefused(f"{self.name}: {error}") from None
 
     def _open(self) -> sqlite3.Connection:
-        """Return the connection; open it again if another file has taken the place of the first."""
+        """Open it again if another file has taken the place of the first."""
         status = os.stat(self._path)
         if self._connection is None or self._file != (status.st_dev, status.st_ino):
             self.close()
@@ -247,7 +244,6 @@ class PostgresOutbox(_Outbox):
         self._options: dict[str, Any] = {**_OPTIONS, **given}
 
     def read(self) -> list[Row]:
-        """Return the first rows that wait."""
         with self._connected() as connection:
             values = (RELAY_ROUND_MESSAGES, RELAY_ROUND_BYTES)
             rows = [Row(*found) for found in connection.execute(percent(READ_SIZED), values)]
@@ -258,7 +254,6 @@ class PostgresOutbox(_Outbox):
         return rows
 
     def settle(self, acked: Sequence[Row], failed: Failed, *, keep: bool) -> int:
-        """Take rows out in one transaction."""
         now_ms = _now_ms()
         changed: int = 0
         with self._connected() as connection, connection.transaction():
@@ -297,5 +292,5 @@ class PostgresOutbox(_Outbox):
 
 
 def _line(error: BaseException) -> str:
-    """Return the first line of the server's message: the rest repeats the statement."""
+    """The first line: the rest repeats the statement."""
     return (str(error).splitlines() or [type(error).__name__])[0]

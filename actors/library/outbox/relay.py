@@ -71,7 +71,6 @@ class _Round:
 
     @property
     def open(self) -> int:
-        """How many rows have no verdict."""
         return len(self.rows) - len(self.acked) - len(self.errors)
 
 
@@ -136,7 +135,7 @@ class Relay:
         return self.progress
 
     def _relay(self, rows: Sequence[Row]) -> bool:
-        """Send rows and remove them; return whether any left the outbox."""
+        """Whether any row left the outbox."""
         began_ms = self._engine.now_ms()
         current = _Round(rows)
         self._visit(RELAY_AFTER_READ)
@@ -225,7 +224,7 @@ class Relay:
     def _submit_all(
         self, current: _Round, topic: str, messages: Sequence[tuple[Row, Message]]
     ) -> bool:
-        """Submit the rows of a topic as the engine has room; False: stopped meanwhile."""
+        """Submit as the engine has room; False: stopped meanwhile."""
         parcel = Parcel(topic, Verdicts(topic), explicit=True, born_ms=0)
         for _, message in messages:
             parcel.add(message)
@@ -240,7 +239,6 @@ class Relay:
         return True
 
     def _drain(self, current: _Round) -> None:
-        """Wait for the verdicts of all messages in flight."""
         while (self._engine.in_flight or current.alone) and not self._impatient():
             while current.alone and self._engine.room:
                 row = current.rows[current.alone.popleft()]
@@ -248,7 +246,6 @@ class Relay:
             self._take(current)
 
     def _take(self, current: _Round) -> None:
-        """Turn the engine and note the verdicts."""
         self._turn(TURN_MS)
         for settled in self._engine.take_settled():
             places: list[int] = settled.token
@@ -284,7 +281,7 @@ class Relay:
         self._report(self.progress)
 
     def _impatient(self) -> bool:
-        """Return whether `stop` was so long ago that missing acknowledgements are given up."""
+        """Whether `stop` was so long ago that missing acknowledgements are given up."""
         if not self._stopping:
             return False
         now_ms = self._engine.now_ms()
@@ -293,7 +290,7 @@ class Relay:
         return now_ms >= self._stop_by_ms
 
     def _pause(self, duration_ms: int) -> None:
-        """Let time pass, and keep the connection to the broker alive."""
+        """Keep the connection to the broker alive meanwhile."""
         until_ms = self._engine.now_ms() + duration_ms
         while not self._stopping and (left_ms := until_ms - self._engine.now_ms()) > 0:
             self._turn(min(left_ms, TURN_MS))
@@ -301,7 +298,7 @@ class Relay:
     # --- the database ----------------------------------------------------------------------------
 
     def _from_database(self, call: Callable[[], _Answer]) -> _Answer | None:
-        """Return the database's answer; None: the database is away, and a back-off has passed."""
+        """None: the database is away, and a back-off has passed."""
         try:
             answer = call()
         except DatabaseAway as error:
@@ -361,7 +358,7 @@ def _conflict(row: Row) -> IdConflict:
 
 
 def shown_id(tagged: Any) -> Any:
-    """Return the id of a row for people: as the user gave it, or the raw column if it is no id."""
+    """As the user gave it, or the raw column if it is no id."""
     try:
         return untagged_id(tagged)
     except (UnicodeDecodeError, TypeError):

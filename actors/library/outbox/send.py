@@ -85,7 +85,7 @@ def send(
 
 
 def _bodies(found: Rows) -> list[tuple[bytes | None, int, bytes]]:
-    """Return found rows with plain bytes, which compare: some drivers give a memoryview."""
+    """As plain bytes, which compare: some drivers give a memoryview."""
     return [
         (None if key is None else bytes(key), encoding, bytes(value))
         for key, encoding, value in found

@@ -136,12 +136,12 @@ class FailedRow(NamedTuple):
 
 
 def percent(sql: str) -> str:
-    """Write the values of a statement as psycopg and Django want them."""
+    """As psycopg and Django want the values of a statement."""
     return sql.replace("?", "%s")
 
 
 def named(sql: str) -> tuple[str, list[str]]:
-    """Write the values of a statement as SQLAlchemy wants them; return their names too."""
+    """As SQLAlchemy wants the values of a statement; return their names too."""
     head, *tail = sql.split("?")
     names = [f"v{number}" for number in range(len(tail))]
     return head + "".join(f":{name}{text}" for name, text in zip(names, tail, strict=True)), names

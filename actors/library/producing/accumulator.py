@@ -41,7 +41,7 @@ class Accumulator:
         return not self._late and (self.used == 0 or self.used + size <= self._bound)
 
     def add(self, topic: str, message: Message, now_ms: int) -> tuple[Parcel, int]:
-        """Take one message; return its parcel and its index there."""
+        """Return the parcel of the message and its index there."""
         queue = self._queues.setdefault(topic, deque())
         if not queue or not queue[-1].takes(message):
             self._close_last(queue)
@@ -50,7 +50,6 @@ class Accumulator:
         return queue[-1], queue[-1].add(message)
 
     def add_parcel(self, parcel: Parcel) -> None:
-        """Take a sealed parcel."""
         queue = self._queues.setdefault(parcel.topic, deque())
         self._close_last(queue)
         queue.append(parcel)
@@ -94,11 +93,10 @@ class Accumulator:
     # --- the I/O thread --------------------------------------------------------------------------
 
     def topics(self) -> list[str]:
-        """Return the topics that have waiting parcels."""
         return list(self._queues)
 
     def take(self, topic: str, now_ms: int, *, in_flight: bool) -> Parcel | None:
-        """Return the next parcel of a topic, sealed; None if it should wait for more messages."""
+        """Sealed; None if it should wait for more messages."""
         queue = self._queues.get(topic)
         if queue is None:
             return None
@@ -136,7 +134,7 @@ class Accumulator:
         return expired
 
     def drop(self, topic: str) -> list[Parcel]:
-        """Remove and return the waiting parcels of a topic; their bytes are free again."""
+        """Their bytes are free again."""
         parcels = list(self._queues.pop(topic, ()))
         for parcel in parcels:
             parcel.seal()
@@ -144,7 +142,7 @@ class Accumulator:
         return parcels
 
     def clear(self) -> list[Parcel]:
-        """Remove and return all waiting parcels. The caller fails them outside the lock."""
+        """The caller fails the parcels outside the lock."""
         waiting = [parcel for queue in self._queues.values() for parcel in queue]
         waiting += [parcel for _, parcel in self._late]
         self._queues.clear()
@@ -156,12 +154,10 @@ class Accumulator:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits here."""
         return not self._queues and not self._late
 
     @property
     def has_late(self) -> bool:
-        """Whether something waits for room."""
         return bool(self._late)
 
 

@@ -69,7 +69,7 @@ class Verdicts:
     # --- the side of the producer ----------------------------------------------------------------
 
     def expect(self, count: int) -> None:
-        """Set the number of messages, before the first verdict."""
+        """Called before the first verdict."""
         self.count = self._left = count
 
     def give(
@@ -79,14 +79,14 @@ class Verdicts:
         runs: tuple[Run, ...],
         error: OnceMQError | None,
     ) -> None:
-        """Record the verdict of one batch; the last one settles the send."""
+        """The verdict of the last batch settles the send."""
         self._parts.append(_Part(members, partition, runs, error))
         self._left -= len(members)
         if self._left == 0:
             self._settle()
 
     def fail(self, error: OnceMQError) -> None:
-        """Settle the send with an error: refused, or its outcome unknown."""
+        """Settle the send: refused, or its outcome is unknown."""
         if not self.settled:
             self.error = error
             self._settle()
@@ -109,7 +109,7 @@ class Verdicts:
     # --- the side of the caller ------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> None:
-        """Wait until settled. Raises ResultTimeout."""
+        """Raises ResultTimeout."""
         bell = self._hang_bell()
         if bell is not None and not bell.wait(timeout):
             what = "" if self.describe_wait is None else self.describe_wait()
@@ -133,7 +133,7 @@ class Verdicts:
         _call(callback)
 
     def verdict(self, index: int) -> Ack | OnceMQError:
-        """Return the verdict of a message, once settled."""
+        """Call it once settled."""
         assert self.settled, "not settled yet"
         if self.error is not None:
             return self.error
@@ -144,7 +144,7 @@ class Verdicts:
         raise AssertionError(f"no batch holds message {index}")
 
     def all_verdicts(self) -> list[Ack | OnceMQError]:
-        """Return the verdicts of all messages, in order, once settled."""
+        """In order; call it once settled."""
         if self.error is not None:
             return [self.error] * self.count
         found = {
@@ -185,11 +185,10 @@ class Verdicts:
         return Ack(self.topic, partition, offset, verdict == DUPLICATE)
 
     def counted(self, wanted: int) -> int:
-        """Return how many messages got the verdict `wanted`: STORED, DUPLICATE or CONFLICT."""
+        """`wanted`: STORED, DUPLICATE or CONFLICT."""
         return sum(run[0] for part in self._parts for run in part.runs if run[1] == wanted)
 
     def first_error(self) -> OnceMQError | None:
-        """Return the error of the first message that is not acknowledged; None if all are."""
         if self.error is not None:
             return self.error
         for part in self._parts:

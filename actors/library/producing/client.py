@@ -209,7 +209,7 @@ class Producer:
     # --- what the I/O thread reports -------------------------------------------------------------
 
     def _freed(self, count: int, size: int) -> None:
-        """Free the room of messages that got their verdict."""
+        """Called for messages that got their verdict."""
         with self._room:
             self._messages -= count
             self._gathered.used -= size

@@ -67,7 +67,7 @@ class Parcel:
         return len(self.values)
 
     def add(self, message: Message) -> int:
-        """Add one message to an open parcel; return its index."""
+        """Return the index of the message."""
         index = len(self.values)
         self.values.append(message.value)
         assert isinstance(self.encodings, list)
@@ -97,11 +97,9 @@ class Parcel:
 
     @property
     def full(self) -> bool:
-        """Whether no more messages fit."""
         return not self.open or len(self.values) >= GATHER_MESSAGES or self.size >= GATHER_BYTES
 
     def seal(self) -> None:
-        """Take no more messages."""
         if self.open:
             self.open = False
             self.verdicts.expect(len(self.values))
@@ -149,7 +147,7 @@ def checked_many(
     ids: list[Any] | None,
     keys: list[Any] | None,
 ) -> None:
-    """Fill a fresh parcel with many messages and seal it. Raises as `checked_message`."""
+    """Raises as `checked_message`."""
     for name, column in (("ids", ids), ("keys", keys)):
         if column is not None and len(column) != len(values):
             raise ValueError(f"{len(values)} values but {len(column)} {name}")
@@ -267,7 +265,7 @@ def _by_partition(
 def _partitions(
     parcel: Parcel, partitions: int, next_keyless: Callable[[int], int]
 ) -> Iterator[int]:
-    """Yield the partition of every message, as ids.partition_of chooses it."""
+    """As ids.partition_of chooses them."""
     keys = parcel.keys or [None] * len(parcel)
     if parcel.ids is not None:
         for key, tagged in zip(keys, parcel.ids, strict=True):
@@ -283,7 +281,7 @@ def _partitions(
 
 
 def _slices(members: Sequence[int], weights: list[int] | None) -> Iterator[Sequence[int]]:
-    """Cut members into pieces that make batches of a good size; no weights: all are small."""
+    """Pieces that make batches of a good size; no weights: all are small."""
     if weights is None:
         yield members
         return
@@ -313,7 +311,6 @@ def _pick(column: list[Item], members: Sequence[int]) -> list[Item]:
 
 
 def build_batch(parcel: Parcel, members: Sequence[int]) -> Batch:
-    """Return a batch of some messages of a sealed parcel."""
     encodings = parcel.encodings
     return batch_codec.build(
         _pick(parcel.values, members),

@@ -39,7 +39,7 @@ class _Cutting:
         self._cuts = cuts
 
     def next_submit(self, topic: str) -> Submit | None:
-        """Return the next batch, or None at the end."""
+        """None at the end."""
         piece = next(self._cuts, None)
         if piece is None:
             return None
@@ -85,7 +85,7 @@ class ProducerThread(threading.Thread):
     # --- called by other threads, under the lock -------------------------------------------------
 
     def nudge(self, *, urgent: bool) -> None:
-        """Wake the thread for a gathered send; `urgent` ends its lingering."""
+        """`urgent` ends the lingering of the thread."""
         if self._engine is not None and (self._asleep or (self._lingering and urgent)):
             self._asleep = self._lingering = False
             self._engine.wake()
@@ -97,7 +97,7 @@ class ProducerThread(threading.Thread):
         return f": no broker answers at {engine.core.connection.endpoint}"
 
     def stop(self) -> None:
-        """End the thread and wait for it. Not under the lock."""
+        """Not under the lock."""
         with self._lock:
             self._stopping = True
             if self._engine is not None:
@@ -148,7 +148,7 @@ class ProducerThread(threading.Thread):
             self._done(share.verdicts)
 
     def _fail(self, parcel: Parcel, error: OnceMQError) -> None:
-        """Refuse a parcel whose bytes are free already."""
+        """The bytes of the parcel are free already."""
         self._freed(len(parcel), 0)
         parcel.verdicts.fail(error)
         self._done(parcel.verdicts)
@@ -156,7 +156,7 @@ class ProducerThread(threading.Thread):
     # --- feeding the engine ----------------------------------------------------------------------
 
     def _feed(self, engine: ProducerShell) -> int | None:
-        """Submit batches while the engine has room; return how long it may wait, -1: stop."""
+        """Return how long the engine may wait in milliseconds, -1: stop."""
         now_ms = monotonic_ms()
         with self._lock:
             if self._stopping:
@@ -186,7 +186,7 @@ class ProducerThread(threading.Thread):
             engine.ask(topic)
 
     def _submit_one(self, engine: ProducerShell, topic: str, now_ms: int) -> bool:
-        """Submit the next batch of a topic; False if there is none now."""
+        """False if there is no batch now."""
         if not engine.room:
             return True
         cutting = self._cutting.get(topic)
@@ -205,7 +205,7 @@ class ProducerThread(threading.Thread):
         return True
 
     def _keyless_of(self, engine: ProducerShell, topic: str) -> Callable[[int], int]:
-        """Return the counter of messages without key and id; it goes on from earlier runs."""
+        """The counter of messages without key and id; it goes on from earlier runs."""
 
         def take(count: int) -> int:
             first = self._keyless.get(topic)
@@ -218,7 +218,7 @@ class ProducerThread(threading.Thread):
         return take
 
     def _patience(self, engine: ProducerShell) -> int | None:
-        """Return how long the next turn may wait for answers. Under the lock."""
+        """How long the next turn may wait for answers. Under the lock."""
         late = _BLOCKED_MS if self._gathered.has_late else None
         topics = self._gathered.topics()
         if not topics and not self._cutting:
@@ -233,5 +233,4 @@ class ProducerThread(threading.Thread):
 
 
 def monotonic_ms() -> int:
-    """Return milliseconds of the monotonic clock."""
     return time.monotonic_ns() // 1_000_000

@@ -48,7 +48,7 @@ def check_sink(text: object) -> str:
 
 
 def resolve_sink(text: str, *, host: str, environ: Mapping[str, str] | None = None) -> SinkAddress:
-    """Return the address that `text` names; `host` is this machine. Raises BadSink."""
+    """`host` is this machine. Raises BadSink."""
     if text.startswith(_ENV):
         name = text.removeprefix(_ENV)
         value = (os.environ if environ is None else environ).get(name)

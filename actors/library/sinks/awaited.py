@@ -71,14 +71,14 @@ class Statements:
     # --- what handlers do ------------------------------------------------------------------------
 
     def statement(self, query: Any, parameters: Sequence[Any]) -> Statement:
-        """Return a statement to be awaited: `tx.sql`. Raises TransactionControl."""
+        """Raises TransactionControl."""
         self._check(self._era)
         made = Statement(self, query, parameters)
         self._waiting.append(made)
         return made
 
     async def execute(self, statement: Statement) -> AsyncCursor:
-        """Execute a statement, the first time that it is awaited."""
+        """Called the first time that the statement is awaited."""
         if statement not in self._waiting:
             raise TransactionControl("await a statement of tx.sql once, inside its handler")
         self._waiting.remove(statement)

@@ -31,7 +31,7 @@ class SinkOffice:
         self.path = session.shown + IN_DATABASE
 
     def ledgers(self, group: str | None = None) -> Iterator[tuple[Place, Ledger]]:
-        """Yield the ledgers, of all groups or of one. Raises CorruptLog, SinkUnavailable."""
+        """Of all groups or of one. Raises CorruptLog, SinkUnavailable."""
         address = address_of(self._sink)
         with looking(address) as rows:
             for (name,) in rows(statements.GROUPS, ()):
@@ -40,14 +40,14 @@ class SinkOffice:
                         yield (name, *place), ledger
 
     def owner_is_dead(self, place: Place) -> bool:
-        """Whether the last owner of a ledger is proved dead."""
+        """Whether the last owner is proved dead."""
         row = self._row(place)
         dead = self._proof.prove_dead(row.ledger_id, row.epoch, row.owner)
         self._proof.let_go()
         return dead
 
     def orders(self, place: Place) -> list[EffectOrder]:
-        """Return what operators have said and the owner has not taken."""
+        """Those that the owner has not taken."""
         if not self._session.has_table(statements.ORDERS_TABLE):
             return []
         return orders_of(self._session, self._row(place).ledger_id)
@@ -64,7 +64,7 @@ class SinkOffice:
 
 @contextlib.contextmanager
 def open_office(sink: str) -> Iterator[SinkOffice]:
-    """Give an office in the database `sink`. Raises BadSink, NotSupported, SinkUnavailable."""
+    """Raises BadSink, NotSupported, SinkUnavailable."""
     address = address_of(sink)
     if address.kind == SQLITE and not os.path.exists(address.target):
         raise BadSink(f"there is no file {address.target}", hint="")

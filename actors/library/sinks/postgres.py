@@ -42,24 +42,24 @@ class SinkCursor(psycopg.Cursor[Any]):
     """A cursor of handlers: it looks at what it sends."""
 
     def execute(self, query: Any, *arguments: Any, **options: Any) -> SinkCursor:
-        """Execute a statement. Raises TransactionControl."""
+        """Raises TransactionControl."""
         check_text(query, self)
         super().execute(query, *arguments, **options)
         return self
 
     def stream(self, query: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
-        """Iterate over rows as they come. Raises TransactionControl."""
+        """Rows come one by one. Raises TransactionControl."""
         check_text(query, self)
         return super().stream(query, *arguments, **options)
 
     def executemany(self, query: Any, *arguments: Any, **options: Any) -> None:
-        """Execute a statement for each set of parameters. Raises TransactionControl."""
+        """Raises TransactionControl."""
         check_text(query, self)
         super().executemany(query, *arguments, **options)
 
 
 def check_text(query: Any, cursor: psycopg.Cursor[Any]) -> None:
-    """Raise TransactionControl if a handler may not send it."""
+    """Raises TransactionControl if a handler may not send it."""
     text = query if isinstance(query, str | bytes) else query.as_string(cursor)
     found = refused(text.decode() if isinstance(text, bytes) else text)
     if found is not None:
@@ -109,7 +109,7 @@ class PostgresSession(Session):
         self._synchronous = "on"
 
     def permitted(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]] | None:
-        """Return the rows of a statement; None if this role may not execute it."""
+        """None if this role may not execute the statement."""
         try:
             return [tuple(row) for row in self._run(statement, values)]
         except psycopg.errors.InsufficientPrivilege:
@@ -118,7 +118,6 @@ class PostgresSession(Session):
             raise SinkUnavailable(f"{self.shown}: {first_line(error)}") from error
 
     def has_table(self, name: str) -> bool:
-        """Whether a table is there."""
         return self.rows("SELECT to_regclass(?) IS NOT NULL", (name,)) == [(True,)]
 
     def _connect(self) -> None:
@@ -206,14 +205,13 @@ class PostgresHost:
         self._ours: int | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return what the row of an owner says of this process and its session."""
         found = self._session.rows(
             "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         )
         return {**owner_facts(), "backend": found[0][0], "backend_start": found[0][1]}
 
     def prove_dead(self, ledger_id: bytes, epoch: int, _owner: Mapping[str, Any]) -> bool:
-        """Whether the owner's session is over; its lock is held from here on."""
+        """If so, the owner's lock is held from here on."""
         self.let_go()
         key = _key(ledger_id, epoch)
         if self._session.rows("SELECT pg_try_advisory_lock(?)", (key,)) != [(True,)]:
@@ -222,13 +220,12 @@ class PostgresHost:
         return True
 
     def let_go(self) -> None:
-        """Let the lock of the dead owner go."""
         key, self._held = self._held, 0
         if key and self._session.idle:
             self._session.rows("SELECT pg_advisory_unlock(?)", (key,))
 
     def hold(self, ledger_id: bytes, epoch: int) -> dict[str, Any]:
-        """Take the lock of the owner to be; return what its row says of it."""
+        """Return what the row of the owner says of its lock."""
         key = _key(ledger_id, epoch)
         if self._ours != key:
             if self._session.rows("SELECT pg_try_advisory_lock(?)", (key,)) != [(True,)]:
@@ -242,13 +239,13 @@ class PostgresHost:
             raise error
 
     def superseded(self, owner: Mapping[str, Any]) -> None:
-        """The owner is replaced: rows that it has locked are to be free for us."""
+        """Rows that the replaced owner has locked must become free."""
         if not self._held:
             self._terminate(owner)
         self.let_go()
 
     def _terminate(self, owner: Mapping[str, Any]) -> bool:
-        """End the owner's session and wait until it is gone; whether it is."""
+        """End the owner's session; return whether it is gone."""
         which = (owner.get("backend", 0), owner.get("backend_start", "epoch"))
         same = "FROM pg_stat_activity WHERE pid = ? AND backend_start = ?::timestamptz"
         if self._session.permitted(f"SELECT pg_terminate_backend(pid) {same}", which) is None:
@@ -265,6 +262,6 @@ class PostgresHost:
 
 
 def _key(ledger_id: bytes, epoch: int) -> int:
-    """Return the 64 bits that stand for the owner of a ledger under an epoch."""
+    """64 bits for the owner of a ledger under an epoch."""
     digest = hashlib.sha256(b"oncemq" + ledger_id + epoch.to_bytes(8, "big")).digest()
     return int.from_bytes(digest[:8], "big", signed=True) or 1

@@ -26,12 +26,12 @@ from .sqlite import sync_file
 
 
 def address_of(sink: str) -> SinkAddress:
-    """Return the address that a command line names. Raises BadSink."""
+    """Raises BadSink."""
     return resolve_sink(sink, host=socket.gethostname())
 
 
 def look_into(sink: str) -> tuple[str, Callable[[], AbstractContextManager[Rows]]]:
-    """Return how the database is called and what opens a look into it. Raises BadSink."""
+    """How the database is called, and what opens a look into it. Raises BadSink."""
     address = address_of(sink)
     return address.shown, partial(looking, address)
 
@@ -100,7 +100,7 @@ def read_sink_group(sink: str, group: str) -> dict[tuple[str, int], Ledger]:
 
 
 def ledgers_in(rows: Rows, shown: str, group: str) -> dict[tuple[str, int], Ledger]:
-    """Return the ledgers of a group that have begun, by (topic, partition). Raises CorruptLog."""
+    """Those that have begun, by (topic, partition). Raises CorruptLog."""
     found: dict[tuple[str, int], Ledger] = {}
     for topic, partition in rows(statements.PLACES, (group,)):
         row = row_of(rows(statements.LOOK, (group, topic, partition))[0], shown)

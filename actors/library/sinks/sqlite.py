@@ -79,7 +79,6 @@ class SqliteSession(Session):
         return self._gate.take(self)
 
     def has_table(self, name: str) -> bool:
-        """Whether a table is there."""
         return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type='table' AND name=?", (name,)))
 
     def _connect(self) -> None:
@@ -154,7 +153,7 @@ class SqliteSession(Session):
     def _authorize(
         self, action: int, one: str | None, two: str | None, _database: str | None, _by: str | None
     ) -> int:
-        """Refuse handlers' transaction control at the moment a statement is compiled."""
+        """Called at the moment a statement is compiled."""
         if not self._guarded:
             return sqlite3.SQLITE_OK
         refused = None
@@ -172,7 +171,7 @@ class SqliteSession(Session):
         return sqlite3.SQLITE_DENY
 
     def _execute(self, query: Any, parameters: Sequence[Any]) -> Any:
-        """Execute a handler's statement. Raises TransactionControl."""
+        """Raises TransactionControl."""
         try:
             return super()._execute(query, parameters)
         except sqlite3.DatabaseError as error:
@@ -200,7 +199,7 @@ class SqliteSession(Session):
 
 
 def sync_file(path: str, shown: str) -> None:
-    """Make all that is committed to a file durable. Raises StorageError: do not try again."""
+    """Raises StorageError: do not try again."""
     try:
         sync_committed(os.path.realpath(path))
     except OSError as error:
@@ -247,11 +246,10 @@ class SqliteHost:
         self._held: Lock | None = None  # the dead owner's
 
     def facts(self) -> dict[str, Any]:
-        """Return what the row of an owner says of this process."""
         return dict(self._facts)
 
     def prove_dead(self, _ledger_id: bytes, _epoch: int, owner: Mapping[str, Any]) -> bool:
-        """Whether the owner is proved dead; its lock is held from here on."""
+        """If so, the owner's lock is held from here on."""
         self.let_go()
         if not owner:
             return True
@@ -266,13 +264,12 @@ class SqliteHost:
         return not owner_alive(owner)
 
     def let_go(self) -> None:
-        """Let the lock of the dead owner go."""
         if self._held is not None:
             self._held.release()
             self._held = None
 
     def hold(self, ledger_id: bytes, epoch: int) -> dict[str, Any]:
-        """Take the lock of the owner to be; return what its row says of it."""
+        """Return what the row of the owner says of its lock."""
         if self._lock is not None:
             self._lock.release()
         home = f"{self._session.path}-oncemq"
@@ -295,14 +292,13 @@ class SqliteHost:
             raise SinkLocked(f"{error.reason}; {refused.reason}") from error
 
     def superseded(self, owner: Mapping[str, Any]) -> None:
-        """The owner is replaced: its lock is of no use any more."""
+        """The lock of the replaced owner is of no use any more."""
         self.let_go()
         path = str(owner.get("lock", ""))
         if os.path.dirname(path) == f"{self._session.path}-oncemq" and os.path.exists(path):
             self._disk.unlink(path)
 
     def close(self) -> None:
-        """Let all locks go."""
         self.let_go()
         if self._lock is not None:
             self._lock.release()

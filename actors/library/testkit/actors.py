@@ -34,7 +34,7 @@ from .network import LocalClock, LocalLoop, LocalNetwork
 
 
 def stored_batches(broker: BrokerShell, topic_number: int) -> Iterator[BatchStored]:
-    """Yield the stored batches of a topic, columns parsed, in log order."""
+    """Columns parsed, in log order."""
     for stored in broker.log.replay(broker.log.start):
         if stored.type != record_codec.BATCH_STORED:
             continue
@@ -62,11 +62,9 @@ class LocalProducer:
         self._keyless: dict[str, int] = {}
 
     def turn(self, timeout_ms: int | None = 0, /) -> bool:
-        """Take answers, send what may be sent."""
         return self._shell.turn(timeout_ms)
 
     def time_left_ms(self) -> int:
-        """Return how long the next turn may wait."""
         return self._shell.time_left_ms()
 
     def send(
@@ -99,7 +97,7 @@ class LocalProducer:
         return _ack(self.store(loop, topic, partition, batch))
 
     def store(self, loop: LocalLoop, topic: str, partition: int, batch: Batch) -> Settled:
-        """Send a batch to a topic that exists, turn `loop` until its verdict is there; return that."""
+        """Turn `loop` until the verdict is there; the topic exists."""
         self._wait(loop, lambda: True)
         mine: list[Settled] = []
         token = object()  # a call that was interrupted may have left a batch on its way
@@ -145,7 +143,7 @@ def _ack(settled: Settled) -> Ack:
 
 
 def create_topic(network: LocalNetwork, loop: LocalLoop, topic: str, partitions: int) -> None:
-    """Make a topic with several partitions. Raises TopicExists, InvalidName, ..."""
+    """Raises TopicExists, InvalidName, ..."""
     endpoint = network.connect()
     for message in (
         Hello(1, VERSION_MIN, VERSION_MAX, "admin", draw(), b"", 0),

@@ -17,12 +17,11 @@ class LocalCalls:
     """Carries calls out one by one; what async handlers leave in the loop lives on in between."""
 
     def __init__(self) -> None:
-        """Start nothing."""
         self.threads = HandlerThreads()
         self._runner: asyncio.Runner | None = None
 
     def carry_out(self, call: Call, place: tuple[str, str, int]) -> HandlerDone:
-        """Carry out a call of (group, topic, partition). Raises NotSupported inside of a loop."""
+        """`place`: (group, topic, partition). Raises NotSupported inside of a loop."""
         if not call.is_async:
             return call.carry_out(place)
         import asyncio
@@ -37,7 +36,7 @@ class LocalCalls:
         return self._runner.run(call.carry_out_async(place))
 
     def close(self) -> None:
-        """End loop and threads; tasks that are left in the loop are cancelled. Usable again."""
+        """Tasks that are left in the loop are cancelled. Usable again."""
         runner, self._runner = self._runner, None
         if runner is not None:
             import asyncio

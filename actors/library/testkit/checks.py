@@ -14,7 +14,7 @@ _SHOWN_MAX = 10
 
 
 def check_kinds(allow: Collection[str]) -> None:
-    """Raise ValueError for a kind of effect that does not exist."""
+    """Raises ValueError for a kind of effect that does not exist."""
     for kind in allow:
         if kind not in KINDS:
             raise ValueError(f"unknown kind of effect {kind!r}; known: {', '.join(KINDS)}")

@@ -61,7 +61,6 @@ class CrashSteps:
     """Which steps are asked for and which consumers have died where."""
 
     def __init__(self) -> None:
-        """Ask for nothing."""
         self._asked: set[str] = set()
         # (group, topic, step) in the order of the crashes.
         self.met: list[tuple[str, str, str]] = []
@@ -82,7 +81,7 @@ class CrashSteps:
         self._asked.update(STEPS)
 
     def visit(self, place: Place, step: str) -> None:
-        """A consumer is at a step. Raises Crash if it shall die there."""
+        """Raises Crash if the consumer shall die there."""
         here = (*place[:2], step)
         if self.armed and step in self._asked and here not in self.met:
             self.met.append(here)
@@ -102,12 +101,10 @@ class WatchedLedger(FencedLog):
         body: bytes | memoryview,
         body_crc: int | None = None,
     ) -> int:
-        """Add a record to the group of this turn and return its position."""
         self._holds_commit = self._holds_commit or type in _COMMITS
         return super().append(type, meta, body, body_crc)
 
     def sync(self) -> int:
-        """Make the group durable and look at the fence; return the durable end."""
         holds, self._holds_commit = self._holds_commit, False
         if holds:
             self.visit(AFTER_APPEND)
@@ -186,7 +183,6 @@ class WatchedEndpoint:
     """A consumer's end of the wire that tells when the broker's word on outputs has come."""
 
     def __init__(self, endpoint: LocalEndpoint, visit: Callable[[str], None]) -> None:
-        """Wrap `endpoint`."""
         self._endpoint = endpoint
         self._visit = visit
         self.send = endpoint.send
@@ -195,7 +191,6 @@ class WatchedEndpoint:
         self.close = endpoint.close
 
     def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
-        """Return what waits."""
         waiting = self._endpoint.poll(timeout_ms)
         if any(isinstance(wire.decode(*one).message, Produced) for one in waiting):
             self._visit(AFTER_OUTPUTS)
@@ -206,12 +201,10 @@ class WatchedEvents(LibraryEvents):
     """Events that tell when a consumer has taken an acknowledgement."""
 
     def __init__(self, steps: CrashSteps) -> None:
-        """Tell `steps`."""
         super().__init__()
         self._steps = steps
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Log an event."""
         super().emit(event, **fields)
         if event == "output.acked":
             place = (fields["group"], fields["topic"], fields["partition"])

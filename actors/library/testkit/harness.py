@@ -42,7 +42,7 @@ class Harness:
         """
         self._system = LocalSystem(app, audit=audit)
         #: Effects of unknown outcome, and the test's word about them.
-        self.effects = HarnessEffects(self._system)
+        self.effects: HarnessEffects = HarnessEffects(self._system)
         for topic, count in (partitions or {}).items():
             create_topic(self._system.network, self._system.loop, topic, count)
 

@@ -31,15 +31,13 @@ class LocalClock:
     """Time that passes only when nobody has anything to do."""
 
     def __init__(self, start_ms: int = 1_700_000_000_000) -> None:
-        """Start at `start_ms`, milliseconds since 1970."""
+        """Milliseconds since 1970."""
         self._now_ms = start_ms
 
     def now_ms(self) -> int:
-        """Return the time in milliseconds."""
         return self._now_ms
 
     def advance(self, milliseconds: int) -> None:
-        """Let time pass."""
         assert milliseconds >= 0, "time does not go back"
         self._now_ms += milliseconds
 
@@ -56,24 +54,22 @@ class LocalEndpoint:
 
     @property
     def has_mail(self) -> bool:
-        """Whether `poll` would return something."""
         return bool(self._waiting)
 
     def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
-        """Return what waits, at most one turn's worth; never waits."""
+        """At most one turn's worth; never waits."""
         del timeout_ms
         count = min(len(self._waiting), LIMITS.turn_events_max)
         return [self._waiting.popleft() for _ in range(count)]
 
     def send(self, peer: bytes, frames: Frames) -> bool:
-        """Hand over a message; False if the peer is gone or its queue is full."""
+        """False if the peer is gone or its queue is full."""
         if self._closed:
             return False
         copies = [bytes(frame) for frame in frames]
         return self._network.deliver(self.routing_id, peer, copies)
 
     def accept(self, sender: bytes, frames: list[bytes]) -> bool:
-        """Take a message from the network unless the queue is full."""
         if len(self._waiting) >= QUEUE_MESSAGES_MAX:
             return False
         self._waiting.append((sender, frames))
@@ -99,19 +95,17 @@ class LocalNetwork:
     """One broker and its clients."""
 
     def __init__(self) -> None:
-        """Make the broker's end; clients come with `connect`."""
         self._clients: dict[bytes, LocalEndpoint] = {}
         self._count = 0
         self.broker = LocalEndpoint(self, b"")
 
     def connect(self) -> LocalEndpoint:
-        """Return the end of a new client."""
         endpoint = LocalEndpoint(self, b"")
         endpoint.routing_id = self.adopt(endpoint)
         return endpoint
 
     def restart_broker(self) -> LocalEndpoint:
-        """Return the end of a new broker; what the old one had not read is gone."""
+        """What the old broker had not read is gone."""
         self.broker.close()
         self.broker = LocalEndpoint(self, b"")
         return self.broker
@@ -124,11 +118,10 @@ class LocalNetwork:
         return routing_id
 
     def forget(self, routing_id: bytes) -> None:
-        """Take a client away."""
         self._clients.pop(routing_id, None)
 
     def deliver(self, sender: bytes, peer: bytes, frames: list[bytes]) -> bool:
-        """Carry a message: from a client to the broker, or from the broker to a client."""
+        """From a client to the broker, or from the broker to a client."""
         if sender:
             return self.broker.accept(sender, frames)
         client = self._clients.get(peer)
@@ -139,30 +132,27 @@ class Turnable(Protocol):
     """What a LocalLoop drives: a Driver, a consumer, anything with turns."""
 
     def turn(self, timeout_ms: int | None = 0, /) -> bool | None:
-        """Do what is to be done now; return whether anything happened."""
+        """Return whether anything happened."""
 
     def time_left_ms(self) -> int:
-        """Return how long the next turn may wait."""
+        """How long the next turn may wait."""
 
 
 class LocalLoop:
     """Turns several actors in the order in which they were added, and moves their clock."""
 
     def __init__(self, clock: LocalClock) -> None:
-        """Drive nobody yet."""
         self.clock = clock
         self._members: list[Turnable] = []
 
     def add(self, member: Turnable) -> None:
-        """Turn `member` from now on."""
         self._members.append(member)
 
     def remove(self, member: Turnable) -> None:
-        """Turn `member` no longer."""
         self._members.remove(member)
 
     def turn(self) -> bool:
-        """Turn everybody once; return whether anything happened."""
+        """Return whether anything happened."""
         happened = False
         for member in list(self._members):
             happened = bool(member.turn(0)) or happened

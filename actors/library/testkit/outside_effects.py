@@ -62,7 +62,6 @@ class OutsideEffect:
     message_id: str
 
     def __str__(self) -> str:
-        """As one line."""
         return f"{self.kind}: {self.what} at {self.where}, for message {self.message_id}"
 
 
@@ -76,7 +75,6 @@ class OutsideEffects:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Watch the handlers that run meanwhile."""
         before, _Watch.now = _Watch.now, self
         try:
             yield
@@ -84,7 +82,6 @@ class OutsideEffects:
             _Watch.now = before
 
     def note(self, kind: str, what: str) -> None:
-        """Note what the handler of this context does."""
         unit = current.get()
         message = None if unit is None else unit.message
         if message is not None:
@@ -136,7 +133,7 @@ def _opens_for_writing(mode: str | None, flags: int) -> bool:
 
 
 def _where(frame: FrameType | None) -> str:
-    """Return the innermost place in code that is neither ours nor a library's."""
+    """The innermost place in code that is neither ours nor a library's."""
     while frame is not None and frame.f_code.co_filename.startswith((*_NOT_THE_USERS, "<")):
         frame = frame.f_back
     return "?" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"

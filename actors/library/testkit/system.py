@@ -138,7 +138,7 @@ class LocalSystem:
             self._holds_calls = False
 
     def close(self) -> None:
-        """End what handlers have left running, and let go of the databases of sinks."""
+        """Also lets go of the databases of sinks."""
         self._handlers.close()
         for place, actor in list(self.actors.items()):
             if actor.sink is not None:
@@ -147,17 +147,17 @@ class LocalSystem:
                 del self.actors[place]
 
     def holding(self, actor: ConsumerActor) -> list[str]:
-        """Return the effects that hold the partition of one consumer until the test speaks."""
+        """The effects that hold the partition of one consumer."""
         return [one for one in actor.core.held_effects if one not in self.resolved]
 
     def held(self) -> list[str]:
-        """Return the ids of the effects that hold a partition, in order of group, topic, partition."""
+        """In order of group, topic, partition."""
         return [one for _, actor in sorted(self.actors.items()) for one in self.holding(actor)]
 
     # --- Host ------------------------------------------------------------------------------------
 
     def start_call(self, actor: ConsumerActor, run: RunHandler) -> None:
-        """Queue a call: it is carried out between two turns."""
+        """The call is carried out between two turns."""
         find = TopicFinders(lambda topic: self._find_topic(actor, topic))
         desk = WatchedDesk(
             actor,
@@ -170,22 +170,19 @@ class LocalSystem:
         self._calls.append((actor, call))
 
     def cut_call(self, actor: ConsumerActor) -> None:
-        """Nothing: time stands still while a handler runs."""
+        """Time stands still while a handler runs."""
 
     def topic_found(self, actor: ConsumerActor, partitions: int) -> None:
-        """Start the consumers of the other partitions."""
         for partition in range(1, partitions):
             self._add(actor.consumer, partition)
 
     def topic_resolved(self, _: ConsumerActor, resolved: TopicResolved, /) -> None:
-        """Note a topic that a handler waits for."""
         self._topics.learn(resolved)
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
         """Nothing: after a crash the lease of the dead owner is waited for."""
 
     def effect_answered(self, actor: ConsumerActor, answer: EffectAnswer) -> None:
-        """Wake the handler that waits for it."""
         actor.effect_answers.put(answer)
 
     def effect_held(self, actor: ConsumerActor, held: EffectHeld) -> None:
@@ -240,7 +237,6 @@ class LocalSystem:
         return None
 
     def _all_idle(self) -> bool:
-        """Whether every consumer has handled all that is stored."""
         topics = self.broker.core.state.topics
         for (_, topic, partition), actor in self.actors.items():
             known = topics.by_name.get(topic)
@@ -294,10 +290,8 @@ class _Calls:
         self._system = system
 
     def turn(self, timeout_ms: int | None = 0, /) -> bool:
-        """Carry out one call."""
         del timeout_ms
         return self._system.carry_out_next()
 
     def time_left_ms(self) -> int:
-        """Never the first to be waited for."""
         return 1_000

@@ -60,7 +60,6 @@ class DumbBroker:
     requests: list[Any] = field(default_factory=list)  # all that came
 
     def restart(self) -> None:
-        """Come back with the log and nothing else."""
         self.epoch += 1
         self.peers.clear()
         self.sessions.clear()
@@ -76,13 +75,11 @@ class DumbBroker:
         return [message.body[3:] for message in self.logs.get((topic, partition), [])]
 
     def handle_frames(self, peer: bytes, frames: list[bytes]) -> list[bytes]:
-        """Answer frames with frames."""
         received = wire.decode(b"peer", frames)
         answer = self.handle(peer, received.message, received.batch)
         return [bytes(frame) for frame in wire.encode(answer, None)]
 
     def handle_send(self, peer: bytes, send: Send) -> Any:
-        """Answer what a core wants to send."""
         batch = None
         if isinstance(send.message, Produce):
             assert isinstance(send.body, bytes)
@@ -90,7 +87,6 @@ class DumbBroker:
         return self.handle(peer, send.message, batch)
 
     def handle(self, peer: bytes, message: Any, batch: Batch | None) -> Any:
-        """Answer a request."""
         self.requests.append(message)
         request = message.request
         if isinstance(message, Hello):
@@ -127,7 +123,6 @@ class DumbBroker:
         return ProducerReady(message.request, epoch, rows)
 
     def next_number(self, topic: str, partition: int, producer: str) -> int:
-        """The next number of a producer in a partition."""
         log = self.logs.get((topic, partition), [])
         return sum(message.producer == producer and message.number >= 0 for message in log)
 

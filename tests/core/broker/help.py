@@ -181,22 +181,18 @@ class World:
         return self.ask(protocol.InitProducer(self.n, name, nonce, label))
 
     def numbered(self, first: int, batch: Batch, **changes: Any) -> Produce:
-        """A Produce with sequence ids."""
         produce = Produce(self.n, "t", 0, "p", 1, first, b"", 0, b"", batch.crc)
         return replace(produce, **changes)
 
     def explicit(self, counter: int, batch: Batch, **changes: Any) -> Produce:
-        """A Produce with explicit ids."""
         produce = Produce(self.n, "t", 0, "", 0, -1, b"S" * 16, counter, b"", batch.crc)
         return replace(produce, **changes)
 
     def send(self, first: int, *values: str, **changes: Any) -> Any:
-        """Store numbered messages and return the answer."""
         batch = batch_of(*values)
         return self.ask(self.numbered(first, batch, **changes), batch.raw)
 
     def send_ids(self, counter: int, values: dict[str, str], **changes: Any) -> Any:
-        """Store messages with explicit ids and return the answer."""
         batch = batch_with_ids(list(values.items()))
         return self.ask(self.explicit(counter, batch, **changes), batch.raw)
 
@@ -205,7 +201,6 @@ class World:
         return self.ask_received(replace(fetch, **changes))
 
     def stored(self, topic: str = "t", partition: int = 0) -> list[str]:
-        """Read a partition from its start by fetches."""
         values: list[str] = []
         while True:
             received = self.fetch(len(values), topic=topic, partition=partition)
@@ -218,7 +213,6 @@ class World:
 
 
 def batch_of(*values: str, **columns: Any) -> Batch:
-    """A batch of text values."""
     return batch_codec.build([value.encode() for value in values], encodings=1, **columns)
 
 
@@ -238,7 +232,6 @@ def values_of(record: Any) -> list[str]:
 
 
 def runs(answer: Any) -> list[tuple[int, str, int]]:
-    """The verdicts of an answer with their names."""
     assert isinstance(answer, Produced), answer
     names = {0: "stored", 1: "duplicate", 2: "conflict"}
     return [(count, names[verdict], offset) for count, verdict, offset in answer.runs]

@@ -25,7 +25,6 @@ from tests.core.broker.help import World, batch_of, refuse, runs
 
 
 def opened(**bounds: int) -> World:
-    """A broker that one peer has said hello to."""
     world = World(limits=Limits(**bounds))
     world.hello()
     return world
@@ -33,7 +32,6 @@ def opened(**bounds: int) -> World:
 
 @pytest.fixture
 def world() -> World:
-    """Such a broker with the usual limits."""
     return opened()
 
 

@@ -10,7 +10,6 @@ from tests.core.broker.help import World, batch_of, batch_with_ids, refuse, runs
 
 @pytest.fixture
 def world() -> World:
-    """A broker with one topic of two partitions."""
     world = World()
     world.hello()
     world.topic(partitions=2)

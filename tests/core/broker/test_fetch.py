@@ -22,7 +22,6 @@ def opened(**bounds: int) -> World:
 
 @pytest.fixture
 def world() -> World:
-    """Such a broker with the usual limits."""
     return opened()
 
 

@@ -52,7 +52,6 @@ class Sharing(Scripted):
         self.hear(Welcome(self.number(Hello), self.version, LOG, LOG, 2))
 
     def renewed(self, **more: Any) -> Outcome:
-        """Let time come for a renewal and answer it."""
         self.now += LEASE_RENEW_MS
         self.step(Tick())
         return self.hear(Renewed(self.number(Renew), 5, **more))

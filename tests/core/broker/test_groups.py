@@ -15,7 +15,6 @@ OUTPUTS = "@g/t/0"
 
 
 def opened(**bounds: int) -> World:
-    """A broker with one topic and ten messages."""
     world = World(limits=Limits(**bounds))
     world.hello()
     world.hello(OTHER)
@@ -27,7 +26,6 @@ def opened(**bounds: int) -> World:
 
 @pytest.fixture
 def world() -> World:
-    """Such a broker with the usual limits."""
     return opened()
 
 

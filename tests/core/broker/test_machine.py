@@ -46,7 +46,6 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from("pq"))
     def take_over(self, name: str) -> None:
-        """A new incarnation takes the name."""
         self.nonce += 1
         ready = self.world.producer(name, self.nonce.to_bytes(16, "big"))
         self.epochs[name] = self.epochs.get(name, 0) + 1
@@ -241,7 +240,6 @@ def _die() -> int:
 
 
 def flat(answer: Any) -> list[tuple[str, int]]:
-    """The verdict of each message."""
     return [
         (its, at if at < 0 else at + step)
         for count, its, at in runs(answer)

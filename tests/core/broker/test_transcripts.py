@@ -48,7 +48,6 @@ class Recorder(World):
         self.lines.append(f"  {NAMES[peer]} -> {message}{size}")
 
     def step(self, title: str) -> None:
-        """Run a turn and record its result."""
         events, end = len(self.events.seen), self.log.end
         self.wire.sent.clear()
         self.turn()

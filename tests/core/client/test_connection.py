@@ -31,7 +31,6 @@ class Client:
         return self.connection.received(message, now_ms, self.out)
 
     def sent(self, kind: type[Message]) -> list[Message]:
-        """Take the messages of a kind that were sent."""
         mine = [send for send in self.out.sends_after_sync if isinstance(send.message, kind)]
         for send in mine:
             self.out.sends_after_sync.remove(send)

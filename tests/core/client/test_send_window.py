@@ -69,7 +69,6 @@ class Sender:
         self.step()
 
     def step(self) -> None:
-        """Let time-driven work happen."""
         self._finish(Outcome())
 
     def _finish(self, out: Outcome) -> None:
@@ -80,7 +79,6 @@ class Sender:
         assert not out.sends, "what a peer may rely on leaves after the sync"
 
     def receive(self, answer: Any) -> None:
-        """Give an answer to the client."""
         out = Outcome()
         if not self.connection.received(answer, self.now_ms, out):
             self.settled += self.window.received(answer, self.now_ms, out)
@@ -115,7 +113,6 @@ class Sender:
         raise AssertionError("a batch never got its verdict")
 
     def produces(self) -> list[Produce]:
-        """The batches on the way to the broker."""
         return [send.message for send in self.requests if isinstance(send.message, Produce)]
 
     def drop_requests(self) -> None:

@@ -17,7 +17,6 @@ DEAD, PRIVATE = dead_topic(TOPIC), private_topic(TOPIC, GROUP)
 
 
 def letters(world: World) -> list[Letter]:
-    """The dead letters that the broker holds."""
     topic = world.broker.core.state.topics.by_name.get(DEAD)
     if topic is None:
         return []
@@ -60,7 +59,6 @@ def records(world: World, kind: type) -> list[Any]:
 
 
 def send_private(world: World, batch: Any) -> None:
-    """Send what an operator's command sends."""
     if PRIVATE not in world.broker.core.state.topics.by_name:
         create_topic(world.network, world.loop, PRIVATE, 1)
     world.producers[""].store(world.loop, PRIVATE, 0, batch)

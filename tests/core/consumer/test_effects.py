@@ -57,7 +57,6 @@ NAME = "charge"
 
 @pytest.fixture
 def world() -> World:
-    """Three messages."""
     world = World()
     for name in ("a", "b", "c"):
         world.send(name, id=name)
@@ -65,7 +64,6 @@ def world() -> World:
 
 
 def called(world: World, member: Member) -> RunHandler:
-    """The call that the member has out."""
     world.run(lambda: bool(member.calls), member, handle=False)
     return member.calls.popleft()
 
@@ -79,7 +77,6 @@ def tell(run: RunHandler, how: str, value: bytes = b"", number: int = 1) -> Effe
 
 
 def asked(world: World, member: Member, wanted: EffectWanted) -> EffectAnswer:
-    """The answer that a handler gets."""
     answer = member.actor.effect_answers.ask(wanted)
     member.actor.post(wanted)
     world.run(answer.done, member, handle=False)
@@ -299,7 +296,6 @@ def held(world: World) -> Member:
 
 
 def say(world: World, how: str, number: int = 1, value: bytes = b"") -> EffectOrder:
-    """An operator's word, left where it is looked for."""
     name = effect_id(GROUP, TOPIC, 0, 0, NAME, number)
     directory = ledger_directory(world.state, GROUP, TOPIC, 0)
     disk = world.disk.process("operator")

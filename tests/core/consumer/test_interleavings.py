@@ -24,7 +24,6 @@ from tests.core.consumer.world import World
 
 @pytest.fixture
 def world() -> World:
-    """A broker with the topics, and nothing sent yet."""
     return World()
 
 

@@ -226,3 +226,12 @@ def test_a_rewind_that_came_to_nothing_does_no_harm(world: World) -> None:
     world.ask(Rewind(world.n, *PLACE, 2, 3))
     world.clock.ms += LEASE_MS
     assert join(world, b"C", 8, 2).epoch == 3
+
+
+def test_facts_read_before_the_ledger_went_back_do_not_lock_the_group_out(world: World) -> None:
+    """It read the old offset in the operator's generation; the ledger stands lower when it opens."""
+    join(world, b"B", 8, 1)
+    world.ask(Rewind(world.n, *PLACE, 2, 3))
+    world.ask(Leave(world.n, *PLACE, 2, 3))
+    assert join(world, b"C", 8, 2).epoch == 3
+    assert join(world, b"C", 3, 3).epoch == 4

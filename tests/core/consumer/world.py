@@ -86,7 +86,6 @@ class BadWire:
         self.endpoint.reopen()
 
     def bring_back(self, index: int) -> None:
-        """Deliver an old message once more."""
         if self.old:
             self._again.append(self.old[index % len(self.old)])
 
@@ -323,11 +322,9 @@ class World:
         ]
 
     def ids(self) -> list[Any]:
-        """The ids of the input topic in offset order."""
         return [message.id for message in self.stored(TOPIC)]
 
     def outputs(self) -> list[Any]:
-        """The values of the output topic in offset order."""
         return [message.value for message in self.stored(OUT)]
 
     def check_whole(self, member: Member) -> None:

@@ -20,7 +20,6 @@ from oncemq.storage.memory import MemoryDisk
 
 
 def handled(consumer: ExactlyOnceConsumer) -> list[Any]:
-    """What one poll hands to its handler."""
     found: list[Any] = []
     count = consumer.poll_and_process(found.append)
     assert count == len(found)

@@ -53,7 +53,6 @@ class Desk:
         report: Callable[[Progress], None] = lambda _: None,
         **changes: Any,
     ) -> Progress:
-        """Run one file producer to its end."""
         job = replace(self.job, **changes)
         engine = self.wire.engine("" if job.id_fields and name == "importer" else name)
         self.last = FileProducer(

@@ -202,7 +202,6 @@ class TestFollow:
 
     @pytest.fixture
     def follow(self) -> Iterator[Callable[..., RowSource]]:
-        """Open files that are closed at the end."""
         opened = []
 
         def follow(path: str, format_name: str = "lines") -> RowSource:

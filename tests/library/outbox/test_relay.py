@@ -23,7 +23,6 @@ from tests.library.wired import Wire
 
 @pytest.fixture
 def user(tmp_path: Path) -> Iterator[User]:
-    """A user with an empty outbox in SQLite."""
     users = use_sqlite3(sqlite_url(tmp_path))
     user = next(users)
     outbox.create(user.connection)
@@ -51,7 +50,6 @@ def relay(user: User, wire: Wire, **options: Any) -> Progress:
 
 
 def stored(wire: Wire, topic: str = "t") -> list[str]:
-    """The values in the log, as texts."""
     return [value.decode() for value in wire.values(topic)]
 
 

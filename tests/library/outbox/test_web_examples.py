@@ -31,7 +31,6 @@ class Shop(NamedTuple):
 
 
 def fastapi_shop(tmp_path: Path) -> Iterator[Shop]:
-    """The FastAPI example, called as a server calls it."""
     url = sqlite_url(tmp_path)
     app = create_app(url)
 
@@ -77,7 +76,6 @@ def django_shop(tmp_path: Path) -> Iterator[Shop]:
 
 @pytest.fixture(params=[fastapi_shop, django_shop], ids=["fastapi", "django"])
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
-    """Each of the shops."""
     yield from request.param(tmp_path)
 
 

@@ -27,7 +27,6 @@ class User(NamedTuple):
 
 
 def sqlite_url(tmp_path: Path) -> str:
-    """The URL of a database file of this test."""
     return f"sqlite:///{tmp_path / 'shop.db'}"
 
 
@@ -53,7 +52,6 @@ def _engine(url: str) -> Any:
 
 
 def use_sqlalchemy(url: str) -> Iterator[User]:
-    """A SQLAlchemy Connection."""
     engine = _engine(url)
     connection = engine.connect()
     execute = lambda sql: connection.execute(sqlalchemy.text(sql))  # noqa: E731
@@ -63,7 +61,6 @@ def use_sqlalchemy(url: str) -> Iterator[User]:
 
 
 def use_session(url: str) -> Iterator[User]:
-    """A SQLAlchemy Session."""
     engine = _engine(url)
     session = Session(engine)
     execute = lambda sql: session.execute(sqlalchemy.text(sql))  # noqa: E731
@@ -143,5 +140,4 @@ def rows_of(url: str) -> list[Row]:
 
 
 def ids_of(url: str) -> list[str]:
-    """The ids that wait, as texts."""
     return [row.message_id[1:].decode() for row in rows_of(url)]

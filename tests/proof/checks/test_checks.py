@@ -33,12 +33,10 @@ IDS = ("o-1", "o-2", "o-3", *[f"orders/importer:0:{n}" for n in range(4)], "o-4"
 
 
 def an_event(n: int, name: str, mono_ns: int = 0, **fields: Any) -> Event:
-    """An event of one process."""
     return Event(name, "consumer", 7, "inc", n, mono_ns or n, fields)
 
 
 def commit_event(n: int, first: int, following: int, number: int, **more: Any) -> Event:
-    """The event of a commit in these systems."""
     fields: dict[str, Any] = {
         "group": "billing",
         "topic": "orders",
@@ -52,7 +50,6 @@ def commit_event(n: int, first: int, following: int, number: int, **more: Any) -
 
 
 def the_run() -> Evidence:
-    """A clean run in which everything was observed."""
     disk = MemoryDisk()
     _, consumer = shop(disk)
     earlier = look(disk)
@@ -142,7 +139,6 @@ LOOKS = {"I6-history-stays", "I8-never-back", "I9-never-forgets"}
 
 
 def _entries(run: Evidence, **changes: Any) -> None:
-    """Change the first entry of the log."""
     entries = kept(run).entries
     entries[0] = replace(entries[0], **changes)
 
@@ -165,7 +161,6 @@ def _rows(run: Evidence, **changes: int) -> None:
 
 
 def call_event(n: int, number: int, what: str = "intended", **more: Any) -> Event:
-    """The event of a call of the outside world."""
     place = {"group": "billing", "topic": "orders", "partition": 0, "offset": 7, "name": "charge"}
     event = an_event(n, f"effect.{what}", number=number, policy="ask", **more)
     return replace(event, fields={**event.fields, **place})

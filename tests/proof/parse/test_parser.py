@@ -66,7 +66,6 @@ def by_proof(disk: Any, directory: str = DIRECTORY) -> tuple[int, int, Told] | s
 
 
 def a_log(choice: random.Random, steps: int) -> MemoryDisk:
-    """A log that many things happened to."""
     disk = MemoryDisk()
     log = open_log(disk, segment_bytes=2048)
     for _ in range(steps):

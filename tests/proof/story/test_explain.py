@@ -33,7 +33,6 @@ from tests.proof.golden import (
 
 
 def story_of(disk: Any, message_id: str, **more: Any) -> Story:
-    """The story of a message of topic orders."""
     return explain(disk, message_id, topic="orders", data=DATA, state=STATE, **more)
 
 

@@ -16,7 +16,6 @@ from tests.proof.story.test_explain import story_of
 
 
 def proved(disk: MemoryDisk) -> Report:
-    """What the files say."""
     report = verify(disk, DATA, STATE)
     assert report.ok, report.found.kept
     return report
@@ -115,7 +114,6 @@ def test_a_compacted_ledger_still_knows_its_open_effects() -> None:
 
 
 def _core_of(consumer: Consumer) -> Ledger:
-    """The ledger's own state, replayed from its records."""
     core = Ledger()
     for stored in consumer.log.replay(0):
         core.apply(codec.decode(stored.type, stored.meta, stored.body, stored.body_crc), 0)

@@ -38,14 +38,12 @@ class Both:
 
 
 def proved(world: World) -> Report:
-    """What the files say."""
     report = verify(Both(world), "/broker", world.state)
     assert report.ok, report.found.kept
     return report
 
 
 def counts(report: Report) -> dict[str, int]:
-    """The row of the group."""
     return {n: c for n, c in report.topics[TOPIC]["groups"][GROUP].items() if n != "partitions"}
 
 

@@ -42,7 +42,6 @@ SENDER = output_producer("billing", "orders", 0)
 
 
 def checks(disk: Any, **more: Any) -> set[str]:
-    """The names of the checks that found something."""
     return set(verify(disk, DATA, STATE, **more).found.counts)
 
 

@@ -49,18 +49,15 @@ class House:
         self.database._engine.execute("CREATE TABLE notes (name TEXT PRIMARY KEY, number INTEGER)")
 
     def client(self, number: int = 0) -> Client:
-        """A connection of another process each time."""
         shell = self.shells[number]
         client = Client(self.database, shell, shell.member, shell.host.disk.process(shell.name))
         client.connect()
         return client
 
     def notes(self) -> list[Any]:
-        """What is committed."""
         return list(self.database._committed_rows(ALL))
 
     def wait(self, milliseconds: int) -> None:
-        """Let time pass."""
         until = self.world.clock.now_ms() + milliseconds
         while self.world.clock.now_ms() < until:
             self.world._step()
@@ -98,7 +95,6 @@ def begun(house: House, number: int = 0, *, waits: bool = False) -> Client:
 
 
 def put(house: House, *names: str) -> None:
-    """Commit notes."""
     client = begun(house)
     for name in names:
         client.execute(ADD, (name, 0))

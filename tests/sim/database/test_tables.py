@@ -50,7 +50,6 @@ def run_all(kind: str, seeds: range, quota: int) -> Counter[str]:
 
 
 def same(one: Result, other: Result) -> bool:
-    """Whether two runs were the same."""
     return (one.trace_hash, one.events) == (other.trace_hash, other.events)
 
 

@@ -15,8 +15,6 @@ DISK = ("disk full",)
 
 
 def _without(*kinds: type) -> Any:
-    """Leave work of some kinds undone."""
-
     def change(original: Any) -> Any:
         def broken(self: Any, item: Any) -> None:
             if not isinstance(item, kinds):

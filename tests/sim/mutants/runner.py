@@ -73,7 +73,6 @@ class Failures:
         self.first = ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note a failure."""
         if report.failed and not self.first:
             self.first = report.nodeid
 

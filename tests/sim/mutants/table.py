@@ -47,7 +47,6 @@ def mutant(
     faults: Sequence[str] = (),
     database: str = "",
 ) -> None:
-    """Put a mutant into the table."""
     assert name not in MUTANTS, name
     MUTANTS[name] = Mutant(
         name, rule, tuple(Patch(*patch) for patch in patches), tuple(tests), tuple(faults), database
@@ -76,5 +75,4 @@ def applied(chosen: Mutant | None) -> Iterator[None]:
 
 
 def nothing(_original: Any) -> Any:
-    """Replace a function by one that does nothing."""
     return lambda *_args, **_options: None

@@ -49,7 +49,6 @@ def test_the_plans_of_other_seeds_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def body_of(key: bytes | None) -> bytes:
-    """The body of a message with this key."""
     return batch_codec.build([b"v"], encodings=BYTES, keys=[key]).body(0)
 
 
