@@ -75,8 +75,8 @@ if TYPE_CHECKING:
     from .library.handling.tx import Tx
     from .library.messages.message import Message
     from .library.producing.acks import Ack
-    from .library.producing.client import Producer
     from .library.producing.pending import AckMany, Pending, PendingMany
+    from .library.producing.producer import Producer
     from .library.testkit.harness import Harness
 
 __version__ = "0.1.0"
@@ -164,7 +164,7 @@ _HOMES = {
     "Message": "library.messages.message",
     "Pending": "library.producing.pending",
     "PendingMany": "library.producing.pending",
-    "Producer": "library.producing.client",
+    "Producer": "library.producing.producer",
     "Tx": "library.handling.tx",
 }
 

@@ -17,7 +17,7 @@ from typing import Any
 import zmq
 
 from bench.processes import Cast
-from oncemq.library.producing.client import Producer
+from oncemq.library.producing.producer import Producer
 
 WARM_UP = 20
 

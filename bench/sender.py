@@ -9,7 +9,7 @@ from collections import deque
 
 from bench.app import TOPIC
 from bench.workload import BATCH, id_maker, values
-from oncemq.library.producing.client import Producer
+from oncemq.library.producing.producer import Producer
 
 CALLS_OPEN = 128  # calls whose verdicts are waited for only later
 

@@ -7,9 +7,9 @@ its own pid. Verdicts belong to `proof`; this folder may import `library`, `proo
 from ..runtime.process import end_with_parent
 from .engine import Chaos
 from .history import History
-from .parts import Deeds, Fault, Slot
 from .programs import Program, ProgramFailed, Running, free_endpoint, wait_until
 from .reader import StoredMessage, read_topic
+from .slots import Deeds, Fault, Slot
 
 __all__ = [
     "Chaos",

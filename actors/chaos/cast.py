@@ -14,8 +14,8 @@ from pathlib import Path
 from ..library.handling.call import Consumer
 from .feed import Feed, Lane
 from .holdings import Owning
-from .parts import Slot
 from .programs import Program, ProgramFailed, Running
+from .slots import Slot
 
 ROLES = ("broker", "producer", "consumer")
 GROUPS_APART_MAX = 6  # above it one process runs all groups

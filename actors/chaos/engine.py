@@ -26,8 +26,8 @@ from pathlib import Path
 
 from .history import History
 from .holdings import Holdings
-from .parts import CRASH, KILL, PAUSE, TAKEOVER, Logbook, Part, Slot
 from .programs import FENCED, KILLED, POLL_S, Program, ProgramFailed, Running
+from .slots import CRASH, KILL, PAUSE, TAKEOVER, Logbook, Part, Slot
 
 AT_WORK_S = 10.0  # how long a victim may take to show work; then it is killed as it is
 DELAY_S = 0.25  # a kill comes within this time after the first sign of work
@@ -172,13 +172,13 @@ class Chaos:
         self.await_end(running, END_S)
 
     def await_end(self, running: Running, timeout_s: float) -> None:
-        """Let time pass until a process outside of the play ends, as it must, with exit code 0."""
+        """Let time pass until a process outside of the play ends, as it must, in good order."""
         until = time.monotonic() + timeout_s
         while running.exit_code is None:
             if time.monotonic() > until:
                 raise ProgramFailed(f"{running} does not end in {timeout_s:g} s\n{running.told()}")
             self.breathe(self._poll_s)
-        running.wait(0.0, 0)
+        running.wait(0.0, 0, 4)  # 4: messages were parked; the verdict tells of them
 
     def ask_to_end(self, name: str) -> bool:
         """Send SIGTERM to a process at work; `renew` of its slot tells what comes then.

@@ -19,14 +19,14 @@ from ..ids import sequence_id, untagged_id
 from ..proof.checks.evidence import INFO, OK, Evidence, Send
 from ..proof.checks.history import count_events, read_history
 from ..proof.checks.verdict import run_checks
-from ..proof.model import Violation
+from ..proof.findings import Violation
 from ..proof.parse.batch import body_hash
 from ..proof.parse.files import OsFiles
 from ..proof.parse.tables import Look as TableLook
 from ..proof.story.explain import explain
 from ..proof.verify.verify import Report, Tell, silent, verify
 from .feed import Feed
-from .parts import Deeds
+from .slots import Deeds
 
 Sink = tuple[str, TableLook]  # how a database is called, and what opens a look into it
 IN_MEMORY_MAX = 1_000_000  # messages; above it only what needs no memory is checked

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-from .parts import CRASH, FENCED_AFTER, KILL, PAUSE, TAKEOVER, Fault
+from .slots import CRASH, FENCED_AFTER, KILL, PAUSE, TAKEOVER, Fault
 
 WIDTH, LEFT, RIGHT = 1000.0, 148.0, 24.0
 PANEL, GAP, LANE, TOP = 150.0, 44.0, 26.0, 26.0

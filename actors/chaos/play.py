@@ -20,15 +20,15 @@ from typing import Any
 
 from ..errors import OnceMQError
 from ..library.handling.call import Consumer
-from ..proof.model import Violation
+from ..proof.findings import Violation
 from ..proof.parse.log import LogMoved
 from ..proof.verify.verify import Report
 from .cast import ROLES, cast, environment
 from .engine import Chaos
 from .feed import Feed, Input
 from .judge import IN_MEMORY_MAX, Run, Sink, Verdict, judge, look
-from .parts import Deeds, Fault
 from .programs import ProgramFailed, free_endpoint
+from .slots import Deeds, Fault
 from .timeline import Watch
 
 POLL_S = 0.03

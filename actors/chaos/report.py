@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .parts import FAULT_KINDS
 from .picture import COLOURS, KIND_WORDS, Curve, draw, rates
 from .play import Outcome
+from .slots import FAULT_KINDS
 
 ANOMALIES_SHOWN_MAX = 200
 FAULTS_SHOWN_MAX = 2_000

@@ -19,11 +19,12 @@ from ..library.consuming.process import ConsumerProcess
 from ..library.consuming.tally import Summary
 from ..library.consuming.watcher import Watcher
 from ..library.handling.call import Consumer, MessageContext
+from ..library.raised import raised_by_code
 from ..runtime.diagnostics import TellingHandler, tell, text_of
 from ..runtime.events import EventLog
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import ProgressLine, print_error, print_summary, process_events
+from .output import ExitCode, ProgressLine, print_error, print_summary, process_events
 
 
 @click.command()
@@ -58,7 +59,8 @@ def consumer(
 
     MODULE is imported from the current directory. Processed ids, offsets, state and outputs live
     in --state; a restarted consumer continues from there. The last line of output is
-    {"processed", "skipped", "parked", "offsets"}.
+    {"processed", "skipped", "parked", "offsets"}. Status 4: it ended in good order, but messages were
+    parked in this run, or effects are held.
 
     With --rerun the handlers see every message from the earliest on, with a new state, a new
     processed set and a new output producer: their messages are sent again, under new ids.
@@ -96,7 +98,9 @@ def load_app(target: str) -> App:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             _refuse_module(module_name)
         raise click.UsageError(f"there is no module {error.name!r} in {here}") from None
-    except Exception:  # noqa: BLE001 - the user's module may raise anything
+    except BaseException as error:
+        if not raised_by_code(error):
+            raise
         _refuse_module(module_name)
     app = getattr(module, name, None)
     if not isinstance(app, App):
@@ -145,7 +149,12 @@ def _run(
         raise
     finally:
         console.clear()
-        print_summary(process.summary().as_dict())
+        summary = process.summary()
+        print_summary(summary.as_dict())
+    waiting = summary.waiting()
+    if waiting:
+        tell(f"waiting for you: {waiting}", patience_s=1)
+        raise click.exceptions.Exit(ExitCode.WAITING)
 
 
 class _Console(Watcher):

@@ -90,7 +90,8 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """OnceMQ: an exactly-once message queue.
 
-    Exit status: 0 everything is durably done, 1 failure, 2 wrong usage, 3 fenced by a newer owner.
+    Exit status: 0 everything is durably done, 1 failure, 2 wrong usage, 3 fenced by a newer owner,
+    4 ended in good order but something waits for you (parked messages, held effects), 130 Ctrl-C.
     """
 
 
@@ -117,6 +118,9 @@ def _run(command: click.Command, arguments: Sequence[str] | None, program: str) 
             raise
         tell(f"error: an argument is no valid UTF-8: {error.object!r}")
         return ExitCode.USAGE
+    except SystemExit:  # of code of the user's: its status would say that all is done
+        tell("error: code of your application called sys.exit()", patience_s=1)
+        return ExitCode.FAILED
     except (OnceMQError, OSError) as error:  # anything else is a bug and shows its traceback
         return print_error(error)
     return result if isinstance(result, int) else ExitCode.DONE

@@ -20,7 +20,7 @@ from .sinks.address import check_sink
 if TYPE_CHECKING:
     from .handling.tx import Tx
     from .messages.message import Message
-    from .producing.client import Producer
+    from .producing.producer import Producer
 
 RETRIES_MAX = 1_000_000
 _Function = TypeVar(
@@ -129,7 +129,7 @@ class App:
         `close_timeout` seconds for acknowledgements. Raises InvalidName. Sockets open at the first
         send.
         """
-        from .producing.client import Producer
+        from .producing.producer import Producer
 
         return Producer(
             name,

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import DiskFull, Fenced, LedgerNotHere, LogInUse, SinkUnavailable, StorageError
-from . import liveness
+from . import end_of_run
 from .clock import SimClock
 from .disk.cuts import CutPolicy
 from .environment import Environment, Host, Role
@@ -90,15 +90,15 @@ class World(Environment):
         for one in self._faults:
             one.heal()
         self._power.clear()
-        liveness.heal(self.people)
-        self.after(liveness.SETTLE_MS, self._come_to_rest)
+        end_of_run.heal(self.people)
+        self.after(end_of_run.SETTLE_MS, self._come_to_rest)
         healed_ms = self.clock.now_ms()
-        while not liveness.done(self.people):
-            if liveness.late(self.people, healed_ms):
-                raise Violation("not live", liveness.what_is_left(self.people))
+        while not end_of_run.done(self.people):
+            if end_of_run.late(self.people, healed_ms):
+                raise Violation("not live", end_of_run.what_is_left(self.people))
             for _ in range(STEPS_BETWEEN_LOOKS):
                 self._step()
-        liveness.validate(self.people)
+        end_of_run.validate(self.people)
 
     def _come_to_rest(self) -> None:
         self.at_rest = True
@@ -136,7 +136,7 @@ class World(Environment):
             self.events += 1
             if self.events > max(EVENTS_MAX, EVENTS_PER_S_MAX * self._simulated_ms // 1000):
                 raise Violation(
-                    "stuck", f"{self.events} events: {liveness.what_is_left(self.people)}"
+                    "stuck", f"{self.events} events: {end_of_run.what_is_left(self.people)}"
                 )
             shell = ready[0] if len(ready) == 1 else self.rng.choice(ready)
             self.trace.add(shell.name, "turn")

@@ -23,11 +23,11 @@ from itertools import pairwise
 from ..errors import CorruptLog, DiskFull, Fenced, OnceMQError, StorageError
 from ..limits import SEGMENT_BYTES
 from . import layout, snapshots
+from .by_position import RecordReader, StoredRecord
 from .creation import LogIdentity, create, hold_lock, identity
 from .disk import Disk
 from .document import Owner, SnapshotInfo
 from .framing import BadFrame
-from .reading import RecordReader, StoredRecord
 from .recovery import Opened, Opening, superseded
 from .scan import TailCut
 from .view import View, chain_before, highest_complete, known_chain

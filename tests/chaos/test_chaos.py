@@ -16,11 +16,11 @@ from oncemq.chaos import feed as feed_module
 from oncemq.chaos.cast import cast, environment
 from oncemq.chaos.feed import HELD_BACK, ROUND_FIELD, Feed, Input, read_input
 from oncemq.chaos.judge import Run, Verdict, vacuous
-from oncemq.chaos.parts import FAULT_KINDS, Deeds, Fault
 from oncemq.chaos.picture import Curve, draw, rates
 from oncemq.chaos.play import Outcome, Plan
 from oncemq.chaos.programs import ProgramFailed, Running
 from oncemq.chaos.report import render
+from oncemq.chaos.slots import FAULT_KINDS, Deeds, Fault
 from oncemq.chaos.timeline import Watch
 from oncemq.cli.chaos import sentence
 from oncemq.cli.main import main
@@ -30,7 +30,7 @@ from oncemq.ids import compound_id
 from oncemq.library.app import App
 from oncemq.library.files.rows import FileJob
 from oncemq.library.files.sources import open_rows
-from oncemq.proof.model import Findings, Violation
+from oncemq.proof.findings import Findings, Violation
 from oncemq.proof.verify.log import BrokerLog
 from oncemq.proof.verify.verify import Report
 

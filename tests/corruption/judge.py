@@ -16,7 +16,7 @@ from oncemq.errors import CorruptLog, StorageError, UnsupportedFormat
 from oncemq.storage.framing import SEGMENT_HEADER_BYTES
 from oncemq.storage.log import FencedLog
 from oncemq.storage.memory import MemoryDisk
-from oncemq.storage.reader import LogReader
+from oncemq.storage.outside_reader import LogReader
 from tests.corruption.specimens import DIRECTORY, LOG_ID, OWNER, Raw, Specimen, copy_of
 
 HARMLESS = "harmless"  # all data is right, and nothing was lost

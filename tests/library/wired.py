@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from oncemq.library.producing.client import Producer
+from oncemq.library.producing.producer import Producer
 from oncemq.runtime.process import draw
 from oncemq.shells.producer import ProducerShell
 from tests.core.broker.dumb_broker import DumbBroker

@@ -18,7 +18,7 @@ import pytest
 from oncemq.chaos import Chaos, Program, Running, wait_until
 from oncemq.chaos.feed import Feed, Input, read_input
 from oncemq.chaos.judge import Run, judge
-from oncemq.chaos.parts import Deeds
+from oncemq.chaos.slots import Deeds
 from oncemq.library.files.rows import FileJob
 from tests.process.house import ROOT, START_S
 from tests.process.test_chaos_engine import Stage

@@ -13,7 +13,7 @@ import pytest
 
 from oncemq.chaos import read_topic
 from oncemq.cli.main import run
-from oncemq.library.producing.client import Producer
+from oncemq.library.producing.producer import Producer
 from tests.process.house import FLIGHT_ID, FLIGHTS, ROOT, START_S, House
 
 

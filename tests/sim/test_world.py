@@ -17,7 +17,7 @@ from oncemq.core.consumer.fetch import Fetcher
 from oncemq.core.consumer.work import LedgerPeeked
 from oncemq.proof.parse.records import STORED
 from oncemq.shells.ledger.files import LedgerFiles
-from oncemq.sim import liveness
+from oncemq.sim import end_of_run
 from oncemq.sim.disk.cuts import LoseEverything
 from oncemq.sim.faults.catalog import FAULTS
 from oncemq.sim.faults.kinds import FAULT_KINDS
@@ -89,7 +89,7 @@ def test_the_end_of_a_world_is_proved_as_verify_proves_files() -> None:
     finally:
         world.close()
     disks = {host.name: host.disk.power_cut(LoseEverything()) for host in world.hosts}
-    liveness.prove_files(world.people, disks)
+    end_of_run.prove_files(world.people, disks)
     disk = disks[world.people.broker.host.name].process("forger")
     log = FencedLog.open(disk, DATA, generation=None, owner={"pid": 1})
     stored = next(its for its in log.replay(0) if its.type == STORED)
@@ -99,7 +99,7 @@ def test_the_end_of_a_world_is_proved_as_verify_proves_files() -> None:
     log.sync()
     log.close()
     with pytest.raises(Violation, match="proof: I"):
-        liveness.prove_files(world.people, disks)
+        end_of_run.prove_files(world.people, disks)
 
 
 def unhurried(handler_mean_ms: int) -> Plan:
@@ -120,7 +120,7 @@ def test_long_work_is_not_taken_for_waiting() -> None:
     """Handlers that have more to do than the liveness budget are waited for while they work."""
     result = run_plan(unhurried(10_000), make_relay)
     assert result.rule == "", result.failure
-    assert result.simulated_ms > liveness.WAITING_MS + 1_000
+    assert result.simulated_ms > end_of_run.WAITING_MS + 1_000
 
 
 def test_waiting_without_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ def test_waiting_without_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Fetcher, "received", lambda *_: None)
     result = run_plan(unhurried(10_000), make_relay)
     assert result.rule == "not live", result.failure
-    assert result.simulated_ms < liveness.WAITING_MS + 10_000
+    assert result.simulated_ms < end_of_run.WAITING_MS + 10_000
 
 
 def test_a_consumer_that_waits_for_a_timer_is_found() -> None:

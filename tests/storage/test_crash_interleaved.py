@@ -16,7 +16,7 @@ import pytest
 from oncemq.errors import Fenced, StorageError
 from oncemq.sim.disk.cuts import LoseEverything
 from oncemq.sim.disk.disk import SimDisk
-from oncemq.storage.reader import LogReader
+from oncemq.storage.outside_reader import LogReader
 from tests.storage.crash_actors import Actor, check, found_in, stage
 from tests.storage.crash_turns import Turns, every_switch
 from tests.storage.loghelp import DIRECTORY

@@ -13,7 +13,7 @@ from pathlib import Path
 from oncemq.storage import layout
 from oncemq.storage.log import FencedLog, create
 from oncemq.storage.memory import MemoryDisk
-from oncemq.storage.reader import LogReader
+from oncemq.storage.outside_reader import LogReader
 from tests.storage.loghelp import DIRECTORY, content, overwrite, segment_path
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "v1"

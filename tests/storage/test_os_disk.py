@@ -13,7 +13,7 @@ from oncemq.errors import LogInUse, NotSupported
 from oncemq.runtime import os_disk
 from oncemq.runtime.os_disk import OsDisk, filesystem_warning
 from oncemq.storage.log import FencedLog
-from oncemq.storage.reader import LogReader
+from oncemq.storage.outside_reader import LogReader
 
 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

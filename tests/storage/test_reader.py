@@ -8,7 +8,7 @@ from oncemq.errors import CorruptLog, LogInUse, StorageError
 from oncemq.storage import layout
 from oncemq.storage.log import FencedLog, identity
 from oncemq.storage.memory import MemoryDisk
-from oncemq.storage.reader import LogReader
+from oncemq.storage.outside_reader import LogReader
 from tests.storage.loghelp import (
     DIRECTORY,
     HookedDisk,

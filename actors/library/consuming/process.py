@@ -45,7 +45,7 @@ from ...runtime.process import draw, own_label, stop_signals
 from ...runtime.zmq_transport import DealerTransport
 from ..effects.calls import command_about
 from ..handling.call import Call, Consumer
-from ..handling.call_kinds import TopicFinders, make_call
+from ..handling.make_call import TopicFinders, make_call
 from ..handling.threads import HandlerThreads
 from .actor import ConsumerActor
 from .ledgers import ConsumerLedgers

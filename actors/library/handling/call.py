@@ -1,6 +1,6 @@
 """One call: a consumer's handler is given a window of messages, and answers what it did.
 
-A call is composed of a runner, one for each way of calling (call_kinds.py chooses): messages in order
+A call is composed of a runner, one for each way of calling (make_call.py chooses): messages in order
 with one unit of work (in_order.py), or by key with a unit of work for each message (by_key.py). What
 may be a handler is decided in shapes.py, what becomes of a message that failed in failures.py.
 """
@@ -85,8 +85,8 @@ class Call:
     def carry_out(self, place: Place) -> HandlerDone:
         """Handle messages of (group, topic, partition) in this thread; return what was done.
 
-        Errors of the handler come back in the answer; what ends the process (KeyboardInterrupt,
-        SystemExit) goes through. With a sink its transaction is left open for the commit, and
+        Errors of the handler come back in the answer, SystemExit among them; a Ctrl-C of the user
+        goes through. With a sink its transaction is left open for the commit, and
         SinkUnavailable, Fenced and TransactionControl go through: nothing of the call may be
         committed then.
         """

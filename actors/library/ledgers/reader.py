@@ -12,7 +12,7 @@ from ...errors import StorageError
 from ...shells.ledger.file_names import file_name
 from ...storage.disk import Disk
 from ...storage.layout import generations
-from ...storage.reader import LogReader
+from ...storage.outside_reader import LogReader
 
 LOOKS_MAX = 20  # how often a ledger that moves on while it is read is read again
 _PAUSE_S = 0.05

@@ -12,6 +12,7 @@ from ...errors import IdConflict, OnceMQError, ResultTimeout
 from ...ids import untagged_id
 from ...protocol import CONFLICT, DUPLICATE, UNKNOWN_OFFSET
 from ...runtime.diagnostics import log
+from ..raised import raised_by_code
 
 Run = tuple[int, int, int]
 
@@ -202,5 +203,7 @@ class Verdicts:
 def _call(callback: Callable[[], None]) -> None:
     try:
         callback()
-    except BaseException:  # noqa: BLE001 - an I/O thread that ends here would leave every send open
+    except BaseException as error:
+        if not raised_by_code(error):
+            raise
         log(logging.ERROR, "a done callback of a message raised", exc_info=True)

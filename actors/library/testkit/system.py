@@ -23,7 +23,7 @@ from ..app import App
 from ..consuming.actor import ConsumerActor, Ledger
 from ..consuming.topic_book import TopicBook
 from ..handling.call import Call, Consumer
-from ..handling.call_kinds import TopicFinders, make_call
+from ..handling.make_call import TopicFinders, make_call
 from ..sinks.opening import open_sink
 from .actors import LocalProducer
 from .calls import LocalCalls

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from ..model import Violation
+from ..findings import Violation
 from ..verify.kept import KeptLedger, ProcessedId, ids_of, name_of
 from .evidence import Evidence
-from .table import check
+from .registry import check
 
 
 @check("I7-one-effect", "effects")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..model import Violation
+from ..findings import Violation
 from ..verify.kept import Kept, KeptLedger, Place, name_of
 from .evidence import Evidence
-from .table import check
+from .registry import check
 
 
 def _looks(evidence: Evidence) -> list[Kept]:

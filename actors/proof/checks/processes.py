@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from ..model import Violation
+from ..findings import Violation
 from ..verify.effects import MAY_FOLLOW, RECORDED
 from .evidence import Event, Evidence
-from .table import check
+from .registry import check
 
 _Call = tuple[int, str]  # number, and how it ended: "" as long as no event says
 

@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
-from ..model import Violation
+from ..findings import Violation
 from .evidence import FAIL, INFO, OK, Evidence, History, Read
-from .table import check
+from .registry import check
 
 Key = tuple[str, int]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..model import Violation
+from ..findings import Violation
 from .evidence import Evidence
-from .table import check
+from .registry import check
 
 
 @check("I14-all-done", "report")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from ..model import Violation
+from ..findings import Violation
 from ..verify.kept import Entry
 from .evidence import FAIL, OK, Evidence
-from .table import check
+from .registry import check
 
 
 @check("I1-answer-is-kept", "history", "messages")

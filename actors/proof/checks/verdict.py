@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..model import Findings
+from ..findings import Findings
 from . import effects, looks, processes, reads, run, sends  # each one registers its checks
 from .evidence import Evidence
-from .table import CHECKS, Check
+from .registry import CHECKS, Check
 
 FAMILIES = (effects, looks, processes, reads, run, sends)
 

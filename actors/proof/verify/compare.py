@@ -8,7 +8,7 @@ from operator import itemgetter
 from struct import unpack_from
 
 from ...ids import sequence_id
-from ..model import Findings, shown_id
+from ..findings import Findings, shown_id
 from ..parse.batch import parse as parse_batch
 from ..parse.frames import Frame
 from ..parse.records import Stored, parse

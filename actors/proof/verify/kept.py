@@ -13,7 +13,7 @@ from functools import cached_property
 import xxhash
 
 from ...ids import sequence_id
-from ..model import shown_id
+from ..findings import shown_id
 from ..parse.batch import BatchView, body_hash
 from ..parse.records import Committed, Stored
 from .rows import seed_of

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from ...errors import CorruptLog
 from ...ids import output_producer
-from ..model import Findings
+from ..findings import Findings
 from ..parse.batch import BadBatch
 from ..parse.batch import parse as parse_batch
 from ..parse.document import SnapshotHead

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import CorruptLog
 from ...ids import output_producer, sequence_id
-from ..model import Findings, shown_id
+from ..findings import Findings, shown_id
 from ..parse.batch import BadBatch, BatchView, body_hash
 from ..parse.batch import parse as parse_batch
 from ..parse.document import SnapshotHead

@@ -21,7 +21,7 @@ from typing import Any
 
 from ...errors import StorageError, UnknownTopic
 from ...ids import output_producer
-from ..model import Findings
+from ..findings import Findings
 from ..parse.files import Files
 from ..parse.log import Log, LogMoved, generation_numbers
 from ..parse.tables import Look as TableLook

@@ -19,12 +19,12 @@ from ...core.consumer.work import LedgerPeeked
 from ...errors import CorruptLog
 from ...records import Committed, LedgerStarted
 from ...storage import snapshots
+from ...storage.by_position import RecordReader
 from ...storage.creation import create, hold_lock, sync_end
 from ...storage.disk import Disk, Lock
 from ...storage.document import Owner
 from ...storage.layout import generations
 from ...storage.log import FencedLog
-from ...storage.reading import RecordReader
 from ...storage.recovery import being_made
 from ...storage.view import LOOKS_MAX, View, known_chain, read_latest
 from . import orders as effect_orders

@@ -185,7 +185,7 @@ class Session(ABC):
             self.undone = False
             self._solo_calls = max(0, self._solo_calls - 1)
 
-    def reject(self, error: Exception) -> Exception:
+    def reject(self, error: BaseException) -> BaseException:
         """The handler raised `error`: take back what it did; return what is to be told of it.
 
         Raises SinkUnavailable if the database is gone, and TransactionControl if the transaction

@@ -170,7 +170,7 @@ class KeyedRun(HandlerRun):
         if [seen.pop(message.offset, None) for message in first] != done:
             raise Violation("hole", f"{where}: {len(done)} of {self._run.window.count}")
 
-    def _failed(self, message: KeyedInput, error: Exception) -> FailedMessage:
+    def _failed(self, message: KeyedInput, error: BaseException) -> FailedMessage:
         raise Violation("no room", f"{self._shell.name} at {message.offset}: {error}")
 
     # --- the whole -------------------------------------------------------------------------------

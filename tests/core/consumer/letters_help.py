@@ -10,7 +10,7 @@ from oncemq.ids import dead_topic, private_topic
 from oncemq.library.operating.dead_letters import Letter, letter_at
 from oncemq.library.testkit.actors import create_topic, stored_batches
 from oncemq.shells.ledger.files import ledger_directory
-from oncemq.storage.reader import LogReader
+from oncemq.storage.outside_reader import LogReader
 from tests.core.consumer.world import GROUP, TOPIC, Member, World
 
 DEAD, PRIVATE = dead_topic(TOPIC), private_topic(TOPIC, GROUP)

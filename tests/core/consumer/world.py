@@ -15,7 +15,7 @@ from oncemq.codec import batch as batch_codec
 from oncemq.core.consumer.work import HandlerDone, RunHandler
 from oncemq.library.consuming.actor import ConsumerActor
 from oncemq.library.handling.call import Consumer
-from oncemq.library.handling.call_kinds import TopicFinders, make_call
+from oncemq.library.handling.make_call import TopicFinders, make_call
 from oncemq.library.handling.state import decode_state
 from oncemq.library.handling.threads import HandlerThreads
 from oncemq.library.handling.tx import Tx

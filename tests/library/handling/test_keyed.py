@@ -28,8 +28,8 @@ from oncemq.errors import (
     UnknownTopic,
 )
 from oncemq.library.consuming.topic_book import TopicBook
-from oncemq.library.handling.call_kinds import TopicFinders, make_call
 from oncemq.library.handling.carry import Carry
+from oncemq.library.handling.make_call import TopicFinders, make_call
 from oncemq.library.handling.state import decode_state, encode_state, shown_state
 from oncemq.library.handling.threads import HandlerThreads
 from oncemq.limits import LIMITS, Limits

@@ -117,7 +117,7 @@ class Wide:
 
     def call(self, *, attempt: int = 1, cut: bool = False) -> Any:
         from oncemq.core.consumer.work import RunHandler
-        from oncemq.library.handling.call_kinds import TopicFinders, make_call
+        from oncemq.library.handling.make_call import TopicFinders, make_call
 
         run = RunHandler(1, self.window, attempt, self.ledger)
         call = make_call(self.consumer, run, TopicFinders(lambda _: 1), self.carry, self.threads)

@@ -24,8 +24,8 @@ from oncemq.errors import (
     ValueNotEncodable,
 )
 from oncemq.library.handling.call import Consumer, current
-from oncemq.library.handling.call_kinds import TopicFinders, make_call
 from oncemq.library.handling.carry import Carry
+from oncemq.library.handling.make_call import TopicFinders, make_call
 from oncemq.library.handling.state import StateView, decode_state, encode_state
 from oncemq.library.handling.threads import HandlerThreads
 from oncemq.library.handling.tx import Tx

@@ -26,10 +26,10 @@ from oncemq.errors import (
     ValueNotEncodable,
 )
 from oncemq.ids import partition_of, tagged_id
-from oncemq.library.producing import client as producer_module
+from oncemq.library.producing import producer as producer_module
 from oncemq.library.producing.acks import Verdicts
-from oncemq.library.producing.client import Ack, Pending, Producer
 from oncemq.library.producing.pending import AckMany
+from oncemq.library.producing.producer import Ack, Pending, Producer
 from oncemq.limits import KEY_BYTES_MAX, MESSAGE_BYTES_MAX
 from oncemq.protocol import DUPLICATE, UNKNOWN_OFFSET
 from tests.library.wired import ENDPOINT, Wire

@@ -24,7 +24,7 @@ from oncemq.runtime.os_disk import OsDisk
 from oncemq.storage import framing, layout
 from oncemq.storage.log import FencedLog
 from oncemq.storage.memory import MemoryDisk
-from oncemq.storage.reader import LogReader
+from oncemq.storage.outside_reader import LogReader
 from tests.storage.loghelp import (
     DIRECTORY,
     OWNER,

@@ -12,10 +12,10 @@ from typing import NoReturn
 
 from ..errors import CorruptLog, LogInUse, StorageError
 from . import layout, snapshots
+from .by_position import RecordReader, StoredRecord
 from .creation import sync_end
 from .disk import Disk
 from .document import Manifest, SnapshotInfo
-from .reading import RecordReader, StoredRecord
 from .recovery import being_made
 from .view import LOOKS_MAX, View, highest_complete, known_chain, read_latest
 

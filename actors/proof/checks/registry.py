@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from ..model import Violation
+from ..findings import Violation
 from .evidence import Evidence
 
 Judge = Callable[[Evidence], Iterable[Violation]]
