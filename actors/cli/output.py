@@ -11,6 +11,7 @@ import contextlib
 import enum
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -75,9 +76,24 @@ def print_error(error: BaseException) -> int:
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object as one line of stdout, flushed. Raises OSError."""
     utf8 = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
-    text = json.dumps(value, ensure_ascii=not utf8, default=text_of)
-    click.echo(escaped_json(text))
+    encode = json.JSONEncoder(ensure_ascii=not utf8, default=text_of, allow_nan=False).encode
+    try:
+        line = encode(value)
+    except ValueError:  # JSON has no such numbers; its readers would refuse the whole line
+        line = encode(_finite(value))
+    click.echo(escaped_json(line))
     sys.stdout.flush()
+
+
+def _finite(value: Any) -> Any:
+    """Return `value` with NaN and infinities as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[repr(float(value))]
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(_finite, value))
+    return value
 
 
 def print_summary(value: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from ...errors import OnceMQError, PayloadInvalid
 from ...runtime.diagnostics import log
 from ...shells.tables.session import Session
 from ..effects.effects import Effects
-from ..messages.message import Message
+from ..messages.message import Message, as_sent
 from ..raised import in_task, is_cancellation, raised_by_code
 from .call import Consumer, Handled, current
 from .carry import Carry
@@ -227,9 +227,11 @@ class InLists:
         unit = self._unit
         self.handled = 0
         for messages in self._lists(pieces):
-            if len(messages) == 1 or not await self._together(messages):
+            if len(messages) == 1:
+                await self._invoke(messages)
+            elif not await self._together(messages):
                 for message in messages:
-                    await self._invoke([message])
+                    await self._invoke([as_sent(message)])
                     if unit.cut:
                         return
             if unit.cut or self.handled >= self._messages_max:
@@ -259,7 +261,8 @@ class InLists:
         unit.message = messages[0]
         if self._statements is not None:
             self._statements.begin_message()
-        result: Any = self._handler(messages if shape.batch_size else messages[0], self._tx)
+        # The handler's own list: it may sort or empty it.
+        result: Any = self._handler(list(messages) if shape.batch_size else messages[0], self._tx)
         if shape.is_async:
             result = await self._returned(result)
         if result is not None:

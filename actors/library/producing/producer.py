@@ -105,6 +105,8 @@ class Producer:
         """
         if id is None and not self._name:
             raise IdRequired("an anonymous producer needs an id for each message")
+        if type(topic) is not str:
+            topic = check_name(topic, "topic")
         message = checked_message(value, id=id, key=key, headers=headers)
         now_ms = monotonic_ms()
         deadline_ms = now_ms + _milliseconds(timeout)
@@ -136,6 +138,8 @@ class Producer:
         """
         if ids is None and not self._name:
             raise IdRequired("an anonymous producer needs an id for each message")
+        if type(topic) is not str:
+            topic = check_name(topic, "topic")
         verdicts = self._new_verdicts(topic)
         parcel = Parcel(topic, verdicts, explicit=ids is not None, born_ms=monotonic_ms())
         if not values:
