@@ -6,6 +6,7 @@ import click
 
 from ..library.broker_process import BrokerProcess, UnsafeBind, serve
 from ..limits import SNAPSHOT_EVERY_BYTES
+from ..runtime.diagnostics import tell
 from ..runtime.process import stop_signals
 from ..runtime.settings import Settings
 from .config import setting_options
@@ -64,7 +65,7 @@ def broker(
 
         def on_ready(endpoint: str) -> None:
             if settings.log_dir is not None:  # else the events on stderr name it
-                click.echo(f"listening at {endpoint}", err=True)
+                tell(f"listening at {endpoint}")
 
         with stop_signals(lambda _number: process.stop()):
             serve(process, on_ready)

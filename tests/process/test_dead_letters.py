@@ -73,7 +73,6 @@ class Shop:
         return list(self.dlq("list", f"--state={self.house.state}")["letters"])
 
     def calls(self, group: str = "g") -> list[str]:
-        """Values that handlers of a group were called with, by all processes."""
         lines = (self.directory / "calls").read_text().splitlines()
         return [value for name, value in map(str.split, lines) if name == group]
 

@@ -120,7 +120,6 @@ class Effects:
             self._pending = ""
 
     def check_writing(self, what: str) -> None:
-        """Raises what speaks against using `what` of tx now."""
         if self._left is not None:
             raise HandlerLeft(f"{what} was called after the handler stopped at an effect")
         if self.inside and not self._awaited:
@@ -162,7 +161,6 @@ class Effects:
         return "", None
 
     def of_message(self, message: Message) -> dict[str, Recorded]:
-        """Recorded results by the names of the effects."""
         offset = self._offset_of(message)
         mine = {name: one for (at, name), one in self._results.items() if at == offset}
         return {**brought_by(message), **mine}

@@ -103,11 +103,11 @@ class AdminClient:
         return self._ask(ListTopics(0), TopicsListed)
 
     def groups(self) -> GroupsListed:
-        """Return all grants. Raises NoAnswer."""
+        """Raises NoAnswer."""
         return self._ask(ListGroups(0), GroupsListed)
 
     def group(self, group: str) -> GroupDescribed:
-        """Members and partitions. Raises NoAnswer, InvalidName."""
+        """Raises NoAnswer, InvalidName."""
         return self._ask(DescribeGroup(0, group), GroupDescribed)
 
     def join(self, join: Join) -> Granted | Standby:

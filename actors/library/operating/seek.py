@@ -62,7 +62,6 @@ class Seeker:
         return self
 
     def __exit__(self, _kind: object, error: object, _trace: object) -> None:
-        """Give all partitions back."""
         try:
             self._give_back(clean=error is None)
         finally:
