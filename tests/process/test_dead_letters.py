@@ -174,7 +174,7 @@ def test_a_running_consumer_takes_a_replay(shop: Shop) -> None:
     consumer = shop.house.consumer("shopapp:app", "--group=g")
     shop.house.wait_for(consumer, "message.parked")
     shop.fix()
-    shop.dlq("replay", "--all", "--group=g")
+    shop.dlq("replay", "--all", "--kind=rejected", "--group=g")
     wait_until(lambda: shop.calls().count("bad") == 2, START_S, "the replay in the handler")
     consumer.stop(START_S, 0)
     assert shop.log() == ["bad"]
@@ -210,12 +210,20 @@ def test_a_replay_that_is_killed_and_repeated_happens_once(shop: Shop) -> None:
     topics = shop.house.history.events["topic.created"]
     for moment in (lambda: True, made, lambda: shop.house.appended() > before):
         command = shop.house.start(
-            "dlq", "-m", "oncemq", "dlq", "replay", "--all", "--topic=orders", "--group=g"
+            "dlq",
+            "-m",
+            "oncemq",
+            "dlq",
+            "replay",
+            "--all",
+            "--kind=rejected",
+            "--topic=orders",
+            "--group=g",
         )
         wait_until(lambda m=moment, c=command: m() or c.exit_code == 0, START_S, "the moment")
         command.kill()
-    shop.dlq("replay", "--all", "--group=g")
-    shop.dlq("replay", "--all", "--group=g")
+    shop.dlq("replay", "--all", "--kind=rejected", "--group=g")
+    shop.dlq("replay", "--all", "--kind=rejected", "--group=g")
     assert shop.consume()["processed"] == 40
     assert shop.log() == ["bad"] * 40
     assert {letter["status"] for letter in shop.letters()} == {"processed"}

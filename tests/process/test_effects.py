@@ -182,8 +182,8 @@ def test_a_call_that_dies_is_unknown_and_an_operator_says_it_was_done(shop: Shop
     table = shop.house.start("effects", "-m", "oncemq", "effects", "list", "--group=billing")
     table.wait(START_S, 0)
     head, row = table.stdout().splitlines()
-    assert head.startswith("id\tstate\tpolicy\tmessage\tcalls\tsince\twhy")
-    assert row.startswith(f"{effect['id']}\tunknown\task\tbilling@orders:s:a1\t1\t")
+    assert head.startswith("id\tkey\tstate\tpolicy\tcalls\tsince\twhy")
+    assert row.startswith(f"{effect['id']}\tbilling@orders:s:a1:charge\tunknown\task\t1\t")
 
     first = shop.consume()  # the other partition goes on
     assert f"resolve '{effect['id']}' --done VALUE" in first.stderr()
