@@ -62,7 +62,7 @@ def list_effects(group: str | None, sink: str | None, as_json: bool, broker: str
         rows = [one.as_dict() for one in found]
         print_json({"effects": rows, "elsewhere": elsewhere, "databases": view.databases})
         return
-    columns = ("id", "key", "state", "policy", "message", "calls", "since", "why")
+    columns = ("id", "key", "state", "policy", "calls", "since", "why")
     print_table("effects without a result", columns, [_row(one) for one in found], whole=2)
     for of, topic, partition, host in view.elsewhere:
         tell(f"{topic}/{partition} of group {of} is on {host}: run this command there")

@@ -35,6 +35,8 @@ def handler(message, tx):
         raise SystemExit(0)
     if message.value == "interrupt":
         raise KeyboardInterrupt
+    if message.value == "broken":
+        raise ValueError("a broken part")
     if message.value == "bad":
         raise Reject("not for us")
 
@@ -169,8 +171,26 @@ def test_a_running_consumer_takes_a_replay(shop: Shop) -> None:
     shop.fix()
     shop.dlq("replay", "--all", "--kind=rejected", "--group=g")
     wait_until(lambda: shop.calls().count("bad") == 2, START_S, "the replay in the handler")
-    consumer.stop(START_S, 0)
+    consumer.stop(START_S, 4)
     assert shop.log() == ["bad"]
+
+
+def test_letters_are_chosen_by_kind_and_error(shop: Shop) -> None:
+    """Filters and counts; a handler rejected a letter for good, so `replay --all` leaves it alone."""
+    shop.send("bad", "broken", "broken")
+    shop.consume()
+    counts = shop.dlq("list", "--count")["counts"]
+    assert [(row["kind"], row["error"], row["letters"]) for row in counts] == [
+        ("raised", "ValueError", 2),
+        ("rejected", "Reject", 1),
+    ]
+    assert len(shop.dlq("list", "--kind=raised", "--error=broken part")["letters"]) == 2
+    assert shop.dlq("list", "--kind=rejected", "--error=broken part")["letters"] == []
+    assert shop.dlq("replay", "--all", "--error=not for", "--group=g")["sent"] == 0
+    assert shop.dlq("replay", "--all", "--group=g")["sent"] == 2
+    statuses = {letter["kind"]: letter["status"] for letter in shop.letters()}
+    assert statuses == {"raised": "replayed", "rejected": "pending"}
+    assert shop.dlq("replay", "--all", "--kind=rejected", "--group=g")["sent"] == 1
 
 
 def test_dropped_or_replayed_whatever_comes_first(shop: Shop) -> None:
