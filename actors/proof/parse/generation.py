@@ -275,7 +275,6 @@ class Generation:
         return f"{self.path}/{first:020d}.log"
 
     def is_as_listed(self) -> bool:
-        """Tell whether the segments of the look are there still."""
         try:
             return set(self.firsts) <= set(numbers_in(self._files.list(self.path), _SEGMENT))
         except FileNotFoundError:
