@@ -101,7 +101,7 @@ class TableRun(HandlerRun):
             self._world.trace.add(self._shell.name, "answer dropped")
 
     def _call(self) -> Steps[HandlerDone | None]:
-        """As library/handlers.py does it."""
+        """As library/handling/in_order.py does it."""
         run, session = self._run, self._session
         session.start_call((run.epoch, run.private, run.first_offset))
         try:
