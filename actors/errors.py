@@ -430,6 +430,10 @@ class HandlerLeft(BaseException):
     """
 
 
+class ProcessGone(BaseException):
+    """A simulated process dies at this point: no handler survives it. Never catch it."""
+
+
 class EffectMisused(OnceMQError):
     """`tx.effect` was used where it can promise nothing. The function was not called."""
 

@@ -19,10 +19,11 @@ from ..library.consuming.process import ConsumerProcess
 from ..library.consuming.tally import Summary
 from ..library.consuming.watcher import Watcher
 from ..library.handling.call import Consumer, MessageContext
+from ..library.raised import raised_by_code
 from ..runtime.events import EventLog
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import print_error, print_json, process_events
+from .output import ExitCode, print_error, print_json, process_events
 
 
 @click.command()
@@ -57,7 +58,8 @@ def consumer(
 
     MODULE is imported from the current directory. Processed ids, offsets, state and outputs live
     in --state; a restarted consumer continues from there. The last line of output is
-    {"processed", "skipped", "parked", "offsets"}.
+    {"processed", "skipped", "parked", "offsets"}. Status 4: it ended in good order, but messages were
+    parked in this run, or effects are held.
 
     With --rerun the handlers see every message from the earliest on, with a new state, a new
     processed set and a new output producer: their messages are sent again, under new ids.
@@ -95,7 +97,9 @@ def load_app(target: str) -> App:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             _refuse_module(module_name)
         raise click.UsageError(f"there is no module {error.name!r} in {here}") from None
-    except Exception:  # noqa: BLE001 - the user's module may raise anything
+    except BaseException as error:
+        if not raised_by_code(error):
+            raise
         _refuse_module(module_name)
     app = getattr(module, name, None)
     if not isinstance(app, App):
@@ -144,7 +148,12 @@ def _run(
         raise
     finally:
         console.clear()
-        print_json(process.summary().as_dict())
+        summary = process.summary()
+        print_json(summary.as_dict())
+    waiting = summary.waiting()
+    if waiting:
+        click.echo(f"waiting for you: {waiting}", err=True)
+        raise click.exceptions.Exit(ExitCode.WAITING)
 
 
 class _Console(Watcher):

@@ -87,7 +87,8 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """OnceMQ: an exactly-once message queue.
 
-    Exit status: 0 everything is durably done, 1 failure, 2 wrong usage, 3 fenced by a newer owner.
+    Exit status: 0 everything is durably done, 1 failure, 2 wrong usage, 3 fenced by a newer owner,
+    4 ended in good order but something waits for you (parked messages, held effects), 130 Ctrl-C.
     """
 
 
@@ -104,6 +105,9 @@ def _call(command: click.Command, arguments: Sequence[str] | None, program: str)
         return ExitCode.FAILED
     except (KeyboardInterrupt, click.Abort) as error:
         return exit_code_of(error)
+    except SystemExit:  # of code of the user's: its status would say that all is done
+        click.echo("error: code of your application called sys.exit()", err=True)
+        return ExitCode.FAILED
     except (OnceMQError, OSError) as error:  # anything else is a bug and shows its traceback
         return print_error(error)
     return result if isinstance(result, int) else ExitCode.DONE

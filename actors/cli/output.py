@@ -34,6 +34,7 @@ class ExitCode(enum.IntEnum):
     FAILED = 1
     USAGE = 2  # would fail the same way again: not restarted by the supervisor
     FENCED = 3  # a newer owner exists: not restarted by the supervisor
+    WAITING = 4  # ended in good order, and something waits for a person: not restarted either
     INTERRUPTED = 130
 
 
@@ -43,7 +44,7 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, click.UsageError | BadSetting | InvalidName):
         return ExitCode.USAGE
     if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
+        return int(error.exit_code)
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return ExitCode.INTERRUPTED
     return ExitCode.FAILED

@@ -53,8 +53,8 @@ def supervise(
 ) -> None:
     """Keep COMMAND running: `oncemq supervise -- python broker.py`.
 
-    The command is not restarted after exit 0 (done), 2 (wrong usage) or 3 (fenced), nor after SIGTERM
-    or SIGINT, which are passed on to it. The exit status is that of the command.
+    The command is not restarted after exit 0 (done), 2 (wrong usage), 3 (fenced) or 4 (something waits for
+    a person), nor after SIGTERM or SIGINT, which are passed on to it. The exit status is that of the command.
     """
     settings = Settings.load(flags={"log_dir": log_dir, "log_level": log_level})
     policy = RestartPolicy(limit=give_up_after, window_s=within, backoff_max_s=backoff_max)

@@ -54,7 +54,7 @@ def encode_value(value: Any, *, canonical: bool = False) -> tuple[int, bytes]:
 
 
 def decode_value(encoding: int, data: bytes) -> Any:
-    """Return the value that `encode_value` was given. Raises Malformed."""
+    """The inverse of `encode_value`. Raises Malformed."""
     if encoding == BYTES:
         return bytes(data)
     try:
@@ -68,7 +68,7 @@ def decode_value(encoding: int, data: bytes) -> Any:
 
 
 def encode_key(key: str | bytes) -> bytes:
-    """Return a message key as bytes. Raises ValueNotEncodable, TooLarge."""
+    """Raises ValueNotEncodable, TooLarge."""
     if isinstance(key, str):
         data = _encode_text(key, "key")
     elif isinstance(key, bytes):
@@ -81,7 +81,7 @@ def encode_key(key: str | bytes) -> bytes:
 
 
 def encode_headers(headers: Mapping[str, bytes]) -> bytes:
-    """Return headers as bytes; none give b"". Raises ValueNotEncodable, TooLarge."""
+    """No headers give b"". Raises ValueNotEncodable, TooLarge."""
     if not headers:
         return b""
     for name, value in headers.items():
@@ -111,7 +111,7 @@ def encode_letter_headers(own: Mapping[str, bytes], system: Mapping[str, bytes])
 
 
 def decode_headers(data: bytes) -> dict[str, bytes]:
-    """Return headers as they were given. Raises Malformed."""
+    """Raises Malformed."""
     if not data:
         return {}
     headers = decode_value(MSGPACK, data)

@@ -16,7 +16,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 
 from ..errors import LogInUse
@@ -47,23 +47,39 @@ def stop_signals(on_stop: Callable[[int], None]) -> Iterator[None]:
 
     `on_stop` runs in the main thread between two bytecodes: it may set a flag or wake a socket,
     never take a lock. The immediate exit has the status 128 + signal, runs no handlers and flushes
-    nothing, as safe here as any crash. Must be called in the main thread.
+    nothing, as safe here as any crash. A signal that the process was started to ignore stays ignored.
+    Must be called in the main thread.
     """
-    stopping = False
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        nonlocal stopping
-        if stopping:
-            os._exit(128 + number)
-        stopping = True
-        on_stop(number)
-
-    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    handler = StopHandler(on_stop)
+    before = {number: signal.signal(number, handler) for number in heeded(STOP_SIGNALS)}
     try:
         yield
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Return those of `numbers` that the process was not started to ignore.
+
+    nohup has a process ignore SIGHUP; a shell without job control has its background jobs ignore
+    SIGINT. Who started the process meant it.
+    """
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+class StopHandler:
+    """The signal handler of `stop_signals`."""
+
+    def __init__(self, on_stop: Callable[[int], None]) -> None:
+        self._on_stop = on_stop
+        self._stopping = False
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if self._stopping:
+            os._exit(128 + number)
+        self._stopping = True
+        self._on_stop(number)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Keep one child process running: restart it with back-off, and know when to give up.
 
 The supervisor does not restart a child after exit 0 (done), 2 (wrong usage: it would fail the same
-way) and 3 (fenced: a newer owner exists, and a restart would only fence that one in turn). Any other
-end is a crash. After `limit` crashes within `window_s` the supervisor gives up and exits with the
+way), 3 (fenced: a newer owner exists, and a restart would only fence that one in turn) and 4 (done, but
+something waits for a person, which a restart does not do). Any other end is a crash. After `limit` crashes within `window_s` the supervisor gives up and exits with the
 child's code, so that its own supervisor sees it.
 
 The child has a process group of its own. A Ctrl-C, or a runner that signals the whole group, then
@@ -26,9 +26,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..backoff import backoff_ms
-from .process import end_with_parent
+from .process import end_with_parent, heeded
 
-FINAL_EXIT_CODES = frozenset({0, 2, 3})
+FINAL_EXIT_CODES = frozenset({0, 2, 3, 4})
 _FORWARDED = {
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGINT: signal.SIGINT,
@@ -121,7 +121,7 @@ class Supervisor:
         wake, signalled = socket.socketpair()
         wake.setblocking(False)
         signalled.setblocking(False)
-        numbers = (*_FORWARDED, signal.SIGCHLD)
+        numbers = (*heeded(_FORWARDED), signal.SIGCHLD)
         before = {number: signal.signal(number, lambda *_: None) for number in numbers}
         before_fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         try:
@@ -139,7 +139,7 @@ class Supervisor:
             attempt += 1
             returncode = self._run_once(attempt, signalled)
             status = _exit_status(returncode)
-            if self._stay and status == 0 and not self._stopping():
+            if self._stay and status in {0, 4} and not self._stopping():
                 self._events.emit("supervise.staying")
                 while not self._stopping():
                     self._listen(signalled, None)

@@ -32,6 +32,10 @@ def handler(message, tx):
         return
     if message.value == "killer":
         os._exit(9)
+    if message.value == "exit":
+        raise SystemExit(0)
+    if message.value == "interrupt":
+        raise KeyboardInterrupt
     if message.value == "bad":
         raise Reject("not for us")
 
@@ -58,8 +62,10 @@ class Shop:
     def consume(self, group: str = "g") -> dict[str, Any]:
         """Run a group until it has nothing more to do; return its summary."""
         consumer = self.house.consumer("shopapp:app", f"--group={group}", "--until-idle=0.5")
-        consumer.wait(2 * START_S, 0)
-        return dict(consumer.summary())
+        consumer.wait(2 * START_S, 0, 4)
+        summary = dict(consumer.summary())
+        assert consumer.exit_code == (4 if summary["parked"] else 0)
+        return summary
 
     def command(self, *argv: str, code: int = 0) -> dict[str, Any]:
         command = self.house.start(argv[0], "-m", "oncemq", *argv, "--json")
@@ -105,7 +111,7 @@ def test_a_message_that_kills_its_process_is_parked(shop: Shop) -> None:
         *(sys.executable, str(ROOT / "consumer.py"), "shopapp:app", "--group=g"),
         *(f"--state={shop.house.state}", "--until-idle=0.5"),
     )
-    supervise.wait(6 * START_S, 0)
+    supervise.wait(6 * START_S, 4)
     assert shop.log() == ["a", "b", "c"]
     calls = shop.calls()
     assert calls.count("killer") == 3
@@ -120,12 +126,26 @@ def test_a_message_that_kills_its_process_is_parked(shop: Shop) -> None:
     assert (counts["processed"], counts["parked"], counts["pending"]) == (3, 2, 0)
 
 
+def test_a_handler_that_ends_the_process_ends_its_message(shop: Shop) -> None:
+    """sys.exit and a KeyboardInterrupt of code: parked after the retries, and never status 0 or 130."""
+    shop.send("a", "exit", "b", "interrupt", "c")
+    assert shop.consume()["parked"] == 2
+    assert shop.log() == ["a", "b", "c"]
+    assert [letter["error"] for letter in shop.letters()] == [
+        "SystemExit: 0",
+        "KeyboardInterrupt: ",
+    ]
+
+
 def test_a_replay_after_a_fix_happens_once_and_in_its_group_only(shop: Shop) -> None:
     """Parked, mended, replayed twice: handled once by its group, never by another."""
     shop.send("a", "bad", "b")
     consumer = shop.house.consumer("shopapp:app", "--group=g", "--until-idle=0.5")
-    consumer.wait(2 * START_S, 0)
+    consumer.wait(2 * START_S, 4)
     summary = consumer.summary()
+    assert (
+        "waiting for you: 1 message was parked in this run (oncemq dlq list)" in consumer.stderr()
+    )
     assert (summary["processed"], summary["parked"]) == (2, 1)
     assert 'raise Reject("not for us")' in consumer.stderr(), "the user's own traceback"
     shop.consume("other")

@@ -195,7 +195,7 @@ def test_a_process_that_is_killed_in_the_call(shop: Shop) -> None:
     assert (after["id"], after["state"]) == (effect["id"], "unknown")
     Bank.may_answer.set()
     held = shop.consumer("--until-idle=1")
-    held.wait(START_S, 0)
+    held.wait(START_S, 4)
     assert held.summary()["held"] == [effect["id"]]
     assert (sum(Bank.charges.values()), shop.paid()) == (1, {})
     shop.resolve(effect["id"], "--done", "found it")

@@ -76,7 +76,7 @@ class Schedule(Generic[Message]):
         run: RunHandler,
         messages: Iterable[tuple[str, Message]],
         kept: dict[int, Result],
-        fail: Callable[[Message, Exception], FailedMessage],
+        fail: Callable[[Message, BaseException], FailedMessage],
     ) -> None:
         """Handle `messages`, all those of the run, each with the name of its key's entry.
 

@@ -8,6 +8,7 @@ of the same process then run in that loop too and hold it up, as any plain funct
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,10 +20,13 @@ from ...core.consumer.work import HandlerDone
 from ...errors import OnceMQError
 from ..effects.desk import Said
 from ..handling.call import Call
+from ..raised import raised_by_code, task_is_ours
 from .actor import ConsumerActor
 
 if TYPE_CHECKING:
     import asyncio
+
+_LOGGER = logging.getLogger("oncemq")
 
 # Take the answer of a call; None: it was not carried out.
 # An error: it could not be, because the consumer's sink is lost to it.
@@ -96,14 +100,25 @@ class LoopThread:
         import asyncio
 
         with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            work = loop.create_task(self._carry_out())
             try:
-                runner.run(self._carry_out())
+                while not work.done():
+                    try:
+                        loop.run_until_complete(work)
+                    except (SystemExit, KeyboardInterrupt) as error:
+                        # Of a task of its own that a handler began. asyncio stops the loop for it;
+                        # who awaits that task gets the error too.
+                        if work.done() or not raised_by_code(error):
+                            raise
+                        _LOGGER.warning("a task of a handler raised %s", type(error).__name__)
             finally:
                 self._loop = None
 
     async def _carry_out(self) -> None:
         import asyncio
 
+        task_is_ours.set(True)
         bell = self._bell = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         while True:

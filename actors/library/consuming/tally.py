@@ -27,6 +27,25 @@ class Summary:
         }
         return {**summary, "held": self.held} if self.held else summary
 
+    def waiting(self) -> str:
+        """Return what a person has to look at, and with which command; empty if there is nothing."""
+        parts = []
+        if self.parked:
+            letters = (
+                "1 message was parked"
+                if self.parked == 1
+                else f"{self.parked:,} messages were parked"
+            )
+            parts.append(f"{letters} in this run (oncemq dlq list)")
+        if self.held:
+            effects = (
+                "1 effect is held"
+                if len(self.held) == 1
+                else f"{len(self.held):,} effects are held"
+            )
+            parts.append(f"{effects} (oncemq effects list)")
+        return "; ".join(parts)
+
     def take(self, actor: ConsumerActor) -> None:
         """Add what one actor did. A partition that it never owned has no offset here."""
         core = actor.core

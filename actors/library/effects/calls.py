@@ -30,6 +30,7 @@ from ...errors import (
 from ...limits import EFFECT_RESULT_BYTES_MAX
 from ...shells.tables.session import Session
 from ..messages.message import Message, Recorded, idempotency_key
+from ..raised import is_cancellation, raised_by_code
 
 ERROR_BYTES_MAX = 1000  # of what is recorded of an error
 
@@ -90,7 +91,9 @@ class EffectCall:
         except EffectNotDone:
             self._end(NOT_DONE)
             raise
-        except Exception as error:
+        except BaseException as error:
+            if is_cancellation(error) or not raised_by_code(error):
+                raise
             why = text_of(error)
             self._end(UNKNOWN, value=why)
             if self._policy == RETRY:
@@ -163,7 +166,7 @@ def command_about(effect_id: str, sink: Session | None) -> str:
     return f"oncemq effects resolve '{effect_id}' {where}--done VALUE, or --retry"
 
 
-def text_of(error: Exception) -> bytes:
+def text_of(error: BaseException) -> bytes:
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything

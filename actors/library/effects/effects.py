@@ -36,6 +36,7 @@ from ...limits import EFFECT_RESULT_BYTES_MAX, EFFECT_RESULTS_BYTES_MAX, EFFECTS
 from ...shells.tables.session import Session
 from ..coroutines import run_without_loop, to_the_end
 from ..messages.message import Message, Recorded, brought_by
+from ..raised import is_cancellation, raised_by_code
 from .calls import EffectCall, Wish
 from .desk import EffectDesk, Said
 
@@ -67,12 +68,12 @@ class Effects:
         }
         # What else became of effects of the call: the error that the handler gets, and, if it
         # stands in the way of the commit, what kind of failure that is.
-        self._failed: dict[tuple[int, str], tuple[Exception, str]] = {}
+        self._failed: dict[tuple[int, str], tuple[BaseException, str]] = {}
         # The message at hand, the names that its handler has used, and the error that stands in the
         # way of its commit, whatever the handler makes of it.
         self._message: Message | None = None
         self._names: set[str] = set()
-        self._stuck: Exception | None = None
+        self._stuck: BaseException | None = None
         self._stuck_kind = ""
         # Whether the function of an effect runs right now.
         self.inside = False
@@ -153,7 +154,7 @@ class Effects:
 
     # --- what the runner of handlers asks --------------------------------------------------------
 
-    def verdict(self, message: Message) -> tuple[str, Exception | None]:
+    def verdict(self, message: Message) -> tuple[str, BaseException | None]:
         """Return why a message cannot be handled: a kind of failure, and what to tell of it."""
         if self._message is message and self._stuck is not None:
             return self._stuck_kind, self._stuck
@@ -228,8 +229,11 @@ class Effects:
         except Exception as error:  # noqa: BLE001 - the handler gets it
             self._fail(one, error)
         except BaseException as error:
-            if not self._awaited or not _is_cancellation(error) or _task_is_cancelled():
+            if not raised_by_code(error):
                 raise
+            if not is_cancellation(error):
+                self._fail(one, error)
+                return
             cause = self._stuck or OnceMQError("the function was cancelled from within", hint="")
             cause.__cause__ = error
             self._fail(one, cause)
@@ -252,7 +256,7 @@ class Effects:
                 if self._awaited and inspect.isawaitable(result):
                     result = await result
         except BaseException as error:
-            if self._awaited and _is_cancellation(error):
+            if is_cancellation(error):
                 one.cancelled()
             raise
         finally:
@@ -297,7 +301,7 @@ class Effects:
             return await to_the_end(work)
         return await work, None
 
-    def _fail(self, one: EffectCall, error: Exception) -> None:
+    def _fail(self, one: EffectCall, error: BaseException) -> None:
         if isinstance(error, SinkUnavailable | Fenced):
             raise error
         self._failed[one.of] = error, self._stuck_kind if self._stuck is error else ""
@@ -355,17 +359,3 @@ class Effects:
                 hint="send one message for each call, and make the call in the handler of that message",
             )
         self._names.add(name)
-
-
-def _is_cancellation(error: BaseException) -> bool:
-    import asyncio  # which plain handlers never load
-
-    return isinstance(error, asyncio.CancelledError)
-
-
-def _task_is_cancelled() -> bool:
-    """Whether a cancellation came from outside of the handler, and not from its own function."""
-    import asyncio  # as above
-
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

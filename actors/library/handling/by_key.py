@@ -22,6 +22,7 @@ from ...limits import MESSAGE_EFFECTS_BYTES_MAX
 from ..coroutines import run_without_loop
 from ..effects.effects import Effects
 from ..messages.message import Message, lot_of
+from ..raised import raised_by_code, task_is_ours
 from .call import Consumer, Handled, current
 from .carry import Carry
 from .failures import Failures
@@ -135,6 +136,8 @@ class ByKey:
         unit = UnitOfWork(state, self._find_topic, begin_effects=self._begin_effects)
         unit.message = message
         token = current.set(unit)
+        if consumer.shape.is_async:  # each message has a task of its own
+            task_is_ours.set(True)
         try:
             check_payload(message, consumer.shape)
             result: Any = consumer.handler(message, Tx(unit))
@@ -145,7 +148,9 @@ class ByKey:
             if self._await_topic is not None:
                 await place_outputs(unit, self._await_topic)
             return _returned_result(job, unit)
-        except Exception as error:  # noqa: BLE001 - whatever a user's handler raises
+        except BaseException as error:
+            if not raised_by_code(error, awaited=consumer.shape.is_async):
+                raise
             failure = self._failures.failed(message, error, unit.effects)
             return Result(lot_of(message).stored, job.name, job.entry, job.entry, failure=failure)
         finally:

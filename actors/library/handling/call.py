@@ -85,8 +85,8 @@ class Call:
     def carry_out(self, place: Place) -> HandlerDone:
         """Handle messages of (group, topic, partition) in this thread; return what was done.
 
-        Errors of the handler come back in the answer; what ends the process (KeyboardInterrupt,
-        SystemExit) goes through. With a sink its transaction is left open for the commit, and
+        Errors of the handler come back in the answer, SystemExit among them; a Ctrl-C of the user
+        goes through. With a sink its transaction is left open for the commit, and
         SinkUnavailable, Fenced and TransactionControl go through: nothing of the call may be
         committed then.
         """

@@ -44,7 +44,7 @@ class Failures:
         self._effects = effects
 
     def failed(
-        self, message: Message, error: Exception, effects: Effects | None = None
+        self, message: Message, error: BaseException, effects: Effects | None = None
     ) -> FailedMessage:
         """`effects` are those of the message alone, if it has begun some apart."""
         consumer, effects = self._consumer, effects or self._effects
@@ -83,7 +83,7 @@ class Failures:
         )
 
 
-def _as_text(error: Exception) -> tuple[str, str]:
+def _as_text(error: BaseException) -> tuple[str, str]:
     """One bounded text, and the traceback without frames of ours."""
     trace = error.__traceback__
     while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _OURS:

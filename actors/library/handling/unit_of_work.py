@@ -255,7 +255,7 @@ class UnitOfWork:
         del self._outgoing[self._mark :]
         self.state.reject()
 
-    def take_back(self, error: Exception) -> Exception:
+    def take_back(self, error: BaseException) -> BaseException:
         """The handler raised `error`: as `reject`, in the sink too; return what is to be told.
 
         Raises SinkUnavailable, Fenced and TransactionControl: nothing of the call counts then.

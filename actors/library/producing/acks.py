@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ...errors import IdConflict, OnceMQError, ResultTimeout
 from ...ids import untagged_id
 from ...protocol import CONFLICT, DUPLICATE, UNKNOWN_OFFSET
+from ..raised import raised_by_code
 
 _LOGGER = logging.getLogger("oncemq")
 
@@ -203,5 +204,7 @@ class Verdicts:
 def _call(callback: Callable[[], None]) -> None:
     try:
         callback()
-    except Exception:
+    except BaseException as error:
+        if not raised_by_code(error):
+            raise
         _LOGGER.exception("a done callback of a message raised")

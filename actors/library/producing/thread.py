@@ -121,7 +121,7 @@ class ProducerThread(threading.Thread):
                 engine.close()
         except OnceMQError as error:
             self._ended(error)
-        except Exception as error:
+        except BaseException as error:
             _LOGGER.exception("the I/O thread of a producer failed")
             self._ended(OnceMQError(f"the I/O thread failed: {type(error).__name__}: {error}"))
 

@@ -28,6 +28,7 @@ from ...codec import records as record_codec
 from ...codec import wire
 from ...core.consumer.effect_work import CALL, EffectAnswer, EffectTold
 from ...core.consumer.open_effects import RUNNING
+from ...errors import ProcessGone
 from ...protocol import Produced
 from ...storage.log import FencedLog
 from ..consuming.actor import ConsumerActor
@@ -53,7 +54,7 @@ _SINK_STEPS = {"recorded": AFTER_APPEND, "committed": AFTER_SYNC}
 Place = tuple[str, str, int]  # group, topic, partition
 
 
-class Crash(BaseException):
+class Crash(ProcessGone):
     """Everything dies here. No Exception: a handler's own `except` must not survive it."""
 
 
