@@ -6,6 +6,7 @@ import click
 
 from ..library.broker_process import BrokerProcess, UnsafeBind, serve
 from ..limits import SNAPSHOT_EVERY_BYTES
+from ..runtime.diagnostics import tell
 from ..runtime.process import stop_signals
 from ..runtime.settings import Settings
 from .config import setting_options
@@ -68,4 +69,4 @@ def broker(
 def _greet(endpoint: str, *, quiet: bool) -> None:
     """Tell a person address that the broker listens on, unless the events on stderr tell it already."""
     if not quiet:
-        click.echo(f"listening at {endpoint}", err=True)
+        tell(f"listening at {endpoint}")

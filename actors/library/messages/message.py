@@ -261,6 +261,15 @@ def idempotency_key(message: Message) -> str:
     return message._idempotency_key()  # noqa: SLF001 - one module, two faces
 
 
+def as_sent(message: Message) -> Message:
+    """Return the same message anew: what a handler did to the value of `message` is not in it."""
+    lot, index = message._lot, message._index  # noqa: SLF001 - one module, two faces
+    if lot.values is not None:
+        lot.values[index] = _UNSET
+    kind = type(message)
+    return lot.message(index, message.offset, Message if kind is PlainMessage else kind)
+
+
 def brought_by(message: Message) -> dict[str, Recorded]:
     return message._recorded()  # noqa: SLF001 - one module, two faces
 

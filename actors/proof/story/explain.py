@@ -159,7 +159,7 @@ def _value(encoding: int, data: bytes) -> str:
         return _shown(data)
     try:
         return _shown(repr(msgpack.unpackb(data, timestamp=3)).encode())
-    except (ValueError, msgpack.UnpackException):
+    except (ValueError, OverflowError, RecursionError, msgpack.UnpackException):
         return _shown(data)
 
 

@@ -212,6 +212,18 @@ def test_what_cannot_be_kept_is_refused_where_it_is_set(value: Any) -> None:
     assert done.state == {}
 
 
+def test_a_refused_value_is_named_by_its_path_in_the_state() -> None:
+    """The path begins with the key of the state; a time that could not be read is refused."""
+    far = dt.datetime.max.replace(tzinfo=dt.timezone(-dt.timedelta(hours=5)))
+
+    def assign(message, tx):
+        tx.state["until"] = {"at": [far]}
+
+    done = call(assign, [1])
+    assert done.failure is not None
+    assert "tx.state['until']['at'][0]: 9999-12-31" in str(done.failure.error)
+
+
 def test_limits_of_the_state() -> None:
     """Above its limit the state refuses to grow, the message fails, and shrinking goes on."""
     limits = Limits(state_bytes_max=1000)
