@@ -174,7 +174,7 @@ def chaos(
 def _input(
     topic: str, file: str, format_name: str | None, id_fields: str | None, key_field: str | None
 ) -> Input:
-    """Raises UsageError, and the errors of reading the file."""
+    """Raises UsageError, and what reading the file raises."""
     if format_name is None:
         ending = file.removesuffix(".gz").rpartition(".")[2]
         format_name = ending if ending in FORMATS else "lines"

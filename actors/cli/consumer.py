@@ -181,7 +181,6 @@ class _Console(Watcher):
             tell(text)
 
     def effect_held(self, text: str) -> None:
-        """Say what the operator must do."""
         tell(text)
 
     def progress(self, summary: Summary) -> None:

@@ -113,7 +113,7 @@ def _job(
 
 
 def _owner(job: FileJob, name: str | None) -> str:
-    """The producer name; "" for an anonymous one."""
+    """An anonymous producer has ""."""
     if name is None:
         return "" if job.id_fields else default_name(job.topic, job.path)
     try:

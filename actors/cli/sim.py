@@ -94,7 +94,6 @@ def _one(seed: int, *, trace: bool, as_json: bool) -> int:
 
 
 def _swarm(numbers: Iterator[int], deadline: float | None, jobs: int) -> Iterator[Result]:
-    """Yield results as they come."""
     with worker_pool(jobs) as pool:
         running: set[Future[Result]] = set()
         while True:

@@ -238,7 +238,6 @@ class InLists:
                 return
 
     async def _together(self, messages: list[Message]) -> bool:
-        """Whether the handler returned."""
         try:
             await self._invoke(messages)
         except BaseException as raised:
