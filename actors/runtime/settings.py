@@ -179,7 +179,7 @@ class Settings:
         arguments: Mapping[str, str | float | None] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> Settings:
-        """Mappings go from setting name to value. Raises BadSetting."""
+        """Each mapping goes from setting name to value. Raises BadSetting."""
         flags, arguments = flags or {}, arguments or {}
         unknown = (set(flags) | set(arguments)) - set(SPECS)
         assert not unknown, f"unknown setting: {sorted(unknown)}"

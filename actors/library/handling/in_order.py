@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...core.consumer.work import FailedMessage, RunHandler
 from ...errors import OnceMQError, PayloadInvalid
+from ...runtime.diagnostics import log
 from ...shells.tables.session import Session
 from ..effects.effects import Effects
 from ..messages.message import Message, as_sent
@@ -38,8 +39,6 @@ from .unit_of_work import UnitOfWork
 
 if TYPE_CHECKING:
     from ..sinks.awaited import Statements
-
-_LOGGER = logging.getLogger("oncemq")
 
 # Return the partition count of a topic without blocking the loop. Raises as FindTopic does.
 AwaitTopic = Callable[[str], Awaitable[int]]
@@ -239,7 +238,6 @@ class InLists:
                 return
 
     async def _together(self, messages: list[Message]) -> bool:
-        """Whether the handler returned."""
         try:
             await self._invoke(messages)
         except BaseException as raised:
@@ -247,7 +245,8 @@ class InLists:
                 raise
             error = self._unit.take_back(raised)
             self._carry.alone_below = messages[-1].offset + 1
-            _LOGGER.warning(
+            log(
+                logging.WARNING,
                 "the handler of lists raised %s for %d messages of %s/%d from offset %d on; nothing "
                 "of them was kept, and each is handed over alone",
                 type(error).__name__, len(messages), messages[0].topic, messages[0].partition,

@@ -131,7 +131,6 @@ class Lot:
         return values if head + head.join(values) == raw[start:] else None
 
     def body(self, index: int) -> bytes:
-        """Encoding, key and value as they are stored."""
         end = self.ends[index]
         return self.raw[end - self.lengths[index] - BODY_PREFIX_BYTES : end]
 
@@ -252,7 +251,6 @@ class PlainMessage(Message[bytes]):
 
 
 def lot_of(message: Message) -> Lot:
-    """What all messages of its stored batch share."""
     return message._lot  # noqa: SLF001 - one module, two faces
 
 

@@ -53,8 +53,13 @@ class EffectState:
     order: str  # of an operator: answered | again; "" without one
     directory: str  # of the ledger, or the database
 
+    @property
+    def key(self) -> str:
+        """The idempotency key of the effect, which `tx.effect_key` gave to the remote service."""
+        return f"{self.message}:{self.name}"
+
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "key": self.key}
 
 
 class Home(Protocol):
@@ -64,7 +69,7 @@ class Home(Protocol):
         """Return the ledger; None if it is not here. Raises CorruptLog."""
 
     def ordered(self, effect_id: str) -> EffectOrder | None:
-        """The order about a call that the owner has not taken yet."""
+        """None once the owner has taken the order."""
 
     def give(self, order: EffectOrder) -> EffectOrder:
         """Leave an order durably; return the order that stands."""

@@ -11,9 +11,8 @@ from typing import NamedTuple
 from ...errors import IdConflict, OnceMQError, ResultTimeout
 from ...ids import untagged_id
 from ...protocol import CONFLICT, DUPLICATE, UNKNOWN_OFFSET
+from ...runtime.diagnostics import log
 from ..raised import raised_by_code
-
-_LOGGER = logging.getLogger("oncemq")
 
 Run = tuple[int, int, int]
 
@@ -207,4 +206,4 @@ def _call(callback: Callable[[], None]) -> None:
     except BaseException as error:
         if not raised_by_code(error):
             raise
-        _LOGGER.exception("a done callback of a message raised")
+        log(logging.ERROR, "a done callback of a message raised", exc_info=True)

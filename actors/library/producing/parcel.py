@@ -68,7 +68,6 @@ class Parcel:
         return len(self.values)
 
     def add(self, message: Message) -> int:
-        """Return the index of the message."""
         index = len(self.values)
         self.values.append(message.value)
         assert isinstance(self.encodings, list)
@@ -150,7 +149,7 @@ def checked_many(
     keys: list[Any] | None,
     serializer: Serializer | None = None,
 ) -> None:
-    """Raises as `checked_message`."""
+    """Raises what `checked_message` raises."""
     for name, column in (("ids", ids), ("keys", keys)):
         if column is not None and len(column) != len(values):
             raise ValueError(f"{len(values)} values but {len(column)} {name}")

@@ -18,6 +18,7 @@ from ...errors import BufferFull, IdRequired, OnceMQError, ProducerClosed, Unack
 from ...ids import check_name
 from ...limits import IN_FLIGHT_BYTES_DEFAULT, LIMITS, SEND_TIMEOUT_MS
 from ...runtime import settings
+from ...runtime.diagnostics import log
 from ...shells.producer import ProducerShell
 from ..messages.payloads import Serializer, check_serializer
 from .accumulator import Accumulator
@@ -26,7 +27,6 @@ from .parcel import Parcel, checked_many, checked_message
 from .pending import Pending, PendingMany, PendingOne
 from .thread import ProducerThread, monotonic_ms
 
-_LOGGER = logging.getLogger("oncemq")
 _LIVE: weakref.WeakSet[Producer] = weakref.WeakSet()
 _EXIT_FLUSH_S = 1.0  # time for a producer that was never closed, at the end of the interpreter
 
@@ -359,7 +359,7 @@ def _at_exit() -> None:
         try:
             producer.close(_EXIT_FLUSH_S)
         except OnceMQError as error:
-            _LOGGER.warning("a producer was not closed: %s", error)
+            log(logging.WARNING, "a producer was not closed: %s", error)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

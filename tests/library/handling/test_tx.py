@@ -45,7 +45,6 @@ def ledger_with(limits: Limits = LIMITS, **state: Any) -> Ledger:
 def call(
     handler: Any, values: list[Any], ledger: Ledger | None = None, **columns: Any
 ) -> HandlerDone:
-    """Handle some messages of one batch of partition 1."""
     from oncemq.codec.values import encode_value
 
     encoded = [encode_value(value) for value in values]
