@@ -4,7 +4,8 @@ Theory of operation. A member is one process; its random id comes with every Joi
 asks for every partition that it does not own about once a second. So the broker needs no election
 and no session: a member heard within MEMBER_MS is live, and one that asked for a partition within
 ASKED_MS would take it. All of this is volatile and decides only *when* a member is granted, never
-whether a write counts; grants, epochs and leases (groups.py) do not change their meaning.
+whether a write counts; grants, epochs and leases (groups.py) do not change their meaning. Who owns
+how much is counted here, from those leases; membership.py only answers requests.
 
 With m live members and n partitions each share is n/m rounded down or up. The members that own most
 have the larger shares, so nothing moves without need (the sticky assignor of Kafka has the same
@@ -150,7 +151,6 @@ class Balance:
             self._asked -= len(seen.asked_ms)
 
     def _sweep(self, now_ms: int) -> None:
-        """Forget members that are no longer live, in all groups."""
         for share, shared in list(self._shared.items()):
             for member, seen in list(shared.members.items()):
                 if now_ms - seen.heard_ms > MEMBER_MS:
@@ -159,7 +159,6 @@ class Balance:
                 del self._shared[share]
 
     def members(self, group: str, now_ms: int) -> Iterator[tuple[str, bytes, MemberSeen]]:
-        """Yield the live members of a group by topic."""
         for (of_group, topic), shared in sorted(self._shared.items()):
             if of_group == group:
                 for member, seen in sorted(self._live(shared, now_ms).items()):
@@ -197,7 +196,6 @@ class Balance:
         return Shares(weight, target)
 
     def others_own(self, key: Key, member: bytes, partitions: int, now_ms: int) -> bool:
-        """Return whether other members own partitions of the topic."""
         owners = self._owners(key[:2], partitions, now_ms)
         return sum(owners.values()) > owners[member]
 
@@ -247,7 +245,7 @@ class Balance:
         return shared.members[promised].label, left_ms
 
     def granted(self, key: Key, member: bytes) -> None:
-        """End promise and keeping of a partition that has a new owner."""
+        """The partition has a new owner."""
         shared = self._shared.get(key[:2])
         if shared is not None:
             shared.promised.pop(key[2], None)

@@ -1,6 +1,7 @@
 """Handler runs of simulated consumers with state by key: several messages at the same time.
 
-What may start and what may be committed says the schedule of production (core/keyed_schedule.py).
+The schedule of production (core/consumer/keyed_schedule.py) says what may start and what may be
+committed.
 In place of event loop and threads there are jobs: each takes a drawn time, they end in a drawn
 order and fail as their message says. What the schedule promises while they run is looked at here:
 one message of a key at a time, in order, and none twice in one process. Whether a commit is right
@@ -57,7 +58,6 @@ class KeyedRun(HandlerRun):
     """Carries out one run. Each answer but the last is Blocked: the run goes on when a job ends."""
 
     def __init__(self, shell: Caller, run: RunHandler, kept: Kept, *, cut: bool) -> None:
-        """`kept` is that of the shell's process."""
         super().__init__(shell, run, cut=cut)
         # Offsets of the private topic are others: what waits for the main one stays.
         self._kept = Kept() if run.private else kept
