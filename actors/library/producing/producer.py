@@ -1,4 +1,7 @@
-"""The producer that users hold: `send`, `send_many`, `flush`, from any thread or event loop."""
+"""The producer that users hold: `send`, `send_many`, `flush`, from any thread or event loop.
+
+A send waits here while too many bytes are unsettled.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """An operator's `groups seek` in a simulated world: an owner that makes one commit and goes.
 
-What library/seek.py does with a real broker, ledger and clock, step by step and with nobody who
-repeats a lost message: the command gives up then, as one that was interrupted, and the operator
+What library/operating/seek.py does with a real broker, ledger and clock, step by step. No message
+is sent again when it is lost: the command gives up then, as one that was interrupted, and the operator
 runs it again some other time.
 """
 
@@ -26,13 +26,13 @@ from ...shells.ledger.files import LedgerFiles
 from ...shells.seeker import SeekerShell
 from ..environment import Environment
 from .consumer import SimConsumer
-from .shell import ProcessClock, Shell, SimEvents
+from .role import ProcessClock, SimEvents, SimRole
 
 PATIENCE_MS = 5_000  # then the command gives up
 REASON = "moved by an operator"
 
 
-class OperatorShell(Shell):
+class SimOperator(SimRole):
     """One command that moves the offset of one partition."""
 
     def __init__(self, world: Environment, name: str, member: SimConsumer) -> None:
