@@ -25,9 +25,13 @@ _FORBIDDEN = frozenset(":/@\x7f")
 
 
 def check_name(name: object, what: str = "name") -> str:
-    """Return `name` if it may name a topic, producer or group; raise InvalidName otherwise."""
+    """Return `name` if it may name a topic, producer or group; raise InvalidName otherwise.
+
+    A member of an enum of texts comes back as its text: names are joined to ids and file names.
+    """
     if not isinstance(name, str) or not name:
         raise InvalidName(f"{what} must be text that is not empty")
+    name = str.__str__(name)
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
@@ -87,7 +91,7 @@ def tagged_id(message_id: str | bytes) -> bytes:
     """Return an explicit id as tagged bytes. Raises TooLarge, InvalidName (empty or wrong type)."""
     if isinstance(message_id, str):
         try:
-            tagged = TEXT_TAG + message_id.encode()
+            tagged = TEXT_TAG + str.encode(message_id)
         except UnicodeEncodeError:
             raise InvalidName("a message id holds a lone surrogate") from None
     elif isinstance(message_id, bytes):

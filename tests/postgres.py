@@ -68,7 +68,6 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The process id of the server's first process."""
         assert self._process is not None
         return self._process.pid
 

@@ -429,3 +429,28 @@ def test_each_folder_states_its_rule_and_each_file_its_subject() -> None:
         if count < least or (most and count > most):
             wrong.append(f"{place(path, 1)} has a head of {count} lines")
     assert wrong == []
+
+
+def test_text_for_people_takes_one_way() -> None:
+    """Commands print by `say`, `tell` and tables, which escape; the library logs by `log`."""
+    ways = {"cli/output.py", "runtime/diagnostics.py", "runtime/events.py", "__init__.py"}
+    around = re.compile(
+        r"\bclick\.s?echo\(|(?<![\w.])print\(|\.std(out|err)\.write\(|\bprint_exc|StreamHandler\("
+        r"|\bgetLogger\("
+    )
+    found = [
+        place(path, number)
+        for path in sources("actors")
+        if path.relative_to(ROOT / "actors").as_posix() not in ways
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if around.search(line) and "getLogger()" not in line and "file=" not in line
+    ]
+    assert found == [
+        place(ROOT / "actors/runtime/event_names.py", number) for number in _page_printers()
+    ]
+
+
+def _page_printers() -> list[int]:
+    """The line of event_names.py that prints the page, which holds no text of others."""
+    lines = (ROOT / "actors/runtime/event_names.py").read_text("utf-8").splitlines()
+    return [number for number, line in enumerate(lines, 1) if "print(page()" in line]

@@ -46,7 +46,6 @@ def command(name: str, *arguments: str) -> Program:
 
 
 def cast(application: str, consumers: Sequence[Consumer], feed: Feed, topic: str) -> list[Slot]:
-    """Return all slots: the broker, a producer for each lane of the feed, the consumers."""
     broker = Slot(
         "broker",
         command("broker", "broker"),
@@ -95,7 +94,7 @@ def producer_slot(lane: Lane, feed: Feed) -> Slot:
 
 
 def consumer_slots(application: str, consumers: Sequence[Consumer], topic: str) -> list[Slot]:
-    """Return a slot for each group; one for all if there are too many."""
+    """Return a slot for each group; one for all if there are too many groups."""
     topics: dict[str, set[str]] = {}
     for consumer in consumers:
         topics.setdefault(consumer.group, set()).add(consumer.topic)
@@ -112,7 +111,6 @@ def consumer_slots(application: str, consumers: Sequence[Consumer], topic: str) 
 
 
 def _plain(group: str) -> str:
-    """Return a group's name as a part of file names."""
     return "".join(c if c.isalnum() and c.isascii() else "-" for c in group)[:40]
 
 

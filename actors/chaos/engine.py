@@ -93,7 +93,7 @@ class Chaos:
     # --- the play --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start everything, without faults at first."""
+        """No fault strikes at first."""
         for name, slot in self._slots.items():
             self._parts[name] = self._start(slot)
 
@@ -199,7 +199,6 @@ class Chaos:
 
     @property
     def present(self) -> list[str]:
-        """The names of the slots that are still in the play."""
         return list(self._parts)
 
     def breathe(self, seconds: float) -> None:
@@ -219,7 +218,6 @@ class Chaos:
             time.sleep(min(self._poll_s, max(until - time.monotonic(), POLL_S)))
 
     def close(self) -> None:
-        """End every process that was started here."""
         for running in self._all:
             running.end()
 
@@ -395,5 +393,4 @@ class Chaos:
         return not part.slot.working.isdisjoint(self._seen(part))
 
     def _seen(self, part: Part) -> Counter[str]:
-        """Return the events of the slot's present process."""
         return self.history.of(part.running.pid) - part.before

@@ -48,7 +48,7 @@ class Input:
     cut: bool = False  # the file goes on
 
     def line(self, index: int, round_: int) -> str:
-        """Return row `index` as it is sent in a round, with its line end."""
+        """With its line end."""
         row = self.rows[index]
         if round_ == 1 or not self.job.id_fields:
             return row + "\n"
@@ -58,14 +58,12 @@ class Input:
         return f'{row[:-1]}{comma}"{ROUND_FIELD}": "{round_}"}}\n'
 
     def head(self, round_: int) -> str:
-        """Return what a portion begins with."""
         if self.job.format_name != "csv":
             return ""
         more = f",{ROUND_FIELD}" if round_ > 1 and self.job.id_fields else ""
         return f"{self.header}{more}\n"
 
     def id_fields(self, round_: int) -> tuple[str, ...]:
-        """Return the fields that make ids in a round."""
         fields = self.job.id_fields
         return (*fields, ROUND_FIELD) if round_ > 1 and fields else fields
 
@@ -176,7 +174,6 @@ class Lane:
 
     @property
     def left(self) -> int:
-        """How many rows its portion still takes."""
         return 0 if self.portion.closed else self.portion.planned - self.portion.fed
 
     def talks(self) -> bool:
@@ -215,7 +212,6 @@ class Feed:
 
     @property
     def rounds(self) -> int:
-        """The round at which feeding is."""
         return self._round
 
     def next_portion(self, lane: str) -> Portion:

@@ -27,7 +27,6 @@ class Holdings:
     """Takes events in order and knows what each process owns."""
 
     def __init__(self, ways: Iterable[Owning]) -> None:
-        """Follow the events of `ways`."""
         ways = list(ways)
         self._gains = {way.event: way.place for way in ways}
         self._losses = {way.given_up: way.place for way in ways if way.given_up}

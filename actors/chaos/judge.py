@@ -79,19 +79,17 @@ class Run:
 
 
 def look(directory: Path, sink: Sink | None, tell: Tell = silent) -> Report:
-    """Prove the files of a system that may be at work. Raises what `verify` raises."""
+    """The system may be running. Raises what `verify` raises."""
     data, state = str(directory / "broker"), _state(directory)
     return verify(OsFiles(), data, state, sink=sink, tell=tell, keep_max=IN_MEMORY_MAX)
 
 
 def _state(directory: Path) -> str | None:
-    """Return where consumers keep their ledgers; None if they have none."""
     state = directory / "consumers"
     return str(state) if state.is_dir() else None
 
 
 def judge(run: Run, tell: Tell) -> Verdict:
-    """Look at everything that a stopped run has left."""
     verdict = Verdict(counters=Counter(run.counters))
     verdict.counters["suppressed"] = run.counters["refused"] + run.counters["skipped"]
     if run.failure:

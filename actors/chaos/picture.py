@@ -38,7 +38,6 @@ class Curve:
 
 
 def rates(ends: Sequence[int]) -> list[float]:
-    """Return by how much an end grew in each second."""
     return [float(now - before) for before, now in zip([0, *ends], ends, strict=False)]
 
 
@@ -66,7 +65,7 @@ def draw(
     lanes: Sequence[str],
     faults: Sequence[Fault],
 ) -> str:
-    """Return the picture. `lanes` names the slots, top to bottom; faults end at `healed_s`."""
+    """`lanes` names the slots, top to bottom; faults end at `healed_s`."""
     scale = _Scale(seconds)
     lag_top = TOP + PANEL + GAP
     lanes_top = lag_top + PANEL + GAP
@@ -96,7 +95,6 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", kind: str = "
 
 
 def _healing(scale: _Scale, healed_s: float, bottom: float) -> Iterable[str]:
-    """Shade the time without faults."""
     x, end = scale.x(healed_s), scale.x(scale.seconds)
     yield (
         f'<rect class="healed" x="{x:.1f}" y="{TOP:g}" width="{end - x:.1f}" '
@@ -105,7 +103,7 @@ def _healing(scale: _Scale, healed_s: float, bottom: float) -> Iterable[str]:
 
 
 def _panel(scale: _Scale, top: float, title: str, curves: Sequence[Curve]) -> Iterable[str]:
-    """Draw the curves of one panel over a grid, with their names above it."""
+    """Curves over a grid, with their names above it."""
     base = top + PANEL
     highest, step = _axis(max((max(c.values, default=0) for c in curves), default=0))
     yield _text(LEFT, top - 9, title, kind="title")

@@ -278,7 +278,6 @@ class Play:
     # --- work ------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        """Feed, and move producers on to their next portion."""
         now_s, watch, topic = self._chaos.now_s, self._watch, self.plan.topic
         done = [
             watch.processed_of(its.group, topic)

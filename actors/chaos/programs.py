@@ -39,7 +39,7 @@ def free_endpoint() -> str:
 
 
 def wait_until(holds: Any, timeout_s: float, what: str) -> Any:
-    """Poll `holds()` until it is true and return its value; raise ProgramFailed after the time."""
+    """Return the value of `holds()` once it is true; raise ProgramFailed after the time."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = holds()
@@ -107,7 +107,7 @@ class Running:
         return time.monotonic() - self.started_s
 
     def send_signal(self, number: signal.Signals) -> bool:
-        """Send a signal if it still runs; say whether it did."""
+        """Return whether it still ran."""
         if self._process.poll() is not None:
             return False
         os.kill(self.pid, number)
@@ -119,11 +119,9 @@ class Running:
         return self._process.wait()
 
     def freeze(self) -> bool:
-        """Stop it where it stands."""
         return self.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> bool:
-        """Let a frozen one go on."""
         return self.send_signal(signal.SIGCONT)
 
     def wait(self, timeout_s: float, *expected: int) -> int:
@@ -145,7 +143,6 @@ class Running:
         return self.wait(timeout_s, *expected)
 
     def end(self) -> None:
-        """Make sure that it does not run any more, frozen or not."""
         self.send_signal(signal.SIGKILL)
         self._process.wait()
 
@@ -156,7 +153,7 @@ class Running:
         return self.stderr_path.read_text("utf-8", "replace")
 
     def summary(self) -> dict[str, Any]:
-        """Return the JSON object on its last line of stdout. Raises ProgramFailed without one."""
+        """The object is on the last line of stdout. Raises ProgramFailed without one."""
         lines = self.stdout().splitlines()
         try:
             summary = json.loads(lines[-1])

@@ -70,7 +70,7 @@ class _Client:
         return self._request
 
     def ask(self, request: Request, kind: type[Answer]) -> tuple[Answer, Received]:
-        """Return the answer. Raises what a Failure names, and ResultTimeout at the deadline."""
+        """Raises what a Failure names, and ResultTimeout at the deadline."""
         while time.monotonic() < self._deadline:
             self._socket.send_multipart(wire.encode(request, None))
             resend_at = time.monotonic() + 3 * RESEND_MS / 1000

@@ -73,7 +73,6 @@ def render(outcome: Outcome) -> str:
 
 
 def picture(outcome: Outcome) -> str:
-    """Return the timeline of a run as SVG."""
     watch, topic = outcome.watch, outcome.plan.topic
     bins = max(watch.bins, int(outcome.played_s) + 1)
     groups = sorted({(its.group, its.topic) for its in outcome.plan.consumers})
@@ -190,7 +189,6 @@ def _anomalies(outcome: Outcome) -> Iterable[str]:
 
 
 def _story(story: dict[str, Any], began_ns: int) -> Iterable[str]:
-    """The life of one message; its events have the times of the picture."""
     yield "<details open><summary>its life</summary><pre>"
     if story.get("accepted") is not None:
         yield escape(f"accepted: {_facts(story['accepted'])}")

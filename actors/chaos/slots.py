@@ -101,7 +101,6 @@ class Logbook:
     """Everything that was done, counted and with its time since the start of the play."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        """`say` gets a line for each fault."""
         self.began_s = time.monotonic()
         self.deeds = Deeds()
         self.faults: list[Fault] = []  # in order of their times, FAULTS_KEPT_MAX at most
@@ -112,11 +111,9 @@ class Logbook:
         return time.monotonic() - self.began_s
 
     def tell(self, text: str) -> None:
-        """Say a line, with the time."""
         self._say(f"{self.now_s:8.2f} {text}")
 
     def note(self, kind: str, slot: Slot, running: Running, detail: str = "") -> Fault:
-        """Keep a fault and return it, so that its end can be told."""
         fault = Fault(self.now_s, kind, slot.role, slot.program.name, running.pid, detail)
         if len(self.faults) < FAULTS_KEPT_MAX:
             self.faults.append(fault)
@@ -133,7 +130,6 @@ class Logbook:
         self.tell(f"{self.deeds.kills.total():4} {how} {part.running}, {where}")
 
     def zombie_ended(self, part: Part, how: str, *, fenced: bool = True) -> None:
-        """Count, keep and tell the end of a part's zombie, and of the takeover that made it."""
         zombie = part.zombie
         assert zombie is not None, "only a zombie ends as one"
         self.deeds.fenced[part.slot.role] += fenced

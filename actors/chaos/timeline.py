@@ -35,7 +35,6 @@ class Progress:
         return grown
 
     def series(self, bins: int) -> list[int]:
-        """Return the end at each of the first `bins` bins."""
         made, end = [], 0
         for number in range(bins):
             end = self.ends.get(number, end)
@@ -62,7 +61,6 @@ class Watch(History):
         self.began_ns = int(began_s * 1e9)
 
     def refresh(self) -> list[Line]:
-        """Take in what was written since the last time."""
         found = super().refresh()
         for line in found:
             self._take(line)
@@ -94,11 +92,9 @@ class Watch(History):
     # --- what it comes to ------------------------------------------------------------------------
 
     def accepted_of(self, topic: str) -> int:
-        """How many messages of a topic are known to be in the log."""
         return sum(its.end for (name, _), its in self.accepted.items() if name == topic)
 
     def processed_of(self, group: str, topic: str) -> int:
-        """How far a group is known to be in a topic."""
         return sum(
             its.end
             for (who, name, _), its in self.processed.items()
@@ -107,17 +103,14 @@ class Watch(History):
 
     @property
     def bins(self) -> int:
-        """How many seconds there are to be shown."""
         ends = [*self.accepted.values(), *self.processed.values()]
         return 1 + max((number for its in ends for number in its.ends), default=0)
 
     def accepted_series(self, topic: str, bins: int) -> list[int]:
-        """Return the end of a topic by the second."""
         found = [its.series(bins) for (name, _), its in self.accepted.items() if name == topic]
         return _added(found, bins)
 
     def processed_series(self, group: str, topic: str, bins: int) -> list[int]:
-        """Return how far a group was in a topic, by the second."""
         found = [
             its.series(bins)
             for (who, name, _), its in self.processed.items()

@@ -6,6 +6,7 @@ import click
 
 from ..library.broker_process import BrokerProcess, UnsafeBind, serve
 from ..limits import SNAPSHOT_EVERY_BYTES
+from ..runtime.diagnostics import tell
 from ..runtime.process import stop_signals
 from ..runtime.settings import Settings
 from .config import setting_options
@@ -61,11 +62,10 @@ def broker(
             )
         except UnsafeBind as error:
             raise click.UsageError(str(error)) from None
+
+        def on_ready(endpoint: str) -> None:
+            if settings.log_dir is not None:  # else the events on stderr name it
+                tell(f"listening at {endpoint}")
+
         with stop_signals(lambda _number: process.stop()):
-            serve(process, lambda endpoint: _greet(endpoint, quiet=settings.log_dir is None))
-
-
-def _greet(endpoint: str, *, quiet: bool) -> None:
-    """Tell a person address that the broker listens on, unless the events on stderr tell it already."""
-    if not quiet:
-        click.echo(f"listening at {endpoint}", err=True)
+            serve(process, on_ready)

@@ -26,9 +26,10 @@ from ..library.files.sources import FORMATS
 from ..library.handling.call import Consumer
 from ..library.sinks.reading import look_into
 from ..proof.parse.tables import table_ledgers
+from ..runtime.diagnostics import tell
 from ..runtime.process import stop_check
 from .consumer import choose, load_app
-from .output import ExitCode, print_json
+from .output import ExitCode, print_json, say
 
 MINUTES_DEFAULT = 1.0
 _SHOWN_MAX = 10  # anomalies on a terminal; --json and the report hold more
@@ -173,7 +174,7 @@ def chaos(
 def _input(
     topic: str, file: str, format_name: str | None, id_fields: str | None, key_field: str | None
 ) -> Input:
-    """Raises UsageError, and the errors of reading the file."""
+    """Raises UsageError, and what reading the file raises."""
     if format_name is None:
         ending = file.removesuffix(".gz").rpartition(".")[2]
         format_name = ending if ending in FORMATS else "lines"
@@ -184,11 +185,9 @@ def _input(
         raise click.UsageError("--format lines has no fields; use --format csv or jsonl")
     source = read_input(FileJob(topic, file, format_name, fields, key_field))
     if source.repeated:
-        click.echo(
-            f"note: {source.repeated} rows occur twice in {file}; each is sent once", err=True
-        )
+        tell(f"note: {source.repeated} rows occur twice in {file}; each is sent once")
     if source.cut:
-        click.echo(f"note: only the first {len(source.rows)} rows of {file} are sent", err=True)
+        tell(f"note: only the first {len(source.rows)} rows of {file} are sent")
     return source
 
 
@@ -238,7 +237,7 @@ def _directory(keep: str | None) -> Iterator[tuple[Path, Callable[[], None]]]:
         yield directory, retain
     finally:
         if kept:
-            click.echo(f"all files are in {directory}", err=True)
+            tell(f"all files are in {directory}")
         else:
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -251,7 +250,7 @@ def _play(plan: Plan, directory: Path, check: Callable[[], None]) -> Outcome:
         _console() as (write, show),
     ):
 
-        def say(line: str) -> None:
+        def report(line: str) -> None:
             print(line, file=log, flush=True)
             write(line)
 
@@ -259,11 +258,11 @@ def _play(plan: Plan, directory: Path, check: Callable[[], None]) -> Outcome:
             check()
             show(share, text)
 
-        say(f"seed {plan.seed}: {length} of faults for {plan.application} in {directory}")
+        report(f"seed {plan.seed}: {length} of faults for {plan.application} in {directory}")
         try:
-            return Play(plan, directory, say=say, progress=progress).run()
+            return Play(plan, directory, say=report, progress=progress).run()
         except KeyboardInterrupt:
-            say("interrupted: all processes were stopped; there is no verdict")
+            report("interrupted: all processes were stopped; there is no verdict")
             raise
 
 
@@ -271,7 +270,7 @@ def _play(plan: Plan, directory: Path, check: Callable[[], None]) -> Outcome:
 def _console() -> Iterator[tuple[Callable[[str], None], Callable[[float, str], None]]]:
     """Yield two functions that write to stderr: one for lines, one for progress."""
     if not sys.stderr.isatty():
-        yield lambda line: click.echo(line, err=True), lambda share, text: None  # noqa: ARG005
+        yield tell, lambda share, text: None  # noqa: ARG005
         return
     from rich.console import Console  # only a terminal pays for loading it
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -298,29 +297,25 @@ def _console() -> Iterator[tuple[Callable[[str], None], Callable[[float, str], N
 def _tell(outcome: Outcome, report_path: str | None) -> None:
     verdict, deeds, watch = outcome.verdict, outcome.deeds, outcome.watch
     by_role = ", ".join(f"{count} {role}" for role, count in sorted(deeds.kills.items())) or "none"
-    click.echo(
-        f"kills: {by_role}; pauses {deeds.pauses.total()}, takeovers {deeds.takeovers.total()}"
-    )
+    say(f"kills: {by_role}; pauses {deeds.pauses.total()}, takeovers {deeds.takeovers.total()}")
     report = verdict.report
     for name, topic in report.topics.items() if report is not None else ():
-        click.echo(f"topic {name}: {topic['accepted']} accepted")
+        say(f"topic {name}: {topic['accepted']} accepted")
         for group, row in topic["groups"].items():
             counts = ", ".join(
                 f"{row[key]} {key}" for key in ("processed", "pending", "parked", "skipped")
             )
-            click.echo(f"  group {group}: {counts}")
-    click.echo(
-        f"duplicates suppressed: {watch.duplicates} by the broker, {watch.skipped} by consumers"
-    )
+            say(f"  group {group}: {counts}")
+    say(f"duplicates suppressed: {watch.duplicates} by the broker, {watch.skipped} by consumers")
     for note in verdict.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
     for anomaly in verdict.anomalies[:_SHOWN_MAX]:
-        click.echo(f"ANOMALY {anomaly}")
+        say(f"ANOMALY {anomaly}")
     if verdict.anomalies_total > _SHOWN_MAX:
-        click.echo(f"... {verdict.anomalies_total} in all (--json and the report show more)")
+        say(f"... {verdict.anomalies_total} in all (--json and the report show more)")
     if report_path is not None:
-        click.echo(f"report: {report_path}")
-    click.echo(sentence(outcome))
+        say(f"report: {report_path}")
+    say(sentence(outcome))
 
 
 def sentence(outcome: Outcome) -> str:

@@ -24,10 +24,11 @@ from ..library.consuming.tally import Summary
 from ..library.consuming.watcher import Watcher
 from ..library.handling.call import Consumer, MessageContext
 from ..library.raised import raised_by_code
+from ..runtime.diagnostics import TellingHandler, tell, text_of
 from ..runtime.events import EventLog
 from ..runtime.settings import Settings, working_directory
 from .config import setting_options
-from .output import ExitCode, print_error, print_json, process_events
+from .output import ExitCode, ProgressLine, print_error, print_summary, process_events
 
 THREADS_S = 2.0  # for threads that the application leaves behind
 
@@ -134,7 +135,7 @@ def load_app(target: str) -> App:
 
 def _refuse_module(module_name: str) -> NoReturn:
     """Show the user's own traceback and end with wrong usage: trying again would not help."""
-    traceback.print_exc()
+    tell(traceback.format_exc().rstrip(), block=True, patience_s=1)
     raise click.UsageError(f"{module_name} cannot be imported, see above") from None
 
 
@@ -206,15 +207,15 @@ def _run(
         process.run()
     except HandlerFailed as error:
         for note in getattr(error, "__notes__", ()):
-            click.echo(note, err=True)
+            tell(note, block=True, patience_s=1)
         raise
     finally:
         console.clear()
         summary = process.summary()
-        print_json(summary.as_dict())
+        print_summary(summary.as_dict())
     waiting = summary.waiting()
     if waiting:
-        click.echo(f"waiting for you: {waiting}", err=True)
+        tell(f"waiting for you: {waiting}", patience_s=1)
         raise click.exceptions.Exit(ExitCode.WAITING)
 
 
@@ -225,47 +226,40 @@ class _Console(Watcher):
         """`quiet`: the events on stderr tell already what is not told twice."""
         self._events = events
         self._quiet = quiet
-        self._drawn = ""
+        self._line = ProgressLine()
         self._away = ""
 
     def standby(self, text: str) -> None:
-        click.echo(text, err=True)
+        tell(text)
 
     def silence(self, endpoint: str) -> None:
         if not self._quiet:
-            click.echo(f"no broker answers at {endpoint}; still retrying", err=True)
+            tell(f"no broker answers at {endpoint}; still retrying")
 
     def sink_away(self, text: str) -> None:
         """Say why nothing is committed, unless the events go to stderr too."""
         if not self._quiet and text != self._away:
             self._away = text
-            click.echo(text, err=True)
+            tell(text)
 
     def effect_held(self, text: str) -> None:
-        """Say what the operator must do."""
-        self.clear()
-        click.echo(text, err=True)
+        tell(text)
 
     def progress(self, summary: Summary) -> None:
         text = f"{summary.processed:,} processed, {summary.skipped:,} skipped"
         text += f", {summary.parked:,} parked" if summary.parked else ""
         text += f", {len(summary.held):,} held" if summary.held else ""
-        if sys.stderr.isatty() and text != self._drawn:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
-            self._drawn = text
+        self._line.show(text)
 
     def clear(self) -> None:
-        if self._drawn:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        self._line.clear()
 
     def abandon(self, summary: Summary, error: BaseException) -> None:
         """End the process: a handler that does not return holds the main thread."""
         self.clear()
         code = print_error(error)
-        print_json(summary.as_dict())
-        self._events.emit("process.stop", exit_code=code, reason=str(error))
+        print_summary(summary.as_dict())
+        self._events.emit("process.stop", exit_code=int(code), reason=text_of(error))
         os._exit(code)
 
 
@@ -274,7 +268,7 @@ def _log_lines_of_handlers(level: str) -> None:
     root = logging.getLogger()
     if root.handlers:
         return
-    handler = logging.StreamHandler()
+    handler = TellingHandler()
     handler.addFilter(MessageContext())
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s %(oncemq)s"))
     root.addHandler(handler)

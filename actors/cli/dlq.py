@@ -16,7 +16,7 @@ from ..library.operating.dead_letters import DROPPED, PENDING, DeadLetters, Lett
 from ..runtime.os_disk import OsDisk
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import print_json, print_table
+from .output import print_json, print_table, say
 
 
 class AlreadyAnswered(OnceMQError):
@@ -96,8 +96,8 @@ def show(
         return
     for fields in shown:
         for name, value in fields.items():
-            click.echo(f"{name}: {value}")
-        click.echo("")
+            say(f"{name}: {value}")
+        say("")
 
 
 @dlq.command("replay")
@@ -170,7 +170,7 @@ def _answer(
         print_json({"topic": topic, "group": group, **counts, "letters": rows})
     else:
         word = "dropped" if drop else "replayed"
-        click.echo(f"{new} {word}; {len(now) - new} already replayed or dropped")
+        say(f"{new} {word}; {len(now) - new} already replayed or dropped")
     wrong = [letter for letter in now if (letter.status == DROPPED) != drop]
     if wrong:
         raise AlreadyAnswered(f"{wrong[0].id} is already {wrong[0].status}")

@@ -11,7 +11,7 @@ from ..codec.records import type_name
 from ..runtime.os_disk import OsDisk
 from ..storage import layout
 from ..storage.inspection import inspect
-from .output import ExitCode, print_json
+from .output import ExitCode, print_json, say
 
 _SHOWN_FIRST = ("kind", "number", "position", "path")
 
@@ -34,7 +34,7 @@ def command(directory: str, as_json: bool, records: bool) -> None:
         if as_json:
             print_json(item)
         else:
-            click.echo(_line(item))
+            say(_line(item))
         good = bool(item.get("ok"))
     if not good:
         raise click.exceptions.Exit(ExitCode.FAILED)

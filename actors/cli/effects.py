@@ -17,9 +17,10 @@ from ..ids import check_name
 from ..library.operating.client import AdminClient
 from ..library.operating.open_effects import EffectState, OpenEffectsView
 from ..library.sinks.operators import open_office
+from ..runtime.diagnostics import tell
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import print_json, print_table
+from .output import print_json, print_table, say
 
 sink_option = click.option("--sink", metavar="URL", help="The ledgers are in this database.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -61,11 +62,9 @@ def list_effects(group: str | None, sink: str | None, as_json: bool, broker: str
     columns = ("id", "state", "policy", "message", "calls", "since", "why")
     print_table("effects without a result", columns, [_row(one) for one in found])
     for of, topic, partition, host in view.elsewhere:
-        click.echo(
-            f"{topic}/{partition} of group {of} is on {host}: run this command there", err=True
-        )
+        tell(f"{topic}/{partition} of group {of} is on {host}: run this command there")
     for shown in view.databases:
-        click.echo(f"ledgers are in {shown}: pass --sink to read them", err=True)
+        tell(f"ledgers are in {shown}: pass --sink to read them")
 
 
 @contextmanager
@@ -117,7 +116,7 @@ def resolve(
     if as_json:
         print_json({"id": effect_id, "how": how, "duplicate": before})
     else:
-        click.echo(f"{effect_id}: {how}" + (" (already resolved so)" if before else ""))
+        say(f"{effect_id}: {how}" + (" (already resolved so)" if before else ""))
 
 
 def _value(text: str) -> Any:

@@ -13,11 +13,11 @@ from ..library.sinks.reading import look_into
 from ..proof.checks.history import read_history
 from ..proof.parse.files import OsFiles
 from ..proof.story.effects import line_of
-from ..proof.story.explain import explain as tell
+from ..proof.story.explain import explain as story_of
 from ..proof.story.story import Story
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import ExitCode, print_json
+from .output import ExitCode, print_json, say
 
 
 class UnknownMessage(OnceMQError):
@@ -44,7 +44,7 @@ def explain(
     settings = Settings.load(flags=flags)
     state = settings.state if os.path.isdir(settings.state) else None
     history = None if settings.log_dir is None else read_history(settings.log_dir)
-    story = tell(
+    story = story_of(
         OsFiles(),
         message_id,
         topic=topic,
@@ -57,7 +57,7 @@ def explain(
         print_json(story.as_dict())
     else:
         for line in _lines(story):
-            click.echo(line)
+            say(line)
     if story.accepted is None and not story.groups and not story.events:
         if as_json:
             raise click.exceptions.Exit(ExitCode.FAILED)

@@ -6,6 +6,7 @@ import click
 
 from ..library.ledgers.export import About, check_export, export_ledger, find_directory, is_owned
 from ..library.ledgers.import_ import import_ledger
+from ..runtime.diagnostics import tell
 from ..runtime.os_disk import OsDisk
 from ..runtime.settings import Settings
 from .config import setting_options
@@ -36,9 +37,7 @@ def export(place: str, file: str, as_json: bool, state: str | None) -> None:
     directory = find_directory(disk, Settings.load(flags={"state": state}).state, place)
     about = export_ledger(disk, directory, file)
     if is_owned(disk, directory):
-        click.echo(
-            "note: a consumer is running; to move its ledger, stop it and export again", err=True
-        )
+        tell("note: a consumer is running; to move its ledger, stop it and export again")
     _print(about, as_json=as_json)
 
 

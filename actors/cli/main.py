@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +19,8 @@ import click
 
 from .. import __version__
 from ..errors import OnceMQError
-from .output import ExitCode, exit_code_of, print_error
+from ..runtime.diagnostics import tell
+from .output import ExitCode, exit_code_of, flush_stdout, keep_standard_streams, print_error
 
 
 class Entry(NamedTuple):
@@ -76,7 +79,6 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without loading any."""
         rows = [(name, COMMANDS[name].help) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
@@ -94,23 +96,38 @@ def cli() -> None:
 
 def _call(command: click.Command, arguments: Sequence[str] | None, program: str) -> int:
     """Run `command`; every way in which it can end becomes an exit status."""
+    keep_standard_streams()
+    return flush_stdout(_run(command, arguments, program))
+
+
+def _run(command: click.Command, arguments: Sequence[str] | None, program: str) -> int:
     try:
         result = command.main(args=arguments, prog_name=program, standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        tell(shown.getvalue().rstrip("\n"), block=True, patience_s=1)
         return exit_code_of(error)
-    except BrokenPipeError:
-        # The reader of our stdout is gone; keep the interpreter from tripping over it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our stdout is gone, as `head` is
         return ExitCode.FAILED
     except (KeyboardInterrupt, click.Abort) as error:
         return exit_code_of(error)
+    except UnicodeEncodeError as error:
+        if not any(map(_is_undecodable, sys.argv if arguments is None else arguments)):
+            raise
+        tell(f"error: an argument is no valid UTF-8: {error.object!r}")
+        return ExitCode.USAGE
     except SystemExit:  # of code of the user's: its status would say that all is done
-        click.echo("error: code of your application called sys.exit()", err=True)
+        tell("error: code of your application called sys.exit()", patience_s=1)
         return ExitCode.FAILED
     except (OnceMQError, OSError) as error:  # anything else is a bug and shows its traceback
         return print_error(error)
     return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _is_undecodable(argument: str) -> bool:
+    """Return whether Python took bytes of an argument over as halves of surrogates."""
+    return re.search("[\ud800-\udfff]", argument) is not None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,6 +139,6 @@ def run(name: str, arguments: Sequence[str] | None = None) -> int:
     """Run one command as a program of its own, as the scripts do."""
     command = cli.get_command(click.Context(cli), name)
     if command is None:
-        click.echo(f"error: this installation has no command {name!r}", err=True)
+        tell(f"error: this installation has no command {name!r}")
         return ExitCode.FAILED
     return _call(command, arguments, os.path.basename(sys.argv[0]) or name)

@@ -17,6 +17,7 @@ from ..maelstrom.node import MaelstromNode
 from ..maelstrom.store import NodeStore
 from ..ports import Events
 from ..runtime.clock import SystemClock
+from ..runtime.diagnostics import tell
 from ..runtime.events import EventLog
 from ..runtime.os_disk import OsDisk
 from ..runtime.process import draw, owner_facts, stop_signals
@@ -63,7 +64,7 @@ def node(data: str | None, log_dir: str | None) -> None:
 
 
 def _report(text: str) -> None:
-    click.echo(f"main: {text}", err=True)
+    tell(f"main: {text}")
 
 
 def _write(data: bytes) -> None:

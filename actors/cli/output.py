@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import io
 import json
+import math
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -21,6 +24,7 @@ import click
 
 from .. import __version__
 from ..errors import Fenced, InvalidName, OnceMQError
+from ..runtime.diagnostics import ERASE_LINE, escaped, escaped_json, is_terminal, put, tell, text_of
 from ..runtime.events import EventLog
 from ..runtime.settings import BadSetting, Settings, without_password
 
@@ -53,34 +57,62 @@ def exit_code_of(error: BaseException) -> int:
 def explain(error: BaseException) -> str:
     """Return the one line that a person reads about `error`."""
     if isinstance(error, OnceMQError):
-        return str(error)
+        return text_of(error)
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename is not None else ""
         return f"{error.strerror.lower()}{where}"
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {text_of(error)}"
 
 
 def print_error(error: BaseException) -> int:
     """Print `error: reason (hint)` on stderr and return the exit status."""
     if os.environ.get("ONCEMQ_TRACEBACK"):
-        traceback.print_exception(error)
+        tell("".join(traceback.format_exception(error)), block=True, patience_s=1)
     line = " ".join(explain(error).split())
-    click.echo(f"error: {line}", err=True)
+    tell(f"error: {line}", patience_s=1)
     return exit_code_of(error)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON object as one line of stdout, flushed: a summary, or `--json`."""
-    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+    """Print one JSON object as one line of stdout, flushed. Raises OSError."""
+    utf8 = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
+    encode = json.JSONEncoder(ensure_ascii=not utf8, default=text_of, allow_nan=False).encode
+    try:
+        line = encode(value)
+    except ValueError:  # JSON has no such numbers; its readers would refuse the whole line
+        line = encode(_finite(value))
+    click.echo(escaped_json(line))
     sys.stdout.flush()
+
+
+def _finite(value: Any) -> Any:
+    """Return `value` with NaN and infinities as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[repr(float(value))]
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(_finite, value))
+    return value
+
+
+def print_summary(value: Mapping[str, Any]) -> None:
+    """Print what a run has done. If nobody reads it, the exit status tells the outcome alone."""
+    with contextlib.suppress(OSError):
+        print_json(value)
+
+
+def say(text: object = "", *, block: bool = False) -> None:
+    """Print one line for people on stdout, or several as a `block`, escaped. Raises OSError."""
+    click.echo(escaped(text, block=block))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table: drawn on a terminal, else columns parted by tabs, as `cut` likes them."""
-    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
-    if not sys.stdout.isatty():
+    texts = [["" if cell is None else escaped(cell) for cell in row] for row in rows]
+    if not is_terminal(sys.stdout):
         for row in [list(columns), *texts]:
-            click.echo("\t".join(row))
+            click.echo("\t".join(row))  # each cell is escaped
         return
     from rich.console import Console  # only a terminal pays for loading it
     from rich.table import Table
@@ -117,31 +149,79 @@ def process_events(role: str, settings: Settings) -> Iterator[EventLog]:
         raise
     except BaseException as error:
         code = error.code if isinstance(error, OnceMQError) else type(error).__name__
-        events.emit("process.stop", exit_code=exit_code_of(error), code=code, reason=explain(error))
+        events.emit(
+            "process.stop", exit_code=int(exit_code_of(error)), code=code, reason=explain(error)
+        )
         raise
     else:
-        events.emit("process.stop", exit_code=ExitCode.DONE)
+        events.emit("process.stop", exit_code=int(ExitCode.DONE))
     finally:
         events.close()
 
 
+class ProgressLine:
+    """How far long work is: one line on a terminal, drawn over; elsewhere nothing.
+
+    Lines of `tell` and of events erase it and stand above it; it is drawn again with the next text.
+    """
+
+    def __init__(self) -> None:
+        self._on = is_terminal(sys.stderr)
+        self._drawn = False
+        self._next_s = 0.0
+
+    def show(self, text: str) -> None:
+        """Draw `text`, as much of it as the terminal is wide, a few times a second at most."""
+        if self._on and time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + _PROGRESS_EVERY_S
+            width = shutil.get_terminal_size().columns - 1
+            put(ERASE_LINE + escaped(text)[:width])
+            self._drawn = True
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._drawn:
+            put(ERASE_LINE)
+            self._drawn = False
+
+
 @contextlib.contextmanager
 def progress_line() -> Iterator[Callable[[str], None]]:
-    """Yield what shows how far long work is: one line on a terminal, rewritten, gone at the end."""
-    if not sys.stderr.isatty():
-        yield lambda _text: None
-        return
-    next_s, width = 0.0, 0
-
-    def show(text: str) -> None:
-        nonlocal next_s, width
-        if time.monotonic() >= next_s:
-            next_s = time.monotonic() + _PROGRESS_EVERY_S
-            width = max(width, len(text))
-            click.echo("\r" + text.ljust(width), err=True, nl=False)
-
+    """Yield what shows a text as a ProgressLine, which is gone at the end."""
+    line = ProgressLine()
     try:
-        yield show
+        yield line.show
     finally:
-        if width:
-            click.echo("\r" + " " * width + "\r", err=True, nl=False)
+        line.clear()
+
+
+def keep_standard_streams() -> None:
+    """Make stdin, stdout and stderr usable: closed ones, and encodings that carry little.
+
+    A closed descriptor would be given to the next file that is opened, such as a log, and what any
+    library prints would land there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.set_inheritable(number, True)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flush_stdout(status: int) -> int:
+    """Return the status of a command after its output left: FAILED if it was done but could not."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Keep the interpreter from tripping over it again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return status or ExitCode.FAILED
+    return status

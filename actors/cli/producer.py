@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
-import sys
 from collections.abc import Callable, Iterator
 
 import click
@@ -17,13 +16,14 @@ from ..library.files.rows import FileJob, default_name
 from ..library.files.sources import FORMATS, STDIN, open_rows
 from ..limits import MESSAGE_BYTES_MAX
 from ..runtime.clock import SystemClock
+from ..runtime.diagnostics import tell
 from ..runtime.events import EventLog
 from ..runtime.process import draw, own_label, stop_signals
 from ..runtime.settings import Settings
 from ..runtime.zmq_transport import DealerTransport
 from ..shells.producer import ProducerShell
 from .config import setting_options
-from .output import ExitCode, print_json, process_events
+from .output import ExitCode, print_summary, process_events, progress_line
 
 
 @click.command()
@@ -113,7 +113,7 @@ def _job(
 
 
 def _owner(job: FileJob, name: str | None) -> str:
-    """The producer name; "" for an anonymous one."""
+    """An anonymous producer has ""."""
     if name is None:
         return "" if job.id_fields else default_name(job.topic, job.path)
     try:
@@ -135,7 +135,7 @@ def _engine(name: str, settings: Settings, events: EventLog) -> ProducerShell:
 
 
 def _run(job: FileJob, engine: ProducerShell, *, follow: bool) -> int:
-    with _progress_bar(job) as report:
+    with _progress(job) as report:
         sender = FileProducer(
             job,
             engine,
@@ -154,7 +154,7 @@ def _run(job: FileJob, engine: ProducerShell, *, follow: bool) -> int:
 
 
 def _print_summary(progress: Progress) -> None:
-    print_json(
+    print_summary(
         {
             "sent": progress.sent,
             "appended": progress.appended,
@@ -164,42 +164,18 @@ def _print_summary(progress: Progress) -> None:
 
 
 @contextlib.contextmanager
-def _progress_bar(job: FileJob) -> Iterator[Callable[[Progress], None]]:
-    """Show how far the file is, on a terminal; elsewhere only say that a broker is missing."""
+def _progress(job: FileJob) -> Iterator[Callable[[Progress], None]]:
+    """Show how far the file is, on a terminal; everywhere say that a broker is missing."""
     said_waiting = False
 
-    def say_waiting(progress: Progress) -> None:
+    def report(progress: Progress) -> None:
         nonlocal said_waiting
         if (progress.waiting_for is not None) != said_waiting:
             said_waiting = not said_waiting
             if said_waiting:
-                click.echo(f"no broker answers at {progress.waiting_for}; still retrying", err=True)
+                tell(f"no broker answers at {progress.waiting_for}; still retrying")
+        share = f"{100 * progress.position // progress.total} %, " if progress.total else ""
+        show(f"{share}{progress.sent:,} sent of {job.path}")
 
-    if not sys.stderr.isatty():
-        yield say_waiting
-        return
-    from rich.console import Console  # only a terminal pays for loading it
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    with Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[sent]:,} sent"),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bar:
-        task = bar.add_task(job.path, total=None, sent=0)
-
-        def show(progress: Progress) -> None:
-            waiting = f"waiting for a broker at {progress.waiting_for}"
-            bar.update(
-                task,
-                description=job.path if progress.waiting_for is None else waiting,
-                completed=progress.position,
-                total=progress.total,
-                sent=progress.sent,
-            )
-
-        yield show
+    with progress_line() as show:
+        yield report

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,13 +15,14 @@ from ..library.outbox.relay import Progress, Relay, shown_id
 from ..limits import RELAY_POLL_S_DEFAULT
 from ..runtime.clock import SystemClock
 from ..runtime.crash_points import CrashPoint
+from ..runtime.diagnostics import tell
 from ..runtime.events import EventLog
 from ..runtime.process import draw, own_label, stop_signals
 from ..runtime.settings import Settings
 from ..runtime.zmq_transport import DealerTransport
 from ..shells.producer import ProducerShell
 from .config import setting_options
-from .output import ExitCode, print_json, print_table, process_events
+from .output import ExitCode, print_json, print_summary, print_table, process_events, progress_line
 
 
 @click.command()
@@ -81,7 +81,7 @@ def relay(
             _show_failed(database, as_json=as_json)
             return ExitCode.DONE
         if retry_failed:
-            click.echo(f"{database.retry_failed()} refused rows will be sent again", err=True)
+            tell(f"{database.retry_failed()} refused rows will be sent again")
         with process_events("relay", settings) as events:
             until = 0.0 if once else until_idle
             options: dict[str, Any] = {"until_idle_s": until, "poll_s": poll, "keep": keep}
@@ -99,7 +99,7 @@ def _run(database: OutboxDatabase, endpoint: str, events: EventLog, options: dic
         label=own_label(),
     )
     try:
-        with _progress_line() as report:
+        with _progress() as report:
             relay = Relay(database, engine, events, report=report, **options)
             try:
                 with stop_signals(lambda _: relay.stop()):
@@ -118,7 +118,7 @@ def _run(database: OutboxDatabase, endpoint: str, events: EventLog, options: dic
 
 
 def _print_summary(progress: Progress) -> None:
-    print_json(
+    print_summary(
         {
             "sent": progress.sent,
             "appended": progress.appended,
@@ -129,37 +129,26 @@ def _print_summary(progress: Progress) -> None:
 
 
 @contextlib.contextmanager
-def _progress_line() -> Iterator[Callable[[Progress], None]]:
+def _progress() -> Iterator[Callable[[Progress], None]]:
     """Tell who is waited for and what was refused; on a terminal also how much was sent."""
     told: str | None = None
     failed = 0
-    drawn = ""
-    terminal = sys.stderr.isatty()
-
-    def say(text: str) -> None:
-        click.echo(("\r\x1b[K" if drawn else "") + text, err=True)
 
     def report(progress: Progress) -> None:
-        nonlocal told, failed, drawn
+        nonlocal told, failed
         if progress.waiting_for != told:
             told = progress.waiting_for
             if told is not None:
-                say(f"{told}; still retrying")
+                tell(f"{told}; still retrying")
         if progress.failed != failed:
-            say(
+            tell(
                 f"{progress.failed - failed} rows were refused; list them: oncemq relay --show-failed"
             )
             failed = progress.failed
-        text = f"{progress.sent:,} sent, {progress.duplicates:,} of them duplicates"
-        if terminal and text != drawn:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
-            drawn = text
+        show(f"{progress.sent:,} sent, {progress.duplicates:,} of them duplicates")
 
-    yield report
-    if drawn:
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
+    with progress_line() as show:
+        yield report
 
 
 def _show_failed(database: OutboxDatabase, *, as_json: bool) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import click
 
+from ..runtime.diagnostics import tell
 from ..runtime.workers import worker_pool
 from ..sim.plan import Plan
 from ..sim.run import Result, run_plan, shrink
-from .output import ExitCode, print_json, progress_line
+from .output import ExitCode, print_json, progress_line, say
 from .sim_relay import make_relay
 
 CORPUS = Path("tests/sim/seeds.txt")
@@ -51,7 +52,7 @@ def sim(
         return _one(seed, trace=trace, as_json=as_json)
     if seeds is None and minutes is None:
         raise click.UsageError("give --seed, --seeds or --minutes")
-    click.echo(f"commit {_commit()}, seeds from {first}", err=True)
+    tell(f"commit {_commit()}, seeds from {first}")
     started = time.monotonic()
     deadline = None if minutes is None else started + 60 * minutes
     numbers = iter(range(first, first + seeds)) if seeds is not None else count(first)
@@ -76,11 +77,11 @@ def run_seed(seed: int) -> Result:
 def _one(seed: int, *, trace: bool, as_json: bool) -> int:
     result = run_plan(Plan.of(seed), make_relay, trace=trace)
     if trace:
-        click.echo("\n".join(result.lines))
+        say("\n".join(result.lines), block=True)
     if as_json:
         print_json(_as_dict(result))
     else:
-        click.echo(
+        say(
             f"seed {seed}, commit {_commit()}: {result.events} events in "
             f"{result.simulated_ms / 1000:.1f} simulated seconds, trace {result.trace_hash}, "
             f"faults: {_faults(result.counts)}"
@@ -93,7 +94,6 @@ def _one(seed: int, *, trace: bool, as_json: bool) -> int:
 
 
 def _swarm(numbers: Iterator[int], deadline: float | None, jobs: int) -> Iterator[Result]:
-    """Yield results as they come."""
     with worker_pool(jobs) as pool:
         running: set[Future[Result]] = set()
         while True:
@@ -108,7 +108,7 @@ def _swarm(numbers: Iterator[int], deadline: float | None, jobs: int) -> Iterato
             for future in done:
                 result = future.result()
                 if result.rule:
-                    click.echo(f"seed {result.plan.seed} FAILED: {result.rule}", err=True)
+                    tell(f"seed {result.plan.seed} FAILED: {result.rule}")
                 yield result
 
 
@@ -131,26 +131,26 @@ def _sum_up(results: list[Result], seconds: float, *, as_json: bool) -> None:
             }
         )
         return
-    click.echo(f"{len(results)} seeds in {seconds:.0f} s, median {median:.0f} events a seed")
-    click.echo("number of seeds in which each fault struck:")
+    say(f"{len(results)} seeds in {seconds:.0f} s, median {median:.0f} events a seed")
+    say("number of seeds in which each fault struck:")
     for name, times in faults.items():
-        click.echo(f"  {times:6}  {name}")
-    click.echo("and what followed from them, among the rest:")
+        say(f"  {times:6}  {name}")
+    say("and what followed from them, among the rest:")
     for name, times in sorted(fired.items()):
         if "fault." not in name and name != "turn":
-            click.echo(f"  {times:6}  {name}")
-    click.echo(f"violations: {len(failed)} {failed[:20] or ''}".rstrip())
+            say(f"  {times:6}  {name}")
+    say(f"violations: {len(failed)} {failed[:20] or ''}".rstrip())
 
 
 def _tell(result: Result, *, shrinking: bool) -> None:
-    click.echo(f"seed {result.plan.seed} at commit {_commit()}: {result.rule}", err=True)
-    click.echo(f"again: oncemq sim --seed {result.plan.seed} --trace", err=True)
+    tell(f"seed {result.plan.seed} at commit {_commit()}: {result.rule}")
+    tell(f"again: oncemq sim --seed {result.plan.seed} --trace")
     if shrinking:
         result = shrink(result, make_relay)
-        click.echo(f"shrunk to: {result.plan}", err=True)
+        tell(f"shrunk to: {result.plan}")
     quiet = [line for line in result.lines if not line.endswith(" turn")]
-    click.echo("\n".join(quiet[-TRACE_LINES:]), err=True)
-    click.echo(result.failure, err=True)
+    tell("\n".join(quiet[-TRACE_LINES:]), block=True, patience_s=1)
+    tell(result.failure, block=True, patience_s=1)
 
 
 def _remember(seed: int) -> None:

@@ -8,7 +8,7 @@ from ..library.operating.client import AdminClient
 from ..limits import LIMITS
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import print_json, print_table
+from .output import print_json, print_table, say
 
 
 @click.group()
@@ -43,7 +43,7 @@ def create(name: str, partitions: int, as_json: bool, broker: str | None) -> Non
             }
         )
     else:
-        click.echo(f"topic {topic.topic} has {topic.partitions} partition(s)")
+        say(f"topic {topic.topic} has {topic.partitions} partition(s)")
 
 
 @topics.command("list")

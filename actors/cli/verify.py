@@ -14,7 +14,7 @@ from ..proof.verify.verify import OPERATOR, UNKNOWN, Report, Tell
 from ..proof.verify.verify import verify as prove
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import ExitCode, print_json, print_table, progress_line
+from .output import ExitCode, print_json, print_table, progress_line, say
 
 _SHOWN_MAX = 20  # violations on a terminal; --json holds more
 
@@ -71,15 +71,15 @@ def _print(report: Report) -> None:
         for group, row in topic["groups"].items():
             if row.get(UNKNOWN):
                 told = f"{row[UNKNOWN]} unknown effects of group {group} in {name}"
-                click.echo(f"{told}; list them: oncemq effects list")
+                say(f"{told}; list them: oncemq effects list")
     if report.outputs_pending:
-        click.echo(f"{report.outputs_pending} committed outputs are not sent yet")
+        say(f"{report.outputs_pending} committed outputs are not sent yet")
     for note in report.found.notes[:_SHOWN_MAX]:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
     for violation in report.found.kept[:_SHOWN_MAX]:
-        click.echo(f"VIOLATION {violation}")
+        say(f"VIOLATION {violation}")
     total = report.found.total
     if total > _SHOWN_MAX:
-        click.echo(f"... and {total - _SHOWN_MAX} more (--json lists them)")
+        say(f"... and {total - _SHOWN_MAX} more (--json lists them)")
     verdict = "every promise was kept" if report.ok else f"{total} violations"
-    click.echo(f"{verdict} ({report.elapsed_s:.1f} s)")
+    say(f"{verdict} ({report.elapsed_s:.1f} s)")

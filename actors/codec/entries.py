@@ -17,7 +17,6 @@ NO_KEY = "n:"
 
 
 def entry_name(key: str | bytes | None) -> str:
-    """Return the name of the entry that holds the state of a message key."""
     if key is None:
         return NO_KEY
     return f"s:{key}" if isinstance(key, str) else f"b:{key.hex()}"

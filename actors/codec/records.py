@@ -111,7 +111,7 @@ _MORE: dict[str, tuple[type[Any], Any]] = {
 
 
 def type_name(number: int) -> str:
-    """Return the class name of a record type; "" for an unknown type."""
+    """Return "" for an unknown type."""
     known = {number: kind.__name__ for number, (kind, _) in _SIMPLE.items()}
     known[BATCH_STORED] = BatchStored.__name__
     known[COMMITTED] = known[COMMITTED_MORE] = Committed.__name__
@@ -228,7 +228,7 @@ def encode_stored_meta(record: BatchStored) -> bytes:
 
 
 def decode_stored(meta: bytes | memoryview, body: bytes | memoryview, crc: int) -> BatchStored:
-    """Return a stored batch without parsing its columns. Raises Malformed."""
+    """The columns are not parsed. Raises Malformed."""
     meta = bytes(meta)
     if len(meta) < _STORED.size:
         raise Malformed("the meta of a stored batch is too short")

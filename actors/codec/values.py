@@ -1,8 +1,10 @@
 """User values and headers as bytes.
 
 A value is bytes, text, or what msgpack carries. Map keys are text, datetimes are aware (they
-travel as msgpack timestamps and come back in UTC), tuples come back as lists. A value that cannot
-travel is refused when it is sent, with the path to the fault, not when it is read.
+travel as msgpack timestamps and come back as the same instant in UTC), tuples come back as lists. A
+subclass (a member of an enum, `OrderedDict`, a datetime of pandas) travels as its built-in type if it
+equals that. Whatever is accepted comes back equal. What cannot is refused when it is sent, with the
+path to the fault, not when it is read.
 """
 
 from __future__ import annotations
@@ -22,14 +24,32 @@ MSGPACK = 2
 
 RESERVED_HEADER = "oncemq-"
 _NESTING_MAX = 100  # below Python's recursion limit, and below what msgpack itself reads back
-_BASES: tuple[Any, ...] = (
-    str,
-    bytes,
-    bool,
-    int,
-    float,
-)  # bool before int, of which it is a subclass
 _PLAIN = frozenset({int, str, float, bool, bytes, type(None)})  # travel as they are, unchecked
+_INT_MIN, _INT_END = -(2**63), 2**64
+# Of each built-in type: what returns the built-in value inside an object of a subclass. The methods
+# of the subclass are not asked, since `str()` of an enum member gives the name of the member.
+_BASES: tuple[tuple[Any, Any], ...] = (
+    (str, str.__str__),
+    (bytes, lambda value: bytes(memoryview(value))),
+    (int, int.__int__),
+    (float, float.__float__),
+    (dict, lambda value: dict(dict.items(value))),
+    (list, lambda value: list(list.__iter__(value))),
+    (tuple, lambda value: tuple(tuple.__iter__(value))),
+)
+# By the name of a class: what to write instead of an object of it.
+_ADVICE = {
+    "UUID": "write: str(id)",
+    "Decimal": "write: str(amount)",
+    "date": "write: day.isoformat()",
+    "time": "write: clock.isoformat()",
+    "timedelta": "write: span.total_seconds()",
+    "set": "write: sorted(items)",
+    "frozenset": "write: sorted(items)",
+    "Enum": "write: member.value",
+    "generic": "write: number.item()",  # of numpy
+    "ndarray": "write: array.tolist()",
+}
 
 
 def encode_value(value: Any, *, canonical: bool = False) -> tuple[int, bytes]:
@@ -43,18 +63,20 @@ def encode_value(value: Any, *, canonical: bool = False) -> tuple[int, bytes]:
         return BYTES, value
     if kind is str:
         return TEXT, _encode_text(value, "value")
-    if isinstance(value, bytearray | memoryview):
-        return BYTES, bytes(value)
     if kind not in _PLAIN:
         value = _checked(value, "value", canonical=canonical, depth=0)
+        if type(value) is bytes:
+            return BYTES, value
+        if type(value) is str:
+            return TEXT, _encode_text(value, "value")
     try:
         return MSGPACK, msgpack.packb(value, datetime=True)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueNotEncodable(f"value: {error}") from None
+        raise ValueNotEncodable(_fault_in(value, "value") or f"value: {error}") from None
 
 
 def decode_value(encoding: int, data: bytes) -> Any:
-    """Return the value that `encode_value` was given. Raises Malformed."""
+    """The inverse of `encode_value`. Raises Malformed."""
     if encoding == BYTES:
         return bytes(data)
     try:
@@ -62,17 +84,17 @@ def decode_value(encoding: int, data: bytes) -> Any:
             return str(data, "utf-8")
         if encoding == MSGPACK:
             return msgpack.unpackb(data, timestamp=3)
-    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+    except (ValueError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise Malformed(f"a stored value cannot be decoded: {error}") from None
     raise Malformed(f"unknown encoding of a value: {encoding}")
 
 
 def encode_key(key: str | bytes) -> bytes:
-    """Return a message key as bytes. Raises ValueNotEncodable, TooLarge."""
+    """Raises ValueNotEncodable, TooLarge."""
     if isinstance(key, str):
         data = _encode_text(key, "key")
     elif isinstance(key, bytes):
-        data = key
+        data = bytes(memoryview(key))
     else:
         raise ValueNotEncodable(f"key: text or bytes wanted, not {type(key).__name__}")
     if len(data) > KEY_BYTES_MAX:
@@ -81,13 +103,13 @@ def encode_key(key: str | bytes) -> bytes:
 
 
 def encode_headers(headers: Mapping[str, bytes]) -> bytes:
-    """Return headers as bytes; none give b"". Raises ValueNotEncodable, TooLarge."""
+    """No headers give b"". Raises ValueNotEncodable, TooLarge."""
     if not headers:
         return b""
     for name, value in headers.items():
         if type(name) is not str or type(value) is not bytes:
             raise ValueNotEncodable(f"headers[{name!r}]: headers map text to bytes")
-        _encode_text(name, "headers")
+        _encode_text(name, f"headers[{name!r}]")
         if name.startswith(RESERVED_HEADER):
             raise ValueNotEncodable(f"headers[{name!r}]: names with {RESERVED_HEADER} are reserved")
     data: bytes = msgpack.packb(dict(headers))
@@ -111,7 +133,7 @@ def encode_letter_headers(own: Mapping[str, bytes], system: Mapping[str, bytes])
 
 
 def decode_headers(data: bytes) -> dict[str, bytes]:
-    """Return headers as they were given. Raises Malformed."""
+    """Raises Malformed."""
     if not data:
         return {}
     headers = decode_value(MSGPACK, data)
@@ -122,16 +144,17 @@ def decode_headers(data: bytes) -> dict[str, bytes]:
 
 def _encode_text(text: str, path: str) -> bytes:
     try:
-        return text.encode()
+        return str.encode(text)
     except UnicodeEncodeError:
         raise ValueNotEncodable(f"{path}: text holds a lone surrogate") from None
 
 
 def _checked(value: Any, path: str, *, canonical: bool, depth: int) -> Any:
     """Return `value` in a form that msgpack carries faithfully; raise ValueNotEncodable if none."""
+    kind = type(value)
     if depth > _NESTING_MAX:
         raise ValueNotEncodable(f"{path}: nested deeper than {_NESTING_MAX}")
-    if isinstance(value, dict):
+    if kind is dict:
         for key in value:
             if type(key) is not str:
                 raise ValueNotEncodable(f"{path}: map key {key!r} is not text")
@@ -142,7 +165,7 @@ def _checked(value: Any, path: str, *, canonical: bool, depth: int) -> Any:
             else _checked(item, f"{path}[{key!r}]", canonical=canonical, depth=depth + 1)
             for key, item in items
         }
-    if isinstance(value, list | tuple):
+    if kind is list or kind is tuple:
         return [
             item
             if type(item) in _PLAIN
@@ -150,12 +173,76 @@ def _checked(value: Any, path: str, *, canonical: bool, depth: int) -> Any:
             for index, item in enumerate(value)
         ]
     if isinstance(value, dt.datetime):
-        if value.tzinfo is None:
-            raise ValueNotEncodable(f"{path}: a datetime without a time zone")
-        return value
+        return _instant(value, path)
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
-    for plain in _BASES:  # subclasses, enums among them
-        if isinstance(value, plain):
-            return plain(value)
-    raise ValueNotEncodable(f"{path}: {type(value).__name__} cannot be carried")
+    plain = _plain_base(value, path)
+    return (
+        plain if type(plain) in _PLAIN else _checked(plain, path, canonical=canonical, depth=depth)
+    )
+
+
+def _plain_base(value: Any, path: str) -> Any:
+    """Return an object of a subclass as its built-in type, which it equals."""
+    kind = type(value)
+    for base, taken in _BASES:
+        if isinstance(value, base):
+            plain = taken(value)
+            if not (plain == value or (base is float and plain != plain)):  # noqa: PLR0124 - NaN
+                raise ValueNotEncodable(
+                    f"{path}: {kind.__qualname__} differs from the {base.__name__} that it holds"
+                )
+            return plain
+    advice = next((_ADVICE[base.__name__] for base in kind.__mro__ if base.__name__ in _ADVICE), "")
+    raise ValueNotEncodable(f"{path}: {kind.__qualname__} cannot be carried", hint=advice)
+
+
+def _instant(value: dt.datetime, path: str) -> dt.datetime:
+    """Return a datetime as a built-in one that timestamps can hold."""
+    plain = value
+    if type(value) is not dt.datetime:
+        day, time = (value.year, value.month, value.day), (value.hour, value.minute, value.second)
+        plain = dt.datetime(*day, *time, value.microsecond, tzinfo=value.tzinfo, fold=value.fold)
+        if plain != value:
+            raise ValueNotEncodable(
+                f"{path}: {type(value).__qualname__} differs from the datetime that it holds"
+            )
+    if plain.utcoffset() is None:
+        raise ValueNotEncodable(
+            f"{path}: a datetime without a time zone", hint="write: datetime.now(UTC)"
+        )
+    try:
+        return plain.astimezone(dt.UTC)
+    except OverflowError:
+        raise ValueNotEncodable(
+            f"{path}: {plain} is outside of the years 1 to 9999 in UTC"
+        ) from None
+
+
+def _fault_in(value: Any, path: str) -> str:
+    """Return path and fault of the first part that msgpack refuses; "" if it is none of those."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            found = _fault_in(key, f"{path}: map key {key!r}") or _fault_in(
+                item, f"{path}[{key!r}]"
+            )
+            if found:
+                return found
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            found = _fault_in(item, f"{path}[{index}]")
+            if found:
+                return found
+    elif isinstance(value, str) and not _is_unicode(value):
+        return f"{path}: text holds a lone surrogate"
+    elif isinstance(value, int) and not _INT_MIN <= value < _INT_END:
+        return f"{path}: a whole number beyond 64 bits"
+    return ""
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

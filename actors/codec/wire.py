@@ -156,7 +156,6 @@ def request_number(frames: list[bytes]) -> int | None:
 
 
 def pack_stored(records: list[BatchStored]) -> bytes:
-    """Return stored batches as the body of a Fetched."""
     parts: list[bytes | memoryview] = []
     for record in records:
         meta = encode_stored_meta(record)
@@ -165,7 +164,7 @@ def pack_stored(records: list[BatchStored]) -> bytes:
 
 
 def unpack_stored(body: bytes) -> list[BatchStored]:
-    """Return the stored batches of a Fetched, CRCs and columns checked. Raises Malformed."""
+    """CRCs and columns are checked. Raises Malformed."""
     records: list[BatchStored] = []
     view = memoryview(body)
     at = 0
@@ -192,7 +191,7 @@ def pack_plain(value: Any) -> bytes:
 
 
 def unpack_plain(data: bytes) -> Any:
-    """Return a part of a snapshot: lists for arrays. Raises Malformed."""
+    """Lists stand for arrays. Raises Malformed."""
     try:
         return msgpack.unpackb(
             data,

@@ -88,8 +88,7 @@ class App:
         TypeError) for functions that cannot be handlers, such as generators, and for options that
         exclude each other.
         """
-        check_name(topic, "topic")
-        check_group(group)
+        topic, group = check_name(topic, "topic"), check_group(group)
         _check_count("retries", retries)
         _check_count("crash_retries", crash_retries)
         final = no_retry if isinstance(no_retry, tuple) else (no_retry,)

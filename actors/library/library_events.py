@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ..runtime.diagnostics import log
 from ..runtime.events import NullEvents
-
-_LOGGER = logging.getLogger("oncemq")
 
 
 class LibraryEvents(NullEvents):
@@ -17,6 +16,6 @@ class LibraryEvents(NullEvents):
         """Log `event` at its level; `client.waiting` as a sentence for people."""
         if event == "client.waiting":
             endpoint = fields.get("endpoint")
-            _LOGGER.warning("no broker answers at %s; still retrying", endpoint)
+            log(logging.WARNING, "no broker answers at %s; still retrying", endpoint)
         else:
             super().emit(event, **fields)

@@ -39,7 +39,6 @@ class Gather:
     held_bytes: int = 0  # of results of other nodes among the parts
 
     def part(self) -> Part:
-        """Add a part; the request completes when all its parts are settled."""
         self.parts.append(Part())
         return self.parts[-1]
 
@@ -103,7 +102,6 @@ class Forwards:
         return len(self._by_number)
 
     def has_room(self, count: int, size: int) -> bool:
-        """Return whether `count` more forwards, of `size` bytes together, may be under way."""
         return (
             len(self._by_number) + count <= self._limits.node_forwards_max
             and self._bytes + size <= self._limits.node_forwards_bytes_max
@@ -122,7 +120,7 @@ class Forwards:
         self._bytes += len(line)
 
     def take(self, number: int) -> Forward | None:
-        """Return the forward that an answer names, and forget it; None for a late answer."""
+        """None for a late answer."""
         forward = self._by_number.pop(number, None)
         if forward is not None:
             self._bytes -= len(forward.line)

@@ -23,7 +23,7 @@ class LineCutter:
         self._skipping = False  # the line is too long: drop its rest up to the newline
 
     def cut(self, data: bytes) -> list[bytes]:
-        """Return the lines that `data` completes, without blank lines."""
+        """Blank lines do not count."""
         head, newline, tail = data.partition(b"\n")
         if not newline:
             self._hold(data)
@@ -35,7 +35,7 @@ class LineCutter:
         return [line for line in lines if self._fits(line)]
 
     def end(self) -> list[bytes]:
-        """End the input: return the last line if it has no newline, else nothing."""
+        """Return the last line if it has no newline, else nothing."""
         last = self._complete(b"")
         return [last] if last.strip() and self._fits(last) else []
 

@@ -104,7 +104,7 @@ _encode_canonical = json.JSONEncoder(separators=(",", ":"), allow_nan=False, sor
 
 
 def read_line(line: bytes) -> Line:
-    """Return the message on a line. Raises BadLine."""
+    """Raises BadLine."""
     try:
         message = _decode(line.decode())
     except (ValueError, RecursionError) as error:
@@ -118,7 +118,7 @@ def read_line(line: bytes) -> Line:
 
 
 def to_json(value: Any, *, canonical: bool = False) -> str:
-    """Return `value` as JSON text in ASCII. Raises ValueError for NaN and infinities."""
+    """In ASCII. Raises ValueError for NaN and infinities."""
     return _encode_canonical(value) if canonical else _encode(value)
 
 
@@ -128,7 +128,7 @@ def fingerprint(body: Body) -> bytes:
 
 
 def message_number(body: Body) -> int:
-    """Return msg_id. Raises Refusal."""
+    """Raises Refusal."""
     return _whole(body, "msg_id", body.get("msg_id"))
 
 
@@ -148,7 +148,7 @@ def read_init(body: Body) -> tuple[str, tuple[str, ...]]:
 
 
 def read_request(kind: str, body: Body) -> Request:
-    """Return the request in a body of type `kind`. Raises Refusal (MALFORMED, NOT_SUPPORTED)."""
+    """Raises Refusal (MALFORMED, NOT_SUPPORTED)."""
     if kind == "send":
         return _read_send(body)
     if kind == "poll":

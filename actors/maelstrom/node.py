@@ -321,7 +321,6 @@ class MaelstromNode:
         return found
 
     def _complete(self, question: Question, request: Request, gather: Gather) -> None:
-        """Reply to a request whose parts are all settled."""
         self._held_bytes -= gather.held_bytes
         refusal = gather.refusal()
         if refusal is not None:

@@ -88,7 +88,6 @@ class OffsetsCore(PeerlessCore):
             self.committed[key] = max(int(offset), self.committed.get(key, -1))
 
     def snapshot(self) -> Snapshot:
-        """Return the whole table."""
         return Snapshot({_PART: {"commit_no": self._commit_no, "offsets": self.committed}})
 
     def restore(self, parts: dict[str, Any]) -> None:

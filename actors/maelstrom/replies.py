@@ -39,11 +39,9 @@ class Replies:
         self._open: dict[tuple[object, ...], Question] = {}
 
     def find(self, key: tuple[object, ...]) -> Question | None:
-        """Return the question asked before under `key`."""
         return self._open.get(key) or self._kept.get(key)
 
     def open(self, question: Question) -> None:
-        """Remember a question that has no reply yet."""
         assert question.key is not None
         self._open[question.key] = question
 

@@ -319,7 +319,6 @@ class NodeStore:
         )
 
     def _settle(self, run: _Run, answer: Message) -> None:
-        """Give each write of a run its verdict."""
         end = self._ends.get(run.topic, 0)
         if isinstance(answer, say.Failure):
             refusal = _refusal_of(from_code(answer.code, answer.reason, answer.hint))

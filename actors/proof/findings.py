@@ -50,7 +50,6 @@ class Findings:
             self.kept.append(Violation(check, where, shown, explanation))
 
     def merge(self, other: Findings) -> None:
-        """Take what another one gathered."""
         self.counts += other.counts
         self.kept += other.kept
         self.notes += other.notes

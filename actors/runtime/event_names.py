@@ -31,6 +31,10 @@ EVENTS: dict[str, EventKind] = {
     # --- process ---------------------------------------------------------------------------------
     "process.start": _info("A process begins", "version argv settings"),
     "process.stop": _info("A process ends, with its exit code", "exit_code reason code hint"),
+    "events.lost": _info(
+        "So many lines could not be written since the last line that was: their numbers are missing",
+        "count",
+    ),
     # --- log (broker log and ledger alike) -------------------------------------------------------
     "log.opened": _info(
         "A log was recovered and is open for writing",
@@ -256,6 +260,10 @@ def page() -> str:
         "| `pid` | process id |",
         "| `incarnation` | random, new at every start; distinguishes two processes with the same pid |",
         "| `n` | counter from 0 without gaps: a missing number is a lost line |",
+        "",
+        "Diagnostics never delay or end a process. A line that its reader does not take at once (a",
+        "full pipe, a full disk, a closed stream) is dropped. Its number is missing, and the next",
+        "line that can be written is `events.lost` with the count of them.",
         "",
         "The other fields depend on the event. A field that does not apply is missing. Bytes are",
         "written as text if they are UTF-8, otherwise in hexadecimal with a leading `0x`.",

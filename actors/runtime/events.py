@@ -1,11 +1,9 @@
 """Structured events: one JSON object a line, numbered without holes, one `write` a line.
 
 A reader of the lines (a checker, `explain`, a person) must be able to trust them: a line is whole
-or absent, and a hole in `n` shows an absent one. Writing never fails the caller, since a full log
-disk must not stop a queue; `lines_lost` counts the lines that could not be written.
-
-The standard encoder makes the JSON lines, because importing structlog costs 0.15 s of every start
-(it imports asyncio and rich). Only a terminal, where a person reads, loads structlog.
+or absent, and a hole in `n` shows an absent one. Writing neither fails nor delays the caller, since
+a full log disk or a pipe that nobody reads must not stop a queue; `lines_lost` counts the lines that
+could not be written, and `events.lost` tells their number as soon as a line can be written again.
 """
 
 from __future__ import annotations
@@ -17,10 +15,10 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from .diagnostics import ERASE_LINE, Outlet, descriptor_of, escaped, is_terminal, log, text_of
 from .event_names import EVENTS, Level
 
 _LEVELS: dict[str, int] = {"debug": logging.DEBUG, "info": logging.INFO}
@@ -36,33 +34,32 @@ def _plain(value: Any) -> Any:
         except UnicodeDecodeError:
             return "0x" + raw.hex()
     if isinstance(value, set | frozenset):
-        return sorted(map(str, value))
-    return str(value)
+        return sorted(map(text_of, value))
+    return text_of(value)
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_plain).encode
 
 
-def _console() -> Callable[[dict[str, Any]], str]:
-    """Only a terminal pays for importing structlog's renderer."""
-    import structlog
-
-    render = structlog.dev.ConsoleRenderer(pad_event_to=22)
-    add_level = structlog.processors.add_log_level
-
-    def render_line(line: dict[str, Any]) -> str:
-        name = line["event"]
-        level = EVENTS[name].level
-        hidden = {"mono_ns", "incarnation", "n", "ts"}
-        shown = {key: _shown(value) for key, value in line.items() if key not in hidden}
-        shown["timestamp"] = line["ts"][11:23]
-        return str(render(None, level, add_level(None, level, shown)))
-
-    return render_line
+def _for_people(line: dict[str, Any], *, color: bool) -> str:
+    """Return an event as one short line. What only a checker needs is left out."""
+    hidden = _COMMON | {"argv", "settings"}
+    pairs = ((key, escaped(_shown(value))) for key, value in line.items() if key not in hidden)
+    name = line["event"]
+    if not color:
+        fields = "".join(f"  {key}={value}" for key, value in pairs)
+        return f"{ERASE_LINE}{line['ts'][11:23]} {name}{fields}"
+    fields = "".join(f"  \x1b[36m{key}\x1b[0m={value}" for key, value in pairs)
+    return f"{ERASE_LINE}\x1b[2m{line['ts'][11:23]}\x1b[0m \x1b[1m{name}\x1b[0m{fields}"
 
 
 def _shown(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | None) else _plain(value)
+    """Return a value for people: an exit code as its number, a list with commas."""
+    if isinstance(value, list | tuple):
+        return ", ".join(str(_shown(item)) for item in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return value if isinstance(value, str | float | None) else _plain(value)
 
 
 class EventLog:
@@ -92,24 +89,28 @@ class EventLog:
         self._lowest = _LEVELS[level]
         self._lock = threading.RLock()
         self._n = 0  # number of the next line
+        self._untold = 0  # lines lost that no `events.lost` has told
         self._broken_line = False  # whether the last write ended inside a line
         self._stream: TextIO | None = None  # a stream without a descriptor
+        self._outlet: Outlet | None = None
         self._owned_fd: int | None = None  # opened here, so closed here
-        self._console: Callable[[dict[str, Any]], str] | None = None
+        self._terminal = False
         if log_dir is not None:
             os.makedirs(log_dir, exist_ok=True)
             self.path: str | None = os.path.join(log_dir, f"{role}-{self._pid}.jsonl")
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._fd = self._owned_fd = os.open(self.path, flags, 0o644)
+            self._owned_fd = os.open(self.path, flags, 0o644)
+            self._outlet = Outlet(self._owned_fd)
         else:
             self.path = None
             stream = sys.stderr if stream is None else stream
-            try:
-                self._fd = stream.fileno()
-            except (OSError, ValueError):  # a stream in memory, as test runners put in place
-                self._fd, self._stream = -1, stream
-            if stream.isatty():
-                self._console = _console()
+            descriptor = descriptor_of(stream)
+            if descriptor >= 0:
+                self._outlet = Outlet(descriptor)
+            else:  # a stream in memory, as test runners put in place, or none at all
+                self._stream = stream
+            self._terminal = is_terminal(stream)
+        self._color = self._terminal and not os.environ.get("NO_COLOR")
 
     def wants(self, event: str) -> bool:
         """Ask before gathering fields that cost time."""
@@ -134,10 +135,13 @@ class EventLog:
     def close(self) -> None:
         """Later events are counted as lost."""
         with self._lock:
+            if self._outlet is not None:
+                self._outlet.close()
+                self._outlet = None
             if self._owned_fd is not None:
                 os.close(self._owned_fd)
                 self._owned_fd = None
-            self._fd = -1
+            self._stream = None
 
     def _emit_as(self, level: Level, event: str, fields: dict[str, Any]) -> None:
         kind = EVENTS.get(event)
@@ -146,34 +150,54 @@ class EventLog:
 
     def _write(self, event: str, fields: dict[str, Any]) -> None:
         with self._lock:
-            line: dict[str, Any] = {
-                "event": event,
-                "ts": datetime.now(UTC).isoformat(timespec="microseconds"),
-                "mono_ns": time.monotonic_ns(),
-                "role": self.role,
-                "pid": self._pid,
-                "incarnation": self.incarnation,
-                "n": self._n,
-            }
-            self._n += 1
-            for name, value in fields.items():
-                key = name.rstrip("_")
-                assert key not in _COMMON, f"field {key!r} of {event} is taken"
-                if value is not None:
-                    line[key] = value
-            text = self._console(line) if self._console is not None else _encode(line)
-            if self._stream is not None:
-                self._stream.write(text + "\n")
-                return
-            data = text.encode("utf-8", "backslashreplace") + b"\n"
-            if self._broken_line:  # never glue a whole line to a half one
-                data = b"\n" + data
-            try:
-                self._broken_line = os.write(self._fd, data) < len(data)
-            except OSError:
-                self.lines_lost += 1
-            else:
-                self.lines_lost += self._broken_line
+            if self._untold:
+                if not self._put("events.lost", {"count": self._untold}):
+                    return  # that line is lost in the place of this one: one number, one loss
+                self._untold = 0
+            self._put(event, fields)
+
+    def _put(self, event: str, fields: dict[str, Any]) -> bool:
+        """Write one line under the next number; return whether its reader took it whole."""
+        line: dict[str, Any] = {
+            "event": event,
+            "ts": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "mono_ns": time.monotonic_ns(),
+            "role": self.role,
+            "pid": self._pid,
+            "incarnation": self.incarnation,
+            "n": self._n,
+        }
+        for name, value in fields.items():
+            key = name.rstrip("_")
+            assert key not in _COMMON, f"field {key!r} of {event} is taken"
+            if value is not None:
+                line[key] = value
+        text = _for_people(line, color=self._color) if self._terminal else _encode(line)
+        self._n += 1
+        whole = self._put_stream(text) if self._outlet is None else self._put_bytes(text)
+        if not whole:
+            self.lines_lost += 1
+            self._untold += 1
+        return whole
+
+    def _put_bytes(self, text: str) -> bool:
+        assert self._outlet is not None
+        data = text.encode("utf-8", "backslashreplace") + b"\n"
+        if self._broken_line:  # never glue a whole line to a half one
+            data = b"\n" + data
+        written = self._outlet.write(data)
+        if written:
+            self._broken_line = written < len(data)
+        return written == len(data)
+
+    def _put_stream(self, text: str) -> bool:
+        if self._stream is None:
+            return False
+        try:
+            self._stream.write(text + "\n")
+        except Exception:  # noqa: BLE001 - a stream of the user's program may raise anything
+            return False
+        return True
 
 
 class NullEvents:
@@ -197,4 +221,4 @@ class NullEvents:
         if self._logger.isEnabledFor(level):
             plain = {name.rstrip("_"): value for name, value in fields.items()}
             text = " ".join(f"{name}={_shown(value)}" for name, value in plain.items())
-            self._logger.log(level, "%s %s", event, text, extra={"fields": plain})
+            log(level, "%s %s", event, text, extra={"fields": plain}, logger=self._logger)

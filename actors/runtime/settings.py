@@ -190,7 +190,7 @@ class Settings:
         environ: Mapping[str, str] | None = None,
         directory: str | None = None,
     ) -> Settings:
-        """Mappings go from setting name to value. Raises BadSetting.
+        """Each mapping goes from setting name to value. Raises BadSetting.
 
         Relative paths lead from `directory`, by default the working directory of this moment.
         """

@@ -78,11 +78,6 @@ class RestartPolicy:
         return pause_ms / 1000
 
 
-def _exit_status(returncode: int) -> int:
-    """The status that a shell would show."""
-    return 128 - returncode if returncode < 0 else returncode
-
-
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -138,7 +133,7 @@ class Supervisor:
         while True:
             attempt += 1
             returncode = self._run_once(attempt, signalled)
-            status = _exit_status(returncode)
+            status = 128 - returncode if returncode < 0 else returncode  # as a shell shows it
             if self._stay and status in {0, 4} and not self._stopping():
                 self._events.emit("supervise.staying")
                 while not self._stopping():

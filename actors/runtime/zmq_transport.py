@@ -84,11 +84,6 @@ class _Socket:
         """For a shell that waits for several transports at once."""
         return self._socket
 
-    @property
-    def wake_descriptor(self) -> int:
-        """Readable after `wake`, until the next `poll`."""
-        return self._wake_read
-
     def wake(self) -> None:
         """Make a waiting `poll`, or else the next one, return at once. Any thread may call this."""
         with self._wake_lock:

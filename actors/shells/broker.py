@@ -94,11 +94,10 @@ class BrokerShell:
         return self._driver.turn(timeout_ms)
 
     def time_left_ms(self) -> int:
-        """Return how long the next turn may wait."""
         return self._driver.time_left_ms()
 
     def close(self, *, clean: bool) -> None:
-        """Let go of the log. `clean` vouches for all that was synced and spares a long replay."""
+        """`clean` vouches for all that was synced, and spares a long replay."""
         least = self._snapshot_at_close
         if clean and least is not None and self._driver.unsnapshotted_bytes >= least:
             self._driver.write_snapshot()

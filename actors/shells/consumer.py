@@ -217,7 +217,6 @@ class ConsumerShell:
 
     @property
     def place(self) -> Place:
-        """(group, topic, partition)."""
         return self.core.member.place
 
     @property
@@ -243,14 +242,12 @@ class ConsumerShell:
         return self.core.member.outlived if log is None else log.generation
 
     def post(self, event: Event) -> None:
-        """Queue an event for the next turn."""
         session = self._ledger.session
         if isinstance(event, HandlerDone) and session is not None:
             session.answered()
         self._driver.post(event)
 
     def time_left_ms(self) -> int:
-        """Return how long the next turn may wait."""
         left = self._driver.time_left_ms()
         if self._again is not None:
             left = min(left, max(0, self._again_at_ms - self._clock.now_ms()))
@@ -293,7 +290,7 @@ class ConsumerShell:
             self.close()
 
     def close(self) -> None:
-        """Let go of the ledger; what was not synced counts as never done."""
+        """What was not synced counts as never done."""
         self.ended = True
         self._ledger.release()
         try:

@@ -86,7 +86,6 @@ class ProducerShell:
 
     @property
     def room(self) -> int:
-        """How many more batches may be submitted now."""
         if self.opened is None or self.error is not None:
             return 0
         return max(0, self.core.batches_max - self.core.send_window.batches - self._submitted)
@@ -98,18 +97,17 @@ class ProducerShell:
 
     @property
     def silent(self) -> bool:
-        """Whether no broker has answered for a while."""
         return self.core.connection.silent
 
     def ask(self, topic: str) -> None:
-        """Ask for a topic; the answer appears in `topics` or `refused`."""
+        """The answer appears in `topics` or `refused`."""
         if topic not in self._asked:
             self._asked.add(topic)
             self.refused.pop(topic, None)
             self._driver.post(Describe(topic))
 
     def submit(self, submit: Submit) -> None:
-        """Send a batch; see `room`."""
+        """Call it only while there is `room`."""
         self._submitted += 1
         self._driver.post(submit)
 
@@ -123,16 +121,13 @@ class ProducerShell:
         return happened
 
     def time_left_ms(self) -> int:
-        """Return how long the next turn may wait."""
         return self._driver.time_left_ms()
 
     def take_settled(self) -> list[Settled]:
-        """Return the verdicts that came since the last call."""
         settled, self._settled = self._settled, []
         return settled
 
     def now_ms(self) -> int:
-        """Return the time of the clock that drives this producer."""
         return self._clock.now_ms()
 
     def wake(self) -> None:
@@ -140,7 +135,7 @@ class ProducerShell:
         self._transport.wake()
 
     def close(self) -> None:
-        """Close the socket. What is unsettled stays unknown."""
+        """What is unsettled stays unknown."""
         self._transport.close()
 
     def _perform(self, item: Any) -> None:

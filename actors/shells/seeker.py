@@ -43,7 +43,6 @@ class SeekerShell:
 
     @property
     def serving(self) -> bool:
-        """Whether the ledger is open."""
         return self._driver.log is not None
 
     def open(self) -> None:
@@ -55,12 +54,11 @@ class SeekerShell:
         self._driver.turn(0)
 
     def move(self, offset: int, reason: str) -> None:
-        """Commit the new offset; durable when this returns. Raises OffsetOutOfRange, Fenced."""
+        """The move is durable when this returns. Raises OffsetOutOfRange, Fenced."""
         self._driver.post(MoveOffset(offset, reason))
         self._driver.turn(0)
 
     def close(self, *, clean: bool) -> None:
-        """Let the ledger go."""
         self._ledger.release()
         self._driver.close(clean=clean)
         self._ledger.close()

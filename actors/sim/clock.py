@@ -17,11 +17,9 @@ class SimClock:
         self._skew_ms = 0
 
     def now_ms(self) -> int:
-        """Return the steady time in milliseconds."""
         return self._now_ms
 
     def wall_ms(self) -> int:
-        """Return the time that the wall clock shows in milliseconds."""
         return self._now_ms + self._skew_ms
 
     def advance(self, milliseconds: int) -> None:
@@ -31,7 +29,6 @@ class SimClock:
         self._now_ms += milliseconds
 
     def advance_to(self, now_ms: int) -> None:
-        """Let time pass until `now_ms`; nothing happens if that is gone by."""
         self._now_ms = max(self._now_ms, now_ms)
 
     def jump(self, milliseconds: int) -> None:

@@ -113,7 +113,6 @@ def _work_ms(people: Population) -> int:
 
 
 def what_is_left(people: Population) -> str:
-    """Say who is not done."""
     left = [f"user {user.name or 'web'}" for user in people.users if not user.content]
     left += [producer.name for producer in people.producers if not producer.settled]
     for shell in _members(people):

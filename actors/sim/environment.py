@@ -72,11 +72,9 @@ class SimTransport:
         self.endpoint = endpoint
 
     def poll(self, timeout_ms: int) -> list[Envelope]:
-        """See `Transport`."""
         return self.endpoint.poll(timeout_ms)
 
     def send(self, peer: bytes, frames: Frames) -> bool:
-        """See `Transport`."""
         for frame in frames:
             self._world.trace.sent(bytes(frame))
         return self.endpoint.send(peer, frames)
@@ -90,7 +88,6 @@ class SimTransport:
         self.endpoint = self._world.connect_endpoint(address)
 
     def close(self) -> None:
-        """Leave the network."""
         self.endpoint.close()
 
 
@@ -98,7 +95,6 @@ class Environment(ABC):
     """The world around a process."""
 
     def __init__(self, plan: Plan, *, trace: bool) -> None:
-        """`trace` keeps all of it."""
         self.plan = plan
         # What every process gets, from its start to the end of the run.
         self.limits: Limits = replace(LIMITS, solitary_messages_max=plan.solitary_max)
@@ -127,7 +123,6 @@ class Environment(ABC):
         self._timer_count = 0
 
     def draw(self) -> bytes:
-        """Draw 16 random bytes."""
         return self._entropy.randbytes(16)
 
     # --- time ------------------------------------------------------------------------------------
@@ -140,21 +135,18 @@ class Environment(ABC):
 
     @property
     def next_timer_ms(self) -> int | None:
-        """When the next timer falls due; None: there is none."""
         return self._timers[0][0] if self._timers else None
 
     def run_timer(self) -> None:
-        """Do the work of the next timer."""
         heapq.heappop(self._timers)[2]()
 
     # --- the network -----------------------------------------------------------------------------
 
     def connect(self) -> SimTransport:
-        """Return a new socket to where the broker is."""
         return SimTransport(self, self.connect_endpoint())
 
     def connect_endpoint(self, address: bytes | None = None) -> Endpoint:
-        """Return a new client's side of the network: to where the broker is, or to `address`."""
+        """`address`: where to; None: to where the broker is."""
         return self.network.connect(self.draw(), self.addresses[-1] if address is None else address)
 
     def free_address(self) -> bytes:

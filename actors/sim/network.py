@@ -76,7 +76,6 @@ class SimNetwork:
         return side
 
     def listening(self, name: bytes) -> bool:
-        """Tell whether an endpoint has this name."""
         return name in self._sides
 
     def partition(self, sender: bytes, receiver: bytes, *, one_way: bool = False) -> None:
@@ -86,11 +85,9 @@ class SimNetwork:
             self._cuts.add((receiver, sender))
 
     def heal(self) -> None:
-        """Mend every partition; the odds of `faults` stay as they are."""
         self._cuts.clear()
 
     def next_due_ms(self) -> int | None:
-        """Return when the next message arrives; None if nothing is on its way."""
         return self._flying[0][0] if self._flying else None
 
     def offer(self, sender: bytes, receiver: bytes, frames: Frames) -> bool:
@@ -124,7 +121,6 @@ class SimNetwork:
         heapq.heappush(self._flying, (due, self._number, sender, receiver, frames))
 
     def deliver(self) -> None:
-        """Move what is due by now into the queues of its receivers."""
         while self._flying and self._flying[0][0] <= self.clock.now_ms():
             _, _, sender, receiver, frames = heapq.heappop(self._flying)
             side = self._sides.get(receiver)

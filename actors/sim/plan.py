@@ -61,7 +61,6 @@ class Plan:
 
     @classmethod
     def of(cls, seed: int) -> Plan:
-        """Return the plan of a seed: always the same one."""
         rng = random.Random(f"plan {seed}")
         chained = rng.random() < 0.6
         groups = [Group("bill", "orders", "invoices" if chained else "")]
@@ -133,20 +132,16 @@ class Plan:
         return "effect orders" in self.faults and "copied ledger" not in self.faults
 
     def without(self, fault: str) -> Plan:
-        """Return the plan with one fault less."""
         return replace(self, faults={n: m for n, m in self.faults.items() if n != fault})
 
     def in_order(self) -> Plan:
-        """Return the plan without state by key."""
         groups = tuple(replace(group, concurrency=0) for group in self.groups)
         return replace(self, groups=groups, solitary_max=LIMITS.solitary_messages_max)
 
     def submit_ms(self, rng: random.Random) -> int:
-        """Return the time from one batch of a producer to the next."""
         return 1 + int(rng.expovariate(1 / self.submit_mean_ms))
 
     def handler_ms(self, rng: random.Random) -> int:
-        """Return how long one handler run takes."""
         if self.slow_handlers and rng.random() < self.slow_handlers:
             return rng.randint(5_000, 15_000)
         return int(rng.expovariate(1 / self.handler_mean_ms))

@@ -73,7 +73,6 @@ def shrink(result: Result, make_relay: MakeRelay, *, runs: int = 60) -> Result:
 
 
 def _smaller(plan: Plan) -> Iterator[Plan]:
-    """Yield plans with a little less each."""
     for name in plan.faults:
         yield plan.without(name)
     if plan.safety_ms > 4_000:

@@ -26,21 +26,18 @@ class Trace:
     """Everything that happened in one world, in order."""
 
     def __init__(self, clock: SimClock, *, keep_all: bool = False) -> None:
-        """`keep_all` keeps every line, not only the last LINES_KEPT."""
         self._clock = clock
         self._digest = hashlib.blake2b(digest_size=8)
         self._lines: deque[Line] = deque(maxlen=None if keep_all else LINES_KEPT)
         self.counts: Counter[str] = Counter()
 
     def add(self, who: str, what: str, fields: dict[str, Any] | None = None) -> None:
-        """Note that `who` did `what`."""
         self.counts[what] += 1
         now = self._clock.now_ms()
         self._digest.update(b"%d %s %s\n" % (now, who.encode(), what.encode()))
         self._lines.append((now, who, what, fields or {}))
 
     def sent(self, data: bytes) -> None:
-        """Note bytes that went over the network."""
         self._digest.update(data)
 
     def hash(self) -> str:

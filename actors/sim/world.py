@@ -55,7 +55,6 @@ class World(Environment):
     """One run."""
 
     def __init__(self, plan: Plan, make_relay: MakeRelay, *, trace: bool = False) -> None:
-        """`make_relay` makes relays of production; `trace` keeps all."""
         super().__init__(plan, trace=trace)
         self.rng = random.Random(f"{plan.seed} world")
         self.events = 0
@@ -111,7 +110,6 @@ class World(Environment):
             relay.gone()
 
     def outline(self) -> Outline:
-        """Return what happened, in numbers."""
         counts = Counter(self.trace.counts)
         network = self.network.counts
         for name in ("dropped", "duplicated", "reordered"):
@@ -120,11 +118,9 @@ class World(Environment):
 
     @property
     def _simulated_ms(self) -> int:
-        """How long the run lasts so far."""
         return self.clock.now_ms() - SimClock().now_ms()
 
     def _step(self) -> None:
-        """Do one thing."""
         now = self.clock.now_ms()
         timer = self.next_timer_ms
         if timer is not None and timer <= now:
@@ -157,7 +153,6 @@ class World(Environment):
     # --- phases ----------------------------------------------------------------------------------
 
     def _make_topics(self) -> None:
-        """Make the topics before anything goes wrong."""
         client = self.connect()
         for frames in self.people.topic_requests():
             client.send(b"", frames)
@@ -169,19 +164,16 @@ class World(Environment):
     # --- who lives here --------------------------------------------------------------------------
 
     def role(self, name: str) -> Role | None:
-        """See the base class."""
         return next((shell for shell in self.people.shells if shell.name == name), None)
 
     # --- ends and interruptions ------------------------------------------------------------------
 
     def kill(self, role: Role) -> None:
-        """See the base class."""
         self.trace.add(role.name, "killed")
         role.gone()
         self.restart(role)
 
     def crashed(self, role: Role) -> None:
-        """See the base class."""
         policy = self._power.pop(role, None)
         if policy is None:
             self.kill(role)
@@ -189,11 +181,9 @@ class World(Environment):
             self.power_cut(role.host, policy())
 
     def cut_power_at_crash(self, role: Role, policy: Callable[[], CutPolicy]) -> None:
-        """See the base class."""
         self._power[role] = policy
 
     def power_cut(self, host: Host, policy: CutPolicy) -> None:
-        """See the base class."""
         host.boots += 1
         left = host.disk.power_cut(policy)
         self.trace.add(host.name, "power off", {"policy": policy})
@@ -207,11 +197,9 @@ class World(Environment):
                     self.kill(shell)
 
     def may_nest(self) -> bool:
-        """See the base class."""
         return self._depth < NESTING_MAX and not self.healing
 
     def freeze_inside(self, role: Role, kind: str, pause_ms: int) -> None:
-        """See the base class."""
         self.trace.add(role.name, "frozen inside", {"call": kind, "ms": pause_ms})
         until_ms = min(self.clock.now_ms() + pause_ms, self._safety_end_ms)
         role.frozen_until_ms = until_ms
@@ -224,7 +212,6 @@ class World(Environment):
         self.trace.add(role.name, "thawed")
 
     def ended(self, role: Role, error: BaseException | None, *, serving: bool) -> None:
-        """See the base class."""
         if not self._expected(role, error, serving=serving):
             raise Violation(
                 "unexpected end", f"{role.name}: {type(error).__name__}: {error}"
@@ -248,7 +235,6 @@ class World(Environment):
         return type(error) is StorageError and self.io_faults + self.disks_full > 0
 
     def restart(self, role: Role) -> None:
-        """See the base class."""
         if not role.wanted or role.restart_due:
             return
         role.restart_due = True

@@ -29,7 +29,7 @@ def encode(kind: str, content: Mapping[str, Any]) -> bytes:
 
 
 def decode(kind: str, data: bytes, path: str) -> dict[str, Any]:
-    """Return the content. Raises CorruptLog, UnsupportedFormat."""
+    """Raises CorruptLog, UnsupportedFormat."""
     head, _, line = data.partition(b"\n")
     words = head.split(b" ")
     if len(words) != 4 or words[:2] != [b"oncemq", kind.encode()] or not words[2].isdigit():
@@ -83,7 +83,7 @@ class Manifest:
 
     @classmethod
     def decode(cls, data: bytes, path: str) -> Manifest:
-        """Return the manifest. Raises CorruptLog, UnsupportedFormat."""
+        """Raises CorruptLog, UnsupportedFormat."""
         content = decode("manifest", data, path)
         try:
             manifest = cls(
@@ -138,7 +138,7 @@ class SnapshotInfo:
 
     @classmethod
     def decode(cls, data: bytes, path: str) -> SnapshotInfo:
-        """Return the snapshot's head. Raises CorruptLog, UnsupportedFormat."""
+        """Raises CorruptLog, UnsupportedFormat."""
         content = decode("snapshot", data, path)
         try:
             parts = [Part(str(n), str(f), int(size), int(c)) for n, f, size, c in content["parts"]]

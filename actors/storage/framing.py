@@ -118,7 +118,7 @@ def decode_header(
 
 
 def decode_commit(data: bytes | memoryview, at: int, position: int, seed: int) -> Commit:
-    """Check and return the commit frame at `data[at:]`. Raises BadFrame."""
+    """Raises BadFrame."""
     kind, length, _, _ = decode_header(data, at, position, seed)
     if kind != COMMIT or length != COMMIT_META.size:
         raise BadFrame("no commit frame")
@@ -144,7 +144,7 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
 
 
 def decode_segment_header(data: bytes | memoryview) -> SegmentHeader:
-    """Check and return a segment header. Raises BadFrame, UnsupportedFormat."""
+    """Raises BadFrame, UnsupportedFormat."""
     if len(data) < SEGMENT_HEADER_BYTES:
         raise BadFrame("the file ends inside the segment header")
     if CHECKSUM.unpack_from(data, _SEGMENT.size)[0] != crc32(data[: _SEGMENT.size]):

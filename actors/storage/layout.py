@@ -59,12 +59,10 @@ def _numbers(pattern: re.Pattern[str], names: list[str]) -> list[int]:
 
 
 def segments_in(names: list[str]) -> list[int]:
-    """Return the first positions of the segments among `names`, ascending."""
     return _numbers(_SEGMENT, names)
 
 
 def snapshots_in(names: list[str]) -> list[int]:
-    """Return the positions of the snapshots among `names`, ascending."""
     return _numbers(_SNAPSHOT, names)
 
 
@@ -73,7 +71,7 @@ def parts_in(names: list[str]) -> dict[str, int]:
 
 
 def names_in(disk: Disk, directory: str) -> list[str]:
-    """Return the names in a log's directory; none if there is no such directory."""
+    """Return [] if there is no such directory."""
     try:
         return disk.list(directory)
     except FileNotFoundError:
@@ -81,7 +79,7 @@ def names_in(disk: Disk, directory: str) -> list[str]:
 
 
 def generations_in(names: list[str]) -> list[int]:
-    """Return the numbers of the generations among `names`, complete or not, ascending."""
+    """Incomplete generations count too; ascending."""
     return _numbers(_GENERATION, names)
 
 
@@ -90,7 +88,7 @@ def generations(disk: Disk, directory: str) -> list[int]:
 
 
 def read_file(disk: Disk, path: str) -> bytes:
-    """Return a small file as a whole. Raises FileNotFoundError, CorruptLog."""
+    """Raises FileNotFoundError, CorruptLog."""
     file = disk.open(path)
     try:
         length = file.length()

@@ -111,12 +111,10 @@ class FencedLog:
 
     @property
     def end(self) -> int:
-        """Position of the next record."""
         return self._writer.end
 
     @property
     def durable_end(self) -> int:
-        """Position up to which everything is synced."""
         return self._view.end
 
     @property
@@ -263,7 +261,7 @@ class FencedLog:
         return list(found)
 
     def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
-        """Return the parts of a snapshot by name. Raises CorruptLog."""
+        """Raises CorruptLog."""
         self._check_usable()
         return {
             part.name: snapshots.read_part(self._disk, self._view.path, part) for part in info.parts

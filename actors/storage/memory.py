@@ -37,7 +37,6 @@ class MemoryFile:
         self._closed = False
 
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
-        """Write all of `data` at `offset`; a gap before it reads as zeros."""
         self._check(writing=True)
         view = memoryview(data)
         if not view.nbytes:  # as pwrite: nothing written, nothing grown
@@ -59,12 +58,11 @@ class MemoryFile:
         self._grow(length)
 
     def reserve(self, offset: int, length: int) -> None:
-        """Extend with zeros up to `offset + length`, or raise ENOSPC and change nothing."""
+        """Raises ENOSPC and changes nothing where the room is missing."""
         self._check(writing=True)
         self._grow(offset + length)
 
     def sync(self) -> None:
-        """Do nothing: memory is as durable as this disk gets."""
         self._check()
 
     def close(self) -> None:
@@ -123,7 +121,6 @@ class MemoryDisk:
         self._directories.remove(posixpath.normpath(path))
 
     def sync_directory(self, path: str) -> None:
-        """Check that the directory is there; its names are durable at once."""
         self._directory(path)
 
     def create(self, path: str) -> MemoryFile:
@@ -172,7 +169,7 @@ class MemoryDisk:
         return sum(len(node.data) for node in {id(n): n for n in self._files.values()}.values())
 
     def take(self, missing: int, path: str) -> None:
-        """Raise ENOSPC if the disk has no room for `missing` more bytes."""
+        """Raises ENOSPC."""
         if self.capacity is not None and self.used() + missing > self.capacity:
             raise _error(errno.ENOSPC, path)
 

@@ -54,7 +54,6 @@ def read(disk: Disk, directory: str, name: str) -> bytes | None:
 
 
 def keep(disk: Disk, directory: str, names: Collection[str]) -> None:
-    """Delete all orders except those of `names`."""
     home = posixpath.join(directory, _ORDERS)
     gone = [
         name

@@ -67,7 +67,7 @@ class LogReader:
         )
 
     def replay(self, position: int | None = None) -> Iterator[StoredRecord]:
-        """Yield the records from `position` (default: the start) to the end. Raises CorruptLog."""
+        """`position` None: from the start. Raises CorruptLog."""
         at = self.start if position is None else position
         try:
             chain = known_chain(self._disk, self._view, at)
@@ -84,7 +84,7 @@ class LogReader:
             self._replaced(error)
 
     def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
-        """Return the parts of a snapshot by name. Raises CorruptLog."""
+        """Raises CorruptLog."""
         try:
             return {
                 part.name: snapshots.read_part(self._disk, self._view.path, part)

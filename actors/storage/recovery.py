@@ -46,7 +46,7 @@ class Opening:
     end_owner: Callable[[Owner], None] | None
 
     def run(self) -> Opened:
-        """Do all four steps. Raises LogInUse, Fenced, CorruptLog, DiskFull, OSError."""
+        """Raises LogInUse, Fenced, CorruptLog, DiskFull, OSError."""
         guard, view = self._look()
         try:
             self._probe(view)
@@ -239,7 +239,7 @@ class Opening:
         check_fence(self.disk, self.directory, number)
 
     def _give_up(self, path: str, number: int, error: OSError) -> None:
-        """Raise the better explanation of `error`: Fenced, or DiskFull after cleaning up."""
+        """Raises Fenced, or DiskFull after cleaning up, where that explains `error` better."""
         self._check(number)
         if error.errno in layout.FULL and not self.disk.exists(
             posixpath.join(path, layout.MANIFEST)
@@ -288,7 +288,7 @@ def being_made(disk: Disk, directory: str, number: int) -> bool:
 
 
 def read_owner(disk: Disk, path: str) -> Owner:
-    """Return the owner that a lock file names; {} if the file is missing or damaged."""
+    """Return {} if the lock file is missing or damaged."""
     owner: Owner = {}
     with contextlib.suppress(FileNotFoundError, CorruptLog):
         found = document.decode("owner", layout.read_file(disk, path), path).get("owner")

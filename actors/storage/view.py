@@ -226,7 +226,7 @@ def _check_listed(view: View) -> None:
 
 
 def read_header(file: File, view: View, first: int) -> SegmentHeader:
-    """Return the checked header of a segment. Raises BadFrame."""
+    """Raises BadFrame."""
     header = decode_segment_header(file.read(0, SEGMENT_HEADER_BYTES))
     if header.log_id != view.manifest.log_id:
         raise BadFrame("the segment belongs to another log")

@@ -187,7 +187,7 @@ class SegmentWriter:
         self._file.close()
 
     def close(self, *, seal: bool) -> None:
-        """Close the file; `seal` gives reserved room back first."""
+        """`seal` gives reserved room back first."""
         if seal:
             self._seal()
         else:

@@ -198,7 +198,6 @@ def test_nothing_is_fed_after_the_end(tmp_path: Path) -> None:
 
 
 def app_of(*places: tuple[str, str]) -> App:
-    """An application with a handler for each (topic, group)."""
     app = App()
     for topic, group in places:
         app.consumer(topic, group=group)(lambda message, tx: None)
@@ -216,7 +215,6 @@ class Ended:
         return {"sent": self._sent}
 
     def told(self) -> str:
-        """What it printed, for people."""
         return "told"
 
 
@@ -362,7 +360,6 @@ def test_a_picture_of_nothing_is_a_picture() -> None:
 
 
 def run_of(deeds: Deeds, roles: tuple[str, ...] = ("broker", "producer", "consumer")) -> Run:
-    """A run of which only the deeds matter."""
     feed: Feed = None  # type: ignore[assignment]
     return Run(Path(), "t", feed, (), roles, deeds, Counter(), drained=True)
 

@@ -37,7 +37,6 @@ Raw = tuple[int, int, bytes, bytes]  # position, type, meta, body
 
 
 def copy_of(disk: MemoryDisk) -> MemoryDisk:
-    """A disk of the same content, whose owners are dead."""
     other = MemoryDisk()
     other._directories = set(disk._directories)
     for path, node in disk._files.items():
@@ -149,7 +148,6 @@ class Writer:
         self.outside = max(self.outside, position)
 
     def kill(self) -> None:
-        """End as SIGKILL does."""
         self.disk.drop_locks()
 
     def stop(self) -> None:
@@ -339,7 +337,6 @@ def imported() -> Specimen:
 
 
 def large_broker() -> Specimen:
-    """64 KiB of log in several segments."""
     writer = broker_log(size=400, groups=14, segment_bytes=16 * 1024)
     writer.name = "large broker log"
     writer.kill()
@@ -347,7 +344,6 @@ def large_broker() -> Specimen:
 
 
 def large_ledger() -> Specimen:
-    """A ledger with about 64 KiB of log and a snapshot of 64 KiB."""
     records = LedgerRecords(900)
     writer = Writer("large ledger", 16 * 1024, jump=1)
     writer.group(*records.first())

@@ -62,7 +62,6 @@ def _judged(specimen: Specimen, cases: Iterable[Case]) -> tuple[Counter[str], li
 
 
 def others(name: str) -> tuple[str, Counter[str], list[str]]:
-    """Do all other damage to one specimen."""
     specimen = SPECIMENS[name]()
     source = random.Random(1)
     large = source if name in LARGE else None
@@ -78,7 +77,6 @@ def others(name: str) -> tuple[str, Counter[str], list[str]]:
 
 
 def main() -> int:
-    """Run all of it on all processors."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="flip one byte in N")
     asked = parser.parse_args()

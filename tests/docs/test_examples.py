@@ -95,7 +95,6 @@ def evaluate_shell(example: Example) -> None:
 
 
 def evaluate_json(example: Example) -> None:
-    """A block of JSON holds one value, or one a line."""
     text = str(example.parsed)
     try:
         json.loads(text)

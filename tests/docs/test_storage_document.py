@@ -31,7 +31,6 @@ def rows(text: str, head: str) -> list[list[str]]:
 
 
 def fields_of(part: str) -> list[str]:
-    """The names of the fields of a part, or of a row in one."""
     found = [row[1] for row in rows(section("3.6"), "part | value") if row[0] == part]
     found += [row[1] for row in LEDGER_ROWS if row[0] == part]
     (text,) = found
@@ -72,7 +71,6 @@ def test_the_meta_of_a_stored_batch_is_laid_out_as_the_page_says() -> None:
 
 @pytest.fixture
 def broker_parts() -> dict[str, Any]:
-    """The parts of a broker that has one of everything, as they lie on disk."""
     world = World()
     world.hello()
     world.topic()

@@ -54,7 +54,6 @@ class Siege:
     thrown_out: int = 0  # of them, how many were closed while they still spoke
 
     def begin(self) -> None:
-        """Start the broker and let everybody connect."""
         self.broker = self.house.broker("--snapshot-every=1000000000")
         # Whoever names the epoch of today is that producer: names are no secrets, keys are. So the
         # honest epoch is one at which no attack of this sort arrives by chance.
@@ -172,7 +171,6 @@ class Siege:
                     seen = wire.decode(b"", frames).message == Pong(last, self.broker_epoch)
 
     def counted(self) -> dict[str, int]:
-        """How many messages the broker has refused or dropped, as far as it told."""
         counts = {"wire.malformed": 0, "wire.dropped": 0}
         for path in self.house.events.glob("broker-*.jsonl"):
             for line in path.read_text("utf-8").splitlines():

@@ -71,7 +71,6 @@ class World:
 
 
 def answered(world: World, number: int) -> bool:
-    """Whether an honest peer's ping is answered in the next turn."""
     world.sent.clear()
     world.waiting.append((b"h" * 16, [bytes(f) for f in wire.encode(Ping(number), None)]))
     world.driver.turn(0)

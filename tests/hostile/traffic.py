@@ -71,7 +71,6 @@ EVIL_VALUES: tuple[Any, ...] = (
 
 
 def batches() -> list[Any]:
-    """Batches of both sorts of ids."""
     values = [b"one", b"two" * 50, b""]
     return [
         batch_codec.build(values, encodings=0),

@@ -36,11 +36,9 @@ class Wire:
         self.events: list[tuple[str, dict[str, Any]]] = []
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Keep the structured events of all clients."""
         self.events.append((event, fields))
 
     def wants(self, event: str) -> bool:
-        """Want all events."""
         return bool(event)
 
     def engine(self, name: str, endpoint: str = ENDPOINT) -> ProducerShell:
@@ -63,7 +61,6 @@ class Wire:
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """Let the broker be unreachable for a while."""
         self.cut = True
         try:
             yield
@@ -109,5 +106,4 @@ class WiredTransport:
         self._inbox.clear()
 
     def close(self) -> None:
-        """Say no more."""
         self.closed = True

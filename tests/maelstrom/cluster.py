@@ -119,11 +119,9 @@ class Cluster:
         raise AssertionError(f"no reply to {body}")
 
     def answers(self, client: str, number: int) -> list[Body]:
-        """Return all replies to one request."""
         return [body for body in self.replies.get(client, ()) if body["in_reply_to"] == number]
 
     def run(self) -> None:
-        """Deliver until nothing flies, then give each node its tick."""
         for _ in range(10_000):
             if not self.flying:
                 break
@@ -163,15 +161,12 @@ class Cluster:
         return odds > 0 and self.rng.random() < odds
 
     def partition(self, one: str, other: str) -> None:
-        """Cut both ways between two nodes."""
         self.cut |= {(one, other), (other, one)}
 
     def heal(self) -> None:
-        """Mend all cuts."""
         self.cut.clear()
 
     def restart(self, name: str) -> None:
-        """Kill a node, start it on its disk and send it an init."""
         self.stations[name].kill()
         self.stations[name].start()
         self.init(name)
@@ -179,7 +174,6 @@ class Cluster:
     # --- requests --------------------------------------------------------------------------------
 
     def send(self, node: str, key: str, msg: Any, message_id: Any = None, **more: Any) -> Body:
-        """Send one message and return the reply's body."""
         body: Body = {"type": "send", "key": key, "msg": msg}
         if message_id is not None:
             body["message_id"] = message_id

@@ -49,7 +49,6 @@ def build(*arguments: str) -> None:
 
 @pytest.fixture(scope="session")
 def dist(once: Once) -> Path:
-    """The directory with the sdist, and the wheel that was built from it."""
     return once("dist", lambda path: build("--outdir", str(path), str(ROOT)))
 
 
@@ -67,7 +66,6 @@ def sdist(dist: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel_of_checkout(once: Once) -> Path:
-    """The wheel that is built without an sdist in between."""
     directory = once("checkout", lambda path: build("--wheel", "--outdir", str(path), str(ROOT)))
     (path,) = directory.glob("*.whl")
     return path

@@ -99,7 +99,6 @@ class OsWorld(OsDisk):
         return process
 
     def end(self) -> None:
-        """End all lives, also those that a failed check left open."""
         for process in self.processes:
             process.kill()
 

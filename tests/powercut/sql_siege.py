@@ -250,7 +250,6 @@ class Siege:
         return len(outputs) >= MESSAGES
 
     def _outputs(self, group: str) -> list[int]:
-        """Return what the broker holds of a group's outputs, in order."""
         time.sleep(0.01)
         try:
             messages = list(read_topic(self.house.endpoint, f"out-{group}"))

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from oncemq.chaos.history import History
 from oncemq.chaos.programs import Program, Running, free_endpoint, wait_until
@@ -82,6 +84,13 @@ class House:
             *more,
             **environ,
         )
+
+    def command(self, *argv: str, code: int = 0) -> dict[str, Any]:
+        """Run a command of `oncemq` with --json; return what it prints, else {"error": stderr}."""
+        command = self.start(argv[0], "-m", "oncemq", *argv, "--json")
+        command.wait(START_S, code)
+        lines = command.stdout().splitlines()
+        return dict(json.loads(lines[-1])) if lines else {"error": command.stderr()}
 
     def wait_for(self, running: Running, event: str, times: int = 1) -> None:
         """Wait until a process has written `event`; fail at once if it ends before."""

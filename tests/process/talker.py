@@ -100,7 +100,6 @@ class Talker:
         return int(offset)
 
     def stored(self, topic: str = "t") -> list[str]:
-        """Return all values of a topic from its start."""
         values: list[str] = []
         while True:
             received = self.say(Fetch(0, "", topic, 0, 0, len(values), 1 << 20, 0))

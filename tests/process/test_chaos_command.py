@@ -79,7 +79,6 @@ def shop(tmp_path: Path) -> Shop:
 
 
 def marks(page: str) -> Counter[str]:
-    """Count the marks of faults in a report by kind."""
     (picture,) = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     groups = ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}g")
     return Counter(its.get("class").split()[1] for its in groups if "mark " in its.get("class", ""))
@@ -160,7 +159,6 @@ def portions_of(shop: Shop, source: Input) -> Feed:
 
 
 def run_of(shop: Shop, feed: Feed) -> Run:
-    """What the judge of a kept run is told."""
     return Run(
         directory=shop.kept,
         topic="orders",

@@ -58,7 +58,6 @@ class Shop:
         return self.house.consumer("shopapp:app", *more, **environ)
 
     def calls(self) -> list[str]:
-        """Values that handlers were called with, by all processes."""
         path = self.directory / "calls"
         return [line.split()[1] for line in path.read_text().splitlines()] if path.exists() else []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
@@ -67,24 +66,18 @@ class Shop:
         assert consumer.exit_code == (4 if summary["parked"] else 0)
         return summary
 
-    def command(self, *argv: str, code: int = 0) -> dict[str, Any]:
-        command = self.house.start(argv[0], "-m", "oncemq", *argv, "--json")
-        command.wait(START_S, code)
-        return dict(json.loads(command.stdout().splitlines()[-1]))
-
     def dlq(self, *argv: str, code: int = 0) -> dict[str, Any]:
-        return self.command("dlq", *argv, "--topic=orders", code=code)
+        return self.house.command("dlq", *argv, "--topic=orders", code=code)
 
     def letters(self) -> list[dict[str, Any]]:
         return list(self.dlq("list", f"--state={self.house.state}")["letters"])
 
     def calls(self, group: str = "g") -> list[str]:
-        """Values that handlers of a group were called with, by all processes."""
         lines = (self.directory / "calls").read_text().splitlines()
         return [value for name, value in map(str.split, lines) if name == group]
 
     def log(self, group: str = "g") -> list[str]:
-        state = self.command("state", f"--state={self.house.state}", f"--group={group}")
+        state = self.house.command("state", f"--state={self.house.state}", f"--group={group}")
         return list(state["log"])
 
     def fix(self) -> None:
@@ -92,7 +85,7 @@ class Shop:
 
     def verify(self) -> dict[str, Any]:
         state, data = f"--state={self.house.state}", f"--data={self.house.data}"
-        return self.command("verify", state, data)
+        return self.house.command("verify", state, data)
 
 
 @pytest.fixture

@@ -129,18 +129,11 @@ class Shop:
         consumer.wait(START_S, 9)
         return consumer
 
-    def command(self, *argv: str, code: int = 0) -> dict[str, Any]:
-        command = self.house.start(argv[0], "-m", "oncemq", *argv, "--json")
-        command.wait(START_S, code)
-        if code:
-            return {"error": command.stderr()}
-        return dict(json.loads(command.stdout().splitlines()[-1]))
-
     def effects(self) -> list[dict[str, Any]]:
-        return list(self.command("effects", "list")["effects"])
+        return list(self.house.command("effects", "list")["effects"])
 
     def state(self) -> dict[str, Any]:
-        return self.command("state", f"--state={self.house.state}", "--group=billing")
+        return self.house.command("state", f"--state={self.house.state}", "--group=billing")
 
     def consume(self) -> Running:
         """Run until idle; a held partition does not keep it."""
@@ -151,7 +144,7 @@ class Shop:
 
     def verify(self) -> dict[str, Any]:
         where = (f"--state={self.house.state}", f"--data={self.house.data}")
-        return self.command("verify", *where)
+        return self.house.command("verify", *where)
 
 
 @pytest.fixture
@@ -200,14 +193,14 @@ def test_a_call_that_dies_is_unknown_and_an_operator_says_it_was_done(shop: Shop
 
     running = shop.house.consumer("effectapp:app")  # and now while it runs
     wait_until(lambda: effect["id"] in running.stderr(), START_S, "the held effect")
-    told = shop.command("effects", "resolve", effect["id"], "--done", '{"by": "hand"}')
+    told = shop.house.command("effects", "resolve", effect["id"], "--done", '{"by": "hand"}')
     assert told == {"id": effect["id"], "how": "answered", "duplicate": False}
     wait_until(lambda: len(shop.state()) == 4, START_S, "all in the state")
     running.stop(START_S, 0)
     assert shop.state()["a1"] == {"by": "hand"}
     assert all(count == 1 for count in Bank.charges.values()), Bank.charges
     assert shop.effects() == []
-    late = shop.command("effects", "resolve", effect["id"], "--retry", code=1)
+    late = shop.house.command("effects", "resolve", effect["id"], "--retry", code=1)
     assert "no effect" in late["error"]
     assert shop.verify()["violations"] == 0
 
@@ -217,9 +210,9 @@ def test_an_operator_wants_the_call_again(shop: Shop) -> None:
     shop.send("a1", "d1")
     shop.dies_of("a1")
     [effect] = shop.effects()
-    assert shop.command("effects", "resolve", effect["id"], "--retry")["how"] == "again"
-    assert shop.command("effects", "resolve", effect["id"], "--retry")["duplicate"] is True
-    other = shop.command("effects", "resolve", effect["id"], "--done", "1", code=1)
+    assert shop.house.command("effects", "resolve", effect["id"], "--retry")["how"] == "again"
+    assert shop.house.command("effects", "resolve", effect["id"], "--retry")["duplicate"] is True
+    other = shop.house.command("effects", "resolve", effect["id"], "--done", "1", code=1)
     assert "is already resolved: called again" in other["error"]
     [said] = shop.effects()
     assert (said["state"], said["order"]) == ("resolved", "again")
@@ -238,11 +231,11 @@ def test_it_is_parked_or_called_again_where_the_handler_says_so(shop: Shop) -> N
     shop.send("a1", "d1")
     shop.dies_of("a1")
     [effect] = shop.effects()
-    vain = shop.command("effects", "resolve", effect["id"], "--retry", code=1)
+    vain = shop.house.command("effects", "resolve", effect["id"], "--retry", code=1)
     assert "its policy is park" in vain["error"]
     shop.consume()
     assert set(shop.state()) == {"d1"}
-    [letter] = shop.command("dlq", "list", "--topic=orders")["letters"]
+    [letter] = shop.house.command("dlq", "list", "--topic=orders")["letters"]
     assert (letter["kind"], letter["message_id"]) == ("unknown effect", "a1")
     shop.policy("retry")
     shop.send("a2")
@@ -262,7 +255,7 @@ def test_a_process_that_is_killed_in_the_call(shop: Shop) -> None:
     wait_until(lambda: sum(Bank.charges.values()) == 1, START_S, "the call")
     [effect] = shop.effects()
     assert effect["state"] == "running"
-    early = shop.command("effects", "resolve", effect["id"], "--retry", code=1)
+    early = shop.house.command("effects", "resolve", effect["id"], "--retry", code=1)
     assert "is running right now" in early["error"]
     assert not list(shop.house.state.rglob("*.order"))
     consumer.kill()
@@ -273,11 +266,11 @@ def test_a_process_that_is_killed_in_the_call(shop: Shop) -> None:
     order = effect["message"].rpartition(":")[2]
     assert Bank.charges[order, f"{effect['message']}:charge"] == 1
     assert sum(Bank.charges.values()) == 2  # the other partition
-    shop.command("effects", "resolve", effect["id"], "--done", "found it")
+    shop.house.command("effects", "resolve", effect["id"], "--done", "found it")
     shop.consume()
     assert shop.state()[order] == "found it"
     where = (f"--state={shop.house.state}", f"--data={shop.house.data}")
-    story = shop.command("explain", order, "--topic=orders", *where)
+    story = shop.house.command("explain", order, "--topic=orders", *where)
     [group] = story["groups"]
     assert [(one["number"], one["how"]) for one in group["effects"]] == [(1, "answered")]
     assert shop.verify()["topics"]["orders"]["groups"]["billing"]["effects_unknown"] == 0
@@ -303,7 +296,7 @@ def test_an_owner_that_was_frozen_in_the_call(shop: Shop) -> None:
     wait_until(fenced, START_S, "the fenced owner")
     [still] = shop.effects()
     assert (still["id"], still["state"]) == (effect["id"], "unknown")
-    shop.command("effects", "resolve", effect["id"], "--done", '"looked it up"')
+    shop.house.command("effects", "resolve", effect["id"], "--done", '"looked it up"')
     wait_until(lambda: shop.state() == {"a1": "looked it up"}, START_S, "the commit")
     other.stop(START_S, 0)
     frozen.end()
@@ -318,9 +311,9 @@ def test_async_handlers_await_their_effects(shop: Shop) -> None:
     shop.house.consumer("asyncapp:app").wait(START_S, 9)
     [effect] = shop.effects()
     assert (effect["group"], effect["state"]) == ("later", "unknown")
-    shop.command("effects", "resolve", effect["id"], "--done", "[1]")
+    shop.house.command("effects", "resolve", effect["id"], "--done", "[1]")
     shop.house.consumer("asyncapp:app", "--until-idle=1").wait(START_S, 0)
-    state = shop.command("state", f"--state={shop.house.state}", "--group=later")
+    state = shop.house.command("state", f"--state={shop.house.state}", "--group=later")
     assert state["a1"] == [1]
     assert set(state) == {"a1", "a2", "d1"}
     assert all(count == 1 for count in Bank.charges.values()), Bank.charges
@@ -340,11 +333,11 @@ def test_several_calls_of_one_partition_die_together(shop: Shop) -> None:
     effects = sorted(shop.effects(), key=lambda effect: int(effect["offset"]))
     assert {effect["state"] for effect in effects} == {"unknown"}
     assert [effect["message"].rpartition(":")[2] for effect in effects] == ids[:4]
-    shop.command("effects", "resolve", effects[0]["id"], "--done", "by hand")
+    shop.house.command("effects", "resolve", effects[0]["id"], "--done", "by hand")
     for effect in effects[1:]:
-        shop.command("effects", "resolve", effect["id"], "--retry")
+        shop.house.command("effects", "resolve", effect["id"], "--retry")
     shop.house.consumer("keyedapp:app", "--until-idle=1").wait(START_S, 0)
-    state = shop.command("state", f"--state={shop.house.state}", "--group=keyed")
+    state = shop.house.command("state", f"--state={shop.house.state}", "--group=keyed")
     told = {name: value for entry in state.values() for name, value in entry.items()}
     assert set(told) == set(ids)
     assert told["a0"] == "by hand"

@@ -21,7 +21,6 @@ MEMBERS = 4
 
 
 def shares(life: GroupLife) -> list[int]:
-    """How many partitions each live member owns."""
     with AdminClient(life.house.endpoint) as client:
         return sorted(row[3] for row in client.group("g").members)
 

@@ -73,7 +73,6 @@ class Shop:
 
 @pytest.fixture
 def shop(house: House) -> Shop:
-    """A broker and an application that notes each message and sends it on."""
     return Shop(house)
 
 

@@ -42,7 +42,6 @@ class Program:
         return self.process.stdin
 
     def write(self, **body: Any) -> None:
-        """Send a request and do not wait."""
         self.number += 1
         body["msg_id"] = self.number
         self.stdin.write(json.dumps({"src": "c1", "dest": "n1", "body": body}) + "\n")
@@ -53,7 +52,6 @@ class Program:
         return self.process.stdout.readline()
 
     def ask(self, **body: Any) -> dict[str, Any]:
-        """Send a request and return the body of the next reply."""
         self.write(**body)
         reply: dict[str, Any] = json.loads(self.read())["body"]
         assert reply["in_reply_to"] == self.number

@@ -61,12 +61,10 @@ def take_orders(url: str, *ids: str) -> None:
 
 
 def log_of(house: House) -> list[StoredMessage]:
-    """All messages in the broker's log of the orders."""
     return list(read_topic(house.endpoint, "orders", timeout_s=START_S))
 
 
 def order_ids(url: str) -> list[str]:
-    """The ids of the orders that are committed in the shop."""
     engine = shop_writer.open_engine(url)
     with engine.connect() as connection:
         found = [row[0] for row in connection.execute(sa.text("SELECT id FROM orders"))]
@@ -75,7 +73,6 @@ def order_ids(url: str) -> list[str]:
 
 
 def ids_in(log: list[StoredMessage]) -> list[str | bytes]:
-    """The ids of messages in the order of the log."""
     return [message.message_id for message in log]
 
 

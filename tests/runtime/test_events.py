@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_a_failing_sink_never_fails_the_caller() -> None:
         log = EventLog("broker", stream=stream)
         while not log.lines_lost:  # longer than a pipe takes at once: the last one is cut
             log.emit("batch.refused", reason="x" * 5000)
-        sent = log._n
+        lost, sent = log.lines_lost, log._n
         data = b""
         while len(chunk := os.read(read_end, 65536)) == 65536:
             data += chunk
@@ -127,8 +128,12 @@ def test_a_failing_sink_never_fails_the_caller() -> None:
             whole.append(json.loads(line)["n"])
         except ValueError:
             continue
-    assert whole[-1] == sent
-    assert len(whole) == sent + 1 - log.lines_lost
+    assert lost == log.lines_lost
+    assert whole[-2:] == [sent, sent + 1]
+    assert len(whole) == sent + 2 - lost
+    told = [json.loads(line) for line in data.splitlines()[-2:]]
+    assert [line["event"] for line in told] == ["events.lost", "log.disk_ok"]
+    assert told[0]["count"] == lost
 
 
 class Terminal(io.StringIO):
@@ -143,8 +148,21 @@ def test_a_person_sees_text() -> None:
     screen = Terminal()
     EventLog("broker", stream=screen).emit("broker.ready", endpoint="tcp://h:1", epoch=3)
     text = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue())
-    assert text.count("\n") == 1
-    assert re.search(r"info +\] broker\.ready .*endpoint=tcp://h:1.* epoch=3", text)
+    assert re.fullmatch(
+        r"\r\x1b\[K\d\d:\d\d:\d\d\.\d{3} broker\.ready  endpoint=tcp://h:1  epoch=3\n", text
+    )
+
+
+def test_a_person_is_spared_what_only_a_checker_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first line of a process fits on a screen, and a status is a number."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen = Terminal()
+    log = EventLog("broker", stream=screen)
+    log.emit("process.start", version="0.1", argv=["broker"], settings={"data": "x" * 500})
+    log.emit("process.stop", exit_code=signal.Signals.SIGHUP, reason="a\x1b[2J\nforged line")
+    first, last, _ = screen.getvalue().split("\n")
+    assert first.endswith(" process.start  version=0.1")
+    assert last.endswith(" process.stop  exit_code=1  reason=a\\x1b[2J\\nforged line")
 
 
 def test_library_events_go_to_the_stdlib_logger(caplog: pytest.LogCaptureFixture) -> None:

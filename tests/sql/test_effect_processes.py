@@ -83,18 +83,11 @@ class Shop:
         (self.directory / f"die-{order}").touch()
         self.consumer(app=app).wait(START_S, 9)
 
-    def command(self, *argv: str, code: int = 0) -> dict[str, Any]:
-        command = self.house.start(argv[0], "-m", "oncemq", *argv, "--json")
-        command.wait(START_S, code)
-        if code:
-            return {"error": command.stderr()}
-        return dict(json.loads(command.stdout().splitlines()[-1]))
-
     def effects(self) -> list[dict[str, Any]]:
-        return list(self.command("effects", "list", f"--sink={self.sink}")["effects"])
+        return list(self.house.command("effects", "list", f"--sink={self.sink}")["effects"])
 
     def resolve(self, effect_id: str, *word: str, code: int = 0) -> dict[str, Any]:
-        return self.command(
+        return self.house.command(
             "effects", "resolve", effect_id, f"--sink={self.sink}", *word, code=code
         )
 
@@ -114,7 +107,7 @@ class Shop:
         assert charged == {order: 2 if order in twice else 1 for order in orders}
         assert self.effects() == []
         where = (f"--data={self.house.data}", f"--sink={self.sink}")
-        proof = self.command("verify", *where)
+        proof = self.house.command("verify", *where)
         assert proof["violations"] == 0
         group = proof["topics"]["orders"]["groups"]["g"]
         assert (group["effect_calls"], group["effects_unknown"]) == (len(orders) + len(twice), 0)
@@ -145,7 +138,7 @@ def test_a_call_that_dies_is_unknown_and_an_operator_says_it_was_done(shop: Shop
     assert (effect["state"], effect["policy"], effect["offset"]) == ("unknown", "ask", 1)
     assert effect["message"] == "g@orders:s:b"
     assert shop.paid() == {"a": 2}
-    beside = shop.command("effects", "list")
+    beside = shop.house.command("effects", "list")
     assert beside["effects"] == []
     assert [where.partition(":")[0] for where in beside["databases"]] == [
         shop.sink.partition(":")[0]
@@ -202,7 +195,7 @@ def test_a_process_that_is_killed_in_the_call(shop: Shop) -> None:
     shop.consumer("--until-idle=1").wait(START_S, 0)
     shop.check("a", "b")
     where = (f"--data={shop.house.data}", f"--sink={shop.sink}", "--topic=orders")
-    [group] = shop.command("explain", "a", *where)["groups"]
+    [group] = shop.house.command("explain", "a", *where)["groups"]
     assert [(one["number"], one["how"]) for one in group["effects"]] == [(1, "answered")]
 
 
@@ -235,7 +228,7 @@ def test_an_operator_passes_over_a_held_message(shop: Shop) -> None:
     [effect] = shop.effects()
     shop.resolve(effect["id"], "--done", "1")
     sink = f"--sink={shop.sink}"
-    assert len(shop.command("groups", "seek", "g", "orders", sink, "--to=1")["moved"]) == 1
+    assert len(shop.house.command("groups", "seek", "g", "orders", sink, "--to=1")["moved"]) == 1
     assert shop.effects() == []
     shop.consumer("--until-idle=1").wait(START_S, 0)
     assert shop.paid() == {"b": 2}
@@ -310,7 +303,7 @@ def check_storm(shop: Shop, count: int, kills: int, rng: random.Random) -> None:
     begun = "SELECT count(*), count(DISTINCT id) FROM paid WHERE receipt = 'begun'"
     [(all_rows, different)] = rows(shop.sink, begun)
     assert all_rows == different
-    proof = shop.command("verify", f"--data={shop.house.data}", f"--sink={shop.sink}")
+    proof = shop.house.command("verify", f"--data={shop.house.data}", f"--sink={shop.sink}")
     assert proof["violations"] == 0
 
 

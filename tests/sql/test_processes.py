@@ -96,25 +96,12 @@ class Shop:
         """Each value was applied once: rows, state and outgoing topic."""
         assert self.paid() == (len(values), len(values), sum(values))
         assert sorted(m.value for m in read_topic(self.house.endpoint, "out")) == sorted(values)
-        command = self.house.start(
-            "state", "-m", "oncemq", "state", f"--sink={self.sink}", "--group=g", "--json"
-        )
-        command.wait(START_S, 0)
-        assert json.loads(command.stdout()) == {"sum": sum(values)}
-        proof = self.house.start(
-            "verify",
-            *("-m", "oncemq", "verify", f"--data={self.house.data}", f"--sink={self.sink}"),
-            *("--json", "--topic=orders"),
-        )
-        proof.wait(START_S, 0)
-        group = json.loads(proof.stdout())["topics"]["orders"]["groups"]["g"]
+        state = self.house.command("state", f"--sink={self.sink}", "--group=g")
+        assert state == {"sum": sum(values)}
+        where = (f"--data={self.house.data}", f"--sink={self.sink}")
+        proof = self.house.command("verify", *where, "--topic=orders")
+        group = proof["topics"]["orders"]["groups"]["g"]
         assert (group["processed"], group["pending"]) == (len(values), 0)
-
-    def command(self, *arguments: str) -> Any:
-        """Run a command of `oncemq` that prints JSON; return that."""
-        running = self.house.start(arguments[0], "-m", "oncemq", *arguments, "--json")
-        running.wait(START_S, 0)
-        return json.loads(running.stdout())
 
     def there(self, what: str) -> bool:
         """Whether a handler has come to a place where it waits."""
@@ -140,16 +127,18 @@ def test_an_operator_moves_a_group_whose_ledger_is_in_a_database(shop: Shop) -> 
     shop.consumer("--until-idle=0.5").wait(START_S, 0)
     shop.send(*map(str, range(10, 30)))
     sink = f"--sink={shop.sink}"
-    moved = shop.command("groups", "seek", "g", "orders", sink, "--to=25", "--reason=bad batch")
+    moved = shop.house.command(
+        "groups", "seek", "g", "orders", sink, "--to=25", "--reason=bad batch"
+    )
     assert moved["moved"] == [{"partition": 0, "from": 10, "to": 25}]
     shop.consumer("--until-idle=0.5").wait(START_S, 0)
     assert shop.paid() == (15, 15, sum([*range(10), *range(25, 30)]))
     where = (f"--data={shop.house.data}", sink)
-    report = shop.command("verify", *where, "--topic=orders")
+    report = shop.house.command("verify", *where, "--topic=orders")
     group = report["topics"]["orders"]["groups"]["g"]
     assert (group["processed"], group["skipped_by_operator"], report["violations"]) == (15, 15, 0)
     told = {
-        number: shop.command("explain", f"orders/p:0:{number}", "--topic=orders", *where)
+        number: shop.house.command("explain", f"orders/p:0:{number}", "--topic=orders", *where)
         for number in (3, 12)
     }
     assert [its["groups"][0]["status"] for its in told.values()] == [
@@ -157,7 +146,7 @@ def test_an_operator_moves_a_group_whose_ledger_is_in_a_database(shop: Shop) -> 
         "skipped by an operator",
     ]
     assert "bad batch" in told[12]["groups"][0]["reason"]
-    back = shop.command("groups", "seek", "g", "orders", sink, "--to=earliest")
+    back = shop.house.command("groups", "seek", "g", "orders", sink, "--to=earliest")
     assert back["moved"] == [{"partition": 0, "from": 30, "to": 0}]
     shop.consumer("--until-idle=0.5").wait(START_S, 0)
     shop.check(list(range(30)))

@@ -166,7 +166,7 @@ class Balance:
                     yield topic, member, seen
 
     def label(self, key: Key, member: bytes) -> str:
-        """Return the label of a member; "" if it is not known."""
+        """Return "" for an unknown member."""
         shared = self._shared.get(key[:2])
         seen = shared.members.get(member) if shared else None
         return seen.label if seen else ""

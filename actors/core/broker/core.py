@@ -148,7 +148,6 @@ class BrokerCore:
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When a Tick is wanted; None for never."""
         wakes = (self._fetches.wake_at_ms, self._lookups_at_ms)
         return min((wake for wake in wakes if wake is not None), default=None)
 

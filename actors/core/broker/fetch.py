@@ -109,13 +109,12 @@ class FetchServer:
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When a Tick is wanted."""
         if self.postponed:
             return self._turn_ms + 1
         return self.deadlines[0][0] if self.deadlines else None
 
     def fetch(self, peer: bytes, request: Fetch, now_ms: int, out: Outcome) -> None:
-        """Serve a fetch or let it wait. Raises OnceMQError."""
+        """Raises OnceMQError."""
         topic = self.state.topics.get(request.topic)
         partition = topic.partition(request.partition)
         if request.group:

@@ -104,14 +104,14 @@ class GroupTable:
     # --- decisions -------------------------------------------------------------------------------
 
     def start_leases(self, now_ms: int) -> None:
-        """Give every grant one full lease, after a restart: owners must have time to renew."""
+        """After a restart owners must have time to renew."""
         self.leases = {
             key: Lease(grant.epoch, now_ms + LEASE_MS, committed=grant.next_offset)
             for key, grant in self.grants.items()
         }
 
     def check_ledger(self, key: Key, join: Join, end_offset: int) -> None:
-        """Refuse a ledger that is not the one of the last grant. Raises LedgerNotHere, LogRegressed."""
+        """Raises LedgerNotHere, LogRegressed."""
         if join.next_offset > end_offset:
             raise LogRegressed(
                 f"the ledger stands at offset {join.next_offset}, "
@@ -132,7 +132,6 @@ class GroupTable:
         )
 
     def known_offset(self, key: Key) -> int:
-        """Return the highest next offset that a ledger of this key has reported."""
         grant = self.grants.get(key)
         lease = self.leases.get(key)
         reported = max(lease.next_offset, lease.committed) if lease else 0
@@ -152,7 +151,7 @@ class GroupTable:
         )
 
     def wait_for(self, key: Key, join: Join, now_ms: int) -> int:
-        """Return for how many milliseconds another consumer's lease still counts; 0: grant now."""
+        """For how many milliseconds another consumer's lease still counts; 0: grant now."""
         grant = self.grants.get(key)
         if grant is None or grant.incarnation == join.incarnation:
             return 0
@@ -162,7 +161,7 @@ class GroupTable:
         return 0 if lease.released or lease.dead else max(0, lease.until_ms - now_ms)
 
     def new_grant(self, join: Join, at_ms: int) -> GroupGranted:
-        """Return the record that gives the partition to the joiner. Raises ProtocolError."""
+        """Raises ProtocolError."""
         key = (join.group, join.topic, join.partition)
         if join.highest_generation >= GENERATION_MAX:
             raise ProtocolError(f"a ledger generation of {join.highest_generation} is impossible")
@@ -187,7 +186,7 @@ class GroupTable:
         )
 
     def start_lease(self, record: GroupGranted, now_ms: int) -> Lease:
-        """Start and return the lease of a grant that is being appended."""
+        """The grant of `record` is being appended."""
         key = (record.group, record.topic, record.partition)
         self.leases[key] = Lease(
             record.epoch,
@@ -198,21 +197,20 @@ class GroupTable:
         return self.leases[key]
 
     def renew(self, key: Key, epoch: int, now_ms: int) -> Lease:
-        """Start the lease again from now and return it. Raises NotGranted."""
+        """Raises NotGranted."""
         self.check(key, epoch)
         lease = self.leases[key]
         lease.until_ms = now_ms + LEASE_MS
         return lease
 
     def report(self, key: Key, committed: int) -> None:
-        """Record the offset that the owner reports as durably committed."""
         lease = self.leases[key]
         if self.rewound.get(key) == lease.epoch:  # the renewal may have left before the rewind
             committed = min(committed, self.grants[key].next_offset)
         lease.committed = committed
 
     def leave(self, key: Key, epoch: int, next_offset: int) -> None:
-        """Free the grant for the next joiner. Raises NotGranted."""
+        """Raises NotGranted."""
         self.check(key, epoch)
         lease = self.leases[key]
         lease.released = True
@@ -227,7 +225,7 @@ class GroupTable:
         return GroupRewound(*key, self.grants[key].epoch, next_offset, at_ms)
 
     def check(self, key: Key, epoch: int) -> None:
-        """Accept the current grant only. Raises NotGranted."""
+        """Raises NotGranted."""
         grant = self.grants.get(key)
         group, topic, partition = key
         if grant is None:

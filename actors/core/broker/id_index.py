@@ -62,7 +62,7 @@ class MemoryIdIndex:
     """All ids in one dict."""
 
     def __init__(self, part_ids: int) -> None:
-        """Put so many ids into one part of a snapshot."""
+        """`part_ids`: how many ids one part of a snapshot holds."""
         self._part_ids = part_ids
         # Tagged id to ordinal. Invariant: ordinals are 0, 1, 2 ... in the order of the dict.
         self._ordinals: dict[bytes, int] = {}

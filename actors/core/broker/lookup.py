@@ -35,7 +35,6 @@ class Recent:
         self._records: deque[tuple[int, BatchStored]] = deque()
 
     def add(self, record: BatchStored, position: int) -> None:
-        """Add a record that was just applied."""
         self._records.append((position, record))
 
     def synced(self, end: int) -> Iterator[BatchStored]:
@@ -78,7 +77,6 @@ class Lookup:
         return Read(token, self.position, size, columns=True)
 
     def allow_reads(self) -> None:
-        """Allow the reads of another turn."""
         self.reads_left = self.limits.reads_per_request_max
 
     def meet(self, record: BatchStored) -> None:
@@ -102,7 +100,6 @@ class Lookup:
 
     @property
     def done(self) -> bool:
-        """Whether every known number has its verdict."""
         return self.judged >= self.known
 
     def answer(self, out: Outcome, topic: str) -> None:

@@ -174,7 +174,7 @@ class Membership:
     def _heard(
         self, key: Key, member: bytes, label: str, now_ms: int, out: Outcome, *, asks: bool
     ) -> None:
-        """Record a sign of life of a member. Raises ProtocolError."""
+        """Raises ProtocolError."""
         if len(member) != _IDENTITY_BYTES:
             raise ProtocolError("a member id is 16 random bytes")
         if self.balance.heard(key, member, label, now_ms, asks=asks) is not None:
@@ -182,7 +182,7 @@ class Membership:
             out.events.append(("group.member", {**fields, "member": member.hex()}))
 
     def _check(self, join: Join) -> tuple[Topic, int]:
-        """Check a join against this log; return topic and end offset. Raises OnceMQError."""
+        """Raises OnceMQError."""
         check_name(join.group, "group")
         if len(join.incarnation) != _IDENTITY_BYTES or not join.ledger_id:
             raise ProtocolError("a join names its incarnation (16 bytes) and its ledger")
@@ -227,7 +227,7 @@ class Membership:
         return bool(member) and self.balance.others_own(key, member, partitions, now_ms)
 
     def renew(self, peer: bytes, renew: Renew, now_ms: int, out: Outcome) -> None:
-        """Renew a lease; say if another member should get the partition. Raises NotGranted."""
+        """The answer says if another member should get the partition. Raises NotGranted."""
         key, member = _key(renew), renew.member
         groups = self.state.groups
         lease = groups.renew(key, renew.epoch, now_ms)
@@ -250,7 +250,7 @@ class Membership:
         out.sends_after_sync.append(Send(peer, renewed))
 
     def rewind(self, peer: bytes, rewind: Rewind, at_ms: int, out: Outcome) -> None:
-        """Allow the ledger a lower offset than it has reported. Raises NotGranted."""
+        """Raises NotGranted."""
         key, groups = _key(rewind), self.state.groups
         groups.check(key, rewind.epoch)
         out.appends.append(groups.rewind(key, rewind.next_offset, at_ms))
@@ -260,7 +260,7 @@ class Membership:
         out.events.append(("group.rewound", {**place, **fields}))
 
     def leave(self, peer: bytes, leave: Leave, out: Outcome) -> None:
-        """Free a grant for the next joiner. Raises NotGranted, LogRegressed, UnknownTopic."""
+        """Raises NotGranted, LogRegressed, UnknownTopic."""
         key = _key(leave)
         self.state.groups.check(key, leave.epoch)
         end_offset = self.state.topics.get(leave.topic).partition(leave.partition).end_offset
@@ -286,7 +286,7 @@ class Membership:
         )
 
     def list(self, peer: bytes, request: ListGroups, now_ms: int, out: Outcome) -> None:
-        """Answer with all grants. Raises TooLarge: the answer would not fit a frame."""
+        """Raises TooLarge: the answer would not fit a frame."""
         groups = self.state.groups
         _check_size(list(groups.grants.values()))
         rows = tuple(
@@ -296,7 +296,7 @@ class Membership:
         out.sends_after_sync.append(Send(peer, GroupsListed(request.request, rows)))
 
     def describe(self, peer: bytes, request: DescribeGroup, now_ms: int, out: Outcome) -> None:
-        """Answer with partitions and members of one group. Raises TooLarge, InvalidName."""
+        """Raises TooLarge, InvalidName."""
         check_name(request.group, "group")
         groups, balance = self.state.groups, self.balance
         grants = [(key, g) for key, g in sorted(groups.grants.items()) if key[0] == request.group]
@@ -330,7 +330,7 @@ def _key(request: Renew | Leave | Rewind) -> Key:
 
 
 def _check_size(grants: list[GroupGranted]) -> None:
-    """Refuse a list that no frame can carry. Raises TooLarge."""
+    """Raises TooLarge."""
     chars = sum(
         sum(map(len, (grant.group, grant.topic, grant.label, grant.host, grant.path)))
         for grant in grants

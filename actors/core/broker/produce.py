@@ -183,7 +183,6 @@ class Judge:
         lookup.answer(out, lookup.request.topic)
 
     def tick(self, out: Outcome) -> None:
-        """Continue the lookups of an earlier turn."""
         for token, lookup in list(self.lookups.items()):
             lookup.allow_reads()
             self.go_on(token, out)
@@ -246,7 +245,7 @@ class Judge:
     def _store(
         self, arrival: Arrival, new: list[int], kept: int, out: Outcome, *, duplicates: int
     ) -> None:
-        """Append the record of a batch; `new` lists the kept messages unless all are kept."""
+        """`new` lists the kept messages unless all are kept."""
         request, batch = arrival.request, arrival.batch
         mask = b"" if kept == batch.count else mask_of(new, batch.count)
         record = BatchStored(

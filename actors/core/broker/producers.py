@@ -71,7 +71,7 @@ class Producer:
     rows: dict[RowKey, Row] = field(default_factory=dict)
 
     def check(self, epoch: int) -> None:
-        """Accept the live epoch only. Raises Fenced, UnknownProducer."""
+        """Raises Fenced, UnknownProducer unless `epoch` is the live one."""
         if epoch == self.epoch:
             return
         if epoch > self.epoch:

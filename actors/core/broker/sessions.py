@@ -85,5 +85,4 @@ class SessionTable:
         return counter == expected
 
     def advance(self, session: bytes, counter: int) -> None:
-        """Record that the next batch has its final verdict."""
         self._expected.put(session, counter + 1)

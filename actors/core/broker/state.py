@@ -37,7 +37,6 @@ class BrokerState:
     """Hard state of the broker."""
 
     def __init__(self, limits: Limits = LIMITS) -> None:
-        """Start as a broker with an empty log."""
         self._offset_part_bytes = limits.offset_part_bytes
         self.topics = TopicTable(limits)
         self.producers = ProducerTable(limits)

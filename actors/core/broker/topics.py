@@ -23,7 +23,7 @@ from .offset_index import OffsetIndex
 
 
 def check_topic(name: str) -> str:
-    """Return `name` if a topic may have it. Raises InvalidName."""
+    """Raises InvalidName."""
     base, mark, group = name.partition(INTERNAL_MARK)
     if mark:
         check_name(group, "group")
@@ -104,7 +104,6 @@ class Topic:
         return added
 
     def end_offsets(self) -> tuple[int, ...]:
-        """Return the durable end of every partition."""
         ends = [0] * self.partitions
         for number, partition in self.by_number.items():
             ends[number] = partition.durable_end_offset
@@ -131,7 +130,7 @@ class TopicTable:
         return topic
 
     def partitions(self) -> Iterator[tuple[Topic, Partition]]:
-        """Yield every partition in use, in the order of numbers."""
+        """Only partitions in use, in the order of numbers."""
         for topic in self.by_number:
             for number in sorted(topic.by_number):
                 yield topic, topic.by_number[number]
@@ -147,7 +146,7 @@ class TopicTable:
         return topic
 
     def freeze(self) -> Plain:
-        """Return all but the indexes as a part of a snapshot."""
+        """All but the indexes, as a part of a snapshot."""
         return [
             [
                 topic.name,

@@ -91,7 +91,6 @@ class Connection:
         return number
 
     def start(self, now_ms: int, out: Outcome) -> None:
-        """Say hello for the first time."""
         assert self._hello_request == 0, "a connection starts once"
         self._quiet_since_ms = self._reopened_at_ms = now_ms
         self._hello(now_ms, out)
@@ -211,7 +210,7 @@ class Connection:
             self._say_reconnected(out)
 
     def _refused(self, failure: Failure, now_ms: int, out: Outcome) -> bool:
-        """Judge a refusal; return False if it answers a request of the owner."""
+        """False if the failure answers a request of the owner."""
         if failure.code == "hello_required":
             # An answer to a request older than the last hello is about the connection before.
             if failure.request > self._hello_request:

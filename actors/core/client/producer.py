@@ -149,7 +149,6 @@ class ProducerCore:
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When a Tick is wanted; None for never."""
         if self.ended:
             return None
         times = [self.connection.wake_at_ms, self.send_window.wake_at_ms]
@@ -181,14 +180,12 @@ class ProducerCore:
         return out
 
     def apply(self, record: Record, position: int) -> None:
-        """Refuse: a producer has no log."""
         raise AssertionError(f"a producer has no log: {record!r} at {position}")
 
     def snapshot(self) -> Snapshot:
         return Snapshot({})
 
     def restore(self, parts: dict[str, Plain]) -> None:
-        """Refuse anything but nothing."""
         assert not parts, "a producer has no state that survives"
 
     # --- numbers ---------------------------------------------------------------------------------
@@ -244,7 +241,7 @@ class ProducerCore:
         out.events.append(("producer.opened", {"producer": self.name, "epoch": ready.epoch}))
 
     def _refused(self, failure: Failure, now_ms: int, out: Outcome) -> bool:
-        """Judge a refusal; return False if it does not answer a question."""
+        """False if the failure does not answer a question."""
         question = next(
             (asked for asked in self._questions.values() if asked.request == failure.request), None
         )

@@ -78,7 +78,6 @@ class ConsumerCore:
 
     @property
     def phase(self) -> str:
-        """One of the phases in grant.py."""
         return self._holder.phase
 
     @property

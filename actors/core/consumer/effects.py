@@ -165,7 +165,6 @@ class Effects:
     # --- orders of operators ---------------------------------------------------------------------
 
     def report_held(self, topic_id: bytes, offset: int, out: Outcome) -> None:
-        """Report the effects for which a message is held."""
         for effect in self._ledger.effects.of_message(topic_id, offset):
             if effect.unresolved:
                 why = (effect.value or DIED).decode(errors="replace")
@@ -184,7 +183,6 @@ class Effects:
             out.work.append(LookForOrders(self._unresolved_ids()))
 
     def holding(self, inputs: list[Input]) -> list[str]:
-        """Return the calls about which the first messages of held inputs wait for an order."""
         heads = {s.topic_id: s.windows[0].offset_of(0) for s in inputs if s.held}
         return [
             self.id_of(effect)

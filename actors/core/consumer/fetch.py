@@ -63,12 +63,10 @@ class Fetcher:
 
     @property
     def owed(self) -> bool:
-        """Whether a fetch is in flight."""
         return self._request != 0
 
     @property
     def wake_at_ms(self) -> int:
-        """When `ask` has something to do without any message."""
         return self._again_at_ms
 
     def lost(self) -> None:
@@ -85,7 +83,7 @@ class Fetcher:
         return request == self._request
 
     def ask(self, now_ms: int, out: Outcome) -> None:
-        """Send a fetch unless one is in flight, or a pause lasts."""
+        """Does nothing while a fetch is in flight, or a pause lasts."""
         if now_ms < self._again_at_ms:
             return
         group, topic, partition = self._place
@@ -108,7 +106,7 @@ class Fetcher:
         )
 
     def received(self, fetched: Fetched, stored: list[BatchStored], now_ms: int) -> None:
-        """Take a reply. Raises StoreMismatch, LogRegressed: the consumer must end."""
+        """Raises StoreMismatch, LogRegressed: the consumer must end."""
         if fetched.request != self._request or fetched.epoch != self._epoch:
             return  # stale: an earlier request, or another grant
         self._request = 0

@@ -85,7 +85,6 @@ class Member:
 
     @property
     def place(self) -> tuple[str, str, int]:
-        """(group, topic, partition)."""
         return self.group, self.topic, self.partition
 
     def fields(self, **more: Any) -> dict[str, Any]:
@@ -132,7 +131,6 @@ class GrantHolder:
 
     @property
     def owed(self) -> bool:
-        """Whether the broker owes an answer."""
         return self._request != 0 or self.phase in {DESCRIBING, JOINING}
 
     @property

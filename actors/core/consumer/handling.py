@@ -87,7 +87,6 @@ class Handling:
 
     @property
     def held_effects(self) -> list[str]:
-        """Names of the effect calls about which messages wait for an operator's order."""
         return self.effects.holding(self.inputs)
 
     @property
@@ -97,7 +96,6 @@ class Handling:
 
     @property
     def wake_at_ms(self) -> int | None:
-        """When `advance` has something to do without any event."""
         if self.running is not None:
             return self._cut_at_ms
         if self._disk_full:
@@ -123,7 +121,6 @@ class Handling:
         self.effects.reported(event, run, topic_id, now_ms, out, full=self._disk_full)
 
     def ordered(self, order: EffectOrder, now_ms: int, out: Outcome) -> None:
-        """Take an operator's order about an effect: its message goes on."""
         if self._disk_full:
             return  # the order stays where it lies, and the next look finds it again
         settled = self.effects.ordered(order, now_ms, out)

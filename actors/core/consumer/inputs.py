@@ -61,7 +61,6 @@ class Input:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing can be handled or parked now."""
         return self.held or (not self.windows and self.parking is None)
 
     def alone(self) -> bool:
@@ -78,7 +77,6 @@ class Input:
         return True
 
     def split_first(self) -> None:
-        """Make the first message of the next window a window of its own."""
         if self.windows[0].count > 1:
             first, rest = self.windows[0].split(1)
             self.windows[0] = rest

@@ -99,7 +99,7 @@ class Ledger:
 
     @property
     def unacked_count(self) -> int:
-        """Messages in the outputs without a recorded acknowledgement."""
+        """Messages in `outputs` without a recorded acknowledgement."""
         return sum(output.count for outputs in self.unacked.values() for output in outputs)
 
     def apply(self, record: Record, position: int) -> None:
@@ -137,7 +137,6 @@ class Ledger:
 
     @property
     def open_attempt(self) -> AttemptMarked | None:
-        """The marked attempt without a recorded end."""
         return self._running
 
     def deaths_in(self, topic_id: bytes, offset: int) -> int:

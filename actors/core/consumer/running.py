@@ -86,12 +86,10 @@ class Running:
 
     @property
     def owed(self) -> bool:
-        """Whether the broker owes an answer."""
         fetching = any(fetcher.owed for fetcher in self.fetchers)
         return fetching or self.send_window.owed or self.dead_topic.owed
 
     def wake_times(self, *, draining: bool) -> list[int | None]:
-        """Return the times at which there is work without any message."""
         times = [self.send_window.wake_at_ms, self.dead_topic.wake_at_ms]
         if draining:
             return times
@@ -131,7 +129,6 @@ class Running:
             self.handling.advance(now_ms, out, acked)
 
     def ask(self, now_ms: int, out: Outcome) -> None:
-        """Fetch, and ask for the topics that are needed."""
         self.dead_topic.advance(now_ms, out, wanted=self.handling.wants_dead)
         self.private_topic.advance(now_ms, out)
         for fetcher in self.fetchers:

@@ -34,7 +34,6 @@ class DeadTopic:
 
     @property
     def owed(self) -> bool:
-        """Whether an answer is waited for."""
         return self._wanted and not self.partitions
 
     @property
@@ -42,7 +41,6 @@ class DeadTopic:
         return self._again_at_ms if self.owed else None
 
     def lost(self) -> None:
-        """The connection is a new one: ask again."""
         self._again_at_ms = 0
 
     def advance(self, now_ms: int, out: Outcome, *, wanted: bool) -> None:
@@ -59,7 +57,7 @@ class DeadTopic:
         out.sends_after_sync.append(Send(BROKER, question))
 
     def received(self, message: TopicDescribed | Failure, now_ms: int) -> None:
-        """Take an answer; others are ignored. Raises what no retry mends."""
+        """Other messages are ignored. Raises what no retry mends."""
         if message.request != self._request or not self._request:
             return
         self._request = 0
@@ -94,11 +92,9 @@ class PrivateTopic:
         return self._again_at_ms if self.found is None else None
 
     def lost(self) -> None:
-        """The connection is a new one: ask again."""
         self._again_at_ms = 0
 
     def advance(self, now_ms: int, out: Outcome) -> None:
-        """Ask for it when it is time."""
         if self.found is not None or now_ms < self._again_at_ms:
             return
         self._request = self._connection.next_request()
@@ -107,7 +103,7 @@ class PrivateTopic:
         out.sends_after_sync.append(Send(BROKER, question))
 
     def received(self, message: TopicDescribed | Failure, now_ms: int) -> None:
-        """Take an answer; others are ignored. Raises what no retry mends."""
+        """Other messages are ignored. Raises what no retry mends."""
         if message.request != self._request or not self._request:
             return
         self._request = 0
@@ -141,7 +137,6 @@ class TopicLookups:
 
     @property
     def owed(self) -> bool:
-        """Whether an answer is waited for."""
         return bool(self._wanted)
 
     @property
@@ -149,16 +144,14 @@ class TopicLookups:
         return self._again_at_ms if self._wanted else None
 
     def want(self, topic: str) -> None:
-        """Ask for a topic; the answer is TopicResolved."""
+        """The answer is TopicResolved."""
         self._wanted.setdefault(topic, 0)
         self._again_at_ms = 0
 
     def lost(self) -> None:
-        """The connection is a new one: ask again."""
         self._again_at_ms = 0
 
     def advance(self, now_ms: int, out: Outcome) -> None:
-        """Ask, or ask again what was not answered."""
         if not self._wanted or now_ms < self._again_at_ms:
             return
         self._again_at_ms = now_ms + RESEND_MS
@@ -167,7 +160,7 @@ class TopicLookups:
             out.sends_after_sync.append(Send(BROKER, DescribeTopic(number, topic, create=True)))
 
     def received(self, message: TopicDescribed | Failure, now_ms: int, out: Outcome) -> None:
-        """Take an answer; others are ignored."""
+        """Other messages are ignored."""
         topic = next((t for t, number in self._wanted.items() if number == message.request), None)
         if topic is None:
             return

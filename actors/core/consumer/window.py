@@ -32,7 +32,6 @@ class Piece:
     fingerprints: list[bytes] | None = None  # of explicit ids, beside `indices`
 
     def part(self, start: int, end: int | None = None) -> Piece:
-        """Return a piece with messages [start, end) of this one."""
         return Piece(
             self.stored,
             self.indices[start:end],
@@ -41,7 +40,6 @@ class Piece:
         )
 
     def only(self, keep: list[bool]) -> Piece:
-        """Return a piece with the messages whose mark is True."""
         return Piece(
             self.stored,
             list(compress(self.indices, keep)),
@@ -124,7 +122,6 @@ def kept_indices(record: BatchStored) -> Sequence[int]:
 
 
 def with_fingerprints(window: Window, fingerprint: Fingerprint) -> Window:
-    """Return the window with the fingerprints of its explicit ids."""
     pieces = []
     for piece in window.pieces:
         batch = piece.stored.batch

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from ...core.consumer.effect_work import EffectAnswer, EffectTold
 from ...core.consumer.work import HandlerDone
 from ...errors import OnceMQError
+from ...runtime.diagnostics import log
 from ..effects.desk import Said
 from ..handling.call import Call
 from ..raised import raised_by_code, task_is_ours
@@ -26,7 +27,6 @@ from .actor import ConsumerActor
 if TYPE_CHECKING:
     import asyncio
 
-_LOGGER = logging.getLogger("oncemq")
 
 # Take the answer of a call; None: it was not carried out.
 # An error: it could not be, because the consumer's sink is lost to it.
@@ -111,7 +111,7 @@ class LoopThread:
                         # who awaits that task gets the error too.
                         if work.done() or not raised_by_code(error):
                             raise
-                        _LOGGER.warning("a task of a handler raised %s", type(error).__name__)
+                        log(logging.WARNING, "a task of a handler raised %s", type(error).__name__)
             finally:
                 self._loop = None
 

@@ -323,7 +323,6 @@ class ConsumerProcess:
             call.cut()
 
     def topic_found(self, actor: ConsumerActor, partitions: int) -> None:
-        """Start the consumers of the other partitions."""
         for partition in range(1, partitions):
             if (*actor.place[:2], partition) not in self._actors:
                 self._add(actor.consumer, partition)
@@ -332,7 +331,6 @@ class ConsumerProcess:
         self._topics.learn(resolved)
 
     def standing_by(self, actor: ConsumerActor, owner: str) -> None:
-        """Tell the user, once for each partition."""
         if actor.place in self._told_standby:
             return
         self._told_standby.add(actor.place)

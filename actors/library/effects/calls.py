@@ -156,12 +156,10 @@ class Wish:
     kwargs: dict[str, Any]
 
     def call(self) -> Any:
-        """Call the function; return what it returns."""
         return self.function(*self.args, **self.kwargs)
 
 
 def command_about(effect_id: str, sink: Session | None) -> str:
-    """What an operator types to resolve a call."""
     where = "" if sink is None else f"--sink '{sink.shown}' "
     return f"oncemq effects resolve '{effect_id}' {where}--done VALUE, or --retry"
 

@@ -111,15 +111,15 @@ class Effects:
     async def _call(self, message: Message, wish: Wish) -> Any:
         """Suspends only in async handlers."""
         try:
-            if not self._is_over(message, wish.effect):
+            one = wish.effect
+            if one.of not in self._failed and one.of[1] not in self.of_message(message):
                 self._leave_for(wish)
                 await self._make(wish)
-            return self._outcome(message, wish.effect)
+            return self._outcome(message, one)
         finally:
             self._pending = ""
 
     def check_writing(self, what: str) -> None:
-        """Raises what speaks against using `what` of tx now."""
         if self._left is not None:
             raise HandlerLeft(f"{what} was called after the handler stopped at an effect")
         if self.inside and not self._awaited:
@@ -161,7 +161,6 @@ class Effects:
         return "", None
 
     def of_message(self, message: Message) -> dict[str, Recorded]:
-        """Recorded results by the names of the effects."""
         offset = self._offset_of(message)
         mine = {name: one for (at, name), one in self._results.items() if at == offset}
         return {**brought_by(message), **mine}
@@ -192,10 +191,6 @@ class Effects:
         self._stuck = self._message = None
 
     # --- inside ----------------------------------------------------------------------------------
-
-    def _is_over(self, message: Message, one: EffectCall) -> bool:
-        """Whether the handler gets what is known already."""
-        return one.of in self._failed or one.of[1] in self.of_message(message)
 
     def _outcome(self, message: Message, one: EffectCall) -> Any:
         """Return the recorded result, or raise what came instead of one."""

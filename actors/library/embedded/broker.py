@@ -156,7 +156,6 @@ class InlineBroker:
                 yield record.first_offset + place, tagged, batch.body(index)
 
     def values(self, topic: str, first: int, bytes_max: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, encoded value) as `read` does."""
         for offset, _, body in self.read(topic, first, bytes_max):
             yield offset, batch_codec.split_body(body)[2]
 

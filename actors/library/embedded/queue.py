@@ -167,7 +167,6 @@ class _Shelf:
         return produced
 
     def read(self, first: int) -> Iterator[tuple[int, bytes, Any]]:
-        """Yield (offset, tagged id, message) from `first` on."""
         found = self._broker.read(_TOPIC, first - self.first, SEED_READ_BYTES)
         for offset, tagged, body in found:
             assert tagged is not None

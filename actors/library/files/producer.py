@@ -96,20 +96,16 @@ class FileProducer:
         self._engine = engine
         self._open_source = open_source
         self._report = report
-        self._stopping = False
+        self.stopped = False
         self._stop_by_ms: int | None = None
         self._partitions: dict[int, _Partition] = {}
         self._keyless = 0
         # The first refusal: reading stops, and the run ends with it when nothing is in flight.
         self._failure: OnceMQError | None = None
 
-    @property
-    def stopped(self) -> bool:
-        return self._stopping
-
     def stop(self) -> None:
         """Read no more; `run` returns when messages in flight are acknowledged."""
-        self._stopping = True
+        self.stopped = True
 
     def run(self) -> Progress:
         """Send the file to its end (followed files have none) and return the summary.
@@ -136,7 +132,7 @@ class FileProducer:
         engine = self._engine
         engine.ask(self.job.topic)
         while engine.opened is None or self.job.topic not in engine.topics:
-            if self._stopping:
+            if self.stopped:
                 return False
             self._turn(IDLE_MS)
             refused = engine.refused.get(self.job.topic)
@@ -154,7 +150,7 @@ class FileProducer:
         self._report(self.progress)
         if engine.error is not None:
             raise engine.error
-        if self._stopping:
+        if self.stopped:
             self._check_patience()
 
     def _check_patience(self) -> None:
@@ -214,7 +210,7 @@ class FileProducer:
         """Read the file from its start, to its end; or just far enough to check it."""
         source = self._open_source()
         try:
-            while not self._stopping and self._failure is None:
+            while not self.stopped and self._failure is None:
                 if not source.source.ready(0):
                     self._wait_for_input(source.source)
                     continue

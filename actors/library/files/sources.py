@@ -131,7 +131,6 @@ class RowSource:
 
     @property
     def field_names(self) -> list[str] | None:
-        """The header of a csv file, once read."""
         return self._parse.field_names
 
     def next_rows(self) -> Rows:

@@ -22,12 +22,11 @@ from ...core.consumer.work import (
 )
 from ...errors import EffectsNotSupported, HandlerFailed, NotAHandler, PayloadInvalid, Reject
 from ...records import Output
+from ...runtime.diagnostics import log, text_of
 from ..effects.effects import Effects
 from ..messages.message import Message
 from .call import Consumer
 from .letters import dead_letter
-
-_LOGGER = logging.getLogger("oncemq")
 
 ERROR_CHARS_MAX = 1000  # of an error's text in events and messages; the traceback is whole
 
@@ -58,7 +57,7 @@ class Failures:
         last = final or message.attempt > consumer.retries
         if letter is not None and kind != HELD_EFFECT and (last or kind == UNKNOWN_EFFECT):
             # The letter has the error's text only; the traceback is logged here, once.
-            _LOGGER.error("%s is parked after attempt %d\n%s", message, message.attempt, lines)
+            log(logging.ERROR, "%s is parked after attempt %d\n%s", message, message.attempt, lines)
         return FailedMessage(str(message.id), text, error, lines, random.random(), kind, letter)
 
     def crashed(self, message: Message) -> FailedMessage:
@@ -89,8 +88,5 @@ def _as_text(error: BaseException) -> tuple[str, str]:
     while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _OURS:
         trace = trace.tb_next
     lines = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-    try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
-        text = type(error).__name__
+    text = f"{type(error).__name__}: {text_of(error)}"
     return text if len(text) <= ERROR_CHARS_MAX else f"{text[:ERROR_CHARS_MAX]}...", lines

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...core.consumer.work import FailedMessage, RunHandler
 from ...errors import OnceMQError, PayloadInvalid
+from ...runtime.diagnostics import log
 from ...shells.tables.session import Session
 from ..effects.effects import Effects
-from ..messages.message import Message
+from ..messages.message import Message, as_sent
 from ..raised import in_task, is_cancellation, raised_by_code
 from .call import Consumer, Handled, current
 from .carry import Carry
@@ -38,8 +39,6 @@ from .unit_of_work import UnitOfWork
 
 if TYPE_CHECKING:
     from ..sinks.awaited import Statements
-
-_LOGGER = logging.getLogger("oncemq")
 
 # Return the partition count of a topic without blocking the loop. Raises as FindTopic does.
 AwaitTopic = Callable[[str], Awaitable[int]]
@@ -228,16 +227,17 @@ class InLists:
         unit = self._unit
         self.handled = 0
         for messages in self._lists(pieces):
-            if len(messages) == 1 or not await self._together(messages):
+            if len(messages) == 1:
+                await self._invoke(messages)
+            elif not await self._together(messages):
                 for message in messages:
-                    await self._invoke([message])
+                    await self._invoke([as_sent(message)])
                     if unit.cut:
                         return
             if unit.cut or self.handled >= self._messages_max:
                 return
 
     async def _together(self, messages: list[Message]) -> bool:
-        """Whether the handler returned."""
         try:
             await self._invoke(messages)
         except BaseException as raised:
@@ -245,7 +245,8 @@ class InLists:
                 raise
             error = self._unit.take_back(raised)
             self._carry.alone_below = messages[-1].offset + 1
-            _LOGGER.warning(
+            log(
+                logging.WARNING,
                 "the handler of lists raised %s for %d messages of %s/%d from offset %d on; nothing "
                 "of them was kept, and each is handed over alone",
                 type(error).__name__, len(messages), messages[0].topic, messages[0].partition,
@@ -259,7 +260,8 @@ class InLists:
         unit.message = messages[0]
         if self._statements is not None:
             self._statements.begin_message()
-        result: Any = self._handler(messages if shape.batch_size else messages[0], self._tx)
+        # The handler's own list: it may sort or empty it.
+        result: Any = self._handler(list(messages) if shape.batch_size else messages[0], self._tx)
         if shape.is_async:
             result = await self._returned(result)
         if result is not None:

@@ -130,7 +130,6 @@ class Replayed(Message):
         return super().appended_at_ms if self.origin is None else self.origin.appended_at_ms
 
     def _recorded(self) -> dict[str, Recorded]:
-        """What was recorded before the original was parked."""
         return self._brought
 
     def _idempotency_key(self) -> str:
@@ -164,7 +163,6 @@ def safe_headers(lot: Lot, index: int) -> dict[str, bytes]:
 
 
 def own_headers(headers: dict[str, bytes]) -> dict[str, bytes]:
-    """Those that the sender gave."""
     return {n: value for n, value in headers.items() if not n.startswith(RESERVED_HEADER)}
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ...codec.entries import KEYED, message_key, unpack_entry
 from ...codec.values import decode_value, encode_value
 from ...core.consumer.ledger import Ledger
-from ...errors import StateMismatch, StateTooLarge
+from ...errors import StateMismatch, StateTooLarge, ValueNotEncodable
 from ...limits import MESSAGE_EFFECTS_BYTES_MAX, STATE_KEY_BYTES_MAX, Limits
 
 _FIXED = frozenset({int, float, bool, type(None)})  # encoded in at most 10 bytes
@@ -121,7 +121,7 @@ class StateView(MutableMapping[str, Any]):
         if type(key) is not str:
             raise TypeError(f"keys of tx.state are text, not {type(key).__name__}")
         if kind not in _FIXED or not in_range:
-            encode_value(value)
+            _encode(key, value)
         if key not in self._cache:
             _check_key(key)
         self._mine[key] = value
@@ -183,7 +183,7 @@ class StateView(MutableMapping[str, Any]):
             self.touched = False
             return
         encoded = {
-            key: None if value is _GONE else encode_state(value)
+            key: None if value is _GONE else _encode(key, value)
             for key, value in self._mine.items()
             if type(value) not in _FIXED
         }
@@ -285,6 +285,15 @@ class _Sizes:
             )
         entries.update(fresh)
         self.total, self.changed = total, changed
+
+
+def _encode(key: str, value: Any) -> bytes:
+    """As `encode_state`; the error names the key."""
+    try:
+        return encode_state(value)
+    except ValueNotEncodable as error:
+        reason = f"tx.state[{key!r}]{error.reason.removeprefix('value')}"
+        raise ValueNotEncodable(reason, hint=error.hint) from None
 
 
 def _check_key(key: str) -> None:

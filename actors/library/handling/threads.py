@@ -20,7 +20,6 @@ class HandlerThreads:
         return self._pools[width]
 
     def close(self) -> None:
-        """Let the threads end what they do."""
         pools, self._pools = self._pools, {}
         for pool in pools.values():
             pool.shutdown()

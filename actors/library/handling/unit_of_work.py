@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...codec import batch as batch_codec
 from ...codec.values import encode_headers, encode_key, encode_value
 from ...errors import EffectsNotSupported, NoSink, NotAHandler, OnceMQError, TooLarge
-from ...ids import partition_of
+from ...ids import check_name, partition_of
 from ...limits import (
     BATCH_BYTES_MAX,
     BATCH_MESSAGES_MAX,
@@ -124,6 +124,8 @@ class UnitOfWork:
         headers: Mapping[str, bytes] | None,
     ) -> None:
         message = self.current()
+        if type(topic) is not str:
+            topic = check_name(topic, "topic")
         if self._effected and self.effects is not None:
             self.effects.check_writing("tx.send")
         encoding, data = encode_value(value)
@@ -160,6 +162,8 @@ class UnitOfWork:
             self._statements.check_rest(f"effect {name!r}")
         self.state.touched = self._effected = True
         self.cut = True  # what is recorded need not be kept for long
+        if type(name) is not str:
+            name = check_name(name, "the name of an effect")
         return self.effects.call(message, name, policy, function, args, kwargs)
 
     @property

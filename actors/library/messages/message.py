@@ -131,7 +131,6 @@ class Lot:
         return values if head + head.join(values) == raw[start:] else None
 
     def body(self, index: int) -> bytes:
-        """Encoding, key and value as they are stored."""
         end = self.ends[index]
         return self.raw[end - self.lengths[index] - BODY_PREFIX_BYTES : end]
 
@@ -252,13 +251,21 @@ class PlainMessage(Message[bytes]):
 
 
 def lot_of(message: Message) -> Lot:
-    """What all messages of its stored batch share."""
     return message._lot  # noqa: SLF001 - one module, two faces
 
 
 def idempotency_key(message: Message) -> str:
     """What `tx.key` is: one text for each (group, message), the same at every attempt."""
     return message._idempotency_key()  # noqa: SLF001 - one module, two faces
+
+
+def as_sent(message: Message) -> Message:
+    """Return the same message anew: what a handler did to the value of `message` is not in it."""
+    lot, index = message._lot, message._index  # noqa: SLF001 - one module, two faces
+    if lot.values is not None:
+        lot.values[index] = _UNSET
+    kind = type(message)
+    return lot.message(index, message.offset, Message if kind is PlainMessage else kind)
 
 
 def brought_by(message: Message) -> dict[str, Recorded]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, TypeVar
 
 from ...batch import Batch
@@ -76,12 +75,7 @@ class AdminClient:
     def __enter__(self) -> AdminClient:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -109,11 +103,11 @@ class AdminClient:
         return self._ask(ListTopics(0), TopicsListed)
 
     def groups(self) -> GroupsListed:
-        """Return all grants. Raises NoAnswer."""
+        """Raises NoAnswer."""
         return self._ask(ListGroups(0), GroupsListed)
 
     def group(self, group: str) -> GroupDescribed:
-        """Members and partitions. Raises NoAnswer, InvalidName."""
+        """Raises NoAnswer, InvalidName."""
         return self._ask(DescribeGroup(0, group), GroupDescribed)
 
     def join(self, join: Join) -> Granted | Standby:

@@ -89,7 +89,6 @@ class Letter:
         }
 
     def content(self) -> dict[str, Any]:
-        """For people."""
         encoding, key, value = split_body(self.body)
         try:
             shown: Any = decode_value(encoding, value)
@@ -238,7 +237,7 @@ class DeadLetters:
 
 
 def _stored(client: AdminClient, topic: str) -> Iterator[BatchStored]:
-    """Nothing if the topic does not exist."""
+    """A topic that does not exist has none."""
     try:
         partitions = client.describe_topic(topic).partitions
     except UnknownTopic:

@@ -64,7 +64,7 @@ class Home(Protocol):
         """Return the ledger; None if it is not here. Raises CorruptLog."""
 
     def ordered(self, effect_id: str) -> EffectOrder | None:
-        """The order about a call that the owner has not taken yet."""
+        """None once the owner has taken the order."""
 
     def give(self, order: EffectOrder) -> EffectOrder:
         """Leave an order durably; return the order that stands."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 
 from ...core.consumer.grant import join_with
 from ...errors import Fenced, GroupInUse, OffsetOutOfRange, OnceMQError
@@ -62,13 +61,7 @@ class Seeker:
     def __enter__(self) -> Seeker:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give all partitions back."""
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         try:
             self._give_back(clean=error is None)
         finally:

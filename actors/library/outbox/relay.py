@@ -103,22 +103,18 @@ class Relay:
         self._poll_ms = max(1, int(poll_s * 1000))
         self._report = report
         self._visit = visit
-        self._stopping = False
+        self.stopped = False
         self._stop_by_ms: int | None = None
         self._failures = 0  # of the database, in a row
 
-    @property
-    def stopped(self) -> bool:
-        return self._stopping
-
     def stop(self) -> None:
         """Read no more; `run` returns when messages in flight are acknowledged and removed."""
-        self._stopping = True
+        self.stopped = True
 
     def run(self) -> Progress:
         """Relay until stopped or idle. Raises DatabaseRefused, or the error of the producer."""
         idle_since_ms = self._engine.now_ms()
-        while not self._stopping:
+        while not self.stopped:
             rows = self._from_database(self._database.read)
             if rows is None:
                 idle_since_ms = self._engine.now_ms()
@@ -153,7 +149,7 @@ class Relay:
             changed = self._from_database(
                 lambda: self._database.settle(acked, failed, keep=self._keep)
             )
-            if changed is None and self._stopping:
+            if changed is None and self.stopped:
                 return False  # sent rows stay in the outbox: the next relay sends them again
         self._visit(RELAY_AFTER_COMMIT)
         self._count(current, self._engine.now_ms() - began_ms)
@@ -216,7 +212,7 @@ class Relay:
             return True
         engine.ask(topic)
         while topic not in engine.topics or engine.opened is None:
-            if topic in engine.refused or self._stopping:
+            if topic in engine.refused or self.stopped:
                 return False
             self._turn(TURN_MS)
         return True
@@ -231,7 +227,7 @@ class Relay:
         parcel.seal()
         for piece in cut(parcel, self._engine.topics[topic].partitions, lambda _: 0):
             while not self._engine.room:
-                if self._stopping:
+                if self.stopped:
                     return False
                 self._take(current)
             places = [messages[index][0].place for index in piece.members]
@@ -282,7 +278,7 @@ class Relay:
 
     def _impatient(self) -> bool:
         """Whether `stop` was so long ago that missing acknowledgements are given up."""
-        if not self._stopping:
+        if not self.stopped:
             return False
         now_ms = self._engine.now_ms()
         if self._stop_by_ms is None:
@@ -292,7 +288,7 @@ class Relay:
     def _pause(self, duration_ms: int) -> None:
         """Keep the connection to the broker alive meanwhile."""
         until_ms = self._engine.now_ms() + duration_ms
-        while not self._stopping and (left_ms := until_ms - self._engine.now_ms()) > 0:
+        while not self.stopped and (left_ms := until_ms - self._engine.now_ms()) > 0:
             self._turn(min(left_ms, TURN_MS))
 
     # --- the database ----------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def send(
         raise IdRequired(
             "a message in the outbox needs an id, because the relay resends it after a crash"
         )
-    check_name(topic, "topic")
+    topic = check_name(topic, "topic")
     message = checked_message(value, id=id, key=key, headers=headers)
     door = door_of(connection)
     check_transaction(door)

@@ -110,7 +110,6 @@ class Accumulator:
         return first
 
     def ready(self, now_ms: int, *, in_flight: bool) -> bool:
-        """Whether `take` would return something for some topic."""
         return any(_ready(queue, now_ms, in_flight=in_flight) for queue in self._queues.values())
 
     def admit_late(self, now_ms: int) -> list[Parcel]:

@@ -11,9 +11,8 @@ from typing import NamedTuple
 from ...errors import IdConflict, OnceMQError, ResultTimeout
 from ...ids import untagged_id
 from ...protocol import CONFLICT, DUPLICATE, UNKNOWN_OFFSET
+from ...runtime.diagnostics import log
 from ..raised import raised_by_code
-
-_LOGGER = logging.getLogger("oncemq")
 
 Run = tuple[int, int, int]
 
@@ -108,7 +107,7 @@ class Verdicts:
         if self.settled and unread > 0:
             error = self.first_error()
             many = "a message was" if unread == 1 else f"{unread} messages were"
-            _LOGGER.warning("%s refused and no result() was asked for: %s", many, error)
+            log(logging.WARNING, "%s refused and no result() was asked for: %s", many, error)
 
     def forked(self, error: OnceMQError) -> None:
         """Fail in a forked child, where a thread that does not exist may hold the old lock."""
@@ -236,4 +235,4 @@ def _call(callback: Callable[[], None]) -> None:
     except BaseException as error:
         if not raised_by_code(error):
             raise
-        _LOGGER.exception("a done callback of a message raised")
+        log(logging.ERROR, "a done callback of a message raised", exc_info=True)

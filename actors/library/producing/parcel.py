@@ -67,7 +67,6 @@ class Parcel:
         return len(self.values)
 
     def add(self, message: Message) -> int:
-        """Return the index of the message."""
         index = len(self.values)
         self.values.append(message.value)
         assert isinstance(self.encodings, list)
@@ -147,7 +146,7 @@ def checked_many(
     ids: list[Any] | None,
     keys: list[Any] | None,
 ) -> None:
-    """Raises as `checked_message`."""
+    """Raises what `checked_message` raises."""
     for name, column in (("ids", ids), ("keys", keys)):
         if column is not None and len(column) != len(values):
             raise ValueError(f"{len(values)} values but {len(column)} {name}")

@@ -18,6 +18,7 @@ from ...errors import BufferFull, IdRequired, OnceMQError, ProducerClosed, Unack
 from ...ids import check_name
 from ...limits import IN_FLIGHT_BYTES_DEFAULT, LIMITS, SEND_TIMEOUT_MS
 from ...runtime import settings
+from ...runtime.diagnostics import log
 from ...shells.producer import ProducerShell
 from .accumulator import Accumulator
 from .acks import Ack, Verdicts
@@ -26,7 +27,6 @@ from .parcel import Parcel, checked_many, checked_message
 from .pending import Pending, PendingMany, PendingOne
 from .thread import ProducerThread, monotonic_ms
 
-_LOGGER = logging.getLogger("oncemq")
 _LIVE: weakref.WeakSet[Producer] = weakref.WeakSet()
 _EXIT_FLUSH_S = 1.0  # time for a producer that was never closed, at the end of the interpreter
 
@@ -105,6 +105,8 @@ class Producer:
         """
         if id is None and not self._name:
             raise IdRequired("an anonymous producer needs an id for each message")
+        if type(topic) is not str:
+            topic = check_name(topic, "topic")
         message = checked_message(value, id=id, key=key, headers=headers)
         now_ms = monotonic_ms()
         deadline_ms = now_ms + _milliseconds(timeout)
@@ -143,6 +145,8 @@ class Producer:
         """
         if ids is None and not self._name:
             raise IdRequired("an anonymous producer needs an id for each message")
+        if type(topic) is not str:
+            topic = check_name(topic, "topic")
         verdicts = self._new_verdicts(topic)
         parcel = Parcel(topic, verdicts, explicit=ids is not None, born_ms=monotonic_ms())
         if not values:
@@ -383,7 +387,7 @@ def _at_exit() -> None:
         try:
             producer.close(_EXIT_FLUSH_S)
         except OnceMQError as error:
-            _LOGGER.warning("a producer was not closed: %s", error)
+            log(logging.WARNING, "a producer was not closed: %s", error)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -12,13 +12,13 @@ from ...core.client.producer import Submit
 from ...core.client.send_window import Settled
 from ...errors import BufferFull, OnceMQError
 from ...limits import FEED_BATCHES_MAX, LINGER_MS
+from ...runtime.diagnostics import log
 from ...shells.producer import ProducerShell
 from .accumulator import Accumulator
 from .acks import Verdicts
 from .guard import Guard
 from .parcel import Cut, Parcel, cut
 
-_LOGGER = logging.getLogger("oncemq")
 _BLOCKED_MS = 50  # how often new topics and deadlines are looked at while nothing can be sent
 
 
@@ -128,9 +128,9 @@ class ProducerThread(threading.Thread):
                 engine.close()
         except OnceMQError as error:
             self._ended(error)
-        except BaseException as error:
-            _LOGGER.exception("the I/O thread of a producer failed")
+        except BaseException as error:  # noqa: BLE001 - told by every send that waits
             self._ended(OnceMQError(f"the I/O thread failed: {type(error).__name__}: {error}"))
+            log(logging.ERROR, "the I/O thread of a producer failed", exc_info=error)
 
     def _run(self, engine: ProducerShell) -> None:
         while True:

@@ -40,7 +40,6 @@ class SinkOffice:
                         yield (name, *place), ledger
 
     def owner_is_dead(self, place: Place) -> bool:
-        """Whether the last owner is proved dead."""
         row = self._row(place)
         dead = self._proof.prove_dead(row.ledger_id, row.epoch, row.owner)
         self._proof.let_go()

@@ -245,7 +245,7 @@ class PostgresHost:
         self.let_go()
 
     def _terminate(self, owner: Mapping[str, Any]) -> bool:
-        """End the owner's session; return whether it is gone."""
+        """Return whether the session is gone."""
         which = (owner.get("backend", 0), owner.get("backend_start", "epoch"))
         same = "FROM pg_stat_activity WHERE pid = ? AND backend_start = ?::timestamptz"
         if self._session.permitted(f"SELECT pg_terminate_backend(pid) {same}", which) is None:

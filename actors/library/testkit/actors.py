@@ -12,7 +12,7 @@ from ...codec import wire
 from ...core.client.producer import Submit
 from ...core.client.send_window import Settled
 from ...errors import IdConflict, from_code
-from ...ids import partition_of
+from ...ids import check_name, partition_of
 from ...ports import Events
 from ...protocol import (
     CONFLICT,
@@ -81,6 +81,8 @@ class LocalProducer:
 
         Raises ValueNotEncodable, TooLarge, InvalidName, IdConflict, Fenced, UnknownTopic.
         """
+        if type(topic) is not str:
+            topic = check_name(topic, "topic")
         message = checked_message(value, id=id, key=key, headers=headers)
         partitions = self._find_topic(loop, topic)
         count = self._keyless.get(topic, 0)

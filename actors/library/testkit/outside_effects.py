@@ -71,7 +71,9 @@ class OutsideEffects:
     def __init__(self) -> None:
         """Install the hook of this process if it is not there yet."""
         self.found: list[OutsideEffect] = []
-        _install()
+        if not _Watch.installed:
+            _Watch.installed = True
+            sys.addaudithook(_hook)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -94,12 +96,6 @@ class _Watch:
 
     installed = False
     now: OutsideEffects | None = None
-
-
-def _install() -> None:
-    if not _Watch.installed:
-        _Watch.installed = True
-        sys.addaudithook(_hook)
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:

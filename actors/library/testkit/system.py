@@ -147,7 +147,6 @@ class LocalSystem:
                 del self.actors[place]
 
     def holding(self, actor: ConsumerActor) -> list[str]:
-        """The effects that hold the partition of one consumer."""
         return [one for one in actor.core.held_effects if one not in self.resolved]
 
     def held(self) -> list[str]:

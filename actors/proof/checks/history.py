@@ -42,7 +42,7 @@ _COUNTED = (
 
 
 def read_history(directory: str) -> History:
-    """Read all `*.jsonl` of a directory. Raises OSError if there is no such directory."""
+    """Read all `*.jsonl` of `directory`. Raises OSError if it is missing."""
     history = History()
     for name in sorted(os.listdir(directory)):
         if not name.endswith(".jsonl"):

@@ -28,7 +28,6 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found and something was looked at."""
         return self.found.total == 0 and bool(self.ran)
 
 

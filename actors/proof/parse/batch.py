@@ -81,7 +81,7 @@ def _pieces(data: bytes, sizes: Any) -> list[bytes]:
 
 
 def parse(raw: bytes | memoryview) -> BatchView:
-    """Return the columns of a batch. Raises BadBatch."""
+    """Raises BadBatch."""
     if len(raw) < _HEADER.size:
         raise BadBatch("shorter than a batch header")
     magic, version, flags, count, payload, id_bytes, header_bytes, zero = _HEADER.unpack_from(raw)

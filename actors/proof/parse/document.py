@@ -48,7 +48,7 @@ class SnapshotHead(NamedTuple):
 
 
 def read_whole(files: Files, path: str) -> bytes:
-    """Return a small file. Raises FileNotFoundError, CorruptLog."""
+    """Raises FileNotFoundError, CorruptLog."""
     file = files.open(path)
     try:
         length = file.length()
@@ -60,7 +60,7 @@ def read_whole(files: Files, path: str) -> bytes:
 
 
 def document(files: Files, path: str, kind: str) -> dict[str, Any]:
-    """Return the content of a document. Raises FileNotFoundError, CorruptLog, UnsupportedFormat."""
+    """Raises FileNotFoundError, CorruptLog, UnsupportedFormat."""
     data = read_whole(files, path)
     newline = data.find(b"\n")
     words = data[: max(newline, 0)].split(b" ")
@@ -79,7 +79,7 @@ def document(files: Files, path: str, kind: str) -> dict[str, Any]:
 
 
 def manifest_or_none(files: Files, path: str) -> Manifest | None:
-    """Return the manifest in file `path`, None where there is none. Raises CorruptLog."""
+    """Raises CorruptLog."""
     try:
         content = document(files, path, "manifest")
     except FileNotFoundError:
@@ -100,7 +100,7 @@ def manifest_or_none(files: Files, path: str) -> Manifest | None:
 
 
 def snapshot_head(files: Files, path: str) -> SnapshotHead:
-    """Return the snapshot head in file `path`. Raises FileNotFoundError, CorruptLog."""
+    """Raises FileNotFoundError, CorruptLog."""
     content = document(files, path, "snapshot")
     try:
         return SnapshotHead(
@@ -126,7 +126,7 @@ def start_position(files: Files, path: str) -> int:
 
 
 def check_part(files: Files, directory: str, part: Part) -> None:
-    """Read a part of a snapshot through. Raises CorruptLog, also where it is missing."""
+    """Raises CorruptLog, also where the part is missing."""
     try:
         for _ in _pieces(files, directory, part):
             continue
@@ -135,7 +135,7 @@ def check_part(files: Files, directory: str, part: Part) -> None:
 
 
 def part_bytes(files: Files, directory: str, part: Part) -> bytes:
-    """Return a part of a snapshot. Raises CorruptLog, FileNotFoundError."""
+    """Raises CorruptLog, FileNotFoundError."""
     return b"".join(_pieces(files, directory, part))
 
 

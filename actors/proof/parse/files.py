@@ -75,7 +75,6 @@ class OsLock:
     """A lock of the operating system, held."""
 
     def __init__(self, descriptor: int) -> None:
-        """Closing `descriptor` lets the lock go."""
         self._descriptor = descriptor
 
     def release(self) -> None:
@@ -86,15 +85,15 @@ class OsFiles:
     """The file system of the operating system."""
 
     def list(self, directory: str) -> list[str]:
-        """Return the names in a directory, sorted. Raises OSError."""
+        """Sorted. Raises OSError."""
         return sorted(os.listdir(directory))
 
     def open(self, path: str) -> OsFile:
-        """Open a file for reading. Raises OSError."""
+        """Raises OSError."""
         return OsFile(path)
 
     def lock(self, path: str) -> OsLock | None:
-        """Take the lock of a file; None if a live process holds it. Raises OSError."""
+        """None if a live process holds the lock. Raises OSError."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -76,7 +76,7 @@ class Group(NamedTuple):
 
 
 def segment_head(data: bytes) -> SegmentHead:
-    """Return a checked segment header. Raises Bad, UnsupportedFormat."""
+    """Raises Bad, UnsupportedFormat."""
     if len(data) < SEGMENT_HEADER_BYTES:
         raise Bad(0, "the file ends inside the segment header")
     magic, version, log_id, generation, first, chain, zeros, crc = _SEGMENT.unpack_from(data)
@@ -98,7 +98,6 @@ class Writers(NamedTuple):
     cut: int
 
     def fits(self, generation: int, position: int) -> bool:
-        """Tell whether `generation` may have written a commit frame at `position`."""
         own = position >= self.cut
         return generation == self.generation if own else generation < self.generation
 
@@ -150,7 +149,7 @@ class Walker:
             return Group(first, position, generation, attested, chain, frames)
 
     def frame(self, position: int) -> Frame:
-        """Return the record at a position that is known to be one's beginning. Raises Bad."""
+        """The position is known to be a record's beginning. Raises Bad."""
         return self._frame(position)[0]
 
     def _frame(self, position: int) -> tuple[Frame, memoryview]:

@@ -36,7 +36,6 @@ _SNAPSHOT = re.compile(r"snap-([0-9]{20})\.snapshot\Z", re.ASCII)
 
 
 def numbers_in(names: list[str], pattern: re.Pattern[str]) -> list[int]:
-    """Return the numbers in the names of one pattern, ascending."""
     return sorted(int(match[1]) for name in names if (match := pattern.match(name)))
 
 

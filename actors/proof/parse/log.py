@@ -147,7 +147,7 @@ class Log(Generation):
         raise LogMoved(f"{self.directory} does not hold still")
 
     def snapshot_part(self, head: SnapshotHead, name: str) -> bytes:
-        """Return the bytes of a part of a snapshot. Raises CorruptLog, LogMoved, KeyError."""
+        """Raises CorruptLog, LogMoved, KeyError."""
         part = {part.name: part for part in head.parts}[name]
         try:
             return documents.part_bytes(self._files, self.path, part)

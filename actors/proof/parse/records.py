@@ -92,7 +92,6 @@ class Stored:
 
     @property
     def end_offset(self) -> int:
-        """The offset behind its last message."""
         return self.first_offset + self.kept
 
 
@@ -243,7 +242,7 @@ _MORE = {"parked": 4, "skipped": 4}  # fields of an entry
 
 
 def parse(frame: Frame) -> Record:
-    """Return the record in a frame. Raises BadRecord."""
+    """Raises BadRecord."""
     try:
         if frame.kind == STORED:
             return _stored(frame)
@@ -318,7 +317,7 @@ def _stored(frame: Frame) -> Stored:
 
 
 def unpack(data: bytes) -> Any:
-    """Return the content of a snapshot part. Raises BadRecord."""
+    """Raises BadRecord."""
     try:
         return msgpack.unpackb(data, strict_map_key=False)
     except (ValueError, TypeError, msgpack.UnpackException) as error:

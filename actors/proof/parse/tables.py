@@ -42,7 +42,7 @@ class TableLog:
     """One ledger as it stood at one moment; in memory, for its records are few between snapshots."""
 
     def __init__(self, directory: str, look: Look, place: Place) -> None:
-        """Use `look_at`. Raises CorruptLog, UnsupportedFormat."""
+        """For `look_at`. Raises CorruptLog, UnsupportedFormat."""
         self.directory = self.path = directory
         self.snapshot_damage: list[str] = []
         with look() as rows:
@@ -100,6 +100,6 @@ class TableLog:
             raise CorruptLog(self.directory, expected, f"records are missing up to {self.end}")
 
     def snapshot_part(self, head: SnapshotHead, name: str) -> bytes:
-        """Return the bytes of a part. Raises KeyError."""
+        """Raises KeyError."""
         del head
         return self._parts[name]

@@ -51,7 +51,6 @@ class EffectStory:
 
 
 def line_of(call: dict[str, Any]) -> str:
-    """Return one call as a line for people."""
     how = {
         "": "unknown whether it happened",
         "returned": "returned",

@@ -119,7 +119,6 @@ def _read_log(files: Files, data: str, wanted: Wanted, story: Story) -> None:
 
 
 def _find(record: Stored, wanted: Wanted) -> int | None:
-    """Return which message of a stored batch is the wanted one."""
     if record.first_sequence >= 0:
         index = wanted.number - record.first_sequence
         mine = (record.producer, record.partition) == (wanted.producer, wanted.partition)
@@ -160,7 +159,7 @@ def _value(encoding: int, data: bytes) -> str:
         return _shown(data)
     try:
         return _shown(repr(msgpack.unpackb(data, timestamp=3)).encode())
-    except (ValueError, msgpack.UnpackException):
+    except (ValueError, OverflowError, RecursionError, msgpack.UnpackException):
         return _shown(data)
 
 

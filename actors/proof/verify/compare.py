@@ -150,7 +150,6 @@ class _Sweep:
         self._rest()
 
     def _match(self) -> None:
-        """Take away what both sides have, from the front."""
         while self._stored and self._committed:
             stored, committed = self._stored[0], self._committed[0]
             if stored[0] < committed[0]:

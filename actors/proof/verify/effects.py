@@ -30,7 +30,6 @@ class Effects:
 
     @property
     def unknown(self) -> int:
-        """How many have an unknown outcome."""
         return sum(how in UNRESOLVED for _, _, how in self._open.values())
 
     def take(
@@ -87,17 +86,15 @@ class Effects:
                     )
 
     def restore(self, fields: dict[str, Any]) -> None:
-        """Take what a snapshot says."""
         self._open = open_in(fields)
         self.calls = sum(number for number, _, _ in self._open.values())
 
     def differs(self, fields: dict[str, Any]) -> bool:
-        """Tell whether a snapshot says something else than the records."""
         return open_in(fields) != self._open
 
 
 def open_in(fields: dict[str, Any]) -> dict[_Place, _Last]:
-    """Return the effects in a snapshot. Raises ValueError where they make no sense."""
+    """Raises ValueError where the effects make no sense."""
     found: dict[_Place, _Last] = {}
     for row in fields.get("effects", ()):
         if len(row) != _SNAPSHOT_FIELDS:

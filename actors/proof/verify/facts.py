@@ -58,7 +58,6 @@ class Ledger:
 
     @property
     def where(self) -> str:
-        """The ledger, for people."""
         started = self.started
         if started is None:
             return self.directory
@@ -70,7 +69,6 @@ class Ledger:
         return self.started.group, self.started.topic, self.started.partition
 
     def as_kept(self) -> KeptLedger:
-        """Return it as a proof keeps it."""
         assert self.kept is not None, "its commits were kept"
         return KeptLedger(
             self.place,
@@ -83,12 +81,11 @@ class Ledger:
 
     @property
     def private_topic(self) -> str:
-        """The topic that this group alone reads besides."""
+        """The topic that only this group reads besides its input."""
         group, topic, _ = self.place
         return private_topic(topic, group)
 
     def next_offset_of(self, topic_id: bytes) -> int:
-        """The next offset of one input."""
         if self.started is None or topic_id == self.started.topic_id:
             return self.next_offset
         return self.parked.offsets.get(topic_id, 0)

@@ -62,7 +62,6 @@ class KeptLedger:
 
     @property
     def where(self) -> str:
-        """The ledger, for people."""
         return f"group {self.place[0]} {self.place[1]}/{self.place[2]}"
 
     @cached_property

@@ -393,7 +393,7 @@ class LedgerReader:
 
 
 def sensible(look: Callable[[SnapshotHead], None], head: SnapshotHead, path: str) -> None:
-    """Call `look`; a snapshot whose parts have another shape than they must is damage."""
+    """A snapshot whose parts have another shape than they must is damage."""
     try:
         look(head)
     except (BadRecord, LookupError, TypeError, ValueError) as error:

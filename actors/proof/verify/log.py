@@ -92,7 +92,7 @@ class LogReader:
         self._reported: dict[tuple[str, str, int], int] = {}
 
     def read(self, progress: Callable[[int, int], None]) -> BrokerLog:
-        """Read all; `progress` is told (position, end). Raises CorruptLog, LogMoved."""
+        """`progress` gets (position, end). Raises CorruptLog, LogMoved."""
         log = self._log
         if log.start:
             raise CorruptLog(log.path, 0, f"a broker's log starts at 0, this one at {log.start}")
@@ -273,7 +273,6 @@ class LogReader:
         self._found.add("one-body", where, explanation, wrong)
 
     def _clip(self, ledger: Ledger, record: Stored) -> tuple[int, int]:
-        """Return which offsets of a batch a ledger has behind it."""
         assert ledger.started is not None, "ledgers without a first record are left out"
         topic = self.facts.topics[record.topic_number]
         private = topic.topic == ledger.private_topic

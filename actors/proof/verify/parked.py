@@ -26,12 +26,10 @@ class Parked:
 
     @property
     def answered(self) -> int:
-        """How many letters are replayed or dropped."""
         return sum(self.offsets.values())
 
     @property
     def left(self) -> int:
-        """How many letters wait for an operator."""
         return self.letters - self.answered
 
     @property
@@ -40,12 +38,10 @@ class Parked:
         return self.answered - self.dropped - self.letters
 
     def restore(self, fields: dict[str, object]) -> None:
-        """Take what a snapshot says."""
         letters, dropped, offsets = counts_in(fields)
         self.letters, self.dropped, self.offsets = letters, dropped, offsets
 
     def differs(self, fields: dict[str, object]) -> bool:
-        """Tell whether a snapshot says something else than the records."""
         return counts_in(fields) != (self.letters, self.dropped, self.offsets)
 
     def take(
@@ -76,7 +72,7 @@ class Parked:
 
 
 def mark_is_wrong(record: Marked | Ended, epoch: int, generation: int, next_offset: int) -> str:
-    """Return what is wrong with a record about a process; "" for nothing."""
+    """Return "" where nothing is wrong with a record about a process."""
     if record.epoch < epoch or record.epoch != generation:
         return (
             f"a record of epoch {record.epoch} was written by generation {generation}, after "

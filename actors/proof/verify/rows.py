@@ -57,7 +57,6 @@ class Rows:
     """All rows of one proof."""
 
     def __init__(self, run_records: int | None = None) -> None:
-        """`run_records` rows of each kind are kept in memory."""
         more = {} if run_records is None else {"run_records": run_records}
         self.ids = Sorter(ID.size, **more)
         self.ranges = Sorter(RANGE.size, **more)
@@ -68,12 +67,10 @@ class Rows:
         self.targets = Numbers()
 
     def close(self) -> None:
-        """Give temporary files back."""
         for sorter in (self.ids, self.ranges, self.outputs, self.unique):
             sorter.close()
 
     def committed_ids(self, ledger: int, blob: bytes, first: int, following: int) -> None:
-        """Take the fingerprints of a commit of offsets [first, following)."""
         head = _U32.pack(ledger)
         tail = _PLACE.pack(IN_LEDGER, first, following)
         # A snapshot hands in millions at once: as rows they take five times the room.
@@ -122,10 +119,8 @@ class Rows:
         side: int,
         position: int,
     ) -> None:
-        """Take a batch of outputs, on either side."""
         self.outputs.add([OUTPUT.pack(self.targets.of(target), first, side, count, crc, position)])
 
 
 def seed_of(ledger_id: bytes) -> int:
-    """Return the seed of a ledger's fingerprints."""
     return int.from_bytes(ledger_id[:8], "little")

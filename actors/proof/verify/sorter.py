@@ -22,7 +22,6 @@ class Sorter:
     """Takes byte records of one size in any order and gives them back sorted, once."""
 
     def __init__(self, record_bytes: int, *, run_records: int = RUN_RECORDS) -> None:
-        """Every record has `record_bytes` bytes; `run_records` are kept in memory."""
         self._size = record_bytes
         self._run_records = run_records
         self._buffer: list[bytes] = []
@@ -57,7 +56,7 @@ class Sorter:
         self._runs.append((start, self._file.tell()))
 
     def sorted(self) -> Iterator[bytes]:
-        """Yield all records, ascending. Add no more afterwards."""
+        """Ascending. Add no more records afterwards."""
         self._buffer.sort()
         if not self._runs:
             return iter(self._buffer)
@@ -76,7 +75,7 @@ class Sorter:
             yield from [data[here : here + size] for here in range(0, len(data), size)]
 
     def close(self) -> None:
-        """Give the temporary file back."""
+        """Delete the temporary file."""
         self._buffer = []
         if self._file is not None:
             self._file.close()

@@ -78,7 +78,6 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether no promise was broken."""
         return self.found.total == 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def broker_log(files: Files, data: str) -> Log:
 
 
 def find_ledgers(files: Files, state: str) -> list[str]:
-    """Return the directories of all ledgers below a state directory. Raises FileNotFoundError."""
+    """Raises FileNotFoundError."""
     level = [f"{state}/{name}" for name in files.list(state)]
     for _ in range(2):
         level = [f"{path}/{name}" for path in level for name in _names(files, path)]
@@ -275,7 +274,6 @@ class _Proof:
         raise LogMoved(f"{directory} does not hold still")
 
     def _owners(self) -> dict[str, Ledger]:
-        """Return the ledgers by the name under which they send."""
         owners: dict[str, Ledger] = {}
         for ledger in self._ledgers.values():
             name = output_producer(*ledger.place)

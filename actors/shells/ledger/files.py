@@ -103,7 +103,6 @@ class LedgerFiles:
         return log
 
     def release(self) -> None:
-        """Release the lock of the last owner, if this process holds it."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -113,11 +112,9 @@ class LedgerFiles:
         self.release()
 
     def find_orders(self, effect_ids: Iterable[str]) -> list[EffectOrder]:
-        """Return the orders of operators about these calls of effects."""
         return effect_orders.find_orders(self._disk, self.directory, effect_ids)
 
     def keep_orders(self, effect_ids: Iterable[str]) -> None:
-        """Delete all orders except those about these calls."""
         effect_orders.keep_orders(self._disk, self.directory, effect_ids)
 
     def _read(self) -> View:

@@ -29,13 +29,12 @@ def give_order(disk: Disk, directory: str, order: EffectOrder) -> EffectOrder:
 
 
 def find_orders(disk: Disk, directory: str, effect_ids: Iterable[str]) -> list[EffectOrder]:
-    """Return what was ordered about some calls. Raises UnsupportedFormat, Malformed."""
+    """Raises UnsupportedFormat, Malformed."""
     found = (orders.read(disk, directory, file_name(one)) for one in effect_ids)
     return [_parsed(data) for data in found if data is not None]
 
 
 def keep_orders(disk: Disk, directory: str, effect_ids: Iterable[str]) -> None:
-    """Forget all orders but those about some calls."""
     orders.keep(disk, directory, {file_name(one) for one in effect_ids})
 
 

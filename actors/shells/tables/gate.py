@@ -17,13 +17,12 @@ class Gate:
     """Who may write. Any thread may call it."""
 
     def __init__(self) -> None:
-        """Start free."""
         self._condition = threading.Condition()
         self._owner: object | None = None
         self._wanted: set[int] = set()  # ids of those of the I/O thread that will ask again
 
     def wait(self, who: object, timeout_s: float) -> bool:
-        """Take it, in the thread of handlers; False if it did not become free in time."""
+        """For the thread of handlers. False: the gate did not become free in time."""
         until = time.monotonic() + timeout_s
         with self._condition:
             while self._owner is not who and (self._owner is not None or self._wanted):
@@ -35,7 +34,7 @@ class Gate:
             return True
 
     def take(self, who: object) -> bool:
-        """Take it, in the I/O thread; False notes the wish, and handlers wait until it is met."""
+        """For the I/O thread. False notes the wish, and handlers wait until it is met."""
         with self._condition:
             if self._owner not in {None, who}:
                 self._wanted.add(id(who))
@@ -46,7 +45,6 @@ class Gate:
             return True
 
     def free(self, who: object) -> None:
-        """Let it go, and any wish for it."""
         with self._condition:
             self._wanted.discard(id(who))
             if self._owner is who:
@@ -59,7 +57,7 @@ _lock = threading.Lock()
 
 
 def gate_of(path: str) -> Gate:
-    """Return the gate of a file of this process. Keep it as long as it is used."""
+    """Keep the gate as long as it is used."""
     with _lock:
         gate = _gates.get(path)
         if gate is None:

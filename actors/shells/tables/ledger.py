@@ -150,7 +150,7 @@ class SqlLedger:
         return [one for one in orders_of(self.session, self._ledger_id) if one.effect_id in wanted]
 
     def keep_orders(self, effect_ids: Iterable[str]) -> None:
-        """Forget all orders but those about some calls, unless a call has the connection."""
+        """Does nothing while a call has the connection."""
         if not self.session.idle:
             return
         kept = set(effect_ids)
@@ -163,11 +163,10 @@ class SqlLedger:
             self._write(gone)
 
     def release(self) -> None:
-        """Let the lock of the last owner go, if it is held."""
         self._proof.let_go()
 
     def close(self) -> None:
-        """Let everything go. A call that runs takes its connection with it."""
+        """A call that runs takes its connection with it."""
         self._proof.close()
         self.session.close()
 
@@ -187,7 +186,6 @@ class SqlLedger:
         return row
 
     def _make_tables(self) -> None:
-        """Make those that are not there."""
         session = self.session
         texts = filter(None, (session.before_tables, *statements.TABLES))
         self._write([(text.format_map(session.types), ()) for text in texts])
@@ -222,7 +220,7 @@ def look(session: Session, place: Place) -> Row | None:
 
 
 def row_of(fields: tuple[Any, ...], shown: str) -> Row:
-    """Return a row as it was read. Raises UnsupportedFormat, CorruptLog."""
+    """Raises UnsupportedFormat, CorruptLog."""
     if fields[0] > statements.FORMAT:
         raise UnsupportedFormat(
             f"the ledger in {shown} has format {fields[0]}; this OnceMQ reads {statements.FORMAT}"

@@ -52,7 +52,7 @@ class SqlLog:
         proof: _Closes,
         at: At = nowhere,
     ) -> None:
-        """Use SqlLedger.open: `row` was just claimed."""
+        """For SqlLedger.open, which has just claimed `row`."""
         self.log_id = self.lineage = row.ledger_id
         self.generation = row.epoch
         self.cut_report: TailCut | None = None
@@ -76,12 +76,10 @@ class SqlLog:
 
     @property
     def end(self) -> int:
-        """Position of the next record."""
         return self._end
 
     @property
     def durable_end(self) -> int:
-        """Position up to which all is committed."""
         return self._durable
 
     @property
@@ -99,7 +97,7 @@ class SqlLog:
     def append(
         self, kind: int, meta: bytes, body: bytes | memoryview, body_crc: int | None = None, /
     ) -> int:
-        """Add a record to the group of this turn; return its position."""
+        """Return the record's position; the record is durable with the group of this turn."""
         del body_crc
         self._check_usable()
         position = self._end
@@ -208,7 +206,7 @@ class SqlLog:
         return found
 
     def replay(self, position: int) -> Iterator[StoredRecord]:
-        """Yield all records from a boundary to the durable end. Raises CorruptLog."""
+        """Raises CorruptLog."""
         self._check_usable()
         return self._tables.replay(position, self._durable)
 
@@ -223,7 +221,7 @@ class SqlLog:
         return [SnapshotInfo(self.log_id, self.generation, self._snapshot_position, 0, parts)]
 
     def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
-        """Return the parts of the snapshot. Raises CorruptLog."""
+        """Raises CorruptLog."""
         return {part.name: self._tables.part(part.name) for part in info.parts}
 
     def write_snapshot(
@@ -274,7 +272,7 @@ class SqlLog:
     # --- the end ---------------------------------------------------------------------------------
 
     def close(self, *, clean: bool = True) -> None:
-        """Let go; what is open is rolled back."""
+        """What is open is rolled back."""
         del clean
         self._failure = self._failure or StorageError("the log is closed")
         self._session.close(self._failure if isinstance(self._failure, Fenced) else None)

@@ -19,7 +19,7 @@ _LOOK_AGAIN_S = 0.02
 
 
 def orders_of(session: Session, ledger_id: bytes) -> list[EffectOrder]:
-    """Return all orders of a ledger that its owner has not taken. Raises CorruptLog."""
+    """Only orders that the owner has not taken. Raises CorruptLog."""
     found = []
     for effect_id, how, encoding, value in session.rows(statements.ORDERS, (ledger_id,)):
         if how not in {ANSWERED, AGAIN}:

@@ -16,12 +16,11 @@ _READ_ROWS = 256
 
 
 def length_of(meta: bytes, body: bytes | memoryview) -> int:
-    """Return by how much a record moves the position on."""
+    """By how much a record moves the position on."""
     return statements.RECORD_OVERHEAD + len(meta) + len(body)
 
 
 def crc_of(kind: int, meta: bytes, body: bytes) -> int:
-    """Return the checksum of a record."""
     return crc32(body, crc32(meta, crc32(kind.to_bytes(1, "little"))))
 
 
@@ -50,7 +49,7 @@ class RecordTables:
         self._where = where
 
     def replay(self, position: int, end: int) -> Iterator[StoredRecord]:
-        """Yield the records from a boundary to `end`. Raises CorruptLog."""
+        """`position` is a boundary. Raises CorruptLog."""
         while position < end:
             rows = self._rows(statements.RECORDS, (self._ledger_id, position, _READ_ROWS))
             for at, _, kind, meta, body, crc in rows:
@@ -63,11 +62,10 @@ class RecordTables:
                 raise self._corrupt(position, f"the ledger's row says that records end at {end}")
 
     def parts(self) -> list[str]:
-        """Return the names of the snapshot's parts."""
         return [str(name) for (name,) in self._rows(statements.SNAPSHOT_PARTS, (self._ledger_id,))]
 
     def part(self, name: str) -> bytes:
-        """Return a part of the snapshot. Raises CorruptLog."""
+        """Raises CorruptLog."""
         pieces = []
         rows = self._rows(statements.PART, (self._ledger_id, name))
         for number, (chunk, crc, data) in enumerate(rows):

@@ -122,7 +122,7 @@ class Session(ABC):
         return self._handed_out
 
     def sql(self, query: Any, parameters: Sequence[Any]) -> Any:
-        """Execute a handler's statement; return its cursor. Raises TransactionControl."""
+        """Return the driver's cursor. Raises TransactionControl."""
         self.use()
         self._executing = True
         try:
@@ -236,7 +236,6 @@ class Session(ABC):
 
     @property
     def open(self) -> bool:
-        """Whether the running call has a transaction."""
         return self._open
 
     def hand_in(self, *, patient: bool = False) -> None:
@@ -286,13 +285,11 @@ class Session(ABC):
             self._expected = True
 
     def answered(self) -> None:
-        """The call has answered, whether it began or not."""
         with self._mutex:
             self._expected = False
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection."""
         return self._place != CLOSED
 
     def must_wait(self, call: CallId | None) -> bool:
@@ -308,7 +305,7 @@ class Session(ABC):
             self._ended()
 
     def connect(self) -> None:
-        """Open the connection if there is none. Raises SinkUnavailable, BadSink."""
+        """Raises SinkUnavailable, BadSink."""
         if self._place != CLOSED:
             return
         assert self._doomed is None, "a session that was given up is not used again"
@@ -352,7 +349,7 @@ class Session(ABC):
             self.roll_back()
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return the rows of a statement of ours. Raises SinkUnavailable, SinkLocked."""
+        """Raises SinkUnavailable, SinkLocked."""
         return self._checked(lambda: [tuple(row) for row in self._run(statement, values)])
 
     def change(self, statement: str, values: Sequence[Any] = ()) -> int:
@@ -368,7 +365,6 @@ class Session(ABC):
         self._over()
 
     def roll_back(self) -> None:
-        """Take back the transaction that is open, of whatever kind."""
         assert self._place != LENT, "a call may still be writing"
         self._checked(self._roll_back)
         self._over()
@@ -387,7 +383,7 @@ class Session(ABC):
         self._ended()
 
     def close(self, why: OnceMQError | None = None) -> None:
-        """Let go: what is open is rolled back. A call that is at work does it when it ends."""
+        """What is open is rolled back; a running call closes the connection when it ends."""
         with self._mutex:
             self._doomed = self._doomed or why or Fenced("this consumer has ended")
             if self._place in {LENT, CLOSED}:

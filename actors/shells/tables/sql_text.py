@@ -71,7 +71,7 @@ def _comment_end(text: str, at: int) -> int:
 
 
 def refused(text: str) -> str | None:
-    """Return what a handler may not do and this text would; None if nothing."""
+    """Return what the text would do that a handler may not; None: nothing."""
     for words in statements(text):
         first, rest = words[0], words[1:]
         if first in _CONTROL or (first == "PREPARE" and rest[:1] == ["TRANSACTION"]):

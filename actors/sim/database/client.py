@@ -29,7 +29,6 @@ class Client:
         self._held: OwnerKey | None = None  # the lock of a dead owner
 
     def _enter(self, what: str) -> DatabaseSession:
-        """A call begins. Raises Lost if there is no session any more."""
         self._process.enter("sql", f"{what} {self.database.name}")
         session = self.session
         if session is None or session.over:
@@ -48,7 +47,6 @@ class Client:
     # --- the connection --------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Open a session. Raises Lost."""
         self._process.enter("sql", f"connect {self.database.name}")
         self.session = self.database.open_session(self._role)
         self.broken = False
@@ -61,7 +59,6 @@ class Client:
             self.database.end(session)
 
     def process_ended(self) -> None:
-        """The process is gone, and the connection with it."""
         session = self.session
         self._forget()
         if session is not None:
@@ -69,17 +66,16 @@ class Client:
         self.at_end()
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> Rows:
-        """Carry out a statement. Raises Lost, Locked, Full, Waits, sqlite3.Error."""
+        """Raises Lost, Locked, Full, Waits, sqlite3.Error."""
         return self.database.execute(self._enter("statement"), statement, values)
 
     def begin(self, *, waits: bool) -> None:
-        """Open a transaction. Raises Lost, Locked, Waits."""
+        """Raises Lost, Locked, Waits."""
         session = self._enter("begin")
         self.database.begin(session, waits=waits)
         self.in_transaction = True
 
     def hand_over(self) -> None:
-        """Handlers are done with the transaction; from now on it may not idle. Raises Lost."""
         session = self._enter("statement")
         session.waits = False
         session.handed_over += 1
@@ -93,12 +89,11 @@ class Client:
             self.database.world.after(IDLE_MS, end_idle)
 
     def roll_back(self) -> None:
-        """End the transaction. Raises Lost."""
         self.database.roll_back(self._enter("rollback"))
         self.in_transaction = False
 
     def commit(self) -> None:
-        """Make the transaction durable. Raises Lost: perhaps it is."""
+        """Raises Lost: the commit may be durable all the same."""
         database = self.database
         session = self._enter("commit")
         met, database.next_commit = database.next_commit, ""
@@ -129,12 +124,10 @@ class Client:
     # --- owners ----------------------------------------------------------------------------------
 
     def facts(self) -> dict[str, Any]:
-        """Return what tells this owner from others."""
         session = self._enter("statement")
         return {"pid": self._role.name, "host": self._role.host.name, "session": session.number}
 
     def take_dead(self, key: OwnerKey) -> bool:
-        """Take the lock of an owner if nobody has it. Raises Lost."""
         session = self._enter("statement")
         holder = self.database.owner_of(key)
         if holder is None:
@@ -143,18 +136,16 @@ class Client:
         return holder is None
 
     def let_go(self) -> None:
-        """Let the lock of a dead owner go."""
+        """Release the lock of a dead owner."""
         if self.session is not None and self._held is not None:
             self.session.owner_locks.discard(self._held)
         self._held = None
 
     @property
     def holds_dead(self) -> bool:
-        """Whether the lock of a dead owner is held."""
         return self._held is not None
 
     def take_own(self, key: OwnerKey) -> bool:
-        """Take the lock of the owner to be; False if another one has it. Raises Lost."""
         session = self._enter("statement")
         holder = self.database.owner_of(key)
         if holder is None:
@@ -162,7 +153,7 @@ class Client:
         return holder in {None, session}
 
     def terminate(self, number: int) -> bool:
-        """End another session of a server; whether it is over. Raises Lost."""
+        """Return whether that session of a server is over. Raises Lost."""
         self._enter("statement")
         found = [one for one in self.database.sessions if one.number == number]
         if not self.database.may_terminate:

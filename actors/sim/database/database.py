@@ -77,7 +77,7 @@ class Database:
     """One database, its sessions and its locks."""
 
     def __init__(self, world: Environment, name: str, kind: str, host: Host) -> None:
-        """An empty one; `kind` is one of DATABASE_KINDS, `host` where a file is."""
+        """`kind` is one of DATABASE_KINDS; `host` is where a file is."""
         self.world = world
         self.name = name
         self.host = host
@@ -103,7 +103,7 @@ class Database:
             self._engine.execute(statement)
 
     def add(self, place: Place, model: LedgerOracle) -> None:
-        """Keep the ledger of a place, and what its handlers write; nothing if that was said."""
+        """Adding a place again changes nothing."""
         if self.oracle.knows(place):
             return
         self._engine.execute(OPEN_ACCOUNT, (account_of(place),))
@@ -118,13 +118,11 @@ class Database:
         return model
 
     def close(self) -> None:
-        """Let the memory go."""
         self._engine.close()
 
     # --- sessions --------------------------------------------------------------------------------
 
     def open_session(self, role: Role) -> DatabaseSession:
-        """Return a new session. Raises Lost."""
         if not self.up:
             raise Lost(f"{self.name}: connection refused")
         self._numbers += 1
@@ -133,7 +131,6 @@ class Database:
         return session
 
     def end(self, session: DatabaseSession) -> None:
-        """A session is over: what it has open is rolled back, its locks are free."""
         if session.over:
             return
         self.roll_back(session)
@@ -149,24 +146,21 @@ class Database:
             self.end(session)
 
     def stop(self) -> None:
-        """End all sessions and take no new ones."""
         self.up = False
         for session in list(self.sessions):
             self.end(session)
 
     def owner_of(self, key: OwnerKey) -> DatabaseSession | None:
-        """Return who holds the lock of an owner."""
         return next((one for one in self.sessions if key in one.owner_locks), None)
 
     @property
     def writer(self) -> DatabaseSession | None:
-        """Who writes to a file."""
         return self._writer
 
     # --- statements ------------------------------------------------------------------------------
 
     def execute(self, session: DatabaseSession, text: str, values: Sequence[Any]) -> Rows:
-        """Carry out one statement. Raises Waits, Locked, Full, sqlite3.Error."""
+        """Raises Waits, Locked, Full, sqlite3.Error."""
         verb = text.split(None, 1)[0]
         if verb in _WRITES and self.full:
             raise Full(f"{self.name} is full")
@@ -198,12 +192,11 @@ class Database:
 
     @staticmethod
     def _forget_message(session: DatabaseSession) -> None:
-        """Locks of the message stay: nobody needs to know them apart."""
         while not session.statements[-1][0].startswith("SAVEPOINT"):
             session.statements.pop()
 
     def begin(self, session: DatabaseSession, *, waits: bool) -> None:
-        """Open a transaction. Raises Waits, Locked."""
+        """Raises Waits, Locked."""
         if self.kind == FILE:
             if self._writer not in {None, session}:
                 raise (Waits if waits else Locked)(f"{self.name}: another process is writing")
@@ -212,7 +205,6 @@ class Database:
         session.waits = waits
 
     def roll_back(self, session: DatabaseSession) -> None:
-        """End a transaction as if it had not been."""
         if self._loaded is session:
             self._unload()
         self._over(session)
@@ -229,7 +221,7 @@ class Database:
         self._changed()
 
     def make_durable(self) -> None:
-        """Sync a file: all that is committed stays."""
+        """Sync a file; a server's commits are durable already."""
         if self._image is not None:
             self._image = None
             self._changed()
@@ -271,7 +263,6 @@ class Database:
     # --- the engine ------------------------------------------------------------------------------
 
     def _load(self, session: DatabaseSession) -> None:
-        """Have the engine see what this session sees."""
         if self._loaded is session:
             return
         self._unload()

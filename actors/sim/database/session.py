@@ -25,7 +25,6 @@ class SimulatedSession(Session):
     types: ClassVar[Mapping[str, str]] = {"text": "TEXT", "int": "INTEGER", "bytes": "BLOB"}
 
     def __init__(self, client: Client, shown: str) -> None:
-        """Nothing is opened before `connect`."""
         super().__init__(shown)
         self._client = client
         self._gate: Gate | None = None
@@ -35,7 +34,6 @@ class SimulatedSession(Session):
             self._gate = gate
 
     def has_table(self, name: str) -> bool:
-        """Whether a table is there."""
         return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type='table' AND name=?", (name,)))
 
     def sync_read(self) -> None:
@@ -53,7 +51,6 @@ class SimulatedSession(Session):
 
     @property
     def broken(self) -> bool:
-        """Whether the database has ended the connection."""
         return self._client.broken
 
     @property
@@ -106,7 +103,6 @@ class SimulatedOwners:
     """What a ledger in a simulated database needs to know of owners."""
 
     def __init__(self, session: SimulatedSession, client: Client) -> None:
-        """`session` is that over `client`."""
         self._session = session
         self._client = client
 
@@ -117,7 +113,6 @@ class SimulatedOwners:
             raise SinkUnavailable(f"{self._session.shown}: {error}") from error
 
     def facts(self) -> dict[str, Any]:
-        """Return what the row of an owner says of this process."""
         return dict(self._checked(self._client.facts))
 
     def prove_dead(self, ledger_id: bytes, epoch: int, _owner: Mapping[str, Any]) -> bool:
@@ -126,11 +121,10 @@ class SimulatedOwners:
         return bool(self._checked(lambda: self._client.take_dead((ledger_id, epoch))))
 
     def let_go(self) -> None:
-        """Let the lock of the dead owner go."""
         self._client.let_go()
 
     def hold(self, ledger_id: bytes, epoch: int) -> dict[str, Any]:
-        """Take the lock of the owner to be. Raises Fenced."""
+        """Raises Fenced."""
         if not self._checked(lambda: self._client.take_own((ledger_id, epoch))):
             raise Fenced(f"another process holds epoch {epoch}")
         return {}
@@ -151,7 +145,6 @@ class SimulatedOwners:
         self.let_go()
 
     def close(self) -> None:
-        """Let all locks go."""
         self.let_go()
 
 

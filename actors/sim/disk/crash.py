@@ -56,7 +56,6 @@ class Cut:
     policy: CutPolicy | None
 
     def apply(self, picture: SimDisk) -> SimDisk:
-        """Return the disk after the crash."""
         return picture.copy() if self.policy is None else picture.after_power_cut(self.policy)
 
     def __str__(self) -> str:
@@ -75,7 +74,6 @@ class Selection:
     only: tuple[CutPolicy, ...] = ()
 
     def cuts(self, picture: SimDisk) -> list[Cut]:
-        """Return the ways to crash at this picture."""
         if self.only:
             return [Cut(policy) for policy in self.only]
         count = len(picture.pending())
@@ -195,7 +193,6 @@ class _Sweep(Generic[P]):
                 self.examine(left, picture.promised, where)
 
     def new(self, left: SimDisk, promised: P) -> bool:
-        """Tell whether this disk under this promise was not looked at before."""
         durable = left.after_power_cut(LoseEverything()).fingerprint()
         key = (left.fingerprint(), durable, promised)
         if key in self.seen:

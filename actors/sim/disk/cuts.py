@@ -27,7 +27,6 @@ class LoseEverything:
     """Nothing that was not synced survives."""
 
     def survivors(self, _units: Sequence[Pending], /) -> set[int]:
-        """Return no unit."""
         return set()
 
 
@@ -36,7 +35,6 @@ class KeepEverything:
     """Everything survives: the same disk that a killed process leaves, but with nothing pending."""
 
     def survivors(self, units: Sequence[Pending], /) -> set[int]:
-        """Return every unit."""
         return {unit.order for unit in units}
 
 
@@ -47,7 +45,6 @@ class Prefix:
     count: int
 
     def survivors(self, units: Sequence[Pending], /) -> set[int]:
-        """Return the oldest `count` units."""
         return {unit.order for unit in units[: self.count]}
 
 
@@ -56,7 +53,6 @@ class OnlyNames:
     """Every name operation survives and no file data: a metadata journal that runs ahead."""
 
     def survivors(self, units: Sequence[Pending], /) -> set[int]:
-        """Return the name operations."""
         return {unit.order for unit in units if isinstance(unit, NamesChanged)}
 
 
@@ -65,7 +61,6 @@ class OnlyData:
     """All file data survives and no name operation."""
 
     def survivors(self, units: Sequence[Pending], /) -> set[int]:
-        """Return the sectors and lengths."""
         return {unit.order for unit in units if not isinstance(unit, NamesChanged)}
 
 
@@ -76,7 +71,6 @@ class Seeded:
     seed: int
 
     def survivors(self, units: Sequence[Pending], /) -> set[int]:
-        """Return a subset drawn from the seed."""
         draw = random.Random(self.seed)
         odds_of_names = draw.choice((0.1, 0.5, 0.9))
         odds_of_data = draw.choice((0.1, 0.5, 0.9))
@@ -95,5 +89,4 @@ class Exactly:
     orders: frozenset[int]
 
     def survivors(self, units: Sequence[Pending], /) -> set[int]:
-        """Return the named units that are pending."""
         return {unit.order for unit in units if unit.order in self.orders}

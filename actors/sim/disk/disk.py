@@ -66,7 +66,6 @@ class SimFile:
         return fault
 
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
-        """See `File.write`."""
         machine, node = self._machine, self._node
         whole = bytes(data)
         try:
@@ -87,22 +86,18 @@ class SimFile:
             raise failure(errno.ENOSPC, self._path)
 
     def read(self, offset: int, length: int) -> bytes:
-        """See `File.read`."""
         self._enter("read")
         return self._node.cache.read(offset, length)
 
     def length(self) -> int:
-        """See `File.length`."""
         self._enter("length")
         return self._node.cache.length
 
     def truncate(self, length: int) -> None:
-        """See `File.truncate`."""
         self._enter_to_change("truncate")
         self._machine.resize(self._node, length)
 
     def reserve(self, offset: int, length: int) -> None:
-        """See `File.reserve`."""
         self._enter_to_change("reserve")
         end = offset + length
         if self._machine.room(self._node, end) < end:
@@ -110,7 +105,6 @@ class SimFile:
         self._machine.resize(self._node, max(end, self._node.cache.length))
 
     def sync(self) -> None:
-        """See `File.sync`."""
         fault = self._enter("sync")
         if self._node.number in self._process.failed_syncs:
             self._machine.sync_retries += 1
@@ -124,7 +118,6 @@ class SimFile:
         self._node.make_durable()
 
     def close(self) -> None:
-        """See `File.close`."""
         if not self._closed:
             fault = self._process.enter("close", self._path)
             self.drop()
@@ -147,7 +140,6 @@ class SimLock:
         self._held = True
 
     def release(self) -> None:
-        """See `Lock.release`."""
         if self._held:
             self._held = False
             self._process.machine.locked.discard(self._node.number)
@@ -180,7 +172,6 @@ class SimProcess:
         self.dead = True
 
     def enter(self, kind: str, path: str) -> Fault | None:
-        """Count a call of this process; see `Machine.count_call`."""
         if self.hook is not None and not self.dead:
             self.hook(kind, path)
         if self.dead:
@@ -188,7 +179,6 @@ class SimProcess:
         return self.machine.count_call(kind, path)
 
     def exists(self, path: str) -> bool:
-        """See `Disk.exists`."""
         self.enter("exists", path)
         try:
             self.machine.find(path)
@@ -197,12 +187,10 @@ class SimProcess:
         return True
 
     def make_directory(self, path: str) -> None:
-        """See `Disk.make_directory`."""
         self.enter("make_directory", path)
         self._new(path, directory=True)
 
     def remove_directory(self, path: str) -> None:
-        """See `Disk.remove_directory`."""
         self.enter("remove_directory", path)
         node = self.machine.directory(path)
         if node.names:
@@ -211,7 +199,6 @@ class SimProcess:
         self.machine.change_names(parent, (name, None))
 
     def sync_directory(self, path: str) -> None:
-        """See `Disk.sync_directory`."""
         fault = self.enter("sync_directory", path)
         node = self.machine.directory(path)
         if fault is not None:
@@ -221,7 +208,6 @@ class SimProcess:
         self.machine.forget_nameless()
 
     def create(self, path: str) -> SimFile:
-        """See `Disk.create`."""
         self.enter("create", path)
         return SimFile(self, self._new(path, directory=False), path, write=True)
 
@@ -234,7 +220,6 @@ class SimProcess:
         return node
 
     def open(self, path: str, *, write: bool = False) -> SimFile:
-        """See `Disk.open`."""
         self.enter("open", path)
         node = self.machine.find(path)
         if node.directory:
@@ -242,7 +227,6 @@ class SimProcess:
         return SimFile(self, node, path, write=write)
 
     def rename(self, old: str, new: str) -> None:
-        """See `Disk.rename`."""
         self.enter("rename", new)
         node = self.machine.find(old)
         parent, old_name = self.machine.place(old)
@@ -259,7 +243,6 @@ class SimProcess:
         self.machine.change_names(parent, (old_name, None), (new_name, node.number))
 
     def link(self, old: str, new: str) -> None:
-        """See `Disk.link`."""
         self.enter("link", new)
         node = self.machine.find(old)
         parent, name = self.machine.place(new)
@@ -270,7 +253,6 @@ class SimProcess:
         self.machine.change_names(parent, (name, node.number))
 
     def unlink(self, path: str) -> None:
-        """See `Disk.unlink`."""
         self.enter("unlink", path)
         node = self.machine.find(path)
         if node.directory:
@@ -279,7 +261,6 @@ class SimProcess:
         self.machine.change_names(parent, (name, None))
 
     def lock(self, path: str) -> SimLock | None:
-        """See `Disk.lock`."""
         self.enter("lock", path)
         node = self.machine.find(path)
         if node.number in self.machine.locked:
@@ -290,7 +271,6 @@ class SimProcess:
         return lock
 
     def list(self, directory: str) -> list[str]:
-        """See `Disk.list`."""
         self.enter("list", directory)
         return sorted(self.machine.directory(directory).names)
 
@@ -305,5 +285,4 @@ class SimDisk(Machine, SimProcess):
         SimProcess.__init__(self, self, "main")
 
     def process(self, name: str) -> SimProcess:
-        """Return another process on this disk."""
         return SimProcess(self, name)

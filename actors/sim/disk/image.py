@@ -78,7 +78,6 @@ class Content:
         return other
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes from `offset`."""
         end = min(offset + length, self.length)
         if offset >= end:
             return b""
@@ -115,7 +114,6 @@ class Content:
         return list(range(first, last + 1))
 
     def set_length(self, length: int) -> None:
-        """Cut, or extend with zeros."""
         size = self.sector_bytes
         if length < self.length:
             kept = (length + size - 1) // size
@@ -144,11 +142,9 @@ class Node:
 
     @classmethod
     def new(cls, number: int, sector_bytes: int, *, directory: bool) -> Node:
-        """Return an empty node."""
         return cls(number, directory, Content(sector_bytes), Content(sector_bytes))
 
     def copy(self) -> Node:
-        """Return an independent copy."""
         return Node(
             self.number,
             self.directory,
@@ -205,7 +201,6 @@ class Node:
 
 
 def apply_names(names: dict[str, int], unit: NamesChanged) -> None:
-    """Carry out one name operation."""
     for name, number in unit.changes:
         if number is None:
             names.pop(name, None)

@@ -60,7 +60,6 @@ class Fault:
 
 
 def failure(code: int, path: str) -> OSError:
-    """Return the OSError (the right subclass) for an errno."""
     return OSError(code, os.strerror(code), path)
 
 
@@ -135,7 +134,6 @@ class Machine:
         return None
 
     def crash(self, kind: str, path: str) -> None:
-        """Stop the machine in the middle of a call."""
         self.down = True
         raise SimulatedCrash(f"{kind} {path}: call {self.calls}")
 
@@ -178,7 +176,6 @@ class Machine:
     # --- names ---------------------------------------------------------------------------------
 
     def find(self, path: str) -> Node:
-        """Return what stands at `path`. Raises ENOENT or ENOTDIR."""
         node = self.nodes[ROOT]
         for part in _parts(path):
             if not node.directory:
@@ -189,7 +186,6 @@ class Machine:
         return node
 
     def directory(self, path: str) -> Node:
-        """Return the directory at `path`. Raises ENOENT or ENOTDIR."""
         node = self.find(path)
         if not node.directory:
             raise failure(errno.ENOTDIR, path)
@@ -214,7 +210,6 @@ class Machine:
         parent.pending.append(NamesChanged(self._take_order(), parent.number, tuple(changes)))
 
     def new_node(self, *, directory: bool) -> Node:
-        """Return a new inode without a name."""
         node = Node.new(self.next_node, self.sector_bytes, directory=directory)
         self.nodes[node.number] = node
         self.next_node += 1
@@ -240,7 +235,6 @@ class Machine:
     # --- bytes ---------------------------------------------------------------------------------
 
     def used(self) -> int:
-        """Return the bytes that files take (what `capacity` bounds)."""
         return sum(node.cache.length for node in self.nodes.values() if node.links or node.opens)
 
     def room(self, node: Node, end: int) -> int:

@@ -16,7 +16,7 @@ class Fault:
     name: ClassVar[str] = ""
 
     def __init__(self, people: Population, mean_ms: float) -> None:
-        """Strike `people`, or their world, about every `mean_ms` milliseconds."""
+        """`mean_ms`: about how often the fault strikes."""
         self.people = people
         self.world = people.world
         self.rng = random.Random(f"{self.world.plan.seed} fault {self.name}")
@@ -27,7 +27,6 @@ class Fault:
         return limits
 
     def arm(self) -> None:
-        """Begin: the safety phase starts."""
         self.world.after(int(self.rng.expovariate(1 / self._mean_ms)), self._strike)
 
     def _strike(self) -> None:
@@ -45,7 +44,6 @@ class Fault:
         raise AssertionError(f"{self.name} does not strike")
 
     def fired(self) -> None:
-        """Count it."""
         self.world.trace.add("world", f"fault.{self.name}")
 
     def heal(self) -> None:

@@ -39,7 +39,6 @@ class TightBounds(Fault):
     name = "tight bounds"
 
     def tightened(self, limits: Limits) -> Limits:
-        """See the base class."""
         self._values = {
             name: self.rng.choice(values)
             for name, values in SMALL.items()

@@ -13,7 +13,6 @@ class ClockJump(Fault):
     name = "clock jump"
 
     def strike(self) -> bool:
-        """Jump by seconds, or by days."""
         reach = self.rng.choice((3_000, 60_000, 2 * DAY_MS))
         self.world.clock.jump(self.rng.randint(-reach, reach))
         return True

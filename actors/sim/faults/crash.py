@@ -22,7 +22,6 @@ class _Crash(Fault):
     """Arranges that a process dies inside one of its next calls to the disk, or right now."""
 
     def strike(self) -> bool:
-        """Choose who and where."""
         shell = self._choose()
         if shell is None:
             return False
@@ -79,7 +78,6 @@ class PowerCut(_Crash):
         self.world.cut_power_at_crash(shell, lambda: self.policy(shell))
 
     def policy(self, shell: Shell) -> CutPolicy:
-        """Draw what survives."""
         rng = self.rng
         pending = len(shell.host.disk.pending())
         kind = rng.randrange(8)

@@ -11,12 +11,10 @@ from .base import Fault
 
 class _OfTables(Fault):
     def arm(self) -> None:
-        """See the base class."""
         if self.world.plan.tables:
             super().arm()
 
     def _database(self) -> Database:
-        """Choose one that holds ledgers of the plan."""
         return self.people.databases[self.rng.choice(sorted(self.world.plan.tables))]
 
 
@@ -35,7 +33,6 @@ class DatabaseStop(_OfTables):
         return True
 
     def heal(self) -> None:
-        """Start all."""
         for database in self.people.databases.values():
             self._start(database)
 
@@ -49,7 +46,7 @@ class ConnectionLost(_OfTables):
     name = "connection lost"
 
     def strike(self) -> bool:
-        """Break one now, or let the next COMMIT, of whomever, be of unknown outcome."""
+        """Break a connection now, or leave the outcome of the next COMMIT unknown."""
         database = self._database()
         where = self.rng.choice(("now", "before", "before", "after", "after"))
         if where != "now":
@@ -61,7 +58,6 @@ class ConnectionLost(_OfTables):
         return True
 
     def heal(self) -> None:
-        """Let commits be answered."""
         for database in self.people.databases.values():
             database.next_commit = ""
 
@@ -72,14 +68,12 @@ class DatabaseFull(_OfTables):
     name = "database full"
 
     def strike(self) -> bool:
-        """Refuse to write."""
         database = self._database()
         database.full = True
         self.world.after(self.rng.choice((500, 3_000, 10_000)), lambda: self._free(database))
         return True
 
     def heal(self) -> None:
-        """Make room."""
         for database in self.people.databases.values():
             self._free(database)
 
@@ -93,7 +87,6 @@ class UnsyncedCommit(_OfTables):
     name = "unsynced commit"
 
     def strike(self) -> bool:
-        """Let it happen at the next commit in a file."""
         database = self._database()
         if database.kind == FILE:
             database.next_commit = "unsynced"
@@ -110,7 +103,6 @@ class UnsyncedCommit(_OfTables):
         )
 
     def heal(self) -> None:
-        """Let reads be without consequence."""
         for database in self.people.databases.values():
             database.unsynced_read = None
 
@@ -121,7 +113,7 @@ class StuckAtWork(_OfTables):
     name = "stuck at work"
 
     def strike(self) -> bool:
-        """Choose an owner: it happens at a step of its next run."""
+        """Choose an owner; it gets stuck at a step of its next run."""
         owners = [
             one for one in self.people.shells if isinstance(one, SimTableConsumer) and one.owns
         ]
@@ -131,7 +123,7 @@ class StuckAtWork(_OfTables):
         return False
 
     def _stick(self, shell: SimTableConsumer) -> None:
-        """For how long: often longer than a lease, and deaf when it wakes."""
+        """Pauses are often longer than a lease, and the owner is deaf when it wakes."""
         world = self.world
         self.fired()
         if self.rng.random() < 0.3:
@@ -145,7 +137,6 @@ class StuckAtWork(_OfTables):
             world.after(pause_ms + 1_000, world.network.heal)
 
     def heal(self) -> None:
-        """Let all work, and hear each other."""
         for shell in self.people.shells:
             if isinstance(shell, SimTableConsumer):
                 shell.interlude = None

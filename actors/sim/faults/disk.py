@@ -18,12 +18,11 @@ class _Error(Fault):
     calls_max: ClassVar[int] = 12
 
     def __init__(self, people: Population, mean_ms: float) -> None:
-        """See the base class."""
         super().__init__(people, mean_ms)
         self._planned: list[Planned] = []
 
     def strike(self) -> bool:
-        """Let one of the next calls on some machine fail; it counts when it has."""
+        """The fault counts once a call has failed."""
         host = self.rng.choice(self.world.hosts)
         kind = self.rng.choice(self.kinds)
         nth = self.rng.randint(1, self.calls_max)
@@ -32,7 +31,6 @@ class _Error(Fault):
         return False
 
     def heal(self) -> None:
-        """Count those that came."""
         for planned in self._planned:
             if planned.met >= planned.nth:
                 self.fired()
@@ -59,7 +57,6 @@ class DiskIsFull(Fault):
     name = "disk full"
 
     def strike(self) -> bool:
-        """Leave a little room, or none."""
         host = self.rng.choice(self.world.hosts)
         host.disk.capacity = host.disk.used() + self.rng.choice((0, 1_000, 70_000, 200_000))
         self.world.disks_full += 1
@@ -67,7 +64,6 @@ class DiskIsFull(Fault):
         return True
 
     def heal(self) -> None:
-        """Make room everywhere."""
         for host in self.world.hosts:
             self._free(host)
 

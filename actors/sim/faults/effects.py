@@ -20,12 +20,10 @@ class EffectOrders(Fault):
     name = "effect orders"
 
     def strike(self) -> bool:
-        """Leave one order beside a ledger."""
         chosen = self._held()
         return bool(chosen) and self._give(*self.rng.choice(chosen))
 
     def heal(self) -> None:
-        """From now on nobody waits for long."""
         for one in self._held():
             self._give(*one)
         self.world.after(HEALED_MS, self.heal)

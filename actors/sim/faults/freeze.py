@@ -14,7 +14,7 @@ class Freeze(Fault):
     name = "freeze"
 
     def strike(self) -> bool:
-        """Choose who, where and for how long: often longer than a lease."""
+        """Pauses are often longer than a lease."""
         living = [shell for shell in self.people.shells if shell.alive]
         if not living:
             return False
@@ -41,7 +41,6 @@ class SlowOpening(Fault):
     name = "slow opening"
 
     def strike(self) -> bool:
-        """Let the next opening, by whomever, be a slow one."""
         self.world.next_opening = self._slow
         return False
 
@@ -56,5 +55,4 @@ class SlowOpening(Fault):
             self.world.freeze_inside(shell, kind, pause_ms)
 
     def heal(self) -> None:
-        """Let openings be quick again."""
         self.world.next_opening = None

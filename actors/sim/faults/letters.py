@@ -22,7 +22,6 @@ class Replays(Fault):
     name = "replays"
 
     def strike(self) -> bool:
-        """Send what becomes of one letter; nobody waits for the answer."""
         if "copied ledger" in self.world.plan.faults:
             return False  # a copy knows nothing of what came to its original alone; see plan.py
         known = self.world.oracle.messages

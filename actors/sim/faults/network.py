@@ -13,13 +13,11 @@ class _Odds(Fault):
     worst: ClassVar[float] = 0.3
 
     def strike(self) -> bool:
-        """Draw new odds: none at all, or anything up to the worst."""
         value = 0.0 if self.rng.random() < 0.3 else self.worst * self.rng.random() ** 2
         setattr(self.world.network.faults, self.name, value)
         return value > 0
 
     def heal(self) -> None:
-        """Let the network be good again."""
         setattr(self.world.network.faults, self.name, 0.0)
 
 
@@ -49,14 +47,12 @@ class Delay(Fault):
     name = "delay"
 
     def strike(self) -> bool:
-        """Draw new bounds."""
         faults = self.world.network.faults
         faults.delay_max_ms = self.rng.choice((5, 50, 500, 4_000))
         faults.delay_min_ms = self.rng.choice((0, 0, faults.delay_max_ms // 2))
         return faults.delay_max_ms > 5
 
     def heal(self) -> None:
-        """Let the network be quick again."""
         self.world.network.faults.delay_min_ms = 0
         self.world.network.faults.delay_max_ms = 5
 
@@ -67,7 +63,6 @@ class Partition(Fault):
     name = "partition"
 
     def strike(self) -> bool:
-        """Cut a client off for a while."""
         world = self.world
         clients = self.people.clients()
         if not clients or not world.addresses:
@@ -81,7 +76,6 @@ class Partition(Fault):
         return True
 
     def heal(self) -> None:
-        """Mend all."""
         self.world.network.heal()
 
 

@@ -37,7 +37,6 @@ class Stop(Fault):
     name = "clean stop"
 
     def strike(self) -> bool:
-        """Drain a consumer or close the broker."""
         living = [
             shell
             for shell in self.people.shells
@@ -55,7 +54,6 @@ class AddressTaken(Fault):
     name = "address taken"
 
     def strike(self) -> bool:
-        """Restart the broker, or wait for a takeover by the spare one; the next bind fails."""
         broker = self.rng.choice((self.people.broker, self.people.spare_broker))
         broker.before_bind = self._refuse
         if broker.ready_to_stop():
@@ -73,7 +71,6 @@ class WrongDirectory(Fault):
     name = "wrong directory"
 
     def strike(self) -> bool:
-        """Start one for a partition whose ledger is known."""
         if self.people.strangers >= 3:
             return False
         shell = self.rng.choice(self.people.members)
@@ -86,7 +83,6 @@ class CopiedLedger(Fault):
     name = "copied ledger"
 
     def strike(self) -> bool:
-        """Copy the files as they are, then start there."""
         if self.people.strangers >= 3:
             return False
         shell = self.rng.choice(self.people.members)
@@ -99,7 +95,7 @@ class Seek(Fault):
     name = "seek"
 
     def strike(self) -> bool:
-        """Stop who is there, start the command a little later, and the members after it."""
+        """Stop the owner, start the command a little later, and the members after it."""
         world = self.world
         if "copied ledger" in world.plan.faults:
             return False  # the copy knows nothing of what an operator does to its original

@@ -13,7 +13,7 @@ class OutboxAway(Fault):
     name = "outbox away"
 
     def strike(self) -> bool:
-        """Stop it, or let the next commit be of unknown outcome."""
+        """Stop the outbox, or leave the outcome of its next commit unknown."""
         outbox = self.people.outbox
         how = self.rng.choice(("stopped", BEFORE, AFTER, AFTER))
         if how != "stopped":
@@ -24,7 +24,6 @@ class OutboxAway(Fault):
         return True
 
     def heal(self) -> None:
-        """See the base class."""
         self.people.outbox.up = True
         self.people.outbox.next_settle = ""
 
@@ -35,7 +34,7 @@ class RelayStuck(Fault):
     name = "relay stuck"
 
     def strike(self) -> bool:
-        """Let it happen at the next place that one of them comes to."""
+        """The relay gets stuck at the next place that it visits."""
         relays = [one for one in self.people.shells if isinstance(one, RelayShell) and one.alive]
         if relays:
             shell = self.rng.choice(relays)

@@ -50,7 +50,6 @@ class Wish:
 
 
 def wish_of(identity: bytes, *, replayed: bool) -> Wish | None:
-    """Return the effect that a message has, if any."""
     weight = crc32(b"bank" + identity) >> 3
     if weight % 3 or fate_of(identity, replayed=replayed) == REJECTED:
         return None
@@ -92,7 +91,6 @@ class EffectModel:
             raise Violation("call before intent", f"{self._ledger}: {place} call {number}, {last}")
 
     def made(self, place: Place, number: int, value: bytes) -> None:
-        """A call returned."""
         self._made[place, number] = value
 
     def intended(self, record: EffectIntended, *, private: bool) -> None:
@@ -132,19 +130,19 @@ class EffectModel:
         return last.value
 
     def parks(self, place: Place) -> bool:
-        """Whether a message may be parked because nobody knows what became of its call."""
+        """Whether a message may be parked because the outcome of its call is unknown."""
         last = self.last.get(place)
         return last is not None and last.how in UNRESOLVED and last.policy == PARK
 
     def passed(self, topic_id: bytes, next_offset: int) -> None:
-        """A commit passes messages: nobody may wait for an operator."""
+        """A commit passes messages: none of them may wait for an operator."""
         for place in [p for p in self.last if p[0] == topic_id and p[1] < next_offset]:
             last = self.last.pop(place)
             if last.how in UNRESOLVED and last.policy == ASK:
                 raise Violation("passed unasked", f"{self._ledger}: {place} with {last}")
 
     def forgotten(self, topic_id: bytes, next_offset: int) -> None:
-        """An operator has the group pass over messages: that is a word about their effects too."""
+        """An operator's skip also resolves the effects of the messages that it passes over."""
         for place in [p for p in self.last if p[0] == topic_id and p[1] < next_offset]:
             del self.last[place]
 
@@ -156,7 +154,6 @@ class EffectModel:
                 yield place, last
 
     def differs(self, found: dict[Place, tuple[int, str, str, bytes]]) -> bool:
-        """Tell whether a recovered ledger has other effects."""
         mine = {p: (one.number, one.policy, one.how, one.value) for p, one in self.last.items()}
         return mine != found
 

@@ -27,7 +27,7 @@ def handle_by_key(
     values: Mapping[str, bytes],
     partitions: Mapping[str, int],
 ) -> Effects:
-    """Handle one message; `values` is the state of its key. The same arguments do the same."""
+    """`values` is the state of the message's key. Deterministic."""
     effects = handle(group, partition, identity, body, values.get, partitions)
     if crc32(b"clear" + identity) % CLEARED:
         return effects
@@ -38,7 +38,6 @@ class KeyedModel:
     """The state of one message's key, in the state of a ledger as its oracle has it."""
 
     def __init__(self, state: dict[str, bytes], body: bytes) -> None:
-        """Look up the key of the message with this body."""
         key = batch_codec.split_body(body)[1]
         self.name = "n:" if key is None else "s:" + key.decode()  # simulated keys are text
         self._state = state
@@ -49,7 +48,6 @@ class KeyedModel:
     def handle(
         self, group: Group, partition: int, identity: bytes, partitions: Mapping[str, int]
     ) -> list[Outgoing]:
-        """Change the state as the message does; return what it sends."""
         effects = handle_by_key(group, partition, identity, self._body, self._values, partitions)
         merged = {**self._values, **effects.state}
         values = {name: value for name, value in sorted(merged.items()) if value is not None}

@@ -43,12 +43,10 @@ class Handled:
 
     @property
     def place(self) -> tuple[bytes, int]:
-        """Where it was read."""
         return self.topic_id, self.offset
 
     @property
     def dropped(self) -> bool:
-        """Whether an operator has the group pass over it."""
         return self.private and not self.identity
 
 
@@ -65,7 +63,6 @@ class Deaths:
         self.outlived: set[int] = set()
 
     def of(self, place: tuple[bytes, int]) -> int:
-        """Return how many processes died in it."""
         offset, count = self._deaths.get(place[0], (-1, 0))
         return count if offset == place[1] else 0
 
@@ -97,13 +94,12 @@ class Deaths:
             self._open = mark
 
     def passed(self, inputs: dict[bytes, int]) -> None:
-        """Forget messages that a commit has passed."""
         for topic_id, next_offset in inputs.items():
             if self._deaths.get(topic_id, (next_offset, 0))[0] < next_offset:
                 del self._deaths[topic_id]
 
     def end(self, record: LedgerEnded) -> None:
-        """Nobody dies in a generation that ends well."""
+        """No process dies in a generation that ends well."""
         self._settle(record.epoch)
 
 
@@ -140,7 +136,6 @@ class LedgerOracle(RecordOracle):
         return other
 
     def observe(self, record: Record, position: int) -> None:
-        """See the base class."""
         if isinstance(record, LedgerStarted):
             topic_ids = {created.topic: created.topic_id for created in self.broker.topics}
             place = (record.group, record.topic, record.partition)
@@ -229,7 +224,7 @@ class LedgerOracle(RecordOracle):
         self.epoch = epoch
 
     def fence(self, epoch: int) -> None:
-        """From now on nothing of an older epoch may come."""
+        """From now on no record of an older epoch may come."""
         self._epoch(epoch)
 
     def _topic_of(self, topic_id: bytes) -> str:

@@ -78,7 +78,6 @@ class RecordOracle:
             self.durable(position, raw)
 
     def observe(self, record: Record, position: int) -> None:
-        """Check a record that is durable from now on against all before it."""
         raise AssertionError(f"nobody looks at {record} at {position}")
 
 
@@ -115,11 +114,9 @@ class BrokerOracle(RecordOracle):
         self._last_at_ms = 0
 
     def partitions(self) -> dict[str, int]:
-        """Return the partition count of every topic."""
         return {created.topic: created.partitions for created in self.topics}
 
     def observe(self, record: Record, position: int) -> None:
-        """See the base class."""
         if isinstance(record, BatchStored):
             self._batch(record, position)
         elif isinstance(record, TopicCreated):
@@ -156,7 +153,7 @@ class BrokerOracle(RecordOracle):
         self.grants[place] = record
 
     def _rewound(self, record: GroupRewound) -> None:
-        """An operator is about to go back: only who owns the partition may say so."""
+        """Only the owner of the partition may allow a rewind."""
         place = (record.group, record.topic, record.partition)
         last = self.grants[place]
         if record.epoch != last.epoch:

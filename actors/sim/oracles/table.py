@@ -58,11 +58,9 @@ class TableOracle:
         self._last_rowid = 0
 
     def knows(self, place: Place) -> bool:
-        """Whether it looks at this ledger."""
         return place in self._accounts
 
     def add(self, place: Place, model: LedgerOracle) -> None:
-        """Look at one more ledger."""
         self._accounts[place] = Account(model)
 
     def restore(self, source: TableOracle, place: Place) -> LedgerOracle:
@@ -76,7 +74,6 @@ class TableOracle:
         return self._accounts[place].model
 
     def end_of(self, place: Place) -> int:
-        """Return up to where the records of a ledger are durable."""
         return self._accounts[place].end
 
     def look(self) -> None:

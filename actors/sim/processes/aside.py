@@ -57,7 +57,7 @@ class Aside:
             raise SimulatedCrash("killed while it waited")
 
     def kill(self) -> None:
-        """End it where it stands. Not from within."""
+        """Must not be called by the work itself."""
         if not self.over:
             self._killed = True
             self._mine.release()

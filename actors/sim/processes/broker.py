@@ -33,7 +33,6 @@ class SimBroker(Shell):
         self._open_log = opener(lambda: world.oracle, world.plan.segment_bytes)
 
     def begin(self) -> None:
-        """Open the broker as its process does."""
         world, process = self.world, self.process
         assert process is not None
         world.about_to_open(self)
@@ -58,21 +57,17 @@ class SimBroker(Shell):
 
     @property
     def serving(self) -> bool:
-        """See the base class."""
         return self._broker is not None
 
     def let_go(self, *, clean: bool) -> None:
-        """See the base class."""
         if self._broker is not None:
             self._broker.close(clean=clean)
 
     def gone(self) -> None:
-        """See the base class."""
         super().gone()
         self._broker = None
 
     def calm(self) -> None:
-        """See the base class."""
         super().calm()
         self.before_bind = None
 
@@ -91,7 +86,6 @@ class SimBroker(Shell):
         return self.transport
 
     def _has_taken_over(self) -> bool:
-        """Whether the newest generation of the log is that of this process."""
         looker = self.host.disk.process("looker")
         number, _ = highest_complete(looker, DATA)
         if number is None or number == 1:  # the first one is made together with the log

@@ -44,7 +44,6 @@ class CheckedDoor:
         self._check = check
 
     def open(self, epoch: int) -> Log:
-        """See LedgerDoor."""
         self._check(epoch)
         return self._open(epoch)
 
@@ -57,7 +56,6 @@ class CheckedEvents(SimEvents):
         self._consumer = consumer
 
     def emit(self, event: str, **fields: Any) -> None:
-        """See `Events`."""
         super().emit(event, **fields)
         if event == "log.opened":
             self._consumer.check_recovered()
@@ -101,7 +99,6 @@ class SimConsumer(Shell):
 
     @property
     def place(self) -> tuple[str, str, int]:
-        """(group, topic, partition)."""
         return self.group.name, self.group.topic, self.partition
 
     @property
@@ -125,7 +122,6 @@ class SimConsumer(Shell):
 
     @property
     def core(self) -> ConsumerCore | None:
-        """The core of its process; None: there is no process."""
         return None if self._consumer is None else self._consumer.core
 
     def begin(self) -> None:
@@ -164,7 +160,6 @@ class SimConsumer(Shell):
         return self.file_door(process, self)
 
     def file_door(self, process: SimProcess, who: Shell) -> LedgerFiles:
-        """Return the door to this ledger for a process of `who`."""
         owner: Owner = {"shell": who.name, "host": who.host.name, "incarnation": who.incarnation}
         return LedgerFiles(
             process, self.directory, owner, draw=self.world.draw, open_log=self._open_log
@@ -179,16 +174,14 @@ class SimConsumer(Shell):
         return HandlerRun(self, run, cut=self.cut_asked)
 
     def gone(self) -> None:
-        """See the base class."""
         super().gone()
         self._consumer = None
 
     def next_due_ms(self) -> int:
-        """See the base class."""
         return min(super().next_due_ms(), self._call_ms)
 
     def turn(self) -> None:
-        """Answer the call that is over, then one turn of the consumer."""
+        """Answer the call that is over, then turn the consumer once."""
         consumer = self._consumer
         assert consumer is not None, "it has begun"
         if self._call_ms <= self.world.clock.now_ms() and self._call is not None:
@@ -200,11 +193,9 @@ class SimConsumer(Shell):
 
     @property
     def serving(self) -> bool:
-        """See the base class."""
         return self._consumer is not None and self._consumer.serving
 
     def let_go(self, *, clean: bool) -> None:
-        """See the base class."""
         consumer = self._consumer
         if consumer is None:
             return
@@ -218,7 +209,6 @@ class SimConsumer(Shell):
         self.due_ms = self.world.clock.now_ms()
 
     def post(self, event: Drain | EffectWanted | EffectTold) -> None:
-        """Give the consumer what an operator or a handler has for it."""
         if self._consumer is not None:
             self._consumer.post(event)
 
@@ -237,7 +227,7 @@ class SimConsumer(Shell):
     # --- checks ----------------------------------------------------------------------------------
 
     def _check_grant(self, epoch: int) -> None:
-        """The process begins to open its ledger. Raises Violation."""
+        """Called before the process opens its ledger. Raises Violation."""
         grant = self.world.oracle.grants.get(self.place)
         if grant is None or grant.epoch < epoch:
             raise Violation("grant not durable", f"{self.name} was granted epoch {epoch}")
@@ -268,13 +258,11 @@ class SimConsumer(Shell):
         self._begin_call(run)
 
     def cut_call(self, _: ConsumerShell, /) -> None:
-        """The running call comes back soon."""
         self.cut_asked = True
         if self._running is not None:
             self._running.cut()
 
     def effect_answered(self, _: ConsumerShell, answer: EffectAnswer, /) -> None:
-        """The running call may go on."""
         if self._running is None:
             return
         left_ms = self._running.effects.answered(answer)
@@ -282,7 +270,6 @@ class SimConsumer(Shell):
             self.go_on_in(left_ms, work=False)
 
     def topic_resolved(self, _: ConsumerShell, resolved: TopicResolved, /) -> None:
-        """The call that waits for its output topic may go on."""
         if resolved.error is not None:
             raise resolved.error
         if resolved.partitions != self.world.oracle.partitions()[self.group.output]:

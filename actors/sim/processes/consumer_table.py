@@ -38,7 +38,6 @@ class TableEvents(CheckedEvents):
         self._database = consumer.database
 
     def emit(self, event: str, **fields: Any) -> None:
-        """See `Events`."""
         super().emit(event, **fields)
         if event == "log.synced":
             end = self._database.oracle.end_of(self._place)
@@ -59,7 +58,6 @@ class SimTableConsumer(SimConsumer):
         path: str,
         database: Database,
     ) -> None:
-        """`path` names the ledger."""
         super().__init__(world, name, host, group, partition, path + TABLE)
         self._path = path
         self.database = database
@@ -72,7 +70,6 @@ class SimTableConsumer(SimConsumer):
 
     @property
     def may_have_effects(self) -> bool:
-        """See the base class."""
         return False
 
     @property
@@ -82,7 +79,6 @@ class SimTableConsumer(SimConsumer):
 
     @property
     def owns(self) -> bool:
-        """Whether it handles messages under a grant, as far as it knows."""
         return self.core is not None and self.core.phase == RUNNING
 
     def _make_door(self, process: SimProcess) -> LedgerDoor:
@@ -96,7 +92,7 @@ class SimTableConsumer(SimConsumer):
         return TableEvents(self)
 
     def finish(self, error: BaseException | None) -> None:
-        """See the base class: who lost its database is followed by one that knows of it."""
+        """The successor of a consumer that lost its database knows of the loss."""
         if isinstance(error, SinkUnavailable) and self.core is not None and not self.core.shared:
             assert self._door is not None, "a process has a door"
             self._lost = self._door.name
@@ -108,14 +104,13 @@ class SimTableConsumer(SimConsumer):
         super().finish(error)
 
     def gone(self) -> None:
-        """See the base class."""
         super().gone()
         if self._client is not None:
             self._client.process_ended()
         self._client = self._door = None
 
     def _handler_ms(self) -> int:
-        """Who writes to a file for seconds sends away all others: no budget fits that."""
+        """A handler that holds a file's lock for seconds would exceed the budget of all others."""
         takes_ms = super()._handler_ms()
         mended = self.may_be_kept_waiting and self.world.healing
         return min(takes_ms, QUICK_MS) if mended else takes_ms

@@ -77,7 +77,6 @@ def failures_of(identity: bytes) -> int:
 
 
 def amount_of(identity: bytes) -> int:
-    """Return what a message pays."""
     return crc32(b"pay" + identity) % 1_000
 
 
@@ -115,7 +114,6 @@ def handle(
 
 
 def encoded_body(key: bytes | None, value: bytes) -> bytes:
-    """Return the body that a message with this key and value has in a batch."""
     built = batch_codec.build([value], encodings=BYTES, keys=[key] if key is not None else None)
     return built.body(0)
 

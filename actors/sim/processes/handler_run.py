@@ -149,7 +149,7 @@ class HandlerRun:
     """Carries out one run. It is begun anew, and does the same, each time an effect has an answer."""
 
     def __init__(self, shell: Caller, run: RunHandler, *, cut: bool) -> None:
-        """`cut`: it was asked to come back before it began."""
+        """`cut`: the run was asked to come back before it began."""
         self._shell = shell
         self._world = shell.world
         self._run = run
@@ -194,7 +194,6 @@ class HandlerRun:
         )
 
     def _messages(self) -> Iterator[tuple[bytes, bytes, int]]:
-        """Yield identity, body and offset of each message."""
         for piece in self._run.window.pieces:
             batch = piece.stored.batch
             assert batch is not None
@@ -233,14 +232,12 @@ class Doing:
 
     @property
     def attempt(self) -> int:
-        """Which attempt at the next message it is."""
         return 1 if self.handled else self._run.attempt
 
     def _look(self, name: str) -> bytes | None:
         return self._changed[name] if name in self._changed else self._run.ledger.state.get(name)
 
     def handle(self, identity: bytes, body: bytes, result: bytes | None = None) -> None:
-        """Handle one more."""
         shell = self._shell
         partitions = shell.world.oracle.partitions()
         effects = handle(
@@ -251,7 +248,6 @@ class Doing:
         self.handled += 1
 
     def done(self, failure: FailedMessage | None) -> HandlerDone:
-        """Return the answer."""
         run, state = self._run, self._run.ledger.state
         changes = {n: value for n, value in self._changed.items() if value != state.get(n)}
         outputs = build_outputs(self._outgoing)

@@ -74,7 +74,6 @@ class KeyedRun(HandlerRun):
         self._schedule.cut = True
 
     def answer(self) -> HandlerDone | None:
-        """See the base class."""
         if self._run.deaths:
             return self._crashed()
         rng, now_ms = self._shell.rng, self._world.clock.now_ms()
@@ -142,7 +141,7 @@ class KeyedRun(HandlerRun):
             raise Violation("handled twice", f"{who} at {offset} in one process")
 
     def _result_of(self, job: Job[KeyedInput]) -> Result | None:
-        """Return what a job has done; None if it killed the process."""
+        """None if the job killed the process."""
         shell, run, message = self._shell, self._run, job.message
         fate = fate_of(message.identity, replayed=run.private)
         if fate == CRASHED:

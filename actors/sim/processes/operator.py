@@ -36,7 +36,6 @@ class OperatorShell(Shell):
     """One command that moves the offset of one partition."""
 
     def __init__(self, world: Environment, name: str, member: SimConsumer) -> None:
-        """Move the group of `member` in its partition, on its ledger."""
         super().__init__(world, name, member.host)
         self.member = member
         self.wanted = False  # a command that ends has ended
@@ -47,7 +46,6 @@ class OperatorShell(Shell):
         self._target = 0
 
     def begin(self) -> None:
-        """Look at the ledger and ask for the partition."""
         world, process, member = self.world, self.process, self.member
         assert process is not None
         self._granted = False
@@ -63,26 +61,21 @@ class OperatorShell(Shell):
         self._say(join_with(facts, 2, member.place, world.draw(), self.name))
 
     def next_due_ms(self) -> int:
-        """See the base class."""
         return self._give_up_ms
 
     def gone(self) -> None:
-        """See the base class."""
         super().gone()
         self._door = self._seeker = None
 
     @property
     def serving(self) -> bool:
-        """See the base class."""
         return self._seeker is not None and self._seeker.serving
 
     def let_go(self, *, clean: bool) -> None:
-        """See the base class."""
         if self._seeker is not None:
             self._seeker.close(clean=clean)
 
     def turn(self) -> None:
-        """Take what the broker says."""
         assert self.transport is not None
         for peer, frames in self.transport.poll(0):
             message = wire.decode(peer, frames).message
@@ -98,7 +91,7 @@ class OperatorShell(Shell):
             self.finish(None)
 
     def _open(self, granted: Granted) -> None:
-        """The partition is ours: open its ledger, and say where to it goes."""
+        """The partition is granted: open its ledger and move the offset."""
         world, place = self.world, self.member.place
         grant = world.oracle.grants.get(place)
         assert grant is not None and grant.epoch >= granted.epoch, "grants are durable"  # noqa: PT018
@@ -124,7 +117,6 @@ class OperatorShell(Shell):
             self._move(seeker)
 
     def _move(self, seeker: SeekerShell) -> None:
-        """Make the one commit, and give the partition back."""
         first = seeker.core.ledger.next_offset
         if self._target != first:
             seeker.move(self._target, REASON)

@@ -45,12 +45,10 @@ class OutboxRow:
 
     @property
     def identity(self) -> bytes:
-        """The id of the message, as the oracle has it."""
         return self.topic.encode() + b"?" + self.message_id
 
     @property
     def body(self) -> bytes:
-        """The body that is stored."""
         return encoded_body(self.key, self.value)
 
 
@@ -66,12 +64,12 @@ class Outbox:
     next_place: int = 1
 
     def read(self) -> list[OutboxRow]:
-        """Return the first rows that wait. Raises OutboxLost."""
+        """Raises OutboxLost."""
         self._reached()
         return [self.waiting[place] for place in sorted(self.waiting)[:ROUND_ROWS]]
 
     def settle(self, acked: list[int], failed: list[int]) -> int:
-        """Take rows out; return how many were still there. Raises OutboxLost: perhaps it did."""
+        """Return how many rows were still there. Raises OutboxLost: they may be gone."""
         self._reached()
         lost, self.next_settle = self.next_settle, ""
         if lost == BEFORE:
@@ -108,11 +106,9 @@ class OutboxUser(User):
 
     @property
     def content(self) -> bool:
-        """See the base class."""
         return self._made >= self.quota and not self._open and not self._outbox.waiting
 
     def arm(self) -> None:
-        """Begin the next transaction after a while."""
         if self._made < self.quota:
             self._world.after(self._world.plan.submit_ms(self._rng), self._begin)
 

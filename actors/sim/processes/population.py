@@ -27,7 +27,6 @@ class Population:
     """All shells of a plan, not started yet, and those that faults add."""
 
     def __init__(self, world: Environment, make_relay: MakeRelay) -> None:
-        """`make_relay` makes relays of production."""
         self.world = world
         plan, oracle = world.plan, world.oracle
         broker_host, consumer_host = world.hosts[0], world.hosts[-2]
@@ -102,12 +101,10 @@ class Population:
         return shell
 
     def clients(self) -> list[Shell]:
-        """Return all living clients."""
         brokers = (self.broker, self.spare_broker)
         return [s for s in self.shells if s.alive and s.transport is not None and s not in brokers]
 
     def topic_requests(self) -> list[Frames]:
-        """Return what makes the topics of the plan."""
         world = self.world
         hello = Hello(1, VERSION_MIN, VERSION_MAX, "admin", world.draw(), b"", 0)
         requests: list[Frames] = [wire.encode(hello, None)]

@@ -22,7 +22,6 @@ class SimProducer(Shell):
         self._submit_ms = NEVER_MS
 
     def begin(self) -> None:
-        """Make the producer and ask for its topic."""
         world = self.world
         self.transport = world.connect()
         self.actor = self._producer = ProducerShell(
@@ -41,12 +40,10 @@ class SimProducer(Shell):
         self._submit_ms = NEVER_MS
 
     def gone(self) -> None:
-        """See the base class."""
         super().gone()
         self._producer = None
 
     def next_due_ms(self) -> int:
-        """See the base class."""
         return min(super().next_due_ms(), self._submit_ms)
 
     def turn(self) -> None:
@@ -77,7 +74,6 @@ class SimProducer(Shell):
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is in flight."""
         return self._producer is None or not self._producer.in_flight
 
     def _look_whether_it_may_send(self, producer: ProducerShell) -> None:

@@ -48,7 +48,6 @@ class RelayShell(Shell):
         self.interlude: Callable[[str], None] | None = None
 
     def begin(self) -> None:
-        """Make the relay; it runs from its first turn on."""
         world = self.world
         self.transport = world.connect()
         run = self._make(
@@ -65,17 +64,14 @@ class RelayShell(Shell):
         self._wake_ms = world.clock.now_ms()
 
     def turn(self) -> None:
-        """Let it run until it waits."""
         assert self._program is not None, "it has begun"
         self._program.go_on()
         assert not self._program.over, "a relay does not end by itself"
 
     def next_due_ms(self) -> int:
-        """See the base class."""
         return self._wake_ms
 
     def gone(self) -> None:
-        """See the base class."""
         program, self._program = self._program, None
         if program is not None:
             program.kill()
@@ -83,7 +79,6 @@ class RelayShell(Shell):
         self._wake_ms = NEVER_MS
 
     def calm(self) -> None:
-        """See the base class."""
         super().calm()
         self.interlude = None
 
@@ -96,17 +91,14 @@ class RelayShell(Shell):
         self._program.wait()
 
     def _visit(self, place: str) -> None:
-        """The relay is between two of its steps."""
         interlude, self.interlude = self.interlude, None
         if interlude is not None:
             interlude(place)
 
     def die(self) -> None:
-        """End inside of the relay."""
         raise SimulatedCrash("between two steps of a relay")
 
     def freeze(self, pause_ms: int) -> None:
-        """Stand still inside of the relay."""
         self.frozen_until_ms = self.world.clock.now_ms() + pause_ms
         self.wait(pause_ms)
 
@@ -118,7 +110,6 @@ class RelaySocket:
         self._shell = shell
 
     def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
-        """See `Transport`."""
         transport = self._shell.transport
         if transport is None:  # the relay ends: its process is gone
             raise OnceMQError("the socket is closed")
@@ -127,7 +118,6 @@ class RelaySocket:
         return transport.poll(0)
 
     def send(self, peer: bytes, frames: Frames) -> bool:
-        """See `Transport`."""
         transport = self._shell.transport
         return transport is not None and transport.send(peer, frames)
 
@@ -135,7 +125,6 @@ class RelaySocket:
         """Nobody waits in another thread."""
 
     def reopen(self) -> None:
-        """Connect anew under a fresh routing id."""
         if self._shell.transport is not None:
             self._shell.transport.reopen()
 

@@ -27,7 +27,6 @@ class ProcessClock:
         self._skew_ms = clock.wall_ms() - clock.now_ms()
 
     def now_ms(self) -> int:
-        """See `Clock`."""
         return self._clock.now_ms() + self._skew_ms
 
 
@@ -39,7 +38,6 @@ class SimEvents:
         self._who = who
 
     def emit(self, event: str, **fields: Any) -> None:
-        """See `Events`."""
         self._world.trace.add(self._who, event, fields)
 
 
@@ -76,11 +74,9 @@ class Shell:
 
     @property
     def alive(self) -> bool:
-        """Whether there is a process."""
         return self.process is not None
 
     def ready(self, now_ms: int) -> bool:
-        """Whether a turn is due."""
         if self.process is None or self._working is self.process or self.frozen_until_ms > now_ms:
             return False
         if self.due_ms <= now_ms:
@@ -90,7 +86,6 @@ class Shell:
     # --- life ------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start a process; nothing happens if there is one."""
         self.restart_due = False
         if self.process is not None:
             return
@@ -106,12 +101,10 @@ class Shell:
         raise AssertionError(f"{self.name} does not know how to begin")
 
     def turn(self) -> None:
-        """Run one turn."""
         assert self.actor is not None
         self.actor.turn(0)
 
     def next_due_ms(self) -> int:
-        """Return when the next turn is wanted without any message."""
         if self.actor is None:
             return NEVER_MS
         return self.world.clock.now_ms() + self.actor.time_left_ms()
@@ -126,7 +119,7 @@ class Shell:
         self.guarded(self.turn)
 
     def guarded(self, work: Callable[[], None]) -> None:
-        """Do some work of the process and take care of its end."""
+        """Run `work` of the process; an error ends the process."""
         process = self.process
         before, self._working = self._working, process
         try:
@@ -141,7 +134,6 @@ class Shell:
         self.due_ms = self.next_due_ms() if self.process is not None else NEVER_MS
 
     def finish(self, error: BaseException | None) -> None:
-        """The process ends by itself."""
         if self.process is None:
             return
         self.error = error

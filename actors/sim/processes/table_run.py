@@ -159,7 +159,7 @@ class TableRun(HandlerRun):
             raise ValueError(f"{identity!r} cannot be handled")
 
     def _found_late(self, identity: bytes) -> bool:
-        """Whether only a constraint that is checked at the end refuses what the handler writes."""
+        """Whether only a constraint that is checked at the end refuses the handler's rows."""
         fate = fate_of(identity, replayed=self._run.private)
         server = self._database.kind == SERVER
         return server and fate in {"", RAISED} and crc32(b"late" + identity) % 2 == 0
@@ -179,7 +179,6 @@ class TableRun(HandlerRun):
         return failure, doing
 
     def _patiently(self, work: Callable[[], Any]) -> Steps[None]:
-        """Do what may have to wait for a lock."""
         clock, bounded = self._world.clock, self._database.kind == FILE
         until_ms = clock.now_ms() + BUSY_MS
         while True:

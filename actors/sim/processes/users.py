@@ -33,7 +33,6 @@ class User:
 
     @property
     def content(self) -> bool:
-        """Whether all that it wants is stored."""
         raise AssertionError(f"{self.name} never says")
 
     def opened(self, opened: Opened, memory: dict[str, int]) -> None:
@@ -92,7 +91,7 @@ class User:
         """Note that a message of ours is acknowledged."""
 
     def _conflict(self, identity: bytes) -> None:
-        """Another message has an id of ours."""
+        """Another message has one of these ids."""
         raise Violation("conflict", f"{identity!r} is taken")
 
     def _batch(
@@ -125,7 +124,6 @@ class FileUser(User):
 
     @property
     def content(self) -> bool:
-        """See the base class."""
         counts = self.oracle.partitions()[self.topic]
         return all(self.acked.get(partition, 0) >= self.quota for partition in range(counts))
 
@@ -145,7 +143,6 @@ class FileUser(User):
     def next_submit(
         self, process: str, rng: random.Random, memory: dict[str, int]
     ) -> Submit | None:
-        """See the base class."""
         counts = self.oracle.partitions()[self.topic]
         open_ones = [p for p in range(counts) if memory.get(str(p), 0) < self.quota]
         if not open_ones:
@@ -190,7 +187,6 @@ class RivalUser(User):
     def next_submit(
         self, process: str, rng: random.Random, memory: dict[str, int]
     ) -> Submit | None:
-        """See the base class."""
         del memory
         if self.made >= self.quota and self.content:
             return None
@@ -218,13 +214,11 @@ class WebUser(User):
 
     @property
     def content(self) -> bool:
-        """See the base class."""
         return len(self.acked) >= self.quota
 
     def next_submit(
         self, process: str, rng: random.Random, memory: dict[str, int]
     ) -> Submit | None:
-        """See the base class."""
         del memory
         if self.content:
             return None

@@ -27,13 +27,12 @@ class WatchedLog(FencedLog):
         body: bytes | memoryview,
         body_crc: int | None = None,
     ) -> int:
-        """See the base class."""
         position = super().append(type, meta, body, body_crc)
         self._group.append((position, (type, meta, bytes(body))))
         return position
 
     def sync(self) -> int:
-        """See the base class: what it covers is promised from the return on."""
+        """What the sync covers is promised from its return on."""
         end = super().sync()
         for position, raw in self._group:
             self.oracle.durable(position, raw)
@@ -41,14 +40,14 @@ class WatchedLog(FencedLog):
         return end
 
     def read(self, position: int, max_bytes: int, *, end: int | None = None) -> list[StoredRecord]:
-        """See the base class: what is read is what was promised."""
+        """What is read is what was promised."""
         found = super().read(position, max_bytes, end=end)
         for record in found:
             self.oracle.same(record.position, _raw(record))
         return found
 
     def replay(self, position: int) -> Iterator[StoredRecord]:
-        """See the base class: a recovery must show all that was promised."""
+        """A recovery must show all that was promised."""
         found = list(super().replay(position))
         self.oracle.recovered(position, [(record.position, _raw(record)) for record in found])
         return iter(found)

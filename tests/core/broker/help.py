@@ -149,7 +149,6 @@ class World:
         return [received.message for received in mine]
 
     def ask(self, message: Any, body: Any = None, peer: bytes = PEER) -> Any:
-        """Say one thing in a turn of its own and return the one answer."""
         received = self.ask_received(message, body, peer)
         return received.message
 
@@ -217,7 +216,6 @@ def batch_of(*values: str, **columns: Any) -> Batch:
 
 
 def batch_with_ids(items: list[tuple[str, str]], **columns: Any) -> Batch:
-    """A batch of (id, value)."""
     return batch_of(*[v for _, v in items], ids=[tagged_id(i) for i, _ in items], **columns)
 
 

@@ -11,7 +11,6 @@ from tests.core.broker.help import OTHER, World, batch_of, values_of
 
 
 def opened(**bounds: int) -> World:
-    """A broker with one topic of three partitions and one producer."""
     world = World(limits=Limits(**bounds))
     world.hello()
     world.hello(OTHER)

@@ -168,7 +168,6 @@ class BrokerMachine(RuleBasedStateMachine):
     # --- the network and the process -------------------------------------------------------------
 
     def deliver(self, request: Any, batch: Any, content: Any, copies: int) -> None:
-        """The network brings a request, perhaps twice in one turn."""
         self.late.append((request, batch, content))
         self.bring([(request, batch, content)] * copies)
 

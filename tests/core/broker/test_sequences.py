@@ -10,7 +10,6 @@ from tests.core.broker.help import OTHER, World, batch_of, runs
 
 
 def opened(**bounds: int) -> World:
-    """A broker with one topic and one named producer, both known to one peer."""
     world = World(limits=Limits(**bounds))
     world.hello()
     world.topic()

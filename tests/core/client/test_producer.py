@@ -56,7 +56,6 @@ class Run:
         self.take(self.core.step(event, self.now_ms))
 
     def exchange(self) -> None:
-        """Deliver all requests and answers in order."""
         while self.requests:
             answer = self.broker.handle_send(self.peer, self.requests.pop(0))
             self.post(Received(b"", answer))

@@ -51,7 +51,6 @@ class Sender:
         self._finish(out)
 
     def add(self, *values: bytes, partition: int = 0, ids: list[bytes] | None = None) -> None:
-        """Queue a batch under the next numbers, or with ids."""
         batch = batch_codec.build(list(values), encodings=0, ids=ids)
         first = EXPLICIT
         if ids is None:

@@ -65,7 +65,6 @@ def send_private(world: World, batch: Any) -> None:
 
 
 def private_done(world: World, member: Member) -> bool:
-    """Whether all of the private topic was handled."""
     topic = world.broker.core.state.topics.by_name[PRIVATE]
     end = topic.partition(0).end_offset
     return member.core.ledger.next_offset_of(topic.topic_id) == end and bool(
@@ -74,6 +73,5 @@ def private_done(world: World, member: Member) -> bool:
 
 
 def stop(world: World, member: Member) -> None:
-    """End a member in good order."""
     member.actor.post(Drain())
     world.run(lambda: member.actor.ended, member)

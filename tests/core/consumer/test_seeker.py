@@ -162,7 +162,6 @@ def test_parts_of_a_newer_version_are_refused() -> None:
 
 @pytest.fixture
 def world() -> World:
-    """A broker with ten messages, and a group that has handled eight of them."""
     world = World(snapshot_every=1)
     world.hello()
     world.topic()

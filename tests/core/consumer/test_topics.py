@@ -10,7 +10,6 @@ from tests.core.broker.help import World, batch_of, batch_with_ids
 
 @pytest.fixture
 def world() -> World:
-    """A broker with a topic, its dead letters, its private topic, and group g at work."""
     world = World()
     world.hello()
     for name in ("t", "t.dead", "t@g", "t@h"):

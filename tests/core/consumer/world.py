@@ -275,7 +275,6 @@ class World:
             producer.send(self.loop, TOPIC, value, id=id)
 
     def send_batch(self, count: int) -> None:
-        """Send several numbered messages as one batch."""
         batch = batch_codec.build([b"x"] * count, encodings=0)
         self.producers["importer"].store(self.loop, TOPIC, 0, batch)
 
@@ -313,7 +312,6 @@ class World:
         return member.core.idle_since_ms is not None and member.core.ledger.next_offset == end
 
     def stored(self, topic: str) -> list[Message]:
-        """All messages of a one-partition topic in the broker's log."""
         from oncemq.library.messages.message import messages_in
 
         number = self.broker.core.state.topics.by_name[topic].number

@@ -26,7 +26,6 @@ def write(path: Path, data: bytes) -> str:
 
 
 def read_all(path: str, format_name: str) -> Rows:
-    """All rows of a file up to its end or first error."""
     source = open_rows(path, format_name)
     found = Rows()
     while not found.ended:

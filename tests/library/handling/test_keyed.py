@@ -39,7 +39,6 @@ KEYS = ["a", "b", "c", "d"]
 
 
 def numbers_sent(done: HandlerDone) -> list[Any]:
-    """Values of the outputs of a commit, in order."""
     found = []
     for output in done.outputs:
         batch = batch_codec.parse(output.raw, output.crc, check=True)
@@ -76,7 +75,6 @@ class Keyed:
         self.sent: list[Any] = []
 
     def call(self, *, attempt: int = 1, cut: bool = False) -> HandlerDone:
-        """Carry out one call and commit what it answers."""
         run = RunHandler(1, self.window, attempt, self.ledger)
         call = make_call(self.consumer, run, TopicFinders(lambda _: 1), self.carry, self.threads)
         if cut:

@@ -45,7 +45,6 @@ def ledger_with(limits: Limits = LIMITS, **state: Any) -> Ledger:
 def call(
     handler: Any, values: list[Any], ledger: Ledger | None = None, **columns: Any
 ) -> HandlerDone:
-    """Handle some messages of one batch of partition 1."""
     from oncemq.codec.values import encode_value
 
     encoded = [encode_value(value) for value in values]
@@ -210,6 +209,18 @@ def test_what_cannot_be_kept_is_refused_where_it_is_set(value: Any) -> None:
     assert done.failure is not None
     assert isinstance(done.failure.error, ValueNotEncodable)
     assert done.state == {}
+
+
+def test_a_refused_value_is_named_by_its_path_in_the_state() -> None:
+    """The path begins with the key of the state; a time that could not be read is refused."""
+    far = dt.datetime.max.replace(tzinfo=dt.timezone(-dt.timedelta(hours=5)))
+
+    def assign(message, tx):
+        tx.state["until"] = {"at": [far]}
+
+    done = call(assign, [1])
+    assert done.failure is not None
+    assert "tx.state['until']['at'][0]: 9999-12-31" in str(done.failure.error)
 
 
 def test_limits_of_the_state() -> None:

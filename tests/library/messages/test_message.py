@@ -15,7 +15,6 @@ FIRST = 40  # an offset
 
 
 def lot_of(encoded: list[tuple[int, bytes]], keys: list[bytes | None] | None) -> Lot:
-    """Return a stored batch of encoded values as a consumer has it."""
     built = batch_codec.build(
         [data for _, data in encoded], encodings=[kind for kind, _ in encoded], keys=keys
     )

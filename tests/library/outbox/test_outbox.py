@@ -42,7 +42,6 @@ from tests.library.outbox.users import (
 
 @pytest.fixture
 def user(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[User]:
-    """A user of the kind asked for, with an outbox that is committed."""
     dialect, kind = request.param
     if dialect == "sqlite":
         users = SQLITE_KINDS[kind](sqlite_url(tmp_path))

@@ -38,7 +38,6 @@ def send(user: User, *ids: str, topic: str = "t", value: str | None = None) -> N
 
 
 def relay(user: User, wire: Wire, **options: Any) -> Progress:
-    """Relay until no row waits."""
     visit = options.pop("visit", lambda _: None)
     database = SqliteOutbox(user.url.removeprefix("sqlite:///"), visit)
     options = {"until_idle_s": 0, "poll_s": 0.01, **options}
