@@ -26,7 +26,7 @@ ENDS_WITHOUT_ALL_MAX = 20  # in a row, of one producer that is asked to end
 
 
 def environment(directory: Path, endpoint: str) -> dict[str, str]:
-    """Return the environment of the cast: fresh directories, no setting of the caller's shell."""
+    """Fresh directories, no setting of the caller's shell."""
     package_home = str(Path(__file__).resolve().parents[2])
     paths = [package_home, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
@@ -60,7 +60,6 @@ def cast(application: str, consumers: Sequence[Consumer], feed: Feed, topic: str
 
 
 def producer_slot(lane: Lane, feed: Feed) -> Slot:
-    """Return the slot of one lane: a producer that follows the lane's present portion."""
     incomplete = [0]
 
     def program() -> Program:

@@ -193,7 +193,6 @@ class Chaos:
         return part.leaving
 
     def in_takeover(self, name: str) -> bool:
-        """Whether a frozen process of this slot is being replaced."""
         part = self._parts.get(name)
         return part is not None and part.zombie is not None
 
@@ -284,7 +283,6 @@ class Chaos:
             fault.until_s = self.now_s
 
     def _can_freeze(self, name: str) -> bool:
-        """Whether a takeover of this slot can begin now."""
         part = self._parts[name]
         return not self._zombies() and not part.leaving and part.slot.talks()
 

@@ -112,7 +112,7 @@ def read_input(job: FileJob) -> Input:
 
 
 def _checked(job: FileJob, rows: Rows) -> Iterator[tuple[int, Any, bytes | None, bytes]]:
-    """Yield (line number, row, id, body) of all rows, up to the first that cannot be sent."""
+    """Yield (line number, row, id, body) up to the first row that cannot be sent."""
     parcel = parcel_of(job, rows)
     for piece in cut(parcel, 1, lambda _: 0) if rows.values else ():
         for place, member in enumerate(piece.members):
@@ -204,30 +204,26 @@ class Feed:
         self._rate = rate
         self._rng = rng
         self._cursor = 0
-        self._round = 1
+        self.rounds = 1
         self._due_s: float | None = None
         self._fed_s = 0.0
         self._allowed = 0.0
         self.lanes = [Lane(f"producer-{number + 1}", self) for number in range(lanes)]
 
-    @property
-    def rounds(self) -> int:
-        return self._round
-
     def next_portion(self, lane: str) -> Portion:
         """Begin a portion: an empty file, for csv with its header."""
         rows = len(self.source.rows)
         if self._cursor == rows:
-            self._cursor, self._round = 0, self._round + 1
+            self._cursor, self.rounds = 0, self.rounds + 1
         number = len(self.portions) + 1
         planned = min(PORTION_ROWS, rows - self._cursor)
         suffix = self.source.job.format_name
         path = self._directory / f"portion-{number:05d}.{suffix}"
         with path.open("x", encoding="utf-8", newline="") as stream:
-            stream.write(self.source.head(self._round))
+            stream.write(self.source.head(self.rounds))
         named = f"{lane}-portion-{number:05d}"
-        ids = self.source.id_fields(self._round)
-        portion = Portion(number, self._round, self._cursor, planned, path, named, ids)
+        ids = self.source.id_fields(self.rounds)
+        portion = Portion(number, self.rounds, self._cursor, planned, path, named, ids)
         self._cursor += planned
         self.portions.append(portion)
         return portion

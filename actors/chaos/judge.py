@@ -50,7 +50,6 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Whether every promise was kept and put to the test."""
         return not self.anomalies_total and self.report is not None
 
     def add(self, violations: Iterable[Violation], total: int | None = None) -> None:
@@ -193,7 +192,6 @@ def _sends(run: Run) -> Iterable[Send]:
 
 
 def _stories(run: Run, verdict: Verdict) -> Iterable[dict[str, Any]]:
-    """Tell the lives of messages that anomalies are about."""
     wanted: dict[tuple[str, str], None] = {}
     topics = list(verdict.report.topics) if verdict.report is not None else [run.topic]
     for anomaly in verdict.anomalies:

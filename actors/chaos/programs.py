@@ -32,7 +32,6 @@ class ProgramFailed(AssertionError):
 
 
 def free_endpoint() -> str:
-    """Return a loopback endpoint on a port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"

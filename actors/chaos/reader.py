@@ -6,6 +6,7 @@ through the client that is being checked.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Iterator
@@ -124,8 +125,7 @@ def read_topic(
     Raises GapError if an offset is missing or twice there, ResultTimeout if the broker does not
     answer in time, and each error that the broker names (UnknownTopic).
     """
-    client = _Client(endpoint, timeout_s)
-    try:
+    with contextlib.closing(_Client(endpoint, timeout_s)) as client:
         incarnation = secrets.token_bytes(16)
         client.ask(
             Hello(client.next_request(), VERSION_MIN, VERSION_MAX, "reader", incarnation, b"", 0),
@@ -156,5 +156,3 @@ def read_topic(
                         raise GapError(f"offset {message.offset} follows {offset - 1}")
                     yield message
                     offset += 1
-    finally:
-        client.close()

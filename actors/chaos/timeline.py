@@ -57,7 +57,6 @@ class Watch(History):
         self.best_per_s = 0.0  # most messages that one group processed within a second
 
     def count_from(self, began_s: float) -> None:
-        """Let the first bin begin at this monotonic time."""
         self.began_ns = int(began_s * 1e9)
 
     def refresh(self) -> list[Line]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 import typing
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -33,27 +34,20 @@ def _check_int(value: Any) -> bool:
     return type(value) is int and 0 <= value <= _INT_MAX
 
 
+_CHECKS: dict[type, Callable[[Any], bool]] = {
+    int: _check_int,
+    bool: lambda value: type(value) is bool,
+    str: lambda value: type(value) is str and len(value) <= _TEXT_FIELD_MAX,
+    bytes: lambda value: type(value) is bytes and len(value) <= _BYTES_FIELD_MAX,
+}
+
+
 def _check_signed(value: Any) -> bool:
     return type(value) is int and -1 <= value <= _INT_MAX
 
 
-def _check_bool(value: Any) -> bool:
-    return type(value) is bool
-
-
-def _check_text(value: Any) -> bool:
-    return type(value) is str and len(value) <= _TEXT_FIELD_MAX
-
-
-def _check_bytes(value: Any) -> bool:
-    return type(value) is bytes and len(value) <= _BYTES_FIELD_MAX
-
-
 def _check_tuple(value: Any) -> bool:
     return type(value) is tuple
-
-
-_CHECKS = {int: _check_int, bool: _check_bool, str: _check_text, bytes: _check_bytes}
 
 
 class _Shape:

@@ -108,7 +108,6 @@ class Forwards:
         )
 
     def start(self, number: int, line: bytes, gather: Gather, part: Part, now_ms: int) -> None:
-        """Remember a line that is being written for the first time."""
         forward = Forward(
             line,
             gather,

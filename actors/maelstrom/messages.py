@@ -123,7 +123,7 @@ def to_json(value: Any, *, canonical: bool = False) -> str:
 
 
 def fingerprint(body: Body) -> bytes:
-    """Return a digest that is equal for equal bodies, in any order of fields."""
+    """Equal for equal bodies, in any order of fields."""
     return hashlib.blake2b(to_json(body, canonical=True).encode(), digest_size=16).digest()
 
 
@@ -164,7 +164,7 @@ def read_request(kind: str, body: Body) -> Request:
 
 
 def write_request(request: Request) -> Body:
-    """Return a request as body fields, for its owner: the inverse of `read_request`."""
+    """The inverse of `read_request`."""
     if isinstance(request, Send):
         fields: Body = {"key": request.key, "msg": json.loads(request.value)}
         if request.message_id is not None:

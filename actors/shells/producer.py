@@ -92,7 +92,6 @@ class ProducerShell:
 
     @property
     def in_flight(self) -> bool:
-        """Whether batches wait for their verdict."""
         return self.core.send_window.batches + self._submitted > 0
 
     @property

@@ -98,7 +98,7 @@ def late(people: Population, healed_ms: int) -> bool:
 
 
 def _work_ms(people: Population) -> int:
-    """Return how long the handlers alone take: partitions side by side, a chain one by one."""
+    """Partitions work side by side, the messages of a chain one by one."""
     of_place: Counter[Place] = Counter()
     for shell in _members(people):
         of_place[shell.place] += shell.healed_work_ms

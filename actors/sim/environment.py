@@ -83,7 +83,7 @@ class SimTransport:
         """No process waits in `poll`."""
 
     def reopen(self, address: bytes | None = None) -> None:
-        """Connect anew under a fresh routing id: to where the broker is, or to `address`."""
+        """The routing id is fresh."""
         self.endpoint.close()
         self.endpoint = self._world.connect_endpoint(address)
 
@@ -163,7 +163,6 @@ class Environment(ABC):
     # --- processes -------------------------------------------------------------------------------
 
     def about_to_open(self, role: Role) -> None:
-        """A process begins to open a log."""
         happening, self.next_opening = self.next_opening, None
         if happening is not None:
             happening(role)

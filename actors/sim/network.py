@@ -61,11 +61,11 @@ class SimNetwork:
         self._cuts: set[tuple[bytes, bytes]] = set()
 
     def listen(self, name: bytes) -> Endpoint:
-        """Return the endpoint of a broker. A new one under a used name replaces it (a restart)."""
+        """A new endpoint under a used name replaces the old one (a restart)."""
         return self._add(name, None)
 
     def connect(self, routing_id: bytes, to: bytes) -> Endpoint:
-        """Return the endpoint of a client of `to`. Routing ids are fresh for each incarnation."""
+        """Routing ids are fresh for each incarnation."""
         return self._add(routing_id, to)
 
     def _add(self, name: bytes, to: bytes | None) -> Endpoint:
@@ -79,7 +79,7 @@ class SimNetwork:
         return name in self._sides
 
     def partition(self, sender: bytes, receiver: bytes, *, one_way: bool = False) -> None:
-        """Drop all that `sender` sends to `receiver`, and the other way round unless `one_way`."""
+        """Without `one_way` the other direction is cut too."""
         self._cuts.add((sender, receiver))
         if not one_way:
             self._cuts.add((receiver, sender))
@@ -91,7 +91,7 @@ class SimNetwork:
         return self._flying[0][0] if self._flying else None
 
     def offer(self, sender: bytes, receiver: bytes, frames: Frames) -> bool:
-        """Take a message. False if there is nobody of that name to send to."""
+        """False if no endpoint has the receiver's name."""
         self.counts.sent += 1
         if receiver not in self._sides or len(self._flying) >= QUEUE_MESSAGES_MAX:
             self.counts.refused += 1
@@ -132,7 +132,6 @@ class SimNetwork:
                 side.waiting.append((sender, frames))
 
     def forget(self, side: Endpoint) -> None:
-        """Take an endpoint away with all that is on its way to it."""
         if self._sides.get(side.name) is side:
             del self._sides[side.name]
             self._flying = [flight for flight in self._flying if flight[3] != side.name]

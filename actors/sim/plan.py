@@ -147,13 +147,11 @@ class Plan:
         return int(rng.expovariate(1 / self.handler_mean_ms))
 
     def job_ms(self, rng: random.Random) -> int:
-        """Return how long one of several messages takes that are handled at the same time."""
         if self.slow_handlers and rng.random() < self.slow_handlers / 4:
             return rng.randint(5_000, 15_000)
         return int(rng.expovariate(1 / (2 * self.handler_mean_ms)))
 
     def commit_after(self, rng: random.Random, *, cut: bool) -> int:
-        """Return after how many messages a handler run comes back."""
         if cut:
             return 1
         if rng.random() < self.partial_commits:

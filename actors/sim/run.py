@@ -28,7 +28,7 @@ class Result:
 
 
 def run_plan(plan: Plan, make_relay: MakeRelay, *, trace: bool = False) -> Result:
-    """Run a plan. Whatever is raised in it is a failure of that run."""
+    """Any exception in the run is a failure of that run."""
     world = World(plan, make_relay, trace=trace)
     rule = failure = ""
     try:

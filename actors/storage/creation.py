@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import LogInUse, StorageError
+from ..errors import StorageError
 from . import layout, snapshots
 from .disk import Disk, Lock
 from .document import Manifest, Owner, SnapshotInfo
@@ -78,17 +78,10 @@ def _made(disk: Disk, directory: str, beginning: _Beginning) -> LogIdentity:
     # A lock of its own serialises creators: a generation has no lock file before it exists.
     layout.make_directories(disk, directory)
     path = posixpath.join(directory, layout.CREATE_LOCK)
-    with contextlib.suppress(FileExistsError):
-        disk.create(path).close()
-    lock = disk.lock(path)
-    if lock is None:
-        raise LogInUse(f"another process is creating the log in {directory}", hint="try again")
-    try:
+    with layout.exclusively(disk, path, f"creating the log in {directory}"):
         if identity(disk, directory) is None:
             _first_generation(disk, directory, beginning)
             beginning.used = True
-    finally:
-        lock.release()
     made = identity(disk, directory)
     assert made is not None, "a complete generation is never taken away"
     return made
@@ -146,12 +139,11 @@ def sync_end(disk: Disk, view: View) -> None:
     page cache, and a power cut could still take what a reader has already reported.
     """
     if view.firsts and view.end > view.manifest.cut:
-        with contextlib.suppress(FileNotFoundError):  # a successor has copied and synced it
-            file = disk.open(view.segment(view.firsts[-1]))
-            try:
-                file.sync()
-            finally:
-                file.close()
+        with (
+            contextlib.suppress(FileNotFoundError),  # a successor has copied and synced it
+            contextlib.closing(disk.open(view.segment(view.firsts[-1]))) as file,
+        ):
+            file.sync()
 
 
 def hold_lock(disk: Disk, directory: str) -> Lock | None:

@@ -6,6 +6,7 @@ The last item is the verdict that an opening would give.
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from collections.abc import Iterator
 from typing import Any
@@ -97,11 +98,8 @@ def _generation(disk: Disk, directory: str, number: int) -> Iterator[Item]:
 
 
 def _segment(disk: Disk, path: str, first: int, log_id: bytes | None) -> Iterator[Item]:
-    file = disk.open(path)
-    try:
+    with contextlib.closing(disk.open(path)) as file:
         data = file.read(0, file.length())
-    finally:
-        file.close()
     item: Item = {"kind": "segment", "path": path, "first": first, "file_bytes": len(data)}
     try:
         header = decode_segment_header(data)

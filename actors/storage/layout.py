@@ -11,8 +11,9 @@ import contextlib
 import errno
 import posixpath
 import re
+from collections.abc import Iterator
 
-from ..errors import CorruptLog
+from ..errors import CorruptLog, LogInUse
 from .disk import Disk, File
 from .document import DOCUMENT_BYTES_MAX
 
@@ -89,24 +90,32 @@ def generations(disk: Disk, directory: str) -> list[int]:
 
 def read_file(disk: Disk, path: str) -> bytes:
     """Raises FileNotFoundError, CorruptLog."""
-    file = disk.open(path)
-    try:
+    with contextlib.closing(disk.open(path)) as file:
         length = file.length()
         if length > DOCUMENT_BYTES_MAX:
             raise CorruptLog(path, 0, f"impossible length {length}")
         return file.read(0, length)
-    finally:
-        file.close()
 
 
 def write_new(disk: Disk, path: str, data: bytes) -> None:
     """Create a file with `data` and make the bytes durable; its name is not durable yet."""
-    file = disk.create(path)
-    try:
+    with contextlib.closing(disk.create(path)) as file:
         file.write(data, 0)
         file.sync()
+
+
+@contextlib.contextmanager
+def exclusively(disk: Disk, path: str, doing: str) -> Iterator[None]:
+    """Hold the lock file `path`, which is made where missing. Raises LogInUse, which says `doing`."""
+    with contextlib.suppress(FileExistsError):
+        disk.create(path).close()
+    lock = disk.lock(path)
+    if lock is None:
+        raise LogInUse(f"another process is {doing}", hint="try again")
+    try:
+        yield
     finally:
-        file.close()
+        lock.release()
 
 
 def replace(disk: Disk, directory: str, name: str, data: bytes) -> None:
@@ -134,16 +143,12 @@ def link_or_copy(disk: Disk, old: str, new: str) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        source = disk.open(old)
-        try:
-            target = disk.create(new)
-            try:
-                copy(source, target, source.length())
-                target.sync()
-            finally:
-                target.close()
-        finally:
-            source.close()
+        with (
+            contextlib.closing(disk.open(old)) as source,
+            contextlib.closing(disk.create(new)) as target,
+        ):
+            copy(source, target, source.length())
+            target.sync()
 
 
 def copy(source: File, target: File, length: int) -> None:

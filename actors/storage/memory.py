@@ -80,8 +80,6 @@ class MemoryFile:
 
 
 class MemoryLock:
-    """A lock of a `MemoryDisk`."""
-
     def __init__(self, node: _Node) -> None:
         self._node = node
 

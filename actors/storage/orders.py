@@ -10,11 +10,9 @@ order of a name stands. The owner deletes the file once the decision is durable 
 
 from __future__ import annotations
 
-import contextlib
 import posixpath
 from collections.abc import Collection
 
-from ..errors import LogInUse
 from . import layout
 from .disk import Disk
 
@@ -30,20 +28,13 @@ def give(disk: Disk, directory: str, name: str, data: bytes) -> bytes:
     home = posixpath.join(directory, _ORDERS)
     layout.make_directories(disk, home)
     path = posixpath.join(home, layout.LOCK)
-    with contextlib.suppress(FileExistsError):
-        disk.create(path).close()
-    lock = disk.lock(path)
-    if lock is None:
-        raise LogInUse(f"another process is writing an order in {home}", hint="try again")
-    try:
+    with layout.exclusively(disk, path, f"writing an order in {home}"):
         standing = read(disk, directory, name)
         if standing is None:
             layout.replace(disk, home, name + _SUFFIX, data)
             return data
         disk.sync_directory(home)  # the process that wrote it may have died before this sync
         return standing
-    finally:
-        lock.release()
 
 
 def read(disk: Disk, directory: str, name: str) -> bytes | None:

@@ -120,11 +120,8 @@ class Opening:
         path = posixpath.join(self.directory, layout.PROBE)
         layout.remove(self.disk, path)
         try:
-            file = self.disk.create(path)
-            try:
+            with contextlib.closing(self.disk.create(path)) as file:
                 file.reserve(0, need + RESERVE_MARGIN_BYTES)
-            finally:
-                file.close()
         except FileExistsError:
             return  # another opening probes: one of the two will be fenced
         except OSError as error:

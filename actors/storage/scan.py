@@ -149,7 +149,6 @@ def attesting_frame(tail: Tail, place: Place, above: int) -> Commit | None:
 
 
 def has_own_frame(data: bytes, log_id: bytes, generation: int, seed: int) -> bool:
-    """Return whether a commit frame of this generation stands anywhere in a segment's bytes."""
     # log_id and generation lead the meta of a commit frame; its own position follows 32 bytes in.
     mark = COMMIT_META.pack(log_id, generation, 0, 0, 0, 0)[:24]
     end_in_frame = HEADER_BYTES + 32

@@ -110,11 +110,9 @@ def _holds_own_frame(disk: Disk, path: str, number: int) -> bool:
     heads = [_raw_header(disk, posixpath.join(path, layout.segment_name(f))) for f in firsts]
     for log_id in sorted({head.log_id for head in heads if head is not None}):
         for first in firsts[-2:]:
-            file = disk.open(posixpath.join(path, layout.segment_name(first)))
-            try:
+            segment = posixpath.join(path, layout.segment_name(first))
+            with contextlib.closing(disk.open(segment)) as file:
                 data = file.read(0, file.length())
-            finally:
-                file.close()
             if has_own_frame(data, log_id, number, log_seed(log_id)):
                 return True
     return False
@@ -275,8 +273,7 @@ def _read_last(disk: Disk, view: View, known: Tail | None) -> None:
     first = view.firsts[-1]
     path = view.segment(first)
     before = view.sealed.get(view.firsts[-2]) if len(view.firsts) > 1 else None
-    file = disk.open(path)
-    try:
+    with contextlib.closing(disk.open(path)) as file:
         try:
             header = read_header(file, view, first)
         except BadFrame as bad:
@@ -289,8 +286,6 @@ def _read_last(disk: Disk, view: View, known: Tail | None) -> None:
         else:
             tail = read_tail(file, first, header.chain, view.place, known)
         view.tail = tail
-    finally:
-        file.close()
     view.end, view.chain = tail.good, tail.chain
     _judge(view, tail, path)
 
@@ -374,8 +369,7 @@ def chain_before(disk: Disk, view: View, position: int) -> int:
     if position == view.end:
         return view.chain
     path, at = locate(view, position)
-    file = disk.open(path)
-    try:
+    with contextlib.closing(disk.open(path)) as file:
         if at == SEGMENT_HEADER_BYTES:
             return decode_segment_header(file.read(0, SEGMENT_HEADER_BYTES)).chain
         seed = view.place.seed
@@ -384,8 +378,6 @@ def chain_before(disk: Disk, view: View, position: int) -> int:
         if closing is not None:
             return crc32(frame[:HEADER_BYTES], closing.chain)
         return decode_commit(file.read(at, COMMIT_BYTES), 0, position, seed).chain
-    finally:
-        file.close()
 
 
 def known_chain(disk: Disk, view: View, position: int) -> int | None:

@@ -311,7 +311,7 @@ def test_a_directory_that_is_gone_ends_the_log() -> None:
     disk = MemoryDisk()
     log = open_log(disk)
     layout.remove_generation(disk, DIRECTORY, log.generation)
-    with pytest.raises(StorageError, match="is gone"):
+    with pytest.raises(StorageError, match="is missing in"):
         log.check_fence()
 
 

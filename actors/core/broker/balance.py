@@ -150,7 +150,6 @@ class Balance:
             self._asked -= len(seen.asked_ms)
 
     def _sweep(self, now_ms: int) -> None:
-        """Forget members that are no longer live, in all groups."""
         for share, shared in list(self._shared.items()):
             for member, seen in list(shared.members.items()):
                 if now_ms - seen.heard_ms > MEMBER_MS:
@@ -159,7 +158,6 @@ class Balance:
                 del self._shared[share]
 
     def members(self, group: str, now_ms: int) -> Iterator[tuple[str, bytes, MemberSeen]]:
-        """Yield the live members of a group by topic."""
         for (of_group, topic), shared in sorted(self._shared.items()):
             if of_group == group:
                 for member, seen in sorted(self._live(shared, now_ms).items()):
@@ -197,7 +195,6 @@ class Balance:
         return Shares(weight, target)
 
     def others_own(self, key: Key, member: bytes, partitions: int, now_ms: int) -> bool:
-        """Return whether other members own partitions of the topic."""
         owners = self._owners(key[:2], partitions, now_ms)
         return sum(owners.values()) > owners[member]
 
@@ -247,7 +244,7 @@ class Balance:
         return shared.members[promised].label, left_ms
 
     def granted(self, key: Key, member: bytes) -> None:
-        """End promise and keeping of a partition that has a new owner."""
+        """The partition has a new owner."""
         shared = self._shared.get(key[:2])
         if shared is not None:
             shared.promised.pop(key[2], None)

@@ -200,7 +200,7 @@ class BrokerCore:
             partition.durable_end_offset = partition.end_offset
 
     def _synced(self, end: int, out: Outcome) -> None:
-        """Show the messages that a sync covers to readers."""
+        """Messages that a sync covers become visible to readers."""
         grown: dict[tuple[int, int], None] = {}
         for record in self._recent.synced(end):
             _, partition = self.state.partition_of(record)

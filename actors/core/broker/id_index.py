@@ -24,8 +24,6 @@ _OFFSET_MASK = (1 << _OFFSET_BITS) - 1
 
 
 class Known(NamedTuple):
-    """A stored id."""
-
     partition: int
     offset: int
     body_hash: int

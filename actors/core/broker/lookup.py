@@ -103,7 +103,7 @@ class Lookup:
         return self.judged >= self.known
 
     def answer(self, out: Outcome, topic: str) -> None:
-        """Put the verdicts into `out`. Numbers that the log no longer holds have no offset."""
+        """Numbers that the log no longer holds have no offset."""
         request, runs = self.request, self.runs
         runs.add(self.known - self.judged, DUPLICATE, UNKNOWN_OFFSET)
         place = {"topic": topic, "partition": request.partition}

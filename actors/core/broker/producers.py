@@ -59,8 +59,6 @@ class Row:
 
 @dataclass(slots=True)
 class Producer:
-    """One producer name."""
-
     name: str
     # The live epoch. Invariant: never decreases; 0 before the first grant.
     epoch: int = 0

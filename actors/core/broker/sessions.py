@@ -32,7 +32,7 @@ class RecentTable(Generic[Value]):
         return len(self._entries)
 
     def get(self, key: bytes) -> Value | None:
-        """Return the value of `key` and count that as a use."""
+        """A read counts as a use."""
         value = self._entries.get(key)
         if value is not None:
             self._entries.move_to_end(key)

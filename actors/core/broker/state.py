@@ -92,7 +92,7 @@ class BrokerState:
     # --- snapshot --------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Return the state: new parts, and the names of unchanged parts of the last snapshot."""
+        """New parts, and the names of unchanged parts of the last snapshot."""
         parts: dict[str, Plain] = {
             "broker": [STATE_VERSION, self.last_at_ms, self.applied_end],
             "topics": self.topics.freeze(),

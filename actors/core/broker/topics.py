@@ -67,8 +67,6 @@ class Partition:
 
 @dataclass(slots=True)
 class Topic:
-    """One topic."""
-
     number: int
     name: str
     topic_id: bytes

@@ -45,7 +45,7 @@ class Connection:
         """
         self._role = role
         self._incarnation = incarnation
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._next_request = 1
         # Whether the broker has sent a Welcome since the last Hello. Invariant: only Hello is sent
         # while it is False.
@@ -74,10 +74,6 @@ class Connection:
         self._warned = False
         # Epoch of the last refused broker: each is reported once.
         self._refused_epoch = -1
-
-    @property
-    def endpoint(self) -> str:
-        return self._endpoint
 
     @property
     def silent(self) -> bool:
@@ -168,11 +164,11 @@ class Connection:
         waited = now_ms - self._quiet_since_ms
         if waited >= NO_BROKER_WARNING_MS and not self._warned:
             self._warned = True
-            out.events.append(("client.waiting", {"endpoint": self._endpoint, "waited_ms": waited}))
+            out.events.append(("client.waiting", {"endpoint": self.endpoint, "waited_ms": waited}))
 
     def _say_reconnected(self, out: Outcome) -> None:
         self._warned = False
-        fields = {"endpoint": self._endpoint, "epoch": self.epoch, "log_id": self.log_id.hex()}
+        fields = {"endpoint": self.endpoint, "epoch": self.epoch, "log_id": self.log_id.hex()}
         out.events.append(("client.reconnected", fields))
 
     def _welcomed(self, welcome: Welcome, now_ms: int, out: Outcome) -> None:
@@ -186,7 +182,7 @@ class Connection:
                     (
                         "client.refused_broker",
                         {
-                            "endpoint": self._endpoint,
+                            "endpoint": self.endpoint,
                             "epoch": welcome.epoch,
                             "epoch_seen": self.epoch,
                         },
@@ -204,7 +200,7 @@ class Connection:
         self._quiet_since_ms = self._reopened_at_ms = self._ping_at_ms = now_ms
         if first:
             self._warned = False
-            fields = {"endpoint": self._endpoint, "epoch": self.epoch, "log_id": self.log_id.hex()}
+            fields = {"endpoint": self.endpoint, "epoch": self.epoch, "log_id": self.log_id.hex()}
             out.events.append(("client.connected", fields))
         else:
             self._say_reconnected(out)
@@ -226,6 +222,6 @@ class Connection:
 
     def _other_log(self, log_id: bytes) -> OnceMQError:
         return StoreMismatch(
-            f"the broker at {self._endpoint} has log {log_id.hex()}, "
+            f"the broker at {self.endpoint} has log {log_id.hex()}, "
             f"this {self._role} works with log {self.log_id.hex()}"
         )

@@ -137,7 +137,6 @@ class Lane:
         self.failures = 0
 
     def unjudged(self) -> list[Entry]:
-        """Return the batches in flight without a verdict, in order."""
         return [entry for entry in self.flying if entry.verdict is None]
 
     def renew_session(self, session: bytes) -> None:
@@ -233,7 +232,6 @@ class SendWindow:
         self.messages += count
 
     def add_output(self, output: Output, token: Any = None) -> None:
-        """Queue a committed output of a consumer."""
         self.add(
             output.topic,
             output.partition,

@@ -359,7 +359,6 @@ class ConsumerCore:
         self.idle_since_ms = (self.idle_since_ms or now_ms) if quiet else None
 
     def _committed_offset(self, out: Outcome) -> int:
-        """Return the next offset after the appends of this step."""
         for record in reversed(out.appends):
             for topic_id, next_offset in record.inputs if isinstance(record, Committed) else ():
                 if self.ledger.started is not None and topic_id == self.ledger.started.topic_id:

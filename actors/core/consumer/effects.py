@@ -52,7 +52,7 @@ class Effects:
         self._epoch = epoch
         # Events of the running handler that came while the disk was full.
         self._waiting: list[EffectWanted | EffectTold] = []
-        self._look_at_ms = 0  # of the next look for orders
+        self.look_at_ms = 0  # of the next look for orders
 
     # --- events of handlers ----------------------------------------------------------------------
 
@@ -84,7 +84,6 @@ class Effects:
             out.work_after_sync.append(EffectAnswer(event.offset, event.name, NOTED, event.number))
 
     def take_waiting(self) -> list[EffectWanted | EffectTold]:
-        """Return the events that waited for room on the disk, in order."""
         waiting, self._waiting = self._waiting, []
         return waiting
 
@@ -136,7 +135,6 @@ class Effects:
         *,
         policy: str = "",
     ) -> None:
-        """Record the outcome of a call, as far as it is known."""
         offset, name, number = known.offset, known.name, known.number
         policy = policy or known.policy
         out.appends.append(
@@ -169,17 +167,12 @@ class Effects:
             if effect.unresolved:
                 why = (effect.value or DIED).decode(errors="replace")
                 out.work_after_sync.append(EffectHeld(self.id_of(effect), effect.key, why))
-        self._look_at_ms = 0
-
-    @property
-    def look_at_ms(self) -> int:
-        """When `look` has something to do, while a message is held."""
-        return self._look_at_ms
+        self.look_at_ms = 0
 
     def look(self, now_ms: int, out: Outcome) -> None:
-        """Ask for orders when it is time. Call it while a message is held."""
-        if now_ms >= self._look_at_ms:
-            self._look_at_ms = now_ms + EFFECT_LOOK_MS
+        """Call it while a message is held."""
+        if now_ms >= self.look_at_ms:
+            self.look_at_ms = now_ms + EFFECT_LOOK_MS
             out.work.append(LookForOrders(self._unresolved_ids()))
 
     def holding(self, inputs: list[Input]) -> list[str]:
@@ -201,7 +194,7 @@ class Effects:
         return None
 
     def forget_orders(self, out: Outcome) -> None:
-        """Delete orders about calls that are over. Call it when the ledger opens."""
+        """Call it when the ledger opens."""
         if self._ledger.started is not None:
             out.work.append(KeepOrders(self._unresolved_ids()))
 

@@ -54,7 +54,7 @@ class Fetcher:
         # Number of the fetch in flight; 0: none.
         self._request = 0
         # When to send again: a fetch without a reply, or the next one after a pause.
-        self._again_at_ms = 0
+        self.wake_at_ms = 0
 
     @property
     def caught_up(self) -> bool:
@@ -65,30 +65,25 @@ class Fetcher:
     def owed(self) -> bool:
         return self._request != 0
 
-    @property
-    def wake_at_ms(self) -> int:
-        return self._again_at_ms
-
     def lost(self) -> None:
         """Forget the fetch in flight: the connection is new and will not answer it."""
         self._request = 0
-        self._again_at_ms = 0
+        self.wake_at_ms = 0
 
     def pause(self, now_ms: int) -> None:
-        """Wait before the next fetch: the broker has refused for now."""
         self._request = 0
-        self._again_at_ms = now_ms + JOIN_RETRY_MS
+        self.wake_at_ms = now_ms + JOIN_RETRY_MS
 
     def answers(self, request: int) -> bool:
         return request == self._request
 
     def ask(self, now_ms: int, out: Outcome) -> None:
         """Does nothing while a fetch is in flight, or a pause lasts."""
-        if now_ms < self._again_at_ms:
+        if now_ms < self.wake_at_ms:
             return
         group, topic, partition = self._place
         self._request = self._connection.next_request()
-        self._again_at_ms = now_ms + FETCH_WAIT_MS_DEFAULT + RESEND_MS
+        self.wake_at_ms = now_ms + FETCH_WAIT_MS_DEFAULT + RESEND_MS
         out.sends_after_sync.append(
             Send(
                 BROKER,
@@ -110,7 +105,7 @@ class Fetcher:
         if fetched.request != self._request or fetched.epoch != self._epoch:
             return  # stale: an earlier request, or another grant
         self._request = 0
-        self._again_at_ms = 0
+        self.wake_at_ms = 0
         if (fetched.log_id, fetched.topic_id) != self._log:
             raise StoreMismatch(
                 f"fetched from log {fetched.log_id.hex()} topic {fetched.topic_id.hex()}, the "
@@ -121,7 +116,7 @@ class Fetcher:
         self.end_offset = fetched.end_offset
         window = cut(stored, self.offset, fetched.next_offset)
         if window is None:
-            self._again_at_ms = now_ms + JOIN_RETRY_MS
+            self.wake_at_ms = now_ms + JOIN_RETRY_MS
         elif window.next_offset > self.offset:
             self.windows.append(self._identified(window))
             self.offset = window.next_offset

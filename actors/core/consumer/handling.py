@@ -130,7 +130,6 @@ class Handling:
                 source.not_before_ms = 0
 
     def cut(self, out: Outcome) -> None:
-        """Ask the running call to come back with what it has."""
         if self.running is not None and self._cut_at_ms is not None:
             self._cut_at_ms = None
             self._calls(out).append(CutHandler())

@@ -85,7 +85,7 @@ class Ledger:
         # number. Invariant: not below the next offset of its input.
         self.deaths: dict[bytes, tuple[int, int]] = {}
         # The marked attempt without a recorded end; `deaths` counts it.
-        self._running: AttemptMarked | None = None
+        self.open_attempt: AttemptMarked | None = None
         # Effects of messages that are not committed.
         self.effects = OpenEffects()
         # Whether the last record is the end of its generation on purpose.
@@ -99,7 +99,6 @@ class Ledger:
 
     @property
     def unacked_count(self) -> int:
-        """Messages in `outputs` without a recorded acknowledgement."""
         return sum(output.count for outputs in self.unacked.values() for output in outputs)
 
     def apply(self, record: Record, position: int) -> None:
@@ -121,26 +120,22 @@ class Ledger:
         if isinstance(record, EffectIntended | EffectEnded):
             self.effects.apply(record)
             return
-        running, self._running = self._running, None
+        running, self.open_attempt = self.open_attempt, None
         if running is not None and running.epoch == record.epoch:
             # Its process lives and writes on: the attempt was no death.
             self._set_deaths(running.topic_id, running.offset, running.deaths)
         if isinstance(record, AttemptMarked):
             deaths = record.deaths if record.returned else record.deaths + 1
             self._set_deaths(record.topic_id, record.offset, deaths)
-            self._running = None if record.returned else record
+            self.open_attempt = None if record.returned else record
 
     def next_offset_of(self, topic_id: bytes) -> int:
         if self.started is None or topic_id == self.started.topic_id:
             return self.next_offset
         return self.private_offsets.get(topic_id, 0)
 
-    @property
-    def open_attempt(self) -> AttemptMarked | None:
-        return self._running
-
     def deaths_in(self, topic_id: bytes, offset: int) -> int:
-        """Return how many processes died while this message ran alone."""
+        """How many processes died while this message ran alone."""
         marked, deaths = self.deaths.get(topic_id, (-1, 0))
         return deaths if marked == offset else 0
 
@@ -177,9 +172,9 @@ class Ledger:
         self.effects.passed(topic_id, next_offset)
         if self.deaths.get(topic_id, (next_offset, 0))[0] < next_offset:
             del self.deaths[topic_id]
-        running = self._running
+        running = self.open_attempt
         if running is not None and running.topic_id == topic_id and running.offset < next_offset:
-            self._running = None
+            self.open_attempt = None
 
     def _skip(self, skip: Skipped) -> None:
         """Apply an operator's move of the partition's offset, forward or back."""
@@ -226,7 +221,7 @@ class Ledger:
     # --- snapshots -------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Return the parts of a snapshot. Call `snapshot_written` once it is on disk."""
+        """Call `snapshot_written` once the snapshot is on disk."""
         started = self.started
         parts: dict[str, Plain] = {
             "ledger": {
@@ -261,8 +256,8 @@ class Ledger:
         return Snapshot(parts, frozenset(kept))
 
     def _rarely(self) -> dict[str, Plain]:
-        """Return fields that are empty in most ledgers, without the empty ones."""
-        running = self._running
+        """Fields that are empty in most ledgers, without the empty ones."""
+        running = self.open_attempt
         fields: dict[str, Plain] = {
             "private_offsets": sorted(map(list, self.private_offsets.items())),
             "parked": self.parked,
@@ -285,7 +280,7 @@ class Ledger:
         self._writing = None
 
     def restore(self, parts: dict[str, Plain]) -> None:
-        """Become what `snapshot` described. The ledger must be fresh."""
+        """The ledger must be fresh."""
         assert self.started is None and self.commit_no == 0, "restore into a fresh ledger"  # noqa: PT018
         fields: dict[str, Any] = parts["ledger"]
         if fields["started"] is not None:
@@ -303,7 +298,7 @@ class Ledger:
         self.deaths = {topic_id: (at, n) for topic_id, at, n in fields.get("deaths", ())}
         if fields.get("running"):
             epoch, topic_id, offset, deaths = fields["running"]
-            self._running = AttemptMarked(epoch, topic_id, offset, deaths, returned=False)
+            self.open_attempt = AttemptMarked(epoch, topic_id, offset, deaths, returned=False)
         self.ended = fields.get("ended", False)
         self.effects.restore(fields.get("effects", ()))
         self._change_state(parts["state"])

@@ -72,7 +72,6 @@ class OpenEffects:
         return [effect for effect in self if (effect.topic_id, effect.offset) == (topic_id, offset)]
 
     def first_unresolved(self, topic_id: bytes) -> int | None:
-        """Return the first offset of an input that has an unresolved effect."""
         return min(
             (effect.offset for effect in self if effect.topic_id == topic_id and effect.unresolved),
             default=None,
@@ -112,7 +111,6 @@ class OpenEffects:
         known.encoding, known.value = record.encoding, record.value
 
     def passed(self, topic_id: bytes, next_offset: int) -> None:
-        """Forget the effects of messages that were committed."""
         gone = [p for p in self._all if p[0] == topic_id and p[1] < next_offset]
         for place in gone:
             del self._all[place]

@@ -24,7 +24,6 @@ _FINGERPRINT = Struct(f"{FINGERPRINT_BYTES}s")
 
 
 def split_fingerprints(blob: bytes) -> list[bytes]:
-    """Return the concatenated fingerprints of `blob` as a list."""
     assert len(blob) % FINGERPRINT_BYTES == 0, "a blob of fingerprints holds whole ones"
     return list(chain.from_iterable(_FINGERPRINT.iter_unpack(blob)))
 
@@ -89,16 +88,13 @@ class Processed:
         self.fingerprints.update(fingerprints)
 
     def knows_numbers(self, producer: str, first: int, count: int) -> bool:
-        """Return whether any of these sequence ids is processed."""
         ranges = self.numbers.get(producer)
         return ranges is not None and ranges.touches(first, first + count)
 
     def knows_number(self, producer: str, number: int) -> bool:
-        """Return whether one sequence id is processed."""
         return self.knows_numbers(producer, number, 1)
 
     def knows_fingerprints(self, fingerprints: Sequence[bytes]) -> bool:
-        """Return whether any of these explicit ids is processed."""
         return not self.fingerprints.isdisjoint(fingerprints)
 
     def ranges(self) -> list[list[str | int]]:

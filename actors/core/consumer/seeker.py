@@ -37,7 +37,6 @@ class SeekerCore:
     def __init__(
         self, place: tuple[str, str, int], grant: Granted, limits: Limits = LIMITS
     ) -> None:
-        """Work on the ledger of `place` (group, topic, partition) under `grant`."""
         self._place = place
         self._grant = grant
         self.ledger = Ledger(limits)

@@ -223,7 +223,7 @@ def _unknown_numbers(piece: Piece, processed: Processed, seen: Processed) -> Pie
 
 
 def runs(indices: Sequence[int]) -> list[tuple[int, int]]:
-    """Return ascending `indices` as runs of (first, count)."""
+    """As (first, count), ascending."""
     if not indices:
         return []
     first, last = indices[0], indices[-1]

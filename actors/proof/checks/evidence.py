@@ -85,7 +85,6 @@ class History:
     faults: list[tuple[str, str]] = field(default_factory=list)
 
     def named(self, *names: str) -> list[Event]:
-        """Return the events with one of these names."""
         return [event for event in self.events if event.name in names]
 
 

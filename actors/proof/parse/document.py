@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -49,14 +50,11 @@ class SnapshotHead(NamedTuple):
 
 def read_whole(files: Files, path: str) -> bytes:
     """Raises FileNotFoundError, CorruptLog."""
-    file = files.open(path)
-    try:
+    with contextlib.closing(files.open(path)) as file:
         length = file.length()
         if length > _BYTES_MAX:
             raise CorruptLog(path, 0, f"impossible length {length}")
         return file.read(0, length)
-    finally:
-        file.close()
 
 
 def document(files: Files, path: str, kind: str) -> dict[str, Any]:
@@ -142,8 +140,7 @@ def part_bytes(files: Files, directory: str, part: Part) -> bytes:
 def _pieces(files: Files, directory: str, part: Part) -> Iterator[bytes]:
     path = f"{directory}/{part.file}"
     crc = 0
-    file = files.open(path)
-    try:
+    with contextlib.closing(files.open(path)) as file:
         length = file.length()
         if length != part.length:
             raise CorruptLog(path, length, f"a part of {part.length} bytes was promised")
@@ -151,7 +148,5 @@ def _pieces(files: Files, directory: str, part: Part) -> Iterator[bytes]:
             piece = file.read(at, min(_CHUNK_BYTES, length - at))
             crc = crc32(piece, crc)
             yield piece
-    finally:
-        file.close()
     if crc != part.crc:
         raise CorruptLog(path, 0, "wrong checksum of a part")

@@ -109,8 +109,7 @@ class Generation:
         """
         first = self.firsts[-1]
         path = self._segment_path(first)
-        file = self._files.open(path)
-        try:
+        with contextlib.closing(self._files.open(path)) as file:
             head = self._last_head(file, first, attested)
             if head is None:
                 self.firsts.pop()
@@ -130,8 +129,6 @@ class Generation:
             if attested > self.end:
                 at = self.end - first + SEGMENT_HEADER_BYTES
                 raise CorruptLog(path, at, f"{reason}; something attests all below {attested}")
-        finally:
-            file.close()
 
     def _last_head(self, file: OpenFile, first: int, attested: int) -> SegmentHead | None:
         """Return the head of the last segment; None if its making was cut short.
@@ -190,8 +187,7 @@ class Generation:
             if first >= end:
                 return
             path = self._segment_path(first)
-            file = self._files.open(path)
-            try:
+            with contextlib.closing(self._files.open(path)) as file:
                 head = self._checked_head(file, path, first, chain)
                 self._check_chain(path, first, head.chain, first)
                 walker = Walker(file, head, self._writers)
@@ -202,8 +198,6 @@ class Generation:
                     if group.first >= position:
                         yield group
                 self._check_filled(walker, first, path, stop)
-            finally:
-                file.close()
             chain = walker.chain
 
     def frame_at(self, position: int) -> Frame:
@@ -275,7 +269,6 @@ class Generation:
         return f"{self.path}/{first:020d}.log"
 
     def is_as_listed(self) -> bool:
-        """Tell whether the segments of the look are there still."""
         try:
             return set(self.firsts) <= set(numbers_in(self._files.list(self.path), _SEGMENT))
         except FileNotFoundError:
@@ -285,24 +278,20 @@ class Generation:
         """Make the last segment durable: a verdict on what was only cached would not last."""
         if not self.firsts:
             return
-        with contextlib.suppress(FileNotFoundError):  # a successor has copied and synced it
-            file = self._files.open(self._segment_path(self.firsts[-1]))
-            try:
-                file.sync()
-            finally:
-                file.close()
+        with (
+            contextlib.suppress(FileNotFoundError),  # a successor has copied and synced it
+            contextlib.closing(self._files.open(self._segment_path(self.firsts[-1]))) as file,
+        ):
+            file.sync()
 
 
 def holds_own_group(files: Files, path: str, number: int) -> bool:
     """Tell whether a generation without a manifest holds a group that it wrote itself."""
     for first in numbers_in(files.list(path), _SEGMENT)[-2:]:
-        file = files.open(f"{path}/{first:020d}.log")
-        try:
-            with contextlib.suppress(Bad):
-                walker = Walker(file, segment_head(file.read(0, SEGMENT_HEADER_BYTES)))
-                for group in walker.groups():
-                    if group.generation == number:
-                        return True
-        finally:
-            file.close()
+        segment = f"{path}/{first:020d}.log"
+        with contextlib.closing(files.open(segment)) as file, contextlib.suppress(Bad):
+            walker = Walker(file, segment_head(file.read(0, SEGMENT_HEADER_BYTES)))
+            for group in walker.groups():
+                if group.generation == number:
+                    return True
     return False

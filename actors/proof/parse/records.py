@@ -84,7 +84,6 @@ class Stored:
     crc: int
 
     def kept_indices(self) -> Sequence[int]:
-        """Return which messages of the batch have offsets."""
         if not self.mask:
             return range(self.count)
         bits = int.from_bytes(self.mask, "little")

@@ -12,7 +12,6 @@ class EffectStory:
     """The calls of one message that one ledger tells of, oldest first."""
 
     def __init__(self, wanted: Wanted, message_id: str) -> None:
-        """Look for the message in the keys of intents."""
         self._ids = {message_id}
         for tagged in wanted.tagged:
             text = tagged[1:].decode(errors="replace") if tagged[:1] == b"s" else tagged[1:].hex()

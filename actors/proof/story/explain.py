@@ -154,7 +154,6 @@ def _accepted(record: Stored, index: int, position: int, label: str) -> dict[str
 
 
 def _value(encoding: int, data: bytes) -> str:
-    """Return a value for people, cut where it is long."""
     if encoding != _MSGPACK or len(data) > 10 * VALUE_BYTES_SHOWN:
         return _shown(data)
     try:
@@ -261,7 +260,6 @@ def _parked(record: Committed, accepted: dict[str, Any] | None) -> Any:
 def _unprocessed(
     accepted: dict[str, Any] | None, started: Started, offset: int, skips: Skips
 ) -> dict[str, Any]:
-    """Return what became of a message that is in no commit."""
     if accepted is None:
         return {"status": "unknown"}
     its = accepted["offset"]
@@ -321,7 +319,6 @@ def _output(output: Output, producer: str) -> dict[str, Any]:
 
 
 def _settle_outputs(files: Files, data: str, story: Story) -> None:
-    """Find at which offsets the outputs of the commit are stored."""
     wanted = {
         (output["producer"], output["topic"], output["partition"]): output
         for group in story.groups

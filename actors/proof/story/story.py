@@ -86,7 +86,6 @@ _MEANING = {
 
 
 def tell_events(history: History, wanted: Wanted, story: Story) -> None:
-    """Add to the story what processes told of the message."""
     for event in history.events:
         if event.name in _MEANING and _concerns(event, wanted, story):
             if len(story.events) >= EVENTS_SHOWN_MAX:

@@ -78,7 +78,6 @@ class Kept:
     ledgers: list[KeptLedger] = field(default_factory=list)
 
     def names(self, ledger: KeptLedger) -> dict[ProcessedId, str]:
-        """Return what the ids in a ledger are called, for the messages of its partition."""
         seed = seed_of(ledger.ledger_id)
         _, topic, partition = ledger.place
         return {
@@ -140,7 +139,6 @@ class Keeper:
 
 
 def kept_commit(record: Committed, next_offset: int) -> KeptCommit:
-    """Return what is kept of a commit after which the partition stands at `next_offset`."""
     return KeptCommit(
         record.commit_no,
         next_offset,

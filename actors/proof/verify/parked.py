@@ -84,7 +84,6 @@ def mark_is_wrong(record: Marked | Ended, epoch: int, generation: int, next_offs
 
 
 def counts_in(fields: dict[str, object]) -> tuple[int, int, dict[bytes, int]]:
-    """Return letters, dropped ones and private offsets of a snapshot."""
     letters, dropped = fields.get("parked", 0), fields.get("dropped", 0)
     offsets = fields.get("private_offsets", ())
     if not isinstance(letters, int) or not isinstance(dropped, int):

@@ -7,6 +7,7 @@ first record holds the names as they are.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 from collections.abc import Callable, Iterable
@@ -140,15 +141,14 @@ class LedgerFiles:
         same = known is not None and known.path == view.path
         if not same or not view.start <= self._read_to <= view.end:
             self._facts, self._read_to = self._from_snapshot(view)
-        reader = RecordReader(self._disk, view.path, view.firsts, view.place.seed)
-        try:
+        with contextlib.closing(
+            RecordReader(self._disk, view.path, view.firsts, view.place.seed)
+        ) as reader:
             trusted_from = view.firsts[-1] if view.firsts else 0
             chain = known_chain(self._disk, view, self._read_to)
             for stored in reader.replay(self._read_to, view.end, trusted_from, chain):
                 record = record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)
                 self._facts.take(record)
-        finally:
-            reader.close()
         self._view, self._read_to = view, view.end
 
     def _from_snapshot(self, view: View) -> tuple[_Facts, int]:

@@ -125,7 +125,7 @@ class SqlLedger:
         return SqlLog(session, self._place, row, proof=self._proof, at=self._at)
 
     def _claim(self, row: Row, epoch: int) -> None:
-        """Put the epoch into the row. An unknown outcome is seen when the row is read again."""
+        """An unknown outcome is seen when the row is read again."""
         dead = self._proof.prove_dead(row.ledger_id, row.epoch, row.owner)
         facts = {**self._proof.facts(), "name": self.name}
         facts.update(self._proof.hold(row.ledger_id, epoch))

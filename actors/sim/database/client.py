@@ -136,7 +136,6 @@ class Client:
         return holder is None
 
     def let_go(self) -> None:
-        """Release the lock of a dead owner."""
         if self.session is not None and self._held is not None:
             self.session.owner_locks.discard(self._held)
         self._held = None

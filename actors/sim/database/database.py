@@ -94,7 +94,7 @@ class Database:
         # What happens when somebody reads what is committed and not synced.
         self.unsynced_read: Callable[[], None] | None = None
         self._numbers = 0
-        self._writer: DatabaseSession | None = None  # of a file
+        self.writer: DatabaseSession | None = None  # of a file
         self._locked: dict[tuple[str, int], DatabaseSession] = {}  # rows of a server
         self._loaded: DatabaseSession | None = None  # whose transaction the engine has
         self._image: bytes | None = None  # what a power cut leaves; None: all that is committed
@@ -139,7 +139,7 @@ class Database:
         self.sessions.remove(session)
 
     def vanish(self, session: DatabaseSession) -> None:
-        """The client is gone: a server whose client's machine went silent learns of it later."""
+        """A server whose client's machine went silent learns of it later."""
         if self.kind == SERVER and session.lingers:
             self.world.after(LINGER_MS, lambda: self.end(session))
         else:
@@ -152,10 +152,6 @@ class Database:
 
     def owner_of(self, key: OwnerKey) -> DatabaseSession | None:
         return next((one for one in self.sessions if key in one.owner_locks), None)
-
-    @property
-    def writer(self) -> DatabaseSession | None:
-        return self._writer
 
     # --- statements ------------------------------------------------------------------------------
 
@@ -198,9 +194,9 @@ class Database:
     def begin(self, session: DatabaseSession, *, waits: bool) -> None:
         """Raises Waits, Locked."""
         if self.kind == FILE:
-            if self._writer not in {None, session}:
+            if self.writer not in {None, session}:
                 raise (Waits if waits else Locked)(f"{self.name}: another process is writing")
-            self._writer = session
+            self.writer = session
         session.open = True
         session.waits = waits
 
@@ -241,7 +237,6 @@ class Database:
             self.world.trace.add(self.name, "unsynced commit lost")
 
     def look(self) -> AbstractContextManager[Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]]:
-        """Let a proof read what is committed."""
         return nullcontext(self._committed_rows)
 
     def read_back(self) -> None:
@@ -255,8 +250,8 @@ class Database:
     def _over(self, session: DatabaseSession) -> None:
         session.open = session.waits = False
         session.statements.clear()
-        if self._writer is session:
-            self._writer = None
+        if self.writer is session:
+            self.writer = None
         for row in [row for row, holder in self._locked.items() if holder is session]:
             del self._locked[row]
 

@@ -191,7 +191,6 @@ class Node:
         content.set_length(length)
 
     def after_power_cut(self, survivors: Collection[int]) -> Node:
-        """Return what is left of this node when the units numbered `survivors` were written."""
         left = Node(self.number, self.directory, self.cache, self.durable.copy())
         left.durable_names = dict(self.durable_names)
         left._apply(unit for unit in self.pending if unit.order in survivors)
@@ -209,14 +208,13 @@ def apply_names(names: dict[str, int], unit: NamesChanged) -> None:
 
 
 def pending_units(nodes: dict[int, Node]) -> list[Pending]:
-    """Return everything that is not durable, in the order in which it was done."""
+    """In the order in which it was done."""
     found = [unit for node in nodes.values() for unit in node.pending]
     found.sort(key=lambda unit: unit.order)
     return found
 
 
 def after_power_cut(nodes: dict[int, Node], survivors: Collection[int]) -> dict[int, Node]:
-    """Return the nodes that are left when only `survivors` were written. Nameless ones are gone."""
     left: dict[int, Node] = {}
     waiting = [ROOT]
     while waiting:

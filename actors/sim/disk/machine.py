@@ -140,7 +140,7 @@ class Machine:
     # --- power cuts ----------------------------------------------------------------------------
 
     def pending(self) -> list[Pending]:
-        """Return what a power cut may lose, oldest first."""
+        """Oldest first."""
         return pending_units(self.nodes)
 
     def copy(self) -> Self:
@@ -192,14 +192,12 @@ class Machine:
         return node
 
     def place(self, path: str) -> tuple[Node, str]:
-        """Return the directory that holds the last name of `path`, and that name."""
         parts = _parts(path)
         if not parts:
             raise failure(errno.EINVAL, path)
         return self.directory("/".join(parts[:-1])), parts[-1]
 
     def change_names(self, parent: Node, *changes: tuple[str, int | None]) -> None:
-        """Carry out one name operation and keep it as pending."""
         for name, number in changes:
             old = parent.names.pop(name, None)
             if old is not None:
@@ -244,7 +242,7 @@ class Machine:
         return min(end, node.cache.length + max(0, self.capacity - self.used()))
 
     def put(self, node: Node, data: bytes, offset: int) -> None:
-        """Write bytes into the cache and keep the sectors (and a new length) as pending."""
+        """The sectors, and a new length, are pending."""
         before = node.cache.length
         touched = node.cache.write(data, offset)
         if node.cache.length != before:
@@ -254,7 +252,6 @@ class Machine:
             node.pending.append(SectorWritten(self._take_order(), node.number, index, content))
 
     def resize(self, node: Node, length: int) -> None:
-        """Set the length of a file in the cache and keep that as pending."""
         if length != node.cache.length:
             node.cache.set_length(length)
             node.pending.append(LengthSet(self._take_order(), node.number, length))

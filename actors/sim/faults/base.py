@@ -23,7 +23,6 @@ class Fault:
         self._mean_ms = mean_ms
 
     def tightened(self, limits: Limits) -> Limits:
-        """Return what the processes get instead of `limits`."""
         return limits
 
     def arm(self) -> None:

@@ -94,7 +94,7 @@ class UnsyncedCommit(_OfTables):
         return False
 
     def _read(self, database: Database) -> None:
-        """Somebody knows of a commit that is not synced."""
+        """A process has read a commit that is not synced."""
         self.fired()
         database.unsynced_read = None
         policy = Seeded(self.rng.getrandbits(32))

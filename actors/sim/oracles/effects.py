@@ -59,7 +59,6 @@ def wish_of(identity: bytes, *, replayed: bool) -> Wish | None:
 
 
 def order_about(name: str) -> EffectOrder:
-    """Return what every operator says about one call: always the same."""
     if crc32(name.encode()) % 2:
         return EffectOrder(name, AGAIN)
     return EffectOrder(name, ANSWERED, BYTES, b"said of " + name.encode())
@@ -159,5 +158,4 @@ class EffectModel:
 
 
 def name_of(place: tuple[str, str, int], topic: str, offset: int, number: int) -> str:
-    """Return how a call in a topic is named: `place` is that of the ledger."""
     return effect_id(place[0], topic, place[2], offset, NAME, number)

@@ -68,7 +68,6 @@ class RecordOracle:
             raise Violation("changed record", f"{self.name}: the record at {position} {what}")
 
     def recovered(self, start: int, found: list[tuple[int, Raw]]) -> None:
-        """Take all records from `start` on as a recovery found them."""
         promised = [position for position in self.records if position >= start]
         shown = [position for position, _ in found]
         if shown[: len(promised)] != promised:

@@ -149,5 +149,4 @@ class TableOracle:
 
 
 def account_of(place: Place) -> str:
-    """Return the name under which the handlers of a ledger write."""
     return f"{place[0]} {place[1]}/{place[2]}"

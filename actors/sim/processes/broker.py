@@ -106,7 +106,6 @@ class SimBroker(Shell):
         self.world.kill(owner)
 
     def _check_recovered(self, core: BrokerCore) -> None:
-        """Compare the recovered state with the list of all that was stored."""
         for topic, partition in core.state.topics.partitions():
             stored = len(self.world.oracle.messages[topic.name, partition.number])
             if partition.end_offset != stored:

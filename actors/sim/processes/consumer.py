@@ -117,7 +117,6 @@ class SimConsumer(Shell):
 
     @property
     def may_have_effects(self) -> bool:
-        """Whether its handlers may call the world outside."""
         return not self.group.concurrency
 
     @property
@@ -204,7 +203,7 @@ class SimConsumer(Shell):
             raise consumer.error
 
     def stop(self) -> None:
-        """See the base class: commit what is being handled, give the grant back."""
+        """Commit what is being handled, give the grant back."""
         self.post(Drain())
         self.due_ms = self.world.clock.now_ms()
 
@@ -254,7 +253,6 @@ class SimConsumer(Shell):
     # --- host of the shell -----------------------------------------------------------------------
 
     def start_call(self, _: ConsumerShell, run: RunHandler, /) -> None:
-        """A call is over after some drawn time."""
         self._begin_call(run)
 
     def cut_call(self, _: ConsumerShell, /) -> None:
@@ -313,7 +311,6 @@ class SimConsumer(Shell):
         self._call_ms = self.world.clock.now_ms() + pause_ms
 
     def _answer_call(self) -> None:
-        """The handler calls are over: tell the core what they did."""
         run = self._call
         assert run is not None and self._consumer is not None  # noqa: PT018
         self._call_ms = NEVER_MS

@@ -46,8 +46,6 @@ class TableEvents(CheckedEvents):
 
 
 class SimTableConsumer(SimConsumer):
-    """One member."""
-
     def __init__(
         self,
         world: Environment,

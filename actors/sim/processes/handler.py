@@ -54,7 +54,7 @@ class Effects:
 
 
 def identity_of(topic: str, record: BatchStored, batch: Batch, index: int) -> bytes:
-    """Return the id of a message as bytes that no other message of any topic has."""
+    """No two messages of any topic have the same bytes."""
     if batch.ids is not None:
         return topic.encode() + b"?" + batch.ids[index]
     number = record.first_sequence + index
@@ -71,7 +71,6 @@ def fate_of(identity: bytes, *, replayed: bool) -> str:
 
 
 def failures_of(identity: bytes) -> int:
-    """Return how many attempts at this message raise before one succeeds."""
     weight = crc32(identity) >> 8
     return 0 if weight % 13 else 1 + weight % 2
 
@@ -132,7 +131,6 @@ def dead_letter(topic: str, partition: int, identity: bytes, body: bytes, kind: 
 
 
 def original_of(batch: Batch, index: int) -> bytes:
-    """Return the identity of the message behind a letter or a replay."""
     assert batch.headers is not None, "letters and replays have headers"
     return decode_headers(batch.headers[index])[IDENTITY]
 

@@ -57,7 +57,6 @@ class KeyedRun(HandlerRun):
     """Carries out one run. Each answer but the last is Blocked: the run goes on when a job ends."""
 
     def __init__(self, shell: Caller, run: RunHandler, kept: Kept, *, cut: bool) -> None:
-        """`kept` is that of the shell's process."""
         super().__init__(shell, run, cut=cut)
         # Offsets of the private topic are others: what waits for the main one stays.
         self._kept = Kept() if run.private else kept

@@ -21,7 +21,7 @@ class Pauses:
         self._free: tuple[int, int] | None = None
 
     def answered(self, run: RunHandler, done: HandlerDone, stored: int, now_ms: int) -> None:
-        """A run is over while the topic has `stored` messages."""
+        """`stored`: how many messages the topic has when the run is over."""
         following = run.window.split(done.handled)[0].next_offset
         if done.failure is None and not run.private and following < stored:
             self._free = (following, now_ms)

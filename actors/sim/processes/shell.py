@@ -164,7 +164,7 @@ class Shell:
         self._interruption = None
 
     def stop(self) -> None:
-        """End in good order, as SIGTERM does."""
+        """As SIGTERM does."""
         self.guarded(lambda: self.finish(None))
 
     def ready_to_stop(self) -> bool:
@@ -173,7 +173,6 @@ class Shell:
         return running and self.frozen_until_ms <= self.world.clock.now_ms()
 
     def endpoint_name(self) -> bytes:
-        """Return the routing id of the socket."""
         assert self.transport is not None
         return self.transport.endpoint.name
 

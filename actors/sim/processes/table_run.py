@@ -52,7 +52,7 @@ class TableRun(HandlerRun):
     def __init__(
         self, shell: TableCaller, session: Session, run: RunHandler, takes_ms: int
     ) -> None:
-        """`takes_ms`: how long it takes, roughly."""
+        """`takes_ms` is rough."""
         super().__init__(shell, run, cut=shell.cut_asked)
         self._shell: TableCaller = shell
         self._session = session
@@ -79,7 +79,7 @@ class TableRun(HandlerRun):
             return answer
 
     def _interlude_ms(self) -> int:
-        """What a fault has for this run may happen here."""
+        """A fault planned for this run may strike here."""
         shell, interlude = self._shell, self._shell.interlude
         if interlude is None or shell.rng.random() > STEP_ODDS:
             return 0
@@ -101,7 +101,7 @@ class TableRun(HandlerRun):
             self._world.trace.add(self._shell.name, "answer dropped")
 
     def _call(self) -> Steps[HandlerDone | None]:
-        """As library/handlers.py does it."""
+        """Step by step what a call of library/handling does."""
         run, session = self._run, self._session
         session.start_call((run.epoch, run.private, run.first_offset))
         try:

@@ -45,7 +45,6 @@ class User:
         raise AssertionError(f"{process} has nothing to send: {memory} {rng}")
 
     def settled(self, settled: Settled) -> None:
-        """Take a verdict."""
         batch: Batch = settled.token
         if settled.error is not None:
             raise Violation("refused", f"{self.name or 'anonymous'}: {settled.error}")
@@ -128,7 +127,7 @@ class FileUser(User):
         return all(self.acked.get(partition, 0) >= self.quota for partition in range(counts))
 
     def opened(self, opened: Opened, memory: dict[str, int]) -> None:
-        """See the base class: the broker's number and digest must fit what was acknowledged."""
+        """The broker's number and digest must fit what was acknowledged."""
         memory.clear()
         for topic, partition, number, digest in opened.partitions:
             if topic != self.topic:
@@ -181,7 +180,7 @@ class RivalUser(User):
 
     @property
     def content(self) -> bool:
-        """See the base class: what a fenced process had not heard of is unknown for ever."""
+        """What a fenced process has not heard of stays unknown."""
         return len(self.acked) >= self.quota
 
     def next_submit(
@@ -245,5 +244,5 @@ class WebUser(User):
         self.acked.add(int(identity.rpartition(b"-")[2]))
 
     def _conflict(self, identity: bytes) -> None:
-        """See the base class: the lie, or the truth after the lie."""
+        """A refusal of the lie, or of the truth after the lie."""
         self.acked.add(int(identity.rpartition(b"-")[2]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from oncemq.codec import records as codec
-from oncemq.core.consumer.work import Drain
 from oncemq.ids import dead_topic, private_topic
 from oncemq.library.operating.dead_letters import Letter, letter_at
 from oncemq.library.testkit.actors import create_topic, stored_batches
@@ -70,8 +69,3 @@ def private_done(world: World, member: Member) -> bool:
     return member.core.ledger.next_offset_of(topic.topic_id) == end and bool(
         member.core.idle_since_ms
     )
-
-
-def stop(world: World, member: Member) -> None:
-    member.actor.post(Drain())
-    world.run(lambda: member.actor.ended, member)

@@ -41,7 +41,6 @@ from tests.core.consumer.letters_help import (
     private_done,
     records,
     send_private,
-    stop,
     with_poison,
 )
 from tests.core.consumer.world import GROUP, OUT, TOPIC, Member, World
@@ -119,7 +118,7 @@ def test_a_letter_keeps_key_value_headers_and_order(world: World) -> None:
     assert letter.origin is not None
     assert (letter.origin.id, letter.origin.id_type) == (f"{TOPIC}/importer:0:0", "sequence")
     assert len(letter.error) == 1003  # bounded
-    stop(world, member)
+    world.stop(member)
 
 
 def test_nothing_is_committed_before_the_dead_topic_is_there(world: World) -> None:
@@ -330,7 +329,7 @@ def test_a_mark_of_an_older_epoch_is_over_with_its_message(world: World) -> None
     third = world.member()
     world.drain(third)
     assert third.core.ledger.deaths == {}
-    stop(world, third)
+    world.stop(third)
     world.send("y", id="y")
     fourth = world.member()
     world.drain(fourth)
@@ -384,7 +383,7 @@ def test_after_a_clean_end_nothing_runs_alone(world: World) -> None:
     world.send("x", id="x")
     first = world.member()
     world.drain(first)
-    stop(world, first)
+    world.stop(first)
     assert isinstance(records(world, object)[-1], LedgerEnded)
     world.send_batch(5)
     second = world.member()
@@ -398,7 +397,7 @@ def test_a_good_end_counts_for_one_generation_only(world: World) -> None:
     world.send("x", id="x")
     first = world.member()
     world.drain(first)
-    stop(world, first)
+    world.stop(first)
     world.send_batch(3)
     die_in_call(world, world.member())
     third = world.member()
@@ -444,7 +443,7 @@ def test_a_replay_is_handled_once_as_the_original(world: World) -> None:
     world.producers[""].send(world.loop, TOPIC, "v", id="poison", headers={"h": b"1"})
     member = with_poison(world, Reject("no"), "poison")
     world.drain(member)
-    stop(world, member)
+    world.stop(member)
     world.send("after", id="after")
     got: list[Any] = []
 
@@ -461,7 +460,7 @@ def test_a_replay_is_handled_once_as_the_original(world: World) -> None:
     world.clock.advance(PRIVATE_LOOK_MS)
     world.run(lambda: private_done(world, second), second)
     assert got == [("poison", TOPIC, 0, 0, 1), ("v", {"h": b"1"}, f"{GROUP}@{TOPIC}:s:poison")]
-    stop(world, second)
+    world.stop(second)
     third = world.member(mended)
     world.drain(third)
     world.run(lambda: private_done(world, third), third)

@@ -418,10 +418,8 @@ def test_messages_before_an_unknown_effect_are_committed(world: World) -> None:
 
 def test_a_clean_end_does_not_hide_an_unknown_effect(world: World) -> None:
     """The process was stopped while it waited: the next one holds the message again."""
-    from tests.core.consumer.letters_help import stop
-
     member = held(world)
-    stop(world, member)
+    world.stop(member)
     assert member.error is None
     member = world.member()
     run = called(world, member)

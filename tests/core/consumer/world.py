@@ -12,14 +12,14 @@ from functools import partial
 from typing import Any
 
 from oncemq.codec import batch as batch_codec
-from oncemq.core.consumer.work import HandlerDone, RunHandler
+from oncemq.core.consumer.work import Drain, HandlerDone, RunHandler
 from oncemq.library.consuming.actor import ConsumerActor
 from oncemq.library.handling.call import Consumer
 from oncemq.library.handling.make_call import TopicFinders, make_call
 from oncemq.library.handling.state import decode_state
 from oncemq.library.handling.threads import HandlerThreads
 from oncemq.library.handling.tx import Tx
-from oncemq.library.messages.message import Message
+from oncemq.library.messages.message import Message, messages_in
 from oncemq.library.testkit.actors import LocalProducer, create_topic, stored_batches
 from oncemq.library.testkit.network import LocalClock, LocalEndpoint, LocalLoop, LocalNetwork
 from oncemq.limits import SEGMENT_BYTES
@@ -311,9 +311,11 @@ class World:
         end = self.broker.core.state.topics.by_name[TOPIC].partition(0).end_offset
         return member.core.idle_since_ms is not None and member.core.ledger.next_offset == end
 
-    def stored(self, topic: str) -> list[Message]:
-        from oncemq.library.messages.message import messages_in
+    def stop(self, member: Member) -> None:
+        member.actor.post(Drain())
+        self.run(lambda: member.actor.ended, member)
 
+    def stored(self, topic: str) -> list[Message]:
         number = self.broker.core.state.topics.by_name[topic].number
         return [
             m for stored in stored_batches(self.broker, number) for m in messages_in(topic, stored)

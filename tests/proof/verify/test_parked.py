@@ -13,7 +13,7 @@ from oncemq.proof.checks.verdict import run_checks
 from oncemq.proof.story.explain import explain
 from oncemq.proof.verify.verify import Report, verify
 from oncemq.shells.ledger.files import ledger_directory
-from tests.core.consumer.letters_help import letters, private_done, send_private, stop, with_poison
+from tests.core.consumer.letters_help import letters, private_done, send_private, with_poison
 from tests.core.consumer.world import GROUP, TOPIC, Member, World
 
 
@@ -78,7 +78,7 @@ def test_each_message_is_one_of_processed_parked_skipped(world: World, compact: 
     if compact:
         member.actor._driver.write_snapshot()
         member.turn()
-        stop(world, member)
+        world.stop(member)
     assert counts(proved(world)) == {"processed": 3, "parked": 1, "skipped": 1, "pending": 0}
     assert proved(world).topics[f"{TOPIC}.dead"]["accepted"] == 4
 
@@ -134,6 +134,6 @@ def test_a_process_that_died_is_no_violation(world: World) -> None:
         member.kill()
     last = world.member()
     world.drain(last)
-    stop(world, last)
+    world.stop(last)
     assert counts(proved(world))["processed"] == 3
     assert ledger_directory(world.state, GROUP, TOPIC, 0).endswith("/0")
