@@ -170,7 +170,7 @@ def _threads_end() -> Iterator[None]:
             status = print_error(error)
     if left := _left_behind(before):
         names = ", ".join(repr(thread.name) for thread in left)
-        click.echo(f"waiting {THREADS_S:g} s for threads of the application: {names}", err=True)
+        tell(f"waiting {THREADS_S:g} s for threads of the application: {names}")
         until = time.monotonic() + THREADS_S
         for thread in left:
             thread.join(max(0.0, until - time.monotonic()))
