@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from .library.embedded.queue import ExactlyOnceConsumer, ExactlyOnceQueue
     from .library.handling.tx import Tx
     from .library.messages.message import Message
+    from .library.messages.payloads import Serializer
     from .library.producing.acks import Ack
     from .library.producing.pending import AckMany, Pending, PendingMany
     from .library.producing.producer import Producer
@@ -130,6 +131,7 @@ __all__ = [
     "ProtocolError",
     "Reject",
     "ResultTimeout",
+    "Serializer",
     "SinkLocked",
     "SinkUnavailable",
     "StateMismatch",
@@ -164,6 +166,7 @@ _HOMES = {
     "Pending": "library.producing.pending",
     "PendingMany": "library.producing.pending",
     "Producer": "library.producing.producer",
+    "Serializer": "library.messages.payloads",
     "Tx": "library.handling.tx",
 }
 

@@ -1,4 +1,4 @@
-"""Names, message ids and the choice of a partition.
+"""Names and message ids, also those that OnceMQ makes itself, and the choice of a partition.
 
 An explicit id is text or bytes from the sender. Inside the system it is *tagged*: one byte for the
 type, then the bytes, so that "1" and b"1" are two ids. A sequence id is (topic, producer,
@@ -77,7 +77,7 @@ def private_topic(topic: str, group: str) -> str:
     return f"{topic}{INTERNAL_MARK}{group}"
 
 
-def letter_id(partition: int, offset: int) -> str:
+def replay_id(partition: int, offset: int) -> str:
     """Return the explicit id of a replayed dead letter: replaying it twice is a duplicate."""
     return f"dead:{partition}:{offset}"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -266,6 +268,39 @@ def test_each_core_is_put_together_in_one_place(core: str, shell: str) -> None:
         and core in {getattr(node.func, "id", ""), getattr(node.func, "attr", "")}
     ]
     assert made == [shell]
+
+
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that people read: all of a page; of a Python file comments and docstrings."""
+    text = path.read_text("utf-8")
+    if path.suffix != ".py":
+        yield from enumerate(text.splitlines(), 1)
+        return
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT or token.string.startswith('"""'):
+            yield from enumerate(token.string.splitlines(), token.start[0])
+
+
+def files_named(text: str) -> list[str]:
+    """The Python files that a text names, with or without folders; no pattern, no place outside."""
+    return re.findall(r"(?<![\w/.*{}<>-])(?:[\w-]+/)*[A-Za-z_]\w*\.py\b", text)
+
+
+def test_files_named_in_prose_exist() -> None:
+    """A reader who follows a name finds the file; a rename takes the prose along."""
+    there = {path.relative_to(ROOT).as_posix() for path in all_sources()}
+    there |= {re.sub("^actors/", "oncemq/", name) for name in there}
+    ends = {name[at:] for name in there for at in range(len(name)) if name[at - 1] == "/"} | there
+    ends |= {"manage.py", "shop.py"}  # of users: a Django project, and the handler of README.md
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    stale = [
+        f"{place(path, line)} {name}"
+        for path in [*all_sources(), *pages]
+        for line, text in prose(path)
+        for name in files_named(text)
+        if name not in ends
+    ]
+    assert stale == []
 
 
 def asserts(node: ast.AST) -> bool:

@@ -176,8 +176,9 @@ def _threads_end() -> Iterator[None]:
             thread.join(max(0.0, until - time.monotonic()))
         if not _left_behind(before):
             raise click.exceptions.Exit(status)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none
+                stream.flush()
         os._exit(status)
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
+from ..core.consumer.work import CRASHED, RAISED, REJECTED, UNKNOWN_EFFECT
 from ..errors import OnceMQError
 from ..ids import check_name
 from ..library.ledgers.reader import NoLedger, read_group
 from ..library.operating.client import AdminClient
 from ..library.operating.dead_letters import DROPPED, PENDING, DeadLetters, Letter
+from ..runtime.diagnostics import tell
 from ..runtime.os_disk import OsDisk
 from ..runtime.settings import Settings
 from .config import setting_options
@@ -38,6 +42,14 @@ def dlq() -> None:
 _topic = click.option(
     "--topic", metavar="T", required=True, help="The topic of the original message."
 )
+_kinds = click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice([RAISED, REJECTED, CRASHED, UNKNOWN_EFFECT]),
+    multiple=True,
+    help="Only letters of this kind; may be given several times.",
+)
+_error = click.option("--error", metavar="TEXT", help="Only letters whose error contains TEXT.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -45,12 +57,18 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 @_topic
 @click.option("--group", metavar="G", help="Only letters of this group.")
 @click.option("--pending", is_flag=True, help="Only letters not yet replayed or dropped.")
+@_kinds
+@_error
+@click.option("--count", is_flag=True, help="Count the letters instead of listing them.")
 @_json
 @setting_options("broker", "state")
 def list_letters(
     topic: str,
     group: str | None,
     pending: bool,
+    kinds: tuple[str, ...],
+    error: str | None,
+    count: bool,
     as_json: bool,
     broker: str | None,
     state: str | None,
@@ -64,7 +82,14 @@ def list_letters(
         desk = _open(client, topic, group)
         desk.load(group)
         _follow(desk, settings.state)
-        found = [one for one in desk.letters.values() if not pending or one.status == PENDING]
+        found = [
+            one
+            for one in desk.letters.values()
+            if (not pending or one.status == PENDING) and _is_chosen(one, kinds, error)
+        ]
+    if count:
+        _print_counts(topic, found, as_json=as_json)
+        return
     if as_json:
         print_json({"topic": topic, "letters": [letter.as_dict() for letter in found]})
         return
@@ -72,7 +97,26 @@ def list_letters(
         f"dead letters of {topic}",
         ("id", "group", "message", "kind", "attempts", "parked at", "status", "error"),
         [_row(letter) for letter in found],
+        whole=3,
     )
+
+
+def _is_chosen(letter: Letter, kinds: tuple[str, ...], error: str | None) -> bool:
+    return (not kinds or letter.kind in kinds) and (error is None or error in letter.error)
+
+
+def _print_counts(topic: str, letters: list[Letter], *, as_json: bool) -> None:
+    """Print how many letters have the same group, kind, type of error and status."""
+    columns = ("group", "kind", "error", "status")
+    counts = Counter(
+        (one.group, one.kind, one.error.partition(":")[0], one.status) for one in letters
+    )
+    rows = [(*row, times) for row, times in sorted(counts.items())]
+    if as_json:
+        listed = [dict(zip((*columns, "letters"), row, strict=True)) for row in rows]
+        print_json({"topic": topic, "counts": listed})
+    else:
+        print_table(f"dead letters of {topic}", (*columns, "letters"), rows)
 
 
 @dlq.command("show")
@@ -102,11 +146,18 @@ def show(
 
 @dlq.command("replay")
 @click.argument("ids", metavar="[ID...]", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All pending letters of the group.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="All pending letters of the group, except rejected ones: --kind rejected takes those.",
+)
 @_topic
 @click.option(
     "--group", metavar="G", required=True, help="The group that handles the letters again."
 )
+@_kinds
+@_error
 @_json
 @setting_options("broker")
 def replay(
@@ -114,11 +165,17 @@ def replay(
     everything: bool,
     topic: str,
     group: str,
+    kinds: tuple[str, ...],
+    error: str | None,
     as_json: bool,
     broker: str | None,
 ) -> None:
-    """Send dead letters to group G alone, to be handled once more."""
-    _answer(ids, topic, group, broker, everything=everything, drop=False, as_json=as_json)
+    """Send dead letters to group G alone, to be handled once more.
+
+    A handler rejected a letter of kind "rejected" for good: --all leaves it alone.
+    """
+    chosen = _Choice(ids, kinds, error, everything=everything)
+    _answer(chosen, topic, group, broker, drop=False, as_json=as_json)
 
 
 @dlq.command("drop")
@@ -126,6 +183,8 @@ def replay(
 @click.option("--all", "everything", is_flag=True, help="All pending letters of the group.")
 @_topic
 @click.option("--group", metavar="G", required=True, help="The group that parked the letters.")
+@_kinds
+@_error
 @_json
 @setting_options("broker")
 def drop(
@@ -133,34 +192,63 @@ def drop(
     everything: bool,
     topic: str,
     group: str,
+    kinds: tuple[str, ...],
+    error: str | None,
     as_json: bool,
     broker: str | None,
 ) -> None:
     """Drop dead letters of group G for good: nothing can replay them."""
-    _answer(ids, topic, group, broker, everything=everything, drop=True, as_json=as_json)
+    chosen = _Choice(ids, kinds, error, everything=everything)
+    _answer(chosen, topic, group, broker, drop=True, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The letters that an operator means: named ones, or all pending ones of some kinds."""
+
+    ids: tuple[str, ...]
+    kinds: tuple[str, ...]
+    error: str | None
+    everything: bool
+
+    def check(self) -> None:
+        """Raise UsageError if it names none, or too much."""
+        if bool(self.ids) == self.everything:
+            raise click.UsageError("name the letters, or pass --all")
+        if self.ids and (self.kinds or self.error is not None):
+            raise click.UsageError("--kind and --error choose among --all letters")
+
+    def of(self, desk: DeadLetters, group: str, *, drop: bool) -> tuple[list[Letter], int]:
+        """Return the letters, and how many rejected ones are left alone."""
+        if not self.everything:
+            return desk.named(list(self.ids), group), 0
+        found = [
+            one
+            for one in desk.letters.values()
+            if one.status == PENDING and _is_chosen(one, self.kinds, self.error)
+        ]
+        if drop or self.kinds:
+            return found, 0
+        kept = [one for one in found if one.kind != REJECTED]
+        return kept, len(found) - len(kept)
 
 
 def _answer(
-    ids: tuple[str, ...],
+    choice: _Choice,
     topic: str,
     group: str,
     broker: str | None,
     *,
-    everything: bool,
     drop: bool,
     as_json: bool,
 ) -> None:
     """Fails if the opposite was decided before, after all other letters are answered."""
-    if bool(ids) == everything:
-        raise click.UsageError("name the letters, or pass --all")
+    choice.check()
     settings = Settings.load(flags={"broker": broker})
     with AdminClient(settings.broker) as client:
         desk = _open(client, topic, group)
         desk.load(group)
-        if everything:
-            chosen = [one for one in desk.letters.values() if one.status == PENDING]
-        else:
-            chosen = desk.named(list(ids), group)
+        chosen, left = choice.of(desk, group, drop=drop)
         new = desk.answer(chosen, group, drop=drop) if chosen else 0
         desk.load(group)
         now = desk.named([letter.id for letter in chosen], group)
@@ -171,6 +259,8 @@ def _answer(
     else:
         word = "dropped" if drop else "replayed"
         say(f"{new} {word}; {len(now) - new} already replayed or dropped")
+    if left:
+        tell(f"{left} rejected letters are left alone; to replay them too pass --kind rejected")
     wrong = [letter for letter in now if (letter.status == DROPPED) != drop]
     if wrong:
         raise AlreadyAnswered(f"{wrong[0].id} is already {wrong[0].status}")
@@ -196,7 +286,7 @@ def _row(letter: Letter) -> list[Any]:
     at = dt.datetime.fromtimestamp(letter.parked_at_ms / 1000, dt.UTC)
     message = letter.as_dict()["message_id"]
     error = letter.error if len(letter.error) <= 60 else f"{letter.error[:60]}..."
-    when = at.isoformat(timespec="seconds")
+    when = f"{at:%Y-%m-%dT%H:%M:%SZ}"
     return [
         letter.id,
         letter.group,

@@ -9,18 +9,26 @@ from typing import Any
 
 import click
 
+from ..errors import OnceMQError
 from ..library.operating.client import AdminClient
 from ..library.operating.group_state import GroupState, group_state
 from ..library.operating.seek import EARLIEST, LATEST, Moved, Seeker
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import print_json, print_table, process_events
+from .output import did_you_mean, operator_events, print_json, print_table
 
 FIELDS = ("group", "topic", "partition", "epoch", "consumer", "host", "path", "live")
 _REASON_CHARS_MAX = 500
 _LAG_VERSION = 2  # of the protocol: brokers before it do not tell the lag
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+class UnknownGroup(OnceMQError):
+    """No consumer of the group has ever joined at this broker."""
+
+    code = "unknown_group"
+    default_hint = "list groups: oncemq groups list"
 
 
 @click.group()
@@ -47,7 +55,7 @@ def list_groups(as_json: bool, broker: str | None) -> None:
     if as_json:
         print_json({"groups": [dict(zip(columns, row, strict=True)) for row in rows]})
     else:
-        print_table("groups", columns, [[_shown(value) for value in row] for row in rows])
+        print_table("groups", columns, [[_shown(value) for value in row] for row in rows], whole=2)
 
 
 @groups.command("show")
@@ -63,6 +71,9 @@ def show_group(group: str, as_json: bool, broker: str | None) -> None:
     settings = Settings.load(flags={"broker": broker})
     with AdminClient(settings.broker) as client:
         state = group_state(client, group, host=socket.gethostname())
+        if not state.partitions and not state.members:
+            known = {row[0] for row in client.groups().groups}
+            raise UnknownGroup(f"there is no group {group!r}{did_you_mean(group, known)}")
     if as_json:
         print_json(state.as_dict())
     else:
@@ -169,7 +180,7 @@ def _move(
     place = _place(to)
     reason = f"{reason or 'operator'} (to {to})"[:_REASON_CHARS_MAX]
     with (
-        process_events("seek", settings) as events,
+        operator_events("seek", settings) as events,
         Seeker(settings.broker, settings.state, events, sink=sink) as seeker,
     ):
         if isinstance(place, dt.datetime):

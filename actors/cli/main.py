@@ -20,7 +20,14 @@ import click
 from .. import __version__
 from ..errors import OnceMQError
 from ..runtime.diagnostics import tell
-from .output import ExitCode, exit_code_of, flush_stdout, keep_standard_streams, print_error
+from .output import (
+    ExitCode,
+    did_you_mean,
+    exit_code_of,
+    flush_stdout,
+    keep_standard_streams,
+    print_error,
+)
 
 
 class Entry(NamedTuple):
@@ -77,6 +84,17 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(_module(entry)), entry.target.partition(":")[2])
         assert isinstance(command, click.Command), f"{entry.target} is not a command"
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            near = did_you_mean(args[0], self.list_commands(ctx))
+            if near:
+                ctx.fail(f"there is no command {args[0]!r}{near}")
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, COMMANDS[name].help) for name in self.list_commands(ctx)]

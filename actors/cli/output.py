@@ -8,6 +8,7 @@ ONCEMQ_TRACEBACK=1.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import enum
 import io
 import json
@@ -18,17 +19,27 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import __version__
 from ..errors import Fenced, InvalidName, OnceMQError
+from ..ports import Events
 from ..runtime.diagnostics import ERASE_LINE, escaped, escaped_json, is_terminal, put, tell, text_of
-from ..runtime.events import EventLog
+from ..runtime.events import EventLog, NullEvents
 from ..runtime.settings import BadSetting, Settings, without_password
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 _PROGRESS_EVERY_S = 0.2
+_TEXT_MIN = 12  # columns of a terminal that the last cell of a row may be folded to
+_WORD_STYLES = {
+    "pending": "yellow", "unknown": "yellow", "held": "yellow", "no": "yellow",
+    "rejected": "red", "crashed": "red", "raised": "red", "unknown effect": "red",
+    "processed": "green", "replayed": "green", "yes": "green", "dropped": "dim",
+}  # fmt: skip
 
 
 class ExitCode(enum.IntEnum):
@@ -62,6 +73,12 @@ def explain(error: BaseException) -> str:
         where = f": {error.filename}" if error.filename is not None else ""
         return f"{error.strerror.lower()}{where}"
     return f"{type(error).__name__}: {text_of(error)}"
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return the end of a sentence that names what is spelled alike; "" if nothing is."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def print_error(error: BaseException) -> int:
@@ -107,23 +124,66 @@ def say(text: object = "", *, block: bool = False) -> None:
     click.echo(escaped(text, block=block))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table: drawn on a terminal, else columns parted by tabs, as `cut` likes them."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, whole: int = 1
+) -> None:
+    """Print a table: drawn on a terminal, else columns parted by tabs, as `cut` likes them.
+
+    The cells of the first `whole` columns, which people paste into the next command, are never cut
+    or folded, and of the others only the last. A table that is still too wide for the terminal
+    prints each row as lines of its own.
+    """
     texts = [["" if cell is None else escaped(cell) for cell in row] for row in rows]
     if not is_terminal(sys.stdout):
         for row in [list(columns), *texts]:
             click.echo("\t".join(row))  # each cell is escaped
         return
     from rich.console import Console  # only a terminal pays for loading it
+
+    draw_table(Console(highlight=False), title, columns, texts, whole=whole)
+
+
+def draw_table(
+    console: Console, title: str, columns: Sequence[str], rows: list[list[str]], *, whole: int
+) -> None:
+    """Draw rows of escaped cells as wide as the console is."""
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column)
-    for row in texts:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+    widths = [max(cell_len(one[at]) for one in [columns, *rows]) for at in range(len(columns))]
+    least = [*widths[:-1], min(widths[-1], _TEXT_MIN)]  # only the last one may be folded: a text
+    least[:whole] = widths[:whole]
+    if sum(least) + 2 * (len(least) - 1) > console.width:
+        _draw_rows(console, title, columns, rows)
+        return
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.padding = (0, 2, 0, 0)
+    for at, column in enumerate(columns):
+        table.add_column(
+            Text(column),
+            min_width=least[at],
+            no_wrap=least[at] == widths[at],
+            overflow="fold",
+            style="cyan" if at == 0 else "",
+        )
+    for row in rows:
+        table.add_row(*(Text(cell, style=_WORD_STYLES.get(cell, "")) for cell in row))
+    console.print(table)
+
+
+def _draw_rows(console: Console, title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
+    """Draw each row as lines `column  cell`; a cell that is too long is wrapped by the terminal."""
+    from rich.text import Text
+
+    console.print(Text(title, style="bold"))
+    indent = max(map(len, columns))
+    for row in rows:
+        for at, (column, cell) in enumerate(zip(columns, row, strict=True)):
+            style = "cyan" if at == 0 else _WORD_STYLES.get(cell, "")
+            line = Text.assemble((column.ljust(indent + 2), "bold"), (cell, style))
+            console.print(line, soft_wrap=True)
+        console.print()
 
 
 def open_events(role: str, settings: Settings) -> EventLog:
@@ -157,6 +217,16 @@ def process_events(role: str, settings: Settings) -> Iterator[EventLog]:
         events.emit("process.stop", exit_code=int(ExitCode.DONE))
     finally:
         events.close()
+
+
+@contextlib.contextmanager
+def operator_events(role: str, settings: Settings) -> Iterator[Events]:
+    """Write the events of a command for operators to --log-dir; a screen is for its result."""
+    if settings.log_dir is None:
+        yield NullEvents()
+    else:
+        with process_events(role, settings) as events:
+            yield events
 
 
 class ProgressLine:

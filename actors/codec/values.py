@@ -21,6 +21,8 @@ from ..limits import HEADERS_BYTES_MAX, KEY_BYTES_MAX, SYSTEM_HEADERS_BYTES_MAX
 BYTES = 0
 TEXT = 1
 MSGPACK = 2
+# 3 marks the state of a message key (entries.py).
+SERIALIZED = 4  # one byte with the length of a serializer's name, the name, and its bytes
 
 RESERVED_HEADER = "oncemq-"
 _NESTING_MAX = 100  # below Python's recursion limit, and below what msgpack itself reads back
@@ -50,6 +52,13 @@ _ADVICE = {
     "generic": "write: number.item()",  # of numpy
     "ndarray": "write: array.tolist()",
 }
+# By an attribute of a class with named fields: the same for its objects.
+_FORMS = (
+    ("__dataclass_fields__", "write: dataclasses.asdict(item)"),
+    ("__struct_fields__", "write: msgspec.to_builtins(item)"),
+    ("__attrs_attrs__", "write: attrs.asdict(item)"),
+    ("model_dump", "write: item.model_dump(mode='json')"),
+)
 
 
 def encode_value(value: Any, *, canonical: bool = False) -> tuple[int, bytes]:
@@ -86,7 +95,39 @@ def decode_value(encoding: int, data: bytes) -> Any:
             return msgpack.unpackb(data, timestamp=3)
     except (ValueError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise Malformed(f"a stored value cannot be decoded: {error}") from None
+    if encoding == SERIALIZED:
+        name, _ = split_serialized(data)
+        raise Malformed(
+            f"serializer {name!r} wrote the value, and this reader does not have it",
+            hint="give the App the serializer of the sender: App(serializer=...)",
+        )
     raise Malformed(f"unknown encoding of a value: {encoding}")
+
+
+def check_value(encoding: int, data: bytes) -> None:
+    """Raise Malformed unless a reader can decode it, one with the right serializer if need be."""
+    if encoding == SERIALIZED:
+        split_serialized(data)
+    else:
+        decode_value(encoding, data)
+
+
+def join_serialized(name: str, data: bytes) -> bytes:
+    """Return what is stored of a value that the serializer `name` made bytes of."""
+    packed = name.encode()
+    return bytes((len(packed),)) + packed + data
+
+
+def split_serialized(stored: bytes) -> tuple[str, bytes]:
+    """The inverse of `join_serialized`. Raises Malformed."""
+    end = 1 + stored[0] if stored else 0
+    try:
+        name = str(stored[1:end], "utf-8")
+    except UnicodeDecodeError:
+        name = ""
+    if not name or end > len(stored):
+        raise Malformed("a serialized value does not name its serializer")
+    return name, bytes(stored[end:])
 
 
 def encode_key(key: str | bytes) -> bytes:
@@ -194,6 +235,7 @@ def _plain_base(value: Any, path: str) -> Any:
                 )
             return plain
     advice = next((_ADVICE[base.__name__] for base in kind.__mro__ if base.__name__ in _ADVICE), "")
+    advice = next((text for name, text in _FORMS if hasattr(kind, name)), advice)
     raise ValueNotEncodable(f"{path}: {kind.__qualname__} cannot be carried", hint=advice)
 
 

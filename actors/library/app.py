@@ -15,6 +15,7 @@ from ..limits import (
 )
 from .handling.call import Consumer
 from .handling.shapes import Wishes, shape_of
+from .messages.payloads import Serializer, check_serializer
 from .sinks.address import check_sink
 
 if TYPE_CHECKING:
@@ -35,13 +36,17 @@ class App:
     Making an App opens nothing and reads nothing: it can live in a module that tests import.
     """
 
-    def __init__(self, broker: str | None = None) -> None:
+    def __init__(self, broker: str | None = None, *, serializer: Serializer | None = None) -> None:
         """`broker` is an endpoint such as tcp://127.0.0.1:7400.
 
         A `--broker` flag or ONCEMQ_BROKER in the environment goes before it; without any of them
         it is the broker of this machine. It is resolved at first use, not here.
+
+        `serializer` makes bytes of objects that OnceMQ does not carry, and objects of those bytes, in
+        all producers and handlers of this App (docs/HANDLERS.md). Raises TypeError, ValueError.
         """
         self.broker = broker
+        self.serializer = check_serializer(serializer)
         self._consumers: dict[tuple[str, str], Consumer] = {}
 
     @property
@@ -93,7 +98,7 @@ class App:
         _check_count("crash_retries", crash_retries)
         final = no_retry if isinstance(no_retry, tuple) else (no_retry,)
         _check_exceptions(final)
-        wishes = Wishes(batch, batch_size, typed, state_by, concurrency)
+        wishes = Wishes(batch, batch_size, typed, state_by, concurrency, self.serializer)
 
         if sink is not None:
             check_sink(sink)
@@ -135,6 +140,7 @@ class App:
             broker=self.broker,
             in_flight_bytes=in_flight_bytes,
             close_timeout=close_timeout,
+            serializer=self.serializer,
         )
 
     def __repr__(self) -> str:

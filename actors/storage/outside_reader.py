@@ -1,4 +1,4 @@
-"""Reading a log without opening it for writing: what `state`, `verify` and `dump` print.
+"""Reading a log from outside, beside its owner: what `state`, `verify` and `dump` print.
 
 People rely on what a reader prints as a client relies on an answer. So a reader takes whole groups
 only, syncs them through a descriptor of its own, and looks again for a newer generation before it

@@ -1,4 +1,6 @@
-"""Walking over the groups of the last segment, and judging what lies behind the last whole one.
+"""Walking over the groups of the last segment; the evidence about what lies behind the last one.
+
+`view.py` judges it.
 
 Theory of operation. A writer syncs a group before it writes the next one, so a crash tears at most
 one group, and no peer knows of it. Everything older is *attested*: something was written after its

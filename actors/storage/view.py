@@ -1,4 +1,6 @@
-"""Reading one generation: its manifest, its segments and where its last whole group ends.
+"""Reading one generation: its manifest, its segments, where its last whole group ends.
+
+And whether what lies behind is a torn tail or damage (`scan.py` gathers the evidence).
 
 Recovery, readers and the inspector all read through this file, so they all give the same verdict.
 No file is changed.

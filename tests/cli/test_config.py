@@ -161,6 +161,17 @@ def test_a_process_tells_its_beginning_and_its_end(tmp_path: Path) -> None:
     assert fenced["reason"] == "replaced (stop)"
 
 
+@pytest.mark.parametrize(
+    ("command", "meant"), [(["topic", "list"], "topics"), (["suprevise", "ls"], "supervise")]
+)
+def test_a_command_that_is_not_there_names_its_like(
+    command: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong usage ends with 2 and says what was probably meant."""
+    assert cli_main.main(command) == 2
+    assert f"did you mean '{meant}'?" in capsys.readouterr().err
+
+
 @pytest.mark.process
 def test_help_stays_light() -> None:
     """`oncemq --help` loads neither ZeroMQ nor rich nor structlog nor asyncio."""

@@ -18,6 +18,7 @@ FACES = {
     "Pending": "add_done_callback done result",
     "PendingMany": "acks add_done_callback done result",
     "Producer": "close flush name send send_many",
+    "Serializer": "decode encode",
     "Tx": "connection effect effect_key key key_of send sql state",
 }
 
@@ -35,7 +36,7 @@ def test_only_documented_names_show(name: str) -> None:
 def test_instances_show_no_more_than_their_fields() -> None:
     """What `__init__` sets shows too."""
     app = App()
-    assert shown(app) == f"broker {FACES['App']}"
+    assert shown(app) == f"broker {FACES['App']} serializer"
     with Harness(app) as harness:
         assert shown(harness) == FACES["Harness"].replace("drain", "drain effects")
         assert shown(harness.effects) == "done held retry"

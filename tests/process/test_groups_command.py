@@ -136,6 +136,21 @@ def test_a_group_in_use_is_not_moved(shop: Shop) -> None:
     assert len(shop.seek("--to=latest")["moved"]) == 3
 
 
+def test_operators_read_results_and_no_events(shop: Shop) -> None:
+    """A group that is not there is an error that names its like; a move prints no JSON lines."""
+    shop.send("a")
+    shop.consume()
+    missing = shop.house.start("show", "-m", "oncemq", "groups", "show", "gg")
+    missing.wait(START_S, 1)
+    assert missing.stdout() == ""
+    assert "there is no group 'gg'; did you mean 'g'?" in missing.stderr()
+    state = f"--state={shop.house.state}"
+    command = ("-m", "oncemq", "groups", "seek", "g", "orders", "--to=0", state)
+    moved = shop.house.start("seek", *command, ONCEMQ_LOG_DIR="")
+    moved.wait(START_S, 0)
+    assert (moved.stdout(), moved.stderr()) == ("partition\tfrom\tto\n0\t1\t0\n", "")
+
+
 def test_a_seek_in_the_wrong_directory_changes_nothing(shop: Shop) -> None:
     """The ledger is known: another one is refused, and the right place is named."""
     shop.send("a")

@@ -4,7 +4,8 @@ Theory of operation. A member is one process; its random id comes with every Joi
 asks for every partition that it does not own about once a second. So the broker needs no election
 and no session: a member heard within MEMBER_MS is live, and one that asked for a partition within
 ASKED_MS would take it. All of this is volatile and decides only *when* a member is granted, never
-whether a write counts; grants, epochs and leases (groups.py) do not change their meaning.
+whether a write counts; grants, epochs and leases (groups.py) do not change their meaning. Who owns
+how much is counted here, from those leases; membership.py only answers requests.
 
 With m live members and n partitions each share is n/m rounded down or up. The members that own most
 have the larger shares, so nothing moves without need (the sticky assignor of Kafka has the same

@@ -339,7 +339,7 @@ class ConsumerCore:
         handling, sends = running.handling, running.send_window
         running.queue_outputs(out)  # before the next call begins: unacknowledged outputs bound it
         if self._draining:
-            handling.cut(out)
+            handling.cut_call(out)
         elif self.phase == RUNNING:
             running.advance(now_ms, out, self._acked)
         running.queue_outputs(out)

@@ -129,7 +129,7 @@ class Handling:
                 source.held = False
                 source.not_before_ms = 0
 
-    def cut(self, out: Outcome) -> None:
+    def cut_call(self, out: Outcome) -> None:
         if self.running is not None and self._cut_at_ms is not None:
             self._cut_at_ms = None
             self._calls(out).append(CutHandler())
@@ -142,7 +142,7 @@ class Handling:
         """Park a message that failed, or call the handler for the next window, if it is time."""
         if self.running is not None:
             if self._cut_at_ms is not None and self._cut_at_ms <= now_ms:
-                self.cut(out)
+                self.cut_call(out)
             return
         if self._disk_full:
             return

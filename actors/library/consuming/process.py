@@ -9,7 +9,7 @@
 Handlers run in the main thread, so Ctrl-C reaches them, SQLite connections stay in one thread and
 a handler that takes ten minutes keeps its lease, because the other thread renews it. One call is
 carried out at a time in the process; the partitions take turns. Async handlers run in an event loop
-of the main thread; how several messages of one call run at the same time is told in keyed_calls.py.
+of the main thread. How several messages of one call run at the same time: handling/by_key.py.
 
 The process is one member of each group. A partition that the broker wants back, or that went to
 another member while this one did not answer, ends its actor alone; a fresh one stands by for it,

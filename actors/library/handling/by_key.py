@@ -133,7 +133,12 @@ class ByKey:
         """Never raises what a handler raises. Suspends only for async handlers."""
         consumer, message = self._consumer, job.message
         state = StateView(KeyState.of(job.entry), self._run.ledger.limits)
-        unit = UnitOfWork(state, self._find_topic, begin_effects=self._begin_effects)
+        unit = UnitOfWork(
+            state,
+            self._find_topic,
+            begin_effects=self._begin_effects,
+            serializer=self._consumer.shape.serializer,
+        )
         unit.message = message
         token = current.set(unit)
         if consumer.shape.is_async:  # each message has a task of its own

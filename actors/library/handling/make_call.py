@@ -82,7 +82,9 @@ def make_call(
         return Call(run, runner, is_async=shape.is_async)
     limits = run.ledger.limits
     state = StateView(run.ledger, limits)
-    unit = UnitOfWork(state, find_topic, sink, effects, of_lists=shape.batch_size > 0)
+    unit = UnitOfWork(
+        state, find_topic, sink, effects, of_lists=shape.batch_size > 0, serializer=shape.serializer
+    )
     strategy: Strategy = OneByOne(consumer, unit, limits.commit_messages_max)
     if shape.is_async or shape.batch_size:
         statements = _statements(unit, sink) if shape.is_async and sink is not None else None

@@ -21,7 +21,7 @@ from typing import Any
 from ...errors import NotAHandler
 from ...limits import BATCH_SIZE_DEFAULT, CONCURRENCY_MAX, LIMITS
 from ..messages.message import Decode, Message
-from ..messages.payloads import decoder_of, name_of
+from ..messages.payloads import Serializer, decoder_of, decoder_with, name_of
 
 _LISTS = (list, tuple, collections.abc.Iterable, collections.abc.Sequence)
 _LIST_NAMES = frozenset({"list", "tuple", "iterable", "sequence"})
@@ -40,6 +40,7 @@ class Shape:
     concurrency: int = 1  # messages of different keys at the same time
     decode: Decode | None = None  # of typed payloads; None: as they were sent
     payload: str = ""  # the name of their type
+    serializer: Serializer | None = None  # of the App: what the handler sends and gets
 
 
 PLAIN = Shape()
@@ -54,6 +55,7 @@ class Wishes:
     typed: Any = None
     state_by: str | None = None
     concurrency: int = 1
+    serializer: Serializer | None = None
 
 
 def shape_of(function: Any, wishes: Wishes) -> Shape:
@@ -73,10 +75,13 @@ def shape_of(function: Any, wishes: Wishes) -> Shape:
     annotated = _check_signature(function, name, batch=wishes.batch)
     typed = wishes.typed if wishes.typed is not None else annotated
     by_key = wishes.state_by is not None
-    if typed is None:
-        return Shape(is_async, batch_size, by_key, wishes.concurrency)
-    decode, payload = decoder_of(typed), name_of(typed)
-    return Shape(is_async, batch_size, by_key, wishes.concurrency, decode, payload)
+    decode, payload, serializer = None, "", wishes.serializer
+    if typed is not None:
+        decode, payload = decoder_of(typed), name_of(typed)
+    if serializer is not None:
+        decode = decoder_with(serializer, decode, typed)
+        payload = payload or f"value of serializer {serializer.name!r}"
+    return Shape(is_async, batch_size, by_key, wishes.concurrency, decode, payload, serializer)
 
 
 def _batch_size(wishes: Wishes) -> int:

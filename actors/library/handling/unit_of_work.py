@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...codec import batch as batch_codec
-from ...codec.values import encode_headers, encode_key, encode_value
+from ...codec.values import encode_headers, encode_key
 from ...errors import EffectsNotSupported, NoSink, NotAHandler, OnceMQError, TooLarge
 from ...ids import check_name, partition_of
 from ...limits import (
@@ -23,6 +23,7 @@ from ...records import Output
 from ...shells.tables.session import Session
 from ..effects.effects import Effects
 from ..messages.message import Message, idempotency_key
+from ..messages.payloads import Serializer, encode_payload
 from .state import StateView
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class UnitOfWork:
         "_of_lists",
         "_outgoing",
         "_sent_bytes",
+        "_serializer",
         "_sink",
         "_statements",
         "cut",
@@ -72,6 +74,7 @@ class UnitOfWork:
         *,
         begin_effects: Callable[[], Effects] | None = None,
         of_lists: bool = False,
+        serializer: Serializer | None = None,
     ) -> None:
         """`sink` is the connection to the consumer's database, `effects` what `effect` does.
 
@@ -88,6 +91,7 @@ class UnitOfWork:
         self._begin_effects = begin_effects
         self._effected = False  # whether a handler has used them
         self._of_lists = of_lists
+        self._serializer = serializer
         # The message at hand; None outside of a handler. Set by the runner of handlers.
         self.message: Message | None = None
         # Outgoing messages of the batch, in order; those before `_mark` are accepted.
@@ -128,7 +132,7 @@ class UnitOfWork:
             topic = check_name(topic, "topic")
         if self._effected and self.effects is not None:
             self.effects.check_writing("tx.send")
-        encoding, data = encode_value(value)
+        encoding, data = encode_payload(value, serializer=self._serializer)
         packed_key = None if key is None else encode_key(key)
         packed_headers = self._headers(message, headers)
         size = len(data) + (0 if packed_key is None else len(packed_key))

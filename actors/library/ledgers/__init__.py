@@ -1,5 +1,6 @@
-"""Ledgers of consumers as files: where they lie; reading, export, import.
+"""Whole ledgers of consumers, kept as files: reading, export, import.
 
-A ledger in a database belongs to `sinks`. What a record means belongs to `core/consumer`.
+`shells/ledger/files.py` says where they lie; ledgers in a database belong to `shells/tables`, and
+what a record means to `core/consumer`.
 May import `core/consumer`, `codec` and `storage`, and no other folder of the library.
 """

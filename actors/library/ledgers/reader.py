@@ -1,4 +1,7 @@
-"""Reading ledgers from their files, beside a consumer that may be at work."""
+"""Reading the ledger of one partition, or all ledgers of a group, from files.
+
+A consumer may be at work beside the reader.
+"""
 
 from __future__ import annotations
 

@@ -278,9 +278,9 @@ def explicit_key(group: str, topic: str, tagged: bytes) -> str:
     return f"{group}@{topic}:{kind}:{text}"
 
 
-def messages_in(topic: str, stored: BatchStored) -> list[Message]:
+def messages_in(topic: str, stored: BatchStored, decode: Decode = decode_value) -> list[Message]:
     """Outside of any group: for tools that read a topic."""
     offsets = range(stored.first_offset, stored.first_offset + stored.kept)
     piece = Piece(stored, kept_indices(stored), offsets)
-    lot = Lot(piece, "", topic, stored.partition)
+    lot = Lot(piece, "", topic, stored.partition, decode=decode)
     return list(map(lot.message, piece.indices, piece.offsets))

@@ -1,8 +1,8 @@
 """Dead letters after the fact: reading, replaying and dropping them.
 
 An answer to a letter (replay or drop) is a message in the private topic of its group, under an id
-made from the letter's place. The first answer stands: a second replay is a duplicate, and so is a
-replay of a dropped letter, or a drop of a replayed one.
+made from the letter's place (`ids.replay_id`). The first answer stands: a second replay is a
+duplicate, and so is a replay of a dropped letter, or a drop of a replayed one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...core.consumer.inputs import DROPPED_HEADERS
 from ...core.consumer.ledger import Ledger
 from ...core.consumer.window import kept_indices
 from ...errors import Malformed, OnceMQError, UnknownTopic
-from ...ids import TEXT_TAG, dead_topic, letter_id, private_topic, tagged_id
+from ...ids import TEXT_TAG, dead_topic, private_topic, replay_id, tagged_id
 from ...protocol import STORED
 from ...records import BatchStored
 from ..handling.letters import ATTEMPTS, ERROR, GROUP, KIND, PARKED_AT, Origin, origin_in
@@ -130,7 +130,7 @@ def _batch(letters: list[Letter], *, drop: bool) -> Batch:
         [value for _, _, value in bodies],
         encodings=[encoding for encoding, _, _ in bodies],
         keys=[key for _, key, _ in bodies],
-        ids=[tagged_id(letter_id(letter.partition, letter.offset)) for letter in letters],
+        ids=[tagged_id(replay_id(letter.partition, letter.offset)) for letter in letters],
         headers=[DROPPED_HEADERS if drop else letter.headers for letter in letters],
         created_at_ms=[at or 0 for at in created] if any(created) else None,
     )
@@ -219,7 +219,7 @@ class DeadLetters:
     def _answers(self, group: str) -> None:
         """Update the status of letters from the answers in the private topic of a group."""
         by_id = {
-            letter_id(letter.partition, letter.offset): letter
+            replay_id(letter.partition, letter.offset): letter
             for letter in self.letters.values()
             if letter.group == group
         }

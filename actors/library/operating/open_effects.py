@@ -53,8 +53,13 @@ class EffectState:
     order: str  # of an operator: answered | again; "" without one
     directory: str  # of the ledger, or the database
 
+    @property
+    def key(self) -> str:
+        """The idempotency key of the effect, which `tx.effect_key` gave to the remote service."""
+        return f"{self.message}:{self.name}"
+
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "key": self.key}
 
 
 class Home(Protocol):

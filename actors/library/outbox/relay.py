@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ...backoff import backoff_ms
-from ...codec.values import decode_headers, decode_value
+from ...codec.values import check_value, decode_headers
 from ...core.client.producer import Submit
 from ...core.client.send_window import Settled
 from ...errors import DatabaseAway, IdConflict, Malformed, OnceMQError, TooLarge
@@ -342,7 +342,7 @@ def checked_row(row: Row) -> Message:
         raise Malformed("message_id holds no id behind the tag of its type")
     if isinstance(shown_id(row.message_id), bytes) and row.message_id[:1] == TEXT_TAG:
         raise Malformed("message_id says text but holds no UTF-8")
-    decode_value(row.encoding, row.value)  # a bad value must fail here, not at its consumers
+    check_value(row.encoding, row.value)  # a bad value must fail here, not at its consumers
     decode_headers(row.headers)
     size = len(row.value) + key_size + len(row.message_id) + len(row.headers) + MESSAGE_COST
     return Message(row.encoding, row.value, row.key, row.message_id, row.headers, size)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import Busy, IdConflict, IdRequired
 from ...ids import check_name
+from ..messages.payloads import Serializer
 from ..producing.parcel import checked_message
 from .connections import Rows, check_transaction, door_of
 from .table import CREATE, FIND_BODY, INSERT
@@ -40,6 +41,7 @@ def send(
     id: str | bytes,  # noqa: A002 - the name that users know
     key: str | bytes | None = None,
     headers: Mapping[str, bytes] | None = None,
+    serializer: Serializer | None = None,
 ) -> bool:
     """Put a message into the outbox, inside the transaction that `connection` is in.
 
@@ -56,7 +58,7 @@ def send(
             "a message in the outbox needs an id, because the relay resends it after a crash"
         )
     topic = check_name(topic, "topic")
-    message = checked_message(value, id=id, key=key, headers=headers)
+    message = checked_message(value, id=id, key=key, headers=headers, serializer=serializer)
     door = door_of(connection)
     check_transaction(door)
     row = (

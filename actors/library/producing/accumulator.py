@@ -1,5 +1,7 @@
 """The gathered sends that wait for the I/O thread, and the bound on their bytes.
 
+`producer.py` waits for room.
+
 Call everything here under the lock of the producer. Parcels of a topic leave in the order of their
 sends. A single message leaves at once when nothing is in flight. Else it waits LINGER_MS for more
 messages, since a batch of a thousand costs hardly more than a batch of one (`linger.ms` of Kafka).

@@ -21,6 +21,7 @@ from ...codec import values as value_codec
 from ...errors import InvalidName, TooLarge, ValueNotEncodable
 from ...ids import BYTES_TAG, TEXT_TAG, tagged_id
 from ...limits import KEY_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_ID_BYTES_MAX
+from ..messages.payloads import Serializer, encode_payload
 from .acks import Verdicts
 
 # Aimed size of a batch: far below the limits, so that several are in flight at once.
@@ -124,12 +125,13 @@ def checked_message(
     id: str | bytes | None,  # noqa: A002 - the name that users know
     key: str | bytes | None,
     headers: Mapping[str, bytes] | None,
+    serializer: Serializer | None = None,
 ) -> Message:
     """Return a message ready to be sent.
 
     Raises ValueNotEncodable, TooLarge, InvalidName (an id that is empty or of a wrong type).
     """
-    encoding, data = value_codec.encode_value(value, canonical=id is not None)
+    encoding, data = encode_payload(value, canonical=id is not None, serializer=serializer)
     key_bytes = None if key is None else value_codec.encode_key(key)
     tagged = None if id is None else tagged_id(id)
     header_bytes = value_codec.encode_headers(headers) if headers else b""
@@ -145,12 +147,15 @@ def checked_many(
     values: list[Any],
     ids: list[Any] | None,
     keys: list[Any] | None,
+    serializer: Serializer | None = None,
 ) -> None:
     """Raises what `checked_message` raises."""
     for name, column in (("ids", ids), ("keys", keys)):
         if column is not None and len(column) != len(values):
             raise ValueError(f"{len(values)} values but {len(column)} {name}")
-    parcel.encodings, parcel.values = _encode_values(values, canonical=ids is not None)
+    parcel.encodings, parcel.values = _encode_values(
+        values, canonical=ids is not None, serializer=serializer
+    )
     total, longest = measure(array("I", map(len, parcel.values)))
     parcel.size = total + MESSAGE_COST * len(values)
     if ids is not None:
@@ -168,7 +173,9 @@ def checked_many(
     parcel.seal()
 
 
-def _encode_values(values: list[Any], *, canonical: bool) -> tuple[int | list[int], list[bytes]]:
+def _encode_values(
+    values: list[Any], *, canonical: bool, serializer: Serializer | None
+) -> tuple[int | list[int], list[bytes]]:
     kinds = set(map(type, values))
     if kinds == {bytes}:
         return value_codec.BYTES, values
@@ -180,9 +187,10 @@ def _encode_values(values: list[Any], *, canonical: bool) -> tuple[int | list[in
     encoded = []
     for index, value in enumerate(values):
         try:
-            encoded.append(value_codec.encode_value(value, canonical=canonical))
+            encoded.append(encode_payload(value, canonical=canonical, serializer=serializer))
         except ValueNotEncodable as error:
-            raise ValueNotEncodable(f"values[{index}]: {error.reason}") from None
+            reason = f"values[{index}]: {error.reason}"
+            raise ValueNotEncodable(reason, hint=error.hint) from None
     encodings = [encoding for encoding, _ in encoded]
     one_kind = len(set(encodings)) == 1
     return (encodings[0] if one_kind else encodings), [data for _, data in encoded]

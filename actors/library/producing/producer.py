@@ -1,4 +1,7 @@
-"""The producer that users hold: `send`, `send_many`, `flush`, from any thread or event loop."""
+"""The producer that users hold: `send`, `send_many`, `flush`, from any thread or event loop.
+
+A send waits here while too many bytes are unsettled.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from ...limits import IN_FLIGHT_BYTES_DEFAULT, LIMITS, SEND_TIMEOUT_MS
 from ...runtime import settings
 from ...runtime.diagnostics import log
 from ...shells.producer import ProducerShell
+from ..messages.payloads import Serializer, check_serializer
 from .accumulator import Accumulator
 from .acks import Ack, Verdicts
 from .guard import Guard
@@ -49,6 +53,7 @@ class Producer:
         broker: str | None = None,
         in_flight_bytes: int = IN_FLIGHT_BYTES_DEFAULT,
         close_timeout: float = SEND_TIMEOUT_MS / 1000,
+        serializer: Serializer | None = None,
         connect: Connect | None = None,
     ) -> None:
         """`broker` is an endpoint; the environment's ONCEMQ_BROKER goes before it.
@@ -60,6 +65,7 @@ class Producer:
         self._broker = broker
         self._in_flight_bytes = in_flight_bytes
         self._close_timeout = close_timeout
+        self._serializer = check_serializer(serializer)
         self._connect = connect or _connect
         self._closed = False
         self._begin()
@@ -107,7 +113,9 @@ class Producer:
             raise IdRequired("an anonymous producer needs an id for each message")
         if type(topic) is not str:
             topic = check_name(topic, "topic")
-        message = checked_message(value, id=id, key=key, headers=headers)
+        message = checked_message(
+            value, id=id, key=key, headers=headers, serializer=self._serializer
+        )
         now_ms = monotonic_ms()
         deadline_ms = now_ms + _milliseconds(timeout)
         with self._lock as lock:
@@ -157,6 +165,7 @@ class Producer:
             list(values),
             None if ids is None else list(ids),
             None if keys is None else list(keys),
+            self._serializer,
         )
         deadline_ms = parcel.born_ms + _milliseconds(timeout)
         with self._lock as lock:

@@ -28,6 +28,7 @@ from ...records import BatchStored
 from ...runtime.process import draw
 from ...shells.broker import BrokerShell
 from ...shells.producer import ProducerShell
+from ..messages.payloads import Serializer
 from ..producing.acks import Ack
 from ..producing.parcel import checked_message
 from .network import LocalClock, LocalLoop, LocalNetwork
@@ -76,6 +77,7 @@ class LocalProducer:
         id: str | bytes | None = None,  # noqa: A002 - the name that users know
         key: str | bytes | None = None,
         headers: Mapping[str, bytes] | None = None,
+        serializer: Serializer | None = None,
     ) -> Ack:
         """Send one message, turn `loop` until its verdict is there and return that.
 
@@ -83,7 +85,7 @@ class LocalProducer:
         """
         if type(topic) is not str:
             topic = check_name(topic, "topic")
-        message = checked_message(value, id=id, key=key, headers=headers)
+        message = checked_message(value, id=id, key=key, headers=headers, serializer=serializer)
         partitions = self._find_topic(loop, topic)
         count = self._keyless.get(topic, 0)
         if message.key is None and message.id is None:

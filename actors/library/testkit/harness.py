@@ -15,10 +15,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ...codec.values import decode_value
 from ...errors import OnceMQError
 from ..app import App
 from ..handling.state import shown_state
 from ..messages.message import Message, messages_in
+from ..messages.payloads import decoder_with
 from ..producing.acks import Ack
 from .actors import create_topic, stored_batches
 from .checks import check_kinds, complaints
@@ -41,6 +43,7 @@ class Harness:
         With `audit` it is noted what handlers do outside of `tx` (outside_effects.py).
         """
         self._system = LocalSystem(app, audit=audit)
+        self._serializer = app.serializer
         #: Effects of unknown outcome, and the test's word about them.
         self.effects: HarnessEffects = HarnessEffects(self._system)
         for topic, count in (partitions or {}).items():
@@ -62,7 +65,15 @@ class Harness:
         Raises what a producer's send and its result raise: ValueNotEncodable, IdConflict, ...
         """
         producer = self._system.named if id is None else self._system.anonymous
-        return producer.send(self._system.loop, topic, value, id=id, key=key, headers=headers)
+        return producer.send(
+            self._system.loop,
+            topic,
+            value,
+            id=id,
+            key=key,
+            headers=headers,
+            serializer=self._serializer,
+        )
 
     def drain(self) -> None:
         """Run the handlers until every message is handled, committed and its outputs are stored.
@@ -150,9 +161,11 @@ class Harness:
         known = self._system.broker.core.state.topics.by_name.get(topic)
         if known is None:
             return []
+        serializer = self._serializer
+        decode = decode_value if serializer is None else decoder_with(serializer, None)
         found: dict[int, list[Message]] = {}
         for stored in stored_batches(self._system.broker, known.number):
-            found.setdefault(stored.partition, []).extend(messages_in(topic, stored))
+            found.setdefault(stored.partition, []).extend(messages_in(topic, stored, decode))
         return [message for partition in sorted(found) for message in found[partition]]
 
     def crash(self) -> None:

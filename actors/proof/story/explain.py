@@ -45,7 +45,7 @@ from .story import Story, Wanted, tell_events, wanted_message
 ATTEMPTS_MAX = 5
 VALUE_BYTES_SHOWN = 200
 _MSGPACK = 2
-_ENCODINGS = {0: "bytes", 1: "text", _MSGPACK: "msgpack"}
+_ENCODINGS = {0: "bytes", 1: "text", _MSGPACK: "msgpack", 4: "serializer"}
 
 
 def explain(

@@ -6,7 +6,7 @@ from ...codec import batch as batch_codec
 from ...codec import wire
 from ...codec.values import encode_letter_headers
 from ...core.consumer.inputs import DROPPED_HEADERS
-from ...ids import dead_topic, letter_id, private_topic, tagged_id
+from ...ids import dead_topic, private_topic, replay_id, tagged_id
 from ...protocol import VERSION_MAX, VERSION_MIN, CreateTopic, Hello, Produce
 from ..oracles.log import StoredMessage
 from ..processes.handler import IDENTITY, Group
@@ -46,7 +46,7 @@ class Replays(Fault):
             [value],
             encodings=encoding,
             keys=None if key is None else [key],
-            ids=[tagged_id(letter_id(partition, offset))],
+            ids=[tagged_id(replay_id(partition, offset))],
             headers=[headers],
         )
         world, topic = self.world, private_topic(group.topic, group.name)

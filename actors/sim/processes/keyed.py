@@ -1,6 +1,7 @@
 """Handler runs of simulated consumers with state by key: several messages at the same time.
 
-What may start and what may be committed says the schedule of production (core/keyed_schedule.py).
+The schedule of production (core/consumer/keyed_schedule.py) says what may start and what may be
+committed.
 In place of event loop and threads there are jobs: each takes a drawn time, they end in a drawn
 order and fail as their message says. What the schedule promises while they run is looked at here:
 one message of a key at a time, in order, and none twice in one process. Whether a commit is right

@@ -1,7 +1,7 @@
 """An operator's `groups seek` in a simulated world: an owner that makes one commit and goes.
 
-What library/seek.py does with a real broker, ledger and clock, step by step and with nobody who
-repeats a lost message: the command gives up then, as one that was interrupted, and the operator
+What library/operating/seek.py does with a real broker, ledger and clock, step by step. No message
+is sent again when it is lost: the command gives up then, as one that was interrupted, and the operator
 runs it again some other time.
 """
 

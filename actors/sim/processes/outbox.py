@@ -33,7 +33,7 @@ class OutboxLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """A row that waits, as library/outbox_table.py has it."""
+    """A row that waits, as library/outbox/table.py has it."""
 
     place: int
     topic: str

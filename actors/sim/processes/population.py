@@ -1,4 +1,7 @@
-"""Who lives in a world: brokers, users with their producers, groups with their members."""
+"""Who lives in a world, made from its plan: brokers, users with their producers, groups.
+
+The members of a group keep their ledgers in files or in tables.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from .shell import NEVER_MS, ProcessClock, Shell, SimEvents
 
 
 class MakeRelay(Protocol):
-    """How a relay is made (library/relay.py)."""
+    """How a relay is made (library/outbox/relay.py)."""
 
     def __call__(
         self,
