@@ -157,7 +157,8 @@ def draw_table(
     if sum(least) + 2 * (len(least) - 1) > console.width:
         _draw_rows(console, title, columns, rows)
         return
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    console.print(Text(title, style="bold"), soft_wrap=True)  # a title of a table would be folded
+    table = Table(box=None, pad_edge=False)
     table.padding = (0, 2, 0, 0)
     for at, column in enumerate(columns):
         table.add_column(
@@ -176,7 +177,7 @@ def _draw_rows(console: Console, title: str, columns: Sequence[str], rows: list[
     """Draw each row as lines `column  cell`; a cell that is too long is wrapped by the terminal."""
     from rich.text import Text
 
-    console.print(Text(title, style="bold"))
+    console.print(Text(title, style="bold"), soft_wrap=True)
     indent = max(map(len, columns))
     for row in rows:
         for at, (column, cell) in enumerate(zip(columns, row, strict=True)):

@@ -65,7 +65,7 @@ def _print(report: Report) -> None:
             by_operator = row.get(OPERATOR, 0) if row else None
             rows.append((name, topic["accepted"], group, *counts, by_operator))
     head = ("topic", "accepted", "group", "processed", "pending", "parked", "skipped")
-    columns = (*head, "skipped by operator")
+    columns = (*head, "by operator")
     print_table("messages", columns, rows)
     for name, topic in report.topics.items():
         for group, row in topic["groups"].items():
