@@ -16,9 +16,9 @@ from .processes.broker import DATA
 from .processes.consumer import SimConsumer
 from .processes.consumer_table import SimTableConsumer
 from .processes.handler import Group
-from .processes.operator import OperatorShell
+from .processes.operator import SimOperator
 from .processes.population import Population
-from .processes.shell import Shell
+from .processes.role import SimRole
 from .trace import Violation
 
 PLACE_MS = 5_000
@@ -34,8 +34,8 @@ def heal(people: Population) -> None:
     """Mend all that is broken, end who is in the wrong place, start what is dead."""
     for host in people.world.hosts:
         host.disk.faults.clear()
-    for shell in people.shells:
-        shell.calm()
+    for role in people.roles:
+        role.calm()
     for user in people.users:
         rivals = [p for p in people.producers if p.user is user and user.name]
         for rival in rivals[1:]:
@@ -43,9 +43,9 @@ def heal(people: Population) -> None:
     _put_in_place(people)
     for command in [people.spare_broker, *_commands(people)]:
         _retire(people, command)
-    for shell in people.shells:
-        if shell.wanted and not shell.alive:
-            people.world.restart(shell)
+    for role in people.roles:
+        if role.wanted and not role.alive:
+            people.world.restart(role)
 
 
 def _put_in_place(people: Population) -> None:
@@ -53,14 +53,14 @@ def _put_in_place(people: Population) -> None:
 
     Again and again: a join that was on its way when its sender ended may still be granted.
     """
-    for shell in _members(people):
-        grant = people.world.oracle.grants.get(shell.place)
-        here = (shell.host.name, shell.directory)
-        if shell.stranger or (grant is not None and here != (grant.host, grant.path)):
-            _retire(people, shell)
-        elif not shell.wanted:
-            shell.wanted = True
-            people.world.restart(shell)
+    for role in _members(people):
+        grant = people.world.oracle.grants.get(role.place)
+        here = (role.host.name, role.directory)
+        if role.stranger or (grant is not None and here != (grant.host, grant.path)):
+            _retire(people, role)
+        elif not role.wanted:
+            role.wanted = True
+            people.world.restart(role)
     people.world.after(PLACE_MS, lambda: _put_in_place(people))
 
 
@@ -70,7 +70,7 @@ def done(people: Population) -> bool:
         return False
     if not all(producer.settled for producer in people.producers):
         return False
-    settled = {shell.place for shell in _members(people) if shell.settled}
+    settled = {role.place for role in _members(people) if role.settled}
     if not {member.place for member in people.members} <= settled:
         return False
     return all(_shared_evenly(people, group.name) for group in people.world.plan.groups)
@@ -78,12 +78,12 @@ def done(people: Population) -> bool:
 
 def _shared_evenly(people: Population, group: str) -> bool:
     """Whether no member of a group has two partitions more than another one."""
-    members = [shell for shell in people.members if shell.group.name == group]
-    if not all(shell.wanted for shell in members):
+    members = [role for role in people.members if role.group.name == group]
+    if not all(role.wanted for role in members):
         return True  # its ledgers are elsewhere, with who copied them
-    owned = dict.fromkeys((shell.member for shell in members), 0)
-    for shell in members:
-        owned[shell.member] += shell.core is not None and shell.core.phase == "running"
+    owned = dict.fromkeys((role.member for role in members), 0)
+    for role in members:
+        owned[role.member] += role.core is not None and role.core.phase == "running"
     return max(owned.values()) - min(owned.values()) <= 1
 
 
@@ -100,8 +100,8 @@ def late(people: Population, healed_ms: int) -> bool:
 def _work_ms(people: Population) -> int:
     """Partitions work side by side, the messages of a chain one by one."""
     of_place: Counter[Place] = Counter()
-    for shell in _members(people):
-        of_place[shell.place] += shell.healed_work_ms
+    for role in _members(people):
+        of_place[role.place] += role.healed_work_ms
     groups = people.world.plan.groups
 
     def until(group: Group) -> int:
@@ -115,12 +115,12 @@ def _work_ms(people: Population) -> int:
 def what_is_left(people: Population) -> str:
     left = [f"user {user.name or 'web'}" for user in people.users if not user.content]
     left += [producer.name for producer in people.producers if not producer.settled]
-    for shell in _members(people):
-        if not shell.settled and shell.wanted:
-            phase = shell.core.phase if shell.core else "dead"
-            model = people.world.ledgers.get((shell.host.name, shell.directory))
-            left.append(f"{shell.name} {phase} at {model.next_offset if model else 0}")
-    left += [f"{s.name} is dead: {s.error}" for s in people.shells if s.wanted and not s.alive]
+    for role in _members(people):
+        if not role.settled and role.wanted:
+            phase = role.core.phase if role.core else "dead"
+            model = people.world.ledgers.get((role.host.name, role.directory))
+            left.append(f"{role.name} {phase} at {model.next_offset if model else 0}")
+    left += [f"{s.name} is dead: {s.error}" for s in people.roles if s.wanted and not s.alive]
     return "; ".join(left)
 
 
@@ -148,10 +148,10 @@ def prove_files(people: Population, disks: dict[str, SimDisk]) -> None:
     """Prove log and ledgers as `oncemq verify` does: the oracles knew of more than files."""
     looks: dict[str, Look] = {}
     for place, grant in people.world.oracle.grants.items():
-        shell = next(its for its in _members(people) if _is_granted(its, place, grant))
+        role = next(its for its in _members(people) if _is_granted(its, place, grant))
         where = f"{grant.host}:{grant.path} ({'/'.join(map(str, place))})"
-        if isinstance(shell, SimTableConsumer):
-            looks[where] = partial(TableLog, where, shell.database.look, place)
+        if isinstance(role, SimTableConsumer):
+            looks[where] = partial(TableLog, where, role.database.look, place)
         else:
             looks[where] = partial(Log.look, disks[grant.host], grant.path)
     report = prove(partial(broker_log, disks[people.broker.host.name], DATA), lambda: looks)
@@ -161,21 +161,21 @@ def prove_files(people: Population, disks: dict[str, SimDisk]) -> None:
         raise Violation("proof", f"{report.outputs_pending} outputs were never sent")
 
 
-def _is_granted(shell: SimConsumer, place: Place, grant: GroupGranted) -> bool:
-    where = (shell.host.name, shell.directory)
-    return shell.place == place and where == (grant.host, grant.path)
+def _is_granted(role: SimConsumer, place: Place, grant: GroupGranted) -> bool:
+    where = (role.host.name, role.directory)
+    return role.place == place and where == (grant.host, grant.path)
 
 
 def _members(people: Population) -> list[SimConsumer]:
-    return [shell for shell in people.shells if isinstance(shell, SimConsumer)]
+    return [role for role in people.roles if isinstance(role, SimConsumer)]
 
 
-def _commands(people: Population) -> list[OperatorShell]:
-    return [shell for shell in people.shells if isinstance(shell, OperatorShell)]
+def _commands(people: Population) -> list[SimOperator]:
+    return [role for role in people.roles if isinstance(role, SimOperator)]
 
 
-def _retire(people: Population, shell: Shell) -> None:
-    shell.wanted = False
-    if shell.alive:
-        people.world.trace.add(shell.name, "retired")
-        shell.gone()
+def _retire(people: Population, role: SimRole) -> None:
+    role.wanted = False
+    if role.alive:
+        people.world.trace.add(role.name, "retired")
+        role.gone()

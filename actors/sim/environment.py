@@ -40,7 +40,7 @@ class Host:
 
 
 class Role(Protocol):
-    """Who lives in the world, as others see it (processes/shell.py)."""
+    """Who lives in the world, as others see it (processes/role.py)."""
 
     name: str
     host: Host

@@ -31,7 +31,7 @@ from .processes.consumer import SimConsumer
 from .processes.consumer_table import SimTableConsumer
 from .processes.population import Population
 from .processes.relay import MakeRelay
-from .processes.shell import NEVER_MS
+from .processes.role import NEVER_MS
 from .trace import Violation
 
 EVENTS_MAX = 60_000  # of a run of a minute; a longer one may have
@@ -73,8 +73,8 @@ class World(Environment):
         """Run both phases. Raises Violation, and whatever a core raises that it should not."""
         self.people.broker.start()
         self._make_topics()
-        for shell in [*self.people.producers, *self.people.members]:
-            self.after(self.rng.randint(0, 500), shell.start)
+        for role in [*self.people.producers, *self.people.members]:
+            self.after(self.rng.randint(0, 500), role.start)
         if self.people.program is not None:
             self.people.program.arm()
             for relay in self.people.relays:
@@ -127,25 +127,25 @@ class World(Environment):
             self.run_timer()
             return
         self.network.deliver()
-        ready = [shell for shell in self.people.shells if shell.ready(now)]
+        ready = [role for role in self.people.roles if role.ready(now)]
         if ready:
             self.events += 1
             if self.events > max(EVENTS_MAX, EVENTS_PER_S_MAX * self._simulated_ms // 1000):
                 raise Violation(
                     "stuck", f"{self.events} events: {end_of_run.what_is_left(self.people)}"
                 )
-            shell = ready[0] if len(ready) == 1 else self.rng.choice(ready)
-            self.trace.add(shell.name, "turn")
-            shell.run_turn()
+            role = ready[0] if len(ready) == 1 else self.rng.choice(ready)
+            self.trace.add(role.name, "turn")
+            role.run_turn()
             if self.rng.random() < 0.3:
                 self.clock.advance(1)
             return
         self.clock.advance_to(max(now + 1, min(self._next_ms(now), now + 1_000)))
 
     def _next_ms(self, now: int) -> int:
-        times = [shell.due_ms for shell in self.people.shells if shell.alive]
+        times = [role.due_ms for role in self.people.roles if role.alive]
         times = [time for time in times if time > now]
-        times += [s.frozen_until_ms for s in self.people.shells if s.frozen_until_ms > now]
+        times += [s.frozen_until_ms for s in self.people.roles if s.frozen_until_ms > now]
         dues = (self.next_timer_ms, self.network.next_due_ms())
         times += [due for due in dues if due is not None]
         return min(times, default=NEVER_MS)
@@ -164,7 +164,7 @@ class World(Environment):
     # --- who lives here --------------------------------------------------------------------------
 
     def role(self, name: str) -> Role | None:
-        return next((shell for shell in self.people.shells if shell.name == name), None)
+        return next((role for role in self.people.roles if role.name == name), None)
 
     # --- ends and interruptions ------------------------------------------------------------------
 
@@ -190,11 +190,11 @@ class World(Environment):
         host.disk = left
         for database in self.people.databases.values():
             database.power_cut(host)
-        for shell in self.people.shells:
-            if shell.host is host:
-                self._power.pop(shell, None)
-                if shell.alive:
-                    self.kill(shell)
+        for role in self.people.roles:
+            if role.host is host:
+                self._power.pop(role, None)
+                if role.alive:
+                    self.kill(role)
 
     def may_nest(self) -> bool:
         return self._depth < NESTING_MAX and not self.healing

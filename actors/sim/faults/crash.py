@@ -12,7 +12,7 @@ from ..disk.cuts import (
     Seeded,
 )
 from ..disk.disk import SimulatedCrash, TornWrite
-from ..processes.shell import Shell
+from ..processes.role import SimRole
 from .base import Fault
 
 CALLS_MAX = 60
@@ -22,36 +22,36 @@ class _Crash(Fault):
     """Arranges that a process dies inside one of its next calls to the disk, or right now."""
 
     def strike(self) -> bool:
-        shell = self._choose()
-        if shell is None:
+        role = self._choose()
+        if role is None:
             return False
         if self.rng.random() < 0.25:
-            return self._now(shell)
-        shell.interrupt(
-            1 + int(self.rng.random() ** 2 * CALLS_MAX), lambda kind, _: self._inside(shell, kind)
+            return self._now(role)
+        role.interrupt(
+            1 + int(self.rng.random() ** 2 * CALLS_MAX), lambda kind, _: self._inside(role, kind)
         )
         return False
 
-    def _choose(self) -> Shell | None:
-        living = [shell for shell in self.people.shells if shell.alive]
-        weights = [4 if shell.name.startswith("broker") else 1 for shell in living]
+    def _choose(self) -> SimRole | None:
+        living = [role for role in self.people.roles if role.alive]
+        weights = [4 if role.name.startswith("broker") else 1 for role in living]
         return self.rng.choices(living, weights)[0] if living else None
 
-    def _now(self, shell: Shell) -> bool:
-        raise AssertionError(f"{self.name}: {shell.name}")
+    def _now(self, role: SimRole) -> bool:
+        raise AssertionError(f"{self.name}: {role.name}")
 
-    def _inside(self, shell: Shell, kind: str) -> None:
+    def _inside(self, role: SimRole, kind: str) -> None:
         """The process has reached the call: it does nothing after it."""
-        assert shell.process is not None
-        shell.process.dead = True
+        assert role.process is not None
+        role.process.dead = True
         self.fired()
-        self._prepare(shell)
+        self._prepare(role)
         if kind == "write" and self.rng.random() < 0.5:
-            self.world.trace.add(shell.name, "torn write")
+            self.world.trace.add(role.name, "torn write")
             raise TornWrite(self.rng.random())
         raise SimulatedCrash(f"{self.name} in {kind}")
 
-    def _prepare(self, shell: Shell) -> None:
+    def _prepare(self, role: SimRole) -> None:
         """Say what the end of the process will mean."""
 
 
@@ -60,8 +60,8 @@ class Kill(_Crash):
 
     name = "kill"
 
-    def _now(self, shell: Shell) -> bool:
-        self.world.kill(shell)
+    def _now(self, role: SimRole) -> bool:
+        self.world.kill(role)
         return True
 
 
@@ -70,16 +70,16 @@ class PowerCut(_Crash):
 
     name = "power cut"
 
-    def _now(self, shell: Shell) -> bool:
-        self.world.power_cut(shell.host, self.policy(shell))
+    def _now(self, role: SimRole) -> bool:
+        self.world.power_cut(role.host, self.policy(role))
         return True
 
-    def _prepare(self, shell: Shell) -> None:
-        self.world.cut_power_at_crash(shell, lambda: self.policy(shell))
+    def _prepare(self, role: SimRole) -> None:
+        self.world.cut_power_at_crash(role, lambda: self.policy(role))
 
-    def policy(self, shell: Shell) -> CutPolicy:
+    def policy(self, role: SimRole) -> CutPolicy:
         rng = self.rng
-        pending = len(shell.host.disk.pending())
+        pending = len(role.host.disk.pending())
         kind = rng.randrange(8)
         simple: tuple[CutPolicy, ...] = (
             LoseEverything(),

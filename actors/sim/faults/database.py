@@ -115,29 +115,29 @@ class StuckAtWork(_OfTables):
     def strike(self) -> bool:
         """Choose an owner; it gets stuck at a step of its next run."""
         owners = [
-            one for one in self.people.shells if isinstance(one, SimTableConsumer) and one.owns
+            one for one in self.people.roles if isinstance(one, SimTableConsumer) and one.owns
         ]
         if owners:
-            shell = self.rng.choice(owners)
-            shell.interlude = lambda: self._stick(shell)
+            role = self.rng.choice(owners)
+            role.interlude = lambda: self._stick(role)
         return False
 
-    def _stick(self, shell: SimTableConsumer) -> None:
+    def _stick(self, role: SimTableConsumer) -> None:
         """Pauses are often longer than a lease, and the owner is deaf when it wakes."""
         world = self.world
         self.fired()
         if self.rng.random() < 0.3:
-            world.kill(shell)
+            world.kill(role)
             return
         pause_ms = self.rng.choice((200, 3_000, 13_000, 16_000, 20_000))
-        shell.frozen_until_ms = world.clock.now_ms() + pause_ms
-        world.trace.add(shell.name, "frozen", {"ms": pause_ms})
+        role.frozen_until_ms = world.clock.now_ms() + pause_ms
+        world.trace.add(role.name, "frozen", {"ms": pause_ms})
         if self.rng.random() < 0.5 and world.addresses:
-            world.network.partition(shell.endpoint_name(), world.addresses[-1], one_way=False)
+            world.network.partition(role.endpoint_name(), world.addresses[-1], one_way=False)
             world.after(pause_ms + 1_000, world.network.heal)
 
     def heal(self) -> None:
-        for shell in self.people.shells:
-            if isinstance(shell, SimTableConsumer):
-                shell.interlude = None
+        for role in self.people.roles:
+            if isinstance(role, SimTableConsumer):
+                role.interlude = None
         self.world.network.heal()

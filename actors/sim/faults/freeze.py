@@ -15,24 +15,24 @@ class Freeze(Fault):
 
     def strike(self) -> bool:
         """Pauses are often longer than a lease."""
-        living = [shell for shell in self.people.shells if shell.alive]
+        living = [role for role in self.people.roles if role.alive]
         if not living:
             return False
-        weights = [4 if shell.name.startswith("broker") else 1 for shell in living]
-        shell = self.rng.choices(living, weights)[0]
+        weights = [4 if role.name.startswith("broker") else 1 for role in living]
+        role = self.rng.choices(living, weights)[0]
         pause_ms = self.rng.choice((200, 3_000, 12_000, 20_000))
         if self.rng.random() < 0.3:
-            shell.frozen_until_ms = self.world.clock.now_ms() + pause_ms
-            self.world.trace.add(shell.name, "frozen", {"ms": pause_ms})
+            role.frozen_until_ms = self.world.clock.now_ms() + pause_ms
+            self.world.trace.add(role.name, "frozen", {"ms": pause_ms})
             return True
         calls = 1 + int(self.rng.random() * CALLS_MAX)
-        shell.interrupt(calls, lambda kind, _: self._inside(shell, kind, pause_ms))
+        role.interrupt(calls, lambda kind, _: self._inside(role, kind, pause_ms))
         return False
 
-    def _inside(self, shell: Role, kind: str, pause_ms: int) -> None:
+    def _inside(self, role: Role, kind: str, pause_ms: int) -> None:
         if self.world.may_nest():
             self.fired()
-            self.world.freeze_inside(shell, kind, pause_ms)
+            self.world.freeze_inside(role, kind, pause_ms)
 
 
 class SlowOpening(Fault):
@@ -44,15 +44,15 @@ class SlowOpening(Fault):
         self.world.next_opening = self._slow
         return False
 
-    def _slow(self, shell: Role) -> None:
+    def _slow(self, role: Role) -> None:
         pause_ms = self.rng.choice((100, 1_500, 6_000))
         calls = 1 + int(self.rng.random() * CALLS_MAX)
-        shell.interrupt(calls, lambda kind, _: self._inside(shell, kind, pause_ms))
+        role.interrupt(calls, lambda kind, _: self._inside(role, kind, pause_ms))
 
-    def _inside(self, shell: Role, kind: str, pause_ms: int) -> None:
+    def _inside(self, role: Role, kind: str, pause_ms: int) -> None:
         if self.world.may_nest():
             self.fired()
-            self.world.freeze_inside(shell, kind, pause_ms)
+            self.world.freeze_inside(role, kind, pause_ms)
 
     def heal(self) -> None:
         self.world.next_opening = None

@@ -7,7 +7,7 @@ import os
 
 from ..processes.broker import SimBroker
 from ..processes.consumer import SimConsumer
-from ..processes.operator import OperatorShell
+from ..processes.operator import SimOperator
 from .base import Fault
 
 
@@ -38,9 +38,9 @@ class Stop(Fault):
 
     def strike(self) -> bool:
         living = [
-            shell
-            for shell in self.people.shells
-            if shell.ready_to_stop() and isinstance(shell, SimConsumer | SimBroker)
+            role
+            for role in self.people.roles
+            if role.ready_to_stop() and isinstance(role, SimConsumer | SimBroker)
         ]
         if not living:
             return False
@@ -73,8 +73,8 @@ class WrongDirectory(Fault):
     def strike(self) -> bool:
         if self.people.strangers >= 3:
             return False
-        shell = self.rng.choice(self.people.members)
-        return self.people.start_elsewhere(shell, copy=False)
+        role = self.rng.choice(self.people.members)
+        return self.people.start_elsewhere(role, copy=False)
 
 
 class CopiedLedger(Fault):
@@ -85,8 +85,8 @@ class CopiedLedger(Fault):
     def strike(self) -> bool:
         if self.people.strangers >= 3:
             return False
-        shell = self.rng.choice(self.people.members)
-        return self.people.start_elsewhere(shell, copy=True)
+        role = self.rng.choice(self.people.members)
+        return self.people.start_elsewhere(role, copy=True)
 
 
 class Seek(Fault):
@@ -99,9 +99,7 @@ class Seek(Fault):
         world = self.world
         if "copied ledger" in world.plan.faults:
             return False  # the copy knows nothing of what an operator does to its original
-        running = [
-            one for one in self.people.shells if isinstance(one, OperatorShell) and one.alive
-        ]
+        running = [one for one in self.people.roles if isinstance(one, SimOperator) and one.alive]
         if running:
             return False
         member = self.rng.choice(self.people.members)
@@ -113,13 +111,13 @@ class Seek(Fault):
             one.wanted = False
             if one.ready_to_stop():
                 one.stop()
-        command = OperatorShell(world, f"operator-{world.trace.counts['fault.seek']}", member)
-        self.people.shells.append(command)
+        command = SimOperator(world, f"operator-{world.trace.counts['fault.seek']}", member)
+        self.people.roles.append(command)
         world.after(self.rng.randint(50, 3_000), lambda: self._start(command))
         world.after(self.rng.randint(3_000, 8_000), lambda: self._bring_back(there))
         return True
 
-    def _start(self, command: OperatorShell) -> None:
+    def _start(self, command: SimOperator) -> None:
         if not self.world.healing:
             command.start()
 

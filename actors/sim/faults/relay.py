@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..processes.outbox import AFTER, BEFORE
-from ..processes.relay import RelayShell
+from ..processes.relay import SimRelay
 from .base import Fault
 
 
@@ -35,15 +35,15 @@ class RelayStuck(Fault):
 
     def strike(self) -> bool:
         """The relay gets stuck at the next place that it visits."""
-        relays = [one for one in self.people.shells if isinstance(one, RelayShell) and one.alive]
+        relays = [one for one in self.people.roles if isinstance(one, SimRelay) and one.alive]
         if relays:
-            shell = self.rng.choice(relays)
-            shell.interlude = lambda place: self._stick(shell, place)
+            role = self.rng.choice(relays)
+            role.interlude = lambda place: self._stick(role, place)
         return False
 
-    def _stick(self, shell: RelayShell, place: str) -> None:
+    def _stick(self, role: SimRelay, place: str) -> None:
         self.fired()
-        self.world.trace.add(shell.name, "stuck", {"at": place})
+        self.world.trace.add(role.name, "stuck", {"at": place})
         if self.rng.random() < 0.6:
-            shell.die()
-        shell.freeze(self.rng.choice((100, 2_000, 12_000)))
+            role.die()
+        role.freeze(self.rng.choice((100, 2_000, 12_000)))

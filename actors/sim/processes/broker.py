@@ -14,13 +14,13 @@ from ...storage.recovery import read_owner
 from ...storage.view import highest_complete
 from ..environment import Environment, Host, SimTransport
 from ..trace import Violation
-from .shell import ProcessClock, Shell, SimEvents
+from .role import ProcessClock, SimEvents, SimRole
 from .watched import opener
 
 DATA = "data"
 
 
-class SimBroker(Shell):
+class SimBroker(SimRole):
     """One place where a broker may run. `takeover`: its processes end a frozen owner."""
 
     def __init__(self, world: Environment, name: str, host: Host) -> None:

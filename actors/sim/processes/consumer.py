@@ -24,7 +24,7 @@ from .handler import Group
 from .handler_run import Blocked, HandlerRun
 from .keyed import Kept, KeyedRun
 from .pauses import Pauses
-from .shell import NEVER_MS, ProcessClock, Shell, SimEvents
+from .role import NEVER_MS, ProcessClock, SimEvents, SimRole
 from .watched import opener
 
 
@@ -61,7 +61,7 @@ class CheckedEvents(SimEvents):
             self._consumer.check_recovered()
 
 
-class SimConsumer(Shell):
+class SimConsumer(SimRole):
     """One member; its ledger is in files (consumer_table.py: in a table). It hosts its shell."""
 
     may_be_kept_waiting = False  # by others that are at work, for as long as that takes
@@ -158,7 +158,7 @@ class SimConsumer(Shell):
     def _make_door(self, process: SimProcess) -> LedgerDoor:
         return self.file_door(process, self)
 
-    def file_door(self, process: SimProcess, who: Shell) -> LedgerFiles:
+    def file_door(self, process: SimProcess, who: SimRole) -> LedgerFiles:
         owner: Owner = {"shell": who.name, "host": who.host.name, "incarnation": who.incarnation}
         return LedgerFiles(
             process, self.directory, owner, draw=self.world.draw, open_log=self._open_log

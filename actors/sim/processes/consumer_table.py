@@ -21,7 +21,7 @@ from ..trace import Violation
 from .consumer import CheckedEvents, SimConsumer
 from .handler import Group
 from .handler_run import HandlerRun
-from .shell import SimEvents
+from .role import SimEvents
 from .table_run import TableRun
 
 AT_ONCE = 0.3  # odds that a call begins before the turn that makes it is over

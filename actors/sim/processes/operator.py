@@ -26,13 +26,13 @@ from ...shells.ledger.files import LedgerFiles
 from ...shells.seeker import SeekerShell
 from ..environment import Environment
 from .consumer import SimConsumer
-from .shell import ProcessClock, Shell, SimEvents
+from .role import ProcessClock, SimEvents, SimRole
 
 PATIENCE_MS = 5_000  # then the command gives up
 REASON = "moved by an operator"
 
 
-class OperatorShell(Shell):
+class SimOperator(SimRole):
     """One command that moves the offset of one partition."""
 
     def __init__(self, world: Environment, name: str, member: SimConsumer) -> None:

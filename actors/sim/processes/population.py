@@ -21,13 +21,13 @@ from .consumer_table import SimTableConsumer
 from .handler import Group
 from .outbox import Outbox, OutboxUser
 from .producer import SimProducer
-from .relay import MakeRelay, RelayShell
-from .shell import Shell
+from .relay import MakeRelay, SimRelay
+from .role import SimRole
 from .users import FileUser, RivalUser, User, WebUser
 
 
 class Population:
-    """All shells of a plan, not started yet, and those that faults add."""
+    """All roles of a plan, not started yet, and those that faults add."""
 
     def __init__(self, world: Environment, make_relay: MakeRelay) -> None:
         self.world = world
@@ -54,13 +54,13 @@ class Population:
                 name = f"{type(user).__name__}-{user.name or 'web'}-{number}".lower()
                 self.producers.append(SimProducer(world, name, consumer_host, user))
         self.outbox = Outbox(oracle)
-        self.relays: list[RelayShell] = []
+        self.relays: list[SimRelay] = []
         self.program: OutboxUser | None = None  # that fills the outbox
         if plan.relays:
             self.program = OutboxUser(world, self.outbox, topic, plan.quota)
             self.users.append(self.program)
             self.relays = [
-                RelayShell(world, f"relay-{number}", consumer_host, self.outbox, make_relay)
+                SimRelay(world, f"relay-{number}", consumer_host, self.outbox, make_relay)
                 for number in range(plan.relays)
             ]
         # Databases that hold ledgers, by group, and copies of them.
@@ -70,7 +70,7 @@ class Population:
         }
         self.members = list(self._members())
         # All of them.
-        self.shells: list[Shell] = [
+        self.roles: list[SimRole] = [
             self.broker,
             self.spare_broker,
             *self.producers,
@@ -86,11 +86,11 @@ class Population:
             for partition in range(plan.partitions[group.topic]):
                 for letter in "abc"[: 1 + plan.standbys]:
                     name = f"{group.name}-{partition}-{letter}"
-                    shell = self._member(name, host, group, partition)
-                    # For the broker the shells of one letter are one process. Here each of them
+                    role = self._member(name, host, group, partition)
+                    # For the broker the roles of one letter are one process. Here each of them
                     # dies and freezes by itself, which is worse than what a process does.
-                    shell.member = f"{group.name}-{letter}".encode().ljust(16, b".")
-                    yield shell
+                    role.member = f"{group.name}-{letter}".encode().ljust(16, b".")
+                    yield role
 
     def _member(self, name: str, host: Host, group: Group, partition: int) -> SimConsumer:
         world, path = self.world, f"/state/{group.name}/{group.topic}/{partition}"
@@ -99,13 +99,13 @@ class Population:
             return SimConsumer(world, name, host, group, partition, path)
         # What is kept in a database has no state by key: such a consumer is refused.
         plain = replace(group, concurrency=0)
-        shell = SimTableConsumer(world, name, host, plain, partition, path, database)
-        database.add(shell.place, shell.model)
-        return shell
+        role = SimTableConsumer(world, name, host, plain, partition, path, database)
+        database.add(role.place, role.model)
+        return role
 
-    def clients(self) -> list[Shell]:
+    def clients(self) -> list[SimRole]:
         brokers = (self.broker, self.spare_broker)
-        return [s for s in self.shells if s.alive and s.transport is not None and s not in brokers]
+        return [s for s in self.roles if s.alive and s.transport is not None and s not in brokers]
 
     def topic_requests(self) -> list[Frames]:
         world = self.world
@@ -120,13 +120,13 @@ class Population:
         if self.world.oracle.grants.get(member.place) is None:
             return False
         self.strangers += 1
-        shell = self._elsewhere(member, copy=copy)
-        if shell is None:
+        role = self._elsewhere(member, copy=copy)
+        if role is None:
             return False
-        shell.stranger = not copy
-        shell.wanted = copy
-        self.shells.append(shell)
-        shell.start()
+        role.stranger = not copy
+        role.wanted = copy
+        self.roles.append(role)
+        role.start()
         return True
 
     def _elsewhere(self, member: SimConsumer, *, copy: bool) -> SimConsumer | None:

@@ -6,11 +6,11 @@ from ...core.client.producer import Opened
 from ...shells.producer import ProducerShell
 from ..environment import Environment, Host
 from ..trace import Violation
-from .shell import NEVER_MS, ProcessClock, Shell, SimEvents
+from .role import NEVER_MS, ProcessClock, SimEvents, SimRole
 from .users import User
 
 
-class SimProducer(Shell):
+class SimProducer(SimRole):
     """One process that sends for a user."""
 
     def __init__(self, world: Environment, name: str, host: Host, user: User) -> None:

@@ -12,7 +12,7 @@ from ..disk.disk import SimulatedCrash
 from ..environment import Environment, Host
 from .aside import Aside
 from .outbox import Outbox
-from .shell import NEVER_MS, ProcessClock, Shell, SimEvents
+from .role import NEVER_MS, ProcessClock, SimEvents, SimRole
 
 
 class MakeRelay(Protocol):
@@ -33,7 +33,7 @@ class MakeRelay(Protocol):
         """Return what runs it until it fails."""
 
 
-class RelayShell(Shell):
+class SimRelay(SimRole):
     """One relay of an outbox."""
 
     def __init__(
@@ -106,7 +106,7 @@ class RelayShell(Shell):
 class RelaySocket:
     """The socket of a relay; it waits as one does, while the world goes on."""
 
-    def __init__(self, shell: RelayShell) -> None:
+    def __init__(self, shell: SimRelay) -> None:
         self._shell = shell
 
     def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:

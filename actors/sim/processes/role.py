@@ -1,7 +1,7 @@
 """The process around a core in a simulated world: what starts, dies, freezes and starts again.
 
-A `Shell` is a place in the world (a role on a host) and outlives its processes. Its current process
-has a disk of its own (locks, open files), a clock that was set when it started, and an endpoint.
+A `SimRole` is a place in the world (a role on a host) and outlives its processes. Its current
+process has a disk of its own (locks, open files), a clock that was set at its start, and an endpoint.
 Interruptions strike at a call to the disk, so they hit the middle of a turn as well as its ends.
 """
 
@@ -51,7 +51,7 @@ class Turned(Protocol):
         """Return how long the next turn may wait."""
 
 
-class Shell:
+class SimRole:
     """One role in the world. Subclasses say what runs in it."""
 
     def __init__(self, world: Environment, name: str, host: Host) -> None:
