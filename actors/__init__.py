@@ -6,7 +6,6 @@ names in a checkout and which is installed as `oncemq`; nothing imports it by an
 """
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -170,9 +169,6 @@ _HOMES = {
     "Serializer": "library.messages.payloads",
     "Tx": "library.handling.tx",
 }
-
-# A library does not decide where its log lines go: without a handler of the user's, nowhere.
-logging.getLogger("oncemq").addHandler(logging.NullHandler())
 
 
 def __dir__() -> list[str]:

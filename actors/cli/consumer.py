@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import sys
+import threading
+import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NoReturn
 
@@ -22,9 +26,11 @@ from ..library.handling.call import Consumer, MessageContext
 from ..library.raised import raised_by_code
 from ..runtime.diagnostics import TellingHandler, tell, text_of
 from ..runtime.events import EventLog
-from ..runtime.settings import Settings
+from ..runtime.settings import Settings, working_directory
 from .config import setting_options
 from .output import ExitCode, ProgressLine, print_error, print_summary, process_events
+
+THREADS_S = 2.0  # for threads that the application leaves behind
 
 
 @click.command()
@@ -64,17 +70,34 @@ def consumer(
 
     With --rerun the handlers see every message from the earliest on, with a new state, a new
     processed set and a new output producer: their messages are sent again, under new ids.
+
+    Threads that the application leaves behind get two seconds; then the process ends without them.
     """
-    loaded = load_app(app)
-    settings = Settings.load(
-        flags={
+    with _threads_end():
+        flags = {
             "broker": broker,
             "state": state,
             "drain": drain,
             "log_dir": log_dir,
             "log_level": log_level,
-        },
+        }
+        _consume(app, group, rerun, until_idle, flags)
+
+
+def _consume(
+    app: str,
+    group: str | None,
+    rerun: str | None,
+    until_idle: float | None,
+    flags: dict[str, str | None],
+) -> None:
+    environ, directory = dict(os.environ), working_directory()  # before the module may change them
+    loaded = load_app(app)
+    settings = Settings.load(
+        flags=flags,
         arguments={"broker": loaded.broker},
+        environ=environ,
+        directory=directory,
     )
     chosen = choose(loaded, app, group)
     if rerun is not None:
@@ -126,6 +149,46 @@ def choose(app: App, target: str, group: str | None) -> list[Consumer]:
         what = f"no group {group!r}; it has {', '.join(groups)}" if groups else "no consumers"
         raise click.UsageError(f"{target} has {what}")
     return chosen
+
+
+@contextlib.contextmanager
+def _threads_end() -> Iterator[None]:
+    """Wait a moment for threads that the application began and has not ended; then end without them.
+
+    Python itself would wait for ever, with nothing to show for it: all is committed by now.
+    """
+    before = set(threading.enumerate())
+    status: int = ExitCode.DONE
+    try:
+        yield
+    except Exception as error:
+        if not _left_behind(before):
+            raise
+        if isinstance(error, click.exceptions.Exit):
+            status = error.exit_code
+        else:
+            status = print_error(error)
+    if left := _left_behind(before):
+        names = ", ".join(repr(thread.name) for thread in left)
+        tell(f"waiting {THREADS_S:g} s for threads of the application: {names}")
+        until = time.monotonic() + THREADS_S
+        for thread in left:
+            thread.join(max(0.0, until - time.monotonic()))
+        if not _left_behind(before):
+            raise click.exceptions.Exit(status)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none
+                stream.flush()
+        os._exit(status)
+
+
+def _left_behind(before: set[threading.Thread]) -> list[threading.Thread]:
+    """Return the threads that the end of Python would wait for."""
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread not in before and not thread.daemon and thread.is_alive()
+    ]
 
 
 def _run(

@@ -5,6 +5,7 @@ A broker that finds a live owner of the directory refuses to start.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from ..errors import OnceMQError
@@ -59,7 +60,7 @@ class BrokerProcess:
         machines reach. Raises UnsafeBind.
         """
         check_bind(bind, insecure=insecure)
-        self._data = data
+        self._data = os.path.abspath(data)
         self._bind = bind
         self._events = events
         self._takeover = takeover

@@ -228,13 +228,12 @@ class EventLog:
 class NullEvents:
     """Events of an actor inside a user's own program: they go to the stdlib logger `oncemq`.
 
-    The library configures no logging: without a handler of the user, nothing is printed.
+    The library configures no logging: without a handler of the user, Python prints warnings alone,
+    and events are none.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
         self._logger = logger or logging.getLogger("oncemq")
-        if not any(isinstance(handler, logging.NullHandler) for handler in self._logger.handlers):
-            self._logger.addHandler(logging.NullHandler())
 
     def wants(self, event: str) -> bool:
         return self._logger.isEnabledFor(_LEVELS[EVENTS[event].level])

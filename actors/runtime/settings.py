@@ -90,6 +90,14 @@ def _sink(text: str) -> str:
     return text
 
 
+def working_directory() -> str:
+    """Return the working directory; "" if it was removed: then relative paths fail where they are used."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
 def without_password(text: str) -> str:
     """Return `text`, such as a URL or a command line, with the passwords of URLs masked."""
     text = re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
@@ -169,6 +177,8 @@ class Settings:
     """All settings of a process, resolved together."""
 
     by_name: Mapping[str, Setting]
+    # Where relative paths lead from: the working directory at the start. Handlers may change theirs.
+    directory: str
 
     names: ClassVar[tuple[str, ...]] = tuple(SPECS)
 
@@ -178,8 +188,12 @@ class Settings:
         flags: Mapping[str, str | float | None] | None = None,
         arguments: Mapping[str, str | float | None] | None = None,
         environ: Mapping[str, str] | None = None,
+        directory: str | None = None,
     ) -> Settings:
-        """Each mapping goes from setting name to value. Raises BadSetting."""
+        """Each mapping goes from setting name to value. Raises BadSetting.
+
+        Relative paths lead from `directory`, by default the working directory of this moment.
+        """
         flags, arguments = flags or {}, arguments or {}
         unknown = (set(flags) | set(arguments)) - set(SPECS)
         assert not unknown, f"unknown setting: {sorted(unknown)}"
@@ -189,8 +203,12 @@ class Settings:
                     name, flag=flags.get(name), argument=arguments.get(name), environ=environ
                 )
                 for name in SPECS
-            }
+            },
+            working_directory() if directory is None else directory,
         )
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, self._text(name))
 
     def _text(self, name: str) -> str:
         value = self.by_name[name].value
@@ -207,11 +225,11 @@ class Settings:
 
     @property
     def data(self) -> str:
-        return self._text("data")
+        return self._path("data")
 
     @property
     def state(self) -> str:
-        return self._text("state")
+        return self._path("state")
 
     @property
     def sink(self) -> str | None:
@@ -221,8 +239,7 @@ class Settings:
     @property
     def log_dir(self) -> str | None:
         """None for stderr."""
-        value = self.by_name["log_dir"].value
-        return None if value is None else str(value)
+        return None if self.by_name["log_dir"].value is None else self._path("log_dir")
 
     @property
     def log_level(self) -> str:

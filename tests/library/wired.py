@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from oncemq.library.producing.producer import Producer
@@ -74,14 +75,17 @@ class WiredTransport:
         self._wire = wire
         self._peer = draw()
         self._inbox: list[tuple[bytes, list[bytes]]] = []
-        self._woken = threading.Event()
+        self._woken: SimpleQueue[None] = SimpleQueue()  # a signal handler may put, too
         self.closed = False
 
     def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
         """Return the answers that wait; else sleep until woken."""
         if not self._inbox and timeout_ms > 0:
-            self._woken.wait(timeout_ms / 1000 / SPEED)
-        self._woken.clear()
+            with contextlib.suppress(Empty):
+                self._woken.get(timeout=timeout_ms / 1000 / SPEED)
+        with contextlib.suppress(Empty):
+            while True:
+                self._woken.get_nowait()
         inbox, self._inbox = self._inbox, []
         return inbox
 
@@ -95,7 +99,7 @@ class WiredTransport:
         return True
 
     def wake(self) -> None:
-        self._woken.set()
+        self._woken.put(None)
 
     def reopen(self) -> None:
         self._peer = draw()

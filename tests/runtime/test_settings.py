@@ -87,12 +87,13 @@ def test_all_settings_together(tmp_path: Path) -> None:
         flags={"drain": 2, "log_dir": None},
         arguments={"state": str(tmp_path)},
         environ={"ONCEMQ_LOG_DIR": str(tmp_path / "logs"), "ONCEMQ_LOG_LEVEL": "debug"},
+        directory="/start",
     )
     assert settings.drain_s == 2.0
     assert settings.state == str(tmp_path)
     assert settings.log_dir == str(tmp_path / "logs")
     assert settings.log_level == "debug"
-    assert (settings.data, settings.bind) == ("data/broker", "tcp://127.0.0.1:7400")
+    assert (settings.data, settings.bind) == ("/start/data/broker", "tcp://127.0.0.1:7400")
     sources = {name: found["source"] for name, found in settings.as_dict().items()}
     assert sources == {
         "broker": "default",

@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 
 import zmq
 
@@ -47,6 +48,7 @@ from ..effects.calls import command_about
 from ..handling.call import Call, Consumer
 from ..handling.make_call import TopicFinders, make_call
 from ..handling.threads import HandlerThreads
+from ..sinks.address import absolute_sink
 from .actor import ConsumerActor
 from .ledgers import ConsumerLedgers
 from .main_thread import Answer, CallThread, LoopThread, PlainThread, WaitingDesk
@@ -83,7 +85,7 @@ class ConsumerProcess:
         self._watcher = watcher or Watcher()
         self._clock = SystemClock()
         self._topics = TopicBook()
-        self._ledgers = ConsumerLedgers(state)
+        self._ledgers = ConsumerLedgers(os.path.abspath(state))
         self._member = draw()
         self._tally = Tally()
         self._told_standby: set[tuple[str, str, int]] = set()
@@ -108,8 +110,9 @@ class ConsumerProcess:
         self._quit = False
         # Read by the main thread after the I/O thread has ended.
         self._error: BaseException | None = None
-        for consumer in consumers:
-            self._add(consumer, 0)
+        for consumer in consumers:  # handlers may change the working directory
+            sink = None if consumer.sink is None else absolute_sink(consumer.sink)
+            self._add(replace(consumer, sink=sink), 0)
 
     # --- the main thread -------------------------------------------------------------------------
 

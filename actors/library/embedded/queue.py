@@ -267,7 +267,7 @@ def _processed(store: str | os.PathLike[str] | Store | None) -> _UsersStore | Le
     if store is None:
         return LedgerStore.in_memory()
     if isinstance(store, str | os.PathLike):
-        return LedgerStore.in_directory(os.fspath(store))
+        return LedgerStore.in_directory(os.path.abspath(store))
     if isinstance(store, MutableMapping | MutableSet):
         return _UsersStore(store)
     raise TypeError(

@@ -45,6 +45,8 @@ class Verdicts:
         "_left",
         "_lock",
         "_parts",
+        "_refused",
+        "_told",
         "count",
         "describe_wait",
         "error",
@@ -62,6 +64,8 @@ class Verdicts:
         self.error: OnceMQError | None = None  # the whole send failed
         self.describe_wait = describe_wait
         self._parts: list[_Part] = []
+        self._refused = 0  # messages that were refused, each told to its handle alone
+        self._told: set[int] = set()  # those of them whose handle was asked
         self._left = 0  # messages without a verdict
         self._lock = threading.Lock()
         self._bell: threading.Event | None = None  # made by the first waiter: most sends have none
@@ -82,15 +86,28 @@ class Verdicts:
     ) -> None:
         """The verdict of the last batch settles the send."""
         self._parts.append(_Part(members, partition, runs, error))
+        if error is not None:
+            self._refused += len(members)
+        else:
+            self._refused += sum(run[0] for run in runs if run[1] == CONFLICT)
         self._left -= len(members)
         if self._left == 0:
             self._settle()
 
-    def fail(self, error: OnceMQError) -> None:
-        """Settle the send: refused, or its outcome is unknown."""
+    def fail(self, error: OnceMQError, *, refused: bool = False) -> None:
+        """Settle the send with an error: `refused`, or its outcome unknown, which `close` tells too."""
         if not self.settled:
             self.error = error
+            self._refused = self.count if refused else 0
             self._settle()
+
+    def __del__(self) -> None:
+        """Warn of refused messages whose handle was never asked, as asyncio does of lost errors."""
+        unread = self._refused - len(self._told)
+        if self.settled and unread > 0:
+            error = self.first_error()
+            many = "a message was" if unread == 1 else f"{unread} messages were"
+            log(logging.WARNING, "%s refused and no result() was asked for: %s", many, error)
 
     def forked(self, error: OnceMQError) -> None:
         """Fail in a forked child, where a thread that does not exist may hold the old lock."""
@@ -133,9 +150,19 @@ class Verdicts:
                 return
         _call(callback)
 
+    def asked(self) -> None:
+        """The caller has taken all verdicts: nothing of them is unread."""
+        self._refused = 0
+
     def verdict(self, index: int) -> Ack | OnceMQError:
         """Call it once settled."""
         assert self.settled, "not settled yet"
+        found = self._verdict(index)
+        if isinstance(found, OnceMQError):
+            self._told.add(index)
+        return found
+
+    def _verdict(self, index: int) -> Ack | OnceMQError:
         if self.error is not None:
             return self.error
         for part in self._parts:
@@ -146,6 +173,7 @@ class Verdicts:
 
     def all_verdicts(self) -> list[Ack | OnceMQError]:
         """In order; call it once settled."""
+        self.asked()
         if self.error is not None:
             return [self.error] * self.count
         found = {
@@ -190,6 +218,7 @@ class Verdicts:
         return sum(run[0] for part in self._parts for run in part.runs if run[1] == wanted)
 
     def first_error(self) -> OnceMQError | None:
+        self.asked()
         if self.error is not None:
             return self.error
         for part in self._parts:

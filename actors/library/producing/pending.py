@@ -146,6 +146,7 @@ class PendingMany(Pending[AckMany]):
         self._verdicts.wait(timeout)
         if self._verdicts.error is not None:
             raise self._verdicts.error.with_traceback(None)
+        self._verdicts.asked()
         return AckMany(self._verdicts)
 
     def _read(self) -> AckMany:

@@ -26,6 +26,7 @@ from ...shells.producer import ProducerShell
 from ..messages.payloads import Serializer, check_serializer
 from .accumulator import Accumulator
 from .acks import Ack, Verdicts
+from .guard import Guard
 from .parcel import Parcel, checked_many, checked_message
 from .pending import Pending, PendingMany, PendingOne
 from .thread import ProducerThread, monotonic_ms
@@ -72,8 +73,7 @@ class Producer:
 
     def _begin(self) -> None:
         """Become a new incarnation that has sent nothing."""
-        self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
+        self._lock = Guard(self._take_handed)
         self._gathered = Accumulator(self._in_flight_bytes, self._new_verdicts)
         self._checked_topics: set[str] = set()
         # Sends without all their verdicts, and the messages in them.
@@ -118,8 +118,15 @@ class Producer:
         )
         now_ms = monotonic_ms()
         deadline_ms = now_ms + _milliseconds(timeout)
-        with self._room:
+        with self._lock as lock:
             self._check(topic)
+            if lock.nested:
+                verdicts = self._new_verdicts(topic)
+                parcel = Parcel(topic, verdicts, explicit=id is not None, born_ms=now_ms)
+                index = parcel.add(message)
+                parcel.seal()
+                self._hand_over(parcel)
+                return PendingOne(verdicts, index)
             if self._wait_for_room(message.size, deadline_ms):
                 parcel, index = self._gathered.add(topic, message, now_ms)
             else:
@@ -161,8 +168,11 @@ class Producer:
             self._serializer,
         )
         deadline_ms = parcel.born_ms + _milliseconds(timeout)
-        with self._room:
+        with self._lock as lock:
             self._check(topic)
+            if lock.nested:
+                self._hand_over(parcel)
+                return PendingMany(verdicts)
             if self._wait_for_room(parcel.size, deadline_ms):
                 self._gathered.add_parcel(parcel)
             else:
@@ -171,6 +181,20 @@ class Producer:
             self._messages += verdicts.count
             self._io().nudge(urgent=True)
         return PendingMany(verdicts)
+
+    def _hand_over(self, parcel: Parcel) -> None:
+        """Leave a parcel to the holder of the lock further out. Raises BufferFull: it cannot wait."""
+        if not self._gathered.has_room(parcel.size):
+            raise BufferFull(f"{self._gathered.used} bytes wait for an acknowledgement")
+        self._lock.handed.append(parcel)
+        if self._thread is not None:
+            self._thread.wake()
+
+    def _take_handed(self, parcel: Parcel) -> None:
+        self._gathered.add_parcel(parcel)
+        self._outstanding[parcel.verdicts] = None
+        self._messages += len(parcel)
+        self._io().nudge(urgent=True)
 
     def _check(self, topic: str) -> None:
         """Raise the error that forbids a send now. Under the lock."""
@@ -192,7 +216,7 @@ class Producer:
             left_ms = deadline_ms - monotonic_ms()
             if left_ms <= 0 or self._thread is threading.current_thread():
                 raise BufferFull(f"{self._gathered.used} bytes wait for an acknowledgement")
-            self._room.wait(left_ms / 1000)
+            self._lock.wait(left_ms / 1000)
             if self._closed or self._error is not None:
                 raise self._error or ProducerClosed("the producer was closed during the call")
         return True
@@ -211,22 +235,23 @@ class Producer:
             self._thread = ProducerThread(
                 lambda: self._connect(self._name, str(endpoint)),
                 self._gathered,
-                self._room,
+                self._lock,
                 freed=self._freed,
                 done=self._done,
                 ended=self._ended,
             )
             self._thread.start()
+            _close_with_child_process()
         return self._thread
 
     # --- what the I/O thread reports -------------------------------------------------------------
 
     def _freed(self, count: int, size: int) -> None:
         """Called for messages that got their verdict."""
-        with self._room:
+        with self._lock:
             self._messages -= count
             self._gathered.used -= size
-            self._room.notify_all()
+            self._lock.notify_all()
 
     def _done(self, verdicts: Verdicts) -> None:
         with self._lock:
@@ -234,11 +259,12 @@ class Producer:
 
     def _ended(self, error: OnceMQError) -> None:
         """Fail all outstanding sends: their outcome is unknown."""
-        with self._room:
+        with self._lock:
             self._error = error
+            self._lock.take_handed()
             self._gathered.clear()
             outstanding, self._outstanding = list(self._outstanding), {}
-            self._room.notify_all()
+            self._lock.notify_all()
         for verdicts in outstanding:
             verdicts.fail(error)
 
@@ -251,7 +277,8 @@ class Producer:
         is told by its own handle.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._lock:
+        with self._lock as lock:
+            lock.take_handed()
             waiting = list(self._outstanding)
         for verdicts in waiting:
             verdicts.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -264,11 +291,11 @@ class Producer:
         Raises Unacknowledged(n) if n messages have no verdict, or the error that ended the
         producer if it left messages in that state. Closing again does nothing.
         """
-        with self._room:
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
-            self._room.notify_all()
+            self._lock.notify_all()
         _LIVE.discard(self)
         try:
             with contextlib.suppress(OnceMQError):  # a timeout or the end: told by what is left
@@ -314,7 +341,7 @@ class Producer:
 
     def _forked(self) -> None:
         """Begin again in a forked child, which cannot use lock, thread and socket of the parent."""
-        outstanding = list(self._outstanding)
+        outstanding = [*self._outstanding, *(parcel.verdicts for parcel in self._lock.handed)]
         self._begin()
         error = ProducerClosed(
             "this message was sent before the process forked",
@@ -355,6 +382,13 @@ def _milliseconds(timeout: float | None) -> int:
 def _after_fork_in_child() -> None:
     for producer in list(_LIVE):
         producer._forked()  # noqa: SLF001 - this module's own class
+
+
+def _close_with_child_process() -> None:
+    """Have `_at_exit` called at the end of a child of multiprocessing, which runs no atexit handlers."""
+    process, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, _at_exit, exitpriority=0)
 
 
 def _at_exit() -> None:

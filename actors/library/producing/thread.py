@@ -16,6 +16,7 @@ from ...runtime.diagnostics import log
 from ...shells.producer import ProducerShell
 from .accumulator import Accumulator
 from .acks import Verdicts
+from .guard import Guard
 from .parcel import Cut, Parcel, cut
 
 _BLOCKED_MS = 50  # how often new topics and deadlines are looked at while nothing can be sent
@@ -58,7 +59,7 @@ class ProducerThread(threading.Thread):
         self,
         connect: Callable[[], ProducerShell],
         gathered: Accumulator,
-        lock: threading.Condition,
+        lock: Guard,
         *,
         freed: Callable[[int, int], None],
         done: Callable[[Verdicts], None],
@@ -89,6 +90,12 @@ class ProducerThread(threading.Thread):
         if self._engine is not None and (self._asleep or (self._lingering and urgent)):
             self._asleep = self._lingering = False
             self._engine.wake()
+
+    def wake(self) -> None:
+        """End the wait of the engine, if it is there. Any thread, with the lock or without."""
+        engine = self._engine
+        if engine is not None:
+            engine.wake()
 
     def describe_wait(self) -> str:
         engine = self._engine
@@ -150,7 +157,7 @@ class ProducerThread(threading.Thread):
     def _fail(self, parcel: Parcel, error: OnceMQError) -> None:
         """The bytes of the parcel are free already."""
         self._freed(len(parcel), 0)
-        parcel.verdicts.fail(error)
+        parcel.verdicts.fail(error, refused=True)
         self._done(parcel.verdicts)
 
     # --- feeding the engine ----------------------------------------------------------------------

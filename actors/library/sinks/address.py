@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ...errors import BadSink
 
@@ -56,6 +56,15 @@ def resolve_sink(text: str, *, host: str, environ: Mapping[str, str] | None = No
             raise BadSink(f"the sink names the environment variable {name}, which is not set")
         text = value
     return _parse(text, host)
+
+
+def absolute_sink(text: str) -> str:
+    """Return `text` so that it names the same file after the process has changed its directory.
+
+    Behind `env:` the variable is read now. Raises BadSink.
+    """
+    address = resolve_sink(text, host="")
+    return f"{SQLITE}:///{quote(address.target)}" if address.kind == SQLITE else address.target
 
 
 def _parse(text: str, host: str) -> SinkAddress:

@@ -14,7 +14,7 @@ from oncemq import App, Harness
 from oncemq.library.consuming.main_thread import LoopThread
 from oncemq.library.producing.acks import Verdicts
 from oncemq.library.raised import raised_by_code
-from oncemq.runtime.process import stop_signals
+from oncemq.runtime.process import heeded, stop_signals
 
 ENDINGS = [
     SystemExit(0),
@@ -131,6 +131,19 @@ def test_where_oncemq_takes_signals_a_keyboard_interrupt_is_of_code() -> None:
     assert not raised_by_code(KeyboardInterrupt())
     with stop_signals(lambda _number: None):
         assert raised_by_code(KeyboardInterrupt())
+
+
+def test_a_signal_that_was_ignored_from_the_start_stays_ignored() -> None:
+    """nohup and background jobs: the one that started the process meant it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_signals(lambda _number: None):
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+            assert raised_by_code(KeyboardInterrupt())
+        assert heeded([signal.SIGINT, signal.SIGTERM]) == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_cancellation_from_outside_goes_through() -> None:
