@@ -141,7 +141,10 @@ def validate(people: Population) -> None:
             read_back(disks[grant.host], grant.path, people.world.ledgers[grant.host, grant.path])
     for database in people.databases.values():
         database.read_back()
-    prove_files(people, disks)
+    if "copied ledger" not in people.world.plan.faults:
+        # A copy that was granted may cut its commits elsewhere than its original did, whose outputs
+        # the log holds: the same messages in other batches, which the proof takes for other outputs.
+        prove_files(people, disks)
 
 
 def prove_files(people: Population, disks: dict[str, SimDisk]) -> None:
