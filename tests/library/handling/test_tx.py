@@ -461,5 +461,5 @@ def test_an_error_whose_text_cannot_be_made_is_told_by_its_name() -> None:
     def huge(message, tx):
         raise ValueError("x" * 100_000)
 
-    assert call(broken, [1]).failure.text == "BrokenError"
+    assert call(broken, [1]).failure.text == "BrokenError: <BrokenError without text>"
     assert len(call(huge, [1]).failure.text) < 1100
