@@ -64,7 +64,8 @@ def wait_for_work(running: Running, directory: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         assert running.exit_code is None, running.told()
-        if list(directory.glob("consumers/*/*/*/gen-*/MANIFEST")):
+        logs = ("broker/gen-*/MANIFEST", "consumers/*/*/*/gen-*/MANIFEST")  # in any order
+        if all(list(directory.glob(log)) for log in logs):
             return
         time.sleep(0.1)
     raise AssertionError(running.told())
