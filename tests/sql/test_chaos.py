@@ -50,5 +50,5 @@ def test_rows_are_written_once_under_kills_and_the_proof_reads_them(
 
     with shop.chaos("--kills=1") as again:
         again.wait(60, 2)
-    assert "has the ledger of group billing" in again.stderr()
+    assert "holds the ledger of group billing" in again.stderr()
     assert "s3cret" not in again.stderr()
