@@ -133,7 +133,7 @@ def test_a_lock_that_never_comes_free_is_told() -> None:
     killed(disk)
     name = layout.generation_name(3)
     at(disk, "lock", name, lambda: MemoryDisk.lock(disk, f"{DIRECTORY}/{name}/LOCK"))
-    with pytest.raises(LogInUse, match="just made"):
+    with pytest.raises(LogInUse, match="just created"):
         open_log(disk)
 
 
