@@ -76,7 +76,7 @@ class Tx:
 
         Before the call an intent is made durable, after it the result. A handler that runs again
         gets that result, and the function is not called. If the process dies in between, or the
-        function raises, nobody knows whether the call happened, and `policy` decides: "ask" holds
+        function raises, it is unknown whether the call happened: `policy` decides: "ask" holds
         the partition until an operator has spoken, "park" makes the message a dead letter, "retry"
         calls again. EffectNotDone, raised by the function, says that nothing happened.
 
