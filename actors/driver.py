@@ -10,6 +10,7 @@ returned and the fence has been looked at; the Synced event opens the next turn.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from .codec import records as record_codec
@@ -270,6 +271,10 @@ class Driver:
         if log is not None:
             if log.end > log.durable_end:
                 end = log.sync()
+                for number, send in enumerate(held.sends_after_sync):
+                    if send.tells_end:
+                        told: Any = replace(send.message, durable=end)  # type: ignore[call-arg]
+                        held.sends_after_sync[number] = replace(send, message=told)
                 self._synced_at_ms = self._fence_seen_ms = now
                 self._events.emit("log.synced", durable_end=end)
                 self.post(Synced(end))

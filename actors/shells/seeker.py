@@ -22,14 +22,18 @@ class SeekerShell:
         granted: Granted,
         *,
         ledger: LedgerDoor,
+        accepts: bool = False,
         clock: Clock,
         events: Events,
         snapshot_every_bytes: int = LEDGER_SNAPSHOT_EVERY_BYTES,
         limits: Limits = LIMITS,
     ) -> None:
-        """Nothing is opened yet; `close` closes `ledger`."""
+        """Nothing is opened yet; `close` closes `ledger`.
+
+        `accepts`: the operator knows that the log has another past than the ledger relied on.
+        """
         self.place = place
-        self.core = SeekerCore(place, granted, limits)
+        self.core = SeekerCore(place, granted, limits, accepts=accepts)
         self._ledger = ledger
         self._driver = Driver(
             self.core,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ...batch import Batch
 from ...codec import wire
+from ...core.client.connection import PLACES_VERSION
 from ...errors import OnceMQError, ProtocolError, from_code
 from ...limits import LIMITS, RESEND_MS
 from ...outcome import Received
@@ -89,6 +90,11 @@ class AdminClient:
             hello = Hello(0, VERSION_MIN, VERSION_MAX, "admin", secrets.token_bytes(16), b"", 0)
             self._welcome = self._ask_once(hello, Welcome)
         return self._welcome
+
+    @property
+    def knows_places(self) -> bool:
+        """Whether the broker compares places. Raises NoAnswer."""
+        return self.welcome().version >= PLACES_VERSION
 
     def create_topic(self, topic: str, partitions: int) -> TopicDescribed:
         """The same again is no error. Raises TopicExists, InvalidName, NoAnswer."""

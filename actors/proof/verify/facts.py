@@ -27,6 +27,8 @@ class Ledger:
     next_offset: int = 0
     commit_no: int = 0
     epoch: int = 0
+    # What it relies on in the broker's log: mark and position; b"" before it relied on anything.
+    seen: tuple[bytes, int] = (b"", 0)
     # The highest offset that it ever stood at: above `next_offset` after an operator went back.
     reached: int = 0
     # What an operator had it pass over: ascending, nothing above `next_offset`.
