@@ -60,6 +60,14 @@ class Silence:
         return False
 
 
+def _telling(send: Send, end: int) -> Send:
+    """Return the send with the log's durable end in its message, if it is to tell that."""
+    if not send.tells_end:
+        return send
+    message: Any = send.message
+    return replace(send, message=replace(message, durable=end))
+
+
 class Driver:
     """Drives one core. Not thread-safe: one thread calls `turn`."""
 
@@ -271,10 +279,7 @@ class Driver:
         if log is not None:
             if log.end > log.durable_end:
                 end = log.sync()
-                for number, send in enumerate(held.sends_after_sync):
-                    if send.tells_end:
-                        told: Any = replace(send.message, durable=end)  # type: ignore[call-arg]
-                        held.sends_after_sync[number] = replace(send, message=told)
+                held.sends_after_sync = [_telling(send, end) for send in held.sends_after_sync]
                 self._synced_at_ms = self._fence_seen_ms = now
                 self._events.emit("log.synced", durable_end=end)
                 self.post(Synced(end))

@@ -107,7 +107,9 @@ class History:
     def difference(self, place: Place, end: int) -> str:
         """Say how this log, which does not hold `place`, differs from the one that did."""
         known = self._end_of(place.mark, end)
-        now = f"position {end} of history {shown(self.current)}" if self._marks else f"position {end}"
+        now = (
+            f"position {end} of history {shown(self.current)}" if self._marks else f"position {end}"
+        )
         if known < 0:
             return f"this log has no history {shown(place.mark)}; it is at {now}"
         return f"this log has that history up to position {known} only, and is at {now}"

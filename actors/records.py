@@ -150,6 +150,19 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Renumbered:
+    """Unacknowledged and later outputs to a target get numbers from `first_sequence` on.
+
+    An operator has accepted a log that lacks outputs which it had acknowledged: it expects lower
+    numbers than the ledger would give. Or it holds outputs of a copy of the ledger.
+    """
+
+    topic: str
+    partition: int
+    first_sequence: int
+
+
 @dataclass(slots=True)
 class Committed:
     """The one commit: all of it becomes durable together or not at all."""
@@ -170,6 +183,7 @@ class Committed:
     # The furthest place of the broker's log that the ledger relies on from this commit on: inputs
     # that it has passed, acknowledged outputs, or an operator's decision. NO_PLACE: as before.
     seen: Place = NO_PLACE
+    renumbered: list[Renumbered] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

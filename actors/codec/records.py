@@ -30,6 +30,7 @@ from ..records import (
     Parked,
     ProducerGranted,
     Record,
+    Renumbered,
     Skipped,
     TopicCreated,
 )
@@ -41,7 +42,9 @@ BATCH_STORED = 3
 GROUP_GRANTED = 4
 GROUP_REWOUND = 5
 HISTORY_BEGUN = 6
-GROUP_GRANTED_SEEN = 7  # GroupGranted with the place of its ledger, which earlier versions did not know
+GROUP_GRANTED_SEEN = (
+    7  # GroupGranted with the place of its ledger, which earlier versions did not know
+)
 LEDGER_STARTED = 10
 COMMITTED = 11
 COMMITTED_MORE = 12  # Committed with the parts of _MORE, which earlier versions did not write
@@ -112,6 +115,7 @@ _OUTPUT = attrgetter("topic", "partition", "first_sequence", "count", "raw", "cr
 _MORE: dict[str, tuple[type[Any], Any]] = {
     "parked": (Parked, attrgetter("topic_id", "offset", "kind", "attempts")),
     "skipped": (Skipped, attrgetter("topic_id", "first_offset", "next_offset", "reason")),
+    "renumbered": (Renumbered, attrgetter("topic", "partition", "first_sequence")),
 }
 _SEEN = "seen"  # one more part: the place, as a list with one entry
 
@@ -186,7 +190,9 @@ def decode(
             return _decode_more(fields)
         if type_number == GROUP_GRANTED_SEEN:
             *of_grant, mark, position = fields
-            return GroupGranted(*of_grant, Place(mark, position))
+            granted = GroupGranted(*of_grant)
+            granted.seen = Place(mark, position)
+            return granted
         kind, names = _SIMPLE[type_number]
         return kind(**dict(zip(names, fields, strict=True)))  # type: ignore[no-any-return]
     except KeyError:

@@ -5,6 +5,8 @@ The owner of the shell talks to the broker; the core only writes the one commit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..core.consumer.seeker import MoveOffset, SeekerCore
 from ..driver import Driver, Silence
 from ..limits import LEDGER_SNAPSHOT_EVERY_BYTES, LIMITS, Limits
@@ -57,9 +59,14 @@ class SeekerShell:
         self._driver.open_log(self._ledger.open(self.core.epoch), self._ledger.directory)
         self._driver.turn(0)
 
-    def move(self, offset: int, reason: str) -> None:
-        """The move is durable when this returns. Raises OffsetOutOfRange, Fenced."""
-        self._driver.post(MoveOffset(offset, reason))
+    def move(
+        self, offset: int, reason: str, expected: Mapping[tuple[str, int], int] | None = None
+    ) -> None:
+        """The move is durable when this returns. Raises OffsetOutOfRange, Fenced.
+
+        `expected` is what the broker expects next of the outputs, where another past is accepted.
+        """
+        self._driver.post(MoveOffset(offset, reason, expected or {}))
         self._driver.turn(0)
 
     def close(self, *, clean: bool) -> None:

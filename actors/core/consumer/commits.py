@@ -15,7 +15,9 @@ from .work import HandlerDone
 class Acked:
     """Acknowledgements of outputs that the next commit carries."""
 
-    ends: list[tuple[str, int, int]] = field(default_factory=list)  # topic, partition, next sequence
+    ends: list[tuple[str, int, int]] = field(
+        default_factory=list
+    )  # topic, partition, next sequence
     place: Place = NO_PLACE  # in the broker's log, of who relies on them
 
     def add(self, topic: str, partition: int, next_sequence: int, place: Place) -> None:

@@ -22,6 +22,7 @@ known to be durable (`snapshot_written`).
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from ...history import NO_PLACE, Place
@@ -37,6 +38,7 @@ from ...records import (
     Output,
     Plain,
     Record,
+    Renumbered,
     Skipped,
 )
 from .open_effects import OpenEffects
@@ -77,7 +79,7 @@ class Ledger:
         self.state_bytes = 0
         # Messages that were handled. Invariant: only grows.
         self.processed = Processed()
-        # The next number of an output to each target. Invariant: never decreases.
+        # The next number of an output to each target. Invariant: decreases only by an order.
         self.next_sequence: dict[Target, int] = {}
         # Outputs without a recorded acknowledgement. Invariant: contiguous numbers that end at
         # next_sequence of the target.
@@ -166,6 +168,8 @@ class Ledger:
         self._change_state(record.state)
         for topic, partition, next_sequence in record.acked:
             self._forget_acked((topic, partition), next_sequence)
+        for target in record.renumbered:
+            self._renumber(target)
         for output in record.outputs:
             self._add_output(output)
         self.parked += len(record.parked)
@@ -229,6 +233,13 @@ class Ledger:
         assert output.first_sequence == expected, "outputs are numbered without holes"
         self.next_sequence[target] = expected + output.count
         self.unacked.setdefault(target, deque()).append(output)
+
+    def _renumber(self, order: Renumbered) -> None:
+        target, following = (order.topic, order.partition), order.first_sequence
+        outputs = self.unacked.pop(target, deque())
+        self.next_sequence[target] = following
+        for output in outputs:
+            self._add_output(replace(output, first_sequence=self.next_sequence[target]))
 
     # --- snapshots -------------------------------------------------------------------------------
 

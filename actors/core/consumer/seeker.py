@@ -14,15 +14,24 @@ docs/GROUPS.md, "Moving the offset".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ...errors import NotSupported, OffsetOutOfRange
 from ...limits import LIMITS, Limits
 from ...outcome import Event, Outcome, Recovered, Snapshot, SnapshotWritten
 from ...protocol import Granted, place_in
-from ...records import Committed, LedgerEnded, LedgerStarted, Plain, Record, Skipped
+from ...records import (
+    Committed,
+    LedgerEnded,
+    LedgerStarted,
+    Plain,
+    Record,
+    Renumbered,
+    Skipped,
+)
 from .grant import check_follows
-from .ledger import Ledger
+from .ledger import Ledger, Target
 from .running import START_OFFSET
 
 
@@ -32,6 +41,9 @@ class MoveOffset:
 
     offset: int
     reason: str
+    # What the broker expects next of the ledger's outputs, by (topic, partition). Only where the
+    # operator accepts another past: the numbers go on from there.
+    expected: Mapping[Target, int] = field(default_factory=dict)
 
 
 class SeekerCore:
@@ -101,6 +113,8 @@ class SeekerCore:
         if move.offset != first:
             record.skipped = [skipped]
         record.seen = place_in(grant)
+        if self.accepts:
+            record.renumbered = self._renumbered(move.expected)
         out.appends.append(record)
         self._end_well(out)
         group, topic, partition = self._place
@@ -111,6 +125,17 @@ class SeekerCore:
             lost, now = ledger.seen, record.seen
             histories = {"seen": str(lost), "mark": now.mark.hex(), "position": now.position}
             out.events.append(("history.accepted", {**fields, **histories}))
+
+    def _renumbered(self, expected: Mapping[Target, int]) -> list[Renumbered]:
+        """Return the targets whose unacknowledged outputs the broker would never take."""
+        ledger, wrong = self.ledger, []
+        for target, following in sorted(ledger.next_sequence.items()):
+            outputs = ledger.unacked.get(target)
+            first = outputs[0].first_sequence if outputs else following
+            wanted = expected.get(target, 0)
+            if not first <= wanted <= following:
+                wrong.append(Renumbered(*target, wanted))
+        return wrong
 
     def _end_well(self, out: Outcome) -> None:
         if self._clean:

@@ -30,6 +30,7 @@ from ...protocol import (
     GroupDescribed,
     GroupsListed,
     Hello,
+    InitProducer,
     Join,
     Leave,
     Left,
@@ -38,6 +39,7 @@ from ...protocol import (
     Message,
     Produce,
     Produced,
+    ProducerReady,
     Rewind,
     Rewound,
     Standby,
@@ -121,6 +123,14 @@ class AdminClient:
         answer = self._ask(join, (Granted, Standby))
         assert isinstance(answer, Granted | Standby), "as asked"
         return answer
+
+    def next_sequences(self, producer: str, nonce: bytes) -> dict[tuple[str, int], int]:
+        """Return the next number of an output producer for each (topic, partition) it has written.
+
+        `nonce` is the incarnation that holds the grant. Raises UnknownProducer, NoAnswer.
+        """
+        ready = self._ask(InitProducer(0, producer, nonce, "admin"), ProducerReady)
+        return {(topic, partition): number for topic, partition, number, _ in ready.partitions}
 
     def leave(self, group: str, topic: str, partition: int, epoch: int, offset: int) -> None:
         """Raises NotGranted, NoAnswer."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from ...core.consumer.grant import join_with
 from ...errors import Fenced, GroupInUse, LogRegressed, OffsetOutOfRange, OnceMQError
-from ...ids import check_name
+from ...ids import check_name, output_producer
 from ...ports import Events
 from ...protocol import Standby
 from ...runtime.clock import SystemClock
@@ -39,7 +39,9 @@ class Moved:
     partition: int
     first_offset: int  # committed offset before
     next_offset: int  # committed offset from now on
-    accepted: str = ""  # how the log differs from the one that the ledger relied on; "": it does not
+    accepted: str = (
+        ""  # how the log differs from the one that the ledger relied on; "": it does not
+    )
 
 
 class Seeker:
@@ -62,6 +64,8 @@ class Seeker:
         self._disk = OsDisk()
         # What the broker said against a ledger that relied on another past, by partition.
         self._accepted: dict[int, str] = {}
+        # As whom a partition was joined.
+        self._incarnations: dict[int, bytes] = {}
         self._taken: list[SeekerShell] = []
 
     def __enter__(self) -> Seeker:
@@ -135,19 +139,27 @@ class Seeker:
             if offset != first or taken.core.accepts:
                 if offset < first:
                     self._client.rewind(*taken.place, taken.core.epoch, offset)
-                taken.move(offset, reason)
+                taken.move(offset, reason, self._expected(taken))
             moved.append(
                 Moved(taken.place[2], first, offset, self._accepted.pop(taken.place[2], ""))
             )
         self._give_back(clean=True)
         return moved
 
+    def _expected(self, taken: SeekerShell) -> dict[tuple[str, int], int]:
+        """Return what the broker expects next of the outputs, if another past is accepted."""
+        if not taken.core.accepts:
+            return {}
+        nonce = self._incarnations[taken.place[2]]
+        return self._client.next_sequences(output_producer(*taken.place), nonce)
+
     def _take(self, group: str, topic: str, partition: int) -> None:
         place = (group, topic, partition)
         door = self._door(place)
         try:
+            nonce = self._incarnations[partition] = draw()
             join = join_with(
-                door.peek(), 0, place, draw(), self._label, marked=self._client.knows_places
+                door.peek(), 0, place, nonce, self._label, marked=self._client.knows_places
             )
             accepts = False
             try:

@@ -17,7 +17,8 @@
 12 the same and more  the fields of 11, then a map of names to lists:
                       parked [topic_id, offset, kind, attempts],
                       skipped [topic_id, first_offset, next_offset, reason],
-                      seen, one entry: what the ledger relies on [mark, position]
+                      seen, one entry: what the ledger relies on [mark, position],
+                      renumbered [topic, partition, first_sequence]
 13 attempt marked     msgpack [epoch, topic_id, offset, deaths, returned]
 14 effect intended    msgpack [epoch, topic_id, offset, key, name, number, policy, at_ms]
 15 effect ended       msgpack [epoch, topic_id, offset, name, number, how, policy, encoding,
@@ -178,6 +179,7 @@ class Committed:
     parked: tuple[tuple[bytes, int, str, int], ...] = ()  # topic_id, offset, kind, attempts
     skipped: tuple[tuple[bytes, int, int, str], ...] = ()  # topic_id, from, to, reason
     seen: tuple[tuple[bytes, int], ...] = ()  # mark, position
+    renumbered: tuple[tuple[str, int, int], ...] = ()  # topic, partition, next output's number
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +258,7 @@ _ARRAYS: dict[int, Any] = {
     EFFECT_ENDED: EffectEnded,
     ENDED: Ended,
 }
-_MORE = {"parked": 4, "skipped": 4, "seen": 2}  # fields of an entry
+_MORE = {"parked": 4, "skipped": 4, "seen": 2, "renumbered": 3}  # fields of an entry
 
 
 def parse(frame: Frame) -> Record:

@@ -87,6 +87,12 @@ class Ledger:
         group, topic, _ = self.place
         return private_topic(topic, group)
 
+    def unacked(self, topic: str, partition: int) -> int:
+        """How many outputs to a target are not acknowledged."""
+        target = (topic, partition)
+        sent = self.next_sequence.get(target, 0)
+        return max(0, sent - self.acked.get(target, 0))
+
     def next_offset_of(self, topic_id: bytes) -> int:
         if self.started is None or topic_id == self.started.topic_id:
             return self.next_offset

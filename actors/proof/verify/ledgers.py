@@ -197,6 +197,9 @@ class LedgerReader:
         self._change_state(record.state)
         for topic, partition, end in record.acked:
             self._acked((topic, partition), end, record.commit_no)
+        for topic, partition, first in record.renumbered:
+            ledger.next_sequence[topic, partition] = first + ledger.unacked(topic, partition)
+            ledger.acked[topic, partition] = first
         self._outputs(record.outputs, position)
 
     def _skip(self, record: Committed) -> int:
