@@ -74,6 +74,8 @@ class Fenced(OnceMQError):
 
     code = "fenced"
     default_hint = "another process took over; do not retry from this process"
+    # How a process ends that could not go on because of it: a command, or a program with a producer.
+    exit_status: ClassVar[int] = 3
 
 
 class LogRegressed(OnceMQError):
