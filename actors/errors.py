@@ -59,7 +59,7 @@ class DiskFull(StorageError):
 
     code = "disk_full"
     retriable = True
-    default_hint = "free space on the disk that holds the data directory"
+    default_hint = "free space on that disk"
 
 
 class LogInUse(StorageError):
@@ -96,7 +96,7 @@ class LedgerNotHere(OnceMQError):
     """The group's ledger is in another place. No handler was called."""
 
     code = "ledger_not_here"
-    default_hint = "start the consumer on that host with that --state directory"
+    default_hint = "start the consumer where that ledger is"
 
 
 # --- protocol and broker -----------------------------------------------------------------------

@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...errors import LedgerNotHere, LogRegressed, NotGranted, ProtocolError
+from ...ids import IN_DATABASE
 from ...limits import LABEL_CHARS_MAX, LEASE_MS
 from ...protocol import Join
 from ...records import GroupGranted, GroupRewound, Plain
@@ -128,7 +129,8 @@ class GroupTable:
         raise LedgerNotHere(
             f"group {join.group} has its ledger of {join.topic} partition {join.partition} on "
             f"{grant.host} in {grant.path}, at offset {known} or above; this is {what} ledger, "
-            f"on {join.host} in {join.path}, at offset {join.next_offset}"
+            f"on {join.host} in {join.path}, at offset {join.next_offset}",
+            hint=_way_back(join, grant),
         )
 
     def known_offset(self, key: Key) -> int:
@@ -250,5 +252,20 @@ def _proves_death(join: Join, grant: GroupGranted) -> bool:
     The lock of a ledger in another place says nothing about the owner: a copy of a ledger, taken
     while its owner lives, has a lock that is free.
     """
-    same_place = (join.host[:LABEL_CHARS_MAX], join.path) == (grant.host, grant.path)
-    return join.lock_held and same_place and join.highest_generation >= grant.epoch
+    used = join.highest_generation >= grant.epoch
+    return join.lock_held and used and _same_place(join, grant)
+
+
+def _same_place(join: Join, grant: GroupGranted) -> bool:
+    return (join.host[:LABEL_CHARS_MAX], join.path) == (grant.host, grant.path)
+
+
+def _way_back(join: Join, grant: GroupGranted) -> str:
+    """Return what to do about a ledger that is not the one of the grant."""
+    if join.ledger_id == grant.ledger_id:
+        return "this is a copy or an old backup: use the ledger as it was last"
+    if _same_place(join, grant):
+        return "it was deleted or replaced there: put it back"
+    if grant.path.endswith(IN_DATABASE):
+        return f"give the consumer that database: sink={grant.path.removesuffix(IN_DATABASE)!r}"
+    return f"start the consumer on {grant.host} with the --state directory that holds it"

@@ -117,6 +117,24 @@ def test_the_lock_of_the_granted_generation_proves_death(world):
     assert join(world, b"B", lock_held=True, highest_generation=1).epoch == 2
 
 
+@pytest.mark.parametrize(
+    ("known", "joins", "hint"),
+    [
+        ({}, {"path": "/other"}, "on host-1 with the --state directory"),
+        ({}, {"host": "host-2"}, "on host-1 with the --state directory"),
+        ({}, {}, "deleted or replaced there"),
+        ({}, {"ledger_id": b"ledger", "next_offset": 3}, "a copy or an old backup"),
+        ({"path": "sqlite:////srv/shop.db (oncemq_ledger)"}, {}, "sink='sqlite:////srv/shop.db'"),
+    ],
+)
+def test_the_hint_of_another_ledger_follows_the_cause(world, known, joins, hint):
+    """A state directory, a database, a lost ledger and an old one have ways back of their own."""
+    join(world, **known, next_offset=7)
+    refused = join(world, b"B", **{"ledger_id": b"other", **joins})
+    assert refused.code == "ledger_not_here"
+    assert hint in refused.hint
+
+
 def test_a_zombie_that_only_polls_gets_nothing(world):
     """After a takeover the old epoch is refused everywhere, waiting fetches included."""
     join(world)
