@@ -12,8 +12,8 @@ The ledger reported at a join must be the one that the last grant knew, and must
 consumer started in another directory thus gets LedgerNotHere and calls no handler.
 
 A joiner need not wait for the lease in three cases: the owner left; the joiner is the owner itself
-and has used its epoch up; or the joiner holds the lock of the granted generation, which only the
-death of the owner releases.
+and has used its epoch up; or the joiner proves that the owner is dead: it holds the lock of the
+granted generation, on the host and in the place that the grant names.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class GroupTable:
         grant = self.grants.get(key)
         if grant is None or grant.incarnation == join.incarnation:
             return 0
-        if join.lock_held and join.highest_generation >= grant.epoch:
+        if _proves_death(join, grant):
             return 0
         lease = self.leases[key]
         return 0 if lease.released or lease.dead else max(0, lease.until_ms - now_ms)
@@ -242,3 +242,13 @@ class GroupTable:
         """Return whether the lease of a grant still makes other consumers wait."""
         lease = self.leases[key]
         return not lease.released and lease.until_ms > now_ms
+
+
+def _proves_death(join: Join, grant: GroupGranted) -> bool:
+    """Return whether the joiner's lock is that of the owner itself.
+
+    The lock of a ledger in another place says nothing about the owner: a copy of a ledger, taken
+    while its owner lives, has a lock that is free.
+    """
+    same_place = (join.host[:LABEL_CHARS_MAX], join.path) == (grant.host, grant.path)
+    return join.lock_held and same_place and join.highest_generation >= grant.epoch

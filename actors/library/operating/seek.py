@@ -8,6 +8,7 @@ entirely and the others not at all. It takes all partitions before it moves the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -52,7 +53,7 @@ class Seeker:
             address_of(sink)  # refuse a bad URL before the broker is asked
         self._sink = sink
         self._client = AdminClient(endpoint)
-        self._state = state
+        self._state = os.path.abspath(state)  # as consumers name it: see `maker_of`
         self._events = events
         self._label = f"seek by {own_label()}"
         self._disk = OsDisk()

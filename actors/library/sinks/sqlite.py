@@ -398,7 +398,8 @@ class SqliteHost:
     """What a ledger in a SQLite file needs of this machine: proof that an owner is dead.
 
     The owner holds the flock of a file beside the database for as long as it lives; its row names
-    the file, the host and its boot.
+    the file by path, device and number, and the host and its boot. The lock proves something only
+    about that very file: a copy of the database, with its lock files, may have taken its place.
     """
 
     def __init__(self, session: SqliteSession) -> None:
@@ -416,14 +417,17 @@ class SqliteHost:
         self.let_go()
         if not owner:
             return True
-        path = owner.get("lock", "")
         here = all(owner.get(name) == self._facts[name] for name in ("host", "boot_id"))
-        if here and self._facts["boot_id"] and path:
+        if here and self._facts["boot_id"]:
             try:
-                self._held = self._disk.lock(path)
+                self._held = self._disk.lock(owner.get("lock", ""))
             except FileNotFoundError:
                 return not owner_alive(owner)
-            return self._held is not None
+            if self._held is None:
+                return False
+            if list(self._held.identity()) == owner.get("lock_file"):
+                return True
+            self.let_go()
         return not owner_alive(owner)
 
     def let_go(self) -> None:
@@ -442,7 +446,7 @@ class SqliteHost:
         self._lock = self._disk.lock(path)
         if self._lock is None:
             raise Fenced(f"another process holds epoch {epoch}")
-        return {"lock": path}
+        return {"lock": path, "lock_file": list(self._lock.identity())}
 
     def make_way(self, owner: Mapping[str, Any], error: SinkLocked) -> None:
         """End the replaced owner if it is frozen with the lock of the writer. Raises SinkLocked."""

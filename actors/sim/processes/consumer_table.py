@@ -76,6 +76,12 @@ class SimTableConsumer(SimConsumer):
         return self.database.kind == SERVER
 
     @property
+    def holds_ledger(self) -> bool:
+        """Whether its session could still commit: the database may have ended it."""
+        session = None if self._client is None else self._client.session
+        return super().holds_ledger and session is not None and not session.over
+
+    @property
     def owns(self) -> bool:
         return self.core is not None and self.core.phase == RUNNING
 

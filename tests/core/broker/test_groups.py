@@ -105,9 +105,15 @@ def test_leaving_with_an_impossible_offset_is_refused(world):
 
 
 def test_the_lock_of_the_granted_generation_proves_death(world):
-    """Whoever holds it need not wait; a lock of an older generation proves nothing."""
+    """Whoever holds it need not wait; a lock of an older generation proves nothing.
+
+    Nor does a lock in another place than the grant names: there lies a copy of the ledger.
+    """
     join(world)
     assert isinstance(join(world, b"B", lock_held=True, highest_generation=0), Standby)
+    proof = {"lock_held": True, "highest_generation": 1}
+    assert isinstance(join(world, b"B", **proof, path="/copy"), Standby)
+    assert isinstance(join(world, b"B", **proof, host="host-2"), Standby)
     assert join(world, b"B", lock_held=True, highest_generation=1).epoch == 2
 
 
