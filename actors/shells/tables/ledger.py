@@ -82,13 +82,14 @@ class SqlLedger:
         """Return the facts of the ledger; make it where there is none, change nothing else.
 
         They are durable: what the broker is told of a ledger, that ledger must never lose. Raises
-        SinkUnavailable, SinkLocked, BadSink, CorruptLog, UnsupportedFormat, and Fenced if
+        SinkUnavailable, SinkLocked, BadSink, StorageError, UnsupportedFormat, and Fenced if
         another process replaced this one while it was frozen.
         """
         self.session.connect()
         row = self._look() or self._make()
         self.session.forget_wish()  # if a look was refused before, and another one made the row
         self.session.sync_read()
+        self.session.check_in_place()
         if self._lost and row.owner.get("replaced") == self._lost:
             raise Fenced(f"{_told(row.owner)} took over under epoch {row.epoch}")
         dead = self._proof.prove_dead(row.ledger_id, row.epoch, row.owner)
