@@ -59,7 +59,7 @@ class DiskFull(StorageError):
 
     code = "disk_full"
     retriable = True
-    default_hint = "free space on the disk that holds the data directory"
+    default_hint = "free space on that disk"
 
 
 class LogInUse(StorageError):
@@ -74,6 +74,8 @@ class Fenced(OnceMQError):
 
     code = "fenced"
     default_hint = "another process took over; do not retry from this process"
+    # How a process ends that could not go on because of it: a command, or a program with a producer.
+    exit_status: ClassVar[int] = 3
 
 
 class LogRegressed(OnceMQError):
@@ -100,7 +102,7 @@ class LedgerNotHere(OnceMQError):
     """The group's ledger is in another place. No handler was called."""
 
     code = "ledger_not_here"
-    default_hint = "start the consumer on that host with that --state directory"
+    default_hint = "start the consumer where that ledger is"
 
 
 # --- protocol and broker -----------------------------------------------------------------------

@@ -17,6 +17,7 @@ TEXT_TAG = b"s"
 BYTES_TAG = b"b"
 DEAD_SUFFIX = ".dead"
 RERUN_MARK = "~"  # between a group and the name of its re-run
+IN_DATABASE = " (oncemq_ledger)"  # how the path of a ledger in a database ends
 INTERNAL_MARK = "@"  # in names that OnceMQ itself makes; users cannot choose such a name
 
 # Names are joined by ":", "/" and "@" in ids, file names and names of OnceMQ's own: without these

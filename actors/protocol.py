@@ -145,7 +145,7 @@ class Join:
     log_id_seen: bytes
     next_offset: int  # what the ledger has committed
     highest_generation: int  # of the ledger, complete or not; the granted epoch will be above it
-    lock_held: bool  # the joiner holds the lock of that generation: its owner is dead
+    lock_held: bool  # the joiner holds the lock of that generation's owner, which is dead
     host: str
     path: str
     label: str

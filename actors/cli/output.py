@@ -48,7 +48,7 @@ class ExitCode(enum.IntEnum):
     DONE = 0  # all is durably done, outputs acknowledged too
     FAILED = 1
     USAGE = 2  # would fail the same way again: not restarted by the supervisor
-    FENCED = 3  # a newer owner exists: not restarted by the supervisor
+    FENCED = Fenced.exit_status  # a newer owner exists: not restarted by the supervisor
     WAITING = 4  # ended in good order, and something waits for a person: not restarted either
     INTERRUPTED = 130
 

@@ -5,6 +5,7 @@ A broker that finds a live owner of the directory refuses to start.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Callable
 
@@ -18,8 +19,6 @@ from ..runtime.os_disk import OsDisk, filesystem_warning
 from ..runtime.process import draw, end_frozen_owner, owner_facts
 from ..runtime.zmq_transport import RouterTransport
 from ..shells.broker import BrokerShell
-
-_LOCAL_HOSTS = frozenset({"localhost", "[::1]"})
 
 
 class UnsafeBind(OnceMQError):
@@ -35,10 +34,17 @@ class UnsafeBind(OnceMQError):
 def check_bind(endpoint: str, *, insecure: bool) -> None:
     """Accept endpoints that only this machine reaches; others need `insecure`. Raises UnsafeBind."""
     scheme, _, rest = endpoint.partition("://")
-    host = rest.rpartition(":")[0]
-    local = scheme in {"ipc", "inproc"} or host in _LOCAL_HOSTS or host.startswith("127.")
-    if not local and not insecure:
-        raise UnsafeBind(f"other machines can reach {endpoint}")
+    if insecure or scheme in {"ipc", "inproc"} or _is_loopback(rest.rpartition(":")[0]):
+        return
+    raise UnsafeBind(f"other machines can reach {endpoint}")
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether `host` is this machine; of names only localhost is known to be."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class BrokerProcess:

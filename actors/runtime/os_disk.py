@@ -13,6 +13,7 @@ import os
 import sys
 
 from ..errors import NotSupported
+from ..storage.disk import Identity
 from .descriptors import with_descriptor
 
 if sys.platform != "win32":
@@ -58,6 +59,9 @@ class OsFile:
     def length(self) -> int:
         return os.fstat(self._descriptor).st_size
 
+    def identity(self) -> Identity:
+        return _identity(self._descriptor)
+
     def truncate(self, length: int) -> None:
         os.ftruncate(self._descriptor, length)
 
@@ -93,6 +97,9 @@ class OsLock:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+
+    def identity(self) -> Identity:
+        return _identity(self._descriptor)
 
     def release(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -160,6 +167,11 @@ class OsDisk:
             os.close(descriptor)
             raise
         return OsLock(descriptor)
+
+
+def _identity(descriptor: int) -> Identity:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
 
 
 def _sync(descriptor: int, *, whole: bool = False) -> None:

@@ -147,9 +147,10 @@ def sync_end(disk: Disk, view: View) -> None:
 
 
 def hold_lock(disk: Disk, directory: str) -> Lock | None:
-    """Take the lock of the last owner without opening the log: holding it proves that owner dead.
+    """Take the lock of the last owner without opening the log.
 
-    None if another process holds the lock, or if no generation is complete.
+    None if another process holds the lock, or if no generation is complete. The lock keeps other
+    joiners out; whether it proves that the owner is dead, `maker_of` and `maker_is_gone` tell.
     """
     for _ in range(LOOKS_MAX):
         number, _numbers = highest_complete(disk, directory)

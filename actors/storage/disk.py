@@ -19,6 +19,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+# (device, number of the file on it). Two files that exist at the same time never share it, and a
+# file that a process has open keeps it: a copy always has another one.
+Identity = tuple[int, int]
+
 
 class File(Protocol):
     """An open file. Reads and writes name their place: there is no file pointer."""
@@ -34,6 +38,9 @@ class File(Protocol):
 
     def length(self) -> int:
         """Return the length of the file in bytes."""
+
+    def identity(self) -> Identity:
+        """Return which file this is, whatever its name."""
 
     def truncate(self, length: int) -> None:
         """Cut or extend (with zeros) the file to `length` bytes."""
@@ -53,6 +60,9 @@ class File(Protocol):
 
 class Lock(Protocol):
     """An exclusive advisory lock, held until `release` or the death of the process."""
+
+    def identity(self) -> Identity:
+        """Return which file is locked, whatever its name."""
 
     def release(self) -> None:
         """Let the lock go."""

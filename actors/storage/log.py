@@ -2,7 +2,7 @@
 
     create(disk, directory, log_id=, owner=) -> LogIdentity      the first generation, once
     identity(disk, directory) -> LogIdentity | None              which log, without writing
-    hold_lock(disk, directory) -> Lock | None                    proof that the last owner is dead
+    hold_lock(disk, directory) -> Lock | None                    of the last owner, if it is free
     FencedLog.open(disk, directory, generation=, owner=, ...)    recovery, then appending
         .reserve .append .sync .attest .check_fence              one turn of a writer
         .read .replay                                            records by position

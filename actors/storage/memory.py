@@ -7,16 +7,22 @@ with a `capacity` it runs full like one.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import posixpath
+
+from .disk import Identity
+
+_numbers = itertools.count(1)  # of files, in all disks of this process
 
 
 class _Node:
     """The content of a file. Hard links are several names of one node."""
 
-    __slots__ = ("data", "links", "locked_by")
+    __slots__ = ("data", "identity", "links", "locked_by")
 
     def __init__(self) -> None:
+        self.identity: Identity = (0, next(_numbers))
         self.data = bytearray()
         self.links = 1
         self.locked_by: MemoryLock | None = None
@@ -52,6 +58,9 @@ class MemoryFile:
         self._check()
         return len(self._node.data)
 
+    def identity(self) -> Identity:
+        return self._node.identity
+
     def truncate(self, length: int) -> None:
         self._check(writing=True)
         del self._node.data[length:]
@@ -82,6 +91,9 @@ class MemoryFile:
 class MemoryLock:
     def __init__(self, node: _Node) -> None:
         self._node = node
+
+    def identity(self) -> Identity:
+        return self._node.identity
 
     def release(self) -> None:
         if self._node.locked_by is self:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ..errors import CorruptLog, DiskFull, Fenced, LogInUse, StorageError
 from ..limits import RESERVE_MARGIN_BYTES
 from . import document, layout, snapshots
-from .disk import Disk, File, Lock
+from .disk import Disk, File, Identity, Lock
 from .document import Manifest, Owner
 from .framing import SEGMENT_HEADER_BYTES, SegmentHeader, encode_segment_header
 from .view import LOOKS_MAX, View, highest_complete, read_latest
@@ -110,7 +110,10 @@ class Opening:
             for lock in held:
                 lock.release()
             holder = ", ".join(f"{name} {owner[name]}" for name in ("pid", "host") if name in owner)
-            raise LogInUse(f"{self.directory} is in use by {holder or 'another process'}")
+            raise LogInUse(
+                f"{self.directory} is in use by {holder or 'another process'}",
+                hint=None if self.end_owner is not None else "stop the owner first",
+            )
         if self.end_owner is not None:
             self.end_owner(owner)
 
@@ -258,13 +261,57 @@ def superseded(number: int, higher: int) -> Fenced:
 
 
 def make_lock(disk: Disk, path: str, owner: Owner) -> Lock:
+    """Make the lock file of a new generation, and take its lock."""
     name = posixpath.join(path, layout.LOCK)
-    layout.write_new(disk, name, document.encode("owner", {"owner": dict(owner)}))
+    with contextlib.closing(disk.create(name)) as file:
+        content = {"owner": dict(owner), "file": _place(name, file.identity())}
+        file.write(document.encode("owner", content), 0)
+        file.sync()
     for _ in range(LOOKS_MAX):  # a reader may hold it for a moment: see `being_made`
         lock = disk.lock(name)
         if lock is not None:
             return lock
     raise LogInUse(f"another process holds {name}, which was just created")
+
+
+def _place(path: str, identity: Identity) -> list[str | int]:
+    return [posixpath.normpath(path), *identity]
+
+
+def maker_of(disk: Disk, path: str, lock: Lock) -> Owner | None:
+    """Return who made the lock file at `path`, whose `lock` is held; None: the file cannot tell.
+
+    A copy of a log has a copy of its lock file, which no process holds, also while the owner of the
+    original lives. So a lock file names its own place (path, device, number), and its lock says
+    something about its maker only there.
+    """
+    try:
+        content = document.decode("owner", layout.read_file(disk, path), path)
+    except (FileNotFoundError, CorruptLog):
+        return None
+    owner = content.get("owner")
+    if content.get("file") != _place(path, lock.identity()) or not isinstance(owner, dict):
+        return None
+    return owner
+
+
+def maker_is_gone(disk: Disk, directory: str, number: int) -> bool:
+    """Return whether the process that makes the unfinished generation `number` is proved gone.
+
+    No proof: that process holds its lock, or has not made its lock file yet, or made another one of
+    which this is a copy.
+    """
+    path = posixpath.join(directory, layout.generation_name(number), layout.LOCK)
+    try:
+        lock = disk.lock(path)
+    except FileNotFoundError:
+        return False
+    if lock is None:
+        return False
+    try:
+        return maker_of(disk, path, lock) is not None
+    finally:
+        lock.release()
 
 
 def being_made(disk: Disk, directory: str, number: int) -> bool:

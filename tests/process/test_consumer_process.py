@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from oncemq.chaos import read_topic
 from oncemq.chaos.programs import wait_until
+from oncemq.limits import LEASE_MS
 from tests.process.house import ROOT, START_S, House
 
 pytestmark = pytest.mark.process
@@ -195,6 +198,33 @@ def test_a_frozen_consumer_that_was_replaced_ends_with_status_3(shop: Shop) -> N
     frozen.wait(START_S, 3)
     assert shop.state() == {"count": 1, "log": ["slow"]}
     assert shop.out() == ["slow"]
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "in its place"])
+def test_a_copy_of_a_ledger_does_not_prove_its_frozen_owner_dead(shop: Shop, where: str) -> None:
+    """`cp -a` of the state while the owner stands still: the copy waits as long as the lease runs."""
+    shop.send("slow")
+    frozen = shop.consumer()
+    wait_until(lambda: shop.calls() == ["slow"], START_S, "the first call")
+    assert frozen.freeze()
+    frozen_at_s = time.monotonic()
+    state, copy = shop.house.state, shop.directory / "copy"
+    subprocess.run(["cp", "-a", str(state), str(copy)], check=True)
+    if where == "in its place":
+        state.rename(shop.directory / "original")
+        copy.rename(state)
+        copy = state
+    taker = shop.house.start(
+        "consumer", str(ROOT / "consumer.py"), "shopapp:app", f"--state={copy}"
+    )
+    shop.house.wait_for(taker, "consumer.standby")
+    time.sleep(2.5)  # it asks again each second
+    shop.house.refresh()
+    waited_s = time.monotonic() - frozen_at_s
+    granted = shop.house.history.of(taker.pid)["consumer.granted"]
+    assert granted == 0 or waited_s > LEASE_MS / 1000 - 2, "it waits for the lease"
+    taker.kill()
+    assert shop.calls() == ["slow"]
 
 
 def test_another_state_directory_gives_no_handler_call(shop: Shop) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -136,6 +138,28 @@ def test_the_lock_of_an_owner_proves_it_alive_or_dead(owners: Owners) -> None:
     assert not owners.ledger().peek().lock_held, "one joiner holds the proof at a time"
     other.release()
     assert owners.ledger().peek().lock_held
+
+
+def test_the_lock_of_a_copied_database_proves_nothing(owners: Owners, sink: str) -> None:
+    """The copy has the row of an owner that lives where the copy was taken.
+
+    A file: the copy, with its lock files, was put in the place of the original. A server: the same
+    row in another run of a server, which knows no session of the owner.
+    """
+    log = owners.log(1)
+    if sink.startswith("sqlite"):
+        path = Path(sink.removeprefix("sqlite:///"))
+        home, away = path.parent, path.parent.with_name("away")
+        home.rename(away)
+        shutil.copytree(away, home)
+        assert not owners.ledger().peek().lock_held
+        return
+    log.close()
+    other = owners.ledger()
+    wait_until(lambda: other.peek().lock_held, 5.0, "the proof that the owner is dead")
+    other.release()
+    run(sink, "UPDATE oncemq_ledger SET owner = replace(owner, ' since ', ' since 1')")
+    assert not other.peek().lock_held
 
 
 def test_an_older_or_equal_epoch_is_fenced(owners: Owners) -> None:

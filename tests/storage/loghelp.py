@@ -24,7 +24,7 @@ class HookedFile:
 
     def __init__(self, disk: HookedDisk, file: File, path: str) -> None:
         self._disk, self._file, self._path = disk, file, path
-        self.read, self.length = file.read, file.length
+        self.read, self.length, self.identity = file.read, file.length, file.identity
 
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         self._disk.hook("write", self._path)

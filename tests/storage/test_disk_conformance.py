@@ -350,6 +350,28 @@ def test_reading_a_locked_file_does_not_free_it(place: Place) -> None:
     lock.release()
 
 
+def test_a_file_has_one_identity_under_all_its_names(place: Place) -> None:
+    """A rename, a hard link and a lock do not change it; a copy has another one."""
+    path = place.put("a", b"data")
+    file, lock = place.disk.open(path), place.disk.lock(path)
+    assert lock is not None
+    found = file.identity()
+    assert lock.identity() == found
+    place.disk.rename(path, place.path("b"))
+    place.disk.link(place.path("b"), place.path("c"))
+    for name in "bc":
+        again = place.disk.open(place.path(name))
+        assert again.identity() == found
+        again.close()
+    place.disk.unlink(place.path("b"))
+    place.disk.unlink(place.path("c"))
+    copy = place.disk.open(place.put("a", b"data"))
+    assert copy.identity() != found, "while the first one is open"
+    for opened in (file, copy):
+        opened.close()
+    lock.release()
+
+
 def test_a_lock_needs_its_file(place: Place) -> None:
     """Locking does not create."""
     expect(errno.ENOENT, lambda: place.disk.lock(place.path("LOCK")))

@@ -12,8 +12,8 @@ The ledger reported at a join must be the one that the last grant knew, and must
 consumer started in another directory thus gets LedgerNotHere and calls no handler.
 
 A joiner need not wait for the lease in three cases: the owner left; the joiner is the owner itself
-and has used its epoch up; or the joiner holds the lock of the granted generation, which only the
-death of the owner releases.
+and has used its epoch up; or the joiner proves that the owner is dead: it holds the lock of the
+granted generation, on the host and in the place that the grant names.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 from ...errors import LedgerNotHere, LogRegressed, NotGranted, ProtocolError
 from ...history import Place
+from ...ids import IN_DATABASE
 from ...limits import LABEL_CHARS_MAX, LEASE_MS
 from ...protocol import Join
 from ...records import GroupGranted, GroupRewound, Plain
@@ -138,7 +139,8 @@ class GroupTable:
         raise LedgerNotHere(
             f"group {join.group} has its ledger of {join.topic} partition {join.partition} on "
             f"{grant.host} in {grant.path}, at offset {known} or above; this is {what} ledger, "
-            f"on {join.host} in {join.path}, at offset {join.next_offset}"
+            f"on {join.host} in {join.path}, at offset {join.next_offset}",
+            hint=_way_back(join, grant),
         )
 
     def known_offset(self, key: Key) -> int:
@@ -165,7 +167,7 @@ class GroupTable:
         grant = self.grants.get(key)
         if grant is None or grant.incarnation == join.incarnation:
             return 0
-        if join.lock_held and join.highest_generation >= grant.epoch:
+        if _proves_death(join, grant):
             return 0
         lease = self.leases[key]
         return 0 if lease.released or lease.dead else max(0, lease.until_ms - now_ms)
@@ -253,3 +255,28 @@ class GroupTable:
         """Return whether the lease of a grant still makes other consumers wait."""
         lease = self.leases[key]
         return not lease.released and lease.until_ms > now_ms
+
+
+def _proves_death(join: Join, grant: GroupGranted) -> bool:
+    """Return whether the joiner's lock is that of the owner itself.
+
+    The lock of a ledger in another place says nothing about the owner: a copy of a ledger, taken
+    while its owner lives, has a lock that is free.
+    """
+    used = join.highest_generation >= grant.epoch
+    return join.lock_held and used and _same_place(join, grant)
+
+
+def _same_place(join: Join, grant: GroupGranted) -> bool:
+    return (join.host[:LABEL_CHARS_MAX], join.path) == (grant.host, grant.path)
+
+
+def _way_back(join: Join, grant: GroupGranted) -> str:
+    """Return what to do about a ledger that is not the one of the grant."""
+    if join.ledger_id == grant.ledger_id:
+        return "this is a copy or an old backup: use the ledger as it was last"
+    if _same_place(join, grant):
+        return "it was deleted or replaced there: put it back"
+    if grant.path.endswith(IN_DATABASE):
+        return f"give the consumer that database: sink={grant.path.removesuffix(IN_DATABASE)!r}"
+    return f"start the consumer on {grant.host} with the --state directory that holds it"

@@ -123,7 +123,7 @@ class LedgerPeeked:
     log_id_seen: bytes
     next_offset: int
     highest_generation: int
-    lock_held: bool  # this process holds the lock of that generation: the last owner is dead
+    lock_held: bool  # this process holds the lock of that generation's owner, which is dead
     host: str
     path: str
     seen: Place = NO_PLACE  # in the broker's log: what the ledger relies on

@@ -11,6 +11,7 @@ one of them was restored from a backup: the ledger relies on the log as it is fr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -58,7 +59,7 @@ class Seeker:
             address_of(sink)  # refuse a bad URL before the broker is asked
         self._sink = sink
         self._client = AdminClient(endpoint)
-        self._state = state
+        self._state = os.path.abspath(state)  # as consumers name it: see `maker_of`
         self._events = events
         self._label = f"seek by {own_label()}"
         self._disk = OsDisk()

@@ -24,6 +24,7 @@ from ...runtime import settings
 from ...runtime.diagnostics import log
 from ...shells.producer import ProducerShell
 from ..messages.payloads import Serializer, check_serializer
+from ..raised import end_fenced_programs_with_their_status
 from .accumulator import Accumulator
 from .acks import Ack, Verdicts
 from .guard import Guard
@@ -42,7 +43,8 @@ class Producer:
 
     Without a name it is anonymous: every send needs `id=`, and any number of them may run. With
     a name, messages get numbers, and one owner lives at a time: a second one fences the first,
-    whose sends then raise Fenced for ever. A forked child is an owner of its own and inherits
+    whose sends then raise Fenced for ever; a program that does not catch it ends with status 3. A
+    forked child is an owner of its own and inherits
     nothing unsent. Sockets open at the first send.
     """
 
@@ -242,6 +244,8 @@ class Producer:
             )
             self._thread.start()
             _close_with_child_process()
+            if self._name:
+                end_fenced_programs_with_their_status()
         return self._thread
 
     # --- what the I/O thread reports -------------------------------------------------------------

@@ -196,7 +196,9 @@ class PostgresHost:
     """What a ledger in PostgreSQL needs to know of owners: the server tells which sessions live.
 
     An owner holds the advisory lock of (ledger, epoch) for as long as its session lives. Who gets
-    that lock has proved that nothing can be committed under that epoch any more.
+    that lock has proved that nothing can be committed under that epoch any more, if it is the lock
+    of the same database in the same run of the same server: the row of the owner names all three,
+    because a restored or copied database knows no session of its original.
     """
 
     def __init__(self, session: PostgresSession) -> None:
@@ -208,11 +210,23 @@ class PostgresHost:
         found = self._session.rows(
             "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         )
-        return {**owner_facts(), "backend": found[0][0], "backend_start": found[0][1]}
+        backend, start = found[0]
+        server = self._server()
+        return {**owner_facts(), "backend": backend, "backend_start": start, "server": server}
 
-    def prove_dead(self, ledger_id: bytes, epoch: int, _owner: Mapping[str, Any]) -> bool:
+    def _server(self) -> str:
+        """Return which database this is, in which run of which server."""
+        ((database, started),) = self._session.rows(
+            "SELECT oid::text, pg_postmaster_start_time()::text FROM pg_database"
+            " WHERE datname = current_database()"
+        )
+        return f"{database} since {started}"
+
+    def prove_dead(self, ledger_id: bytes, epoch: int, owner: Mapping[str, Any]) -> bool:
         """If so, the owner's lock is held from here on."""
         self.let_go()
+        if owner and owner.get("server") != self._server():
+            return False
         key = _key(ledger_id, epoch)
         if self._session.rows("SELECT pg_try_advisory_lock(?)", (key,)) != [(True,)]:
             return False

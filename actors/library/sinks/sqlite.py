@@ -3,14 +3,24 @@
 A commit is durable when it returns only with `synchronous=FULL` *and* WAL: the rollback journal
 can lose an acknowledged commit at a power cut, because the removal of the journal is not synced.
 Both are set and read back.
+
+What a commit has told must be found again under the names of the files. SQLite trusts two things that
+a user can take away without its notice: that the names go on naming the open files, and its POSIX
+locks, which a process loses when it closes any descriptor of the file. So each commit compares the
+names with the open files before and after it, and `FileWatch` holds locks that only its own
+descriptors can lose.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import secrets
 import sqlite3
-from collections.abc import Mapping, Sequence
+import struct
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ...errors import (
@@ -32,6 +42,11 @@ from ..outbox.sqlite_files import sync_committed
 
 BUSY_MS = 5_000  # a handler waits so long for another process that writes
 _WRITER_BYTE = 120  # of the file `-shm`
+# Bytes that every connection in WAL mode has locked for reading (SQLite's os.h and os_unix.c): of the
+# database, and of `-shm`. Whoever locks the first ones alone deletes `-wal` when it closes; whoever
+# locks the last one alone begins `-shm` anew.
+_OPEN_BYTES = (0x40000002, 510)
+_SHARED_BYTES = (128, 1)
 IO_BUSY_MS = 200  # the I/O thread: it comes again, and leases of others must not wait
 
 # PRAGMAs that would change what a commit promises.
@@ -72,6 +87,9 @@ class SqliteSession(Session):
         # that was compiled for us must not be found by a handler that writes the same text.
         self._ours = f" /* {secrets.token_hex(8)} */"
         self._guarded = True
+        self._watch: FileWatch | None = None  # set while connected
+        # Whether the system's table of locks tells that this process is the writer; None: not known.
+        self._shown_as_writer: bool | None = None
 
     types: ClassVar[Mapping[str, str]] = {"text": "TEXT", "int": "INTEGER", "bytes": "BLOB"}
 
@@ -102,13 +120,16 @@ class SqliteSession(Session):
             level = raw.execute("PRAGMA synchronous").fetchone()[0]
             if level < 2:
                 raise BadSink(f"{self.shown} does not accept synchronous=FULL")
+            raw.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens `-wal` and `-shm`
             raw.set_authorizer(self._authorize)
+            self._watch = FileWatch.of(self.path, self.shown)
+            self._watch.check()
         except BaseException:
-            sqlite3.Connection.close(raw)
+            self._close(raw)
             raise
+        self._raw = raw
         if fresh:
             OsDisk().sync_directory(os.path.dirname(self.path))
-        self._raw = raw
 
     def sync_read(self) -> None:
         """A commit whose process was killed before its sync is read here, and may be lost yet."""
@@ -117,7 +138,19 @@ class SqliteSession(Session):
     def _disconnect(self) -> None:
         raw, self._raw = self._raw, None
         if raw is not None:
+            self._close(raw)
+
+    def _close(self, raw: SinkConnection) -> None:
+        watch, self._watch = self._watch, None
+        if watch is None:
             sqlite3.Connection.close(raw)
+        else:
+            watch.leave(lambda: sqlite3.Connection.close(raw))
+
+    def check_in_place(self) -> None:
+        """Raise StorageError unless the names of the files still name those that are open."""
+        if self._watch is not None:
+            self._watch.check()
 
     @property
     def _handed_out(self) -> SinkConnection:
@@ -140,9 +173,24 @@ class SqliteSession(Session):
         except BaseException:
             self._gate.free(self)
             raise
+        if self._shown_as_writer is None:
+            self._shown_as_writer = writer_of(self.path) == os.getpid()
 
     def _end(self, verb: str) -> None:
+        """Raises StorageError for a COMMIT that is not to be relied on: it is never told."""
+        if verb != "COMMIT":
+            self._run(verb)
+            return
+        # Before it: else it could overwrite what others have committed to the same `-wal` meanwhile.
+        self.check_in_place()
+        if self._shown_as_writer and writer_of(self.path) != os.getpid():
+            raise StorageError(
+                f"this process has lost its lock of {self.shown}: it has closed a descriptor of"
+                f" {self.path}-shm; the open transaction is rolled back",
+                hint="open none of the database's files in a handler (docs/SQL.md, The files of a sink)",
+            )
         self._run(verb)
+        self.check_in_place()
 
     def _ended(self) -> None:
         self._gate.free(self)
@@ -198,6 +246,121 @@ class SqliteSession(Session):
         return None
 
 
+_Identity = tuple[int, int]  # device and inode
+
+
+class FileWatch:
+    """The files of one database that the connections of this process have open. Any thread may use it.
+
+    Linux has locks that belong to an open file and not to the process (F_OFD_SETLK). Held for reading
+    where SQLite's own connections hold theirs, they keep other processes from deleting `-wal` although
+    this process has lost its POSIX locks. Elsewhere only the comparison of names is left.
+    """
+
+    _lock = threading.Lock()
+    _watches: ClassVar[dict[_Identity, FileWatch]] = {}
+
+    def __init__(self, path: str, shown: str, descriptor: int, identity: _Identity) -> None:
+        """For `of`."""
+        self._shown = shown
+        self._identity = identity
+        self._users = 0
+        self._opened = True  # whether SQLite has opened these very files
+        # To be closed after the last connection and not before: POSIX locks go with any close.
+        self._descriptors = [descriptor, os.open(f"{path}-shm", os.O_RDWR | os.O_CLOEXEC)]
+        self._files = {
+            path: identity,
+            f"{path}-wal": identity_of(os.stat(f"{path}-wal")),
+            f"{path}-shm": identity_of(os.fstat(self._descriptors[1])),
+        }
+        _lock_open_file(descriptor, fcntl.F_RDLCK, *_OPEN_BYTES)
+        _lock_open_file(self._descriptors[1], fcntl.F_RDLCK, *_SHARED_BYTES)
+
+    @classmethod
+    def of(cls, path: str, shown: str) -> FileWatch:
+        """Join the watch of the file at `path`, which SQLite has just opened. Raises StorageError.
+
+        If another file has taken its place in this moment, `check` says so.
+        """
+        with cls._lock:
+            try:
+                identity = identity_of(os.stat(path))
+                watch = cls._watches.get(identity)
+                if watch is None:
+                    used = _open_files()
+                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    identity = identity_of(os.fstat(descriptor))
+                    watch = cls._watches[identity] = cls(path, shown, descriptor, identity)
+                    watch._opened = used is None or used.issuperset(watch._files.values())
+            except OSError as error:
+                raise StorageError(f"{shown} cannot be watched: {error}", hint="") from error
+            watch._users += 1
+            return watch
+
+    def check(self) -> None:
+        """Raise StorageError if a name does not name the file that is open."""
+        if not self._opened:
+            raise _replaced(self._shown, min(self._files))
+        for path, opened in self._files.items():
+            try:
+                found = identity_of(os.stat(path))
+            except OSError:
+                found = None
+            if found != opened:
+                raise _replaced(self._shown, path)
+
+    def leave(self, close: Callable[[], None]) -> None:
+        """A connection is closed by `close`; with the last one SQLite tidies up: it deletes `-wal`.
+
+        SQLite itself looks whether the file was moved before it deletes by name.
+        """
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                close()
+                return
+            del self._watches[self._identity]
+            for descriptor in self._descriptors:
+                _lock_open_file(descriptor, fcntl.F_UNLCK, 0, 0)
+            close()
+            for descriptor in self._descriptors:
+                os.close(descriptor)
+
+
+def identity_of(found: os.stat_result) -> _Identity:
+    return found.st_dev, found.st_ino
+
+
+def _replaced(shown: str, path: str) -> StorageError:
+    return StorageError(
+        f"{path} was deleted or replaced while this consumer had it open: a commit to {shown} would"
+        " not be found again, so nothing more is committed",
+        hint="stop all consumers of the file, put it back together with its -wal, start again",
+    )
+
+
+def _lock_open_file(descriptor: int, kind: int, start: int, size: int) -> None:
+    """Lock a range with a lock of the open file, where the system has such locks. Never waits."""
+    command = getattr(fcntl, "F_OFD_SETLK", None)
+    if command is not None:
+        request = struct.pack("hhqqi4x", kind, os.SEEK_SET, start, size, 0)
+        with contextlib.suppress(OSError):  # a file system without them: names are compared anyway
+            fcntl.fcntl(descriptor, command, request)
+
+
+def _open_files() -> set[_Identity] | None:
+    """Return the files that this process has open; None where the system does not tell."""
+    try:
+        names = os.listdir("/dev/fd")
+    except OSError:
+        return None
+    found = set()
+    for name in names:
+        with contextlib.suppress(OSError):  # the listing itself is closed by now
+            found.add(identity_of(os.fstat(int(name))))
+    return found
+
+
 def sync_file(path: str, shown: str) -> None:
     """Raises StorageError: do not try again."""
     try:
@@ -235,7 +398,8 @@ class SqliteHost:
     """What a ledger in a SQLite file needs of this machine: proof that an owner is dead.
 
     The owner holds the flock of a file beside the database for as long as it lives; its row names
-    the file, the host and its boot.
+    the file by path, device and number, and the host and its boot. The lock proves something only
+    about that very file: a copy of the database, with its lock files, may have taken its place.
     """
 
     def __init__(self, session: SqliteSession) -> None:
@@ -253,14 +417,17 @@ class SqliteHost:
         self.let_go()
         if not owner:
             return True
-        path = owner.get("lock", "")
         here = all(owner.get(name) == self._facts[name] for name in ("host", "boot_id"))
-        if here and self._facts["boot_id"] and path:
+        if here and self._facts["boot_id"]:
             try:
-                self._held = self._disk.lock(path)
+                self._held = self._disk.lock(owner.get("lock", ""))
             except FileNotFoundError:
                 return not owner_alive(owner)
-            return self._held is not None
+            if self._held is None:
+                return False
+            if list(self._held.identity()) == owner.get("lock_file"):
+                return True
+            self.let_go()
         return not owner_alive(owner)
 
     def let_go(self) -> None:
@@ -279,7 +446,7 @@ class SqliteHost:
         self._lock = self._disk.lock(path)
         if self._lock is None:
             raise Fenced(f"another process holds epoch {epoch}")
-        return {"lock": path}
+        return {"lock": path, "lock_file": list(self._lock.identity())}
 
     def make_way(self, owner: Mapping[str, Any], error: SinkLocked) -> None:
         """End the replaced owner if it is frozen with the lock of the writer. Raises SinkLocked."""

@@ -24,21 +24,41 @@ from ...storage import snapshots
 from ...storage.by_position import RecordReader
 from ...storage.creation import create, hold_lock, sync_end
 from ...storage.disk import Disk, Lock
-from ...storage.document import Owner
-from ...storage.layout import generations
+from ...storage.document import Manifest, Owner
+from ...storage.layout import LOCK, generation_name, generations
 from ...storage.log import FencedLog
-from ...storage.recovery import being_made
+from ...storage.recovery import maker_is_gone, maker_of
 from ...storage.view import LOOKS_MAX, View, known_chain, read_latest
 from . import orders as effect_orders
 from .file_names import file_name
 
 OpenLog = Callable[..., FencedLog]
 
+_SAME_MACHINE = ("host", "boot_id")
 IMPORTED = "imported"  # key in the owner of an imported generation, which no process has opened
 
 
 def ledger_directory(state: str, group: str, topic: str, partition: int) -> str:
     return posixpath.join(state, file_name(group), file_name(topic), str(partition))
+
+
+def proves_owner_dead(
+    disk: Disk, directory: str, lock: Lock, last: Manifest, numbers: list[int], here: Owner
+) -> bool:
+    """Return whether `lock`, the one of `hold_lock`, proves the owner of the ledger dead.
+
+    `last` is the highest complete generation, `numbers` are all of them, `here` is this process. Proof
+    is the lock of the very file that the owner has locked, on this host since its last boot. A copied
+    ledger proves nothing, nor one that came with the disk of another machine. After a reboot the
+    lease is waited for.
+    """
+    if IMPORTED in last.owner:
+        return False
+    path = posixpath.join(directory, generation_name(last.generation), LOCK)
+    owner = maker_of(disk, path, lock)
+    if owner is None or any(owner.get(key) != here.get(key) for key in _SAME_MACHINE):
+        return False
+    return all(maker_is_gone(disk, directory, n) for n in numbers if n > last.generation)
 
 
 class LedgerFiles:
@@ -78,19 +98,16 @@ class LedgerFiles:
         self._lock = hold_lock(self._disk, self.directory)
         view = self._read()
         numbers = generations(self._disk, self.directory)
-        unfinished = [n for n in numbers if n > view.manifest.generation]
-        had_owner = IMPORTED not in view.manifest.owner  # else a free lock proves nothing
-        dead = self._lock is not None and had_owner
-        dead = dead and not any(
-            being_made(self._disk, self.directory, number) for number in unfinished
-        )
         return LedgerPeeked(
             view.manifest.log_id,
             self._facts.topic_id,
             self._facts.log_id,
             self._facts.next_offset,
             max(numbers),
-            dead,
+            self._lock is not None
+            and proves_owner_dead(
+                self._disk, self.directory, self._lock, view.manifest, numbers, self._owner
+            ),
             str(self._owner.get("host", "")),
             os.path.abspath(self.directory),
             self._facts.seen,

@@ -169,7 +169,7 @@ class SqlLog:
         """Nothing: a COMMIT that returned is vouched for by the database."""
 
     def check_fence(self) -> None:
-        """Raise Fenced if the row has a higher epoch.
+        """Raise Fenced if the row has a higher epoch, StorageError if the database is not in place.
 
         Nothing is asked while a handler has the connection: its commit will ask.
         """
@@ -177,8 +177,9 @@ class SqlLog:
         if not self._session.idle:
             return
         try:
+            self._session.check_in_place()
             found = self._session.rows(statements.LOOK, self._place)
-        except SinkUnavailable as error:
+        except (SinkUnavailable, StorageError) as error:
             self._failure = error
             raise
         if not found or found[0][2] != self.generation:

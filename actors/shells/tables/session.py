@@ -446,6 +446,9 @@ class Session(ABC):
     def sync_read(self) -> None:
         """Make durable what was read, before the broker is told of it. Raises StorageError."""
 
+    def check_in_place(self) -> None:
+        """Raise StorageError if what is committed here would not be found again at its address."""
+
     def _settle(self) -> None:
         """Check now what the database would check at COMMIT: here a handler can still be told."""
 

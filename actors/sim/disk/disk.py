@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
+from ...storage.disk import Identity
 from .image import Node
 from .machine import SECTOR_BYTES, Fault, Machine, SimulatedCrash, failure
 
@@ -93,6 +94,9 @@ class SimFile:
         self._enter("length")
         return self._node.cache.length
 
+    def identity(self) -> Identity:
+        return 0, self._node.number  # of this machine's only device; not a call that can fail
+
     def truncate(self, length: int) -> None:
         self._enter_to_change("truncate")
         self._machine.resize(self._node, length)
@@ -138,6 +142,9 @@ class SimLock:
         self._process = process
         self._node = node
         self._held = True
+
+    def identity(self) -> Identity:
+        return 0, self._node.number
 
     def release(self) -> None:
         if self._held:

@@ -104,6 +104,7 @@ class BrokerOracle(RecordOracle):
         self.producer_epochs: dict[str, int] = {}
         self.next_sequence: dict[tuple[str, str, int], int] = {}  # producer, topic, partition
         self.grants: dict[Place, GroupGranted] = {}
+        self.replaced: dict[Place, GroupGranted] = {}  # the grant before that one
         # What ledgers have committed to be sent, by output producer and target.
         self.outputs: dict[tuple[str, str, int], list[bytes]] = {}
         # Bodies that users have sent: nothing else may be stored.
@@ -161,6 +162,8 @@ class BrokerOracle(RecordOracle):
         if record.next_offset > len(self.messages[record.topic, record.partition]):
             raise Violation("grant ahead", f"{place} at {record.next_offset}, beyond the log")
         self._epoch(f"@{record.group}/{record.topic}/{record.partition}", record.epoch)
+        if last is not None:
+            self.replaced[place] = last
         self.grants[place] = record
 
     def _rewound(self, record: GroupRewound) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ...core.broker.core import BrokerCore
 from ...errors import LogInUse
@@ -14,10 +15,30 @@ from ...storage.recovery import read_owner
 from ...storage.view import highest_complete
 from ..environment import Environment, Host, SimTransport
 from ..trace import Violation
+from .consumer import SimConsumer
 from .role import ProcessClock, SimEvents, SimRole
 from .watched import opener
 
 DATA = "data"
+
+
+class BrokerEvents(SimEvents):
+    """Looks at each grant that did not wait for a lease because its owner was dead: it must be."""
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Raises Violation."""
+        super().emit(event, **fields)
+        if event != "group.granted" or fields["reason"] != "owner dead":
+            return
+        before = self._world.oracle.replaced[fields["group"], fields["topic"], fields["partition"]]
+        name, _, incarnation = before.label.rpartition(".")
+        owner = self._world.role(name)
+        if (
+            isinstance(owner, SimConsumer)
+            and str(owner.incarnation) == incarnation
+            and owner.holds_ledger
+        ):
+            raise Violation("live owner proved dead", f"{before.label} by {fields['consumer']}")
 
 
 class SimBroker(SimRole):
@@ -43,7 +64,7 @@ class SimBroker(SimRole):
             owner=self._facts(),
             bind=self._bind,
             clock=ProcessClock(world.clock),
-            events=SimEvents(world, self.name),
+            events=BrokerEvents(world, self.name),
             entropy=world.draw,
             open_log=self._open_log,
             takeover=self.takeover,

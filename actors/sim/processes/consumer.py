@@ -120,6 +120,11 @@ class SimConsumer(SimRole):
         return not self.group.concurrency
 
     @property
+    def holds_ledger(self) -> bool:
+        """Whether its process lives and has not begun to close its ledger."""
+        return self._consumer is not None and not self._consumer.ended
+
+    @property
     def core(self) -> ConsumerCore | None:
         return None if self._consumer is None else self._consumer.core
 

@@ -24,6 +24,7 @@ from oncemq.shells.ledger.files import LedgerFiles, ledger_directory
 from oncemq.storage import layout
 from oncemq.storage.log import FencedLog
 from oncemq.storage.memory import MemoryDisk
+from oncemq.storage.recovery import make_lock
 
 OWNER: dict[str, str | int] = {"host": "here", "pid": 1}
 
@@ -127,20 +128,127 @@ def test_the_facts_follow_a_ledger_that_another_process_writes() -> None:
 
 
 def test_the_lock_is_proof_only_while_nobody_opens() -> None:
-    """A live process that is making a newer generation has not been proved dead."""
+    """A live process that is making a newer generation has not been proved dead.
+
+    It may stand still before it has made its lock file, or before that file says whose it is.
+    """
     disk, directory = MemoryDisk(), "/s/g/t/0"
     peeker = files(disk, directory)
     peeker.peek()
     peeker.release()
     path = f"{directory}/{layout.generation_name(7)}"
     disk.make_directory(path)
-    disk.create(f"{path}/{layout.LOCK}").close()
-    held = disk.lock(f"{path}/{layout.LOCK}")
-    assert held is not None
     facts = peeker.peek()
     assert (facts.highest_generation, facts.lock_held) == (7, False)
+    disk.create(f"{path}/{layout.LOCK}").close()
+    assert not peeker.peek().lock_held
+    disk.unlink(f"{path}/{layout.LOCK}")
+    held = make_lock(disk, path, OWNER)
+    assert not peeker.peek().lock_held
     held.release()
     assert peeker.peek().lock_held
+
+
+def copied(disk: MemoryDisk, source: str, target: str) -> None:
+    """Copy a directory, as `cp -r` does."""
+    layout.make_directories(disk, target)
+    for name in disk.list(source):
+        old, new = f"{source}/{name}", f"{target}/{name}"
+        try:
+            data = layout.read_file(disk, old)
+        except IsADirectoryError:
+            copied(disk, old, new)
+        else:
+            layout.write_new(disk, new, data)
+
+
+def moved(disk: MemoryDisk, source: str, target: str) -> None:
+    """Rename a directory: its files stay the same files."""
+    layout.make_directories(disk, target)
+    for name in disk.list(source):
+        old, new = f"{source}/{name}", f"{target}/{name}"
+        if disk.exists(f"{old}/") and name.startswith("gen-"):
+            moved(disk, old, new)
+        else:
+            disk.link(old, new)
+            disk.unlink(old)
+    disk.remove_directory(source)
+
+
+def test_the_lock_file_of_a_copy_proves_nothing() -> None:
+    """Its owner may live: in another directory, in the place of the original, half opened, or whole."""
+    disk, home = MemoryDisk(), "/s/g/t/0"
+    files(disk, home).peek()
+    owner = Owner(disk, home, 5)
+    owner.start()
+    copied(disk, home, "/copy/g/t/0")
+    elsewhere = files(disk, "/copy/g/t/0")
+    assert not elsewhere.peek().lock_held
+    elsewhere.release()
+    moved(disk, home, "/away/g/t/0")
+    copied(disk, "/away/g/t/0", home)
+    in_its_place = files(disk, home)
+    facts = in_its_place.peek()
+    assert (facts.highest_generation, facts.lock_held) == (5, False)
+    in_its_place.release()
+    moved_back = files(disk, "/away/g/t/0")
+    assert not moved_back.peek().lock_held, "its owner lives"
+    owner.log.close()
+    assert not moved_back.peek().lock_held, "the lock file was made in another place"
+    assert not elsewhere.peek().lock_held
+
+
+def test_a_copy_of_an_unfinished_generation_proves_nothing() -> None:
+    """Its maker may live where the copy was taken."""
+    disk, home = MemoryDisk(), "/s/g/t/0"
+    peeker = files(disk, home)
+    peeker.peek()
+    peeker.release()
+    path = f"{home}/{layout.generation_name(7)}"
+    disk.make_directory(path)
+    held = make_lock(disk, path, OWNER)
+    data = layout.read_file(disk, f"{path}/{layout.LOCK}")
+    disk.unlink(f"{path}/{layout.LOCK}")
+    layout.write_new(disk, f"{path}/{layout.LOCK}", data)
+    assert not peeker.peek().lock_held
+    held.release()
+    assert not peeker.peek().lock_held
+
+
+@pytest.mark.parametrize("name", ["host", "boot_id"])
+def test_the_lock_of_another_machine_proves_nothing(name: str) -> None:
+    """A disk that was moved, or shared: whether that owner lives cannot be seen from here."""
+    disk, home = MemoryDisk(), "/s/g/t/0"
+    here = {"host": "here", "boot_id": "one"}
+    first = LedgerFiles(disk, home, here, draw=lambda: b"n" * 16)
+    first.peek()
+    first.release()
+    FencedLog.open(disk, home, generation=5, owner=here).close()
+    assert first.peek().lock_held
+    first.release()
+    there = LedgerFiles(disk, home, {**here, name: "other"}, draw=lambda: b"n" * 16)
+    assert not there.peek().lock_held
+
+
+def test_a_lock_of_an_older_generation_than_was_read_proves_nothing() -> None:
+    """The next owner opens between the joiner's lock and its look."""
+    disk, home = MemoryDisk(), "/s/g/t/0"
+    peeker = files(disk, home)
+    peeker.peek()
+    peeker.release()
+    locked = disk.lock
+    opened = []
+
+    def lock(path: str) -> Any:
+        taken = locked(path)
+        if not opened:
+            opened.append(True)
+            opened.append(FencedLog.open(disk, home, generation=5, owner=OWNER))
+        return taken
+
+    disk.lock = lock  # type: ignore[method-assign]
+    facts = peeker.peek()
+    assert (facts.highest_generation, facts.lock_held) == (5, False)
 
 
 def group_on_disk(state: Path, topic: str = "t", partitions: int = 2, **shared: Any) -> None:

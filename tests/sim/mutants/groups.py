@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from oncemq.core.broker import balance
+from oncemq.core.broker import groups as broker_groups
 from oncemq.core.broker.balance import Balance
 from oncemq.core.broker.groups import GroupTable
 from oncemq.core.consumer import seeker
@@ -14,7 +15,9 @@ from oncemq.core.consumer.ledger import Ledger
 from oncemq.core.consumer.processed import Processed
 from oncemq.core.consumer.window import Window
 from oncemq.proof.verify import ledgers as verify_ledgers
+from oncemq.shells.ledger import files as ledger_files
 from oncemq.shells.ledger.files import LedgerFiles
+from oncemq.storage.recovery import read_owner
 from tests.sim.mutants.table import mutant, nothing
 
 SHARES = ("tests/core/broker/test_balance.py",)
@@ -204,4 +207,48 @@ mutant(
     "verify counts what was skipped by order",
     (verify_ledgers, "after_skip", lambda _original: lambda skips, _skip: skips),
     tests=MOVES,
+)
+
+
+def _any_lock(_original: Any) -> Any:
+    return lambda join, grant: join.lock_held and join.highest_generation >= grant.epoch
+
+
+def _any_file(original: Any) -> Any:
+    def broken(disk: Any, path: str, lock: Any) -> Any:
+        found = original(disk, path, lock)
+        return read_owner(disk, path) if found is None else found
+
+    return broken
+
+
+def _any_machine(_original: Any) -> Any:
+    return ()
+
+
+mutant(
+    "the lock file of a copied ledger proves its owner dead",
+    "a live owner is never proved dead",
+    (broker_groups, "_proves_death", _any_lock),
+    (ledger_files, "maker_of", _any_file),
+    (ledger_files, "_SAME_MACHINE", _any_machine),
+    faults=("copied ledger",),
+)
+mutant(
+    "a lock proves its maker dead in any place",
+    "a copied ledger's lock proves nothing",
+    (ledger_files, "maker_of", _any_file),
+    tests=("tests/shells/ledger/test_files.py",),
+)
+mutant(
+    "a lock proves its maker dead on any machine",
+    "the disk of another machine proves nothing",
+    (ledger_files, "_SAME_MACHINE", _any_machine),
+    tests=("tests/shells/ledger/test_files.py",),
+)
+mutant(
+    "a lock in another place than the grant's proves death",
+    "the broker compares host and path with the grant",
+    (broker_groups, "_proves_death", _any_lock),
+    tests=("tests/core/broker/test_groups.py",),
 )
