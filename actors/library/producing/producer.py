@@ -289,13 +289,14 @@ class Producer:
         Without it `ack_timeout` counts; None waits for ever. Raises ResultTimeout, or the error that ended this producer. What became of each message
         is told by its own handle.
         """
-        bounded = timeout is not None and not isinstance(timeout, EllipsisType)
-        deadline = time.monotonic() + timeout if bounded else 0.0
+        left, began = timeout, time.monotonic()
         with self._lock as lock:
             lock.take_handed()
             waiting = list(self._outstanding)
         for verdicts in waiting:
-            verdicts.wait(max(0.0, deadline - time.monotonic()) if bounded else timeout)
+            if timeout is not None and not isinstance(timeout, EllipsisType):
+                left = max(0.0, began + timeout - time.monotonic())
+            verdicts.wait(left)
         if self._error is not None and waiting:
             raise self._error.with_traceback(None)
 
