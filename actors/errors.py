@@ -280,7 +280,10 @@ class Unacknowledged(OnceMQError):
 
 
 class ResultTimeout(OnceMQError, TimeoutError):
-    """`result(timeout)` ended without an answer; the producer keeps sending the message."""
+    """No answer came in time. The outcome is unknown, and the producer keeps sending the message.
+
+    Wait for the same handle again: it still gets its acknowledgement.
+    """
 
     code = "result_timeout"
     retriable = True

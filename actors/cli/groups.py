@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from ..errors import OnceMQError
+from ..ids import did_you_mean
 from ..library.operating.client import AdminClient
 from ..library.operating.group_state import GroupState, group_state
 from ..library.operating.seek import EARLIEST, LATEST, Moved, Seeker
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import did_you_mean, operator_events, print_json, print_table, say
+from .output import operator_events, print_json, print_table, say
 
 FIELDS = ("group", "topic", "partition", "epoch", "consumer", "host", "path", "live")
 _REASON_CHARS_MAX = 500

@@ -58,18 +58,21 @@ class BrokerProcess:
         *,
         takeover: bool = False,
         insecure: bool = False,
+        create_topics: bool = True,
         snapshot_every_bytes: int = SNAPSHOT_EVERY_BYTES,
     ) -> None:
         """Keep the log in directory `data` and listen at `bind`.
 
         `takeover` ends a frozen owner of the directory; `insecure` allows a `bind` that other
-        machines reach. Raises UnsafeBind.
+        machines reach. Without `create_topics` only `oncemq topics create` makes topics. Raises
+        UnsafeBind.
         """
         check_bind(bind, insecure=insecure)
         self._data = os.path.abspath(data)
         self._bind = bind
         self._events = events
         self._takeover = takeover
+        self._create_topics = create_topics
         self._snapshot_every = snapshot_every_bytes
         self._transport = RouterTransport(events)
         self._shell: BrokerShell | None = None
@@ -100,6 +103,7 @@ class BrokerProcess:
             takeover=self._takeover,
             end_owner=end_frozen_owner,
             message_events=self._events.wants("message.appended"),
+            create_topics=self._create_topics,
             snapshot_every_bytes=self._snapshot_every,
         )
         log = self._shell.log

@@ -127,6 +127,15 @@ def without_password(text: str) -> str:
     return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
 
 
+_WORDS = {"yes": "yes", "true": "yes", "1": "yes", "no": "no", "false": "no", "0": "no"}
+
+
+def _yes_or_no(text: str) -> str:
+    if text.lower() not in _WORDS:
+        raise ValueError("expected yes or no")
+    return _WORDS[text.lower()]
+
+
 def _log_level(text: str) -> str:
     if text not in {"info", "debug"}:
         raise ValueError("expected info or debug")
@@ -148,6 +157,13 @@ SPECS: dict[str, Spec] = {
     for spec in (
         Spec("broker", "tcp://127.0.0.1:7400", "address of the broker", _endpoint, "EP"),
         Spec("bind", "tcp://127.0.0.1:7400", "address that the broker listens on", _bind, "EP"),
+        Spec(
+            "create_topics",
+            "yes",
+            "whether sends and consumers create topics that do not exist (the broker's)",
+            _yes_or_no,
+            "yes|no",
+        ),
         Spec("data", "data/broker", "the broker's log", _directory, "DIR"),
         Spec("state", "data/consumers", "directory of the consumers' ledgers", _directory, "DIR"),
         Spec("sink", None, "the database that holds the outbox", _sink, "URL"),
@@ -253,6 +269,11 @@ class Settings:
     @property
     def state(self) -> str:
         return self._path("state")
+
+    @property
+    def create_topics(self) -> bool:
+        """Whether the broker creates a topic that a send or a consumer names."""
+        return self._text("create_topics") == "yes"
 
     @property
     def sink(self) -> str | None:

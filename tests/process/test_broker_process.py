@@ -170,6 +170,37 @@ def test_other_machines_need_insecure(house, bind):
     assert not Path(house.data).exists()
 
 
+@pytest.mark.parametrize("asked", ["flag", "environment"])
+def test_a_mistyped_topic_is_refused_where_topics_are_made_on_purpose(house, asked):
+    """Producer, consumer and tx.send are told; dead letters and the right topic work."""
+    (house.directory / "lines").write_text("1\n")
+    (house.directory / "typo.py").write_text(
+        "from oncemq import App\napp = App()\n"
+        "@app.consumer('orders', group='g', retries=0)\n"
+        "def take(message, tx): tx.send('invoice', message.value)\n"
+        "@app.consumer('ordres', group='other')\n"
+        "def typo(message, tx): pass\n"
+    )
+    if asked == "flag":
+        house.broker("--no-create-topics")
+    else:
+        house.broker(ONCEMQ_CREATE_TOPICS="no")
+    for topic in ("orders", "invoices"):
+        house.command("topics", "create", topic)
+    typo = house.producer("--topic=order", "--name=p", str(house.directory / "lines"))
+    typo.wait(START_S, 1)
+    assert "did you mean 'orders'?" in typo.stderr()
+    house.producer("--topic=orders", "--name=p", str(house.directory / "lines")).wait(START_S, 0)
+    wrong = house.consumer("typo:app", "--group=other", "--until-idle=0.5")
+    wrong.wait(START_S, 1)
+    assert "did you mean 'orders'?" in wrong.stderr()
+    house.consumer("typo:app", "--group=g", "--until-idle=0.5").wait(START_S, 4)
+    [letter] = house.command("dlq", "list", "--topic=orders")["letters"]
+    assert "did you mean 'invoices'?" in str(letter)
+    topics = {row["topic"] for row in house.command("topics", "list")["topics"]}
+    assert topics == {"orders", "invoices", "orders.dead"}
+
+
 @needs_ipv6
 def test_all_actors_meet_at_an_ipv6_address(house):
     """Broker, producer, consumer and an operator's command; loopback needs no --insecure."""

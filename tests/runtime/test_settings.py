@@ -49,6 +49,7 @@ def test_the_strongest_source_wins(
         ("data", " "),
         ("data", __file__),
         ("log_level", "warning"),
+        ("create_topics", "maybe"),
         ("sink", "shop.db"),
         ("sink", "sqlite://"),
         ("sink", "sqlite:///"),
@@ -92,6 +93,15 @@ def test_good_values_are_taken_as_they_are(name: str, value: str) -> None:
     assert resolve(name, flag=value, environ={}).value == value
 
 
+@pytest.mark.parametrize(
+    ("text", "creates"), [("yes", True), ("TRUE", True), ("1", True), ("no", False), ("0", False)]
+)
+def test_words_for_yes_and_no(text: str, creates: bool) -> None:
+    """The environment spells them in many ways."""
+    settings = Settings.load(environ={"ONCEMQ_CREATE_TOPICS": text})
+    assert settings.create_topics is creates
+
+
 def test_all_settings_together(tmp_path: Path) -> None:
     """One load gives typed values and their sources."""
     settings = Settings.load(
@@ -109,6 +119,7 @@ def test_all_settings_together(tmp_path: Path) -> None:
     assert sources == {
         "broker": "default",
         "bind": "default",
+        "create_topics": "default",
         "data": "default",
         "state": "argument",
         "sink": "default",

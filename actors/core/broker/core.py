@@ -114,11 +114,12 @@ class BrokerCore:
         *,
         entropy: Callable[[], bytes],
         message_events: bool = False,
+        create_topics: bool = True,
         limits: Limits = LIMITS,
     ) -> None:
         """Own the log `log_id`; `entropy` gives 16 random bytes at each call.
 
-        `message_events` adds an event for each message to those for each batch.
+        Without `create_topics` only CreateTopic makes topics of users. `message_events` adds an event for each message to those for each batch.
         """
         self.log_id = log_id
         self.lineage = lineage
@@ -127,6 +128,7 @@ class BrokerCore:
         # Generation of the log, which is the broker epoch. 0 before Recovered.
         self.epoch = 0
         self._entropy = entropy
+        self._create_topics = create_topics
         # Applied and not yet synced. Volatile.
         self._recent = Recent()
         self._peers = PeerTable(limits.peers_max)
@@ -356,6 +358,8 @@ class BrokerCore:
     def _describe_topic(self, peer: bytes, request: DescribeTopic, out: Outcome) -> None:
         topic = self.state.topics.by_name.get(request.topic)
         if topic is None and request.create:
+            if not self._create_topics:
+                self.state.topics.check_wanted(request.topic)
             self._make_topic(peer, request.request, request.topic, 1, out)
         else:
             topic = topic or self.state.topics.get(request.topic)

@@ -103,6 +103,34 @@ def test_describe_makes_a_topic_only_when_asked_to(world):
     assert isinstance(world.ask(DescribeTopic(world.n, "x", False)), TopicDescribed)
 
 
+def test_topics_are_made_on_purpose_only_where_the_broker_says_so():
+    """A send or a consumer makes none but OnceMQ's own; the refusal names what is spelled alike."""
+    world = World(create_topics=False)
+    world.hello()
+    for name in ("orders", "order", "invoices", "ordrs.dead", "ordrs@g"):
+        made = CreateTopic(world.n, name, 1)
+        assert isinstance(world.ask(made), TopicDescribed)
+    refused = world.ask(DescribeTopic(world.n, "ordrs", create=True))
+    assert refused.code == "unknown_topic"
+    assert refused.reason == "there is no topic 'ordrs'; did you mean 'orders'?"
+    assert refused.hint == "create it with: oncemq topics create ordrs"
+    for name in ("orders.dead", "orders@g"):
+        assert isinstance(world.ask(DescribeTopic(world.n, name, create=True)), TopicDescribed)
+    assert isinstance(world.ask(DescribeTopic(world.n, "orders", create=True)), TopicDescribed)
+    distant = world.ask(DescribeTopic(world.n, "a topic for it's own", create=True))
+    assert distant.reason.endswith('own"')
+    assert "'a topic for it'" in distant.hint
+    assert len(world.ask(ListTopics(world.n)).topics) == 7
+
+
+def test_a_mistyped_topic_is_answered_with_its_like(world):
+    """Also where topics are made by sends: of requests that make none."""
+    world.topic("orders")
+    refused = world.ask(DescribeTopic(world.n, "order", create=False))
+    assert "did you mean 'orders'" in refused.reason
+    assert "did you mean" not in world.ask(DescribeTopic(world.n, "order@g", create=False)).reason
+
+
 def test_a_topic_made_twice_in_one_turn_is_one_topic(world):
     """Two clients ask at the same moment: one record, one id."""
     world.take()
