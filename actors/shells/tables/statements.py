@@ -88,9 +88,7 @@ CLAIM = "UPDATE oncemq_ledger SET epoch = ?, owner = ?" + _OF_PLACE + " AND epoc
 # The heart of every commit. No row: a newer owner was here, and nothing of this one counts.
 ADVANCE = (
     "UPDATE oncemq_ledger SET commit_no = ?, position = ?, topic_id = ?, log_id = ?, inputs = ?,"
-    " seen = ?"
-    + _OF_PLACE
-    + " AND epoch = ? AND commit_no = ? AND position = ?"
+    " seen = ?" + _OF_PLACE + " AND epoch = ? AND commit_no = ? AND position = ?"
 )
 ADD_RECORD = (
     "INSERT INTO oncemq_record (ledger_id, position, epoch, kind, meta, body, crc)"
