@@ -59,7 +59,7 @@ class DiskFull(StorageError):
 
     code = "disk_full"
     retriable = True
-    default_hint = "free space on the disk that holds the data directory"
+    default_hint = "free space on that disk"
 
 
 class LogInUse(StorageError):
@@ -74,13 +74,21 @@ class Fenced(OnceMQError):
 
     code = "fenced"
     default_hint = "another process took over; do not retry from this process"
+    # How a process ends that could not go on because of it: a command, or a program with a producer.
+    exit_status: ClassVar[int] = 3
 
 
 class LogRegressed(OnceMQError):
-    """The log ends below a position that was acknowledged before: it was wiped or restored."""
+    """The log lacks a past that was relied on: it was wiped, restored from a backup, or is a copy."""
 
     code = "log_regressed"
     default_hint = "restore the log that acknowledged these messages"
+    # What an operator does about a group.
+    group_hint: ClassVar[str] = (
+        "restore the ledgers (or the sink) from the same backup as the broker's data, or the "
+        "broker's data as it was; or accept what is lost and say where the group goes on: "
+        "oncemq groups seek GROUP TOPIC --to OFFSET"
+    )
 
 
 class StoreMismatch(OnceMQError):
@@ -94,7 +102,7 @@ class LedgerNotHere(OnceMQError):
     """The group's ledger is in another place. No handler was called."""
 
     code = "ledger_not_here"
-    default_hint = "start the consumer on that host with that --state directory"
+    default_hint = "start the consumer where that ledger is"
 
 
 # --- protocol and broker -----------------------------------------------------------------------
@@ -272,7 +280,10 @@ class Unacknowledged(OnceMQError):
 
 
 class ResultTimeout(OnceMQError, TimeoutError):
-    """`result(timeout)` ended without an answer; the producer keeps sending the message."""
+    """No answer came in time. The outcome is unknown, and the producer keeps sending the message.
+
+    Wait for the same handle again: it still gets its acknowledgement.
+    """
 
     code = "result_timeout"
     retriable = True

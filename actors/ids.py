@@ -8,7 +8,7 @@ partition, number), written `topic/producer:partition:number`.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .errors import InvalidName, TooLarge
 from .limits import MESSAGE_ID_BYTES_MAX, NAME_BYTES_MAX
@@ -17,11 +17,24 @@ TEXT_TAG = b"s"
 BYTES_TAG = b"b"
 DEAD_SUFFIX = ".dead"
 RERUN_MARK = "~"  # between a group and the name of its re-run
+IN_DATABASE = " (oncemq_ledger)"  # how the path of a ledger in a database ends
 INTERNAL_MARK = "@"  # in names that OnceMQ itself makes; users cannot choose such a name
 
 # Names are joined by ":", "/" and "@" in ids, file names and names of OnceMQ's own: without these
 # characters every joined name comes from exactly one tuple of parts.
 _FORBIDDEN = frozenset(":/@\x7f")
+
+
+_ALIKE_CHARS = 3  # names of lengths that differ by more are not alike
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return the end of a sentence that names what is spelled alike; "" if nothing is."""
+    import difflib  # by who mistypes a name only
+
+    alike = [one for one in names if abs(len(one) - len(name)) <= _ALIKE_CHARS]
+    near = difflib.get_close_matches(name, alike, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def check_name(name: object, what: str = "name") -> str:

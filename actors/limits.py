@@ -52,6 +52,7 @@ IN_FLIGHT_BYTES_DEFAULT = 16 * 1024 * 1024
 FEED_BATCHES_MAX = 8  # of a topic, built between two turns: the first leaves while more are built
 LINGER_MS = 2  # how long a lone send waits for company while others are in flight
 SEND_TIMEOUT_MS = 30_000
+ACK_TIMEOUT_S = 30.0  # without any acknowledgement, until a wait for one ends
 NO_BROKER_WARNING_MS = 2_000
 
 # --- outbox in a user's database: one round of the relay ------------------------------------------

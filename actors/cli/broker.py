@@ -8,7 +8,7 @@ from ..library.broker_process import BrokerProcess, UnsafeBind, serve
 from ..limits import SNAPSHOT_EVERY_BYTES
 from ..runtime.diagnostics import tell
 from ..runtime.process import stop_signals
-from ..runtime.settings import Settings
+from ..runtime.settings import SPECS, Settings
 from .config import setting_options
 from .output import process_events
 
@@ -26,6 +26,12 @@ from .output import process_events
     help="Allow a --bind that other machines can reach: each of them may read and write.",
 )
 @click.option(
+    "--create-topics/--no-create-topics",
+    default=None,
+    help="Whether a send to a topic that does not exist, or a consumer of it, creates it"
+    f" [{SPECS['create_topics'].variable}; default: {SPECS['create_topics'].default}].",
+)
+@click.option(
     "--snapshot-every",
     type=click.IntRange(min=4096),
     default=SNAPSHOT_EVERY_BYTES,
@@ -39,6 +45,7 @@ def broker(
     bind: str | None,
     takeover: bool,
     insecure: bool,
+    create_topics: bool | None,
     snapshot_every: int,
     log_dir: str | None,
     log_level: str | None,
@@ -49,6 +56,8 @@ def broker(
     The broker may be killed at any time: everything that it acknowledged is on disk.
     """
     flags = {"data": data, "bind": bind, "log_dir": log_dir, "log_level": log_level}
+    if create_topics is not None:
+        flags["create_topics"] = "yes" if create_topics else "no"
     settings = Settings.load(flags=flags)
     with process_events("broker", settings) as events:
         try:
@@ -58,6 +67,7 @@ def broker(
                 events,
                 takeover=takeover,
                 insecure=insecure,
+                create_topics=settings.create_topics,
                 snapshot_every_bytes=snapshot_every,
             )
         except UnsafeBind as error:

@@ -19,10 +19,10 @@ import click
 
 from .. import __version__
 from ..errors import OnceMQError
+from ..ids import did_you_mean
 from ..runtime.diagnostics import tell
 from .output import (
     ExitCode,
-    did_you_mean,
     exit_code_of,
     flush_stdout,
     keep_standard_streams,

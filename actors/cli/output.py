@@ -8,7 +8,6 @@ ONCEMQ_TRACEBACK=1.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import enum
 import io
 import json
@@ -48,7 +47,7 @@ class ExitCode(enum.IntEnum):
     DONE = 0  # all is durably done, outputs acknowledged too
     FAILED = 1
     USAGE = 2  # would fail the same way again: not restarted by the supervisor
-    FENCED = 3  # a newer owner exists: not restarted by the supervisor
+    FENCED = Fenced.exit_status  # a newer owner exists: not restarted by the supervisor
     WAITING = 4  # ended in good order, and something waits for a person: not restarted either
     INTERRUPTED = 130
 
@@ -73,12 +72,6 @@ def explain(error: BaseException) -> str:
         where = f": {error.filename}" if error.filename is not None else ""
         return f"{error.strerror.lower()}{where}"
     return f"{type(error).__name__}: {text_of(error)}"
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the end of a sentence that names what is spelled alike; "" if nothing is."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def print_error(error: BaseException) -> int:

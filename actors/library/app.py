@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ..errors import NotAHandler
 from ..ids import check_group, check_name
 from ..limits import (
+    ACK_TIMEOUT_S,
     CRASH_RETRIES_DEFAULT,
     IN_FLIGHT_BYTES_DEFAULT,
     RETRIES_DEFAULT,
@@ -123,15 +124,17 @@ class App:
         name: str | None = None,
         *,
         in_flight_bytes: int = IN_FLIGHT_BYTES_DEFAULT,
+        ack_timeout: float | None = ACK_TIMEOUT_S,
         close_timeout: float = SEND_TIMEOUT_MS / 1000,
     ) -> Producer:
         """Return a producer; use it in a `with` block.
 
         Without a name every send needs `id=`, and any number of such producers may run. With a
         name messages get numbers, and a second live owner of the name fences the first. Sends wait
-        while more than `in_flight_bytes` are unacknowledged; leaving the `with` block waits up to
-        `close_timeout` seconds for acknowledgements. Raises InvalidName. Sockets open at the first
-        send.
+        while more than `in_flight_bytes` are unacknowledged; waiting for an acknowledgement raises
+        ResultTimeout when the broker has given none for `ack_timeout` seconds (None: never); leaving
+        the `with` block waits up to `close_timeout` seconds. Raises InvalidName, ValueError. Sockets
+        open at the first send.
         """
         from .producing.producer import Producer
 
@@ -139,6 +142,7 @@ class App:
             name,
             broker=self.broker,
             in_flight_bytes=in_flight_bytes,
+            ack_timeout=ack_timeout,
             close_timeout=close_timeout,
             serializer=self.serializer,
         )

@@ -5,6 +5,7 @@ A broker that finds a live owner of the directory refuses to start.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Callable
 
@@ -18,8 +19,6 @@ from ..runtime.os_disk import OsDisk, filesystem_warning
 from ..runtime.process import draw, end_frozen_owner, owner_facts
 from ..runtime.zmq_transport import RouterTransport
 from ..shells.broker import BrokerShell
-
-_LOCAL_HOSTS = frozenset({"localhost", "[::1]"})
 
 
 class UnsafeBind(OnceMQError):
@@ -35,10 +34,17 @@ class UnsafeBind(OnceMQError):
 def check_bind(endpoint: str, *, insecure: bool) -> None:
     """Accept endpoints that only this machine reaches; others need `insecure`. Raises UnsafeBind."""
     scheme, _, rest = endpoint.partition("://")
-    host = rest.rpartition(":")[0]
-    local = scheme in {"ipc", "inproc"} or host in _LOCAL_HOSTS or host.startswith("127.")
-    if not local and not insecure:
-        raise UnsafeBind(f"other machines can reach {endpoint}")
+    if insecure or scheme in {"ipc", "inproc"} or _is_loopback(rest.rpartition(":")[0]):
+        return
+    raise UnsafeBind(f"other machines can reach {endpoint}")
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether `host` is this machine; of names only localhost is known to be."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class BrokerProcess:
@@ -52,18 +58,21 @@ class BrokerProcess:
         *,
         takeover: bool = False,
         insecure: bool = False,
+        create_topics: bool = True,
         snapshot_every_bytes: int = SNAPSHOT_EVERY_BYTES,
     ) -> None:
         """Keep the log in directory `data` and listen at `bind`.
 
         `takeover` ends a frozen owner of the directory; `insecure` allows a `bind` that other
-        machines reach. Raises UnsafeBind.
+        machines reach. Without `create_topics` only `oncemq topics create` makes topics. Raises
+        UnsafeBind.
         """
         check_bind(bind, insecure=insecure)
         self._data = os.path.abspath(data)
         self._bind = bind
         self._events = events
         self._takeover = takeover
+        self._create_topics = create_topics
         self._snapshot_every = snapshot_every_bytes
         self._transport = RouterTransport(events)
         self._shell: BrokerShell | None = None
@@ -94,6 +103,7 @@ class BrokerProcess:
             takeover=self._takeover,
             end_owner=end_frozen_owner,
             message_events=self._events.wants("message.appended"),
+            create_topics=self._create_topics,
             snapshot_every_bytes=self._snapshot_every,
         )
         log = self._shell.log

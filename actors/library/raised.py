@@ -11,8 +11,9 @@ import signal
 import sys
 import threading
 from contextvars import ContextVar
+from types import TracebackType
 
-from ..errors import HandlerLeft, ProcessGone
+from ..errors import Fenced, HandlerLeft, ProcessGone
 from ..runtime.process import StopHandler
 
 # Whether the task around a handler is ours and nothing outside of the handler cancels it.
@@ -68,3 +69,31 @@ def _task_is_cancelled() -> bool:
         return False
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def end_fenced_programs_with_their_status() -> None:
+    """Have a program that ends with an uncaught Fenced end with status 3 instead of 1.
+
+    A supervisor must not start it again: two supervisors would fence each other's program for ever.
+    The traceback is printed as before. An interactive interpreter goes on.
+    """
+    before = sys.excepthook
+    if getattr(before, "ends_fenced_programs", False):
+        return
+
+    def hook(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        before(kind, error, traceback)
+        if _is_fenced(error) and not hasattr(sys, "ps1") and not sys.flags.inspect:
+            raise SystemExit(Fenced.exit_status)
+
+    hook.ends_fenced_programs = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
+
+
+def _is_fenced(error: BaseException) -> bool:
+    """Whether `error` is Fenced, or a group (of a TaskGroup, say) that holds one."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(Fenced) is not None
+    return isinstance(error, Fenced)

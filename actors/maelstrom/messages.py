@@ -123,8 +123,12 @@ def to_json(value: Any, *, canonical: bool = False) -> str:
 
 
 def fingerprint(body: Body) -> bytes:
-    """Equal for equal bodies, in any order of fields."""
-    return hashlib.blake2b(to_json(body, canonical=True).encode(), digest_size=16).digest()
+    """Equal for equal bodies, in any order of fields. Raises Refusal."""
+    try:
+        text = to_json(body, canonical=True)
+    except (ValueError, RecursionError):  # 1e999 is read as infinity
+        raise Refusal(MALFORMED, "a number that JSON has no form for, or too deep") from None
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def message_number(body: Body) -> int:

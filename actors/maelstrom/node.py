@@ -39,7 +39,7 @@ from .messages import (
     to_json,
     write_request,
 )
-from .owners import FORWARD, KINDS, read_result, reply_fields, split
+from .owners import FORWARD, KINDS, NO_ANSWER, read_result, reply_fields, split
 from .replies import Question, Replies
 from .store import NodeStore, Write
 
@@ -174,13 +174,13 @@ class MaelstromNode:
 
         Raises Refusal for another body under the same msg_id.
         """
+        digest = fingerprint(line.body)
         session: object = None
         if line.src in self._members and str(line.body.get("type")).startswith(FORWARD):
             session = line.body.get("session")
             question.forwarded = True
             question.echo = f',"session":{to_json(session)}'
         key = (line.src, session if isinstance(session, str) else None, question.number)
-        digest = fingerprint(line.body)
         before = self._replies.find(key)
         if before is None:
             question.key, question.digest = key, digest
@@ -354,7 +354,7 @@ class MaelstromNode:
             return
         try:
             result = read_result(body)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except NO_ANSWER as error:
             self._report(f"a reply that cannot be understood: {type(error).__name__}: {error}")
             gather.give_up(part, "the owner of a key answered something else")
             return

@@ -64,10 +64,14 @@ def reply_fields(request: Request, results: list[Any], *, forwarded: bool) -> st
     return ""
 
 
+# OverflowError: a number such as 1e999, which is read as infinity.
+NO_ANSWER = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+
+
 def read_result(body: Body) -> Any:
     """Return the answer of an owner, as one of the `results` of `reply_fields`.
 
-    Raises KeyError, TypeError, ValueError, AttributeError for an answer that no owner sends.
+    Raises one of NO_ANSWER for an answer that no owner sends.
     """
     kind = body["type"]
     if kind == "forward_send_ok":

@@ -7,8 +7,10 @@ An empty environment variable counts as absent.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -58,20 +60,41 @@ class Spec:
         return "--" + self.name.replace("_", "-")
 
 
+_TCP = re.compile(r"tcp://(?:([A-Za-z0-9][A-Za-z0-9._-]*)|\[([^\s\[\]]+)\]):([0-9]{1,5})")
+_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107  # as the kernel allows
+
+
 def _endpoint(text: str) -> str:
-    match = re.fullmatch(r"tcp://(?:[^\s/:*\[\]]+|\[[0-9A-Fa-f:.%]+\]):(\d{1,5})", text)
-    if match is not None and 1 <= int(match.group(1)) <= 65535:
+    match = _TCP.fullmatch(text)
+    if match is not None and 1 <= int(match.group(3)) <= 65535:
+        if match.group(2) is not None:
+            _check_ipv6(match.group(2))
         return text
     if re.fullmatch(r"ipc://\S+", text):
+        length = len(os.fsencode(text.removeprefix("ipc://")))
+        if length > _SOCKET_PATH_BYTES:
+            raise ValueError(
+                f"the path of a socket has at most {_SOCKET_PATH_BYTES} bytes, this one has {length}"
+            )
         return text
-    raise ValueError("expected tcp://HOST:PORT with a port from 1 to 65535, or ipc://PATH")
+    raise ValueError(
+        "expected tcp://HOST:PORT with a port from 1 to 65535 (an IPv6 address in brackets:"
+        " tcp://[::1]:7400), or ipc://PATH"
+    )
+
+
+def _check_ipv6(address: str) -> None:
+    """Raises ValueError."""
+    try:
+        ipaddress.IPv6Address(address)
+    except ValueError:
+        raise ValueError(f"{address} in brackets is no IPv6 address") from None
 
 
 def _bind(text: str) -> str:
     """Accept an endpoint, and `*` or port 0: then the system chooses the host or the port."""
-    if re.fullmatch(r"tcp://(?:\*|[^\s/:*\[\]]+|\[[0-9A-Fa-f:.%]+\]):(?:\*|0)", text):
-        return text
-    return _endpoint(text.replace("tcp://*:", "tcp://0.0.0.0:", 1)) and text
+    fixed = re.sub(r":(?:\*|0)\Z", ":1", text) if text.startswith("tcp://") else text
+    return _endpoint(fixed.replace("tcp://*:", "tcp://0.0.0.0:", 1)) and text
 
 
 def _directory(text: str) -> str:
@@ -104,6 +127,15 @@ def without_password(text: str) -> str:
     return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
 
 
+_WORDS = {"yes": "yes", "true": "yes", "1": "yes", "no": "no", "false": "no", "0": "no"}
+
+
+def _yes_or_no(text: str) -> str:
+    if text.lower() not in _WORDS:
+        raise ValueError("expected yes or no")
+    return _WORDS[text.lower()]
+
+
 def _log_level(text: str) -> str:
     if text not in {"info", "debug"}:
         raise ValueError("expected info or debug")
@@ -125,6 +157,13 @@ SPECS: dict[str, Spec] = {
     for spec in (
         Spec("broker", "tcp://127.0.0.1:7400", "address of the broker", _endpoint, "EP"),
         Spec("bind", "tcp://127.0.0.1:7400", "address that the broker listens on", _bind, "EP"),
+        Spec(
+            "create_topics",
+            "yes",
+            "whether sends and consumers create topics that do not exist (the broker's)",
+            _yes_or_no,
+            "yes|no",
+        ),
         Spec("data", "data/broker", "the broker's log", _directory, "DIR"),
         Spec("state", "data/consumers", "directory of the consumers' ledgers", _directory, "DIR"),
         Spec("sink", None, "the database that holds the outbox", _sink, "URL"),
@@ -230,6 +269,11 @@ class Settings:
     @property
     def state(self) -> str:
         return self._path("state")
+
+    @property
+    def create_topics(self) -> bool:
+        """Whether the broker creates a topic that a send or a consumer names."""
+        return self._text("create_topics") == "yes"
 
     @property
     def sink(self) -> str | None:

@@ -13,9 +13,11 @@ is no socket monitor on purpose: a monitor that is not drained stops the socket 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import socket
+import stat
 import threading
 import time
 from typing import Any
@@ -43,10 +45,27 @@ LISTEN_AGAIN_S = 1.0  # after all connections had to be closed
 
 
 class CannotBind(OnceMQError):
-    """The endpoint cannot be bound. The reason names it."""
+    """The endpoint cannot be bound. The reason names it, the hint follows the cause."""
 
     code = "cannot_bind"
-    default_hint = "another process may use this address; choose another --bind"
+    default_hint = "choose another --bind"
+
+
+_IN_USE = "stop the process that listens there, or choose another --bind"
+_NO_SUCH_ADDRESS = "bind an address of this machine, such as 127.0.0.1, or * for all of them"
+_NO_DIRECTORY = "make the directory of the socket first, or choose another --bind"
+_BIND_HINTS = {
+    errno.EADDRINUSE: _IN_USE,
+    errno.EADDRNOTAVAIL: _NO_SUCH_ADDRESS,
+    errno.ENODEV: _NO_SUCH_ADDRESS,
+    errno.ENOENT: _NO_DIRECTORY,
+    errno.ENOTDIR: _NO_DIRECTORY,
+    errno.EROFS: "the file system is read-only; choose another --bind",
+    errno.EACCES: "choose a port above 1023, or a directory that this user may write",
+    errno.EPERM: "choose a port above 1023, or a directory that this user may write",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.EAFNOSUPPORT: "this machine has no IPv6; bind an IPv4 address",
+}
 
 
 def _answers(path: str) -> bool:
@@ -57,6 +76,14 @@ def _answers(path: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def _is_other_file(path: str) -> bool:
+    """Return whether something that is no socket lies at `path`."""
+    try:
+        return not stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 class _Socket:
@@ -113,6 +140,13 @@ class _Socket:
         socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         return socket
+
+    def _use_ipv6_for(self, endpoint: str) -> None:
+        """Allow IPv6 where the endpoint has such an address.
+
+        Not for names: `localhost` would become ::1, where a broker on 127.0.0.1 is not met.
+        """
+        self._socket.setsockopt(zmq.IPV6, endpoint.startswith("tcp://["))
 
     def _watch(self) -> zmq.Poller:
         poller = zmq.Poller()
@@ -187,11 +221,17 @@ class RouterTransport(_Socket):
         """Listen at `endpoint` and return it with the real port. Raises CannotBind."""
         if endpoint.startswith("ipc://") and _answers(endpoint.removeprefix("ipc://")):
             # ZeroMQ would take the path away from the process that listens there.
-            raise CannotBind(f"{endpoint}: another process listens there")
+            raise CannotBind(f"{endpoint}: another process listens there", hint=_IN_USE)
+        if endpoint.startswith("ipc://") and _is_other_file(endpoint.removeprefix("ipc://")):
+            # ZeroMQ would delete it.
+            raise CannotBind(f"{endpoint}: a file that is no socket lies there")
+        self._use_ipv6_for(endpoint)
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
-            raise CannotBind(f"{endpoint}: {zmq.strerror(error.errno or 0).lower()}") from None
+            code = error.errno or 0
+            reason = f"{endpoint}: {zmq.strerror(code).lower()}"
+            raise CannotBind(reason, hint=_BIND_HINTS.get(code)) from None
         bound = self._socket.getsockopt(zmq.LAST_ENDPOINT)
         assert isinstance(bound, bytes)
         self._endpoint = bound.rstrip(b"\0").decode()
@@ -274,6 +314,7 @@ class DealerTransport(_Socket):
 
     def _connect(self) -> None:
         self._socket.setsockopt(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(ROUTING_ID_BYTES - 1))
+        self._use_ipv6_for(self._endpoint)
         self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_FIRST_MS)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         self._socket.connect(self._endpoint)

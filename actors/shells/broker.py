@@ -38,6 +38,7 @@ class BrokerShell:
         takeover: bool = False,
         end_owner: Callable[[Mapping[str, str | int]], None] | None = None,
         message_events: bool = False,
+        create_topics: bool = True,
         snapshot_every_bytes: int | None = SNAPSHOT_EVERY_BYTES,
         snapshot_at_close_bytes: int = REPLAY_WORTH_A_SNAPSHOT_BYTES,
         limits: Limits = LIMITS,
@@ -46,7 +47,8 @@ class BrokerShell:
 
         `bind` returns the transport; the caller closes it. `open_log` has the parameters of
         `FencedLog.open`, where `owner`, `takeover` and `end_owner` are described. `entropy` draws 16
-        random bytes. `snapshot_every_bytes` None writes no snapshots, also not in `close`.
+        random bytes. Without `create_topics` a send or a consumer creates no topic.
+        `snapshot_every_bytes` None writes no snapshots, also not in `close`.
 
         Raises LogInUse (another broker owns the directory), CorruptLog, DiskFull,
         UnsupportedFormat, Fenced, OSError and what `bind` raises: the log is closed then.
@@ -68,6 +70,7 @@ class BrokerShell:
             log.lineage,
             entropy=entropy,
             message_events=message_events,
+            create_topics=create_topics,
             limits=limits,
         )
         self._snapshot_at_close = None if snapshot_every_bytes is None else snapshot_at_close_bytes

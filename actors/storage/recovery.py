@@ -110,7 +110,10 @@ class Opening:
             for lock in held:
                 lock.release()
             holder = ", ".join(f"{name} {owner[name]}" for name in ("pid", "host") if name in owner)
-            raise LogInUse(f"{self.directory} is in use by {holder or 'another process'}")
+            raise LogInUse(
+                f"{self.directory} is in use by {holder or 'another process'}",
+                hint=None if self.end_owner is not None else "stop the owner first",
+            )
         if self.end_owner is not None:
             self.end_owner(owner)
 

@@ -14,7 +14,7 @@ from oncemq.maelstrom import store as maelstrom_store
 from oncemq.maelstrom.lines import LineCutter
 from oncemq.maelstrom.messages import topic_of
 from oncemq.sim.disk.disk import SimDisk
-from oncemq.sim.disk.machine import SimulatedCrash
+from tests.crashes import crashes
 from tests.maelstrom.cluster import Cluster, Station
 
 INIT = (
@@ -303,6 +303,35 @@ def test_a_line_that_is_no_message_is_reported_and_passed_over(
     assert len(station.reports) == 1
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '"type":"send","key":"k","msg":{}',
+        '"type":"send","key":"k","msg":[{{"deep":{}}}]',
+        '"type":"send","key":"k","msg":1,"message_id":{}',
+        '"type":"poll","offsets":{{"k":{}}}',
+        '"type":"poll","offsets":{{"k":0}},"unknown":{}',
+        '"type":"forward_send","key":"k","msg":1,"session":{}',
+    ],
+)
+def test_a_number_beyond_a_double_is_refused(station: Station, body: str, number: str) -> None:
+    """It is JSON, so its sender is answered; Python reads it as infinity, which JSON cannot carry."""
+    text = body.format(number)
+    bodies = turn(
+        station,
+        f'{{"src":"c1","dest":"n1","body":{{{text},"msg_id":7}}}}'.encode(),
+        f'{{"src":"n1","dest":"n1","body":{{{text},"msg_id":7}}}}'.encode(),
+        line(8, type="poll", offsets={"k": 0}),
+    )
+    assert [(body["type"], body.get("code")) for body in bodies] == [
+        ("error", 12),
+        ("error", 12),
+        ("poll_ok", None),
+    ]
+    assert bodies[-1]["msgs"] == {"k": []}
+
+
 def test_before_init_nothing_is_done(cluster: Cluster) -> None:
     """A node that does not know who it is refuses definitely."""
     fresh = Station("n1", cluster.clock, cluster.rng)
@@ -451,17 +480,19 @@ def test_a_power_cut_at_every_disk_call_takes_back_no_reply(cluster: Cluster) ->
         station: Station | None = None
         replies: dict[int, Any] = {}
         disk.fail_at = fail_at
-        try:
+
+        def run(disk: SimDisk = disk) -> None:
+            nonlocal station
             station = Station("n1", cluster.clock, cluster.rng, disk)
             station.node.feed([INIT])
             for lines in turns:
                 station.node.feed(lines)
                 station.node.tick()
             station.store.close()
-        except SimulatedCrash:
-            pass
-        else:
+
+        if not crashes(run):
             break
+        assert disk.calls == fail_at, "it crashed at the chosen call"
         for reply in station.take() if station is not None else []:
             replies[reply["body"]["in_reply_to"]] = reply["body"]
         replies_seen.append(len(replies))

@@ -14,6 +14,7 @@ from oncemq.codec import batch as batch_codec
 from oncemq.protocol import Produce, Produced
 from tests.process.house import START_S, House
 from tests.process.talker import Talker
+from tests.runtime.test_zmq_transport import needs_ipv6
 
 pytestmark = pytest.mark.process
 
@@ -40,8 +41,8 @@ def test_what_was_acknowledged_survives_sigkill(house):
 @pytest.mark.parametrize(
     "point",
     [
-        "after_append_before_sync:3",
-        "after_sync_before_reply:3",
+        "after_append_before_sync:4",
+        "after_sync_before_reply:4",
         "during_snapshot:1",
     ],
 )
@@ -158,13 +159,65 @@ def test_a_port_in_use_takes_no_generation(house, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("bind", ["tcp://0.0.0.0:0", "tcp://*:0"])
+@pytest.mark.parametrize(
+    "bind", ["tcp://0.0.0.0:0", "tcp://*:0", "tcp://[::]:0", "tcp://127.evil.example:0"]
+)
 def test_other_machines_need_insecure(house, bind):
     """Without keys nobody proves who connects: a bind for other machines is wrong usage."""
     broker = house.start("second", "broker.py", f"--data={house.data}", f"--bind={bind}")
     assert broker.wait(START_S) == 2
     assert "--insecure" in broker.stderr()
     assert not Path(house.data).exists()
+
+
+@pytest.mark.parametrize("asked", ["flag", "environment"])
+def test_a_mistyped_topic_is_refused_where_topics_are_made_on_purpose(house, asked):
+    """Producer, consumer and tx.send are told; dead letters and the right topic work."""
+    (house.directory / "lines").write_text("1\n")
+    (house.directory / "typo.py").write_text(
+        "from oncemq import App\napp = App()\n"
+        "@app.consumer('orders', group='g', retries=0)\n"
+        "def take(message, tx): tx.send('invoice', message.value)\n"
+        "@app.consumer('ordres', group='other')\n"
+        "def typo(message, tx): pass\n"
+    )
+    if asked == "flag":
+        house.broker("--no-create-topics")
+    else:
+        house.broker(ONCEMQ_CREATE_TOPICS="no")
+    for topic in ("orders", "invoices"):
+        house.command("topics", "create", topic)
+    typo = house.producer("--topic=order", "--name=p", str(house.directory / "lines"))
+    typo.wait(START_S, 1)
+    assert "did you mean 'orders'?" in typo.stderr()
+    house.producer("--topic=orders", "--name=p", str(house.directory / "lines")).wait(START_S, 0)
+    wrong = house.consumer("typo:app", "--group=other", "--until-idle=0.5")
+    wrong.wait(START_S, 1)
+    assert "did you mean 'orders'?" in wrong.stderr()
+    house.consumer("typo:app", "--group=g", "--until-idle=0.5").wait(START_S, 4)
+    [letter] = house.command("dlq", "list", "--topic=orders")["letters"]
+    assert "did you mean 'invoices'?" in str(letter)
+    topics = {row["topic"] for row in house.command("topics", "list")["topics"]}
+    assert topics == {"orders", "invoices", "orders.dead"}
+
+
+@needs_ipv6
+def test_all_actors_meet_at_an_ipv6_address(house):
+    """Broker, producer, consumer and an operator's command; loopback needs no --insecure."""
+    house.endpoint = house.endpoint.replace("127.0.0.1", "[::1]")
+    house.environ["ONCEMQ_BROKER"] = house.endpoint
+    (house.directory / "lines").write_text("1\n2\n")
+    (house.directory / "app6.py").write_text(
+        "from oncemq import App\napp = App()\n"
+        "@app.consumer('t', group='g')\ndef take(message, tx): tx.send('out', message.value)\n"
+    )
+    house.broker()
+    house.producer("--topic=t", "--name=p", str(house.directory / "lines")).wait(START_S, 0)
+    consumer = house.consumer("app6:app", "--until-idle=0.5")
+    consumer.wait(START_S, 0)
+    assert consumer.summary()["processed"] == 2
+    topics = {row["topic"]: row["messages"] for row in house.command("topics", "list")["topics"]}
+    assert topics == {"t": 2, "out": 2}
 
 
 def test_damage_stops_the_broker(house):

@@ -139,7 +139,8 @@ def test_a_replay_after_a_fix_happens_once_and_in_its_group_only(shop: Shop) -> 
     consumer.wait(2 * START_S, 4)
     summary = consumer.summary()
     assert (
-        "waiting for you: 1 message was parked in this run (oncemq dlq list)" in consumer.stderr()
+        "waiting for you: 1 message was parked in this run (oncemq dlq list --topic orders)"
+        in consumer.stderr()
     )
     assert (summary["processed"], summary["parked"]) == (2, 1)
     assert 'raise Reject("not for us")' in consumer.stderr(), "the user's own traceback"

@@ -183,3 +183,52 @@ def test_a_forked_worker_has_a_socket_of_its_own(house: House) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert producer.send("t", "child", id="child").result(START_S).duplicate
     assert len({ack.offset for ack in acks}) == 10
+
+
+RIVALS = """
+import asyncio, sys
+from oncemq import App, Fenced
+open("runs", "a").write("run\\n")
+app = App()
+first, second = app.producer("one"), app.producer("one")
+first.send("t", 1).result(60)
+second.send("t", 2).result(60)
+
+async def awaits():
+    await first.send("t", 3)
+
+async def awaits_in_a_group():
+    async with asyncio.TaskGroup() as group:
+        group.create_task(awaits())
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ('first.send("t", 3).result(60)', 3),
+        ('with first:\n    first.send("t", 3)', 3),
+        ("asyncio.run(awaits())", 3),
+        ("asyncio.run(awaits_in_a_group())", 3),
+        ('try:\n    first.send("t", 3).result(60)\nexcept Fenced:\n    sys.exit(7)', 7),
+        ('first.send("t", 3).exception', 1),
+    ],
+)
+def test_a_program_whose_producer_is_fenced_ends_as_a_command_does(
+    house: House, monkeypatch: pytest.MonkeyPatch, ending: str, status: int
+) -> None:
+    """Uncaught, status 3 and no other start under the supervisor; caught, its own."""
+    monkeypatch.chdir(house.directory)
+    (house.directory / "rivals.py").write_text(f"{RIVALS}\n{ending}\n")
+    house.broker()
+    more = ("--backoff-max=0.1", "--give-up-after=2")
+    supervised = house.start(
+        "supervise", "-m", "oncemq", "supervise", *more, "--", sys.executable, "rivals.py"
+    )
+    supervised.wait(START_S, status)
+    runs = (house.directory / "runs").read_text().count("run")
+    assert runs == 1 if status == 3 else runs > 1
+    if status == 3:
+        assert "Traceback" in supervised.stderr()
+        assert "fenced" in supervised.stderr().lower() or "took over" in supervised.stderr()

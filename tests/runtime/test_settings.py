@@ -38,10 +38,18 @@ def test_the_strongest_source_wins(
         ("broker", "tcp://*:7400"),
         ("broker", "udp://localhost:7400"),
         ("broker", ""),
+        ("broker", "tcp://[::g]:7400"),
+        ("broker", "tcp://::1:7400"),
+        ("broker", "tcp://h$st:7400"),
+        ("broker", "tcp://localhost:٧٤٠٠"),
+        ("broker", "ipc:///" + "a" * 107),
+        ("bind", "ipc:///" + "a" * 107),
+        ("bind", "tcp://[1:2]:*"),
         ("bind", "tcp://*:seven"),
         ("data", " "),
         ("data", __file__),
         ("log_level", "warning"),
+        ("create_topics", "maybe"),
         ("sink", "shop.db"),
         ("sink", "sqlite://"),
         ("sink", "sqlite:///"),
@@ -65,7 +73,11 @@ def test_a_bad_value_is_refused_by_name(name: str, value: str) -> None:
     [
         ("broker", "tcp://broker.example:7400"),
         ("broker", "tcp://[::1]:7400"),
+        ("broker", "tcp://[fe80::1%eth0]:7400"),
         ("broker", "ipc:///tmp/oncemq.sock"),
+        ("broker", "ipc:///" + "a" * 102),
+        ("bind", "tcp://[::]:0"),
+        ("bind", "tcp://[::1]:*"),
         ("bind", "tcp://*:7400"),
         ("bind", "tcp://127.0.0.1:*"),
         ("bind", "tcp://127.0.0.1:0"),
@@ -79,6 +91,15 @@ def test_a_bad_value_is_refused_by_name(name: str, value: str) -> None:
 def test_good_values_are_taken_as_they_are(name: str, value: str) -> None:
     """What was written is what is used."""
     assert resolve(name, flag=value, environ={}).value == value
+
+
+@pytest.mark.parametrize(
+    ("text", "creates"), [("yes", True), ("TRUE", True), ("1", True), ("no", False), ("0", False)]
+)
+def test_words_for_yes_and_no(text: str, creates: bool) -> None:
+    """The environment spells them in many ways."""
+    settings = Settings.load(environ={"ONCEMQ_CREATE_TOPICS": text})
+    assert settings.create_topics is creates
 
 
 def test_all_settings_together(tmp_path: Path) -> None:
@@ -98,6 +119,7 @@ def test_all_settings_together(tmp_path: Path) -> None:
     assert sources == {
         "broker": "default",
         "bind": "default",
+        "create_topics": "default",
         "data": "default",
         "state": "argument",
         "sink": "default",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -198,10 +199,78 @@ def test_two_routers_cannot_share_an_endpoint(router):
     """The second bind names the endpoint and the reason."""
     second = RouterTransport(Events())
     try:
-        with pytest.raises(CannotBind, match=r"tcp://127.0.0.1:\d+: address already in use"):
+        with pytest.raises(CannotBind, match=r"address already in use \(stop the process that"):
             second.bind(router.endpoint)
     finally:
         second.close()
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+
+@needs_ipv6
+def test_an_ipv6_address_is_bound_and_met() -> None:
+    """Both ends speak IPv6 where the endpoint has such an address, after a reopening too."""
+    router = RouterTransport(Events())
+    dealer = None
+    try:
+        endpoint = router.bind("tcp://[::1]:0")
+        assert endpoint.startswith("tcp://[::1]:")
+        dealer = DealerTransport(endpoint)
+        dealer.send(b"", [b"one"])
+        assert [frames for _, frames in receive(router, 1)] == [[b"one"]]
+        dealer.reopen()
+        dealer.send(b"", [b"two"])
+        assert [frames for _, frames in receive(router, 1)] == [[b"two"]]
+    finally:
+        router.close()
+        if dealer is not None:
+            dealer.close()
+
+
+def test_localhost_is_still_met_at_an_ipv4_address(router) -> None:
+    """A name is not looked up as IPv6: a broker on 127.0.0.1 would not be met."""
+    dealer = DealerTransport(router.endpoint.replace("127.0.0.1", "localhost"))
+    try:
+        dealer.send(b"", [b"one"])
+        assert [frames for _, frames in receive(router, 1)] == [[b"one"]]
+    finally:
+        dealer.close()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "hint"),
+    [
+        ("ipc://{tmp}/absent/s", "make the directory"),
+        ("ipc://{tmp}/file/s", "make the directory"),
+        ("ipc://{tmp}/" + "a" * 200, "a shorter path"),
+        ("ipc://{tmp}/file", "choose another --bind"),
+        ("tcp://192.0.2.1:7400", "an address of this machine"),
+        ("tcp://no-such-device:7400", "an address of this machine"),
+        ("ipc:///proc/s", "choose a|make the directory"),
+    ],
+)
+def test_the_hint_follows_the_cause(tmp_path, endpoint: str, hint: str) -> None:
+    """Only an address in use has another process to be stopped; no file is taken away."""
+    (tmp_path / "file").write_text("mine")
+    router = RouterTransport(Events())
+    try:
+        with pytest.raises(CannotBind) as caught:
+            router.bind(endpoint.format(tmp=tmp_path))
+    finally:
+        router.close()
+    assert re.search(hint, caught.value.hint), caught.value
+    assert "process" not in str(caught.value)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_path_that_somebody_listens_at_is_not_taken_away(tmp_path):

@@ -11,15 +11,19 @@ Users name topics freely within the rules of names. Two more shapes belong to On
 
 from __future__ import annotations
 
+import itertools
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ...errors import UnknownTopic
-from ...ids import DEAD_SUFFIX, INTERNAL_MARK, check_name
+from ...ids import DEAD_SUFFIX, INTERNAL_MARK, check_name, did_you_mean
 from ...limits import Limits
 from ...records import BatchStored, Plain, TopicCreated
 from .id_index import IdIndex, MemoryIdIndex
 from .offset_index import OffsetIndex
+
+_LIKE_TOPICS_MAX = 1_000  # that a mistyped name is compared with
 
 
 def check_topic(name: str) -> str:
@@ -29,6 +33,11 @@ def check_topic(name: str) -> str:
         check_name(group, "group")
     check_name(base.removesuffix(DEAD_SUFFIX), "topic")
     return name
+
+
+def _is_own(name: str) -> bool:
+    """Whether only OnceMQ itself creates such a topic."""
+    return INTERNAL_MARK in name or name.endswith(DEAD_SUFFIX)
 
 
 @dataclass(slots=True)
@@ -124,8 +133,26 @@ class TopicTable:
     def get(self, name: str) -> Topic:
         topic = self.by_name.get(name)
         if topic is None:
-            raise UnknownTopic(f"there is no topic {name}")
+            raise self._unknown(name)
         return topic
+
+    def check_wanted(self, name: str) -> None:
+        """Raise UnknownTopic for a topic of users that none of them has created.
+
+        Topics of OnceMQ itself are created when they are needed.
+        """
+        if not _is_own(name):
+            raise self._unknown(name)
+
+    def _unknown(self, name: str) -> UnknownTopic:
+        near = ""
+        if not _is_own(name):
+            known = itertools.islice(self.by_name, _LIKE_TOPICS_MAX)
+            near = did_you_mean(name, (one for one in known if not _is_own(one)))
+        return UnknownTopic(
+            f"there is no topic {name!r}{near}",
+            hint=f"create it with: oncemq topics create {shlex.quote(name)}",
+        )
 
     def partitions(self) -> Iterator[tuple[Topic, Partition]]:
         """Only partitions in use, in the order of numbers."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .actor import ConsumerActor
 
@@ -16,6 +17,7 @@ class Summary:
     skipped: int = 0
     parked: int = 0
     offsets: dict[str, int] = field(default_factory=dict)
+    parked_in: set[str] = field(default_factory=set)  # topics
     held: list[str] = field(default_factory=list)  # effects that partitions wait for a word about
 
     def as_dict(self) -> dict[str, object]:
@@ -36,7 +38,7 @@ class Summary:
                 if self.parked == 1
                 else f"{self.parked:,} messages were parked"
             )
-            parts.append(f"{letters} in this run (oncemq dlq list)")
+            parts.append(f"{letters} in this run ({self._list_letters()})")
         if self.held:
             effects = (
                 "1 effect is held"
@@ -46,12 +48,18 @@ class Summary:
             parts.append(f"{effects} (oncemq effects list)")
         return "; ".join(parts)
 
+    def _list_letters(self) -> str:
+        topics = " or --topic ".join(map(shlex.quote, sorted(self.parked_in)))
+        return f"oncemq dlq list --topic {topics}"
+
     def take(self, actor: ConsumerActor) -> None:
         """Add what one actor did. A partition that it never owned has no offset here."""
         core = actor.core
         self.processed += core.processed
         self.skipped += core.skipped
         self.parked += core.parked
+        if core.parked:
+            self.parked_in.add(actor.place[1])
         if core.ledger.started is not None:
             _, topic, partition = actor.place
             self.offsets[f"{topic}/{partition}"] = core.ledger.next_offset
@@ -69,7 +77,7 @@ class Tally:
 
     def summary(self, actors: Iterable[ConsumerActor]) -> Summary:
         past = self._past
-        total = Summary(past.processed, past.skipped, past.parked, dict(past.offsets))
+        total = replace(past, offsets=dict(past.offsets), parked_in=set(past.parked_in), held=[])
         for actor in actors:
             total.take(actor)
             total.held += actor.core.held_effects

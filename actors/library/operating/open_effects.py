@@ -18,14 +18,16 @@ from ...core.consumer.effects import DIED, id_in
 from ...core.consumer.ledger import Ledger
 from ...core.consumer.open_effects import ANSWERED, ASK, UNKNOWN, OpenEffect
 from ...errors import EffectNotHeld, NoSuchEffect, OnceMQError, TooLarge
-from ...ids import private_topic
+from ...ids import IN_DATABASE, private_topic
 from ...limits import EFFECT_RESULT_BYTES_MAX
 from ...runtime.os_disk import OsDisk
+from ...runtime.process import owner_facts
+from ...shells.ledger.files import proves_owner_dead
 from ...shells.ledger.orders import find_orders, give_order
-from ...shells.tables.ledger import IN_DATABASE
 from ...storage.creation import hold_lock
 from ...storage.disk import Disk
 from ...storage.layout import generations
+from ...storage.view import read_latest
 from ..ledgers.reader import read_ledger
 from ..sinks.operators import SinkOffice
 from .client import AdminClient
@@ -101,10 +103,18 @@ class _Files:
         return give_order(self._disk, self._directory, order)
 
     def owner_is_dead(self) -> bool:
+        """Also False while a generation comes or goes: the operator asks again."""
         lock = hold_lock(self._disk, self._directory)
-        if lock is not None:
+        if lock is None:
+            return False
+        try:
+            view = read_latest(self._disk, self._directory)
+            numbers = generations(self._disk, self._directory)
+            return view is not None and proves_owner_dead(
+                self._disk, self._directory, lock, view.manifest, numbers, owner_facts()
+            )
+        finally:
             lock.release()
-        return lock is not None
 
 
 class _Tables:

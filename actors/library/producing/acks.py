@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from types import EllipsisType
 from typing import NamedTuple
 
 from ...errors import IdConflict, OnceMQError, ResultTimeout
@@ -36,6 +38,39 @@ class _Part(NamedTuple):
     error: OnceMQError | None
 
 
+class Patience:
+    """How long the handles of a producer wait if they are not told.
+
+    Until the broker has acknowledged nothing at all for `timeout_s`: a broker that is slow but at work
+    is waited for. None: for ever.
+    """
+
+    def __init__(self, timeout_s: float | None, describe_wait: Callable[[], str]) -> None:
+        """`describe_wait` gives the cause of the wait, for the text of a timeout."""
+        self._timeout_s = timeout_s
+        self.describe_wait = describe_wait
+        self._heard_s = 0.0  # when the last verdict came
+
+    def heard(self) -> None:
+        self._heard_s = time.monotonic()
+
+    def left_s(self, since_s: float) -> float | None:
+        """Return how long a wait that began at `since_s` goes on, at least; None: for ever."""
+        if self._timeout_s is None:
+            return None
+        return max(since_s, self._heard_s) + self._timeout_s - time.monotonic()
+
+    def over(self) -> ResultTimeout:
+        return ResultTimeout(
+            f"no acknowledgement for {self._timeout_s:g} s{self.describe_wait()}; the outcome is unknown",
+            hint="the producer keeps sending it: wait for the same handle again, or flush(); a second "
+            "send under another id may store it twice",
+        )
+
+
+_ENDLESS = Patience(None, lambda: "")
+
+
 class Verdicts:
     """The verdicts of messages that were sent together. All are given at once, at the end."""
 
@@ -48,21 +83,20 @@ class Verdicts:
         "_refused",
         "_told",
         "count",
-        "describe_wait",
         "error",
         "ids",
+        "patience",
         "settled",
         "topic",
     )
 
-    def __init__(self, topic: str, describe_wait: Callable[[], str] | None = None) -> None:
-        """`describe_wait` gives the cause of the wait, for the text of a timeout."""
+    def __init__(self, topic: str, patience: Patience = _ENDLESS) -> None:
         self.topic = topic
         self.count = 0  # messages; fixed before the first part is given
         self.ids: list[bytes] | None = None  # tagged; to name a conflict
         self.settled = False
         self.error: OnceMQError | None = None  # the whole send failed
-        self.describe_wait = describe_wait
+        self.patience = patience
         self._parts: list[_Part] = []
         self._refused = 0  # messages that were refused, each told to its handle alone
         self._told: set[int] = set()  # those of them whose handle was asked
@@ -126,15 +160,24 @@ class Verdicts:
 
     # --- the side of the caller ------------------------------------------------------------------
 
-    def wait(self, timeout: float | None) -> None:
-        """Raises ResultTimeout."""
+    def wait(self, timeout: float | EllipsisType | None) -> None:
+        """`...` waits as long as the producer's patience says. Raises ResultTimeout."""
         bell = self._hang_bell()
-        if bell is not None and not bell.wait(timeout):
-            what = "" if self.describe_wait is None else self.describe_wait()
+        if bell is None:
+            return
+        if isinstance(timeout, EllipsisType):
+            self._wait_patiently(bell)
+        elif not bell.wait(timeout):
             raise ResultTimeout(
-                f"no answer within {timeout} s{what}",
+                f"no answer within {timeout} s{self.patience.describe_wait()}",
                 hint="the producer keeps sending it: call result() again, or flush()",
             )
+
+    def _wait_patiently(self, bell: threading.Event) -> None:
+        since_s = time.monotonic()
+        while not bell.wait(left_s := self.patience.left_s(since_s)):
+            if left_s is not None and left_s <= 0:
+                raise self.patience.over()
 
     def _hang_bell(self) -> threading.Event | None:
         with self._lock:

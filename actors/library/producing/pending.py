@@ -7,12 +7,14 @@ send call (or of several gathered sends) share one `Verdicts`; a `Pending` is th
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ...errors import OnceMQError
 from ...protocol import DUPLICATE, STORED
-from .acks import Ack, Verdicts
+from .acks import Ack, Patience, Verdicts
 
 if TYPE_CHECKING:
     import asyncio  # loaded by the first await; other programs do not pay for it
@@ -79,10 +81,12 @@ class Pending(Generic[Result]):
         """Whether `result` returns or raises at once."""
         return self._verdicts.settled
 
-    def result(self, timeout: float | None = None) -> Result:
+    def result(self, timeout: float | EllipsisType | None = ...) -> Result:
         """Wait up to `timeout` seconds (None: for ever) and return the acknowledgement.
 
-        Raises ResultTimeout (still being sent), IdConflict (the id is stored with another body),
+        Without it the producer's `ack_timeout` counts: seconds in which the broker acknowledges
+        nothing. Raises ResultTimeout (the outcome is unknown, the message still being sent: call
+        again), IdConflict (the id is stored with another body),
         TooOld, or the error that ended the producer: then the outcome is unknown.
         """
         self._verdicts.wait(timeout)
@@ -93,7 +97,7 @@ class Pending(Generic[Result]):
         self._verdicts.when_settled(lambda: callback(self))
 
     def __await__(self) -> Generator[Any, None, Result]:
-        """Wait without blocking the event loop."""
+        """Wait as `result()` does, without blocking the event loop."""
         if not self._verdicts.settled:
             import asyncio
 
@@ -105,11 +109,42 @@ class Pending(Generic[Result]):
                     loop.call_soon_threadsafe(_release, future)
 
             self._verdicts.when_settled(wake)
-            yield from future
+            watch = _Watch(loop, future, self._verdicts.patience)
+            try:
+                yield from future
+            finally:
+                watch.end()
         return self._read()
 
     def _read(self) -> Result:
         raise AssertionError("a Pending is of one message or of many")
+
+
+class _Watch:
+    """Ends the wait of a task when the producer's patience is over."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None], patience: Patience
+    ) -> None:
+        self._loop = loop
+        self._future = future
+        self._patience = patience
+        self._since_s = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._look()
+
+    def _look(self) -> None:
+        left_s = self._patience.left_s(self._since_s)
+        if left_s is None or self._future.done():
+            return
+        if left_s <= 0:
+            self._future.set_exception(self._patience.over())
+        else:
+            self._timer = self._loop.call_later(left_s, self._look)
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def _release(future: asyncio.Future[None]) -> None:
@@ -138,8 +173,8 @@ class PendingMany(Pending[AckMany]):
 
     __slots__ = ()
 
-    def acks(self, timeout: float | None = None) -> AckMany:
-        """Wait and return all verdicts even if some message was refused.
+    def acks(self, timeout: float | EllipsisType | None = ...) -> AckMany:
+        """Wait as `result` does and return all verdicts even if some message was refused.
 
         Indexing a refused message raises its error. Raises only what concerns all of them.
         """

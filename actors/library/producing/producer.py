@@ -14,18 +14,19 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any
 
 from ...errors import BufferFull, IdRequired, OnceMQError, ProducerClosed, Unacknowledged
 from ...ids import check_name
-from ...limits import IN_FLIGHT_BYTES_DEFAULT, LIMITS, SEND_TIMEOUT_MS
+from ...limits import ACK_TIMEOUT_S, IN_FLIGHT_BYTES_DEFAULT, LIMITS, SEND_TIMEOUT_MS
 from ...runtime import settings
 from ...runtime.diagnostics import log
 from ...shells.producer import ProducerShell
 from ..messages.payloads import Serializer, check_serializer
+from ..raised import end_fenced_programs_with_their_status
 from .accumulator import Accumulator
-from .acks import Ack, Verdicts
+from .acks import Ack, Patience, Verdicts
 from .guard import Guard
 from .parcel import Parcel, checked_many, checked_message
 from .pending import Pending, PendingMany, PendingOne
@@ -42,7 +43,8 @@ class Producer:
 
     Without a name it is anonymous: every send needs `id=`, and any number of them may run. With
     a name, messages get numbers, and one owner lives at a time: a second one fences the first,
-    whose sends then raise Fenced for ever. A forked child is an owner of its own and inherits
+    whose sends then raise Fenced for ever; a program that does not catch it ends with status 3. A
+    forked child is an owner of its own and inherits
     nothing unsent. Sockets open at the first send.
     """
 
@@ -52,15 +54,22 @@ class Producer:
         *,
         broker: str | None = None,
         in_flight_bytes: int = IN_FLIGHT_BYTES_DEFAULT,
+        ack_timeout: float | None = ACK_TIMEOUT_S,
         close_timeout: float = SEND_TIMEOUT_MS / 1000,
         serializer: Serializer | None = None,
         connect: Connect | None = None,
     ) -> None:
         """`broker` is an endpoint; the environment's ONCEMQ_BROKER goes before it.
 
-        `close_timeout`: seconds that leaving `with` waits for acknowledgements. `connect` makes
-        the engine, for tests. Raises InvalidName.
+        `ack_timeout`: seconds after which waiting for an acknowledgement (`await`, `result()`,
+        `flush()`) raises ResultTimeout, if the broker has acknowledged nothing of this producer in
+        that time; None: never. The message stays, is sent until it has its acknowledgement, and can
+        be awaited again. `close_timeout`: seconds that leaving `with` waits for acknowledgements.
+        `connect` makes the engine, for tests. Raises InvalidName, ValueError.
         """
+        if ack_timeout is not None and not ack_timeout > 0:
+            raise ValueError(f"ack_timeout is {ack_timeout!r}; expected seconds above 0, or None")
+        self._ack_timeout = ack_timeout
         self._name = "" if name is None else check_name(name, "producer")
         self._broker = broker
         self._in_flight_bytes = in_flight_bytes
@@ -74,6 +83,7 @@ class Producer:
     def _begin(self) -> None:
         """Become a new incarnation that has sent nothing."""
         self._lock = Guard(self._take_handed)
+        self._patience = Patience(self._ack_timeout, self._describe_wait)
         self._gathered = Accumulator(self._in_flight_bytes, self._new_verdicts)
         self._checked_topics: set[str] = set()
         # Sends without all their verdicts, and the messages in them.
@@ -222,7 +232,7 @@ class Producer:
         return True
 
     def _new_verdicts(self, topic: str) -> Verdicts:
-        return Verdicts(topic, self._describe_wait)
+        return Verdicts(topic, self._patience)
 
     def _describe_wait(self) -> str:
         thread = self._thread
@@ -242,12 +252,15 @@ class Producer:
             )
             self._thread.start()
             _close_with_child_process()
+            if self._name:
+                end_fenced_programs_with_their_status()
         return self._thread
 
     # --- what the I/O thread reports -------------------------------------------------------------
 
     def _freed(self, count: int, size: int) -> None:
         """Called for messages that got their verdict."""
+        self._patience.heard()
         with self._lock:
             self._messages -= count
             self._gathered.used -= size
@@ -270,18 +283,20 @@ class Producer:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was sent before has its verdict; None waits for ever.
+    def flush(self, timeout: float | EllipsisType | None = ...) -> None:
+        """Wait until all that was sent before has its verdict, up to `timeout` seconds.
 
-        Raises ResultTimeout, or the error that ended this producer. What became of each message
+        Without it `ack_timeout` counts; None waits for ever. Raises ResultTimeout, or the error that ended this producer. What became of each message
         is told by its own handle.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        left, began = timeout, time.monotonic()
         with self._lock as lock:
             lock.take_handed()
             waiting = list(self._outstanding)
         for verdicts in waiting:
-            verdicts.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if timeout is not None and not isinstance(timeout, EllipsisType):
+                left = max(0.0, began + timeout - time.monotonic())
+            verdicts.wait(left)
         if self._error is not None and waiting:
             raise self._error.with_traceback(None)
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from ...core.consumer.effect_work import EffectOrder
 from ...core.consumer.ledger import Ledger
 from ...errors import BadSink
+from ...ids import IN_DATABASE
 from ...shells.tables import statements
-from ...shells.tables.ledger import IN_DATABASE, OwnerProof, Place, look
+from ...shells.tables.ledger import OwnerProof, Place, look
 from ...shells.tables.orders import give_order, orders_of
 from ...shells.tables.records import Row
 from ...shells.tables.session import Session

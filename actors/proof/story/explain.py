@@ -202,7 +202,7 @@ def _read_ledger(look: Look, wanted: Wanted, story: Story) -> None:
             if fields.get("parked"):
                 story.notes.append(
                     f"group {started.group} has parked messages in commits compacted since; "
-                    "whether this is one of them: oncemq dlq list"
+                    f"whether this is one of them: oncemq dlq list --topic {started.topic}"
                 )
     for group in log.groups(position):
         for frame in group.frames:

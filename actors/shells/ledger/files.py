@@ -18,6 +18,7 @@ from ...codec import wire
 from ...core.consumer.effect_work import EffectOrder
 from ...core.consumer.work import LedgerPeeked
 from ...errors import CorruptLog
+from ...history import NO_PLACE, Place
 from ...records import Committed, LedgerStarted
 from ...storage import snapshots
 from ...storage.by_position import RecordReader
@@ -39,6 +40,25 @@ IMPORTED = "imported"  # key in the owner of an imported generation, which no pr
 
 def ledger_directory(state: str, group: str, topic: str, partition: int) -> str:
     return posixpath.join(state, file_name(group), file_name(topic), str(partition))
+
+
+def proves_owner_dead(
+    disk: Disk, directory: str, lock: Lock, last: Manifest, numbers: list[int], here: Owner
+) -> bool:
+    """Return whether `lock`, the one of `hold_lock`, proves the owner of the ledger dead.
+
+    `last` is the highest complete generation, `numbers` are all of them, `here` is this process. Proof
+    is the lock of the very file that the owner has locked, on this host since its last boot. A copied
+    ledger proves nothing, nor one that came with the disk of another machine. After a reboot the
+    lease is waited for.
+    """
+    if IMPORTED in last.owner:
+        return False
+    path = posixpath.join(directory, generation_name(last.generation), LOCK)
+    owner = maker_of(disk, path, lock)
+    if owner is None or any(owner.get(key) != here.get(key) for key in _SAME_MACHINE):
+        return False
+    return all(maker_is_gone(disk, directory, n) for n in numbers if n > last.generation)
 
 
 class LedgerFiles:
@@ -84,29 +104,13 @@ class LedgerFiles:
             self._facts.log_id,
             self._facts.next_offset,
             max(numbers),
-            self._owner_is_dead(view.manifest, numbers),
+            self._lock is not None
+            and proves_owner_dead(
+                self._disk, self.directory, self._lock, view.manifest, numbers, self._owner
+            ),
             str(self._owner.get("host", "")),
             os.path.abspath(self.directory),
-        )
-
-    def _owner_is_dead(self, last: Manifest, numbers: list[int]) -> bool:
-        """Return whether the owner of the highest generation is proved dead.
-
-        Proof is the lock of the very file that this owner has locked, on this host since its last
-        boot. A copied ledger proves nothing, nor one that came with the disk of another machine.
-        After a reboot the lease is waited for.
-        """
-        if self._lock is None or IMPORTED in last.owner:
-            return False
-        number = last.generation
-        path = posixpath.join(self.directory, generation_name(number), LOCK)
-        owner = maker_of(self._disk, path, self._lock)
-        if owner is None or any(owner.get(key) != self._owner.get(key) for key in _SAME_MACHINE):
-            return False
-        return all(
-            maker_is_gone(self._disk, self.directory, higher)
-            for higher in numbers
-            if higher > number
+            self._facts.seen,
         )
 
     def open(self, epoch: int) -> FencedLog:
@@ -182,6 +186,7 @@ class _Facts:
         self.topic_id = b""
         self.log_id = b""
         self.next_offset = 0
+        self.seen = NO_PLACE
 
     @classmethod
     def of_snapshot(cls, part: dict[str, Any]) -> _Facts:
@@ -189,6 +194,7 @@ class _Facts:
         if part["started"] is not None:
             facts.take(LedgerStarted(*part["started"]))
         facts.next_offset = part["next_offset"]
+        facts.seen = Place(*part.get("seen", ()))
         return facts
 
     def take(self, record: object) -> None:
@@ -196,6 +202,8 @@ class _Facts:
             self.topic_id, self.log_id = record.topic_id, record.log_id
             self.next_offset = record.start_offset
         elif isinstance(record, Committed):
+            if record.seen.mark:
+                self.seen = record.seen
             for topic_id, next_offset in record.inputs:
                 if topic_id == self.topic_id:  # not that of the group's private topic
                     self.next_offset = next_offset

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ...core.consumer.effect_work import EffectOrder
 from ...core.consumer.work import LedgerPeeked
 from ...errors import CorruptLog, Fenced, SinkLocked, UnsupportedFormat
+from ...ids import IN_DATABASE
 from . import statements
 from .log import At, SqlLog, nowhere
 from .orders import orders_of
@@ -21,7 +22,6 @@ from .records import Row
 from .session import Session
 
 Place = tuple[str, str, int]  # group, topic, partition
-IN_DATABASE = " (oncemq_ledger)"  # how the path ends that a join tells of such a ledger
 
 
 class OwnerProof(Protocol):
@@ -229,7 +229,7 @@ def row_of(fields: tuple[Any, ...], shown: str) -> Row:
     try:
         inputs, owner = json.loads(fields[8]), json.loads(fields[9])
     except ValueError as error:
-        raise CorruptLog(f"{shown} (oncemq_ledger)", 0, f"no JSON: {error}") from None
+        raise CorruptLog(shown + IN_DATABASE, 0, f"no JSON: {error}") from None
     blobs = [bytes(fields[index]) for index in (1, 6, 7)]
     return Row._make([fields[0], blobs[0], *fields[2:6], blobs[1], blobs[2], inputs, owner])
 

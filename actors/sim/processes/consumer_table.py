@@ -8,6 +8,7 @@ from typing import Any
 from ...core.consumer.grant import RUNNING
 from ...core.consumer.work import RunHandler
 from ...errors import Fenced, SinkUnavailable
+from ...ids import IN_DATABASE
 from ...shells.consumer import LedgerDoor
 from ...shells.tables.ledger import SqlLedger
 from ...shells.tables.session import Session
@@ -26,7 +27,6 @@ from .table_run import TableRun
 
 AT_ONCE = 0.3  # odds that a call begins before the turn that makes it is over
 QUICK_MS = 100
-TABLE = " (oncemq_ledger)"  # behind the name of a ledger that is a table
 
 
 class TableEvents(CheckedEvents):
@@ -56,7 +56,7 @@ class SimTableConsumer(SimConsumer):
         path: str,
         database: Database,
     ) -> None:
-        super().__init__(world, name, host, group, partition, path + TABLE)
+        super().__init__(world, name, host, group, partition, path + IN_DATABASE)
         self._path = path
         self.database = database
         self.may_be_kept_waiting = database.kind == FILE

@@ -84,8 +84,10 @@ class World:
         disk: Any = None,
         snapshot_every: int | None = None,
         message_events: bool = False,
+        create_topics: bool = True,
         limits: Limits = LIMITS,
     ) -> None:
+        self.create_topics = create_topics
         self.disk = MemoryDisk() if disk is None else disk
         self.clock = Clock()
         self.events = Events()
@@ -107,6 +109,7 @@ class World:
             self.log.lineage,
             entropy=lambda: next(self.draw),
             message_events=self.message_events,
+            create_topics=self.create_topics,
             limits=self.limits,
         )
         self.driver = Driver(

@@ -46,7 +46,7 @@ def test_the_first_joiner_is_granted(world):
     granted = join(world)
     assert isinstance(granted, Granted)
     assert (granted.epoch, granted.end_offset, granted.lease_ms) == (1, 10, limits.LEASE_MS)
-    assert (granted.log_id, granted.topic_id) == (world.core.log_id, b"\0" * 15 + b"\1")
+    assert (granted.log_id, granted.topic_id) == (world.core.log_id, b"\0" * 15 + b"\2")
 
 
 def test_asking_again_gets_the_same_grant(world):
@@ -115,6 +115,24 @@ def test_the_lock_of_the_granted_generation_proves_death(world):
     assert isinstance(join(world, b"B", **proof, path="/copy"), Standby)
     assert isinstance(join(world, b"B", **proof, host="host-2"), Standby)
     assert join(world, b"B", lock_held=True, highest_generation=1).epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("known", "joins", "hint"),
+    [
+        ({}, {"path": "/other"}, "on host-1 with the --state directory"),
+        ({}, {"host": "host-2"}, "on host-1 with the --state directory"),
+        ({}, {}, "deleted or replaced there"),
+        ({}, {"ledger_id": b"ledger", "next_offset": 3}, "a copy or an old backup"),
+        ({"path": "sqlite:////srv/shop.db (oncemq_ledger)"}, {}, "sink='sqlite:////srv/shop.db'"),
+    ],
+)
+def test_the_hint_of_another_ledger_follows_the_cause(world, known, joins, hint):
+    """A state directory, a database, a lost ledger and an old one have ways back of their own."""
+    join(world, **known, next_offset=7)
+    refused = join(world, b"B", **{"ledger_id": b"other", **joins})
+    assert refused.code == "ledger_not_here"
+    assert hint in refused.hint
 
 
 def test_a_zombie_that_only_polls_gets_nothing(world):

@@ -15,8 +15,8 @@ from oncemq.errors import BufferFull, DiskFull, IdConflict, InvalidName, ValueNo
 from oncemq.library.embedded.ledger import LedgerStore
 from oncemq.library.embedded.queue import ExactlyOnceConsumer, ExactlyOnceQueue
 from oncemq.sim.disk.disk import SimDisk
-from oncemq.sim.disk.machine import SimulatedCrash
 from oncemq.storage.memory import MemoryDisk
+from tests.crashes import crashes
 
 
 def handled(consumer: ExactlyOnceConsumer) -> list[Any]:
@@ -160,14 +160,16 @@ def test_a_power_cut_at_every_disk_call_repeats_one_message_at_most(
         for number in range(5):
             queue.send(number, number)
         calls: list[int] = []
-        try:
+
+        def run(queue: ExactlyOnceQueue = queue, calls: list[int] = calls) -> None:
             consumer = ExactlyOnceConsumer(queue, "ledger")
             consumer.poll_and_process(calls.append)
             consumer.close()
-        except SimulatedCrash:
-            pass
-        else:
+
+        if not crashes(run):
+            assert calls == list(range(5)), "without a crash each is handled, once"
             break
+        assert disk[0].calls == fail_at, "it crashed at the chosen call"
         before = list(calls)
         disk[0] = disk[0].power_cut()
         ExactlyOnceConsumer(queue, "ledger").poll_and_process(calls.append)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from oncemq.core.consumer.ledger import Ledger
 from oncemq.core.consumer.open_effects import ASK, UNKNOWN
-from oncemq.library.operating.open_effects import RUNNING, OpenEffectsView, _Place
+from oncemq.library.operating.open_effects import RUNNING, OpenEffectsView, _Files, _Place
 from oncemq.records import EffectEnded, EffectIntended, LedgerStarted
+from oncemq.runtime.os_disk import OsDisk
+from oncemq.runtime.process import owner_facts
+from oncemq.storage.log import FencedLog
 
 TOPIC_ID = b"t" * 16
 EPOCH = 5  # of the intent
@@ -59,3 +64,19 @@ def test_a_call_is_running_while_its_owner_may_be_at_it(
     view = OpenEffectsView(client, host="here")
     [found] = view._look(_Place(("g", "orders", 0), epoch, "path", live, home))
     assert found.state == state
+
+
+def test_a_copied_ledger_does_not_prove_that_the_caller_of_an_effect_is_dead(
+    tmp_path: Path,
+) -> None:
+    """An order about a call that may be under way would be taken for its result."""
+    home = str(tmp_path / "ledger")
+    log = FencedLog.open(
+        OsDisk(), home, generation=None, owner=owner_facts(), create_log_id=b"l" * 16
+    )
+    copy = shutil.copytree(home, tmp_path / "copy")
+    assert not _Files(home).owner_is_dead()
+    assert not _Files(str(copy)).owner_is_dead()
+    log.close()
+    assert _Files(home).owner_is_dead()
+    assert not _Files(str(copy)).owner_is_dead()

@@ -27,7 +27,7 @@ from oncemq.errors import (
 )
 from oncemq.ids import partition_of, tagged_id
 from oncemq.library.producing import producer as producer_module
-from oncemq.library.producing.acks import Verdicts
+from oncemq.library.producing.acks import Patience, Verdicts
 from oncemq.library.producing.pending import AckMany
 from oncemq.library.producing.producer import Ack, Pending, Producer
 from oncemq.limits import KEY_BYTES_MAX, MESSAGE_BYTES_MAX
@@ -312,6 +312,84 @@ def test_results_can_be_waited_for_with_a_bound() -> None:
             assert isinstance(caught.value, TimeoutError)
             assert not pending.done()
         assert pending.result(SOON).offset == 0
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_wait_ends_when_no_acknowledgement_comes(many: bool) -> None:
+    """await, result() and flush() raise ResultTimeout; the message is still sent, and acknowledged."""
+    wire = Wire()
+
+    async def main() -> None:
+        async with wire.producer("importer", ack_timeout=0.2) as producer:
+            with wire.away():
+                pending: Pending[Any] = (
+                    producer.send_many("t", [b"x"]) if many else producer.send("t", b"x")
+                )
+                for _ in range(2):
+                    with pytest.raises(ResultTimeout, match="outcome is unknown"):
+                        await pending
+                with pytest.raises(ResultTimeout, match="for the same handle again"):
+                    pending.result()
+                with pytest.raises(ResultTimeout):
+                    producer.flush()
+                assert not pending.done()
+            found = await pending
+            assert (found[0] if many else found).offset == 0
+            producer.flush()
+
+    asyncio.run(main())
+    assert wire.values("t") == [b"x"]
+
+
+def test_a_wait_without_end_is_asked_for() -> None:
+    """ack_timeout=None and result(None) wait for ever; a bound of its own goes before."""
+    wire = Wire()
+    with (
+        wire.producer("a", ack_timeout=None) as endless,
+        wire.producer("b", ack_timeout=0.1) as brief,
+    ):
+        with wire.away():
+            first, second = endless.send("t", b"x"), brief.send("t", b"x")
+            waits = [
+                threading.Thread(target=wait, daemon=True)
+                for wait in (first.result, endless.flush, lambda: second.result(None))
+            ]
+            for thread in waits:
+                thread.start()
+            with pytest.raises(ResultTimeout, match=r"within 0\.01 s"):
+                second.result(0.01)
+            time.sleep(0.5)
+            assert all(thread.is_alive() for thread in waits)
+        for thread in waits:
+            thread.join(SOON)
+        assert first.done()
+        assert second.done()
+
+
+def test_a_broker_that_is_slow_but_at_work_is_waited_for() -> None:
+    """The time counts from the last acknowledgement of any message of the producer."""
+    patience = Patience(0.3, lambda: "")
+    verdicts = Verdicts("t", patience)
+    verdicts.expect(1)
+
+    def work() -> None:
+        for _ in range(12):
+            time.sleep(0.1)
+            patience.heard()
+        verdicts.give([0], 0, ((1, 0, 0),), None)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    verdicts.wait(...)
+    thread.join()
+    assert verdicts.settled
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_an_impossible_ack_timeout_is_refused(timeout: float) -> None:
+    """None is how to wait for ever."""
+    with pytest.raises(ValueError, match="ack_timeout"):
+        Producer("importer", ack_timeout=timeout)
 
 
 def test_flush_waits_for_all_sent_before() -> None:
