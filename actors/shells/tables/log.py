@@ -37,6 +37,22 @@ class _Closes(Protocol):
     def close(self) -> None: ...
 
 
+class _SnapshotWriter:
+    """A snapshot that was begun."""
+
+    def __init__(self, log: SqlLog, position: int, keep: Collection[str]) -> None:
+        self._log = log
+        self._position = position
+        self._keep = keep
+        self._info: SnapshotInfo | None = None
+
+    def write(self, parts: Mapping[str, bytes]) -> None:
+        self._info = self._log.write_snapshot(self._position, parts, self._keep)
+
+    def finish(self) -> SnapshotInfo | None:
+        return self._info
+
+
 class SqlLog:
     """A ledger open for writing under one epoch. Belongs to the I/O thread.
 
@@ -227,6 +243,15 @@ class SqlLog:
     def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
         """Raises CorruptLog."""
         return {part.name: self._tables.part(part.name) for part in info.parts}
+
+    @property
+    def start(self) -> int:
+        """Records below a snapshot are deleted with it."""
+        return self._snapshot_position
+
+    def snapshot_writer(self, position: int, keep: Collection[str] = ()) -> _SnapshotWriter:
+        """The session belongs to one thread, so both steps are done in the turn."""
+        return _SnapshotWriter(self, position, keep)
 
     def write_snapshot(
         self, position: int, parts: Mapping[str, bytes], keep: Collection[str] = ()
