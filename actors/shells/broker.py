@@ -81,6 +81,7 @@ class BrokerShell:
             events,
             perform=self._perform,
             snapshot_every_bytes=snapshot_every_bytes,
+            turn_read_bytes=limits.turn_read_bytes_max,
         )
         try:
             self._driver.open_log(log, directory)

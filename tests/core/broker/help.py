@@ -119,6 +119,7 @@ class World:
             self.events,
             perform=self.work.append,
             snapshot_every_bytes=self.snapshot_every,
+            turn_read_bytes=self.limits.turn_read_bytes_max,
         )
         self.driver.open_log(self.log, "data")
         self.turn()
