@@ -99,9 +99,8 @@ class ProducerThread(threading.Thread):
 
     def describe_wait(self) -> str:
         engine = self._engine
-        if engine is None or not engine.silent:
-            return ""
-        return f": no broker answers at {engine.core.connection.endpoint}"
+        waits_for = "" if engine is None else engine.waits_for
+        return f": {waits_for}" if waits_for else ""
 
     def stop(self) -> None:
         """Not under the lock."""
