@@ -106,9 +106,12 @@ def decode(peer: bytes, frames: list[bytes]) -> Received:
     if not 1 <= len(frames) <= 2:
         raise Malformed(f"a message of {len(frames)} frames")
     if peer and len(frames[0]) > HEADER_FRAME_BYTES_MAX:  # a broker's lists may be longer
-        raise TooLarge("a header frame above its limit")
+        raise TooLarge(
+            f"a header frame of {len(frames[0])} bytes, the limit is {HEADER_FRAME_BYTES_MAX}",
+            hint="use shorter names",
+        )
     if max(map(len, frames)) > FRAME_BYTES_MAX:
-        raise TooLarge("a frame above its limit")
+        raise TooLarge(f"a frame of {max(map(len, frames))} bytes, the limit is {FRAME_BYTES_MAX}")
     message = _decode_header(frames[0])
     body = frames[1] if len(frames) == 2 else None
     if isinstance(message, Produce):

@@ -345,4 +345,7 @@ def _check_size(grants: list[GroupGranted]) -> None:
         for grant in grants
     )
     if chars * _TEXT_BYTES_MAX + len(grants) * _ROW_BYTES > FRAME_BYTES_MAX:
-        raise TooLarge(f"{len(grants)} grants do not fit one answer", hint="")
+        raise TooLarge(
+            f"{len(grants)} grants do not fit one answer of {FRAME_BYTES_MAX} bytes",
+            hint="ask for one group (oncemq groups show GROUP), or use shorter paths for --state",
+        )
