@@ -88,6 +88,7 @@ BACKOFF_FIRST_MS = 100
 BACKOFF_MAX_MS = 5_000
 BATCH_SIZE_DEFAULT = 1_000  # messages in the list that a handler of lists gets
 CONCURRENCY_MAX = 1_024  # handler calls of one consumer at the same time
+CONFLICT_FIRST_MS = 10  # the first pause before a call that its database wants again; it doubles
 STATE_KEY_BYTES_MAX = 1024
 MESSAGE_EFFECTS_BYTES_MAX = 8 * 1024 * 1024  # state and outputs of one message (TooLarge)
 EFFECTS_MAX = 32  # effects of one message (NotSupported); the letter of a parked one carries

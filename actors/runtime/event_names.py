@@ -205,6 +205,10 @@ EVENTS: dict[str, EventKind] = {
     "handler.retry": _info(
         "The message will be retried", "group topic partition offset id attempt delay_ms"
     ),
+    "handler.again": _info(
+        "A database wants a call run again because of another session: it did nothing, no message failed",
+        "group topic partition offset delay_ms reason",
+    ),
     "handler.failed": _info(
         "A handler raised on its last attempt, or killed too many processes",
         "group topic partition offset id attempts error",

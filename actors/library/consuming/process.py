@@ -36,7 +36,7 @@ from ...core.consumer.work import (
     RunHandler,
     TopicResolved,
 )
-from ...errors import OnceMQError, SinkUnavailable
+from ...errors import OnceMQError, SinkConflict, SinkUnavailable
 from ...limits import DRAIN_S_DEFAULT, HANDLER_DESCRIPTORS, TOPIC_LOOKUP_MS
 from ...outcome import Event
 from ...ports import Events
@@ -230,8 +230,11 @@ class ConsumerProcess:
     def _time_left_ms(self) -> int:
         if self._inbox:
             return 0
-        first = min(self._due_ms.values(), default=0)
-        return max(0, min(LOOK_MS, first - self._clock.now_ms()))
+        now_ms = self._clock.now_ms()
+        left = min([LOOK_MS, *(due_ms - now_ms for due_ms in self._due_ms.values())])
+        if self._away:
+            left = min(left, max(1, self._away.time_left_ms(now_ms)))
+        return max(0, left)
 
     def _turn_due(self) -> None:
         """Turn the actors that have something to do; with many partitions most have not.
@@ -265,10 +268,10 @@ class ConsumerProcess:
         if self._stop_asked and self._drain_until is None:
             self._begin_drain()
         now_ms = self._clock.now_ms()
+        self._rejoin_after_outages(now_ms)
         if now_ms < self._look_at_ms:
             return
         self._look_at_ms = now_ms + LOOK_MS
-        self._rejoin_after_outages(now_ms)
         self._watcher.progress(self.summary())
         self._tell_silence()
         if self._drain_until is not None:
@@ -402,6 +405,8 @@ class ConsumerProcess:
         """The process goes on."""
         fields = actor.core.member.fields(code=error.code, reason=error.reason)
         self._events.emit("sink.unavailable", **fields)
+        if isinstance(error, SinkConflict):
+            return  # everyday business of a database
         group, topic, partition = actor.place
         self._watcher.sink_away(f"{topic}/{partition} of group {group}: {error}")
 

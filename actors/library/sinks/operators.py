@@ -64,7 +64,7 @@ class SinkOffice:
 
 @contextlib.contextmanager
 def open_office(sink: str) -> Iterator[SinkOffice]:
-    """Raises BadSink, NotSupported, SinkUnavailable."""
+    """Raises BadSink, SinkUnavailable."""
     address = address_of(sink)
     if address.kind == SQLITE and not os.path.exists(address.target):
         raise BadSink(f"there is no file {address.target}", hint="")

@@ -9,14 +9,14 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from ...errors import Fenced, SinkLocked, SinkUnavailable
+from ...errors import Fenced, OnceMQError, SinkConflict, SinkLocked, SinkUnavailable
 from ...shells.tables.gate import Gate
 from ...shells.tables.ledger import SqlLedger
 from ...shells.tables.session import Session
 from ..plan import FILE, SERVER
 from ..processes.handler import REFUSED
 from .client import Client
-from .database import Full, Locked, Lost, Rows, Waits
+from .database import Conflict, Full, Locked, Lost, Rows, Waits
 
 
 class SimulatedSession(Session):
@@ -93,7 +93,9 @@ class SimulatedSession(Session):
     def _is_of_driver(self, error: BaseException) -> bool:
         return isinstance(error, sqlite3.Error)
 
-    def _translated(self, error: BaseException) -> SinkUnavailable | None:
+    def _translated(self, error: BaseException) -> OnceMQError | None:
+        if isinstance(error, Conflict):
+            return SinkConflict(f"{self.shown}: {error}")
         if isinstance(error, Locked):
             return SinkLocked(f"{self.shown}: {error}")
         return SinkUnavailable(f"{self.shown}: {error}") if isinstance(error, Lost | Full) else None

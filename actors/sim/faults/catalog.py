@@ -26,6 +26,7 @@ FAULTS: dict[str, type[Fault]] = {
         crash.PowerCut,
         database.DatabaseStop,
         database.ConnectionLost,
+        database.RivalSession,
         database.DatabaseFull,
         database.UnsyncedCommit,
         database.StuckAtWork,

@@ -23,6 +23,7 @@ _KINDS = (
     FaultKind("power cut", odds=0.6, mean_ms=(2_000, 15_000)),
     FaultKind("database stop", mean_ms=(2_000, 15_000), of_tables=True),
     FaultKind("connection lost", mean_ms=(200, 4_000), of_tables=True),
+    FaultKind("rival session", mean_ms=(100, 4_000), of_tables=True),
     FaultKind("database full", odds=0.3, mean_ms=(4_000, 20_000), of_tables=True),
     FaultKind("unsynced commit", of_tables=True),
     FaultKind("stuck at work", odds=0.6, mean_ms=(150, 2_500), of_tables=True),
