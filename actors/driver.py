@@ -10,6 +10,7 @@ returned and the fence has been looked at; the Synced event opens the next turn.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from .codec import records as record_codec
@@ -57,6 +58,14 @@ class Silence:
     def send(self, peer: bytes, frames: Frames) -> bool:
         del peer, frames
         return False
+
+
+def _telling(send: Send, end: int) -> Send:
+    """Return the send with the log's durable end in its message, if it is to tell that."""
+    if not send.tells_end:
+        return send
+    message: Any = send.message
+    return replace(send, message=replace(message, durable=end))
 
 
 class Driver:
@@ -270,6 +279,7 @@ class Driver:
         if log is not None:
             if log.end > log.durable_end:
                 end = log.sync()
+                held.sends_after_sync = [_telling(send, end) for send in held.sends_after_sync]
                 self._synced_at_ms = self._fence_seen_ms = now
                 self._events.emit("log.synced", durable_end=end)
                 self.post(Synced(end))

@@ -79,10 +79,16 @@ class Fenced(OnceMQError):
 
 
 class LogRegressed(OnceMQError):
-    """The log ends below a position that was acknowledged before: it was wiped or restored."""
+    """The log lacks a past that was relied on: it was wiped, restored from a backup, or is a copy."""
 
     code = "log_regressed"
     default_hint = "restore the log that acknowledged these messages"
+    # What an operator does about a group.
+    group_hint: ClassVar[str] = (
+        "restore the ledgers (or the sink) from the same backup as the broker's data, or the "
+        "broker's data as it was; or accept what is lost and say where the group goes on: "
+        "oncemq groups seek GROUP TOPIC --to OFFSET"
+    )
 
 
 class StoreMismatch(OnceMQError):

@@ -88,6 +88,8 @@ class Send:
     peer: bytes
     message: Message
     body: bytes | memoryview | list[BatchStored] | None = None
+    # After a sync the driver writes the log's durable end into the message's field `durable`.
+    tells_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .history import Place
+
 VERSION_MIN = 1
-VERSION_MAX = 2
+VERSION_MAX = 3
 
 # Verdicts of messages in `Produced.runs`.
 STORED = 0
@@ -35,6 +37,9 @@ class Hello:
     incarnation: bytes  # 16 random bytes of this process and actor
     log_id_seen: bytes  # b"" when this incarnation has not met a broker before
     epoch_seen: int  # highest broker epoch seen; a broker that meets a higher one is a zombie
+    # Version 3, once a Welcome has named it: the furthest place that the client relies on.
+    mark: bytes = b""
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,9 @@ class Fetch:
     offset: int
     max_bytes: int  # the credit: a consumer has one fetch under way and room for its answer
     max_wait_ms: int  # how long the broker holds the request while there is nothing new
+    # Version 3: the place of what the reader has read before.
+    mark: bytes = b""
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +152,11 @@ class Join:
     # Version 2: 16 random bytes of the process, the same for all its partitions. Members with an
     # id share the partitions of a topic evenly; without one a joiner takes what is free.
     member: bytes = b""
+    # Version 3: the place that the ledger relies on; empty for a new ledger.
+    mark: bytes = b""
+    position: int = 0
+    # An operator takes the partition to move it onto this log, whatever the ledger relied on.
+    accepts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +221,9 @@ class Welcome:
     log_id: bytes
     lineage: bytes
     epoch: int  # generation of the broker's log: a lower one later is a zombie's
+    # Version 3: the mark of the log's history, and its durable end.
+    mark: bytes = b""
+    durable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +269,9 @@ class ProducerReady:
     epoch: int
     # For each partition written before: (topic, partition, next sequence, digest).
     partitions: tuple[tuple[str, int, int, bytes], ...]
+    # Version 3: the place of who relies on this answer.
+    mark: bytes = b""
+    durable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +285,9 @@ class Produced:
     request: int
     at_ms: int
     runs: tuple[tuple[int, int, int], ...]
+    # Version 3: the place of who relies on this answer.
+    mark: bytes = b""
+    durable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +304,10 @@ class Fetched:
     topic_id: bytes
     next_offset: int  # the offset after the last message in the body; the asked one if empty
     end_offset: int  # durable end of the partition
+    # Version 3: where each stored batch lies in the log, and (mark, beginning) of all histories in
+    # which they lie.
+    positions: tuple[int, ...] = ()
+    marks: tuple[tuple[bytes, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +322,9 @@ class Granted:
     end_offset: int
     lease_ms: int
     shared: bool = False  # version 2: other members own partitions of the topic
+    # Version 3: the place of who relies on this answer.
+    mark: bytes = b""
+    durable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +420,14 @@ Answer = (
     | Failure
 )
 Message = Request | Answer
+
+# Answers with `mark` and `durable`: the place of who relies on them.
+Placed = Welcome | ProducerReady | Produced | Granted
+
+
+def place_in(answer: Placed) -> Place:
+    return Place(answer.mark, answer.durable)
+
 
 # The first number of a message on the wire. Numbers are never used twice.
 KINDS: dict[int, type[Message]] = {

@@ -11,8 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .batch import Batch
+from .history import NO_PLACE, Place
 
 # --- the broker's log ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryBegun:
+    """The first record that a generation of the broker writes: its history has this mark."""
+
+    mark: bytes  # 16 random bytes
+    generation: int
+    at_ms: int
 
 
 @dataclass(slots=True)
@@ -71,6 +81,7 @@ class GroupGranted:
     path: str
     label: str
     at_ms: int
+    seen: Place = NO_PLACE  # what the ledger relied on: from then on none without a place follows
 
 
 @dataclass(slots=True)
@@ -139,6 +150,19 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Renumbered:
+    """Unacknowledged and later outputs to a target get numbers from `first_sequence` on.
+
+    An operator has accepted a log that lacks outputs which it had acknowledged: it expects lower
+    numbers than the ledger would give. Or it holds outputs of a copy of the ledger.
+    """
+
+    topic: str
+    partition: int
+    first_sequence: int
+
+
 @dataclass(slots=True)
 class Committed:
     """The one commit: all of it becomes durable together or not at all."""
@@ -156,6 +180,10 @@ class Committed:
     split_fingerprints: list[bytes] | None = field(default=None, compare=False, repr=False)
     parked: list[Parked] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    # The furthest place of the broker's log that the ledger relies on from this commit on: inputs
+    # that it has passed, acknowledged outputs, or an operator's decision. NO_PLACE: as before.
+    seen: Place = NO_PLACE
+    renumbered: list[Renumbered] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +243,8 @@ class LedgerEnded:
 
 
 Record = (
-    TopicCreated
+    HistoryBegun
+    | TopicCreated
     | ProducerGranted
     | BatchStored
     | GroupGranted

@@ -16,7 +16,7 @@ from ..library.operating.group_state import GroupState, group_state
 from ..library.operating.seek import EARLIEST, LATEST, Moved, Seeker
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import operator_events, print_json, print_table
+from .output import operator_events, print_json, print_table, say
 
 FIELDS = ("group", "topic", "partition", "epoch", "consumer", "host", "path", "live")
 _REASON_CHARS_MAX = 500
@@ -209,9 +209,18 @@ def _place(to: str) -> str | int | dt.datetime:
 def _print_moved(group: str, topic: str, moved: list[Moved], *, as_json: bool) -> None:
     if as_json:
         rows = [
-            {"partition": m.partition, "from": m.first_offset, "to": m.next_offset} for m in moved
+            {
+                "partition": m.partition,
+                "from": m.first_offset,
+                "to": m.next_offset,
+                **({"accepted": m.accepted} if m.accepted else {}),
+            }
+            for m in moved
         ]
         print_json({"group": group, "topic": topic, "moved": rows})
         return
     rows_shown = [[m.partition, m.first_offset, m.next_offset] for m in moved]
     print_table(f"group {group} in {topic}", ("partition", "from", "to"), rows_shown)
+    for m in moved:
+        if m.accepted:
+            say(f"partition {m.partition}: accepted that {m.accepted}")

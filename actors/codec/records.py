@@ -14,6 +14,7 @@ from typing import Any
 import msgpack
 
 from ..errors import Malformed, UnsupportedFormat
+from ..history import Place
 from ..records import (
     AttemptMarked,
     BatchStored,
@@ -22,12 +23,14 @@ from ..records import (
     EffectIntended,
     GroupGranted,
     GroupRewound,
+    HistoryBegun,
     LedgerEnded,
     LedgerStarted,
     Output,
     Parked,
     ProducerGranted,
     Record,
+    Renumbered,
     Skipped,
     TopicCreated,
 )
@@ -38,6 +41,10 @@ PRODUCER_GRANTED = 2
 BATCH_STORED = 3
 GROUP_GRANTED = 4
 GROUP_REWOUND = 5
+HISTORY_BEGUN = 6
+GROUP_GRANTED_SEEN = (
+    7  # GroupGranted with the place of its ledger, which earlier versions did not know
+)
 LEDGER_STARTED = 10
 COMMITTED = 11
 COMMITTED_MORE = 12  # Committed with the parts of _MORE, which earlier versions did not write
@@ -73,6 +80,7 @@ _SIMPLE: dict[int, tuple[type[Any], tuple[str, ...]]] = {
         GroupRewound,
         ("group", "topic", "partition", "epoch", "next_offset", "at_ms"),
     ),
+    HISTORY_BEGUN: (HistoryBegun, ("mark", "generation", "at_ms")),
     LEDGER_STARTED: (
         LedgerStarted,
         ("group", "topic", "partition", "topic_id", "log_id", "lineage", "start_offset"),
@@ -107,7 +115,9 @@ _OUTPUT = attrgetter("topic", "partition", "first_sequence", "count", "raw", "cr
 _MORE: dict[str, tuple[type[Any], Any]] = {
     "parked": (Parked, attrgetter("topic_id", "offset", "kind", "attempts")),
     "skipped": (Skipped, attrgetter("topic_id", "first_offset", "next_offset", "reason")),
+    "renumbered": (Renumbered, attrgetter("topic", "partition", "first_sequence")),
 }
+_SEEN = "seen"  # one more part: the place, as a list with one entry
 
 
 def type_name(number: int) -> str:
@@ -115,6 +125,7 @@ def type_name(number: int) -> str:
     known = {number: kind.__name__ for number, (kind, _) in _SIMPLE.items()}
     known[BATCH_STORED] = BatchStored.__name__
     known[COMMITTED] = known[COMMITTED_MORE] = Committed.__name__
+    known[GROUP_GRANTED_SEEN] = GroupGranted.__name__
     return known.get(number, "")
 
 
@@ -126,6 +137,8 @@ def encode(record: Record) -> tuple[int, bytes, bytes | memoryview, int | None]:
         return _encode_committed(record)
     kind = type(record)
     fields = [getattr(record, name) for name in _FIELDS_OF[kind]]
+    if isinstance(record, GroupGranted) and record.seen.mark:
+        return GROUP_GRANTED_SEEN, b"", msgpack.packb([*fields, *record.seen]), None
     return _NUMBER_OF[kind], b"", msgpack.packb(fields), None
 
 
@@ -145,6 +158,8 @@ def _encode_committed(record: Committed) -> tuple[int, bytes, bytes, None]:
         for name, (_, fields_of) in _MORE.items()
         if (entries := getattr(record, name))
     }
+    if record.seen.mark:
+        more[_SEEN] = [tuple(record.seen)]
     if not more:
         return COMMITTED, b"", msgpack.packb(fields), None
     return COMMITTED_MORE, b"", msgpack.packb((*fields, more)), None
@@ -173,6 +188,11 @@ def decode(
             return _decode_committed(fields)
         if type_number == COMMITTED_MORE:
             return _decode_more(fields)
+        if type_number == GROUP_GRANTED_SEEN:
+            *of_grant, mark, position = fields
+            granted = GroupGranted(*of_grant)
+            granted.seen = Place(mark, position)
+            return granted
         kind, names = _SIMPLE[type_number]
         return kind(**dict(zip(names, fields, strict=True)))  # type: ignore[no-any-return]
     except KeyError:
@@ -198,6 +218,9 @@ def _decode_committed(fields: tuple[Any, ...]) -> Committed:
 def _decode_more(fields: tuple[Any, ...]) -> Committed:
     committed = _decode_committed(fields[:-1])
     for name, entries in fields[-1].items():
+        if name == _SEEN:
+            committed.seen = Place(*entries[0])
+            continue
         if name not in _MORE:
             raise UnsupportedFormat(f"a commit holds {name!r}, which this version does not know")
         kind = _MORE[name][0]

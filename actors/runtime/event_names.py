@@ -57,6 +57,18 @@ EVENTS: dict[str, EventKind] = {
     "snapshot.fallback": _info(
         "Recovery passed over a damaged snapshot and used an older one", "position reason"
     ),
+    # --- histories -------------------------------------------------------------------------------
+    "history.begun": _info(
+        "A broker has started: what it writes from now on has this mark", "mark generation"
+    ),
+    "history.taken_up": _info(
+        "A ledger of an older version relies on the broker's history from now on, as it is",
+        "group topic partition next_offset mark",
+    ),
+    "history.accepted": _info(
+        "An operator moved a ledger onto a log that lacks the past which the ledger relied on",
+        "group topic partition epoch seen mark position",
+    ),
     # --- broker ----------------------------------------------------------------------------------
     "broker.ready": _info(
         "The broker answers requests", "endpoint epoch log_id durable_end directory"

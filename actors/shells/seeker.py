@@ -5,6 +5,8 @@ The owner of the shell talks to the broker; the core only writes the one commit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..core.consumer.seeker import MoveOffset, SeekerCore
 from ..driver import Driver, Silence
 from ..limits import LEDGER_SNAPSHOT_EVERY_BYTES, LIMITS, Limits
@@ -22,14 +24,18 @@ class SeekerShell:
         granted: Granted,
         *,
         ledger: LedgerDoor,
+        accepts: bool = False,
         clock: Clock,
         events: Events,
         snapshot_every_bytes: int = LEDGER_SNAPSHOT_EVERY_BYTES,
         limits: Limits = LIMITS,
     ) -> None:
-        """Nothing is opened yet; `close` closes `ledger`."""
+        """Nothing is opened yet; `close` closes `ledger`.
+
+        `accepts`: the operator knows that the log has another past than the ledger relied on.
+        """
         self.place = place
-        self.core = SeekerCore(place, granted, limits)
+        self.core = SeekerCore(place, granted, limits, accepts=accepts)
         self._ledger = ledger
         self._driver = Driver(
             self.core,
@@ -53,9 +59,14 @@ class SeekerShell:
         self._driver.open_log(self._ledger.open(self.core.epoch), self._ledger.directory)
         self._driver.turn(0)
 
-    def move(self, offset: int, reason: str) -> None:
-        """The move is durable when this returns. Raises OffsetOutOfRange, Fenced."""
-        self._driver.post(MoveOffset(offset, reason))
+    def move(
+        self, offset: int, reason: str, expected: Mapping[tuple[str, int], int] | None = None
+    ) -> None:
+        """The move is durable when this returns. Raises OffsetOutOfRange, Fenced.
+
+        `expected` is what the broker expects next of the outputs, where another past is accepted.
+        """
+        self._driver.post(MoveOffset(offset, reason, expected or {}))
         self._driver.turn(0)
 
     def close(self, *, clean: bool) -> None:

@@ -41,8 +41,8 @@ def test_what_was_acknowledged_survives_sigkill(house):
 @pytest.mark.parametrize(
     "point",
     [
-        "after_append_before_sync:3",
-        "after_sync_before_reply:3",
+        "after_append_before_sync:4",
+        "after_sync_before_reply:4",
         "during_snapshot:1",
     ],
 )

@@ -15,7 +15,7 @@ same from outside.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import (
@@ -53,6 +53,7 @@ from ...protocol import (
     DescribeGroup,
     DescribeTopic,
     Fetch,
+    Fetched,
     Hello,
     InitProducer,
     Join,
@@ -60,6 +61,7 @@ from ...protocol import (
     ListGroups,
     ListTopics,
     Ping,
+    Placed,
     Pong,
     Produce,
     ProducerReady,
@@ -69,17 +71,29 @@ from ...protocol import (
     TopicsListed,
     Welcome,
 )
-from ...records import BatchStored, Plain, ProducerGranted, Record, TopicCreated
+from ...records import (
+    BatchStored,
+    HistoryBegun,
+    Plain,
+    ProducerGranted,
+    Record,
+    TopicCreated,
+)
 from .fetch import FetchServer
 from .lookup import Recent
 from .membership import Membership
 from .produce import NO_ROOM, Judge
 from .refusal import Refusal, failure
 from .sessions import Peer, PeerTable
-from .state import BrokerState
+from .state import BrokerState, checked_place
 from .topics import Topic, check_topic
 
 _NONCE_BYTES = 16
+_PLACES_VERSION = 3  # of the protocol: clients before it know no marks
+_START_ANEW = (
+    "find out which messages are missing, send them again under their ids, "
+    "and start the process anew"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +141,8 @@ class BrokerCore:
         # When lookups of an earlier turn continue; None without one.
         self._lookups_at_ms: int | None = None
         self._now_ms = 0
+        # Whether this generation has written its mark: before that it writes nothing.
+        self._history_begun = False
         self._answers: dict[type[Any], Callable[[bytes, Any, Outcome], None]] = {
             Ping: self._ping,
             DescribeTopic: self._describe_topic,
@@ -169,12 +185,14 @@ class BrokerCore:
             self._fetches.tick(now_ms, out)
             self._judge.tick(out)
         elif isinstance(event, Recovered):
-            self._recovered(event)
+            self._recovered(event, out)
         elif isinstance(event, SnapshotWritten):
             self.state.snapshot_written()
         else:
             assert isinstance(event, DiskSpace), f"not an event of a broker: {event}"
             self._judge.disk_full = event.full
+            self._begin_history(out)
+        self._tell_places(out)
         self._lookups_at_ms = now_ms + 1 if self._judge.lookups else None
         return out
 
@@ -193,16 +211,51 @@ class BrokerCore:
 
     # --- events of the log -----------------------------------------------------------------------
 
-    def _recovered(self, event: Recovered) -> None:
+    def _recovered(self, event: Recovered, out: Outcome) -> None:
         """Begin to answer: all replayed records are durable, every grant has a full lease."""
         self.epoch = event.generation
         self._ahead_ms = max(0, self.state.last_at_ms - self._now_ms)
         self._membership.start(self._now_ms)
         for _, partition in self.state.topics.partitions():
             partition.durable_end_offset = partition.end_offset
+        self.state.durable_end = event.end
+        self._begin_history(out)
+
+    def _begin_history(self, out: Outcome) -> None:
+        """Write the mark of this generation, before anything else is written or granted.
+
+        A full disk delays it: until there is room the broker refuses all that would be written.
+        """
+        if self.epoch and not self._history_begun and not self._judge.disk_full:
+            self._history_begun = True
+            mark = self._entropy()
+            out.appends.append(HistoryBegun(mark, self.epoch, self._broker_ms()))
+            fields = {"mark": mark.hex(), "generation": self.epoch}
+            out.events.append(("history.begun", fields))
+
+    def _tell_places(self, out: Outcome) -> None:
+        """Add to answers which history they rest on, for clients that know marks.
+
+        The driver raises `durable` to the end of this turn's sync, which covers the answer.
+        """
+        for number, send in enumerate(out.sends_after_sync):
+            message = send.message
+            if not isinstance(message, Placed | Fetched):
+                continue
+            peer = self._peers.get(send.peer)
+            knows = peer is not None and peer.version >= _PLACES_VERSION
+            if isinstance(message, Fetched):
+                if not knows:
+                    message = replace(message, positions=(), marks=())
+                    out.sends_after_sync[number] = replace(send, message=message)
+            elif knows:
+                mark, end = self.state.history.current, self.state.durable_end
+                message = replace(message, mark=mark, durable=end)
+                out.sends_after_sync[number] = replace(send, message=message, tells_end=True)
 
     def _synced(self, end: int, out: Outcome) -> None:
         """Messages that a sync covers become visible to readers."""
+        self.state.durable_end = end
         grown: dict[tuple[int, int], None] = {}
         for record in self._recent.synced(end):
             _, partition = self.state.partition_of(record)
@@ -282,7 +335,9 @@ class BrokerCore:
                 f"a broker of epoch {hello.epoch_seen} was met before, this one has epoch "
                 f"{self.epoch} and knows no successor"
             )
-        self._peers.put(peer, Peer(hello.role, hello.incarnation))
+        place = checked_place(hello.mark, hello.position)
+        self.state.check_place(place, f"this {hello.role[:LABEL_CHARS_MAX]}", _START_ANEW)
+        self._peers.put(peer, Peer(hello.role, hello.incarnation, high))
         welcome = Welcome(hello.request, high, self.log_id, self.lineage, self.epoch)
         out.sends_after_sync.append(Send(peer, welcome))
 

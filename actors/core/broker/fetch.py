@@ -29,7 +29,7 @@ from ...protocol import Fetch, Fetched
 from ...records import BatchStored
 from .groups import Key
 from .refusal import failure
-from .state import BrokerState
+from .state import BrokerState, checked_place
 from .topics import Partition, Topic
 
 WaitKey = tuple[bytes, str, int, int]  # peer, group, topic number, partition
@@ -56,6 +56,7 @@ class FetchJob:
     wanted: int
     reads_left: int  # bounds the reads of one fetch in a log that other partitions fill
     found: list[BatchStored] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)  # of `found`, in the log
     # Bytes of `found` on the wire. Invariant: <= max_bytes unless one batch alone is larger.
     found_bytes: int = 0
     position: int = 0  # start of the last read
@@ -65,7 +66,7 @@ class FetchJob:
         """Key of a waiting fetch: a newer fetch with the same key replaces it."""
         return (self.peer, self.request.group, self.topic.number, self.partition.number)
 
-    def take(self, record: BatchStored) -> bool:
+    def take(self, record: BatchStored, position: int) -> bool:
         """Add a stored batch if it is wanted; return False if the answer has no room for it."""
         if record.topic_number != self.topic.number or record.partition != self.partition.number:
             return True
@@ -78,6 +79,7 @@ class FetchJob:
         if self.found and self.found_bytes + size > self.max_bytes:
             return False
         self.found.append(record)
+        self.positions.append(position)
         self.found_bytes += size
         self.wanted = end
         return True
@@ -119,10 +121,14 @@ class FetchServer:
         partition = topic.partition(request.partition)
         if request.group:
             self.state.groups.check(self._grant_key(request), request.epoch)
+        place = checked_place(request.mark, request.position)
+        who = f"the reader of {request.topic} partition {request.partition}"
+        self.state.check_place(place, who, LogRegressed.group_hint)
         if request.offset > partition.end_offset:
             raise LogRegressed(
                 f"offset {request.offset} was asked for, "
-                f"{request.topic} partition {request.partition} ends at {partition.end_offset}"
+                f"{request.topic} partition {request.partition} ends at {partition.end_offset}",
+                hint=LogRegressed.group_hint,
             )
         wait_ms = min(request.max_wait_ms, FETCH_WAIT_MS_MAX)
         max_bytes = min(request.max_bytes, FETCH_BYTES_MAX)
@@ -162,7 +168,7 @@ class FetchServer:
     ) -> None:
         job = self.jobs.pop(token)
         for position, record in found:
-            if not job.take(record):
+            if not job.take(record, position):
                 job.partition.remember(job.wanted, position)
                 self._answer(job, out)
                 return
@@ -232,6 +238,8 @@ class FetchServer:
             job.topic.topic_id,
             job.wanted,
             job.partition.durable_end_offset,
+            tuple(job.positions),
+            self.state.history.covering(job.positions),
         )
         out.sends_after_sync.append(Send(job.peer, fetched, job.found))
         if job.found:

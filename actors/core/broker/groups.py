@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...errors import LedgerNotHere, LogRegressed, NotGranted, ProtocolError
+from ...history import Place
 from ...ids import IN_DATABASE
 from ...limits import LABEL_CHARS_MAX, LEASE_MS
 from ...protocol import Join
@@ -28,7 +29,7 @@ from ...records import GroupGranted, GroupRewound, Plain
 
 Key = tuple[str, str, int]  # group, topic, partition
 
-_GRANT_FIELDS = 11  # in a snapshot
+_GRANT_FIELDS = 11  # in a snapshot; then the generation of a rewind, mark and position
 GENERATION_MAX = 1 << 48  # numbers may jump, but not so far that they would ever run out
 
 
@@ -77,7 +78,7 @@ class GroupTable:
         self.rewound[key] = record.epoch
 
     def freeze(self) -> Plain:
-        """Return all grants as a part of a snapshot; a rewind adds its generation at the end."""
+        """Return all grants as a part of a snapshot; what most lack stands at the end."""
         return [
             [
                 *key,
@@ -89,18 +90,25 @@ class GroupTable:
                 grant.path,
                 grant.label,
                 grant.at_ms,
-                *([self.rewound[key]] if key in self.rewound else []),
+                *self._rarely(key, grant),
             ]
             for key, grant in self.grants.items()
         ]
+
+    def _rarely(self, key: Key, grant: GroupGranted) -> list[Plain]:
+        rewound = self.rewound.get(key, 0)
+        if grant.seen.mark:
+            return [rewound, *grant.seen]
+        return [rewound] if rewound else []
 
     def restore(self, part: Plain) -> None:
         for fields in part:
             grant = GroupGranted(*fields[:_GRANT_FIELDS])
             key = (grant.group, grant.topic, grant.partition)
-            self.grants[key] = grant
-            if len(fields) > _GRANT_FIELDS:
-                self.rewound[key] = fields[_GRANT_FIELDS]
+            rewound, *seen = fields[_GRANT_FIELDS:] or [0]
+            if rewound:
+                self.rewound[key] = rewound
+            self.grants[key] = replace(grant, seen=Place(*seen))
 
     # --- decisions -------------------------------------------------------------------------------
 
@@ -113,16 +121,18 @@ class GroupTable:
 
     def check_ledger(self, key: Key, join: Join, end_offset: int) -> None:
         """Raises LedgerNotHere, LogRegressed."""
-        if join.next_offset > end_offset:
+        if join.next_offset > end_offset and not join.accepts:
             raise LogRegressed(
                 f"the ledger stands at offset {join.next_offset}, "
-                f"{join.topic} partition {join.partition} ends at {end_offset}"
+                f"{join.topic} partition {join.partition} ends at {end_offset}",
+                hint=LogRegressed.group_hint,
             )
         grant = self.grants.get(key)
         if grant is None:
             return
         known = self.known_offset(key)
         whole = join.highest_generation >= self.rewound.get(key, 0)
+        whole = whole and bool(join.mark or not grant.seen.mark)
         if join.ledger_id == grant.ledger_id and join.next_offset >= known and whole:
             return
         what = "an older state of its" if join.ledger_id == grant.ledger_id else "another"
@@ -185,6 +195,7 @@ class GroupTable:
             join.path,
             join.label[:LABEL_CHARS_MAX],
             at_ms,
+            Place(join.mark, join.position),
         )
 
     def start_lease(self, record: GroupGranted, now_ms: int) -> Lease:

@@ -41,7 +41,7 @@ from ...records import GroupGranted
 from .balance import Balance
 from .groups import Key
 from .produce import NO_ROOM
-from .state import BrokerState
+from .state import BrokerState, checked_place
 from .topics import Topic
 
 _IDENTITY_BYTES = 16
@@ -195,6 +195,10 @@ class Membership:
             raise StoreMismatch(
                 f"the ledger was built on another topic {join.topic} than the one of this log"
             )
+        place = checked_place(join.mark, join.position)
+        if not join.accepts:
+            who = f"the ledger of group {join.group}, {join.topic} partition {join.partition},"
+            self.state.check_place(place, who, LogRegressed.group_hint)
         return topic, topic.partition(join.partition).end_offset
 
     def _granted(
@@ -267,7 +271,8 @@ class Membership:
         if leave.next_offset > end_offset:
             raise LogRegressed(
                 f"the ledger stands at offset {leave.next_offset}, "
-                f"{leave.topic} partition {leave.partition} ends at {end_offset}"
+                f"{leave.topic} partition {leave.partition} ends at {end_offset}",
+                hint=LogRegressed.group_hint,
             )
         self.balance.left(key, self.state.groups.leases[key].member)
         self.state.groups.leave(key, leave.epoch, leave.next_offset)

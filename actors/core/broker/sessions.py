@@ -51,6 +51,7 @@ class Peer:
 
     role: str
     incarnation: bytes
+    version: int  # of the protocol, that both sides speak
 
 
 class PeerTable(RecentTable[Peer]):

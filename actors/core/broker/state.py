@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from itertools import compress
 
+from ...errors import LogRegressed, ProtocolError
+from ...history import MARK_BYTES, History, Place
 from ...limits import LIMITS, Limits
 from ...outcome import Snapshot
 from ...records import (
     BatchStored,
     GroupGranted,
     GroupRewound,
+    HistoryBegun,
     Plain,
     ProducerGranted,
     Record,
@@ -30,7 +33,8 @@ from .producers import ProducerTable
 from .topics import Partition, Topic, TopicTable
 from .verdicts import kept_of
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+_UNMARKED_VERSION = 1  # without a part `history`
 
 
 class BrokerState:
@@ -41,6 +45,10 @@ class BrokerState:
         self.topics = TopicTable(limits)
         self.producers = ProducerTable(limits)
         self.groups = GroupTable()
+        # The marks of all generations: one for each start of the broker.
+        self.history = History()
+        # Volatile: end of what is durable in the log. Only Synced and Recovered move it.
+        self.durable_end = 0
         # Time of the latest record. Invariant: never decreases.
         self.last_at_ms = 0
         # Position of the latest record, plus one: everything applied lies below.
@@ -54,6 +62,15 @@ class BrokerState:
         topic = self.topics.by_number[record.topic_number]
         return topic, topic.partition(record.partition)
 
+    def check_place(self, place: Place, who: str, hint: str) -> None:
+        """Refuse who relied on a past that this log does not have. Raises LogRegressed."""
+        if place.mark and not self.history.holds(place, self.durable_end):
+            raise LogRegressed(
+                f"{who} relies on {place}; {self.history.difference(place, self.durable_end)}. "
+                "The broker's data was restored from a backup, or is a copy",
+                hint=hint,
+            )
+
     def apply(self, record: Record, position: int) -> None:
         """Apply a record: live right after its append, and on replay."""
         if isinstance(record, BatchStored):
@@ -62,6 +79,8 @@ class BrokerState:
             self.topics.apply(record)
         elif isinstance(record, ProducerGranted):
             self.producers.apply_granted(record)
+        elif isinstance(record, HistoryBegun):
+            self.history.begin(record.mark, position)
         elif isinstance(record, GroupRewound):
             self.groups.apply_rewound(record)
         else:
@@ -98,6 +117,7 @@ class BrokerState:
             "topics": self.topics.freeze(),
             "producers": self.producers.freeze(),
             "groups": self.groups.freeze(),
+            "history": [list(begin) for begin in self.history.begins],
         }
         keep = set()
         for topic in self.topics.by_number:
@@ -131,10 +151,12 @@ class BrokerState:
     def restore(self, parts: dict[str, Plain]) -> None:
         """Become the state that `snapshot` returned; all of it is durable."""
         version, self.last_at_ms, self.applied_end = parts["broker"]
-        assert version == STATE_VERSION, "the manifest names a newer format before we get here"
+        known = (_UNMARKED_VERSION, STATE_VERSION)
+        assert version in known, "the manifest names a newer format before we get here"
         self.topics.restore(parts["topics"])
         self.producers.restore(parts["producers"])
         self.groups.restore(parts["groups"])
+        self.history = History((mark, at) for mark, at in parts.get("history", ()))
         for name in sorted(parts, key=_place_of):
             kind = name.partition("-")[0]
             if kind == "ids":
@@ -148,6 +170,13 @@ class BrokerState:
             partition = self.topics.by_number[topic_number].partition(partition_number)
             for first_offset, position in entries:
                 partition.index.restore_entry(first_offset, position)
+
+
+def checked_place(mark: bytes, position: int) -> Place:
+    """Return the place that a request names. Raises ProtocolError."""
+    if mark and len(mark) != MARK_BYTES:
+        raise ProtocolError(f"a mark is {MARK_BYTES} random bytes")
+    return Place(mark, position)
 
 
 def _place_of(name: str) -> list[int]:

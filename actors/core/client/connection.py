@@ -8,9 +8,11 @@ hello at once. Every accepted Welcome adds one to `sessions`: an owner of reques
 that number and sends all of them again, in order. Sending twice is safe everywhere, since the broker
 judges by ids and numbers.
 
-Two things must never change under a running client. The log is the one it began with (`log_id`;
+Three things must never change under a running client. The log is the one it began with (`log_id`;
 else StoreMismatch), and the broker is never an older one than was met before (`epoch`; an older one
-is a zombie, and the client waits for its successor). docs/PROTOCOL.md, "Connection".
+is a zombie, and the client waits for its successor). And the log has the past that the client relies
+on: each hello but the first names the furthest place of it (`rely`), and a broker whose data was
+restored or copied refuses (LogRegressed). docs/PROTOCOL.md, "Connection".
 
 The owner calls `start` once, `received` with every message (any message is a sign of life), and
 `tick` at the end of every step.
@@ -21,11 +23,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import OnceMQError, StoreMismatch, from_code
+from ...history import NO_PLACE, Place, highest
 from ...limits import NO_BROKER_WARNING_MS, PING_MS, RESEND_MS, SILENCE_MS
 from ...outcome import Outcome, Send, Stop
 from ...protocol import VERSION_MAX, VERSION_MIN, Failure, Hello, Message, Ping, Pong, Welcome
 
 BROKER = b""  # the peer of every client
+PLACES_VERSION = 3  # of the protocol: brokers before it know no marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,8 @@ class Connection:
         self.epoch = 0
         # The version of the protocol that the last Welcome named; 0 before the first.
         self.version = 0
+        # The furthest place that the owner relies on. Invariant: never falls.
+        self.place = NO_PLACE
         # When a Tick is wanted; None: never. Set by `tick`.
         self.wake_at_ms: int | None = None
         # Number and time of the last Hello; 0 before the first. Invariant: every request with a
@@ -85,6 +91,15 @@ class Connection:
         number = self._next_request
         self._next_request = number + 1
         return number
+
+    @property
+    def knows_places(self) -> bool:
+        """Whether the broker speaks a version that compares places."""
+        return self.version >= PLACES_VERSION
+
+    def rely(self, place: Place) -> None:
+        """The owner relies on an answer, and so on the broker's log up to this place."""
+        self.place = highest(self.place, place)
 
     def start(self, now_ms: int, out: Outcome) -> None:
         assert self._hello_request == 0, "a connection starts once"
@@ -150,6 +165,7 @@ class Connection:
             self._incarnation,
             self.log_id,
             self.epoch,
+            *(self.place if self.knows_places else NO_PLACE),
         )
         out.sends_after_sync.append(Send(BROKER, hello))
 

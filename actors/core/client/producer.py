@@ -34,6 +34,7 @@ from ...protocol import (
     Message,
     ProducerReady,
     TopicDescribed,
+    place_in,
 )
 from ...records import Plain, Record
 from .connection import BROKER, Connection
@@ -233,6 +234,7 @@ class ProducerCore:
         if self._questions.pop("", None) is None:
             return  # the second answer to a question that was asked twice
         self.opened = True
+        self.connection.rely(place_in(ready))
         self.send_window.epoch = ready.epoch
         for topic, partition, next_sequence, _ in ready.partitions:
             self._next[topic, partition] = next_sequence

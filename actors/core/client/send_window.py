@@ -29,9 +29,10 @@ from typing import Any
 
 from ...backoff import backoff_ms
 from ...errors import LogRegressed, OnceMQError, from_code
+from ...history import NO_PLACE, Place
 from ...limits import IN_FLIGHT_BYTES_DEFAULT, RESEND_MS
 from ...outcome import Outcome, Send
-from ...protocol import Failure, Message, Produce, Produced
+from ...protocol import Failure, Message, Produce, Produced, place_in
 from ...records import Output
 from .connection import BROKER, Connection
 
@@ -82,6 +83,7 @@ class Entry:
             produced.at_ms if produced else 0,
             produced.runs if produced else (),
             None if isinstance(verdict, Produced) else verdict,
+            place_in(produced) if produced else NO_PLACE,
         )
 
 
@@ -97,6 +99,7 @@ class Settled:
     at_ms: int
     runs: tuple[Run, ...]  # empty with an error
     error: OnceMQError | None = None
+    place: Place = NO_PLACE  # in the broker's log, of who relies on the verdict
 
 
 class Lane:
@@ -270,6 +273,7 @@ class SendWindow:
                 )
                 return []
             lane.due_ms = now_ms + RESEND_MS
+            self._connection.rely(place_in(message))
             self._judged(lane, entry, message)
         else:
             self._refused(lane, entry, message, now_ms, out)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...errors import Fenced, IdConflict, OnceMQError, from_code
+from ...history import Place, highest
 from ...limits import LIMITS, Limits
 from ...outcome import (
     DiskSpace,
@@ -32,7 +33,16 @@ from ...outcome import (
     Stop,
     Synced,
 )
-from ...protocol import CONFLICT, Failure, Fetched, Message, Renewed, TopicDescribed
+from ...protocol import (
+    CONFLICT,
+    Failure,
+    Fetched,
+    Granted,
+    Message,
+    Renewed,
+    TopicDescribed,
+    place_in,
+)
 from ...records import Committed, LedgerEnded, LedgerStarted, Plain, Record
 from ..client.connection import Connection
 from .commits import Acked
@@ -65,8 +75,8 @@ class ConsumerCore:
         self._fingerprint = fingerprint
         # Invariant: set from RUNNING on.
         self._running: Running | None = None
-        # Acknowledgements that the next commit will carry: (topic, partition, next sequence).
-        self._acked: Acked = []
+        # Acknowledgements that the next commit will carry.
+        self._acked = Acked()
         # Session of the connection in which requests were last sent.
         self._session_seen = 0
         self._recovered = False  # whether the ledger is open and replayed
@@ -271,7 +281,7 @@ class ConsumerCore:
                     f"{first} on in {settled.topic}/{settled.partition}",
                     hint="this ledger did not send them; check whether it was copied or restored",
                 )
-            self._acked.append((settled.topic, settled.partition, first + count))
+            self._acked.add(settled.topic, settled.partition, first + count, settled.place)
             fields = self.member.fields(first_sequence=first, count=count)
             out.events.append(("output.acked", fields))
         if sends.error is not None:
@@ -316,12 +326,17 @@ class ConsumerCore:
         if ledger.started is None:
             log = (grant.topic_id, grant.log_id, grant.lineage)
             out.appends.append(LedgerStarted(*self.member.place, *log, START_OFFSET))
+        elif ledger.unmarked and grant.mark:
+            # An older version wrote the ledger: it takes up the history that it meets, once.
+            place = place_in(grant)
+            out.appends.append(self._empty_commit(grant, place))
+            fields = self.member.fields(next_offset=ledger.next_offset, mark=place.mark.hex())
+            out.events.append(("history.taken_up", fields))
         elif ledger.ended:
             # The recorded end is that of the generation before. An empty commit takes its place;
             # else a death before the first record of this generation would look like an end on
             # purpose.
-            number = ledger.commit_no + 1
-            out.appends.append(Committed(grant.epoch, number, [], [], b"", {}, []))
+            out.appends.append(self._empty_commit(grant, ledger.seen))
         attempt = ledger.open_attempt
         if attempt is not None and attempt.epoch == self.member.outlived:
             out.appends.append(replace(attempt, epoch=grant.epoch, returned=True))
@@ -334,6 +349,13 @@ class ConsumerCore:
             ledger_id=self._holder.ledger_id.hex(),
         )
         out.events.append(("consumer.granted", fields))
+
+    def _empty_commit(
+        self, grant: Granted, seen: Place, acked: list[tuple[str, int, int]] | None = None
+    ) -> Committed:
+        """Return a commit that passes no message."""
+        number = self.ledger.commit_no + 1
+        return Committed(grant.epoch, number, [], [], b"", {}, acked=acked or [], seen=seen)
 
     def _run(self, running: Running, now_ms: int, out: Outcome) -> None:
         handling, sends = running.handling, running.send_window
@@ -372,10 +394,8 @@ class ConsumerCore:
         """
         grant = self._holder.grant
         assert grant is not None, "a running consumer has a grant"
-        if self._acked and not any(isinstance(record, Committed) for record in out.appends):
-            number = self.ledger.commit_no + 1
-            acked = list(self._acked)
-            out.appends.append(Committed(grant.epoch, number, [], [], b"", {}, [], acked))
-            self._acked.clear()
+        if self._acked.ends and not any(isinstance(record, Committed) for record in out.appends):
+            seen = highest(self.ledger.seen, self._acked.place)
+            out.appends.append(self._empty_commit(grant, seen, self._acked.take()))
         self._end_well(out)
         self._holder.leave(self._committed_offset(out), now_ms, out)

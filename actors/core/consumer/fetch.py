@@ -5,14 +5,16 @@ are held. A reply counts only if it answers the request in flight, by number and
 reply the same offset is fetched under a new number, so a late reply is dropped and can neither leave
 a hole nor come twice. A reply that starts above the expected offset is a gap and is fetched again
 after a pause. A reply from another log, or from a log shorter than what was read before, ends the
-consumer. docs/PROTOCOL.md, "Fetch".
+consumer. Each fetch names the place in the broker's log of what was read before it, and a reply the
+place of each stored batch: a log with another past refuses. docs/PROTOCOL.md, "Fetch".
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-from ...errors import LogRegressed, StoreMismatch
+from ...errors import LogRegressed, ProtocolError, StoreMismatch
+from ...history import NO_PLACE, History, Place, highest
 from ...limits import FETCH_WAIT_MS_DEFAULT, JOIN_RETRY_MS, RESEND_MS
 from ...outcome import Outcome, Send
 from ...protocol import Fetch, Fetched
@@ -31,12 +33,13 @@ class Fetcher:
         epoch: int,
         log: tuple[bytes, bytes],
         offset: int,
+        seen: Place,
         fingerprint: Fingerprint,
         bytes_max: int,
     ) -> None:
         """Read `place` (group, topic, partition) of `log` (log_id, topic_id) from `offset` on.
 
-        A reply holds `bytes_max` bytes, or one batch that is larger.
+        `seen` is the place of the broker's log that the ledger relies on. A reply holds `bytes_max` bytes, or one batch that is larger.
         """
         self._connection = connection
         self._place = place
@@ -49,6 +52,11 @@ class Fetcher:
         self.windows: deque[Window] = deque()
         # The offset to fetch next. Invariant: never falls.
         self.offset = offset
+        # The furthest place in the broker's log of what was read, here or before.
+        self._seen = seen
+        # (end offset, place) of stored batches. Invariant: ascending; of those that hold messages
+        # which no commit has passed, and of the last one that a commit ended in.
+        self._places: deque[tuple[int, Place]] = deque()
         # The durable end of the partition in the last reply; -1 before the first.
         self.end_offset = -1
         # Number of the fetch in flight; 0: none.
@@ -96,6 +104,7 @@ class Fetcher:
                     self.offset,
                     self._bytes_max,
                     FETCH_WAIT_MS_DEFAULT,
+                    *(self._seen if self._connection.knows_places else NO_PLACE),
                 ),
             )
         )
@@ -118,8 +127,29 @@ class Fetcher:
         if window is None:
             self.wake_at_ms = now_ms + JOIN_RETRY_MS
         elif window.next_offset > self.offset:
+            self._note_places(fetched, stored)
             self.windows.append(self._identified(window))
             self.offset = window.next_offset
+
+    def _note_places(self, fetched: Fetched, stored: list[BatchStored]) -> None:
+        """Raises ProtocolError."""
+        if not fetched.positions:
+            return  # from a broker that knows no marks
+        if len(fetched.positions) != len(stored):
+            raise ProtocolError("a reply that does not say where each of its batches lies")
+        history = History(fetched.marks)
+        for record, position in zip(stored, fetched.positions, strict=True):
+            end = record.first_offset + record.kept
+            if end > self.offset:
+                self._places.append((end, history.place_of(position)))
+                self._seen = highest(self._seen, self._places[-1][1])
+        self._connection.rely(self._seen)
+
+    def place_of(self, next_offset: int) -> Place:
+        """Return where a commit up to `next_offset` ends in the broker's log. Commits ascend."""
+        while self._places and self._places[0][0] < next_offset:
+            self._places.popleft()
+        return self._places[0][1] if self._places else NO_PLACE
 
     def _identified(self, window: Window) -> Window:
         return with_fingerprints(window, self._fingerprint)
@@ -130,5 +160,6 @@ def regressed(place: tuple[str, str, int], offset: int, end_offset: int) -> LogR
     group, topic, partition = place
     return LogRegressed(
         f"group {group} has read {topic}/{partition} up to offset {offset}, "
-        f"but the log ends at {end_offset}"
+        f"but the log ends at {end_offset}",
+        hint=LogRegressed.group_hint,
     )

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import Fenced, LedgerNotHere, NotSupported, StoreMismatch, from_code
+from ...history import NO_PLACE
 from ...ids import private_topic
 from ...limits import (
     CRASH_RETRIES_DEFAULT,
@@ -44,6 +45,7 @@ from ...protocol import (
     Renewed,
     Standby,
     TopicDescribed,
+    place_in,
 )
 from ..client.connection import BROKER, Connection
 from .fetch import regressed
@@ -191,7 +193,13 @@ class GrantHolder:
             self._reported = (facts.ledger_id, facts.next_offset)
             member = self.member
             join = join_with(
-                facts, self._request, member.place, member.incarnation, member.label, self._process
+                facts,
+                self._request,
+                member.place,
+                member.incarnation,
+                member.label,
+                self._process,
+                marked=self._connection.knows_places,
             )
             out.sends_after_sync.append(Send(BROKER, join))
 
@@ -223,6 +231,7 @@ class GrantHolder:
         elif isinstance(message, Granted) and self.phase == JOINING:
             self._request = 0
             self.grant = message
+            self._connection.rely(place_in(message))
             self.shared = message.shared
             self.phase = OPENING
             self._renew_at_ms = now_ms + LEASE_RENEW_MS
@@ -284,8 +293,15 @@ def join_with(
     incarnation: bytes,
     label: str,
     process: bytes = b"",
+    *,
+    marked: bool,
+    accepts: bool = False,
 ) -> Join:
-    """Return the join for `place` (group, topic, partition) with the facts of its ledger."""
+    """Return the join for `place` (group, topic, partition) with the facts of its ledger.
+
+    `marked`: the broker knows places. `accepts` is an operator's, who moves the ledger onto the
+    broker's log whatever it relied on.
+    """
     return Join(
         request,
         *place,
@@ -300,11 +316,19 @@ def join_with(
         facts.path,
         label,
         process,
+        *(facts.seen if marked else NO_PLACE),
+        accepts,
     )
 
 
-def check_follows(ledger: Ledger, place: tuple[str, str, int], grant: Granted) -> None:
-    """Raise StoreMismatch or LogRegressed unless the ledger of `place` follows the granted log."""
+def check_follows(
+    ledger: Ledger, place: tuple[str, str, int], grant: Granted, *, accepts: bool = False
+) -> None:
+    """Raise StoreMismatch or LogRegressed unless the ledger of `place` follows the granted log.
+
+    That the log has the past which the ledger relies on was compared by the broker. `accepts`: an
+    operator is about to move the ledger onto this log.
+    """
     started = ledger.started
     assert started is not None, "a ledger without a first record follows any log"
     if (started.group, started.topic, started.partition) != place:
@@ -317,5 +341,10 @@ def check_follows(ledger: Ledger, place: tuple[str, str, int], grant: Granted) -
             f"the ledger follows log {started.log_id.hex()} topic {started.topic_id.hex()}, "
             f"the broker has log {grant.log_id.hex()} topic {grant.topic_id.hex()}"
         )
-    if grant.end_offset < ledger.next_offset:
+    if ledger.seen.mark and not grant.mark:
+        raise StoreMismatch(
+            f"the ledger relies on {ledger.seen}; this broker keeps no marks of its history",
+            hint="upgrade the broker",
+        )
+    if grant.end_offset < ledger.next_offset and not accepts:
         raise regressed(place, ledger.next_offset, grant.end_offset)

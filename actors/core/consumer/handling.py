@@ -344,9 +344,16 @@ class Handling:
         skipped: list[Skipped] | None = None,
     ) -> None:
         record = committed(
-            self._ledger, self._epoch, source.topic_id, window, answer, acked, parked, skipped
+            self._ledger,
+            self._epoch,
+            source.topic_id,
+            window,
+            answer,
+            acked,
+            source.place_of(window.next_offset),
+            parked,
+            skipped,
         )
-        acked.clear()
         out.appends.append(record)
         fields = self._fields(
             source,

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from ...history import Place
 from .window import Window
 from .work import FailedMessage
 
@@ -39,14 +41,21 @@ class Input:
     """The progress of handling in one input. Volatile."""
 
     def __init__(
-        self, topic_id: bytes, windows: deque[Window], *, private: bool, alone_max: int
+        self,
+        topic_id: bytes,
+        windows: deque[Window],
+        place_of: Callable[[int], Place],
+        *,
+        private: bool,
+        alone_max: int,
     ) -> None:
         """Handle `windows`, which a fetcher fills.
 
-        A process may have died in one of the first `alone_max` messages.
+        `place_of` tells where a commit up to an offset ends in the broker's log. A process may have died in one of the first `alone_max` messages.
         """
         self.topic_id = topic_id
         self.windows = windows
+        self.place_of = place_of
         self.private = private
         # Number and earliest time of the next attempt at the first message.
         self.attempt = 1

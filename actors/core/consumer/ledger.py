@@ -22,8 +22,10 @@ known to be durable (`snapshot_written`).
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
+from ...history import NO_PLACE, Place
 from ...limits import LIMITS, Limits
 from ...outcome import Snapshot
 from ...records import (
@@ -36,6 +38,7 @@ from ...records import (
     Output,
     Plain,
     Record,
+    Renumbered,
     Skipped,
 )
 from .open_effects import OpenEffects
@@ -64,6 +67,9 @@ class Ledger:
         # Ranges that an operator had skipped, as (first, next, reason). Invariant: ascending, below
         # `next_offset`: offsets that are read again after going back are not skipped any more.
         self.skips: list[tuple[int, int, str]] = []
+        # The furthest place of the broker's log that all of this relies on; NO_PLACE before the first
+        # message, and in ledgers of versions without marks. Invariant: goes back only by an order.
+        self.seen = NO_PLACE
         # Number of commits. Invariant: each commit record carries the next number.
         self.commit_no = 0
         # Epoch of the last commit. Invariant: never decreases.
@@ -73,7 +79,7 @@ class Ledger:
         self.state_bytes = 0
         # Messages that were handled. Invariant: only grows.
         self.processed = Processed()
-        # The next number of an output to each target. Invariant: never decreases.
+        # The next number of an output to each target. Invariant: decreases only by an order.
         self.next_sequence: dict[Target, int] = {}
         # Outputs without a recorded acknowledgement. Invariant: contiguous numbers that end at
         # next_sequence of the target.
@@ -100,6 +106,12 @@ class Ledger:
     @property
     def unacked_count(self) -> int:
         return sum(output.count for outputs in self.unacked.values() for output in outputs)
+
+    @property
+    def unmarked(self) -> bool:
+        """Whether it relies on a log without saying on which past of it: an older version wrote it."""
+        relies = self.reached or self.private_offsets or self.next_sequence
+        return bool(relies) and not self.seen.mark
 
     def apply(self, record: Record, position: int) -> None:
         """Apply a record: live right after its append, and on replay."""
@@ -142,6 +154,8 @@ class Ledger:
     def _commit(self, record: Committed) -> None:
         assert record.commit_no == self.commit_no + 1, "commits are numbered without holes"
         self.commit_no = record.commit_no
+        if record.seen.mark:
+            self.seen = record.seen
         for skipped in record.skipped:
             self._skip(skipped)
         for topic_id, next_offset in record.inputs:
@@ -154,6 +168,8 @@ class Ledger:
         self._change_state(record.state)
         for topic, partition, next_sequence in record.acked:
             self._forget_acked((topic, partition), next_sequence)
+        for target in record.renumbered:
+            self._renumber(target)
         for output in record.outputs:
             self._add_output(output)
         self.parked += len(record.parked)
@@ -218,6 +234,13 @@ class Ledger:
         self.next_sequence[target] = expected + output.count
         self.unacked.setdefault(target, deque()).append(output)
 
+    def _renumber(self, order: Renumbered) -> None:
+        target, following = (order.topic, order.partition), order.first_sequence
+        outputs = self.unacked.pop(target, deque())
+        self.next_sequence[target] = following
+        for output in outputs:
+            self._add_output(replace(output, first_sequence=self.next_sequence[target]))
+
     # --- snapshots -------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
@@ -269,6 +292,7 @@ class Ledger:
             "reached": self.reached if self.reached != self.next_offset else 0,
             "skips": [list(skip) for skip in self.skips],
             "effects": self.effects.plain(),
+            "seen": list(self.seen) if self.seen.mark else None,
         }
         return {name: value for name, value in fields.items() if value}
 
@@ -288,6 +312,7 @@ class Ledger:
         self.next_offset = fields["next_offset"]
         self.reached = fields.get("reached", self.next_offset)
         self.skips = [(low, high, why) for low, high, why in fields.get("skips", ())]
+        self.seen = Place(*fields.get("seen", ()))
         self.commit_no = fields["commit_no"]
         self.epoch = fields["epoch"]
         for producer, first, count in fields["ranges"]:

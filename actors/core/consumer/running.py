@@ -44,8 +44,9 @@ class Running:
         place, epoch = member.place, grant.epoch
         log = (grant.log_id, grant.topic_id)
         offset = ledger.next_offset if ledger.started else START_OFFSET
+        credit = self._limits.fetch_bytes_default
         self.fetcher = Fetcher(
-            connection, place, epoch, log, offset, fingerprint, self._limits.fetch_bytes_default
+            connection, place, epoch, log, offset, ledger.seen, fingerprint, credit
         )
         # Of the private topic; None while that does not exist.
         self.private: Fetcher | None = None
@@ -154,6 +155,7 @@ class Running:
             self._grant.epoch,
             log,
             offset,
+            self._ledger.seen,
             self._private_fingerprint,
             self._limits.fetch_bytes_default,
         )
@@ -162,7 +164,9 @@ class Running:
     def _input(self, topic_id: bytes, fetcher: Fetcher, *, private: bool) -> Input:
         suspicious = self._unclean or topic_id in self._ledger.deaths
         alone_max = self._limits.solitary_messages_max if suspicious else 0
-        return Input(topic_id, fetcher.windows, private=private, alone_max=alone_max)
+        return Input(
+            topic_id, fetcher.windows, fetcher.place_of, private=private, alone_max=alone_max
+        )
 
     def _private_fingerprint(self, ids: list[bytes]) -> list[bytes]:
         return self._fingerprint([_PRIVATE_MARK + tagged for tagged in ids])

@@ -6,20 +6,32 @@ becomes one commit with the old and the new offset and the reason. Going forward
 messages. Going back reads them again, but the processed set still leaves out those that were
 handled. Before an offset goes back, the shell tells the broker (`Rewind`).
 
+A move is also how an operator accepts that the broker's log has another past than the ledger relied
+on: the commit carries the place where the log stands now.
+
 docs/GROUPS.md, "Moving the offset".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ...errors import NotSupported, OffsetOutOfRange
 from ...limits import LIMITS, Limits
 from ...outcome import Event, Outcome, Recovered, Snapshot, SnapshotWritten
-from ...protocol import Granted
-from ...records import Committed, LedgerEnded, LedgerStarted, Plain, Record, Skipped
+from ...protocol import Granted, place_in
+from ...records import (
+    Committed,
+    LedgerEnded,
+    LedgerStarted,
+    Plain,
+    Record,
+    Renumbered,
+    Skipped,
+)
 from .grant import check_follows
-from .ledger import Ledger
+from .ledger import Ledger, Target
 from .running import START_OFFSET
 
 
@@ -29,16 +41,28 @@ class MoveOffset:
 
     offset: int
     reason: str
+    # What the broker expects next of the ledger's outputs, by (topic, partition). Only where the
+    # operator accepts another past: the numbers go on from there.
+    expected: Mapping[Target, int] = field(default_factory=dict)
 
 
 class SeekerCore:
     """The owner of a partition that only moves its offset."""
 
     def __init__(
-        self, place: tuple[str, str, int], grant: Granted, limits: Limits = LIMITS
+        self,
+        place: tuple[str, str, int],
+        grant: Granted,
+        limits: Limits = LIMITS,
+        *,
+        accepts: bool = False,
     ) -> None:
+        """`accepts`: the log has another past than the ledger relied on, and the operator knows."""
         self._place = place
         self._grant = grant
+        # Whether a move accepts another past. Invariant: then even a move to where the ledger stands
+        # is a commit.
+        self.accepts = accepts
         self.ledger = Ledger(limits)
         self.wake_at_ms = None
         # Whether the last generation ended on purpose. Then this one does too, and the next owner
@@ -70,7 +94,7 @@ class SeekerCore:
             out.appends.append(LedgerStarted(*self._place, *log, START_OFFSET))
             self._end_well(out)
         else:
-            check_follows(self.ledger, self._place, grant)
+            check_follows(self.ledger, self._place, grant, accepts=self.accepts)
 
     def _move(self, move: MoveOffset, out: Outcome) -> None:
         ledger, grant = self.ledger, self._grant
@@ -86,13 +110,32 @@ class SeekerCore:
         skipped = Skipped(grant.topic_id, first, move.offset, move.reason)
         inputs = [(grant.topic_id, move.offset)]
         record = Committed(grant.epoch, ledger.commit_no + 1, inputs, [], b"", {})
-        record.skipped = [skipped]
+        if move.offset != first:
+            record.skipped = [skipped]
+        record.seen = place_in(grant)
+        if self.accepts:
+            record.renumbered = self._renumbered(move.expected)
         out.appends.append(record)
         self._end_well(out)
         group, topic, partition = self._place
         fields = {"group": group, "topic": topic, "partition": partition, "epoch": grant.epoch}
         moved = {"first_offset": first, "next_offset": move.offset, "reason": move.reason}
         out.events.append(("group.moved", {**fields, **moved, "commit_no": record.commit_no}))
+        if self.accepts:
+            lost, now = ledger.seen, record.seen
+            histories = {"seen": str(lost), "mark": now.mark.hex(), "position": now.position}
+            out.events.append(("history.accepted", {**fields, **histories}))
+
+    def _renumbered(self, expected: Mapping[Target, int]) -> list[Renumbered]:
+        """Return the targets whose unacknowledged outputs the broker would never take."""
+        ledger, wrong = self.ledger, []
+        for target, following in sorted(ledger.next_sequence.items()):
+            outputs = ledger.unacked.get(target)
+            first = outputs[0].first_sequence if outputs else following
+            wanted = expected.get(target, 0)
+            if not first <= wanted <= following:
+                wrong.append(Renumbered(*target, wanted))
+        return wrong
 
     def _end_well(self, out: Outcome) -> None:
         if self._clean:

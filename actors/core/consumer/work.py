@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...history import NO_PLACE, Place
 from ...records import Output
 from .ledger import Ledger
 from .window import Window
@@ -125,6 +126,7 @@ class LedgerPeeked:
     lock_held: bool  # this process holds the lock of that generation's owner, which is dead
     host: str
     path: str
+    seen: Place = NO_PLACE  # in the broker's log: what the ledger relies on
 
 
 # Why a message failed, in dead letters and in the commits that park them.

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ...batch import Batch
 from ...codec import wire
+from ...core.client.connection import PLACES_VERSION
 from ...errors import OnceMQError, ProtocolError, from_code
 from ...limits import LIMITS, RESEND_MS
 from ...outcome import Received
@@ -29,6 +30,7 @@ from ...protocol import (
     GroupDescribed,
     GroupsListed,
     Hello,
+    InitProducer,
     Join,
     Leave,
     Left,
@@ -37,6 +39,7 @@ from ...protocol import (
     Message,
     Produce,
     Produced,
+    ProducerReady,
     Rewind,
     Rewound,
     Standby,
@@ -90,6 +93,11 @@ class AdminClient:
             self._welcome = self._ask_once(hello, Welcome)
         return self._welcome
 
+    @property
+    def knows_places(self) -> bool:
+        """Whether the broker compares places. Raises NoAnswer."""
+        return self.welcome().version >= PLACES_VERSION
+
     def create_topic(self, topic: str, partitions: int) -> TopicDescribed:
         """The same again is no error. Raises TopicExists, InvalidName, NoAnswer."""
         return self._ask(CreateTopic(0, topic, partitions), TopicDescribed)
@@ -115,6 +123,14 @@ class AdminClient:
         answer = self._ask(join, (Granted, Standby))
         assert isinstance(answer, Granted | Standby), "as asked"
         return answer
+
+    def next_sequences(self, producer: str, nonce: bytes) -> dict[tuple[str, int], int]:
+        """Return the next number of an output producer for each (topic, partition) it has written.
+
+        `nonce` is the incarnation that holds the grant. Raises UnknownProducer, NoAnswer.
+        """
+        ready = self._ask(InitProducer(0, producer, nonce, "admin"), ProducerReady)
+        return {(topic, partition): number for topic, partition, number, _ in ready.partitions}
 
     def leave(self, group: str, topic: str, partition: int, epoch: int, offset: int) -> None:
         """Raises NotGranted, NoAnswer."""

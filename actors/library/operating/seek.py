@@ -4,17 +4,20 @@ The command is an owner like any other: it joins each partition, is granted an e
 generation of the ledger and makes one commit. So no other owner works there meanwhile, a frozen
 owner is fenced as at any takeover, and a command that is killed half-way has moved some partitions
 entirely and the others not at all. It takes all partitions before it moves the first one.
+
+A move is also the way out where the broker's log has another past than a ledger relied on, because
+one of them was restored from a backup: the ledger relies on the log as it is from then on.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...core.consumer.grant import join_with
-from ...errors import Fenced, GroupInUse, OffsetOutOfRange, OnceMQError
-from ...ids import check_name
+from ...errors import Fenced, GroupInUse, LogRegressed, OffsetOutOfRange, OnceMQError
+from ...ids import check_name, output_producer
 from ...ports import Events
 from ...protocol import Standby
 from ...runtime.clock import SystemClock
@@ -37,6 +40,9 @@ class Moved:
     partition: int
     first_offset: int  # committed offset before
     next_offset: int  # committed offset from now on
+    accepted: str = (
+        ""  # how the log differs from the one that the ledger relied on; "": it does not
+    )
 
 
 class Seeker:
@@ -57,6 +63,10 @@ class Seeker:
         self._events = events
         self._label = f"seek by {own_label()}"
         self._disk = OsDisk()
+        # What the broker said against a ledger that relied on another past, by partition.
+        self._accepted: dict[int, str] = {}
+        # As whom a partition was joined.
+        self._incarnations: dict[int, bytes] = {}
         self._taken: list[SeekerShell] = []
 
     def __enter__(self) -> Seeker:
@@ -127,21 +137,39 @@ class Seeker:
         moved = []
         for taken in self._taken:
             offset, first = offsets[taken.place[2]], taken.core.ledger.next_offset
-            if offset != first:
+            if offset != first or taken.core.accepts:
                 if offset < first:
                     self._client.rewind(*taken.place, taken.core.epoch, offset)
-                taken.move(offset, reason)
-            moved.append(Moved(taken.place[2], first, offset))
+                taken.move(offset, reason, self._expected(taken))
+            moved.append(
+                Moved(taken.place[2], first, offset, self._accepted.pop(taken.place[2], ""))
+            )
         self._give_back(clean=True)
         return moved
+
+    def _expected(self, taken: SeekerShell) -> dict[tuple[str, int], int]:
+        """Return what the broker expects next of the outputs, if another past is accepted."""
+        if not taken.core.accepts:
+            return {}
+        nonce = self._incarnations[taken.place[2]]
+        return self._client.next_sequences(output_producer(*taken.place), nonce)
 
     def _take(self, group: str, topic: str, partition: int) -> None:
         place = (group, topic, partition)
         door = self._door(place)
         try:
-            facts = door.peek()
-            incarnation = draw()
-            answer = self._client.join(join_with(facts, 0, place, incarnation, self._label))
+            nonce = self._incarnations[partition] = draw()
+            join = join_with(
+                door.peek(), 0, place, nonce, self._label, marked=self._client.knows_places
+            )
+            accepts = False
+            try:
+                answer = self._client.join(join)
+            except LogRegressed as error:
+                if not self._client.knows_places:
+                    raise
+                accepts, self._accepted[partition] = True, error.reason
+                answer = self._client.join(replace(join, accepts=True))
             if isinstance(answer, Standby):
                 raise GroupInUse(
                     f"{topic}/{partition} of group {group} is held by {answer.owner}, whose lease "
@@ -150,7 +178,14 @@ class Seeker:
         except BaseException:
             door.close()
             raise
-        taken = SeekerShell(place, answer, ledger=door, clock=SystemClock(), events=self._events)
+        taken = SeekerShell(
+            place,
+            answer,
+            ledger=door,
+            accepts=accepts,
+            clock=SystemClock(),
+            events=self._events,
+        )
         self._taken.append(taken)
         taken.open()
 

@@ -9,12 +9,16 @@
 4  group granted      msgpack [group, topic, partition, epoch, incarnation, ledger_id,
                       next_offset, host, path, label, at_ms]
 5  group rewound      msgpack [group, topic, partition, epoch, next_offset, at_ms]
+6  history begun      msgpack [mark, generation, at_ms]
+7  group granted      the fields of 4, then what the ledger relied on: mark, position
 10 ledger started     msgpack [group, topic, partition, topic_id, log_id, lineage, start_offset]
 11 committed          msgpack [epoch, commit_no, inputs, ranges, fingerprints, state, outputs,
                       acked]
 12 the same and more  the fields of 11, then a map of names to lists:
                       parked [topic_id, offset, kind, attempts],
-                      skipped [topic_id, first_offset, next_offset, reason]
+                      skipped [topic_id, first_offset, next_offset, reason],
+                      seen, one entry: what the ledger relies on [mark, position],
+                      renumbered [topic, partition, first_sequence]
 13 attempt marked     msgpack [epoch, topic_id, offset, deaths, returned]
 14 effect intended    msgpack [epoch, topic_id, offset, key, name, number, policy, at_ms]
 15 effect ended       msgpack [epoch, topic_id, offset, name, number, how, policy, encoding,
@@ -34,6 +38,7 @@ import msgpack
 from .frames import Frame
 
 TOPIC, PRODUCER, STORED, GROUP, REWOUND, STARTED, COMMITTED = 1, 2, 3, 4, 5, 10, 11
+HISTORY, GROUP_SEEN = 6, 7
 COMMITTED_MORE, MARKED, INTENDED, EFFECT_ENDED, ENDED = 12, 13, 14, 15, 16
 FINGERPRINT_BYTES = 16
 
@@ -109,6 +114,8 @@ class GroupGrant:
     path: str
     label: str
     at_ms: int
+    mark: bytes = b""
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +127,15 @@ class GroupRewind:
     partition: int
     epoch: int
     next_offset: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A generation of the broker begins: what it writes has this mark."""
+
+    mark: bytes
+    generation: int
     at_ms: int
 
 
@@ -162,6 +178,8 @@ class Committed:
     acked: tuple[tuple[str, int, int], ...]
     parked: tuple[tuple[bytes, int, str, int], ...] = ()  # topic_id, offset, kind, attempts
     skipped: tuple[tuple[bytes, int, int, str], ...] = ()  # topic_id, from, to, reason
+    seen: tuple[tuple[bytes, int], ...] = ()  # mark, position
+    renumbered: tuple[tuple[str, int, int], ...] = ()  # topic, partition, next output's number
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +236,7 @@ Record = (
     | Stored
     | GroupGrant
     | GroupRewind
+    | History
     | Started
     | Committed
     | Marked
@@ -230,14 +249,16 @@ _ARRAYS: dict[int, Any] = {
     TOPIC: Topic,
     PRODUCER: ProducerGrant,
     GROUP: GroupGrant,
+    GROUP_SEEN: GroupGrant,
     REWOUND: GroupRewind,
+    HISTORY: History,
     STARTED: Started,
     MARKED: Marked,
     INTENDED: EffectIntended,
     EFFECT_ENDED: EffectEnded,
     ENDED: Ended,
 }
-_MORE = {"parked": 4, "skipped": 4}  # fields of an entry
+_MORE = {"parked": 4, "skipped": 4, "seen": 2, "renumbered": 3}  # fields of an entry
 
 
 def parse(frame: Frame) -> Record:

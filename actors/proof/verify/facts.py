@@ -27,6 +27,8 @@ class Ledger:
     next_offset: int = 0
     commit_no: int = 0
     epoch: int = 0
+    # What it relies on in the broker's log: mark and position; b"" before it relied on anything.
+    seen: tuple[bytes, int] = (b"", 0)
     # The highest offset that it ever stood at: above `next_offset` after an operator went back.
     reached: int = 0
     # What an operator had it pass over: ascending, nothing above `next_offset`.
@@ -84,6 +86,12 @@ class Ledger:
         """The topic that only this group reads besides its input."""
         group, topic, _ = self.place
         return private_topic(topic, group)
+
+    def unacked(self, topic: str, partition: int) -> int:
+        """How many outputs to a target are not acknowledged."""
+        target = (topic, partition)
+        sent = self.next_sequence.get(target, 0)
+        return max(0, sent - self.acked.get(target, 0))
 
     def next_offset_of(self, topic_id: bytes) -> int:
         if self.started is None or topic_id == self.started.topic_id:

@@ -162,6 +162,7 @@ class LedgerReader:
         ledger.commit_no = record.commit_no
         ledger.epoch = max(ledger.epoch, record.epoch)
         ledger.epochs.setdefault(record.epoch, ledger.next_offset)
+        ledger.seen = record.seen[-1] if record.seen else ledger.seen
         ledger.commits += 1
         count = len(record.fingerprints) // 16
         if record.fingerprints:
@@ -196,6 +197,9 @@ class LedgerReader:
         self._change_state(record.state)
         for topic, partition, end in record.acked:
             self._acked((topic, partition), end, record.commit_no)
+        for topic, partition, first in record.renumbered:
+            ledger.next_sequence[topic, partition] = first + ledger.unacked(topic, partition)
+            ledger.acked[topic, partition] = first
         self._outputs(record.outputs, position)
 
     def _skip(self, record: Committed) -> int:
@@ -320,6 +324,8 @@ class LedgerReader:
         ledger.skips = [(low, high, why) for low, high, why in fields.get("skips", ())]
         ledger.commit_no, ledger.epoch = fields["commit_no"], fields["epoch"]
         ledger.base_commit_no = ledger.commit_no
+        if fields.get("seen"):
+            ledger.seen = (fields["seen"][0], fields["seen"][1])
         ledger.parked.restore(fields)
         ledger.effects.restore(fields)
         # Which ids are those of the private input is not told: theirs lie at any offset.

@@ -23,6 +23,7 @@ from ..parse.records import (
     BadRecord,
     GroupGrant,
     GroupRewind,
+    History,
     ProducerGrant,
     Stored,
     Topic,
@@ -35,6 +36,7 @@ from .ledgers import sensible
 from .parked import PRIVATE_ID_MARK
 from .rows import IN_LOG, Rows, seed_of
 
+BEFORE_MARKS = bytes(16)  # stands for the history before the first mark
 Place = tuple[int, int]  # topic number, partition
 Row = tuple[str, int, int]  # producer, topic number, partition
 
@@ -64,9 +66,19 @@ class BrokerLog:
     grants: dict[tuple[str, str, int], dict[int, GroupGrant]] = field(default_factory=dict)
     # Explicit ids by topic number: how many, and the sum of their body hashes.
     ids: dict[int, tuple[int, int]] = field(default_factory=dict)
+    # The mark of each generation and where it begins, in order.
+    marks: list[tuple[bytes, int]] = field(default_factory=list)
     batches: int = 0
     masked: int = 0  # batches of which only a part was new
     torn_bytes: int = 0
+
+    def history_end(self, mark: bytes) -> int:
+        """Return where the history under a mark ends; -1 if this log never had it."""
+        for number, (known, _) in enumerate(self.marks):
+            if known == mark:
+                following = self.marks[number + 1 :]
+                return following[0][1] if following else self.end
+        return -1
 
 
 class LogReader:
@@ -121,10 +133,20 @@ class LogReader:
             self._grant(record.producer, record.epoch)
         elif isinstance(record, GroupGrant):
             self._group_grant(record)
+        elif isinstance(record, History):
+            self._history(record, position)
         elif isinstance(record, GroupRewind):
             self._reported[record.group, record.topic, record.partition] = record.next_offset
         else:
             self._found.add("log-shape", f"position {position}", "a record of a ledger")
+
+    def _history(self, record: History, position: int) -> None:
+        marks = self.facts.marks
+        if not marks and position:
+            marks.append((BEFORE_MARKS, 0))
+        if any(record.mark == mark for mark, _ in marks):
+            self._found.add("log-shape", f"position {position}", "a mark comes a second time")
+        marks.append((record.mark, position))
 
     # --- grants ----------------------------------------------------------------------------------
 
@@ -302,12 +324,15 @@ class LogReader:
         known = {place: its.end_offset for place, its in facts.partitions.items()}
         groups = unpack(log.snapshot_part(head, "groups"))
         grants = {(g[0], g[1], g[2]): g[3] for g in groups}
+        named = {part.name for part in head.parts}
+        marks = unpack(log.snapshot_part(head, "history")) if "history" in named else []
         pairs = (
             ("topics", [topic[0] for topic in topics] == [topic.topic for topic in facts.topics]),
             ("end offsets", ends == known),
             ("epochs", {p[0]: p[1] for p in producers} == facts.epochs),
             ("numbers", rows == facts.next_sequence),
             ("ids", ids == facts.ids),
+            ("marks", [(mark, at) for mark, at in marks] == facts.marks),
             ("grants", grants == {key: max(by) for key, by in facts.grants.items()}),
         )
         wrong = [what for what, same in pairs if not same]

@@ -314,6 +314,12 @@ def _check_ledger(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
     if ledger.next_offset > end:
         explanation = f"it stands at offset {ledger.next_offset}, the log ends at {end}"
         found.add("I8-commit-monotone", ledger.where, explanation)
+    mark, position = ledger.seen
+    if mark and position > log.history_end(mark):
+        explanation = f"it relies on position {position} of history {mark.hex()}, which the log "
+        known = log.history_end(mark)
+        explanation += "never had" if known < 0 else f"has up to {known} only"
+        found.add("one-log", ledger.where, explanation)
     _check_private(ledger, log, found)
     grants = log.grants.get(ledger.place, {})
     for epoch, first in ledger.epochs.items():

@@ -18,6 +18,7 @@ from ...codec import wire
 from ...core.consumer.effect_work import EffectOrder
 from ...core.consumer.work import LedgerPeeked
 from ...errors import CorruptLog
+from ...history import NO_PLACE, Place
 from ...records import Committed, LedgerStarted
 from ...storage import snapshots
 from ...storage.by_position import RecordReader
@@ -109,6 +110,7 @@ class LedgerFiles:
             ),
             str(self._owner.get("host", "")),
             os.path.abspath(self.directory),
+            self._facts.seen,
         )
 
     def open(self, epoch: int) -> FencedLog:
@@ -184,6 +186,7 @@ class _Facts:
         self.topic_id = b""
         self.log_id = b""
         self.next_offset = 0
+        self.seen = NO_PLACE
 
     @classmethod
     def of_snapshot(cls, part: dict[str, Any]) -> _Facts:
@@ -191,6 +194,7 @@ class _Facts:
         if part["started"] is not None:
             facts.take(LedgerStarted(*part["started"]))
         facts.next_offset = part["next_offset"]
+        facts.seen = Place(*part.get("seen", ()))
         return facts
 
     def take(self, record: object) -> None:
@@ -198,6 +202,8 @@ class _Facts:
             self.topic_id, self.log_id = record.topic_id, record.log_id
             self.next_offset = record.start_offset
         elif isinstance(record, Committed):
+            if record.seen.mark:
+                self.seen = record.seen
             for topic_id, next_offset in record.inputs:
                 if topic_id == self.topic_id:  # not that of the group's private topic
                     self.next_offset = next_offset

@@ -204,7 +204,7 @@ class LedgerOracle(RecordOracle):
             return False
         (order,) = orders
         nothing = Committed(record.epoch, record.commit_no, record.inputs, [], b"", {})
-        nothing.skipped = [order]
+        nothing.skipped, nothing.seen = [order], record.seen
         right = order.first_offset == self.next_offset and nothing == record
         if not right or record.inputs != [(order.topic_id, order.next_offset)]:
             raise Violation("moved", f"{self.name} at {self.next_offset}: {record}")

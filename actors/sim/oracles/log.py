@@ -20,6 +20,7 @@ from ...records import (
     BatchStored,
     GroupGranted,
     GroupRewound,
+    HistoryBegun,
     ProducerGranted,
     Record,
     TopicCreated,
@@ -112,6 +113,8 @@ class BrokerOracle(RecordOracle):
         self.submitted: dict[bytes, tuple[str, int]] = {}
         self._last_number: dict[tuple[str, str, int], int] = {}
         self._last_at_ms = 0
+        self.marks: list[bytes] = []
+        self._generation = 0  # of the last mark
 
     def partitions(self) -> dict[str, int]:
         return {created.topic: created.partitions for created in self.topics}
@@ -131,11 +134,20 @@ class BrokerOracle(RecordOracle):
             self._grant(record)
         elif isinstance(record, GroupRewound):
             self._rewound(record)
+        elif isinstance(record, HistoryBegun):
+            self._history(record)
         else:
             raise Violation("foreign record", f"{record} in the broker's log")
         if record.at_ms < self._last_at_ms:
             raise Violation("time goes back", f"{record.at_ms} after {self._last_at_ms}")
         self._last_at_ms = record.at_ms
+
+    def _history(self, record: HistoryBegun) -> None:
+        """Each generation begins one history, under a mark of its own."""
+        if record.mark in self.marks or record.generation <= self._generation:
+            raise Violation("history", f"{record.mark.hex()} of {record.generation} comes late")
+        self.marks.append(record.mark)
+        self._generation = record.generation
 
     def _epoch(self, producer: str, epoch: int) -> None:
         if epoch <= self.producer_epochs.get(producer, 0):

@@ -58,7 +58,7 @@ class SimOperator(SimRole):
         self.transport = world.connect()
         self._give_up_ms = world.clock.now_ms() + PATIENCE_MS
         self._say(Hello(1, VERSION_MIN, VERSION_MAX, "admin", world.draw(), b"", 0))
-        self._say(join_with(facts, 2, member.place, world.draw(), self.name))
+        self._say(join_with(facts, 2, member.place, world.draw(), self.name, marked=True))
 
     def next_due_ms(self) -> int:
         return self._give_up_ms

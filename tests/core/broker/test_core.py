@@ -44,7 +44,7 @@ def test_the_welcome_names_log_and_epoch(world):
     assert (welcome.version, welcome.log_id, welcome.epoch) == (1, world.core.log_id, 2)
 
 
-@pytest.mark.parametrize(("low", "high", "who"), [(3, 9, "broker"), (0, 0, "client")])
+@pytest.mark.parametrize(("low", "high", "who"), [(4, 9, "broker"), (0, 0, "client")])
 def test_no_common_version_says_which_side_to_upgrade(world, low, high, who):
     """VersionMismatch is final and helpful."""
     refused = world.hello(version_min=low, version_max=high)
@@ -291,10 +291,21 @@ def state_of(world: World) -> dict[str, object]:
     return parts
 
 
+class Watched(World):
+    """A world that keeps the state that a start found, before its generation writes its own mark."""
+
+    found: dict[str, object]
+
+    def turn(self) -> None:
+        if not self.core.epoch:
+            self.found = state_of(self)
+        super().turn()
+
+
 def test_restart_from_snapshots_equals_live_state():
     """Snapshot and replay lead to the state that was live, whichever parts were kept by name."""
     tight = Limits(id_part_ids=16, offset_part_bytes=3000, offset_index_step_bytes=500)
-    world = World(snapshot_every=2000, limits=tight)
+    world = Watched(snapshot_every=2000, limits=tight)
     world.hello()
     world.topic(partitions=2)
     world.producer()
@@ -302,7 +313,7 @@ def test_restart_from_snapshots_equals_live_state():
         fill(world, range(start, start + 10))
         before = state_of(world)
         world.crash()
-        assert state_of(world) == before
+        assert world.found == before
         assert world.log.snapshots()
         world.hello()
     assert len(world.events.named("snapshot.written")) > 4

@@ -46,7 +46,7 @@ def test_the_first_joiner_is_granted(world):
     granted = join(world)
     assert isinstance(granted, Granted)
     assert (granted.epoch, granted.end_offset, granted.lease_ms) == (1, 10, limits.LEASE_MS)
-    assert (granted.log_id, granted.topic_id) == (world.core.log_id, b"\0" * 15 + b"\1")
+    assert (granted.log_id, granted.topic_id) == (world.core.log_id, b"\0" * 15 + b"\2")
 
 
 def test_asking_again_gets_the_same_grant(world):
