@@ -14,6 +14,7 @@ from oncemq.records import (
     GroupGranted,
     GroupRewound,
     LedgerEnded,
+    LedgerReplaced,
     LedgerStarted,
     Output,
     Parked,
@@ -53,6 +54,7 @@ EVERY_KIND = [
     AttemptMarked(4, b"1" * 16, 12, 2, returned=False),
     LedgerEnded(4),
     GroupRewound("g", "t", 0, 4, 3, 9),
+    LedgerReplaced("g", "t", 0, 5, b"l" * 16, 10),
     Committed(5, 2, [(b"1" * 16, 3)], [], b"", {}, skipped=[Skipped(b"1" * 16, 11, 3, "by order")]),
 ]
 

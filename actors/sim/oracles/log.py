@@ -21,6 +21,7 @@ from ...records import (
     GroupGranted,
     GroupRewound,
     HistoryBegun,
+    LedgerReplaced,
     ProducerGranted,
     Record,
     TopicCreated,
@@ -132,6 +133,8 @@ class BrokerOracle(RecordOracle):
             self._epoch(record.producer, record.epoch)
         elif isinstance(record, GroupGranted):
             self._grant(record)
+        elif isinstance(record, LedgerReplaced):
+            raise Violation("ledger replaced", f"no operator has asked for {record}")
         elif isinstance(record, GroupRewound):
             self._rewound(record)
         elif isinstance(record, HistoryBegun):
