@@ -377,6 +377,16 @@ class SinkLocked(SinkUnavailable):
     default_hint = "OnceMQ keeps retrying; end the transaction that holds the lock"
 
 
+class SinkConflict(SinkUnavailable):
+    """The database wants the transaction run again: another session was in its way.
+
+    OnceMQ does so; no message has failed.
+    """
+
+    code = "sink_conflict"
+    default_hint = "OnceMQ runs it again; do not catch it in a handler"
+
+
 class TransactionControl(OnceMQError):
     """A handler tried to begin, end or split the transaction of the commit."""
 

@@ -86,6 +86,7 @@ BACKOFF_FIRST_MS = 100
 BACKOFF_MAX_MS = 5_000
 BATCH_SIZE_DEFAULT = 1_000  # messages in the list that a handler of lists gets
 CONCURRENCY_MAX = 1_024  # handler calls of one consumer at the same time
+CONFLICT_FIRST_MS = 10  # the first pause before a call that its database wants again; it doubles
 STATE_KEY_BYTES_MAX = 1024
 MESSAGE_EFFECTS_BYTES_MAX = 8 * 1024 * 1024  # state and outputs of one message (TooLarge)
 EFFECTS_MAX = 32  # effects of one message (NotSupported); the letter of a parked one carries
@@ -142,7 +143,8 @@ class Limits:
     read_bytes: int = 1024 * 1024  # of one read while a stored batch is looked for
     first_read_extra_bytes: int = 64 * 1024  # of a lookup's first read, behind what was resent
     lookups_max: int = 64  # resends whose original is looked for over several turns (Busy)
-    id_part_ids: int = 128 * 1024  # ids in one part of a snapshot
+    id_table_ids: int = 128 * 1024  # newest ids in memory, about 50 bytes each, then a file
+    id_tables_waiting_max: int = 8  # such tables that wait for their file: above it Busy
     offset_part_bytes: int = 1024 * 1024 * 1024  # log covered by one part of a snapshot
 
     # --- fetch ------------------------------------------------------------------------------------

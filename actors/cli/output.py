@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
-from ..errors import Fenced, InvalidName, OnceMQError
+from ..errors import BadSink, Fenced, InvalidName, OnceMQError
 from ..ports import Events
 from ..runtime.diagnostics import ERASE_LINE, escaped, escaped_json, is_terminal, put, tell, text_of
 from ..runtime.events import EventLog, NullEvents
@@ -55,7 +55,7 @@ class ExitCode(enum.IntEnum):
 def exit_code_of(error: BaseException) -> int:
     if isinstance(error, Fenced):
         return ExitCode.FENCED
-    if isinstance(error, click.UsageError | BadSetting | InvalidName):
+    if isinstance(error, click.UsageError | BadSetting | BadSink | InvalidName):
         return ExitCode.USAGE
     if isinstance(error, click.exceptions.Exit):
         return int(error.exit_code)

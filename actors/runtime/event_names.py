@@ -54,6 +54,7 @@ EVENTS: dict[str, EventKind] = {
     ),
     "log.disk_ok": _info("The disk has room again: writes continue", ""),
     "snapshot.written": _info("A snapshot is durable", "position parts bytes"),
+    "file.made": _debug("A file of a core's state was written beside the log", "name bytes"),
     "snapshot.fallback": _info(
         "Recovery passed over a damaged snapshot and used an older one", "position reason"
     ),
@@ -204,6 +205,10 @@ EVENTS: dict[str, EventKind] = {
     ),
     "handler.retry": _info(
         "The message will be retried", "group topic partition offset id attempt delay_ms"
+    ),
+    "handler.again": _info(
+        "A database wants a call run again because of another session: it did nothing, no message failed",
+        "group topic partition offset delay_ms reason",
     ),
     "handler.failed": _info(
         "A handler raised on its last attempt, or killed too many processes",

@@ -117,6 +117,7 @@ def test_who_leaves_does_not_delete_the_log_of_the_file_that_came(
     other.close()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_who_reads_the_database_in_its_process_loses_nothing(
     tmp_path: Path, ledger: SqlLedger
@@ -339,6 +340,7 @@ KINDS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", KINDS)
@@ -348,6 +350,7 @@ def test_no_told_commit_is_lost(house: House, kind: Callable[[Round], int]) -> N
     assert kind(Round(house, 0, KINDS.index(kind))) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
 def test_fifty_rounds(house: House) -> None:

@@ -12,6 +12,9 @@ window, after a pause that doubles from BACKOFF_FIRST_MS to BACKOFF_MAX_MS. Afte
 is parked: offset, id and dead letter are one commit, made once the topic of dead letters is known to
 exist, so that a committed output can always go out.
 
+A call whose database wants it run again (SinkConflict) did nothing and counts as none: the same
+messages are handed over again after a short pause, at the same attempt.
+
 After an unclean end messages run alone, each behind a mark that is synced first. A message in which
 more than `crash_retries` processes died is parked without another call.
 
@@ -27,6 +30,7 @@ from typing import Any
 
 from ...backoff import backoff_ms
 from ...errors import HandlerFailed
+from ...limits import CONFLICT_FIRST_MS
 from ...outcome import Outcome
 from ...records import AttemptMarked, Committed, Parked, Skipped
 from .commits import Acked, committed
@@ -37,6 +41,7 @@ from .inputs import Input, Parking, is_dropped
 from .ledger import Ledger
 from .window import Window, leave_out_known
 from .work import (
+    AGAIN,
     HELD_EFFECT,
     RAISED,
     AnswerDropped,
@@ -279,6 +284,13 @@ class Handling:
         offset = source.windows[0].offset_of(0)
         error = failure.text
         where = self._fields(source, offset=offset, id=failure.message_id)
+        if failure.kind == AGAIN:
+            delay = backoff_ms(source.conflicts, jitter=failure.jitter, first_ms=CONFLICT_FIRST_MS)
+            source.conflicts += 1
+            source.not_before_ms = now_ms + delay
+            fields = self._fields(source, offset=offset, delay_ms=delay, reason=error)
+            out.events.append(("handler.again", fields))
+            return None
         barrier = self._ledger.effects.barrier(source.topic_id)
         if failure.kind == HELD_EFFECT and barrier is not None:
             self._hold(source, barrier, out)

@@ -60,6 +60,8 @@ class Input:
         # Number and earliest time of the next attempt at the first message.
         self.attempt = 1
         self.not_before_ms = 0
+        # How often in a row the database has wanted the call at its head run again.
+        self.conflicts = 0
         # The message to park next. Invariant: it lies right before the next window.
         self.parking: Parking | None = None
         # Whether the first message waits for an operator's order about an effect.
@@ -107,7 +109,7 @@ class Input:
     def passed(self) -> None:
         """Reset the attempt: the message at the head is committed."""
         self.attempt = 1
-        self.not_before_ms = 0
+        self.not_before_ms = self.conflicts = 0
 
 
 def is_dropped(window: Window) -> bool:

@@ -52,7 +52,9 @@ class Running:
         self.private: Fetcher | None = None
         # Whether a process may have died in a handler before. Read now: the first record of this
         # generation changes `ended`.
-        self._unclean = ledger.started is not None and not ledger.ended
+        # This very process wrote the last record, under `outlived`: it lives, and so nobody died.
+        lives = member.outlived != 0 and ledger.epoch == member.outlived
+        self._unclean = ledger.started is not None and not ledger.ended and not lives
         main = self._input(grant.topic_id, self.fetcher, private=False)
         self.handling = Handling(ledger, member, epoch, main)
         self.dead_topic = DeadTopic(connection, dead_topic(member.topic), partitions)

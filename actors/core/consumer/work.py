@@ -136,6 +136,8 @@ CRASHED = "crashed"  # it killed its process again and again
 UNKNOWN_EFFECT = "unknown effect"  # the outcome of an effect is unknown, and its policy is park
 # No reason to park: the outcome of an effect is unknown, and its policy is to ask.
 HELD_EFFECT = "held effect"
+# No failure at all: the database wants the call run again, and no message is to blame.
+AGAIN = "again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ class FailedMessage:
     """A handler raised. `jitter` is drawn from [0, 1) by the shell and stretches the pause.
 
     `letter` is the dead letter for the last attempt; None stops the consumer instead. The core sets
-    the topic and partition of the letter.
+    the topic and partition of the letter. Of kind AGAIN nothing has failed: the call did nothing, and
+    counts as none.
     """
 
     message_id: str

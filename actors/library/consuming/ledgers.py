@@ -57,7 +57,7 @@ class ConsumerLedgers:
         self._followed.add(place)
 
     def make(self, consumer: Consumer, place: Place) -> Ledger:
-        """Nothing is opened. Raises BadSink, NotSupported."""
+        """Nothing is opened. Raises BadSink."""
         if consumer.sink is not None:
             lost = self._last[place].name if place in self._followed else ""
             self._followed.discard(place)

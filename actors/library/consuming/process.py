@@ -38,7 +38,7 @@ from ...core.consumer.work import (
     RunHandler,
     TopicResolved,
 )
-from ...errors import OnceMQError, SinkUnavailable
+from ...errors import OnceMQError, SinkConflict, SinkUnavailable
 from ...limits import DRAIN_S_DEFAULT, TOPIC_LOOKUP_MS
 from ...ports import Events
 from ...runtime.clock import SystemClock
@@ -214,6 +214,8 @@ class ConsumerProcess:
     def _wait(self) -> None:
         live = self._live()
         timeout = min([LOOK_MS, *(actor.time_left_ms() for actor in live)])
+        if self._away:
+            timeout = min(timeout, max(1, self._away.time_left_ms(self._clock.now_ms())))
         if self._inbox or timeout <= 0:
             timeout = 0
         poller = zmq.Poller()
@@ -235,10 +237,10 @@ class ConsumerProcess:
         if self._stop_asked and self._drain_until is None:
             self._begin_drain()
         now_ms = self._clock.now_ms()
+        self._rejoin_after_outages(now_ms)
         if now_ms < self._look_at_ms:
             return
         self._look_at_ms = now_ms + LOOK_MS
-        self._rejoin_after_outages(now_ms)
         self._watcher.progress(self.summary())
         self._tell_silence()
         if self._drain_until is not None:
@@ -354,6 +356,8 @@ class ConsumerProcess:
         """The process goes on."""
         fields = actor.core.member.fields(code=error.code, reason=error.reason)
         self._events.emit("sink.unavailable", **fields)
+        if isinstance(error, SinkConflict):
+            return  # everyday business of a database
         group, topic, partition = actor.place
         self._watcher.sink_away(f"{topic}/{partition} of group {group}: {error}")
 

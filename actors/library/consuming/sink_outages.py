@@ -7,6 +7,8 @@ from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from ...backoff import backoff_ms
+from ...errors import SinkConflict
+from ...limits import BACKOFF_FIRST_MS, CONFLICT_FIRST_MS
 
 if TYPE_CHECKING:
     from .actor import ConsumerActor
@@ -34,7 +36,13 @@ class SinkOutages:
         last_ms, count = self._failures.get(actor.place, (0, 0))
         count = count + 1 if now_ms - last_ms < FORGOTTEN_MS else 0
         self._failures[actor.place] = now_ms, count
-        self._due[actor] = now_ms + backoff_ms(count, jitter=random.random())
+        conflict = isinstance(actor.error, SinkConflict)  # met at the COMMIT: no outage
+        first_ms = CONFLICT_FIRST_MS if conflict else BACKOFF_FIRST_MS
+        self._due[actor] = now_ms + backoff_ms(count, jitter=random.random(), first_ms=first_ms)
+
+    def time_left_ms(self, now_ms: int) -> int:
+        """Return how long until the next one is due; ask only if there is one."""
+        return max(0, min(self._due.values()) - now_ms)
 
     def take_due(self, now_ms: int, busy: Container[ConsumerActor]) -> list[ConsumerActor]:
         """Return those whose time has come; of `busy` ones a handler still uses the connection."""

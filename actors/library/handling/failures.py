@@ -12,6 +12,7 @@ import random
 import traceback
 
 from ...core.consumer.work import (
+    AGAIN,
     CRASHED,
     HELD_EFFECT,
     RAISED,
@@ -20,7 +21,14 @@ from ...core.consumer.work import (
     FailedMessage,
     RunHandler,
 )
-from ...errors import EffectsNotSupported, HandlerFailed, NotAHandler, PayloadInvalid, Reject
+from ...errors import (
+    EffectsNotSupported,
+    HandlerFailed,
+    NotAHandler,
+    PayloadInvalid,
+    Reject,
+    SinkConflict,
+)
 from ...records import Output
 from ...runtime.diagnostics import log, text_of
 from ..effects.effects import Effects
@@ -59,6 +67,11 @@ class Failures:
             # The letter has the error's text only; the traceback is logged here, once.
             log(logging.ERROR, "%s is parked after attempt %d\n%s", message, message.attempt, lines)
         return FailedMessage(str(message.id), text, error, lines, random.random(), kind, letter)
+
+    @staticmethod
+    def again(conflict: SinkConflict) -> FailedMessage:
+        """The call did nothing: its database wants it run again."""
+        return FailedMessage("", conflict.reason, conflict, "", random.random(), AGAIN)
 
     def crashed(self, message: Message) -> FailedMessage:
         """The message has killed too many processes."""

@@ -23,7 +23,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...core.consumer.work import FailedMessage, RunHandler
-from ...errors import OnceMQError, PayloadInvalid
+from ...errors import OnceMQError, PayloadInvalid, SinkConflict
 from ...runtime.diagnostics import log
 from ...shells.tables.session import Session
 from ..effects.effects import Effects
@@ -85,16 +85,19 @@ class InOrder:
 
     async def work_through(self, place: Place) -> Handled:
         self._effects.here()
-        with self._lent():
-            token = current.set(self._unit)
-            try:
-                failure = await self._until_failure(place)
-            finally:
-                current.reset(token)
-            if self._sink is not None:
-                failure = self._settled(self._sink, failure)
-            state, outputs, size = self._unit.finish()
-            return Handled(self._strategy.handled, state, outputs, size, failure)
+        try:
+            with self._lent():
+                token = current.set(self._unit)
+                try:
+                    failure = await self._until_failure(place)
+                finally:
+                    current.reset(token)
+                if self._sink is not None:
+                    failure = self._settled(self._sink, failure)
+                state, outputs, size = self._unit.finish()
+                return Handled(self._strategy.handled, state, outputs, size, failure)
+        except SinkConflict as conflict:
+            return Handled(failure=self._failures.again(conflict))
 
     async def _until_failure(self, place: Place) -> FailedMessage | None:
         while True:
@@ -143,6 +146,13 @@ class InOrder:
         self._unit.cut = self._unit.cut or sink.solo
         try:
             yield
+        except SinkConflict:
+            try:
+                sink.run_again()
+            except BaseException:
+                sink.abandon()
+                raise
+            raise
         except BaseException:
             sink.abandon()
             raise
@@ -157,6 +167,7 @@ class InOrder:
         try:
             sink.settle(strategy.handled)
         except Exception as error:  # noqa: BLE001 - constraints of the user's tables
+            # Raises what is no constraint: an outage, a conflict.
             refusal = self._unit.take_back(error)
             alone = strategy.handled == 1 and failure is None and message is not None
             failure = self._failures.failed(message, refusal) if alone and message else None

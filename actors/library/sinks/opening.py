@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from ...errors import NotSupported
+from ...errors import BadSink
 from ...shells.tables.ledger import OwnerProof, SqlLedger
 from ...shells.tables.log import At, nowhere
 from ...shells.tables.session import Session
@@ -16,7 +16,7 @@ def open_sink(
 ) -> SqlLedger:
     """Return the ledger of (group, topic, partition) in the database `sink`; connect to nothing.
 
-    Raises BadSink, NotSupported.
+    Raises BadSink.
     """
     address = resolve_sink(sink, host=socket.gethostname())
     session, proof = connection_to(address, "oncemq " + "/".join(map(str, place)))
@@ -35,7 +35,7 @@ def connection_to(address: SinkAddress, name: str) -> tuple[Session, OwnerProof]
     except ImportError as error:
         if error.name and not error.name.startswith("psycopg"):
             raise
-        raise NotSupported(
+        raise BadSink(
             "PostgreSQL sinks need psycopg 3", hint="pip install 'oncemq[postgres]'"
         ) from error
     server = PostgresSession(address.target, address.shown, name)

@@ -11,16 +11,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from ...errors import BadSink, Fenced, SinkLocked, SinkUnavailable, TransactionControl
+from ...errors import (
+    BadSink,
+    Fenced,
+    OnceMQError,
+    SinkConflict,
+    SinkLocked,
+    SinkUnavailable,
+    StorageError,
+    TransactionControl,
+)
 from ...runtime.process import owner_facts
-from ...shells.tables.session import Session
+from ...shells.tables.session import LENT, Session
 from ...shells.tables.sql_text import first_line, refused
 
 IDLE_TIMEOUT_MS = 8_000  # below the lease
@@ -35,27 +45,79 @@ _TABLES_LOCK = 0x6F6E6365  # nobody else makes the tables in the same moment
 # The server's trouble, whatever was asked of it. Others of its classes may follow from the text.
 _NO_STATEMENTS_FAULT = (psycopg.errors.DiskFull, psycopg.errors.IoError)
 
+# "Run the transaction again": the server has rolled it back because of another session.
+_CONFLICTS = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
+_DAMAGE = (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted)
+# Of statements of ours: the role may not, or has no schema to make the tables in.
+_MAY_NOT = (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidSchemaName)
+
+# Why a connection is refused, where waiting does not help. libpq gives no SQLSTATE for it, only the
+# text. What is not found here, as in another language of the server, is retried as an outage.
+_REFUSED = re.compile(
+    r"""
+    database\ ".*"\ does\ not\ exist | role\ ".*"\ does\ not\ exist
+    | is\ not\ permitted\ to\ log\ in | no\ such\ (?:database|user)
+    | (?:password|peer|ident|certificate|gssapi|sspi)\ authentication\ failed
+    | no\ password\ supplied | no\ pg_hba\.conf\ entry | pg_hba\.conf\ rejects
+    | permission\ denied\ for\ database | unrecognized\ configuration\ parameter
+    | invalid\ (?:\w+\ )+value | definition\ of\ service | does\ not\ support\ SSL
+    | certificate\ (?:file|verify)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
 _STRICT = frozenset({"on", "remote_apply"})
 
 
+def check_refused(shown: str, error: psycopg.OperationalError) -> None:
+    """Raise BadSink if a connection failed because of what no waiting mends."""
+    if _REFUSED.search(str(error)) is not None:
+        raise BadSink(
+            f"{shown} cannot be the sink: {first_line(error)}",
+            hint="correct the address, or set the server up for it",
+        ) from None
+
+
 class SinkCursor(psycopg.Cursor[Any]):
-    """A cursor of handlers: it looks at what it sends."""
+    """A cursor of handlers: it looks at what it sends, and notes what the server says to it."""
 
     def execute(self, query: Any, *arguments: Any, **options: Any) -> SinkCursor:
         """Raises TransactionControl."""
         check_text(query, self)
-        super().execute(query, *arguments, **options)
+        with self._noted():
+            super().execute(query, *arguments, **options)
         return self
 
     def stream(self, query: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
         """Rows come one by one. Raises TransactionControl."""
         check_text(query, self)
-        return super().stream(query, *arguments, **options)
+        return self._stream(super().stream(query, *arguments, **options))
+
+    def _stream(self, rows: Iterator[Any]) -> Iterator[Any]:
+        with self._noted():
+            yield from rows
 
     def executemany(self, query: Any, *arguments: Any, **options: Any) -> None:
         """Raises TransactionControl."""
         check_text(query, self)
-        super().executemany(query, *arguments, **options)
+        with self._noted():
+            super().executemany(query, *arguments, **options)
+
+    @contextlib.contextmanager
+    def copy(self, statement: Any, *arguments: Any, **options: Any) -> Iterator[psycopg.Copy]:
+        """As psycopg's."""
+        with self._noted(), super().copy(statement, *arguments, **options) as copy:
+            yield copy
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            connection = self.connection
+            if isinstance(connection, SinkConnection):
+                connection.note(error)
+            raise
 
 
 def check_text(query: Any, cursor: psycopg.Cursor[Any]) -> None:
@@ -68,6 +130,8 @@ def check_text(query: Any, cursor: psycopg.Cursor[Any]) -> None:
 
 class SinkConnection(psycopg.Connection[Any]):
     """What handlers get: all of psycopg's connection but the end of the transaction."""
+
+    note: Callable[[BaseException], None]  # of its session
 
     def commit(self) -> None:
         """Refuse: the commit comes when the handler has returned."""
@@ -120,8 +184,19 @@ class PostgresSession(Session):
     def has_table(self, name: str) -> bool:
         return self.rows("SELECT to_regclass(?) IS NOT NULL", (name,)) == [(True,)]
 
+    def has_column(self, table: str, name: str) -> bool:
+        query = "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass(?) AND attname = ?"
+        return bool(self.rows(query + " AND NOT attisdropped", (table, name)))
+
     def _connect(self) -> None:
-        raw = SinkConnection.connect(**self._parameters, autocommit=True, cursor_factory=SinkCursor)
+        try:
+            raw = SinkConnection.connect(
+                **self._parameters, autocommit=True, cursor_factory=SinkCursor
+            )
+        except psycopg.OperationalError as error:
+            check_refused(self.shown, error)
+            raise
+        raw.note = self.note
         self._raw = raw
         try:
             ((level,),) = self._run("SHOW synchronous_commit").fetchall()
@@ -182,8 +257,35 @@ class PostgresSession(Session):
     def _is_of_driver(self, error: BaseException) -> bool:
         return isinstance(error, psycopg.Error)
 
-    def _translated(self, error: BaseException) -> SinkUnavailable | None:
-        if isinstance(error, psycopg.errors.LockNotAvailable) and self._place != "lent":
+    def accept(self) -> None:
+        """As for any database. Raises TransactionControl, too, for an error that nobody looked at."""
+        aborted = TransactionStatus.INERROR
+        swallowed = self._marked and self._handed_out.info.transaction_status == aborted
+        if swallowed and self._trouble is None:
+            raise TransactionControl(
+                "the handler has caught an error of PostgreSQL, which keeps nothing of the message"
+                " after it",
+                hint="let the error through, or avoid it: INSERT ... ON CONFLICT DO NOTHING",
+            )
+        super().accept()
+
+    def _left_handler(self, error: BaseException) -> OnceMQError | None:
+        """Of this connection's own errors those of server-side cursors are not noted."""
+        if isinstance(error, _CONFLICTS):
+            status = None if self._raw is None else self._raw.info.transaction_status
+            if status != TransactionStatus.INERROR:
+                return None  # of a connection of the handler's own
+        return self._translated(error)
+
+    def _translated(self, error: BaseException) -> OnceMQError | None:
+        if isinstance(error, _CONFLICTS):
+            return SinkConflict(f"{self.shown}: {first_line(error)}")
+        if isinstance(error, _DAMAGE):
+            return StorageError(f"{self.shown} is damaged: {first_line(error)}", hint="")
+        if isinstance(error, _MAY_NOT) and self._place != LENT:
+            reason = f"{self.shown} cannot be the sink: {first_line(error)}"
+            return BadSink(reason, hint="grant the role what docs/SQL.md, Settings, asks for")
+        if isinstance(error, psycopg.errors.LockNotAvailable) and self._place != LENT:
             return SinkLocked(f"{self.shown}: another session has locked the row of this ledger")
         if not isinstance(error, psycopg.Error):
             return None

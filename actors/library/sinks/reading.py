@@ -15,7 +15,7 @@ from urllib.parse import quote
 from ...codec import records as record_codec
 from ...codec import wire
 from ...core.consumer.ledger import Ledger
-from ...errors import BadSink, NotSupported, SinkUnavailable
+from ...errors import BadSink, SinkUnavailable
 from ...shells.tables import statements
 from ...shells.tables.ledger import row_of
 from ...shells.tables.records import RecordTables, Rows
@@ -40,7 +40,7 @@ def look_into(sink: str) -> tuple[str, Callable[[], AbstractContextManager[Rows]
 def looking(address: SinkAddress) -> Iterator[Rows]:
     """Give a function that reads; all that it reads is of one moment, and durable at the end.
 
-    Raises BadSink (there is no such file, or no ledger in it), SinkUnavailable, NotSupported.
+    Raises BadSink (there is no such file, or no ledger in it), SinkUnavailable.
     """
     connection, errors, mark = _connected(address)
     try:
@@ -72,13 +72,16 @@ def _connected(address: SinkAddress) -> tuple[Any, type[Exception], str]:
     try:
         import psycopg
     except ImportError as error:
-        raise NotSupported(
-            "PostgreSQL needs psycopg 3", hint="pip install 'oncemq[postgres]'"
-        ) from (error)
+        raise BadSink("PostgreSQL needs psycopg 3", hint="pip install 'oncemq[postgres]'") from (
+            error
+        )
     try:
         server = psycopg.connect(address.target, autocommit=True, connect_timeout=5)
         server.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     except psycopg.OperationalError as error:
+        from .postgres import check_refused
+
+        check_refused(address.shown, error)
         raise SinkUnavailable(f"{address.shown}: {first_line(error)}", hint="") from None
     return server, psycopg.Error, "%s"
 

@@ -27,6 +27,8 @@ from ...errors import (
     BadSink,
     Fenced,
     LogInUse,
+    OnceMQError,
+    SinkConflict,
     SinkLocked,
     SinkUnavailable,
     StorageError,
@@ -49,13 +51,20 @@ _OPEN_BYTES = (0x40000002, 510)
 _SHARED_BYTES = (128, 1)
 IO_BUSY_MS = 200  # the I/O thread: it comes again, and leases of others must not wait
 
+_LOCKS = ("SQLITE_BUSY", "SQLITE_LOCKED")
+
 # PRAGMAs that would change what a commit promises.
 _PROMISES = frozenset({"journal_mode", "synchronous", "locking_mode", "writable_schema"})
-_LOST = ("disk I/O error", "database or disk is full", "unable to open", "malformed", "readonly")
 
 
 class SinkConnection(sqlite3.Connection):
     """What handlers get: all of sqlite3's connection but the end of the transaction."""
+
+    note: Callable[[BaseException], None]  # of its session
+
+    def cursor(self, factory: Any = None) -> Any:
+        """As sqlite3's, which makes the cursors of `execute` here too."""
+        return super().cursor(factory or SinkCursor)
 
     def commit(self) -> None:
         """Refuse: the commit comes when the handler has returned."""
@@ -72,6 +81,33 @@ class SinkConnection(sqlite3.Connection):
     def close(self) -> None:
         """Refuse: the connection belongs to the consumer."""
         raise TransactionControl("close() of the sink's connection is refused")
+
+
+class SinkCursor(sqlite3.Cursor):
+    """A cursor that handlers have asked for."""
+
+    def execute(self, *arguments: Any) -> SinkCursor:
+        """As sqlite3's; what the database says is noted. So below."""
+        try:
+            super().execute(*arguments)
+        except sqlite3.Error as error:
+            self._note(error)
+            raise
+        return self
+
+    def executemany(self, *arguments: Any) -> SinkCursor:
+        """As sqlite3's."""
+        try:
+            super().executemany(*arguments)
+        except sqlite3.Error as error:
+            self._note(error)
+            raise
+        return self
+
+    def _note(self, error: sqlite3.Error) -> None:
+        connection = self.connection
+        if isinstance(connection, SinkConnection):
+            connection.note(error)
 
 
 class SqliteSession(Session):
@@ -99,8 +135,12 @@ class SqliteSession(Session):
     def has_table(self, name: str) -> bool:
         return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type='table' AND name=?", (name,)))
 
+    def has_column(self, table: str, name: str) -> bool:
+        return bool(self.rows("SELECT 1 FROM pragma_table_info(?) WHERE name=?", (table, name)))
+
     def _connect(self) -> None:
         fresh = not os.path.exists(self.path)
+        self._check_possible(fresh=fresh)
         raw = sqlite3.connect(
             self.path,
             timeout=BUSY_MS / 1000,
@@ -108,6 +148,7 @@ class SqliteSession(Session):
             check_same_thread=False,  # session.py says why this is safe
             factory=SinkConnection,
         )
+        raw.note = self.note
         try:
             mode = raw.execute("PRAGMA journal_mode=WAL").fetchone()[0]
             if mode != "wal":
@@ -130,6 +171,25 @@ class SqliteSession(Session):
         self._raw = raw
         if fresh:
             OsDisk().sync_directory(os.path.dirname(self.path))
+
+    def _check_possible(self, *, fresh: bool) -> None:
+        """Raise BadSink for a file that SQLite could never write, however long it tried."""
+        home = os.path.dirname(self.path)
+        if not os.path.isdir(home):
+            raise BadSink(
+                f"there is no directory {home} for {self.shown}",
+                hint="make the directory, or correct the address",
+            )
+        if os.path.isdir(self.path):
+            raise BadSink(f"{self.path} is a directory, not a database", hint="")
+        may = os.access(home, os.W_OK | os.X_OK) and (
+            fresh or os.access(self.path, os.R_OK | os.W_OK)
+        )
+        if not may:
+            raise BadSink(
+                f"this user may not write {self.path} and beside it",
+                hint="SQLite needs both: the database, and -wal and -shm in its directory",
+            )
 
     def sync_read(self) -> None:
         """A commit whose process was killed before its sync is read here, and may be lost yet."""
@@ -231,19 +291,36 @@ class SqliteSession(Session):
     def _is_of_driver(self, error: BaseException) -> bool:
         return isinstance(error, sqlite3.Error)
 
-    def _translated(self, error: BaseException) -> SinkUnavailable | None:
-        if not isinstance(error, sqlite3.OperationalError | sqlite3.DatabaseError):
-            return None
-        name = getattr(error, "sqlite_errorname", "") or ""
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+    def _left_handler(self, error: BaseException) -> OnceMQError | None:
+        """Locks that this connection has met are noted; another one may be the handler's own."""
+        return None if _name_of(error).startswith(_LOCKS) else self._translated(error)
+
+    def _translated(self, error: BaseException) -> OnceMQError | None:
+        name = _name_of(error)
+        if name == "SQLITE_BUSY_SNAPSHOT":
+            return SinkConflict(f"{self.shown}: {first_line(error)}")
+        if name.startswith(_LOCKS):
             pid = writer_of(self.path)
             who = f"process {pid}" if pid else "another process"
             return SinkLocked(f"{self.shown} is locked: {who} is writing to it")
-        if name.startswith(
-            ("SQLITE_IOERR", "SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_CORRUPT", "SQLITE_NOTADB")
-        ):
+        if name.startswith(("SQLITE_IOERR", "SQLITE_FULL", "SQLITE_CANTOPEN")):
             return SinkUnavailable(f"{self.shown}: {first_line(error)}")
+        if name.startswith("SQLITE_CORRUPT"):
+            return StorageError(
+                f"{self.shown} is damaged: {first_line(error)}",
+                hint="restore the database from a backup; OnceMQ changed nothing",
+            )
+        if name.startswith("SQLITE_NOTADB"):
+            return BadSink(f"{self.path} is no SQLite database", hint="correct the address")
+        if name.startswith("SQLITE_READONLY"):
+            return BadSink(f"{self.path} cannot be written: {first_line(error)}", hint="")
         return None
+
+
+def _name_of(error: BaseException) -> str:
+    """Return SQLite's name of an error, "" for errors of others."""
+    found = getattr(error, "sqlite_errorname", "") if isinstance(error, sqlite3.Error) else ""
+    return found or ""
 
 
 _Identity = tuple[int, int]  # device and inode

@@ -47,6 +47,7 @@ JOINED = "joined"  # the I/O thread writes into the open transaction
 CLOSED = "closed"
 
 SOLO_CALLS = 100  # after the database has refused a whole call
+CONFLICT_SOLO_CALLS = 10  # after it wanted one again: a short transaction meets fewer others
 
 CallId = tuple[int, bool, int]  # (epoch, whether of the private topic, first offset)
 
@@ -78,6 +79,8 @@ class Session(ABC):
         self._marked = False  # whether the message at hand has a savepoint
         # Set when the transaction is not ours any more: nothing of the call may be committed.
         self._broken: TransactionControl | None = None
+        # What the database has said of itself to the running call, even if the handler took it.
+        self._trouble: OnceMQError | None = None
         # So many calls to come have one message each, to show which one the database refuses.
         self._solo_calls = 0
         # Whether all of the running call was taken back.
@@ -99,6 +102,7 @@ class Session(ABC):
             stale = self._place == RETURNED
             self._place, self._call = LENT, call
             self._expected = self.undone = False
+            self._trouble = None
         if stale:
             self._checked(self._roll_back)
         else:
@@ -151,8 +155,17 @@ class Session(ABC):
             return SinkUnavailable(f"{self.shown}: the connection broke")
         return self._break("the handler ended the transaction")
 
+    def note(self, error: BaseException) -> None:
+        """Remember what an error of the lent connection says about the database.
+
+        No handler can settle that: the call fails with it also if the handler has caught the error.
+        """
+        self._trouble = self._trouble or self._translated(error)
+
     def accept(self) -> None:
         """The handler has returned: keep what it did. Raises TransactionControl, SinkUnavailable."""
+        if self._trouble is not None:
+            raise self._trouble
         if not self._marked:
             return
         self._marked = False
@@ -191,7 +204,8 @@ class Session(ABC):
         Raises SinkUnavailable if the database is gone, and TransactionControl if the transaction
         is: then nothing of the call may be committed.
         """
-        gone = error if isinstance(error, SinkUnavailable) else self._translated(error)
+        gone = self._trouble or (error if isinstance(error, SinkUnavailable) else None)
+        gone = gone or self._left_handler(error)
         if gone is not None or self._doomed is not None or self._broken is not None:
             why = self._doomed or self._broken or gone or error
             raise why from (error.__cause__ if why is error else error)
@@ -233,6 +247,14 @@ class Session(ABC):
             self._place = RETURNED if keep else IDLE
         if self.doomed:
             self.close()
+
+    def run_again(self) -> None:
+        """The database wants the call run again: nothing of it stays, and the connection is given back.
+
+        Raises SinkUnavailable, Fenced; the connection is to be abandoned then.
+        """
+        self._solo_calls = max(self._solo_calls, CONFLICT_SOLO_CALLS)
+        self.end_call(keep=False)
 
     @property
     def open(self) -> bool:
@@ -456,8 +478,16 @@ class Session(ABC):
         """The handlers are done with the open transaction; the I/O thread comes next."""
 
     @abstractmethod
-    def _translated(self, error: BaseException) -> SinkUnavailable | None:
-        """Return what an error says about the database; None: it is about a statement."""
+    def _translated(self, error: BaseException) -> OnceMQError | None:
+        """Return what an error of this connection says about the database; None: about a statement.
+
+        SinkConflict to run the transaction again, SinkUnavailable for an outage; what no waiting mends
+        is BadSink or StorageError.
+        """
+
+    def _left_handler(self, error: BaseException) -> OnceMQError | None:
+        """As `_translated`, for an error that left a handler: it may be of another connection."""
+        return self._translated(error)
 
     @abstractmethod
     def _is_of_driver(self, error: BaseException) -> bool:
@@ -481,6 +511,10 @@ class Session(ABC):
     def has_table(self, name: str) -> bool:
         """Whether a table is there, in the I/O thread."""
 
+    @abstractmethod
+    def has_column(self, table: str, name: str) -> bool:
+        """Whether a table has a column, in the I/O thread."""
+
     def _checked(self, work: Callable[[], _T]) -> _T:
         """Do work of ours; whatever the driver says against it is about the database."""
         try:
@@ -491,4 +525,6 @@ class Session(ABC):
                 lost = SinkUnavailable(f"{self.shown}: {first_line(error)}")
             if lost is None:
                 raise
+            if self._place == LENT:  # a handler that catches it does not settle it either
+                self._trouble = self._trouble or lost
             raise lost from error

@@ -8,7 +8,7 @@ from typing import Any
 from ..disk.disk import SimProcess
 from ..environment import Role
 from ..plan import FILE, SERVER
-from .database import Database, DatabaseSession, Lost, OwnerKey, Rows
+from .database import Conflict, Database, DatabaseSession, Lost, OwnerKey, Rows
 
 IDLE_MS = 8_000  # a server ends a session that idles in a transaction which handlers are done with
 
@@ -93,9 +93,15 @@ class Client:
         self.in_transaction = False
 
     def commit(self) -> None:
-        """Raises Lost: the commit may be durable all the same."""
+        """Raises Conflict, and Lost: the commit may be durable all the same."""
         database = self.database
         session = self._enter("commit")
+        if database.next_conflict == "commit":
+            database.next_conflict = ""
+            database.world.trace.add(self._role.name, "sql.conflict at commit")
+            database.roll_back(session)
+            self.in_transaction = False
+            raise Conflict(f"{database.name}: could not serialize access")
         met, database.next_commit = database.next_commit, ""
         if met == "before":
             database.world.trace.add(self._role.name, "sql.lost before commit")

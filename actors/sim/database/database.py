@@ -42,6 +42,10 @@ class Locked(Exception):
     """Another session has what this one wants."""
 
 
+class Conflict(Exception):
+    """The transaction is over because of another session: it is to be run again."""
+
+
 class Full(Exception):
     """Nothing more can be written."""
 
@@ -91,6 +95,8 @@ class Database:
         # What the next COMMIT meets: "before" or "after" it is carried out its session is lost; or
         # its process dies before the sync of a file ("unsynced").
         self.next_commit = ""
+        # Where a session of a server is told next to run its transaction again: "statement" or "commit".
+        self.next_conflict = ""
         # What happens when somebody reads what is committed and not synced.
         self.unsynced_read: Callable[[], None] | None = None
         self._numbers = 0
@@ -156,8 +162,11 @@ class Database:
     # --- statements ------------------------------------------------------------------------------
 
     def execute(self, session: DatabaseSession, text: str, values: Sequence[Any]) -> Rows:
-        """Raises Waits, Locked, Full, sqlite3.Error."""
+        """Raises Waits, Locked, Full, Conflict, sqlite3.Error."""
         verb = text.split(None, 1)[0]
+        if verb in _WRITES and session.waits and self.next_conflict == "statement":
+            self.next_conflict = ""
+            raise Conflict(f"{self.name}: could not serialize access")
         if verb in _WRITES and self.full:
             raise Full(f"{self.name} is full")
         self._load(session)

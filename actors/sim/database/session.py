@@ -9,14 +9,14 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from ...errors import Fenced, SinkLocked, SinkUnavailable
+from ...errors import Fenced, OnceMQError, SinkConflict, SinkLocked, SinkUnavailable
 from ...shells.tables.gate import Gate
 from ...shells.tables.ledger import SqlLedger
 from ...shells.tables.session import Session
 from ..plan import FILE, SERVER
 from ..processes.handler import REFUSED
 from .client import Client
-from .database import Full, Locked, Lost, Rows, Waits
+from .database import Conflict, Full, Locked, Lost, Rows, Waits
 
 
 class SimulatedSession(Session):
@@ -35,6 +35,9 @@ class SimulatedSession(Session):
 
     def has_table(self, name: str) -> bool:
         return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type='table' AND name=?", (name,)))
+
+    def has_column(self, table: str, name: str) -> bool:
+        return bool(self.rows("SELECT 1 FROM pragma_table_info(?) WHERE name=?", (table, name)))
 
     def sync_read(self) -> None:
         """A commit whose process was killed before its sync is read here, and may be lost yet."""
@@ -93,7 +96,9 @@ class SimulatedSession(Session):
     def _is_of_driver(self, error: BaseException) -> bool:
         return isinstance(error, sqlite3.Error)
 
-    def _translated(self, error: BaseException) -> SinkUnavailable | None:
+    def _translated(self, error: BaseException) -> OnceMQError | None:
+        if isinstance(error, Conflict):
+            return SinkConflict(f"{self.shown}: {error}")
         if isinstance(error, Locked):
             return SinkLocked(f"{self.shown}: {error}")
         return SinkUnavailable(f"{self.shown}: {error}") if isinstance(error, Lost | Full) else None

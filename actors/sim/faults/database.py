@@ -62,6 +62,23 @@ class ConnectionLost(_OfTables):
             database.next_commit = ""
 
 
+class RivalSession(_OfTables):
+    """A session of others makes a server end a transaction: in a handler's statement, or at COMMIT."""
+
+    name = "rival session"
+
+    def strike(self) -> bool:
+        database = self._database()
+        if database.kind != SERVER:
+            return False
+        database.next_conflict = self.rng.choice(("statement", "statement", "commit"))
+        return True
+
+    def heal(self) -> None:
+        for database in self.people.databases.values():
+            database.next_conflict = ""
+
+
 class DatabaseFull(_OfTables):
     """A database has no room for a while."""
 

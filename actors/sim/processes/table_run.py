@@ -12,10 +12,10 @@ from sqlite3 import Error
 from typing import Any, Protocol, TypeVar
 from zlib import crc32
 
-from ...core.consumer.work import CRASHED, RAISED, FailedMessage, HandlerDone, RunHandler
-from ...errors import SinkLocked
+from ...core.consumer.work import AGAIN, CRASHED, RAISED, FailedMessage, HandlerDone, RunHandler
+from ...errors import SinkConflict, SinkLocked
 from ...shells.tables.session import Session
-from ..database.database import Database, Full, Lost, Waits
+from ..database.database import Conflict, Database, Full, Lost, Waits
 from ..oracles.log import Place
 from ..oracles.table import account_of
 from ..plan import FILE, SERVER
@@ -113,6 +113,12 @@ class TableRun(HandlerRun):
             failure, doing = self._settled(doing, failure)
             yield self._pause_ms()
             yield from self._patiently(lambda: session.end_call(keep=doing.handled > 0))
+        except SinkConflict as conflict:
+            session.run_again()
+            self._world.trace.add(self._shell.name, "sql.conflict in a call")
+            jitter = self._shell.rng.random()
+            again = FailedMessage("", conflict.reason, conflict, "", jitter, AGAIN)
+            return Doing(self._shell, run).done(again)
         except Exception:
             session.abandon()
             raise
@@ -131,7 +137,7 @@ class TableRun(HandlerRun):
                     return None, True
                 doing.handle(identity, body)
                 self._session.accept()
-            except (ValueError, Error, Lost, Full, SinkLocked) as error:
+            except (ValueError, Error, Conflict, Lost, Full, SinkLocked) as error:
                 self._session.reject(error)
                 kind = fate_of(identity, replayed=self._run.private) or RAISED
                 return self._failure(identity, body, kind, doing.attempt), False

@@ -12,9 +12,10 @@ from oncemq.codec import batch as batch_codec
 from oncemq.codec.values import decode_headers, encode_letter_headers
 from oncemq.core.consumer.inputs import DROPPED_HEADERS
 from oncemq.core.consumer.ledger import Ledger
-from oncemq.core.consumer.work import GiveUp, HandlerDone
-from oncemq.errors import HandlerFailed, Reject
+from oncemq.core.consumer.work import FailedMessage, GiveUp, HandlerDone
+from oncemq.errors import HandlerFailed, Reject, SinkConflict
 from oncemq.ids import output_producer, sequence_id
+from oncemq.library.handling.failures import Failures
 from oncemq.library.handling.letters import (
     ATTEMPTS,
     ERROR,
@@ -27,6 +28,7 @@ from oncemq.library.handling.letters import (
 from oncemq.library.handling.letters import GROUP as GROUP_HEADER
 from oncemq.library.testkit.actors import create_topic
 from oncemq.limits import (
+    CONFLICT_FIRST_MS,
     HEADERS_BYTES_MAX,
     LEASE_MS,
     PARKED_ERROR_BYTES_MAX,
@@ -199,6 +201,54 @@ def test_parked_and_passed_are_one(policy: Any) -> None:
         if finished:
             return
     raise AssertionError("the parking never came to its end")
+
+
+def test_a_call_that_its_database_wants_again_counts_as_none(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same messages at the same attempt after short pauses that grow; then retries as ever."""
+    again = [True] * 4
+    failed = Failures.failed
+
+    def conflicting(self: Failures, *arguments: Any) -> FailedMessage:
+        if again and world.clock.now_ms():
+            again.pop()
+            return Failures.again(SinkConflict("run it again"))
+        return failed(self, *arguments)
+
+    monkeypatch.setattr(Failures, "failed", conflicting)
+    for name in ("poison", "a"):
+        world.send(name, id=name)
+    member = with_poison(world, ValueError("x"), "poison", retries=1)
+    world.drain(member)
+    assert member.seen == [("poison", 1)] * 5 + [("poison", 2), ("a", 1)]
+    told = world.events.of("handler.again")
+    assert len(told) == 4
+    pauses = [one["delay_ms"] for one in told]
+    assert CONFLICT_FIRST_MS / 2 <= pauses[0] <= CONFLICT_FIRST_MS < pauses[-1] <= 80
+    assert len(world.events.of("handler.raised")) == 2
+    assert [one.attempts for one in letters(world)] == [2]
+    world.stop(member)
+
+
+def test_after_an_outage_nothing_runs_alone(world: World) -> None:
+    """The process that wrote the last record lives, so none has died in a handler."""
+    world.send("a", id="a")
+    member = world.member()
+    world.drain(member)
+    epoch = member.actor.last_epoch
+    member.kill()
+    world.send("b", id="b")
+    follower = world.member(outlived=epoch)
+    world.drain(follower)
+    assert follower.state()["log"] == ["a", "b"]
+    assert records(world, AttemptMarked) == []
+    follower.kill()
+    world.send("c", id="c")
+    other = world.member()
+    world.drain(other)
+    assert len(records(world, AttemptMarked)) > 0  # of another process it is not known
+    world.stop(other)
 
 
 # --- processes that die --------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 from oncemq.core.consumer import handling
 from oncemq.driver import Driver
-from oncemq.errors import SinkUnavailable
+from oncemq.errors import SinkConflict, SinkUnavailable
 from oncemq.library.effects.effects import Effects
 from oncemq.library.handling.in_order import InOrder
 from oncemq.library.sinks.sqlite import SqliteSession
@@ -20,12 +20,16 @@ from oncemq.shells.tables.ledger import SqlLedger
 from oncemq.shells.tables.log import SqlLog
 from oncemq.shells.tables.session import Session
 from oncemq.sim.database.session import SimulatedSession
-from oncemq.sim.plan import FILE, GUARDED
+from oncemq.sim.plan import FILE, GUARDED, SERVER
 from tests.sim.mutants.table import Change, mutant, nothing
 
 _LOG_TESTS = ("tests/sql/test_log.py",)
 _HANDLER_TESTS = ("tests/sql/test_handlers.py",)
 _EFFECT_TESTS = ("tests/sql/test_effects.py", "tests/sql/test_effect_log.py")
+
+
+_FILE_TESTS = ("tests/sql/test_sqlite_files.py",)
+_CONFLICT_TESTS = ("tests/sql/test_conflicts.py",)
 
 
 def both(
@@ -323,4 +327,45 @@ mutant(
         lambda original: original.replace("NOTHING", "UPDATE SET how = excluded.how"),
     ),
     tests=_EFFECT_TESTS,
+)
+
+mutant(
+    "SQLite files are not looked at",
+    "a commit is told only while its names name the open files",
+    (SqliteSession, "check_in_place", nothing),
+    tests=_FILE_TESTS,
+)
+both(
+    "a conflict is a failure of its message",
+    "what the database wants run again counts as no attempt",
+    (handling, "AGAIN", lambda _original: "no kind"),
+    tests=_CONFLICT_TESTS,
+    faults=("rival session",),
+    database=SERVER,
+)
+
+
+def _conflict_passed_over(original: Any) -> Any:
+    def broken(self: Any) -> None:
+        try:
+            original(self)
+        except SinkConflict:
+            self._over()
+
+    return broken
+
+
+both(
+    "a conflict at the commit is passed over",
+    "what the database has rolled back is not told",
+    (Session, "commit", _conflict_passed_over),
+    tests=_CONFLICT_TESTS,
+    faults=("rival session",),
+    database=SERVER,
+)
+mutant(
+    "a handler settles a conflict by catching it",
+    "the transaction is gone whatever the handler does",
+    (Session, "note", nothing),
+    tests=_CONFLICT_TESTS,
 )
