@@ -31,6 +31,10 @@ EVENTS: dict[str, EventKind] = {
     # --- process ---------------------------------------------------------------------------------
     "process.start": _info("A process begins", "version argv settings"),
     "process.stop": _info("A process ends, with its exit code", "exit_code reason code hint"),
+    "process.descriptors": _info(
+        "The process needs more open files than its limit allowed, and has raised the limit",
+        "needed before limit",
+    ),
     "events.lost": _info(
         "So many lines could not be written since the last line that was: their numbers are missing",
         "count",

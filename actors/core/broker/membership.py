@@ -130,7 +130,11 @@ class Membership:
         if disk_full:
             raise DiskFull(NO_ROOM)
         if grant is None and len(groups) >= self._groups_max:
-            raise Busy(f"the broker holds {self._groups_max} grants, the limit")
+            raise Busy(
+                f"the broker holds {self._groups_max} grants (one for each group and partition) "
+                "and takes no more",
+                hint="use a group that exists (oncemq groups), or topics with fewer partitions",
+            )
         if grant is not None and not groups.leases[key].released and not groups.live(key, now_ms):
             out.events.append(
                 (
@@ -351,4 +355,7 @@ def _check_size(grants: list[GroupGranted]) -> None:
         for grant in grants
     )
     if chars * _TEXT_BYTES_MAX + len(grants) * _ROW_BYTES > FRAME_BYTES_MAX:
-        raise TooLarge(f"{len(grants)} grants do not fit one answer", hint="")
+        raise TooLarge(
+            f"{len(grants)} grants do not fit one answer of {FRAME_BYTES_MAX} bytes",
+            hint="ask for one group (oncemq groups show GROUP), or use shorter paths for --state",
+        )

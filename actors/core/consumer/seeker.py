@@ -122,7 +122,11 @@ class SeekerCore:
             )
         most = ledger.limits.skips_max
         if len(ledger.skips) >= most and move.offset > first:
-            raise NotSupported(f"this ledger has {most} skipped ranges, the limit")
+            raise NotSupported(
+                f"this ledger has {most} skipped ranges and takes no more",
+                hint="let the group handle what it can and its handler reject the rest; a new group "
+                "begins without skipped ranges",
+            )
         skipped = Skipped(grant.topic_id, first, move.offset, move.reason)
         inputs = [(grant.topic_id, move.offset)]
         record = Committed(grant.epoch, ledger.commit_no + 1, inputs, [], b"", {})
