@@ -139,7 +139,11 @@ class Judge:
         """Store the new rest of a resend, and look up the originals of its known messages."""
         request, batch = arrival.request, arrival.batch
         if len(self.lookups) >= self.limits.lookups_max:
-            raise Busy("too many resends are being looked up")
+            raise Busy(
+                f"{self.limits.lookups_max} resent batches are compared with what is stored, and "
+                "the broker takes no more at once",
+                hint="the producer sends again by itself",
+            )
         row = producer.rows[arrival.topic.number, arrival.partition.number]
         lookup = Lookup(
             arrival.peer,

@@ -82,6 +82,7 @@ class SqlLog:
         self._snapshot_position = row.snapshot_position
         self._topic_id, self._seen_log_id = row.topic_id, row.log_id
         self._inputs = dict(row.inputs)
+        self._seen = row.seen
         where = f"{session.shown} group {place[0]} {place[1]}/{place[2]}"
         self._tables = RecordTables(session.rows, row.ledger_id, where)
         self._pending: list[tuple[int, int, bytes, bytes]] = []
@@ -154,6 +155,7 @@ class SqlLog:
                 facts.topic_id,
                 facts.log_id,
                 json.dumps(facts.inputs),
+                json.dumps([facts.seen.mark.hex(), facts.seen.position]) if facts.seen.mark else "",
                 *self._place,
                 self.generation,
                 self._commit_no,
@@ -179,6 +181,7 @@ class SqlLog:
         self._commit_no = facts.commit_no
         self._topic_id, self._seen_log_id = facts.topic_id, facts.log_id
         self._inputs = facts.inputs
+        self._seen = facts.seen
         self._facts = _Facts(self)
 
     def attest(self) -> None:
@@ -316,6 +319,7 @@ class _Facts:
         self.commit_no = log._commit_no  # noqa: SLF001
         self.topic_id, self.log_id = log._topic_id, log._seen_log_id  # noqa: SLF001
         self.inputs = dict(log._inputs)  # noqa: SLF001
+        self.seen = log._seen  # noqa: SLF001
         self._epoch = log.generation
         self._place = log._place  # noqa: SLF001
         self.commits = False  # whether there is a commit among them
@@ -333,6 +337,8 @@ class _Facts:
                 self._of_call(record.inputs[0][0])
             self.commits = True
             self.commit_no = record.commit_no
+            if record.seen.mark:
+                self.seen = record.seen
             for topic_id, next_offset in record.inputs:
                 self.inputs[topic_id.hex()] = next_offset
         elif isinstance(record, EffectEnded) and record.how in _ORDERED:
