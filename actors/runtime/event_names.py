@@ -126,6 +126,10 @@ EVENTS: dict[str, EventKind] = {
         "The broker asked an owner to give a partition back to another member",
         "group topic partition consumer epoch to reason",
     ),
+    "group.ledger_replaced": _info(
+        "An operator gives a partition another ledger in place of a lost one: where that was, and how far",
+        "group topic partition consumer ledger_id host path next_offset by",
+    ),
     "group.rewound": _info(
         "An operator is about to move a partition to an earlier offset",
         "group topic partition epoch next_offset",
