@@ -50,7 +50,9 @@ def check_name(name: object, what: str = "name") -> str:
     except UnicodeEncodeError:
         raise InvalidName(f"{what} holds a lone surrogate") from None
     if size > NAME_BYTES_MAX:
-        raise InvalidName(f"{what} is {size} bytes long, the limit is {NAME_BYTES_MAX}")
+        raise InvalidName(
+            f"{what} is {size} bytes long, the limit is {NAME_BYTES_MAX}", hint="use a shorter name"
+        )
     if any(char in _FORBIDDEN or ord(char) < 32 for char in name):
         raise InvalidName(f"{what} {name!r} holds a character that names may not hold")
     if name in {".", ".."}:
@@ -115,7 +117,8 @@ def tagged_id(message_id: str | bytes) -> bytes:
         raise InvalidName("a message id must not be empty")
     if len(tagged) > MESSAGE_ID_BYTES_MAX + 1:
         raise TooLarge(
-            f"a message id is {len(tagged) - 1} bytes long, the limit is {MESSAGE_ID_BYTES_MAX}"
+            f"a message id is {len(tagged) - 1} bytes long, the limit is {MESSAGE_ID_BYTES_MAX}",
+            hint="use a shorter id, a hash of it for example",
         )
     return tagged
 

@@ -227,7 +227,7 @@ def _encode_keys(keys: list[Any]) -> list[bytes | None] | None:
             raise ValueNotEncodable("key: text holds a lone surrogate") from None
         longest = max(len(key or b"") for key in encoded)
         if longest > KEY_BYTES_MAX:
-            raise TooLarge(f"a key is {longest} bytes long, the limit is {KEY_BYTES_MAX}")
+            raise value_codec.too_long_key(longest)
         return encoded
     return [None if key is None else value_codec.encode_key(key) for key in keys]
 

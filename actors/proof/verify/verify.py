@@ -321,14 +321,14 @@ def _check_ledger(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
         explanation += "never had" if known < 0 else f"has up to {known} only"
         found.add("one-log", ledger.where, explanation)
     _check_private(ledger, log, found)
-    grants = log.grants.get(ledger.place, {})
+    grants, replaced = log.grants.get(ledger.place, {}), log.replaced.get(ledger.place, ())
     for epoch, first in ledger.epochs.items():
         grant = grants.get(epoch)
         if grant is None:
             found.add("I10-zombie-fenced", ledger.where, f"epoch {epoch} was never granted")
         elif grant.ledger_id != ledger.ledger_id:
             found.add("one-ledger", ledger.where, f"epoch {epoch} was granted to another ledger")
-        elif first < grant.next_offset:
+        elif first < grant.next_offset and epoch not in replaced:
             explanation = f"epoch {epoch} begins at {first}, it was granted at {grant.next_offset}"
             found.add("I8-commit-monotone", ledger.where, explanation)
 
