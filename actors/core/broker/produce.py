@@ -201,7 +201,11 @@ class Judge:
         request, batch = arrival.request, arrival.batch
         ids = self.state.ids
         if ids.behind:
-            raise Busy("the index of ids is behind: its files are being written")
+            raise Busy(
+                f"{self.limits.id_tables_waiting_max} tables of new ids wait to be written, and the "
+                "broker takes no more ids before that",
+                hint="the producer sends again by itself; a slow disk of the broker holds it up",
+            )
         topic, partition = arrival.topic.number, arrival.partition
         runs, mask, kept = ids.judge(batch, topic, partition.number, partition.end_offset)
         if kept and not may_store:
