@@ -144,10 +144,13 @@ class Fetcher:
         self._connection.rely(self._seen)
 
     def place_of(self, next_offset: int) -> Place:
-        """Return where a commit up to `next_offset` ends in the broker's log. Commits ascend."""
+        """Return where the message below `next_offset`, which was fetched, lies in the broker's log."""
+        return next((place for end, place in self._places if end >= next_offset), NO_PLACE)
+
+    def passed(self, next_offset: int) -> None:
+        """A commit goes up to here: places of earlier messages are not asked for any more."""
         while self._places and self._places[0][0] < next_offset:
             self._places.popleft()
-        return self._places[0][1] if self._places else NO_PLACE
 
     def _identified(self, window: Window) -> Window:
         return with_fingerprints(window, self._fingerprint)

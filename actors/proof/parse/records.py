@@ -19,7 +19,8 @@
                       parked [topic_id, offset, kind, attempts],
                       skipped [topic_id, first_offset, next_offset, reason],
                       seen, one entry: what the ledger relies on [mark, position],
-                      renumbered [topic, partition, first_sequence]
+                      renumbered [topic, partition, first_sequence],
+                      accepted, one entry: what an operator gave up [mark, position]
 13 attempt marked     msgpack [epoch, topic_id, offset, deaths, returned]
 14 effect intended    msgpack [epoch, topic_id, offset, key, name, number, policy, at_ms]
 15 effect ended       msgpack [epoch, topic_id, offset, name, number, how, policy, encoding,
@@ -193,6 +194,7 @@ class Committed:
     skipped: tuple[tuple[bytes, int, int, str], ...] = ()  # topic_id, from, to, reason
     seen: tuple[tuple[bytes, int], ...] = ()  # mark, position
     renumbered: tuple[tuple[str, int, int], ...] = ()  # topic, partition, next output's number
+    accepted: tuple[tuple[bytes, int], ...] = ()  # mark, position
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +275,7 @@ _ARRAYS: dict[int, Any] = {
     EFFECT_ENDED: EffectEnded,
     ENDED: Ended,
 }
-_MORE = {"parked": 4, "skipped": 4, "seen": 2, "renumbered": 3}  # fields of an entry
+_MORE = {"parked": 4, "skipped": 4, "seen": 2, "renumbered": 3, "accepted": 2}  # fields of an entry
 
 
 def parse(frame: Frame) -> Record:

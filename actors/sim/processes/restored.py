@@ -62,6 +62,16 @@ class _Wire:
         return True
 
 
+class _Clock:
+    """A millisecond for each turn: work that a turn puts off is due in the next one."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.ms = now_ms
+
+    def now_ms(self) -> int:
+        return self.ms
+
+
 class RestoredBroker:
     """The broker that was started from a backup."""
 
@@ -70,6 +80,7 @@ class RestoredBroker:
         self._world = world
         self._rng = random.Random(f"{world.plan.seed} restored {number}")
         self._wire = _Wire()
+        self._clock = _Clock(ProcessClock(world.clock).now_ms())
         self._requests = 0
         self.name = f"restored-{number}"
         self._shell = BrokerShell(
@@ -77,7 +88,7 @@ class RestoredBroker:
             DATA,
             owner={"shell": self.name},
             bind=lambda: self._wire,
-            clock=ProcessClock(world.clock),
+            clock=self._clock,
             events=SimEvents(world, self.name),
             entropy=world.draw,
             open_log=partial(FencedLog.open, segment_bytes=world.plan.segment_bytes),
@@ -94,6 +105,7 @@ class RestoredBroker:
         frames = [bytes(frame) for frame in wire.encode(numbered, body)]
         self._wire.waiting.append((_PEER, frames))
         for _ in range(_TURNS_MAX):
+            self._clock.ms += 1
             self._shell.turn(0)
             if self._wire.answers:
                 return self._wire.answers.pop()
