@@ -33,17 +33,13 @@ from .output import ExitCode, ProgressLine, print_error, print_summary, process_
 THREADS_S = 2.0  # for threads that the application leaves behind
 
 
-class ParkLimit(click.ParamType):
-    """A count, or `none`, which becomes 0."""
-
-    name = "count"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        if value == "none":
-            return 0
-        return click.IntRange(1, RETRIES_MAX).convert(value, param, ctx)
+def _park_limit(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Return 0 for `none`."""
+    if value is None or value == "none":
+        return None if value is None else 0
+    if value.isdecimal() and 1 <= int(value) <= RETRIES_MAX:
+        return int(value)
+    raise click.BadParameter(f"{value!r} is no number from 1 to {RETRIES_MAX}, and not `none`")
 
 
 @click.command()
@@ -64,7 +60,7 @@ class ParkLimit(click.ParamType):
 )
 @click.option(
     "--park-limit",
-    type=ParkLimit(),
+    callback=_park_limit,
     metavar="N",
     help="Stop when N messages in a row were parked with the same type of error, and one more fails"
     " with it; `none` for never [default: what each consumer of the app says].",
