@@ -9,13 +9,15 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from operator import add
+from struct import iter_unpack
+from typing import Any
 
 BODY_PREFIX_BYTES = 3  # encoding u8, key length + 1 as u16 (0: no key)
 
 
-def one_size(lengths: array[int]) -> bool:
+def one_size(lengths: bytes | array[int]) -> bool:
     """Return whether all lengths are the same, the usual case: one comparison in C."""
     return lengths == lengths[:1] * len(lengths)
 
@@ -27,6 +29,14 @@ def measure(lengths: array[int]) -> tuple[int, int]:
     return sum(lengths), max(lengths)
 
 
+def cut(block: bytes, sizes: bytes | array[int]) -> list[bytes]:
+    """Return the pieces of `block`, which have `sizes` and fill it."""
+    if sizes[0] and one_size(sizes):
+        return list(chain.from_iterable(iter_unpack(f"{sizes[0]}s", block)))  # one call in C
+    ends = list(accumulate(sizes))
+    return [block[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
 @dataclass(slots=True)
 class Batch:
     """Messages under one header."""
@@ -36,11 +46,28 @@ class Batch:
     count: int
     lengths: array[int]  # of key and value together, without the three-byte prefix
     payload_start: int  # where the payload begins in `raw`
-    ids: list[bytes] | None = None  # tagged; None for a batch with sequence ids
+    # Explicit ids as they stand in `raw`: the bytes of all of them, and the size of each.
+    id_block: bytes | None = None
+    id_sizes: bytes = b""
     hashes: array[int] | None = None  # 64-bit body hashes; always there with ids
     created_at_ms: array[int] | None = None
     headers: list[bytes] | None = None  # one encoded map a message, b"" for none
+    # What the broker's index made of ids and bodies, so that it is made once.
+    digests: Any = field(default=None, repr=False, compare=False)
+    _ids: list[bytes] | None = field(default=None, repr=False, compare=False)
     _ends: Sequence[int] | None = field(default=None, repr=False)  # made when first wanted
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether its messages have explicit ids, and not sequence ids."""
+        return self.id_block is not None
+
+    @property
+    def ids(self) -> list[bytes] | None:
+        """The explicit ids, tagged, made when first wanted; None for a batch with sequence ids."""
+        if self._ids is None and self.id_block is not None:
+            self._ids = cut(self.id_block, self.id_sizes)
+        return self._ids
 
     @property
     def uniform(self) -> bool:

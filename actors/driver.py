@@ -9,18 +9,21 @@ returned and the fence has been looked at; the Synced event opens the next turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from .codec import records as record_codec
 from .codec import wire
-from .errors import DiskFull, OnceMQError
+from .errors import CorruptLog, DiskFull, OnceMQError, UnsupportedFormat
 from .limits import ATTEST_IDLE_MS, FENCE_CHECK_IDLE_MS
 from .outcome import (
     Core,
     DiskSpace,
     Event,
+    Files,
+    NewFile,
     Outcome,
     Read,
     ReadDone,
@@ -30,13 +33,15 @@ from .outcome import (
     Synced,
     Tick,
 )
-from .ports import Clock, Events, Frames, Log, Transport
+from .ports import Background, Clock, Events, Frames, Job, Log, SnapshotMaking, Transport
 from .protocol import Failure
 from .records import BatchStored
+from .storage.log import FencedLog, Mapped, PartWriter
 
 IDLE_MS = 1_000  # an idle actor still looks at its fence once a second
 DISK_FULL_RETRY_MS = 500
 WRITER_RETRY_MS = 50  # while another log of this thread writes to the same database
+_FILES_EVERY = 64  # records of a replay after which files that are due are made
 _EVENT_BYTES = 1024  # what a record adds to the bytes of the request that caused it
 
 
@@ -60,6 +65,32 @@ class Silence:
         return False
 
 
+def unpacked(parts: Mapping[str, bytes | Mapped]) -> dict[str, Any]:
+    """Return the parts of a snapshot as `Core.restore` takes them. Raises CorruptLog."""
+    return {
+        name: wire.unpack_plain(part) if isinstance(part, bytes) else part
+        for name, part in parts.items()
+    }
+
+
+class InTheTurn:
+    """Does work beside the turn in the turn: for actors whose files are small, and for tests."""
+
+    def __init__(self) -> None:
+        self._done: list[Callable[[], None]] = []
+
+    def start(self, job: Job) -> None:
+        self._done.append(job(lambda: False))
+
+    def finished(self) -> list[Callable[[], None]]:
+        done, self._done = self._done, []
+        return done
+
+    def settle(self, *, stop: bool = True) -> list[Callable[[], None]]:
+        del stop
+        return self.finished()
+
+
 def _telling(send: Send, end: int) -> Send:
     """Return the send with the log's durable end in its message, if it is to tell that."""
     if not send.tells_end:
@@ -81,8 +112,14 @@ class Driver:
         perform: Callable[[Any], None],
         snapshot_every_bytes: int | None = None,
         compacts: bool = False,
+        files: Files | None = None,
+        background: Background | None = None,
     ) -> None:
-        """`perform` does the work items of outcomes; `compacts` discards log below snapshots."""
+        """`perform` does the work items of outcomes; `compacts` discards log below snapshots.
+
+        `files` is the part of the core's state that lies in files; those and snapshots are written
+        in `background` (None: in the turn).
+        """
         self.core = core
         self._transport = transport
         self._clock = clock
@@ -90,6 +127,10 @@ class Driver:
         self._perform = perform
         self._snapshot_every = snapshot_every_bytes
         self._compacts = compacts
+        self._files = files
+        self._background: Background = background or InTheTurn()
+        self._snapshot_in_work = False
+        self._files_again_ms = 0  # before this time a full disk is not tried again
         self._log: Log | None = None
         self._posted: list[Event] = []  # events of this process for the next turn
         # What the sync of this turn releases. Invariant: empty between turns, unless the log had to
@@ -126,14 +167,7 @@ class Driver:
                 bytes=cut.nbytes,
                 reason=cut.reason,
             )
-        start = 0
-        newest = log.snapshots()[:1]  # damaged ones are passed over already
-        for damage in log.snapshot_damage:
-            self._events.emit("snapshot.fallback", reason=str(damage))
-        for info in newest:
-            parts = {n: wire.unpack_plain(p) for n, p in log.read_snapshot(info).items()}
-            self.core.restore(parts)
-            start = info.position
+        start = self._restore(log)
         count = 0
         for stored in log.replay(start):
             record = record_codec.decode(
@@ -141,11 +175,36 @@ class Driver:
             )
             self.core.apply(record, stored.position)
             count += 1
+            if count % _FILES_EVERY == 0:
+                self._make_files(self._background)
+                for done in self._background.settle(stop=False):
+                    done()
         self._snapshot_at = start
         now = self._clock.now_ms()
         self._synced_at_ms = self._fence_seen_ms = now
         self._events.emit("log.opened", generation=log.generation, end=log.end, replayed=count)
         self.post(Recovered(log.generation, log.durable_end))
+
+    def _restore(self, log: Log) -> int:
+        """Give the core the newest snapshot that it can use; return its position.
+
+        Raises CorruptLog where none can be used and the log no longer reaches back to 0.
+        """
+        found = log.snapshots()  # damaged ones are passed over already
+        for damage in log.snapshot_damage:
+            self._events.emit("snapshot.fallback", reason=str(damage))
+        unusable: OnceMQError | None = None
+        for info in found:
+            try:
+                self.core.restore(unpacked(log.read_snapshot(info)))
+            except (CorruptLog, UnsupportedFormat) as error:
+                self._events.emit("snapshot.fallback", reason=str(error))
+                unusable = error
+            else:
+                return info.position
+        if unusable is not None and log.start > 0:
+            raise unusable
+        return 0
 
     def post(self, event: Event) -> None:
         self._posted.append(event)
@@ -290,6 +349,10 @@ class Driver:
         for name, fields in held.events:
             self._events.emit(name, **fields)
         self._snapshot_when_due()  # before the work: a handler call may borrow what the log needs
+        if log is not None and now >= self._files_again_ms:
+            self._make_files(self._background)
+        for done in self._background.finished():
+            done()
         for item in held.work_after_sync:
             self._perform(item)
 
@@ -307,29 +370,89 @@ class Driver:
             self._fence_seen_ms = now
 
     def _snapshot_when_due(self) -> None:
-        if self._log is None or self._snapshot_every is None:
+        if self._log is None or self._snapshot_every is None or self._snapshot_in_work:
             return
         due = self._log.durable_end - self._snapshot_at >= self._snapshot_every
         if due and not self._log.must_wait():
-            self.write_snapshot()
+            self._start_snapshot(self._log, self._background)
 
     def write_snapshot(self) -> None:
         """Write a snapshot of the state at the durable end; a full disk only postpones it."""
-        log = self._log
-        assert log is not None
+        assert self._log is not None
+        for done in self._background.settle():
+            done()
+        now = InTheTurn()
+        self._start_snapshot(self._log, now)
+        for done in now.finished():
+            done()
+
+    def _start_snapshot(self, log: Log, background: Background) -> None:
         assert log.end == log.durable_end
         snapshot = self.core.snapshot()
-        parts = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}
         position = log.durable_end
+        writer = log.snapshot_writer(position, snapshot.keep)
         self._snapshot_at = position  # before the attempt: a full disk is not tried every turn
-        try:
-            log.write_snapshot(position, parts, snapshot.keep)
-            self._events.emit("snapshot.written", position=position, parts=len(parts))
-            self.post(SnapshotWritten(position))
-            if self._compacts:
+        self._snapshot_in_work = True
+
+        def write(stop: Callable[[], bool]) -> Callable[[], None]:
+            del stop  # a snapshot is short, and worth its end
+            parts = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}
+            try:
+                writer.write(parts)
+            except DiskFull as error:
+                return partial(self._snapshot_refused, sum(map(len, parts.values())), error)
+            return partial(self._snapshot_written, log, writer, position, len(parts))
+
+        background.start(write)
+
+    def _snapshot_written(
+        self, log: Log, writer: SnapshotMaking, position: int, parts: int
+    ) -> None:
+        self._snapshot_in_work = False
+        writer.finish()
+        self._events.emit("snapshot.written", position=position, parts=parts)
+        self.post(SnapshotWritten(position))
+        if self._compacts:
+            try:
                 log.discard(position)
+            except DiskFull as error:
+                self._events.emit("log.disk_full", need=0, for_=str(error))
+
+    def _snapshot_refused(self, need: int, error: DiskFull) -> None:
+        self._snapshot_in_work = False
+        self._events.emit("log.disk_full", need=need, for_=str(error))
+
+    def _make_files(self, background: Background) -> None:
+        """Begin the files that are due."""
+        if self._files is None:
+            return
+        assert isinstance(self._log, FencedLog), "only such a log has files beside it"
+        for new in self._files.due():
+            writer = self._log.part_writer(new.name)
+            background.start(partial(self._make_file, self._files, writer, new))
+
+    def _make_file(
+        self, files: Files, writer: PartWriter, new: NewFile, stop: Callable[[], bool]
+    ) -> Callable[[], None]:
+        try:
+            writer.write(new.pieces(), stop)
         except DiskFull as error:
-            self._events.emit("log.disk_full", need=sum(map(len, parts.values())), for_=str(error))
+            reason = str(error)
+            return lambda: self._no_file(files, new, reason)
+        return lambda: self._file_made(files, writer, new)
+
+    def _file_made(self, files: Files, writer: PartWriter, new: NewFile) -> None:
+        made = writer.finish()
+        if made is None:
+            files.failed(new.name)
+        else:
+            files.made(new.name, made.buffer, made.path)
+            self._events.emit("file.made", name=new.name, bytes=len(made.buffer))
+
+    def _no_file(self, files: Files, new: NewFile, reason: str) -> None:
+        files.failed(new.name)
+        self._files_again_ms = self._clock.now_ms() + DISK_FULL_RETRY_MS
+        self._events.emit("log.disk_full", need=0, for_=reason)
 
     def _send(self, send: Send) -> None:
         if not self._transport.send(send.peer, wire.encode(send.message, send.body)):
@@ -340,5 +463,8 @@ class Driver:
 
     def close(self, *, clean: bool = True) -> None:
         """Close the log. A clean close attests what was synced."""
+        if clean:
+            for done in self._background.settle():
+                done()
         if self._log is not None:
             self._log.close(clean=clean)

@@ -10,6 +10,7 @@ of validate, append, update.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -136,6 +137,28 @@ class Snapshot:
     keep: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file wanted beside the log: immutable, and kept by snapshots under its name."""
+
+    name: str
+    # Makes its bytes, in steps of bounded size; another thread may run it.
+    pieces: Callable[[], Iterator[bytes]]
+
+
+class Files(Protocol):
+    """What of a core's state lies in files of its own, which are made beside the turn."""
+
+    def due(self) -> list[NewFile]:
+        """Return the files that should be made now; each one is given once."""
+
+    def made(self, name: str, buffer: Any, path: str) -> None:
+        """Take a file that was made."""
+
+    def failed(self, name: str) -> None:
+        """A file could not be made, because the disk is full or the actor closes."""
+
+
 class Core(Protocol):
     """A pure actor: no clock, no randomness, no input or output, no logging."""
 
@@ -156,4 +179,9 @@ class Core(Protocol):
         """Return the state that all applied records have made."""
 
     def restore(self, parts: dict[str, Plain]) -> None:
-        """Become the state that `snapshot` returned (new and kept parts together)."""
+        """Become the state that `snapshot` returned (new and kept parts together).
+
+        A part that is a file of its own comes as it was read or mapped (storage's Mapped). Raises
+        CorruptLog or UnsupportedFormat, having changed nothing, where the records must make the
+        state anew.
+        """

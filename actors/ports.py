@@ -5,13 +5,15 @@ Runtime, simulator and tests implement them. A real and a simulated process diff
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from .errors import CorruptLog
-from .storage.log import SnapshotInfo, StoredRecord, TailCut
+from .storage.log import Mapped, SnapshotInfo, StoredRecord, TailCut
 
 Frames = Sequence[bytes | memoryview]
+# Gets a function that tells whether to stop early; returns what the turn does with the result.
+Job = Callable[[Callable[[], bool]], Callable[[], None]]
 
 
 class Transport(Protocol):
@@ -40,6 +42,29 @@ class Events(Protocol):
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event of the registry in runtime/event_names.py."""
+
+
+class SnapshotMaking(Protocol):
+    """A snapshot that was begun."""
+
+    def write(self, parts: Mapping[str, bytes]) -> None:
+        """Write it, beside the turn or in it. Raises DiskFull; all else is final."""
+
+    def finish(self) -> Any:
+        """Let it stand, in the turn; return what it is."""
+
+
+class Background(Protocol):
+    """Where work is done that must not stop a turn."""
+
+    def start(self, job: Job) -> None:
+        """Do `job`, now or later. It returns, or raises, what the turn does when it is done."""
+
+    def finished(self) -> list[Callable[[], None]]:
+        """Return what jobs that are done want done in the turn. Raises what a job raised."""
+
+    def settle(self, *, stop: bool = True) -> list[Callable[[], None]]:
+        """Wait until all jobs are done, and return as `finished`; `stop` lets them end early."""
 
 
 class Log(Protocol):
@@ -92,11 +117,15 @@ class Log(Protocol):
     def snapshots(self) -> list[SnapshotInfo]:
         """Return the usable snapshots, newest first."""
 
-    def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
+    def read_snapshot(self, info: SnapshotInfo) -> Mapping[str, bytes | Mapped]:
         """Return the parts of a snapshot."""
 
-    def write_snapshot(self, position: int, parts: dict[str, bytes], keep: Any) -> Any:
-        """Write a snapshot of the state at `position`, return what it is. Raises DiskFull."""
+    def snapshot_writer(self, position: int, keep: Collection[str] = ()) -> SnapshotMaking:
+        """Begin a snapshot of the state at `position`; `keep` names parts that are there."""
+
+    @property
+    def start(self) -> int:
+        """The position at which the log starts: what lay below was discarded."""
 
     def discard(self, below: int) -> int:
         """Forget whole segments below `below`."""

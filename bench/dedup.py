@@ -7,17 +7,21 @@ network stands before it. Each turn takes one batch of new random ids and ends w
 from __future__ import annotations
 
 import gc
+import itertools
+import random
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.workload import BATCH, id_maker, values
+from bench.workload import BATCH, values
 from oncemq import protocol as say
+from oncemq.batch import Batch
 from oncemq.codec import batch as batch_codec
 from oncemq.codec import values as value_codec
-from oncemq.ids import tagged_id
 from oncemq.library.embedded.broker import InlineBroker
+from oncemq.runtime.background import BackgroundThreads
 from oncemq.runtime.clock import SystemClock
 from oncemq.runtime.events import NullEvents
 from oncemq.runtime.os_disk import OsDisk
@@ -25,9 +29,11 @@ from oncemq.runtime.process import draw, owner_facts
 
 TOPIC = "bench"
 _SIZE = 16
+_MODULUS = 2**128 - 159  # a prime: different numbers give different ids
+_SPREAD = 0x9E3779B97F4A7C15F39CC0605CEDC835
 
 
-def open_broker(directory: str) -> InlineBroker:
+def open_broker(directory: str, background: BackgroundThreads) -> InlineBroker:
     """Return a broker inside this process whose topic exists."""
     broker = InlineBroker(
         OsDisk(),
@@ -36,6 +42,7 @@ def open_broker(directory: str) -> InlineBroker:
         clock=SystemClock(),
         events=NullEvents(),
         entropy=draw,
+        background=background,
     )
     broker.ask_one(say.CreateTopic(broker.number(), TOPIC, 1))
     return broker
@@ -52,50 +59,80 @@ def anonymous_bytes() -> int:
 
 
 def measure(directory: Path, ids: int) -> dict[str, Any]:
-    """Store `ids` messages with random ids, then check that a sample of them is known."""
-    make = id_maker("uuid")
+    """Store `ids` messages with random ids, of which one in twenty is sent again later.
+
+    A resend is any message that came before, all over the history. Each answer is compared with the
+    offset that the message got: none may be wrong.
+    """
+    chance = random.Random(1)
     payload = values(_SIZE)
     with tempfile.TemporaryDirectory(dir=directory) as place:
-        broker = open_broker(f"{place}/broker")
-        session, turns = draw(), []
+        background = BackgroundThreads()
+        broker = open_broker(f"{place}/broker", background)
+        session = draw()
+        turns: list[tuple[int, float]] = []
         before = anonymous_bytes()
-        sample: list[str] = []
-        for counter in range(-(-ids // BATCH)):
-            names = make(min(BATCH, ids - counter * BATCH))
-            sample = sample or names
+        stored = resent = 0
+        for counter in itertools.count():
+            if stored >= ids:
+                break
+            again = chance.choices(range(stored), k=BATCH // 20) if counter else []
+            fresh = range(stored, stored + BATCH - len(again))
+            numbers = [*again, *fresh]
+            bodies = [payload[number % BATCH] for number in numbers]
+            names = _names(numbers)
+            batch = batch_codec.build(bodies, encodings=value_codec.BYTES, ids=names)
             start = time.perf_counter()
-            verdict = _store(broker, session, counter, names, payload)
+            produced = _ask(broker, session, counter, batch)
             turns.append((len(names), time.perf_counter() - start))
-            assert verdict == say.STORED
+            _check(produced, again, stored, len(fresh))
+            stored += len(fresh)
+            resent += len(again)
         grown = anonymous_bytes() - before
-        known = _store(broker, draw(), 0, sample, payload)
-        assert known == say.DUPLICATE
+        started = time.perf_counter()
+        broker.close()
+        background.close()
+        closing = time.perf_counter() - started
+        started = time.perf_counter()
+        broker = open_broker(f"{place}/broker", background=BackgroundThreads())
+        opening = time.perf_counter() - started
         broker.close()
     part = max(1, len(turns) // 10)
+    ordered = sorted(seconds for _, seconds in turns)
     return {
-        "ids": ids,
+        "ids": stored,
+        "resent": resent,
+        "ids_per_s": _rate(turns),
         "ids_per_s_start": _rate(turns[:part]),
         "ids_per_s_end": _rate(turns[-part:]),
-        "anon_bytes_per_id": round(grown / ids, 1),
-        "longest_turn_ms": round(max(seconds for _, seconds in turns) * 1e3, 2),
+        "anon_bytes_per_id": round(grown / stored, 1),
+        "turn_p50_ms": round(ordered[len(ordered) // 2] * 1e3, 2),
+        "turn_p99_9_ms": round(ordered[len(ordered) * 999 // 1000] * 1e3, 2),
+        "longest_turn_ms": round(ordered[-1] * 1e3, 2),
+        "close_s": round(closing, 2),
+        "open_s": round(opening, 2),
     }
 
 
-def _store(
-    broker: InlineBroker, session: bytes, counter: int, names: list[str], payload: list[bytes]
-) -> int:
-    """Send one batch; return the verdict, which is the same for all of it."""
-    batch = batch_codec.build(
-        payload[: len(names)],
-        encodings=value_codec.BYTES,
-        ids=[tagged_id(name) for name in names],
-    )
+def _names(numbers: Iterable[int]) -> list[bytes]:
+    """Return 32-character ids that look random and can be made again."""
+    return [b"s%032x" % (number * _SPREAD % _MODULUS) for number in numbers]
+
+
+def _ask(broker: InlineBroker, session: bytes, counter: int, batch: Batch) -> say.Produced:
     request = say.Produce(broker.number(), TOPIC, 0, "", 0, -1, session, counter, b"", batch.crc)
     produced = broker.ask_one(request, batch.raw).message
     assert isinstance(produced, say.Produced)
-    ((count, verdict, _),) = produced.runs
-    assert count == len(names)
-    return verdict
+    return produced
+
+
+def _check(produced: say.Produced, again: list[int], stored: int, fresh: int) -> None:
+    """Raise AssertionError if a resend was stored or got another offset than the first time."""
+    offsets: list[int] = []
+    for count, verdict, offset in produced.runs:
+        assert verdict == (say.DUPLICATE if len(offsets) < len(again) else say.STORED)
+        offsets += range(offset, offset + count)
+    assert offsets == [*again, *range(stored, stored + fresh)], "a resend got a wrong offset"
 
 
 def _rate(turns: list[tuple[int, float]]) -> int:

@@ -11,13 +11,11 @@ import sys
 import zlib
 from array import array
 from collections.abc import Iterable
-from itertools import accumulate, chain
-from operator import itemgetter
-from typing import Any
+from itertools import accumulate
 
 import xxhash
 
-from ..batch import BODY_PREFIX_BYTES, Batch, measure
+from ..batch import BODY_PREFIX_BYTES, Batch, cut, measure, one_size
 from ..errors import Malformed, TooLarge
 from ..limits import (
     BATCH_BYTES_MAX,
@@ -79,11 +77,13 @@ def build(
     flags = 0
     columns = [_to_bytes(lengths)]
     id_bytes = header_bytes = 0
+    id_block, id_sizes = None, b""
     if ids is not None and hashes is not None:
         flags |= HAS_IDS | HAS_HASHES
-        joined = b"".join(ids)
+        joined = id_block = b"".join(ids)
         id_bytes = len(joined)
-        columns += [bytes(map(len, ids)), joined, _to_bytes(hashes)]
+        id_sizes = bytes(map(len, ids))
+        columns += [id_sizes, joined, _to_bytes(hashes)]
     created = None if created_at_ms is None else array("q", created_at_ms)
     if created is not None:
         flags |= HAS_CREATED_AT
@@ -104,7 +104,8 @@ def build(
         count,
         lengths,
         start,
-        ids,
+        id_block,
+        id_sizes,
         hashes,
         created,
         headers if header_bytes else None,
@@ -162,13 +163,17 @@ def parse(raw: bytes | memoryview, crc: int, *, check: bool) -> Batch:
     lengths = cursor.numbers("I", count)
     batch = Batch(raw, crc, count, lengths, 0)
     if flags & HAS_IDS:
-        batch.ids = _parse_ids(cursor.take(count), cursor.take(id_bytes))
+        batch.id_sizes, batch.id_block = cursor.take(count), cursor.take(id_bytes)
+        _check_ids(batch)
         batch.hashes = cursor.numbers("Q", count)
     if flags & HAS_CREATED_AT:
         batch.created_at_ms = cursor.numbers("q", count)
     if flags & HAS_HEADERS:
         sizes = cursor.numbers("H", count)
-        batch.headers = _cut(cursor.take(header_bytes), sizes)
+        block = cursor.take(header_bytes)
+        if sum(sizes) != header_bytes:
+            raise Malformed("a column's lengths do not add up")
+        batch.headers = cut(block, sizes)
         if max(sizes) > HEADERS_BYTES_MAX + SYSTEM_HEADERS_BYTES_MAX:
             raise Malformed("headers above their limit")
     batch.payload_start = cursor.at
@@ -182,34 +187,27 @@ def parse(raw: bytes | memoryview, crc: int, *, check: bool) -> Batch:
     return batch
 
 
-def _parse_ids(sizes: bytes, block: bytes) -> list[bytes]:
+def _check_ids(batch: Batch) -> None:
+    sizes, block = batch.id_sizes, batch.id_block
+    assert block is not None
     if min(sizes) < 2 or max(sizes) > MESSAGE_ID_BYTES_MAX + 1:
         raise Malformed("an id that is empty or above its limit")
-    size = sizes[0]
-    # Ids of one size, the usual case, are cut by one call in C.
-    if sizes == sizes[:1] * len(sizes) and size * len(sizes) == len(block):
-        ids = list(chain.from_iterable(struct.iter_unpack(f"{size}s", block)))
-        tags: Iterable[int] = block[::size]
+    if sum(sizes) != len(block):
+        raise Malformed("a column's lengths do not add up")
+    tags: Iterable[int]
+    if one_size(sizes):
+        tags = block[:: sizes[0]]
     else:
-        ids = _cut(block, sizes)
-        tags = map(itemgetter(0), ids)
+        tags = map(block.__getitem__, accumulate(sizes[:-1], initial=0))
     if not _ID_TAGS.issuperset(tags):
         raise Malformed("an id of an unknown type")
     if not block.isascii():  # ASCII is valid UTF-8: one bulk check spares the loop
-        for tagged in ids:
+        for tagged in batch.ids or ():
             if tagged[:1] == b"s":
                 try:
                     tagged.decode()
                 except UnicodeDecodeError:
                     raise Malformed("a text id that is not UTF-8") from None
-    return ids
-
-
-def _cut(block: bytes, sizes: Any) -> list[bytes]:
-    ends = list(accumulate(sizes))
-    if ends[-1] != len(block):
-        raise Malformed("a column's lengths do not add up")
-    return [block[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _to_bytes(column: array[int]) -> bytes:

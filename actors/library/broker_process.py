@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from ..errors import OnceMQError
 from ..limits import SNAPSHOT_EVERY_BYTES
+from ..runtime.background import BackgroundThreads
 from ..runtime.clock import SystemClock
 from ..runtime.crash_points import CrashingDisk, CrashPoint, log_opener
 from ..runtime.descriptors import keep_descriptors
@@ -75,6 +76,7 @@ class BrokerProcess:
         self._create_topics = create_topics
         self._snapshot_every = snapshot_every_bytes
         self._transport = RouterTransport(events)
+        self._background = BackgroundThreads()
         self._shell: BrokerShell | None = None
         self._stopping = False
         # Where clients find this broker. Known after `open`.
@@ -105,6 +107,7 @@ class BrokerProcess:
             message_events=self._events.wants("message.appended"),
             create_topics=self._create_topics,
             snapshot_every_bytes=self._snapshot_every,
+            background=self._background,
         )
         log = self._shell.log
         self._events.emit(
@@ -142,6 +145,7 @@ class BrokerProcess:
             if self._shell is not None:
                 self._shell.close(clean=clean)
         finally:
+            self._background.close()
             self._transport.close()
 
 

@@ -8,10 +8,10 @@ the plain classes, and the places cost nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..storage.log import FencedLog, SnapshotInfo, StoredRecord
+from ..storage.log import FencedLog, StoredRecord
 from .os_disk import OsDisk
 from .settings import BadSetting
 
@@ -91,7 +91,6 @@ class CrashingLog(FencedLog):
     """Dies around a sync, inside a snapshot, or on replay. Open it with `log_opener`."""
 
     point: CrashPoint
-    _in_snapshot = False
 
     def sync(self) -> int:
         grows = self.end > self.durable_end
@@ -102,19 +101,9 @@ class CrashingLog(FencedLog):
             self.point.visit(AFTER_SYNC_BEFORE_REPLY)
         return end
 
-    def check_fence(self) -> None:
-        super().check_fence()
-        if self._in_snapshot:  # the parts are written, the name is not in place yet
-            self.point.visit(DURING_SNAPSHOT)
-
-    def write_snapshot(
-        self, position: int, parts: Mapping[str, bytes], keep: Collection[str] = ()
-    ) -> SnapshotInfo:
-        self._in_snapshot = True
-        try:
-            return super().write_snapshot(position, parts, keep)
-        finally:
-            self._in_snapshot = False
+    def look_at_fence(self) -> None:
+        super().look_at_fence()  # the parts are written, the name is not in place yet
+        self.point.visit(DURING_SNAPSHOT)
 
     def replay(self, position: int) -> Iterator[StoredRecord]:
         for record in super().replay(position):

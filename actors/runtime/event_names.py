@@ -54,6 +54,7 @@ EVENTS: dict[str, EventKind] = {
     ),
     "log.disk_ok": _info("The disk has room again: writes continue", ""),
     "snapshot.written": _info("A snapshot is durable", "position parts bytes"),
+    "file.made": _debug("A file of a core's state was written beside the log", "name bytes"),
     "snapshot.fallback": _info(
         "Recovery passed over a damaged snapshot and used an older one", "position reason"
     ),

@@ -9,6 +9,7 @@ descriptors that were open when it happened (fsyncgate, 2018).
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import sys
 
@@ -143,6 +144,15 @@ class OsDisk:
     def open(self, path: str, *, write: bool = False) -> OsFile:
         flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
         return OsFile(with_descriptor(os.open, path, flags), path)
+
+    def map(self, path: str) -> memoryview:
+        descriptor = with_descriptor(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_size == 0:  # mmap(2) refuses it
+                return memoryview(b"")
+            return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+        finally:
+            os.close(descriptor)
 
     def rename(self, old: str, new: str) -> None:
         os.replace(old, new)

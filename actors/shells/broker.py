@@ -13,7 +13,7 @@ from typing import Any
 from ..core.broker.core import BrokerCore, CheckFence
 from ..driver import Driver
 from ..limits import LIMITS, SNAPSHOT_EVERY_BYTES, Limits
-from ..ports import Clock, Events, Transport
+from ..ports import Background, Clock, Events, Transport
 from ..storage.disk import Disk
 from ..storage.document import Owner
 from ..storage.log import FencedLog
@@ -42,13 +42,15 @@ class BrokerShell:
         snapshot_every_bytes: int | None = SNAPSHOT_EVERY_BYTES,
         snapshot_at_close_bytes: int = REPLAY_WORTH_A_SNAPSHOT_BYTES,
         limits: Limits = LIMITS,
+        background: Background | None = None,
     ) -> None:
         """Recover the log in `directory`, or make one; bind; take the next generation.
 
         `bind` returns the transport; the caller closes it. `open_log` has the parameters of
         `FencedLog.open`, where `owner`, `takeover` and `end_owner` are described. `entropy` draws 16
         random bytes. Without `create_topics` a send or a consumer creates no topic.
-        `snapshot_every_bytes` None writes no snapshots, also not in `close`.
+        `snapshot_every_bytes` None writes no snapshots, also not in `close`. Files are written in
+        `background` (None: in the turn); the caller closes it.
 
         Raises LogInUse (another broker owns the directory), CorruptLog, DiskFull,
         UnsupportedFormat, Fenced, OSError and what `bind` raises: the log is closed then.
@@ -68,6 +70,7 @@ class BrokerShell:
         self.core = BrokerCore(
             log.log_id,
             log.lineage,
+            secret=log.secret(entropy),
             entropy=entropy,
             message_events=message_events,
             create_topics=create_topics,
@@ -81,6 +84,8 @@ class BrokerShell:
             events,
             perform=self._perform,
             snapshot_every_bytes=snapshot_every_bytes,
+            files=self.core.state,
+            background=background,
         )
         try:
             self._driver.open_log(log, directory)

@@ -18,6 +18,7 @@ from .processes.consumer_table import SimTableConsumer
 from .processes.handler import Group
 from .processes.operator import SimOperator
 from .processes.population import Population
+from .processes.restored import Backup, RestoredBroker
 from .processes.role import SimRole
 from .trace import Violation
 
@@ -141,10 +142,32 @@ def validate(people: Population) -> None:
             read_back(disks[grant.host], grant.path, people.world.ledgers[grant.host, grant.path])
     for database in people.databases.values():
         database.read_back()
+    for number, backup in enumerate(people.backups):
+        restore(people, backup, number, disks)
     if "copied ledger" not in people.world.plan.faults:
         # A copy that was granted may cut its commits elsewhere than its original did, whose outputs
         # the log holds: the same messages in other batches, which the proof takes for other outputs.
         prove_files(people, disks)
+
+
+def restore(people: Population, backup: Backup, number: int, disks: dict[str, SimDisk]) -> None:
+    """Start the broker from a backup; each ledger and producer that relied on more must be refused."""
+    broker = RestoredBroker(people.world, backup, number)
+    try:
+        ledgers = [
+            (role, disks[grant.host])
+            for place, grant in people.world.oracle.grants.items()
+            for role in _members(people)
+            if _is_granted(role, place, grant) and not isinstance(role, SimTableConsumer)
+        ]
+        for role, _ in ledgers:
+            broker.grow(role.group.topic, role.partition, role.model.next_offset)
+        for role, disk in ledgers:
+            broker.meet_ledger(role, disk)
+        for producer in people.producers:
+            broker.meet_producer(producer)
+    finally:
+        broker.close()
 
 
 def prove_files(people: Population, disks: dict[str, SimDisk]) -> None:

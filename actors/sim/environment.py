@@ -28,6 +28,7 @@ from .plan import Plan
 from .trace import Trace
 
 MAIN_ADDRESS = b"broker"
+SMALL_TABLE_IDS = 8
 
 
 class Host:
@@ -97,7 +98,11 @@ class Environment(ABC):
     def __init__(self, plan: Plan, *, trace: bool) -> None:
         self.plan = plan
         # What every process gets, from its start to the end of the run.
-        self.limits: Limits = replace(LIMITS, solitary_messages_max=plan.solitary_max)
+        self.limits: Limits = replace(
+            LIMITS,
+            solitary_messages_max=plan.solitary_max,
+            id_table_ids=SMALL_TABLE_IDS,  # so that runs of ids are made and merged in every world
+        )
         self.clock = SimClock()
         self.trace = Trace(self.clock, keep_all=trace)
         self.network = SimNetwork(self.clock, plan.seed, Faults(delay_max_ms=5))

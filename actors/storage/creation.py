@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..errors import StorageError
-from . import layout, snapshots
+from ..errors import CorruptLog, StorageError
+from . import document, layout, snapshots
 from .disk import Disk, Lock
 from .document import Manifest, Owner, SnapshotInfo
 from .framing import LOG_ID_BYTES
@@ -18,6 +18,7 @@ from .view import LOOKS_MAX, View, highest_complete, read_latest
 # Start of a log that begins with a snapshot and has no records below it. It is not 0, because a
 # log that starts at 0 may be replayed without any snapshot.
 SNAPSHOT_START = 1
+SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def _first_generation(disk: Disk, directory: str, beginning: _Beginning) -> None
         # The manifest makes the generation complete, so it is written last.
         if beginning.parts is not None:
             info = SnapshotInfo(beginning.log_id, number, start, 0, [])
-            snapshots.write(disk, path, info, beginning.parts, [], before_rename=lambda: None)
+            snapshots.write(disk, path, info, beginning.parts, [], lambda: None)
         manifest = Manifest(
             log_id=beginning.log_id,
             lineage=beginning.log_id,
@@ -169,3 +170,19 @@ def hold_lock(disk: Disk, directory: str) -> Lock | None:
             return lock
         lock.release()
     return None
+
+
+def read_or_make_secret(disk: Disk, directory: str, draw: Callable[[], bytes]) -> bytes:
+    """Return the secret of the log in `directory`; `draw` gives 16 random bytes. Raises OSError."""
+    path = posixpath.join(directory, layout.SECRET)
+    with contextlib.suppress(FileNotFoundError, CorruptLog, KeyError, ValueError):
+        found = bytes.fromhex(
+            document.decode("secret", layout.read_file(disk, path), path)["secret"]
+        )
+        if len(found) == SECRET_BYTES:
+            return found
+    made = draw() + draw()
+    layout.replace(
+        disk, directory, layout.SECRET, document.encode("secret", {"secret": made.hex()})
+    )
+    return made

@@ -92,6 +92,12 @@ class Disk(Protocol):
     def open(self, path: str, *, write: bool = False) -> File:
         """Open an existing file. Raises FileNotFoundError."""
 
+    def map(self, path: str) -> bytes | memoryview:
+        """Return the bytes of a file that never changes again, without reading them all.
+
+        Valid until the last reference is gone, also after the name is. Raises FileNotFoundError.
+        """
+
     def rename(self, old: str, new: str) -> None:
         """Rename within one directory, replacing `new` if it exists."""
 

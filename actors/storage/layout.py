@@ -1,8 +1,9 @@
 """Names on disk, and the few file habits that every writer here shares.
 
 DIR/gen-<20 digits>/MANIFEST  LOCK  START  <20 digits>.log
-                    snap-<20 digits>.snapshot  part-<20 digits>-<n>.part
+                    snap-<20 digits>.snapshot  part-<20 digits>-<n>.part  map-<20 digits>-<n>.map
 DIR/CREATE.lock
+DIR/SECRET
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .document import DOCUMENT_BYTES_MAX
 MANIFEST = "MANIFEST"
 LOCK = "LOCK"
 START = "START"
+SECRET = "SECRET"  # noqa: S105 - the name of a file
 CREATE_LOCK = "CREATE.lock"
 PROBE = "RESERVE.tmp"
 TEMPORARY = ".tmp"
@@ -30,7 +32,7 @@ COPY_BYTES = 1024 * 1024  # bounds the memory of a copy
 _GENERATION = re.compile(r"gen-([0-9]{20})\Z", re.ASCII)
 _SEGMENT = re.compile(r"([0-9]{20})\.log\Z", re.ASCII)
 _SNAPSHOT = re.compile(r"snap-([0-9]{20})\.snapshot\Z", re.ASCII)
-_PART = re.compile(r"part-[0-9]{20}-([0-9]+)\.part\Z", re.ASCII)
+_PART = re.compile(r"(?:part|map)-[0-9]{20}-([0-9]+)\.(?:part|map)\Z", re.ASCII)
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})  # a quota is a full disk too
 # What link(2) answers where a file system has no hard links, or forbids one more of them.
@@ -53,6 +55,15 @@ def snapshot_name(position: int) -> str:
 
 def part_name(position: int, serial: int) -> str:
     return f"part-{position:020d}-{serial}.part"
+
+
+def mapped_name(position: int, serial: int) -> str:
+    """Return the name of a part that readers map instead of reading it."""
+    return f"map-{position:020d}-{serial}.map"
+
+
+def is_mapped(name: str) -> bool:
+    return name.endswith(".map")
 
 
 def _numbers(pattern: re.Pattern[str], names: list[str]) -> list[int]:

@@ -7,6 +7,7 @@
         .reserve .append .sync .attest .check_fence              one turn of a writer
         .read .replay                                            records by position
         .snapshots .read_snapshot .write_snapshot .discard       compaction
+        .part_writer .snapshot_writer                            the same beside the turn
         .close
 
 A failed write, sync, rename or close is final. Whether those bytes are on disk is unknown (after a
@@ -17,32 +18,79 @@ rolling or making a snapshot (`DiskFull`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import count, pairwise
 
 from ..errors import CorruptLog, DiskFull, Fenced, OnceMQError, StorageError
 from ..limits import SEGMENT_BYTES
 from . import layout, snapshots
 from .by_position import RecordReader, StoredRecord
-from .creation import LogIdentity, create, hold_lock, identity
+from .creation import LogIdentity, create, hold_lock, identity, read_or_make_secret
 from .disk import Disk
-from .document import Owner, SnapshotInfo
+from .document import Owner, Part, SnapshotInfo
 from .framing import BadFrame
-from .recovery import Opened, Opening, superseded
+from .recovery import Opened, Opening, check_fence, superseded
 from .scan import TailCut
+from .snapshots import Mapped
 from .view import View, chain_before, highest_complete, known_chain
 from .writing import SegmentWriter
 
 __all__ = [
     "FencedLog",
     "LogIdentity",
+    "Mapped",
+    "PartWriter",
     "SnapshotInfo",
+    "SnapshotWriter",
     "StoredRecord",
     "TailCut",
     "create",
     "hold_lock",
     "identity",
 ]
+
+
+class SnapshotWriter:
+    """A snapshot in the making. `write` may run in another thread, `finish` follows in the turn."""
+
+    def __init__(
+        self,
+        write: Callable[[Mapping[str, bytes]], list[SnapshotInfo]],
+        stand: Callable[[list[SnapshotInfo]], None],
+    ) -> None:
+        self._write = write
+        self._stand = stand
+        self._kept: list[SnapshotInfo] = []
+
+    def write(self, parts: Mapping[str, bytes]) -> None:
+        """Put the snapshot in place and delete what it replaces. Raises DiskFull, or is final."""
+        self._kept = self._write(parts)
+
+    def finish(self) -> SnapshotInfo:
+        """Let the log know of it."""
+        self._stand(self._kept)
+        return self._kept[0]
+
+
+class PartWriter:
+    """A mapped part in the making. `write` may run in another thread, `finish` in the turn."""
+
+    def __init__(
+        self,
+        write: Callable[[Iterable[bytes], Callable[[], bool]], tuple[int, int] | None],
+        stand: Callable[[tuple[int, int] | None], Mapped | None],
+    ) -> None:
+        self._write = write
+        self._stand = stand
+        self._written: tuple[int, int] | None = None
+
+    def write(self, pieces: Iterable[bytes], stop: Callable[[], bool] = lambda: False) -> None:
+        """Raises DiskFull, or is final. Where `stop` returns True, nothing is left behind."""
+        self._written = self._write(pieces, stop)
+
+    def finish(self) -> Mapped | None:
+        """Return the part, which the next snapshot may keep by its name; None: nothing was made."""
+        return self._stand(self._written)
 
 
 class FencedLog:
@@ -71,6 +119,10 @@ class FencedLog:
         self._trusted_from = view.firsts[-1]
         self._reader = RecordReader(disk, view.path, view.firsts, view.place.seed)
         self._snapshots: list[SnapshotInfo] | None = None  # whole ones, newest first; None: unread
+        self._serials: Iterator[int] | None = None  # of mapped files; None: none was made yet
+        # Parts that were written ahead and that no snapshot has named yet, by name.
+        self._ahead: dict[str, Part] = {}
+        self._unfinished: set[str] = set()  # files of parts that are being written ahead
         self._failure: BaseException | None = None  # final: every later call raises it
         self._closed = False
         self._names_seen: list[str] = []  # in the directory, when the last look found no successor
@@ -225,6 +277,22 @@ class FencedLog:
             raise self._failed(StorageError(f"{self._name} is missing in {self._directory}"))
         self._names_seen = names
 
+    def secret(self, draw: Callable[[], bytes]) -> bytes:
+        """Return the 32 secret bytes of this log, which no client ever learns; made where missing.
+
+        Everything that was made under it can be made again from the records, so a lost or damaged
+        secret is replaced. Raises OSError.
+        """
+        self._check_usable()
+        try:
+            return read_or_make_secret(self._disk, self._directory, draw)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def look_at_fence(self) -> None:
+        """As `check_fence`, for work beside the turn: nothing is remembered. Raises Fenced."""
+        check_fence(self._disk, self._directory, self.generation)
+
     # --- reading ---------------------------------------------------------------------------------
 
     def read(self, position: int, max_bytes: int, *, end: int | None = None) -> list[StoredRecord]:
@@ -260,43 +328,92 @@ class FencedLog:
         self._snapshots = found
         return list(found)
 
-    def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
+    def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes | Mapped]:
         """Raises CorruptLog."""
         self._check_usable()
-        return {
-            part.name: snapshots.read_part(self._disk, self._view.path, part) for part in info.parts
-        }
+        return snapshots.load(self._disk, self._view.path, info)
 
     def write_snapshot(
         self, position: int, parts: Mapping[str, bytes], keep: Collection[str] = ()
     ) -> SnapshotInfo:
         """Write a snapshot of the state after all records below `position` (a group's end).
 
-        `parts` are new; `keep` names parts of the newest snapshot that have not changed. Raises
-        DiskFull: then the new files are deleted and the older snapshots stand.
+        `parts` are new; `keep` names parts of the newest snapshot that have not changed, and parts
+        that were written ahead. Raises DiskFull: then the new files are deleted and the older
+        snapshots stand.
         """
+        writer = self.snapshot_writer(position, keep)
+        writer.write(parts)
+        return writer.finish()
+
+    def snapshot_writer(self, position: int, keep: Collection[str] = ()) -> SnapshotWriter:
+        """Begin a snapshot, which may then be written beside the turn; one at a time."""
         self._check_usable()
         if position > self._view.end:
             raise ValueError(f"a snapshot at {position}, above the durable end {self._view.end}")
         known = self.snapshots() if self._snapshots is None else self._snapshots
-        both = sorted(set(parts) & set(keep))
-        if both:
-            raise ValueError(f"parts given and kept: {both}")
-        kept = snapshots.pick(known, keep)
+        kept = snapshots.pick(known, self._ahead, keep)
         try:
             chain = chain_before(self._disk, self._view, position)
-            blank = SnapshotInfo(self.log_id, self.generation, position, chain, [])
-            path = self._view.path
-            info = snapshots.write(self._disk, path, blank, parts, kept, self.check_fence)
-            older = [other for other in known if other.position != position]
-            self.check_fence()  # before deleting: a successor may be linking these files
-            self._snapshots = snapshots.prune(self._disk, path, [info, *older])
         except BadFrame as bad:
             raise ValueError(f"no group ends at {position}: {bad}") from None
-        except (OSError, CorruptLog) as error:
-            raise self._failed(error) from error
-        self._view.snapshots = sorted(other.position for other in self._snapshots)
-        return info
+        blank = SnapshotInfo(self.log_id, self.generation, position, chain, [])
+        # A part ahead that this snapshot does not name will not be named by a later one.
+        spare = {part.file for part in self._ahead.values() if part.name in keep}
+        self._ahead = {part.name: part for part in self._ahead.values() if part.name in keep}
+        # What is there now and no snapshot needs may go; what is made from now on may not.
+        there = set(layout.parts_in(self._disk.list(self._view.path)))
+        spent = there - spare - self._unfinished
+
+        def write(parts: Mapping[str, bytes]) -> list[SnapshotInfo]:
+            both = sorted(set(parts) & {part.name for part in kept})
+            if both:
+                raise ValueError(f"parts given and kept: {both}")
+            try:
+                info = snapshots.write(
+                    self._disk,
+                    self._view.path,
+                    blank,
+                    parts,
+                    kept,
+                    self.look_at_fence,
+                )
+                # Before anything is deleted: a successor may be linking these files.
+                self.look_at_fence()
+                older = [other for other in known if other.position != position]
+                return snapshots.prune(self._disk, self._view.path, [info, *older], spent)
+            except (OSError, CorruptLog, Fenced) as error:
+                raise self._failed(error) from error
+
+        return SnapshotWriter(write, self._adopt)
+
+    def _adopt(self, kept: list[SnapshotInfo]) -> None:
+        self._snapshots = kept
+        self._view.snapshots = sorted(other.position for other in kept)
+
+    def part_writer(self, name: str) -> PartWriter:
+        """Begin a part that is mapped, not read, and is written ahead of its snapshot."""
+        self._check_usable()
+        if self._serials is None:
+            there = layout.parts_in(self._disk.list(self._view.path))
+            self._serials = count(max(there.values(), default=-1) + 1)
+        file = layout.mapped_name(self._view.end, next(self._serials))
+        self._unfinished.add(file)
+
+        def write(pieces: Iterable[bytes], stop: Callable[[], bool]) -> tuple[int, int] | None:
+            try:
+                return snapshots.write_mapped(self._disk, self._view.path, file, pieces, stop)
+            except OSError as error:
+                raise self._failed(error) from error
+
+        def stand(written: tuple[int, int] | None) -> Mapped | None:
+            self._unfinished.discard(file)
+            if written is None:
+                return None
+            self._ahead[name] = Part(name, file, *written)
+            return snapshots.map_part(self._disk, self._view.path, file)
+
+        return PartWriter(write, stand)
 
     def discard(self, below: int) -> int:
         """Delete whole sealed segments below `below` that no kept snapshot needs; return `start`."""

@@ -141,6 +141,9 @@ class MemoryDisk:
     def open(self, path: str, *, write: bool = False) -> MemoryFile:
         return MemoryFile(self, self._node(path), path, writable=write)
 
+    def map(self, path: str) -> bytes:
+        return bytes(self._node(path).data)
+
     def rename(self, old: str, new: str) -> None:
         node = self._node(old)
         new = posixpath.normpath(new)

@@ -17,6 +17,7 @@ from .creation import sync_end
 from .disk import Disk
 from .document import Manifest, SnapshotInfo
 from .recovery import being_made
+from .snapshots import Mapped
 from .view import LOOKS_MAX, View, highest_complete, known_chain, read_latest
 
 
@@ -83,13 +84,10 @@ class LogReader:
         except (CorruptLog, FileNotFoundError) as error:
             self._replaced(error)
 
-    def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
+    def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes | Mapped]:
         """Raises CorruptLog."""
         try:
-            return {
-                part.name: snapshots.read_part(self._disk, self._view.path, part)
-                for part in info.parts
-            }
+            return snapshots.load(self._disk, self._view.path, info)
         except CorruptLog as error:
             self._replaced(error)
 

@@ -5,8 +5,10 @@ The next head names an unchanged part again, so a snapshot costs only what chang
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from zlib import crc32
 
 from ..errors import CorruptLog, DiskFull
@@ -61,6 +63,56 @@ def read_part(disk: Disk, path: str, part: Part, *, keep: bool = True) -> bytes:
     return b"".join(pieces)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Mapped:
+    """A part that was not read: its bytes never change, and carry checksums of their own."""
+
+    buffer: bytes | memoryview
+    path: str  # for errors
+
+
+def load(disk: Disk, path: str, info: SnapshotInfo) -> dict[str, bytes | Mapped]:
+    """Return all parts by name. Raises CorruptLog."""
+    found: dict[str, bytes | Mapped] = {}
+    for part in info.parts:
+        if layout.is_mapped(part.file):
+            found[part.name] = map_part(disk, path, part.file)
+        else:
+            found[part.name] = read_part(disk, path, part)
+    return found
+
+
+def map_part(disk: Disk, path: str, file: str) -> Mapped:
+    """Raises CorruptLog."""
+    name = posixpath.join(path, file)
+    try:
+        return Mapped(disk.map(name), name)
+    except FileNotFoundError:
+        raise CorruptLog(name, 0, "a part of a snapshot is missing") from None
+
+
+def check_parts(disk: Disk, path: str, info: SnapshotInfo) -> None:
+    """Check every part: of a mapped one that it is there in its length. Raises CorruptLog.
+
+    A mapped part may be larger than all others together, and carries checksums of its own.
+    """
+    for part in info.parts:
+        if layout.is_mapped(part.file):
+            _check_length(disk, posixpath.join(path, part.file), part)
+        else:
+            read_part(disk, path, part, keep=False)
+
+
+def _check_length(disk: Disk, name: str, part: Part) -> None:
+    try:
+        with contextlib.closing(disk.open(name)) as file:
+            if file.length() != part.length:
+                at = min(file.length(), part.length)
+                raise CorruptLog(name, at, f"a part of {part.length} bytes was promised")
+    except FileNotFoundError:
+        raise CorruptLog(name, 0, "a part of a snapshot is missing") from None
+
+
 def usable(disk: Disk, view: View) -> tuple[list[SnapshotInfo], list[CorruptLog]]:
     """Return (undamaged snapshots that the log can continue, newest first; damage passed over).
 
@@ -75,8 +127,7 @@ def usable(disk: Disk, view: View) -> tuple[list[SnapshotInfo], list[CorruptLog]
         try:
             info = read_head(disk, view.path, position, view.manifest.log_id)
             _check_chain(disk, view, info)
-            for part in info.parts:
-                read_part(disk, view.path, part, keep=False)
+            check_parts(disk, view.path, info)
         except CorruptLog as error:
             damage.append(error)
             continue
@@ -138,15 +189,45 @@ def write(
     return info
 
 
+def write_mapped(
+    disk: Disk, path: str, file: str, pieces: Iterable[bytes], stop: Callable[[], bool]
+) -> tuple[int, int] | None:
+    """Write a part that is mapped later; return its length and CRC, None where `stop` said so.
+
+    Its name becomes durable with the head that names it. Raises DiskFull, having cleaned up.
+    """
+    name = posixpath.join(path, file)
+    at = crc = 0
+    try:
+        with contextlib.closing(disk.create(name)) as target:
+            for piece in pieces:
+                if stop():
+                    break
+                target.write(piece, at)
+                crc = crc32(piece, crc)
+                at += len(piece)
+            else:
+                target.sync()
+                return at, crc
+    except OSError as error:
+        if error.errno not in layout.FULL:
+            raise
+        layout.remove(disk, name)
+        raise DiskFull(f"no room for {name}") from error
+    layout.remove(disk, name)
+    return None
+
+
 def _read_back(disk: Disk, path: str, info: SnapshotInfo) -> None:
     if read_head(disk, path, info.position, info.log_id) != info:
         raise CorruptLog(path, 0, f"the snapshot at {info.position} reads back changed")
-    for part in info.parts:
-        read_part(disk, path, part, keep=False)
+    check_parts(disk, path, info)
 
 
-def prune(disk: Disk, path: str, known: Sequence[SnapshotInfo]) -> list[SnapshotInfo]:
-    """Delete all but the newest snapshots of `known`, and parts that none of those names."""
+def prune(
+    disk: Disk, path: str, known: Sequence[SnapshotInfo], spent: Collection[str]
+) -> list[SnapshotInfo]:
+    """Delete all but the newest snapshots of `known`, and of `spent` the parts that none names."""
     kept = list(known[:SNAPSHOTS_KEPT])
     heads = {layout.snapshot_name(info.position) for info in kept}
     files = {part.file for info in kept for part in info.parts}
@@ -154,7 +235,7 @@ def prune(disk: Disk, path: str, known: Sequence[SnapshotInfo]) -> list[Snapshot
     for position in layout.snapshots_in(names):  # heads first: a head never names what is gone
         if layout.snapshot_name(position) not in heads:
             layout.remove(disk, posixpath.join(path, layout.snapshot_name(position)))
-    stale = [name for name in layout.parts_in(names) if name not in files]
+    stale = sorted(set(spent) - files)
     if stale:
         disk.sync_directory(path)
         for name in stale:
@@ -201,9 +282,15 @@ def write_start(disk: Disk, path: str, start: int) -> None:
     layout.replace(disk, path, layout.START, document.encode("start", {"start": start}))
 
 
-def pick(previous: Sequence[SnapshotInfo], keep: Collection[str]) -> list[Part]:
-    """Return the parts of the newest previous snapshot named in `keep`. Raises ValueError."""
+def pick(
+    previous: Sequence[SnapshotInfo], ahead: Mapping[str, Part], keep: Collection[str]
+) -> list[Part]:
+    """Return the parts named in `keep`, of the newest previous snapshot or written ahead.
+
+    Raises ValueError.
+    """
     table = {part.name: part for part in previous[0].parts} if previous else {}
+    table.update(ahead)
     unknown = [name for name in keep if name not in table]
     if unknown:
         raise ValueError(f"the previous snapshot has no part named {sorted(unknown)}")

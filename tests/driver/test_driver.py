@@ -137,8 +137,11 @@ class World:
     def read_snapshot(self, info):
         return info.parts
 
-    def write_snapshot(self, position, parts, keep):
-        self.pictures.insert(0, (position, dict(parts)))
+    def snapshot_writer(self, position, keep):
+        def write(parts):
+            self.pictures.insert(0, (position, dict(parts)))
+
+        return types.SimpleNamespace(write=write, finish=lambda: None)
 
     def discard(self, below):
         self.trace.append(("discard", below))

@@ -45,7 +45,7 @@ class World:
         log = FencedLog.open(
             MemoryDisk(), "log", generation=None, owner=OWNER, create_log_id=bytes(range(16))
         )
-        core = BrokerCore(log.log_id, log.lineage, entropy=lambda: b"E" * 16)
+        core = BrokerCore(log.log_id, log.lineage, secret=b"S" * 32, entropy=lambda: b"E" * 16)
         self.log = log
         self.driver = Driver(core, self, self, self, perform=self.work)
         self.driver.open_log(log, "data")

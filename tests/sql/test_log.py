@@ -18,6 +18,7 @@ from oncemq.errors import (
     StorageError,
     UnsupportedFormat,
 )
+from oncemq.history import NO_PLACE, Place
 from oncemq.library.sinks.opening import open_sink
 from oncemq.records import Committed, LedgerStarted
 from oncemq.shells.tables.ledger import SqlLedger
@@ -397,3 +398,62 @@ def test_a_call_that_waits_for_its_commit_keeps_snapshots_away(owners: Owners) -
     assert log.must_wait()
     with pytest.raises(StorageError, match="open transaction"):
         log.write_snapshot(end, {"ledger": b""}, frozenset())
+
+
+# --- what the ledger relies on in the broker's log -----------------------------------------------
+
+SEEN = Place(b"m" * 16, 4711)
+
+
+def relying(number: int, epoch: int, following: int, seen: Place) -> Committed:
+    record = commit(number, epoch, following)
+    record.seen = seen
+    return record
+
+
+def test_the_row_says_what_the_ledger_relies_on(owners: Owners) -> None:
+    """In the same transaction as the commit; a commit that says nothing leaves it as it is."""
+    log = owners.log(1)
+    put(log, STARTED)
+    assert owners.ledger().peek().seen == NO_PLACE
+    put(log, relying(1, 1, 5, SEEN))
+    assert owners.ledger().peek().seen == SEEN
+    put(log, commit(2, 1, 6))
+    assert owners.ledger().peek().seen == SEEN
+    again = owners.log(2)
+    put(again, relying(3, 2, 7, Place(b"n" * 16, 9)))
+    assert owners.ledger().peek().seen == Place(b"n" * 16, 9)
+
+
+@pytest.mark.parametrize("step", STEPS[:-1])
+def test_a_commit_that_did_not_happen_says_nothing(owners: Owners, step: str) -> None:
+    """Offset and place are one row."""
+    log = owners.log(1)
+    put(log, STARTED)
+
+    def stop(at: str) -> None:
+        if at == step:
+            raise Stop
+
+    owners.at = stop
+    with pytest.raises(Stop):
+        put(log, relying(1, 1, 5, SEEN))
+    owners.at = lambda _step: None
+    facts = owners.ledger().peek()
+    assert (facts.next_offset, facts.seen) == (0, NO_PLACE)
+
+
+def test_tables_without_the_column_are_taken_as_they_are(owners: Owners) -> None:
+    """A look leaves them alone; the next owner adds the column, and all records stay."""
+    log = owners.log(1)
+    put(log, STARTED)
+    put(log, commit(1, 1, 5))
+    log.close()
+    run(owners.sink, "ALTER TABLE oncemq_ledger DROP COLUMN seen")
+    facts = owners.ledger().peek()
+    assert (facts.next_offset, facts.seen) == (5, NO_PLACE)
+    again = owners.log(2)
+    assert kinds(again) == [10, 11]
+    put(again, relying(2, 2, 6, SEEN))
+    facts = owners.ledger().peek()
+    assert (facts.next_offset, facts.seen) == (6, SEEN)

@@ -112,19 +112,20 @@ class BrokerCore:
         log_id: bytes,
         lineage: bytes,
         *,
+        secret: bytes,
         entropy: Callable[[], bytes],
         message_events: bool = False,
         create_topics: bool = True,
         limits: Limits = LIMITS,
     ) -> None:
-        """Own the log `log_id`; `entropy` gives 16 random bytes at each call.
+        """Own the log `log_id` and its `secret`; `entropy` gives 16 random bytes at each call.
 
         Without `create_topics` only CreateTopic makes topics of users. `message_events` adds an event for each message to those for each batch.
         """
         self.log_id = log_id
         self.lineage = lineage
         self.limits = limits
-        self.state = BrokerState(limits)
+        self.state = BrokerState(secret, limits)
         # Generation of the log, which is the broker epoch. 0 before Recovered.
         self.epoch = 0
         self._entropy = entropy

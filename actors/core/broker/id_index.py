@@ -1,111 +1,205 @@
-"""The explicit ids of a topic, with the place and the body hash of each.
+"""The explicit ids of all topics: which are known, where they are stored, and what their bodies are.
 
-Theory of operation. An id gets the next ordinal when its message is applied; arrays at that ordinal
-hold place and body hash. Ids are only ever added, so the state of a snapshot is a row of
-parts of `part_ids` ids: full ones never change and are kept by name, the last one is written
-anew. Dict order is the order of ordinals, which makes the newest ids cheap to reach from the end.
-A batch with nothing known costs one `isdisjoint`, one `set`, one `update` and two `extend`.
+Theory of operation. An entry is the keyed 128-bit fingerprint of topic and id, the place of the
+message and the keyed hash of its body; dedup/tree.py holds them. A batch is judged as columns. All
+hashes are made here, under the secret of this log: a client that lies about its own, or makes two
+bodies collide, gains nothing. A false "known" has one chance in 2^128 for each pair of ids, which
+nobody who does not know the secret can better; there is no false "new".
 
-`IdIndex` is the interface. The one below is exact and in memory, about 170 bytes an id of 20
-bytes; an index that keeps older parts on disk can stand behind the same five methods.
+The entries follow from the records alone, so a lost index is made again by replaying the log.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Sequence
-from itertools import islice
-from typing import NamedTuple, Protocol
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
 
-from ...records import Plain
+import numpy as np
+from numpy.typing import NDArray
 
-_OFFSET_BITS = 48  # leaves 16 bits for the partition: place and partition share one u64
-_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
+from ...batch import BODY_PREFIX_BYTES, Batch, one_size
+from ...dedup.keyed_hash import KeyedHash, Rows, Words
+from ...dedup.run import Run
+from ...dedup.tree import NewRun, Tree
+from ...errors import CorruptLog
+from ...limits import Limits
+from ...outcome import NewFile
+from ...protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET
+from ...records import BatchStored, Plain
+from .verdicts import Runs
 
-
-class Known(NamedTuple):
-    partition: int
-    offset: int
-    body_hash: int
-
-
-class IdIndex(Protocol):
-    """The exact set of a topic's ids."""
-
-    def __len__(self) -> int:
-        """Return how many ids are stored."""
-
-    def all_new(self, ids: list[bytes]) -> bool:
-        """Return whether no id of the batch is known and none comes twice in it."""
-
-    def find(self, tagged: bytes) -> Known | None:
-        """Return where an id is stored, or None."""
-
-    def add(
-        self, ids: Sequence[bytes], hashes: Iterable[int], partition: int, first_offset: int
-    ) -> None:
-        """Take ids that are new, at dense offsets of one partition."""
-
-    def parts(self) -> list[tuple[int, int]]:
-        """Return the ranges of ordinals that make up a snapshot: full parts, then the rest."""
-
-    def freeze(self, start: int, end: int) -> Plain:
-        """Return one of these ranges as a part of a snapshot."""
-
-    def restore(self, part: Plain) -> None:
-        """Take a part that `freeze` returned; parts come in the order of their ranges."""
+_OFFSET_BITS = np.uint64(48)  # leaves 16 bits for the partition: place and partition share a word
+_OFFSET_MASK = np.uint64((1 << 48) - 1)
+_WIDTH = 4  # words of an entry: fingerprint, place, body
+_PREFIX = "run-"
 
 
-class MemoryIdIndex:
-    """All ids in one dict."""
+class Columns(NamedTuple):
+    """What is known of a batch's messages without looking anything up."""
 
-    def __init__(self, part_ids: int) -> None:
-        """`part_ids`: how many ids one part of a snapshot holds."""
-        self._part_ids = part_ids
-        # Tagged id to ordinal. Invariant: ordinals are 0, 1, 2 ... in the order of the dict.
-        self._ordinals: dict[bytes, int] = {}
-        # Partition and offset of each ordinal, packed. Invariant: as long as the dict.
-        self._places: array[int] = array("Q")
-        # Body hash of each ordinal, made by the sender. Invariant: as long as the dict.
-        self._hashes: array[int] = array("Q")
+    high: Words
+    low: Words
+    bodies: Words
+
+
+class Judged(NamedTuple):
+    """The verdicts on a batch, and which of its messages are new."""
+
+    runs: Runs
+    mask: bytes  # of a record that keeps the new ones; b"" if it keeps all, or none
+    kept: int
+
+
+class IdIndex:
+    """All explicit ids of a broker. Its `due`, `made` and `failed` are those of outcome.Files."""
+
+    def __init__(self, secret: bytes, limits: Limits) -> None:
+        self._hash = KeyedHash(secret)
+        # Names the secret without telling it.
+        self._mark = hashlib.blake2b(secret, digest_size=16, person=b"oncemq.mark").digest()
+        self._waiting_max = limits.id_tables_waiting_max
+        self._tree = Tree(_WIDTH, limits.id_table_ids)
 
     def __len__(self) -> int:
-        return len(self._ordinals)
+        return self._tree.count
 
-    def all_new(self, ids: list[bytes]) -> bool:
-        return self._ordinals.keys().isdisjoint(ids) and len(set(ids)) == len(ids)
+    @property
+    def behind(self) -> bool:
+        """Whether so many ids wait to be written that no more may come: memory is bounded."""
+        return self._tree.waiting > self._waiting_max
 
-    def find(self, tagged: bytes) -> Known | None:
-        ordinal = self._ordinals.get(tagged)
-        if ordinal is None:
-            return None
-        place = self._places[ordinal]
-        return Known(place >> _OFFSET_BITS, place & _OFFSET_MASK, self._hashes[ordinal])
+    def judge(self, batch: Batch, topic: int, partition: int, first_offset: int) -> Judged:
+        """Judge a batch whose new messages get dense offsets from `first_offset` on.
 
-    def add(
-        self, ids: Sequence[bytes], hashes: Iterable[int], partition: int, first_offset: int
-    ) -> None:
-        ordinal = len(self._ordinals)
-        place = partition << _OFFSET_BITS | first_offset
-        self._ordinals.update(zip(ids, range(ordinal, ordinal + len(ids)), strict=True))
-        self._places.extend(range(place, place + len(ids)))
-        self._hashes.extend(hashes)
-        assert len(self._ordinals) == len(self._places) == len(self._hashes)
+        An id that comes twice in the batch is judged against its first occurrence. Raises
+        CorruptLog.
+        """
+        high, low, bodies = self._columns(batch, topic)
+        known, values = self._tree.find(high, low)
+        origin = _origins(high, low)
+        fresh = ~known if origin is None else ~known & (origin == np.arange(batch.count))
+        kept = int(np.count_nonzero(fresh))
+        runs = Runs()
+        if kept == batch.count:
+            runs.add(kept, STORED, first_offset)
+            return Judged(runs, b"", kept)
+        offsets = np.where(known, values[0] & _OFFSET_MASK, 0).astype(np.int64)
+        # An offset of another partition would mislead: the answer names one partition.
+        offsets[known & (values[0] >> _OFFSET_BITS != partition)] = UNKNOWN_OFFSET
+        offsets[fresh] = np.arange(first_offset, first_offset + kept)
+        originals = np.where(known, values[1], bodies)
+        if origin is not None:
+            again = ~known & ~fresh
+            offsets[again] = offsets[origin[again]]
+            originals[again] = bodies[origin[again]]
+        verdicts = np.where(originals == bodies, DUPLICATE, CONFLICT)
+        verdicts[fresh] = STORED
+        _add_runs(runs, verdicts, offsets)
+        mask = np.packbits(fresh, bitorder="little").tobytes() if kept else b""
+        return Judged(runs, mask, kept)
 
-    def parts(self) -> list[tuple[int, int]]:
-        end, step = len(self._ordinals), self._part_ids
-        return [(start, min(start + step, end)) for start in range(0, end, step)]
+    def add(self, record: BatchStored) -> None:
+        """Take the new ids of a stored batch."""
+        batch = record.batch
+        assert batch is not None, "batches with explicit ids are applied with their columns"
+        high, low, bodies = self._columns(batch, record.topic_number)
+        place = record.partition << int(_OFFSET_BITS) | record.first_offset
+        places = np.arange(place, place + record.kept, dtype=np.uint64)
+        if record.mask:
+            bits = np.unpackbits(np.frombuffer(record.mask, np.uint8), bitorder="little")
+            kept = bits[: batch.count].astype(np.bool_)
+            high, low, bodies = high[kept], low[kept], bodies[kept]
+        self._tree.add(np.stack((high, low, places, bodies)))
 
-    def freeze(self, start: int, end: int) -> Plain:
-        behind = len(self._ordinals) - end
-        ids = list(islice(reversed(self._ordinals), behind, behind + end - start))
-        ids.reverse()
-        return [ids, self._places[start:end].tolist(), self._hashes[start:end].tolist()]
+    def _columns(self, batch: Batch, topic: int) -> Columns:
+        """Make them once: a batch is judged and applied with the same ones."""
+        made: Columns | None = None
+        if batch.digests is not None:
+            salt, made = batch.digests
+            made = made if salt == topic else None
+        if made is None:
+            high, low = self._hash.fingerprints(_ids_of(batch), topic)
+            made = Columns(high, low, self._hash.words(_bodies_of(batch)))
+            batch.digests = (topic, made)
+        return made
 
-    def restore(self, part: Plain) -> None:
-        ids, places, hashes = part
-        ordinal = len(self._ordinals)
-        self._ordinals.update(zip(ids, range(ordinal, ordinal + len(ids)), strict=True))
-        self._places.extend(places)
-        self._hashes.extend(hashes)
-        assert len(self._ordinals) == len(self._places) == len(self._hashes)
+    # --- outcome.Files ---------------------------------------------------------------------------
+
+    def due(self) -> list[NewFile]:
+        return [
+            NewFile(f"{_PREFIX}{new.number}", partial(self._pieces, new))
+            for new in self._tree.due()
+        ]
+
+    def _pieces(self, new: NewRun) -> Iterator[bytes]:
+        return new.pieces(_WIDTH, self._mark)
+
+    def made(self, name: str, buffer: Any, path: str) -> None:
+        """Raises CorruptLog."""
+        run = Run(buffer, path, mark=self._mark, own=True)
+        self._tree.made(_number(name), run)
+
+    def failed(self, name: str) -> None:
+        self._tree.failed(_number(name))
+
+    # --- snapshot --------------------------------------------------------------------------------
+
+    def freeze(self) -> tuple[Plain, list[str]]:
+        """Return a part that holds the newest ids and names the files of all others."""
+        tree = self._tree
+        recent = tree.recent().astype("<u8").tobytes()
+        names = [f"{_PREFIX}{number}" for number in tree.runs]
+        return [self._mark, tree.next_number, names, recent], names
+
+    def restore(self, part: Plain, parts: dict[str, Any]) -> None:
+        """Take what `freeze` returned, and the files it names. Raises CorruptLog."""
+        mark, next_number, names, recent = part
+        if mark != self._mark:
+            raise CorruptLog("", 0, "the index of ids was made under another secret")
+        runs = {
+            _number(name): Run(parts[name].buffer, parts[name].path, mark=mark) for name in names
+        }
+        entries = np.frombuffer(recent, "<u8").reshape(_WIDTH, -1).astype(np.uint64)
+        self._tree.restore(next_number, runs, entries)
+
+
+def _ids_of(batch: Batch) -> Rows:
+    assert batch.id_block is not None
+    if one_size(batch.id_sizes):
+        return Rows(batch.id_block, batch.id_sizes[0], batch.count)
+    return Rows(batch.id_block, batch.id_sizes)
+
+
+def _bodies_of(batch: Batch) -> Rows:
+    payload = memoryview(batch.raw)[batch.payload_start :]
+    if batch.uniform:
+        return Rows(payload, batch.lengths[0] + BODY_PREFIX_BYTES, batch.count)
+    return Rows(payload, np.frombuffer(batch.lengths, np.uint32) + np.uint32(BODY_PREFIX_BYTES))
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix(_PREFIX))
+
+
+def _origins(high: Words, low: Words) -> NDArray[np.intp] | None:
+    """Return the first message with the id of each one; None: every id comes once."""
+    ordered = np.sort(high)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return None
+    first: dict[tuple[int, int], int] = {}
+    pairs = zip(high.tolist(), low.tolist(), strict=True)
+    return np.array([first.setdefault(pair, place) for place, pair in enumerate(pairs)], np.intp)
+
+
+def _add_runs(runs: Runs, verdicts: NDArray[Any], offsets: NDArray[np.int64]) -> None:
+    """Pack neighbours with one verdict and adjacent offsets into one run each."""
+    unknown = offsets == UNKNOWN_OFFSET
+    adjacent = np.where(unknown[:-1], unknown[1:], offsets[1:] == offsets[:-1] + 1)
+    breaks = np.flatnonzero((verdicts[1:] != verdicts[:-1]) | ~adjacent) + 1
+    starts = np.concatenate((np.zeros(1, breaks.dtype), breaks))
+    ends = np.concatenate((breaks, np.array([len(verdicts)], breaks.dtype)))
+    columns = (ends - starts, verdicts[starts], offsets[starts])
+    for count, verdict, offset in zip(*(column.tolist() for column in columns), strict=True):
+        runs.add(count, verdict, offset)

@@ -6,7 +6,7 @@ and refused (the batches between were lost on the way); a lower number is a rese
 the original. Kafka's idempotent producer works so, but keeps only the last five batches.
 
 A batch with explicit ids is ordered by its session and judged by the topic's set of ids, message by
-message. Usually no id is known, which costs a few set operations. A session's counter advances with
+message, in columns (id_index.py). A session's counter advances with
 every final verdict, also with a refusal that a retry cannot mend, and never with one that it can. A
 batch at an earlier counter is judged again but stores nothing new.
 
@@ -15,7 +15,9 @@ Nothing here changes what must survive: the record in the outcome does, when it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 from ...batch import Batch
@@ -39,7 +41,7 @@ from .refusal import Refusal
 from .sessions import SessionTable
 from .state import BrokerState
 from .topics import Partition, Topic
-from .verdicts import Runs, judge_ids, mask_of
+from .verdicts import Runs, kept_of, mask_of
 
 NO_ROOM = "the broker's disk is full: nothing was stored"
 
@@ -82,7 +84,7 @@ class Judge:
         """Judge a batch. Raises OnceMQError or Refusal: then nothing was decided."""
         if self.disk_full:
             raise DiskFull(NO_ROOM)
-        explicit = batch.ids is not None
+        explicit = batch.has_ids
         if explicit != (request.first_sequence < 0) or explicit != bool(request.session):
             raise ProtocolError("a batch has either explicit ids and a session, or numbers")
         if not explicit:
@@ -126,7 +128,7 @@ class Judge:
             )
         if first == expected:
             offset = arrival.partition.end_offset
-            self._store(arrival, [], count, out, duplicates=0)
+            self._store(arrival, b"", count, out, duplicates=0)
             runs = ((count, STORED, offset),)
             produced = Produced(request.request, arrival.at_ms, runs)
             out.sends_after_sync.append(Send(arrival.peer, produced))
@@ -152,7 +154,8 @@ class Judge:
             lookup.tail_at_ms = arrival.at_ms
             lookup.tail_offset = arrival.partition.end_offset
             new = range(known, batch.count)
-            self._store(arrival, list(new), len(new), out, duplicates=known)
+            mask = mask_of(new, batch.count) if known else b""
+            self._store(arrival, mask, len(new), out, duplicates=known)
         self._next_token += 1
         self.lookups[self._next_token] = lookup
         self.go_on(self._next_token, out)
@@ -191,23 +194,18 @@ class Judge:
 
     def _judge_explicit(self, arrival: Arrival, out: Outcome, *, may_store: bool) -> None:
         request, batch = arrival.request, arrival.batch
-        topic, offset = arrival.topic, arrival.partition.end_offset
-        assert batch.ids is not None
-        if may_store and topic.ids.all_new(batch.ids):
-            runs = Runs()
-            runs.add(batch.count, STORED, offset)
-            new: list[int] = []
-            kept = batch.count
-        else:
-            runs, new = judge_ids(topic.ids, batch, arrival.partition.number, offset)
-            kept = len(new)
+        ids = self.state.ids
+        if ids.behind:
+            raise Busy("the index of ids is behind: its files are being written")
+        topic, partition = arrival.topic.number, arrival.partition
+        runs, mask, kept = ids.judge(batch, topic, partition.number, partition.end_offset)
         if kept and not may_store:
             raise UnknownSession(
                 f"batch {request.counter} of a session was answered before and now holds new ids"
             )
         duplicates = runs.count(DUPLICATE)
         if kept:
-            self._store(arrival, new, kept, out, duplicates=duplicates)
+            self._store(arrival, mask, kept, out, duplicates=duplicates)
         elif duplicates:
             out.events.append(
                 (
@@ -227,10 +225,10 @@ class Judge:
         out.sends_after_sync.append(Send(arrival.peer, produced))
 
     def _report_verdicts(self, arrival: Arrival, runs: Runs, out: Outcome) -> None:
-        assert arrival.batch.ids is not None
         number = 0
         for count, verdict, offset in runs.runs:
             if verdict == CONFLICT:
+                assert arrival.batch.ids is not None
                 tagged = arrival.batch.ids[number]
                 fields = {"id": untagged_id(tagged), "offset": offset, "count": count}
                 out.events.append(("id.conflict", {**_place(arrival), **fields}))
@@ -243,11 +241,10 @@ class Judge:
     # --- both ------------------------------------------------------------------------------------
 
     def _store(
-        self, arrival: Arrival, new: list[int], kept: int, out: Outcome, *, duplicates: int
+        self, arrival: Arrival, mask: bytes, kept: int, out: Outcome, *, duplicates: int
     ) -> None:
-        """`new` lists the kept messages unless all are kept."""
+        """`mask` marks the kept messages unless all are kept."""
         request, batch = arrival.request, arrival.batch
-        mask = b"" if kept == batch.count else mask_of(new, batch.count)
         record = BatchStored(
             arrival.topic.number,
             arrival.partition.number,
@@ -276,7 +273,7 @@ class Judge:
         }
         out.events.append(("batch.appended", fields))
         if self.verbose:
-            numbers = new if mask else range(batch.count)
+            numbers = list(compress(range(batch.count), kept_of(mask, batch.count)))
             _report_messages("message.appended", arrival, numbers, record.first_offset, out)
 
 
@@ -301,7 +298,7 @@ def _place(arrival: Arrival) -> dict[str, Any]:
 
 
 def _report_messages(
-    event: str, arrival: Arrival, numbers: list[int] | range, offset: int, out: Outcome
+    event: str, arrival: Arrival, numbers: Sequence[int], offset: int, out: Outcome
 ) -> None:
     request, ids = arrival.request, arrival.batch.ids
     for step, number in enumerate(numbers):

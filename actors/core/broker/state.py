@@ -5,19 +5,19 @@ the same records when it replays the log, so both ways lead to the same state. N
 the broker changes this state; decisions (core.py and its parts) only read it.
 
 A snapshot has three kinds of parts. Topics, producers and groups are small and written whole. The
-ids of a topic and the offset index grow for ever and only at their end: they are cut at fixed
-places into parts that never change once they are full. A snapshot keeps full parts of the snapshot
-before by name; a name stands for the same content for ever.
+offset index grows for ever and only at its end: it is cut at fixed places into parts that never
+change once they are full. Most ids lie in files of their own. A snapshot keeps full parts and files
+by name; a name stands for the same content for ever.
 """
 
 from __future__ import annotations
 
-from itertools import compress
+from typing import TYPE_CHECKING, Any
 
-from ...errors import LogRegressed, ProtocolError
+from ...errors import LogRegressed, ProtocolError, UnsupportedFormat
 from ...history import MARK_BYTES, History, Place
 from ...limits import LIMITS, Limits
-from ...outcome import Snapshot
+from ...outcome import NewFile, Snapshot
 from ...records import (
     BatchStored,
     GroupGranted,
@@ -31,16 +31,22 @@ from ...records import (
 from .groups import GroupTable
 from .producers import ProducerTable
 from .topics import Partition, Topic, TopicTable
-from .verdicts import kept_of
 
-STATE_VERSION = 2
-_UNMARKED_VERSION = 1  # without a part `history`
+if TYPE_CHECKING:
+    from .id_index import IdIndex
+
+# 1 and 2 kept all ids of a topic in parts of their own, 1 had no part `history`.
+STATE_VERSION = 3
 
 
 class BrokerState:
-    """Hard state of the broker."""
+    """Hard state of the broker. Its `due`, `made` and `failed` are those of outcome.Files."""
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
+    def __init__(self, secret: bytes, limits: Limits = LIMITS) -> None:
+        """`secret`: of the log; all hashes of ids and bodies are made under it."""
+        self._secret = secret
+        self._limits = limits
+        self._ids: IdIndex | None = None
         self._offset_part_bytes = limits.offset_part_bytes
         self.topics = TopicTable(limits)
         self.producers = ProducerTable(limits)
@@ -57,6 +63,25 @@ class BrokerState:
         self._frozen: frozenset[str] = frozenset()
         # The same for a snapshot that was handed out, which a full disk may prevent.
         self._offered: frozenset[str] = frozenset()
+
+    @property
+    def ids(self) -> IdIndex:
+        """The explicit ids of all topics. With the first one numpy is loaded, which takes a while."""
+        if self._ids is None:
+            from .id_index import IdIndex
+
+            self._ids = IdIndex(self._secret, self._limits)
+        return self._ids
+
+    def due(self) -> list[NewFile]:
+        return self._ids.due() if self._ids is not None else []
+
+    def made(self, name: str, buffer: Any, path: str) -> None:
+        """Raises CorruptLog."""
+        self.ids.made(name, buffer, path)
+
+    def failed(self, name: str) -> None:
+        self.ids.failed(name)
 
     def partition_of(self, record: BatchStored) -> tuple[Topic, Partition]:
         topic = self.topics.by_number[record.topic_number]
@@ -91,21 +116,11 @@ class BrokerState:
         self.applied_end = position + 1
 
     def _apply_batch(self, record: BatchStored, position: int) -> None:
-        topic, partition = self.partition_of(record)
+        _, partition = self.partition_of(record)
         if record.first_sequence >= 0:
             self.producers.apply_batch(record, position)
         else:
-            batch = record.batch
-            assert batch is not None, "batches with explicit ids are applied with their columns"
-            assert batch.ids is not None
-            assert batch.hashes is not None
-            if record.mask:
-                kept = kept_of(record.mask, record.count)
-                ids = list(compress(batch.ids, kept))
-                hashes = list(compress(batch.hashes, kept))
-                topic.ids.add(ids, hashes, partition.number, record.first_offset)
-            else:
-                topic.ids.add(batch.ids, batch.hashes, partition.number, record.first_offset)
+            self.ids.add(record)
         partition.apply(record, position)
 
     # --- snapshot --------------------------------------------------------------------------------
@@ -120,13 +135,9 @@ class BrokerState:
             "history": [list(begin) for begin in self.history.begins],
         }
         keep = set()
-        for topic in self.topics.by_number:
-            for start, end in topic.ids.parts():
-                name = f"ids-{topic.number}-{start}-{end}"
-                if name in self._frozen:
-                    keep.add(name)
-                else:
-                    parts[name] = topic.ids.freeze(start, end)
+        if self._ids is not None:
+            parts["ids"], files = self._ids.freeze()
+            keep.update(files)
         for start in range(0, self.applied_end, self._offset_part_bytes):
             end = min(start + self._offset_part_bytes, self.applied_end)
             name = f"offsets-{start}-{end}"
@@ -134,7 +145,7 @@ class BrokerState:
                 keep.add(name)
             else:
                 parts[name] = self._freeze_offsets(start, end)
-        self._offered = frozenset(keep | {name for name in parts if "-" in name})
+        self._offered = frozenset(name for name in (*keep, *parts) if name.startswith("offsets-"))
         return Snapshot(parts, frozenset(keep))
 
     def snapshot_written(self) -> None:
@@ -150,20 +161,23 @@ class BrokerState:
 
     def restore(self, parts: dict[str, Plain]) -> None:
         """Become the state that `snapshot` returned; all of it is durable."""
-        version, self.last_at_ms, self.applied_end = parts["broker"]
-        known = (_UNMARKED_VERSION, STATE_VERSION)
-        assert version in known, "the manifest names a newer format before we get here"
+        version, last_at_ms, applied_end = parts["broker"]
+        if version != STATE_VERSION:
+            raise UnsupportedFormat(
+                f"a snapshot of version {version}: this OnceMQ makes the state of version "
+                f"{STATE_VERSION} from the log's records instead"
+            )
+        if "ids" in parts:
+            self.ids.restore(parts["ids"], parts)
+        self.last_at_ms, self.applied_end = last_at_ms, applied_end
         self.topics.restore(parts["topics"])
         self.producers.restore(parts["producers"])
         self.groups.restore(parts["groups"])
-        self.history = History((mark, at) for mark, at in parts.get("history", ()))
-        for name in sorted(parts, key=_place_of):
-            kind = name.partition("-")[0]
-            if kind == "ids":
-                self.topics.by_number[_place_of(name)[0]].ids.restore(parts[name])
-            elif kind == "offsets":
-                self._restore_offsets(parts[name])
-        self._frozen = frozenset(name for name in parts if "-" in name)
+        self.history = History((mark, at) for mark, at in parts["history"])
+        names = [name for name in parts if name.startswith("offsets-")]
+        for name in sorted(names, key=_place_of):
+            self._restore_offsets(parts[name])
+        self._frozen = frozenset(names)
 
     def _restore_offsets(self, part: Plain) -> None:
         for topic_number, partition_number, entries in part:

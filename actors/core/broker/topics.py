@@ -20,7 +20,6 @@ from ...errors import UnknownTopic
 from ...ids import DEAD_SUFFIX, INTERNAL_MARK, check_name, did_you_mean
 from ...limits import Limits
 from ...records import BatchStored, Plain, TopicCreated
-from .id_index import IdIndex, MemoryIdIndex
 from .offset_index import OffsetIndex
 
 _LIKE_TOPICS_MAX = 1_000  # that a mistyped name is compared with
@@ -82,14 +81,9 @@ class Topic:
     partitions: int
     at_ms: int
     limits: Limits
-    # All explicit ids of the topic, over its partitions.
-    ids: IdIndex = field(init=False)
     # Partitions by number, made at first use: a topic may have many that are never used.
     # Invariant: numbers < `partitions`.
     by_number: dict[int, Partition] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.ids = MemoryIdIndex(self.limits.id_part_ids)
 
     def partition(self, number: int) -> Partition:
         found = self.by_number.get(number)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...batch import Batch
-from ...protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET
+from ...protocol import CONFLICT, DUPLICATE, UNKNOWN_OFFSET
 from ...records import BatchStored
-from .id_index import IdIndex
 
 Run = tuple[int, int, int]  # count, verdict, first offset
 
@@ -42,37 +41,6 @@ class Runs:
 
     def count(self, verdict: int) -> int:
         return sum(count for count, found, _ in self.runs if found == verdict)
-
-
-def judge_ids(
-    index: IdIndex, batch: Batch, partition: int, first_offset: int
-) -> tuple[Runs, list[int]]:
-    """Judge a batch with explicit ids; return the verdicts and which messages are new.
-
-    New messages get dense offsets from `first_offset` on. An id that comes twice in the batch is
-    judged against its first occurrence.
-    """
-    assert batch.ids is not None
-    assert batch.hashes is not None
-    runs = Runs()
-    new: list[int] = []
-    here: dict[bytes, tuple[int, int]] = {}
-    for number, (tagged, body_hash) in enumerate(zip(batch.ids, batch.hashes, strict=True)):
-        original = here.get(tagged)
-        if original is None:
-            known = index.find(tagged)
-            if known is None:
-                offset = first_offset + len(new)
-                here[tagged] = (offset, body_hash)
-                new.append(number)
-                runs.add(1, STORED, offset)
-                continue
-            # An offset of another partition would mislead: the answer names one partition.
-            offset = known.offset if known.partition == partition else UNKNOWN_OFFSET
-            original = (offset, known.body_hash)
-        offset, original_hash = original
-        runs.add(1, DUPLICATE if original_hash == body_hash else CONFLICT, offset)
-    return runs, new
 
 
 def judge_bodies(

@@ -14,7 +14,7 @@ from ...codec import wire
 from ...errors import from_code
 from ...limits import LIMITS, SNAPSHOT_EVERY_BYTES, Limits
 from ...outcome import Received
-from ...ports import Clock, Events, Frames
+from ...ports import Background, Clock, Events, Frames
 from ...protocol import Message
 from ...shells.broker import BrokerShell
 from ...storage.disk import Disk
@@ -75,6 +75,7 @@ class InlineBroker:
         entropy: Entropy,
         snapshot_every_bytes: int | None = SNAPSHOT_EVERY_BYTES,
         limits: Limits = LIMITS,
+        background: Background | None = None,
     ) -> None:
         """Open the broker on `directory` and say hello. Raises as BrokerShell does."""
         self._lists = _Lists()
@@ -90,6 +91,7 @@ class InlineBroker:
             entropy=entropy,
             snapshot_every_bytes=snapshot_every_bytes,
             limits=limits,
+            background=background,
         )
         self.ask_one(
             say.Hello(self.number(), say.VERSION_MIN, say.VERSION_MAX, "inline", entropy(), b"", 0)

@@ -9,8 +9,8 @@ import posixpath
 import time
 
 from ...codec import records as record_codec
-from ...codec import wire
 from ...core.consumer.ledger import Ledger
+from ...driver import unpacked
 from ...errors import StorageError
 from ...shells.ledger.file_names import file_name
 from ...storage.disk import Disk
@@ -50,7 +50,7 @@ def _read_once(disk: Disk, directory: str) -> Ledger:
         start = reader.start
         for info in reader.snapshots()[:1]:
             parts = reader.read_snapshot(info)
-            ledger.restore({name: wire.unpack_plain(part) for name, part in parts.items()})
+            ledger.restore(unpacked(parts))
             start = info.position
         for stored in reader.replay(start):
             record = record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)

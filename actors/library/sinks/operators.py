@@ -11,7 +11,7 @@ from ...core.consumer.ledger import Ledger
 from ...errors import BadSink
 from ...ids import IN_DATABASE
 from ...shells.tables import statements
-from ...shells.tables.ledger import OwnerProof, Place, look
+from ...shells.tables.ledger import OfLedger, OwnerProof, look
 from ...shells.tables.orders import give_order, orders_of
 from ...shells.tables.records import Row
 from ...shells.tables.session import Session
@@ -31,7 +31,7 @@ class SinkOffice:
         #: How the broker is told of ledgers that are here.
         self.path = session.shown + IN_DATABASE
 
-    def ledgers(self, group: str | None = None) -> Iterator[tuple[Place, Ledger]]:
+    def ledgers(self, group: str | None = None) -> Iterator[tuple[OfLedger, Ledger]]:
         """Of all groups or of one. Raises CorruptLog, SinkUnavailable."""
         address = address_of(self._sink)
         with looking(address) as rows:
@@ -40,23 +40,23 @@ class SinkOffice:
                     for place, ledger in ledgers_in(rows, address.shown, name).items():
                         yield (name, *place), ledger
 
-    def owner_is_dead(self, place: Place) -> bool:
+    def owner_is_dead(self, place: OfLedger) -> bool:
         row = self._row(place)
         dead = self._proof.prove_dead(row.ledger_id, row.epoch, row.owner)
         self._proof.let_go()
         return dead
 
-    def orders(self, place: Place) -> list[EffectOrder]:
+    def orders(self, place: OfLedger) -> list[EffectOrder]:
         """Those that the owner has not taken."""
         if not self._session.has_table(statements.ORDERS_TABLE):
             return []
         return orders_of(self._session, self._row(place).ledger_id)
 
-    def give(self, place: Place, order: EffectOrder) -> EffectOrder:
+    def give(self, place: OfLedger, order: EffectOrder) -> EffectOrder:
         """Leave an order durably; return the one that stands. Raises SinkLocked."""
         return give_order(self._session, self._row(place).ledger_id, order)
 
-    def _row(self, place: Place) -> Row:
+    def _row(self, place: OfLedger) -> Row:
         row = look(self._session, place)
         assert row is not None, "a ledger that was read stays"
         return row

@@ -184,6 +184,10 @@ class PostgresSession(Session):
     def has_table(self, name: str) -> bool:
         return self.rows("SELECT to_regclass(?) IS NOT NULL", (name,)) == [(True,)]
 
+    def has_column(self, table: str, name: str) -> bool:
+        query = "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass(?) AND attname = ?"
+        return bool(self.rows(query + " AND NOT attisdropped", (table, name)))
+
     def _connect(self) -> None:
         try:
             raw = SinkConnection.connect(

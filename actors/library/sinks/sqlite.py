@@ -135,6 +135,9 @@ class SqliteSession(Session):
     def has_table(self, name: str) -> bool:
         return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type='table' AND name=?", (name,)))
 
+    def has_column(self, table: str, name: str) -> bool:
+        return bool(self.rows("SELECT 1 FROM pragma_table_info(?) WHERE name=?", (table, name)))
+
     def _connect(self) -> None:
         fresh = not os.path.exists(self.path)
         self._check_possible(fresh=fresh)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ...errors import CorruptLog, OnceMQError
 from . import document as documents
@@ -30,6 +31,9 @@ from .document import SnapshotHead
 from .files import Files
 from .frames import Frame, Group
 from .generation import Generation, holds_own_group, numbers_in
+
+if TYPE_CHECKING:
+    from .run import RunFacts
 
 LOOKS_MAX = 100  # how often a look starts over while others replace what it reads
 SUCCESSOR_WAIT_S = 5.0  # for a live process that makes a successor
@@ -153,6 +157,16 @@ class Log(Generation):
             return documents.part_bytes(self._files, self.path, part)
         except FileNotFoundError:
             raise LogMoved(f"{self.path}/{part.file} is gone") from None
+
+    def run(self, part: documents.Part) -> RunFacts:
+        """Return what a file of the index says. Raises CorruptLog, LogMoved."""
+        from .run import read_run
+
+        path = f"{self.path}/{part.file}"
+        try:
+            return read_run(self._files, path)
+        except FileNotFoundError:
+            raise LogMoved(f"{path} is gone") from None
 
     def _newer(self, position: int, end: int, chain: int | None) -> Log:
         """Return where the records of [position, end) lie now. Raises CorruptLog, LogMoved."""

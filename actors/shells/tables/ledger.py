@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ...core.consumer.effect_work import EffectOrder
 from ...core.consumer.work import LedgerPeeked
 from ...errors import CorruptLog, Fenced, SinkLocked, UnsupportedFormat
+from ...history import NO_PLACE, Place
 from ...ids import IN_DATABASE
 from . import statements
 from .log import At, SqlLog, nowhere
@@ -21,7 +22,8 @@ from .orders import orders_of
 from .records import Row
 from .session import Session
 
-Place = tuple[str, str, int]  # group, topic, partition
+OfLedger = tuple[str, str, int]  # group, topic, partition
+Changes = list[tuple[str, tuple[Any, ...]]]  # statements, each with its values
 
 
 class OwnerProof(Protocol):
@@ -56,7 +58,7 @@ class SqlLedger:
         self,
         session: Session,
         proof: OwnerProof,
-        place: Place,
+        place: OfLedger,
         *,
         host: str,
         lost: str = "",
@@ -103,6 +105,7 @@ class SqlLedger:
             dead,
             self._host,
             self.directory,
+            row.seen,
         )
 
     def open(self, epoch: int) -> SqlLog:
@@ -112,7 +115,8 @@ class SqlLedger:
         """
         session = self.session
         session.connect()
-        if not session.has_table(statements.ORDERS_TABLE):  # made before there were effects
+        # Made before there were effects, or marks of histories.
+        if not session.has_table(statements.ORDERS_TABLE) or not _marked(session):
             self._make_tables()
         row = self._look()
         assert row is not None, "a ledger that was peeked at stays"
@@ -189,13 +193,20 @@ class SqlLedger:
     def _make_tables(self) -> None:
         session = self.session
         texts = filter(None, (session.before_tables, *statements.TABLES))
-        self._write([(text.format_map(session.types), ()) for text in texts])
+        add_seen = statements.ADD_SEEN.format_map(session.types)
+        self._write(
+            [(text.format_map(session.types), ()) for text in texts],
+            lambda: [] if _marked(session) else [(add_seen, ())],
+        )
 
-    def _write(self, changes: list[tuple[str, tuple[Any, ...]]]) -> None:
+    def _write(self, changes: Changes, then: Callable[[], Changes] = list) -> None:
+        """One transaction; `then` is asked in it, for changes that depend on what is there."""
         session = self.session
         try:
             session.join(None)
             for statement, values in changes:
+                session.change(statement, values)
+            for statement, values in then():
                 session.change(statement, values)
             session.commit()
         except BaseException:
@@ -207,17 +218,23 @@ class NoTables(Exception):
     """The tables are not there yet."""
 
 
-def look(session: Session, place: Place) -> Row | None:
+def look(session: Session, place: OfLedger) -> Row | None:
     """Return the row of a ledger, None where there is none.
 
     Raises NoTables, UnsupportedFormat, CorruptLog, SinkUnavailable.
     """
     if not session.has_table("oncemq_ledger"):
         raise NoTables
-    found = session.rows(statements.LOOK, place)
+    query = statements.LOOK_SEEN if _marked(session) else statements.LOOK
+    found = session.rows(query, place)
     if not found:
         return None
     return row_of(found[0], session.shown)
+
+
+def _marked(session: Session) -> bool:
+    """Whether the table was made, or changed, by a version whose histories have marks."""
+    return session.has_column(*statements.SEEN_COLUMN)
 
 
 def row_of(fields: tuple[Any, ...], shown: str) -> Row:
@@ -228,10 +245,12 @@ def row_of(fields: tuple[Any, ...], shown: str) -> Row:
         )
     try:
         inputs, owner = json.loads(fields[8]), json.loads(fields[9])
+        place = json.loads(fields[10]) if fields[10:] and fields[10] else None
     except ValueError as error:
         raise CorruptLog(shown + IN_DATABASE, 0, f"no JSON: {error}") from None
     blobs = [bytes(fields[index]) for index in (1, 6, 7)]
-    return Row._make([fields[0], blobs[0], *fields[2:6], blobs[1], blobs[2], inputs, owner])
+    seen = Place(bytes.fromhex(place[0]), place[1]) if place else NO_PLACE
+    return Row._make([fields[0], blobs[0], *fields[2:6], blobs[1], blobs[2], inputs, owner, seen])
 
 
 def _told(owner: Mapping[str, Any]) -> str:

@@ -37,6 +37,22 @@ class _Closes(Protocol):
     def close(self) -> None: ...
 
 
+class _SnapshotWriter:
+    """A snapshot that was begun."""
+
+    def __init__(self, log: SqlLog, position: int, keep: Collection[str]) -> None:
+        self._log = log
+        self._position = position
+        self._keep = keep
+        self._info: SnapshotInfo | None = None
+
+    def write(self, parts: Mapping[str, bytes]) -> None:
+        self._info = self._log.write_snapshot(self._position, parts, self._keep)
+
+    def finish(self) -> SnapshotInfo | None:
+        return self._info
+
+
 class SqlLog:
     """A ledger open for writing under one epoch. Belongs to the I/O thread.
 
@@ -66,6 +82,7 @@ class SqlLog:
         self._snapshot_position = row.snapshot_position
         self._topic_id, self._seen_log_id = row.topic_id, row.log_id
         self._inputs = dict(row.inputs)
+        self._seen = row.seen
         where = f"{session.shown} group {place[0]} {place[1]}/{place[2]}"
         self._tables = RecordTables(session.rows, row.ledger_id, where)
         self._pending: list[tuple[int, int, bytes, bytes]] = []
@@ -138,6 +155,7 @@ class SqlLog:
                 facts.topic_id,
                 facts.log_id,
                 json.dumps(facts.inputs),
+                json.dumps([facts.seen.mark.hex(), facts.seen.position]) if facts.seen.mark else "",
                 *self._place,
                 self.generation,
                 self._commit_no,
@@ -163,6 +181,7 @@ class SqlLog:
         self._commit_no = facts.commit_no
         self._topic_id, self._seen_log_id = facts.topic_id, facts.log_id
         self._inputs = facts.inputs
+        self._seen = facts.seen
         self._facts = _Facts(self)
 
     def attest(self) -> None:
@@ -224,6 +243,15 @@ class SqlLog:
     def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
         """Raises CorruptLog."""
         return {part.name: self._tables.part(part.name) for part in info.parts}
+
+    @property
+    def start(self) -> int:
+        """Records below a snapshot are deleted with it."""
+        return self._snapshot_position
+
+    def snapshot_writer(self, position: int, keep: Collection[str] = ()) -> _SnapshotWriter:
+        """The session belongs to one thread, so both steps are done in the turn."""
+        return _SnapshotWriter(self, position, keep)
 
     def write_snapshot(
         self, position: int, parts: Mapping[str, bytes], keep: Collection[str] = ()
@@ -291,6 +319,7 @@ class _Facts:
         self.commit_no = log._commit_no  # noqa: SLF001
         self.topic_id, self.log_id = log._topic_id, log._seen_log_id  # noqa: SLF001
         self.inputs = dict(log._inputs)  # noqa: SLF001
+        self.seen = log._seen  # noqa: SLF001
         self._epoch = log.generation
         self._place = log._place  # noqa: SLF001
         self.commits = False  # whether there is a commit among them
@@ -308,6 +337,8 @@ class _Facts:
                 self._of_call(record.inputs[0][0])
             self.commits = True
             self.commit_no = record.commit_no
+            if record.seen.mark:
+                self.seen = record.seen
             for topic_id, next_offset in record.inputs:
                 self.inputs[topic_id.hex()] = next_offset
         elif isinstance(record, EffectEnded) and record.how in _ORDERED:

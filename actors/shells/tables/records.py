@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from ...errors import CorruptLog
+from ...history import NO_PLACE, Place
 from ...storage.log import StoredRecord
 from . import statements
 
@@ -37,6 +38,7 @@ class Row(NamedTuple):
     log_id: bytes
     inputs: dict[str, int]  # next offset by topic_id in hexadecimal
     owner: dict[str, Any]
+    seen: Place = NO_PLACE  # in the broker's log: what the ledger relies on
 
 
 class RecordTables:

@@ -515,6 +515,10 @@ class Session(ABC):
     def has_table(self, name: str) -> bool:
         """Whether a table is there, in the I/O thread."""
 
+    @abstractmethod
+    def has_column(self, table: str, name: str) -> bool:
+        """Whether a table has a column, in the I/O thread."""
+
     def _checked(self, work: Callable[[], _T]) -> _T:
         """Do work of ours; whatever the driver says against it is about the database."""
         try:

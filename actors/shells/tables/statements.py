@@ -31,6 +31,7 @@ TABLES = (
         log_id {bytes} NOT NULL,
         inputs {text} NOT NULL,
         owner {text} NOT NULL,
+        seen {text} NOT NULL DEFAULT '',
         PRIMARY KEY (group_name, topic, partition_no)
     )""",
     """CREATE TABLE IF NOT EXISTS oncemq_record (
@@ -61,6 +62,9 @@ TABLES = (
     )""",
 )
 ORDERS_TABLE = "oncemq_effect_order"
+SEEN_COLUMN = ("oncemq_ledger", "seen")
+# For a table that was made before histories had marks.
+ADD_SEEN = "ALTER TABLE oncemq_ledger ADD COLUMN seen {text} NOT NULL DEFAULT ''"
 
 MAKE_LEDGER = (
     "INSERT INTO oncemq_ledger (group_name, topic, partition_no, format, ledger_id, epoch,"
@@ -73,6 +77,7 @@ LOOK = (
     "SELECT format, ledger_id, epoch, commit_no, position, snapshot_position, topic_id, log_id,"
     " inputs, owner FROM oncemq_ledger" + _OF_PLACE
 )
+LOOK_SEEN = LOOK.replace(", owner FROM", ", owner, seen FROM")
 PLACES = (
     "SELECT topic, partition_no FROM oncemq_ledger WHERE group_name = ?"
     " ORDER BY topic, partition_no"
@@ -82,9 +87,8 @@ GROUPS = "SELECT DISTINCT group_name FROM oncemq_ledger ORDER BY group_name"
 CLAIM = "UPDATE oncemq_ledger SET epoch = ?, owner = ?" + _OF_PLACE + " AND epoch < ?"
 # The heart of every commit. No row: a newer owner was here, and nothing of this one counts.
 ADVANCE = (
-    "UPDATE oncemq_ledger SET commit_no = ?, position = ?, topic_id = ?, log_id = ?, inputs = ?"
-    + _OF_PLACE
-    + " AND epoch = ? AND commit_no = ? AND position = ?"
+    "UPDATE oncemq_ledger SET commit_no = ?, position = ?, topic_id = ?, log_id = ?, inputs = ?,"
+    " seen = ?" + _OF_PLACE + " AND epoch = ? AND commit_no = ? AND position = ?"
 )
 ADD_RECORD = (
     "INSERT INTO oncemq_record (ledger_id, position, epoch, kind, meta, body, crc)"

@@ -36,6 +36,9 @@ class SimulatedSession(Session):
     def has_table(self, name: str) -> bool:
         return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type='table' AND name=?", (name,)))
 
+    def has_column(self, table: str, name: str) -> bool:
+        return bool(self.rows("SELECT 1 FROM pragma_table_info(?) WHERE name=?", (table, name)))
+
     def sync_read(self) -> None:
         """A commit whose process was killed before its sync is read here, and may be lost yet."""
         self._checked(self._client.sync_read)

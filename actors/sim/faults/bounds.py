@@ -19,7 +19,7 @@ SMALL: dict[str, tuple[int, ...]] = {
     "sessions_max": (20,),
     "waiting_fetches_max": (8,),
     "turn_bytes_max": (300, 2_000),
-    "id_part_ids": (2, 16),
+    "id_table_ids": (2, 16),
     "offset_part_bytes": (1_000, 10_000),
     "ledger_parts_max": (2, 4),
     "fetch_bytes_default": (200, 1_500),

@@ -48,6 +48,7 @@ FAULTS: dict[str, type[Fault]] = {
         operators.AddressTaken,
         operators.WrongDirectory,
         operators.CopiedLedger,
+        operators.BackUp,
         operators.Seek,
         relay.OutboxAway,
         relay.RelayStuck,

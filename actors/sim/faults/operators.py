@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import os
 
+from ..disk.cuts import KeepEverything
 from ..processes.broker import SimBroker
 from ..processes.consumer import SimConsumer
 from ..processes.operator import SimOperator
+from ..processes.restored import Backup
 from .base import Fault
+
+BACKUPS_MAX = 2  # of a run
 
 
 class Takeover(Fault):
@@ -87,6 +91,25 @@ class CopiedLedger(Fault):
             return False
         role = self.rng.choice(self.people.members)
         return self.people.start_elsewhere(role, copy=True)
+
+
+class BackUp(Fault):
+    """An operator copies the broker's data, at rest or while it runs, and starts the copy at the end.
+
+    What must come of that is in processes/restored.py.
+    """
+
+    name = "backup"
+
+    def strike(self) -> bool:
+        broker, backups = self.people.broker, self.people.backups
+        if len(backups) >= BACKUPS_MAX or not self.world.oracle.topics:
+            return False
+        disk = broker.host.disk.after_power_cut(KeepEverything())
+        live = broker.alive or self.people.spare_broker.alive
+        backups.append(Backup(disk, live))
+        self.world.trace.add("operator", "backup live" if live else "backup at rest")
+        return True
 
 
 class Seek(Fault):

@@ -12,7 +12,8 @@ from itertools import groupby
 from ...codec import batch as batch_codec
 from ...core.consumer.processed import FINGERPRINT_BYTES
 from ...core.consumer.work import CRASHED, RAISED, REJECTED, UNKNOWN_EFFECT
-from ...ids import dead_topic, output_producer, private_topic
+from ...history import NO_PLACE
+from ...ids import dead_topic, output_producer, private_topic, sequence_id
 from ...records import (
     AttemptMarked,
     Committed,
@@ -121,6 +122,9 @@ class LedgerOracle(RecordOracle):
         self.effects: EffectModel | None = None  # None: handlers have none
         self.commit_no = 0
         self.epoch = 0
+        # What it says that it relies on, and the position of the furthest record that it does rely on.
+        self.seen = NO_PLACE
+        self.relied = -1
         self.state: dict[str, bytes] = {}
         self.ids: set[bytes] = set()
         self.next_sequence: dict[Target, int] = {}
@@ -171,6 +175,7 @@ class LedgerOracle(RecordOracle):
             raise Violation("commit number", f"{self.name}: {record.commit_no}")
         self._epoch(record.epoch)
         self.commit_no = record.commit_no
+        self._compare_seen(record)
         if self._moved(record):
             return
         fresh: list[Handled] = []
@@ -217,6 +222,25 @@ class LedgerOracle(RecordOracle):
         if self.effects is not None:
             self.effects.forgotten(order.topic_id, order.next_offset)
         return True
+
+    def _compare_seen(self, record: Committed) -> None:
+        """The place that a ledger relies on lies behind all that it has passed or knows as stored."""
+        broker = self.broker
+        for topic_id, next_offset in record.inputs:
+            log = broker.messages[self._topic_of(topic_id), self.partition]
+            if next_offset > len(log):
+                raise Violation("commit ahead", f"{self.name}: {next_offset}, not {len(log)}")
+            if next_offset:
+                self.relied = max(self.relied, log[next_offset - 1].position)
+        for topic, partition, sequence in record.acked:
+            identity = sequence_id(topic, self.producer, partition, sequence - 1).encode()
+            if identity in broker.by_identity:  # else it is told below
+                self.relied = max(self.relied, broker.by_identity[identity][1].position)
+        self.seen = record.seen if record.seen.mark else self.seen
+        if self.relied >= self.seen.position > 0 or (self.relied >= 0 and not self.seen.mark):
+            raise Violation("place behind", f"{self.name}: {self.seen}, it relies on {self.relied}")
+        if self.seen.mark and self.seen.position > broker.history_end(self.seen.mark):
+            raise Violation("place unknown", f"{self.name}: {self.seen}")
 
     def _epoch(self, epoch: int) -> None:
         if epoch < self.epoch:

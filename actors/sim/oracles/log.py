@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import compress
+from math import inf
 
 from ...codec import records as record_codec
 from ...core.broker.verdicts import kept_of
@@ -113,7 +114,7 @@ class BrokerOracle(RecordOracle):
         self.submitted: dict[bytes, tuple[str, int]] = {}
         self._last_number: dict[tuple[str, str, int], int] = {}
         self._last_at_ms = 0
-        self.marks: list[bytes] = []
+        self.marks: dict[bytes, int] = {}  # with the position where each begins
         self._generation = 0  # of the last mark
 
     def partitions(self) -> dict[str, int]:
@@ -135,19 +136,26 @@ class BrokerOracle(RecordOracle):
         elif isinstance(record, GroupRewound):
             self._rewound(record)
         elif isinstance(record, HistoryBegun):
-            self._history(record)
+            self._history(record, position)
         else:
             raise Violation("foreign record", f"{record} in the broker's log")
         if record.at_ms < self._last_at_ms:
             raise Violation("time goes back", f"{record.at_ms} after {self._last_at_ms}")
         self._last_at_ms = record.at_ms
 
-    def _history(self, record: HistoryBegun) -> None:
+    def _history(self, record: HistoryBegun, position: int) -> None:
         """Each generation begins one history, under a mark of its own."""
         if record.mark in self.marks or record.generation <= self._generation:
             raise Violation("history", f"{record.mark.hex()} of {record.generation} comes late")
-        self.marks.append(record.mark)
+        self.marks[record.mark] = position
         self._generation = record.generation
+
+    def history_end(self, mark: bytes) -> float:
+        """Return where the history under a mark ends, as far as was promised; -1: there is none."""
+        if mark not in self.marks:
+            return -1
+        later = [at for at in self.marks.values() if at > self.marks[mark]]
+        return min(later, default=inf)
 
     def _epoch(self, producer: str, epoch: int) -> None:
         if epoch <= self.producer_epochs.get(producer, 0):

@@ -19,7 +19,7 @@ from .log import BrokerOracle, Place
 
 LEDGERS = (
     "SELECT group_name, topic, partition_no, ledger_id, epoch, commit_no, position,"
-    " snapshot_position, topic_id, inputs FROM oncemq_ledger"
+    " snapshot_position, topic_id, inputs, seen FROM oncemq_ledger"
 )
 RECORDS = (
     "SELECT position, epoch, kind, meta, body FROM oncemq_record"
@@ -93,7 +93,7 @@ class TableOracle:
 
     def _ledger(self, account: Account, place: Place, row: tuple[Any, ...]) -> None:
         model, last = account.model, account.row
-        ledger_id, epoch, commit_no, position, snapshot_position, topic_id, inputs = row
+        ledger_id, epoch, commit_no, position, snapshot_position, topic_id, inputs, seen = row
         account.row = row
         if last and (ledger_id != last[0] or epoch < last[1]):
             raise Violation("zombie row", f"{model.name}: epoch {epoch} after {last[1]}")
@@ -111,6 +111,9 @@ class TableOracle:
             raise Violation("row apart", f"{model.name}: row {position}, records {account.end}")
         if json.loads(inputs).get(topic_id.hex(), 0) != model.next_offset:
             raise Violation("row apart", f"{model.name}: {inputs}, not {model.next_offset}")
+        mark, at = json.loads(seen or '["", 0]')
+        if (bytes.fromhex(mark), at) != model.seen:
+            raise Violation("row apart", f"{model.name}: {seen}, not {model.seen}")
         account.kept = [at for at in account.kept if at >= snapshot_position]
 
     def _payments(self) -> None:

@@ -22,6 +22,7 @@ from .handler import Group
 from .outbox import Outbox, OutboxUser
 from .producer import SimProducer
 from .relay import MakeRelay, SimRelay
+from .restored import Backup
 from .role import SimRole
 from .users import FileUser, RivalUser, User, WebUser
 
@@ -77,6 +78,8 @@ class Population:
             *self.relays,
             *self.members,
         ]
+        # Copies of the broker's data, to be started at the end of the run.
+        self.backups: list[Backup] = []
         # How many were started with another directory than that of their partition.
         self.strangers = 0
 

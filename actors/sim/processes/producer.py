@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ...core.client.producer import Opened
+from ...core.client.send_window import Settled
+from ...history import Place
 from ...shells.producer import ProducerShell
 from ..environment import Environment, Host
 from ..trace import Violation
@@ -20,6 +22,7 @@ class SimProducer(SimRole):
         self._may_send = False  # the producer is open and its topic known
         self._memory: dict[str, int] = {}  # the user's notes in this process
         self._submit_ms = NEVER_MS
+        self.relied = -1  # position of the furthest record whose verdict this process has
 
     def begin(self) -> None:
         world = self.world
@@ -36,6 +39,7 @@ class SimProducer(SimRole):
         )
         self._producer.ask(self.user.topic)
         self._may_send = False
+        self.relied = -1
         self._memory.clear()
         self._submit_ms = NEVER_MS
 
@@ -66,11 +70,23 @@ class SimProducer(SimRole):
             self._look_whether_it_may_send(producer)
         settled = producer.take_settled()
         for one in settled:
+            self._rely(one)
             self.user.settled(one)
         if settled and self._submit_ms == NEVER_MS:
             self._submit_ms = now
         if producer.error is not None:
             self.finish(producer.error)
+
+    def _rely(self, settled: Settled) -> None:
+        stored = self.world.oracle.messages[settled.topic, settled.partition]
+        for count, _, offset in settled.runs:
+            if offset >= 0:
+                self.relied = max(self.relied, stored[offset + count - 1].position)
+
+    @property
+    def place(self) -> Place | None:
+        """What its next hello would name; None while there is no process."""
+        return None if self._producer is None else self._producer.core.connection.place
 
     @property
     def settled(self) -> bool:

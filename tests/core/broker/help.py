@@ -107,6 +107,7 @@ class World:
         self.core = BrokerCore(
             self.log.log_id,
             self.log.lineage,
+            secret=b"S" * 32,
             entropy=lambda: next(self.draw),
             message_events=self.message_events,
             create_topics=self.create_topics,
@@ -119,6 +120,7 @@ class World:
             self.events,
             perform=self.work.append,
             snapshot_every_bytes=self.snapshot_every,
+            files=self.core.state,
         )
         self.driver.open_log(self.log, "data")
         self.turn()

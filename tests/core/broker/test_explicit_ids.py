@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from oncemq.codec import batch as batch_codec
+from oncemq.ids import tagged_id
 from oncemq.limits import LIMITS
 from tests.core.broker.help import World, batch_of, batch_with_ids, refuse, runs
 
@@ -162,12 +164,13 @@ def test_a_batch_with_nothing_new_writes_no_record(world):
     assert world.log.end == end
 
 
-def test_the_fast_path_asks_for_no_single_id(world, monkeypatch):
-    """A batch with nothing known costs set operations only, at any size."""
-    index = world.core.state.topics.get("t").ids
-    monkeypatch.setattr(type(index), "find", lambda *_: pytest.fail("a single id was looked up"))
+def test_a_batch_of_new_ids_makes_no_object_an_id(world):
+    """Ids stay bytes in one block, at any size: the list of them is never made."""
     items = {f"id{n}": str(n) for n in range(5000)}
-    assert runs(world.send_ids(0, items)) == [(5000, "stored", 0)]
+    batch = batch_of(*items.values(), ids=[tagged_id(name) for name in items])
+    parsed = batch_codec.parse(batch.raw, batch.crc, check=True)
+    assert world.core.state.ids.judge(parsed, 0, 0, 0).kept == 5000
+    assert parsed._ids is None
 
 
 def test_message_events_name_each_message():

@@ -30,7 +30,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        tight = Limits(id_part_ids=3, offset_part_bytes=700, offset_index_step_bytes=300)
+        tight = Limits(id_table_ids=3, offset_part_bytes=700, offset_index_step_bytes=300)
         self.world = World(snapshot_every=1500, limits=tight)
         self.world.hello()
         self.world.topic(partitions=PARTITIONS)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncemq.core.broker.id_index import MemoryIdIndex
+from oncemq.core.broker.id_index import IdIndex
 from oncemq.core.broker.offset_index import OffsetIndex
 from oncemq.core.broker.sessions import RecentTable
-from oncemq.core.broker.verdicts import Runs, judge_ids, kept_of, mask_of
-from oncemq.limits import LIMITS
+from oncemq.core.broker.verdicts import Runs, kept_of
+from oncemq.limits import LIMITS, Limits
 from oncemq.protocol import CONFLICT, DUPLICATE, STORED
+from oncemq.records import BatchStored
 from tests.core.broker.help import batch_with_ids
 
 STEP = LIMITS.offset_index_step_bytes
@@ -67,40 +68,24 @@ def test_entries_come_back_from_any_cut(gaps, cut):
     assert again.entries(0, at + 1) == index.entries(0, at + 1)
 
 
-@given(st.lists(st.integers(1, 9), max_size=20), st.integers(1, 7))
-def test_the_id_index_comes_back_from_its_parts(sizes, part_ids):
-    """Ids, places and hashes survive the way through the parts of a snapshot."""
-    index = MemoryIdIndex(part_ids)
-    for number, size in enumerate(sizes):
-        ids = [b"s%d-%d" % (number, place) for place in range(size)]
-        index.add(ids, range(number, number + size), number % 3, 100 * number)
-    again = MemoryIdIndex(part_ids)
-    for start, end in index.parts():
-        assert 0 < end - start <= part_ids
-        again.restore(index.freeze(start, end))
-    assert len(again) == len(index) == sum(sizes)
-    for number, size in enumerate(sizes):
-        for place in range(size):
-            tagged = b"s%d-%d" % (number, place)
-            found = again.find(tagged)
-            assert found == index.find(tagged)
-            assert found == (number % 3, 100 * number + place, number + place)
+def record_of(batch, mask, kept, *, topic=0, partition=0, first_offset=0):
+    return BatchStored(
+        topic, partition, first_offset, kept, 0, "", 0, -1, mask, b"", batch.raw, batch.crc,
+        batch.count, batch,
+    )  # fmt: skip
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 1)), min_size=1, max_size=25), st.data()
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 1)), min_size=1, max_size=25),
+    st.dictionaries(st.integers(0, 12), st.integers(0, 1), max_size=8),
 )
-def test_verdicts_equal_those_of_a_dumb_judge(items, data):
+def test_verdicts_equal_those_of_a_dumb_judge(items, known):
     """Runs unpacked are what a loop over a plain dict says of each message."""
-    known = data.draw(st.dictionaries(st.integers(0, 12), st.integers(0, 1), max_size=8))
+    index = IdIndex(b"S" * 32, Limits(id_table_ids=3))
+    if known:
+        before = batch_with_ids([(f"i{number}", f"v{value}") for number, value in known.items()])
+        index.add(record_of(before, b"", len(known)))
     batch = batch_with_ids([(f"i{number}", f"v{value}") for number, value in items])
-    hash_of = {}
-    for value in (0, 1):
-        probe = batch_with_ids([("x", f"v{value}")])
-        assert probe.hashes is not None
-        hash_of[value] = probe.hashes[0]
-    index = MemoryIdIndex(LIMITS.id_part_ids)
-    index.add([b"si%d" % number for number in known], [hash_of[v] for v in known.values()], 0, 0)
     table = {number: (offset, value) for offset, (number, value) in enumerate(known.items())}
     expected, end = [], 500
     for number, value in items:
@@ -111,13 +96,20 @@ def test_verdicts_equal_those_of_a_dumb_judge(items, data):
         else:
             offset, original = table[number]
             expected.append((DUPLICATE if original == value else CONFLICT, offset))
-    runs, new = judge_ids(index, batch, 0, 500)
+    runs, mask, kept = index.judge(batch, 0, 0, 500)
     flat = [(its, at + step) for count, its, at in runs.runs for step in range(count)]
     assert flat == expected
-    assert new == [place for place, (its, _) in enumerate(expected) if its == STORED]
-    assert index.all_new(batch.ids) == (len(new) == len(items))
-    mask = mask_of(new, len(items))
-    assert [place for place, kept in enumerate(kept_of(mask, len(items))) if kept] == new
+    new = [place for place, (its, _) in enumerate(expected) if its == STORED]
+    assert kept == len(new)
+    assert not mask or [n for n, on in enumerate(kept_of(mask, len(items))) if on] == new
+    if kept:
+        index.add(record_of(batch, mask, kept, first_offset=500))
+    again = index.judge(batch, 0, 0, end)
+    assert again.kept == 0
+    assert [its for count, its, _ in again.runs.runs for _ in range(count)] == [
+        CONFLICT if its == CONFLICT else DUPLICATE for its, _ in expected
+    ]
+    assert index.judge(batch, 1, 0, 0).kept == len({number for number, _ in items})
 
 
 def test_runs_merge_neighbours_only():

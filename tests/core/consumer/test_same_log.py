@@ -19,7 +19,7 @@ from oncemq.core.client import connection
 from oncemq.core.consumer.grant import join_with
 from oncemq.errors import LedgerNotHere, LogRegressed, StoreMismatch
 from oncemq.library.testkit.actors import LocalProducer
-from oncemq.protocol import VERSION_MAX, Granted, Hello, InitProducer, Leave, Rewind
+from oncemq.protocol import VERSION_MAX, Fetch, Granted, Hello, InitProducer, Leave, Rewind
 from oncemq.shells.ledger.files import LedgerFiles, ledger_directory
 from oncemq.shells.seeker import SeekerShell
 from oncemq.sim.disk.cuts import KeepEverything
@@ -220,6 +220,28 @@ def test_an_output_whose_acknowledgement_was_not_recorded_is_sent_again(world: W
     again = world.member()
     world.drain(again)
     assert world.outputs() == [[world.ids()[0], 0]]
+
+
+def test_a_fetch_names_the_place_of_what_was_read(world: World) -> None:
+    """Also of what no commit has passed yet."""
+    world.send(count=2)
+    member = world.member()
+    world.run(lambda: bool(member.calls), member, handle=False)
+    world.run(lambda: member.core._running.fetcher.owed, member, handle=False)
+    fetches = [m for m in map(fetch_in, member.wire.sent) if m is not None]
+    end = world.broker.core.state.topics.by_name[TOPIC].partition(0)
+    assert fetches[0].mark == b""
+    assert fetches[-1].offset == 2
+    last = end.index.floor(1)
+    assert last is not None
+    assert fetches[-1].mark == world.broker.core.state.history.current
+    assert fetches[-1].position > last
+    assert not member.core.ledger.seen.mark
+
+
+def fetch_in(frames: list[bytes]) -> Fetch | None:
+    message = wire.decode(b"x" * 16, frames).message
+    return message if isinstance(message, Fetch) else None
 
 
 # --- the operator's decision ---------------------------------------------------------------------

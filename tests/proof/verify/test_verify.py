@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from oncemq.codec import batch as batch_codec
@@ -17,6 +18,7 @@ from oncemq.core.broker.state import BrokerState
 from oncemq.core.consumer.ledger import Ledger
 from oncemq.errors import CorruptLog, StorageError, UnknownTopic
 from oncemq.ids import output_producer, tagged_id
+from oncemq.limits import LIMITS, Limits
 from oncemq.proof.parse import log as log_module
 from oncemq.proof.parse.files import OsFiles
 from oncemq.proof.verify.verify import PROVED, find_ledgers, verify
@@ -568,13 +570,17 @@ def core_of(consumer: Consumer) -> Ledger:
 
 def broker_snapshot(broker: Broker) -> dict[str, Any]:
     """The parts of a snapshot of what a broker's log says."""
-    state = BrokerState()
+    return dict(_state_of(broker, LIMITS).snapshot().parts)
+
+
+def _state_of(broker: Broker, limits: Limits) -> BrokerState:
+    state = BrokerState(b"S" * 32, limits)
     for stored in broker.log.replay(0):
         record = record_codec.decode(
             stored.type, stored.meta, stored.body, stored.body_crc, columns=True
         )
         state.apply(record, stored.position)
-    return dict(state.snapshot().parts)
+    return state
 
 
 def _write(broker: Broker, parts: dict[str, Any]) -> None:
@@ -598,9 +604,35 @@ def test_a_snapshot_of_the_broker_that_lacks_something_is_found(part: str) -> No
     parts = broker_snapshot(broker)
     name = next(name for name in parts if name.startswith(part))
     content = parts[name]
-    parts[name] = [column[:-1] for column in content] if part == "ids" else content[:-1]
+    if part == "ids":
+        columns = np.frombuffer(content[-1], np.uint64).reshape(4, -1)
+        parts[name] = [*content[:-1], columns[:, :-1].tobytes()]
+    else:
+        parts[name] = content[:-1]
     _write(broker, parts)
     assert checks(disk) == {"I13-atomicity"}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_runs_of_ids_count_as_what_they_hold(lost: bool) -> None:
+    """Ids in runs and the newest ids are together those of the log; a run less is named."""
+    disk = MemoryDisk()
+    broker, _ = shop(disk)
+    state = _state_of(broker, Limits(id_table_ids=1))
+    while due := state.due():
+        for new in due:
+            writer = broker.log.part_writer(new.name)
+            writer.write(new.pieces())
+            made = writer.finish()
+            assert made is not None
+            state.made(new.name, made.buffer, made.path)
+    snapshot = state.snapshot()
+    mark, number, names, recent = snapshot.parts["ids"]
+    assert names
+    parts = {**snapshot.parts, "ids": [mark, number, names[lost:], recent]}
+    packed = {name: wire.pack_plain(content) for name, content in parts.items()}
+    broker.log.write_snapshot(broker.log.durable_end, packed, snapshot.keep)
+    assert checks(disk) == ({"I13-atomicity"} if lost else set())
 
 
 def test_a_system_that_goes_on_meanwhile_gives_a_true_picture() -> None:

@@ -7,12 +7,14 @@ from typing import Any
 from oncemq.core.broker import produce, producers, verdicts
 from oncemq.core.broker.core import BrokerCore
 from oncemq.core.broker.groups import GroupTable
-from oncemq.core.broker.id_index import MemoryIdIndex
+from oncemq.core.broker.id_index import IdIndex
 from oncemq.core.broker.producers import Producer, ProducerTable, Row
 from oncemq.core.broker.sessions import SessionTable
 from oncemq.core.broker.state import BrokerState
 from oncemq.core.broker.topics import Partition
-from oncemq.protocol import DUPLICATE
+from oncemq.dedup import bloom
+from oncemq.dedup.tree import Tree
+from oncemq.protocol import CONFLICT, DUPLICATE
 from tests.sim.mutants.table import mutant, nothing
 
 
@@ -62,8 +64,7 @@ mutant(
 def _without_ids(original: Any) -> Any:
     def broken(self: Any, parts: Any) -> None:
         original(self, parts)
-        for topic in self.topics.by_number:
-            topic.ids = MemoryIdIndex(topic.limits.id_part_ids)
+        self._ids = None
 
     return broken
 
@@ -71,15 +72,27 @@ def _without_ids(original: Any) -> Any:
 mutant(
     "all ids count as new",
     "one id, one offset",
-    (MemoryIdIndex, "all_new", lambda _original: lambda _self, _ids: True),
+    (Tree, "find", lambda original: lambda self, *asked: _nothing_known(original(self, *asked))),
 )
 
 
+def _forget_made(self: Any, number: int, run: Any) -> None:
+    del run
+    self._making = [one for one in self._making if one.number != number]
+    self._full = []
+
+
+def _nothing_known(found: Any) -> Any:
+    known, values = found
+    return known & False, values
+
+
 def _only_duplicates(original: Any) -> Any:
-    def broken(index: Any, batch: Any, partition: int, offset: int) -> Any:
-        runs, new = original(index, batch, partition, offset)
-        runs.runs = [(c, DUPLICATE if v == 2 else v, at) for c, v, at in runs.runs]
-        return runs, new
+    def broken(self: Any, *asked: Any) -> Any:
+        judged = original(self, *asked)
+        runs = judged.runs
+        runs.runs = [(c, DUPLICATE if v == CONFLICT else v, at) for c, v, at in runs.runs]
+        return judged
 
     return broken
 
@@ -87,12 +100,58 @@ def _only_duplicates(original: Any) -> Any:
 mutant(
     "conflict told as duplicate",
     "one id, one body",
-    (produce, "judge_ids", _only_duplicates),
+    (IdIndex, "judge", _only_duplicates),
 )
 mutant(
     "mask of duplicates lost",
     "a batch is judged message by message",
-    (produce, "mask_of", lambda _original: lambda _new, _count: b""),
+    (
+        IdIndex,
+        "judge",
+        lambda original: lambda self, *asked: original(self, *asked)._replace(mask=b""),
+    ),
+)
+
+
+def _forgets_one(original: Any) -> Any:
+    def broken(self: Any) -> Any:
+        due = original(self)
+        for new in due:
+            if len(new.sources) > 1:
+                object.__setattr__(new, "sources", [*new.sources[1:], new.sources[1]])
+        return due
+
+    return broken
+
+
+mutant(
+    "merge forgets a run",
+    "a run holds what its sources held",
+    (Tree, "due", _forgets_one),
+)
+mutant(
+    "snapshot forgets a run",
+    "a snapshot names every file of the index",
+    (
+        Tree,
+        "runs",
+        lambda original: property(lambda self: dict(list(original.fget(self).items())[1:])),
+    ),
+)
+mutant(
+    "newest ids missing from snapshots",
+    "dedup state is rebuilt from snapshot and log",
+    (Tree, "recent", lambda original: lambda self: original(self)[:, :0]),
+)
+mutant(
+    "filter drops what it holds",
+    "a filter is never wrong about what it holds",
+    (bloom, "put", lambda _original: lambda _table, _high, _low: None),
+)
+mutant(
+    "filed ids are forgotten",
+    "a run stands for its sources",
+    (Tree, "made", lambda _original: _forget_made),
 )
 mutant(
     "sessions not checked",

@@ -158,7 +158,9 @@ def _early_snapshot(original: Any) -> Any:
             snapshot = self.core.snapshot()
             parts = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}
             self._snapshot_at = self._log.durable_end
-            self._log.write_snapshot(self._snapshot_at, parts, snapshot.keep)
+            writer = self._log.snapshot_writer(self._snapshot_at, snapshot.keep)
+            writer.write(parts)
+            writer.finish()
 
     return broken
 

@@ -1,0 +1,48 @@
+"""The filter of a run: "certainly not in it" for nearly every fingerprint that is not.
+
+Theory of operation. A blocked Bloom filter (Putze, Sanders, Singler 2007) whose blocks are single
+64-bit words: four bits of one word stand for a fingerprint, so a question costs one read. At ten
+bits a fingerprint, one in forty questions about a stranger is let through. The word follows the
+high half and the bits the low half, so a run, which is sorted, fills its filter from front to back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.uint64]
+
+BITS_EACH = 10
+_SIX = np.uint64(63)
+_HALF = np.uint64(32)
+
+
+def word_count(entries: int) -> int:
+    return max(1, -(-entries * BITS_EACH // 64))
+
+
+def bits_of(low: Words) -> Words:
+    """Return the four bits of each fingerprint, in one word."""
+    one = np.uint64(1)
+    bits = one << (low & _SIX)
+    for shift in (6, 12, 18):
+        bits |= one << (low >> np.uint64(shift) & _SIX)
+    return bits
+
+
+def word_of(high: Words, words: int) -> NDArray[np.intp]:
+    return ((high >> _HALF) * np.uint64(words) >> _HALF).astype(np.intp)
+
+
+def put(table: Words, high: Words, low: Words) -> None:
+    places, bits = word_of(high, len(table)), bits_of(low)
+    while places.size:  # of several for one word the last one is written: the others come again
+        table[places] |= bits
+        lost = table[places] & bits != bits
+        places, bits = places[lost], bits[lost]
+
+
+def may_hold(table: Words, high: Words, bits: Words) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = table[word_of(high, len(table))] & bits == bits
+    return found

@@ -1,0 +1,200 @@
+"""A run: sorted entries that never change, with all that finds and proves them, in one buffer.
+
+    blocks   BLOCK_BYTES each: a column of high halves, one of low halves, then the values
+    fences   first high half of each block, u64
+    sums     CRC-32 of each block, u32; zeros up to 8 bytes
+    filter   words of a Bloom filter (bloom.py), u64
+    footer   _FOOTER, with the CRC-32 of fences and sums, of the filter, and of itself
+
+All numbers are little-endian. The last block is filled up with ones, which no entry may be.
+
+Theory of operation. A question passes the filter, then the fences name the one block in which its
+fingerprint would be, and a binary search inside of it answers. Filter and fences are checked when
+the run is opened, a block when it is read for the first time: an answer never rests on a byte that
+was not checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CorruptLog
+from . import bloom
+
+Words = NDArray[np.uint64]
+Places = NDArray[np.intp]
+
+BLOCK_BYTES = 4096
+_MAGIC = b"OMQRUN\r\n"
+_VERSION = 1
+# magic, version, width, entries, filter words, secret's mark, CRC of fences and sums, of filter
+_FOOTER = Struct("<8sHHQQ16sII")
+_CRC = Struct("<I")
+FOOTER_BYTES = _FOOTER.size + _CRC.size
+_FILL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+
+
+class Run:
+    """A run in an immutable buffer, most often a mapped file."""
+
+    def __init__(self, buffer: Any, name: str, *, mark: bytes, own: bool = False) -> None:
+        """`name` is the file, for errors; `mark` names the secret that made the fingerprints.
+
+        Blocks of a run that this process wrote itself (`own`) are not checked again. Raises
+        CorruptLog.
+        """
+        self.name = name
+        self._buffer = buffer
+        size = len(buffer)
+        if size < FOOTER_BYTES:
+            raise CorruptLog(name, size, "too short for a run")
+        footer = bytes(memoryview(buffer)[size - FOOTER_BYTES :])
+        if _CRC.unpack_from(footer, _FOOTER.size)[0] != crc32(footer[: _FOOTER.size]):
+            raise CorruptLog(name, size - FOOTER_BYTES, "wrong checksum of a run's footer")
+        magic, version, width, count, words, its_mark, index_crc, filter_crc = _FOOTER.unpack_from(
+            footer
+        )
+        if magic != _MAGIC or version != _VERSION or width < 2:
+            raise CorruptLog(name, size - FOOTER_BYTES, "not a run of a known version")
+        if its_mark != mark:
+            raise CorruptLog(name, 0, "the run was made under another secret")
+        self.count: int = count
+        self.width: int = width
+        self._each = BLOCK_BYTES // 8 // width
+        blocks = -(-count // self._each)
+        index_at = blocks * BLOCK_BYTES
+        sums_at = index_at + 8 * blocks
+        filter_at = sums_at + -(-4 * blocks // 8) * 8
+        if filter_at + 8 * words + FOOTER_BYTES != size:
+            raise CorruptLog(name, 0, "a run of another length than its footer says")
+        view = memoryview(buffer)
+        if crc32(view[index_at:filter_at]) != index_crc:
+            raise CorruptLog(name, index_at, "wrong checksum of a run's fences")
+        if crc32(view[filter_at : filter_at + 8 * words]) != filter_crc:
+            raise CorruptLog(name, filter_at, "wrong checksum of a run's filter")
+        self._data = np.frombuffer(view[:index_at], "<u8").reshape(blocks, width, self._each)
+        self._fences = np.frombuffer(view[index_at:sums_at], "<u8")
+        self._sums = np.frombuffer(view[sums_at : sums_at + 4 * blocks], "<u4")
+        self._filter = np.frombuffer(view[filter_at : filter_at + 8 * words], "<u8")
+        self._checked = np.full(blocks, own)
+
+    def find(self, high: Words, low: Words, bits: Words) -> tuple[Places, Words]:
+        """Return which fingerprints are here, and their entries. Raises CorruptLog."""
+        which = np.flatnonzero(bloom.may_hold(self._filter, high, bits))
+        if which.size == 0:
+            return which, np.empty((self.width, 0), np.uint64)
+        block = np.searchsorted(self._fences, high[which], "right") - 1
+        which, block = which[block >= 0], block[block >= 0]
+        found, blocks, cells = [], [], []
+        while which.size:
+            self._check(block)
+            row, cell = np.nonzero(self._data[block, 0] == high[which, None])
+            same = self._data[block[row], 1, cell] == low[which[row]]
+            row, cell = row[same], cell[same]
+            found.append(which[row])
+            blocks.append(block[row])
+            cells.append(cell)
+            # Entries that agree in 64 bits may begin in the block before: there is hardly one.
+            more = (self._fences[block] == high[which]) & (block > 0)
+            more[row] = False
+            which, block = which[more], block[more] - 1
+        if not found:
+            return which, np.empty((self.width, 0), np.uint64)
+        entries: Words = self._data[np.concatenate(blocks), :, np.concatenate(cells)].T
+        return np.concatenate(found), entries
+
+    def _check(self, blocks: Places) -> None:
+        """Check the blocks that were not read before."""
+        for block in set(blocks[~self._checked[blocks]].tolist()):
+            if crc32(self._data[block]) != self._sums[block]:
+                raise CorruptLog(self.name, block * BLOCK_BYTES, "wrong checksum of a run's block")
+            self._checked[block] = True
+
+    def check_all(self) -> None:
+        """Check every block. Raises CorruptLog."""
+        self._check(np.arange(len(self._checked)))
+
+    def entries(self, start: int, end: int) -> Words:
+        """Return the entries at the places [start, end), a column for each word of an entry."""
+        if start >= end:
+            return np.empty((self.width, 0), np.uint64)
+        first, last = start // self._each, -(-end // self._each)
+        self._check(np.arange(first, last))
+        rows = self._data[first:last].transpose(1, 0, 2).reshape(self.width, -1)
+        return rows[:, start - first * self._each : end - first * self._each]
+
+    def below(self, high: int) -> int:
+        """Return how many entries have a high half below `high`, which may be 2^64."""
+        if high > int(_FILL):
+            return self.count
+        block = int(np.searchsorted(self._fences, np.uint64(high), "left")) - 1
+        if block < 0:
+            return 0
+        self._check(np.array([block]))
+        inside = int(np.searchsorted(self._data[block, 0], np.uint64(high), "left"))
+        return min(self.count, int(block * self._each + inside))
+
+
+class RunWriter:
+    """Turns sorted entries into the bytes of a run, piece by piece."""
+
+    def __init__(self, width: int, entries_max: int, *, mark: bytes) -> None:
+        """`entries_max`: at least as many as will come, for the size of the filter."""
+        self._width = width
+        self._each = BLOCK_BYTES // 8 // width
+        self._mark = mark
+        self._rest = np.empty((width, 0), np.uint64)  # fewer than fill a block
+        self._fences: list[Words] = []
+        self._sums: list[int] = []
+        self._filter = np.zeros(bloom.word_count(entries_max), np.uint64)
+        self.count = 0
+
+    def add(self, entries: Words) -> bytes:
+        """Return the bytes that follow; `entries` are sorted, and behind those that came before."""
+        bloom.put(self._filter, entries[0], entries[1])
+        self.count += entries.shape[1]
+        both = np.concatenate((self._rest, entries), axis=1) if self._rest.size else entries
+        whole = both.shape[1] // self._each * self._each
+        self._rest = both[:, whole:].copy()
+        return self._blocks(both[:, :whole])
+
+    def _blocks(self, entries: Words) -> bytes:
+        count = entries.shape[1] // self._each
+        blocks = entries.reshape(self._width, count, self._each).transpose(1, 0, 2)
+        data = blocks.astype("<u8").tobytes()
+        self._fences.append(entries[0, :: self._each])
+        view = memoryview(data)
+        self._sums += [
+            crc32(view[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)
+        ]
+        return data
+
+    def finish(self) -> Iterator[bytes]:
+        """Yield the last bytes."""
+        if self._rest.size:
+            last = np.full((self._width, self._each), _FILL, np.uint64)
+            last[:, : self._rest.shape[1]] = self._rest
+            yield self._blocks(last)
+        sums = np.array(self._sums, "<u4").tobytes()
+        index = b"".join(np.ascontiguousarray(part, "<u8").tobytes() for part in self._fences)
+        index += sums + bytes(-len(sums) % 8)
+        yield index
+        table = self._filter.astype("<u8").tobytes()
+        yield table
+        footer = _FOOTER.pack(
+            _MAGIC,
+            _VERSION,
+            self._width,
+            self.count,
+            len(self._filter),
+            self._mark,
+            crc32(index),
+            crc32(table),
+        )
+        yield footer + _CRC.pack(crc32(footer))

@@ -1,0 +1,69 @@
+"""The newest fingerprints: a hash table in memory, asked and filled by whole batches.
+
+Theory of operation. Entries are appended to columns; a table of slots (open addressing, linear
+probing, at most a quarter full) holds the place of each one. All fingerprints of a batch probe at once:
+the loop ends when the unluckiest one has found its place.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.uint64]
+Places = NDArray[np.intp]
+
+
+class Table:
+    """At most `capacity` entries of `width` words: high half, low half, then values."""
+
+    def __init__(self, width: int, capacity: int) -> None:
+        slots = 1 << (4 * capacity - 1).bit_length()
+        self._columns: Words = np.empty((width, capacity), np.uint64)
+        # 0: free; else the number of an entry plus one. The system gives memory at first use.
+        self._slots = np.zeros(slots, np.uint32)
+        self._mask = np.uint64(slots - 1)
+        self.count = 0
+
+    @property
+    def room(self) -> int:
+        return int(self._columns.shape[1]) - self.count
+
+    @property
+    def entries(self) -> Words:
+        """All entries, in the order in which they came: a view."""
+        return self._columns[:, : self.count]
+
+    def find(self, high: Words, low: Words) -> Places:
+        """Return the number of each entry, -1 for a fingerprint that is not here."""
+        found = np.full(len(high), -1, np.intp)
+        if self.count == 0:
+            return found
+        left = np.arange(len(high))
+        at = (high & self._mask).astype(np.intp)
+        while left.size:
+            numbers = self._slots[at].astype(np.intp) - 1
+            used = numbers >= 0
+            left, at, numbers = left[used], at[used], numbers[used]
+            same = (self._columns[0, numbers] == high[left]) & (
+                self._columns[1, numbers] == low[left]
+            )
+            found[left[same]] = numbers[same]
+            left, at = left[~same], self._next(at[~same])
+        return found
+
+    def add(self, entries: Words) -> None:
+        """Add entries whose fingerprints are new and differ from each other."""
+        end = self.count + entries.shape[1]
+        self._columns[:, self.count : end] = entries
+        marks = np.arange(self.count + 1, end + 1, dtype=np.uint32)
+        at = (entries[0] & self._mask).astype(np.intp)
+        while marks.size:
+            free = self._slots[at] == 0
+            self._slots[at[free]] = marks[free]
+            lost = self._slots[at] != marks  # taken before, or by another entry of this batch
+            marks, at = marks[lost], self._next(at[lost])
+        self.count = end
+
+    def _next(self, at: Places) -> Places:
+        return (at + 1) & int(self._mask)

@@ -1,0 +1,188 @@
+"""A set of fingerprints with their values: the newest in tables, all others in sorted runs.
+
+Theory of operation. A log-structured merge tree (O'Neil et al. 1996) without deletions. New entries
+go into a hash table. A full table stands still and is written as a run; FANOUT runs of about one
+size are merged into one of the next. Every fingerprint is in exactly one place, so the order of
+asking does not matter, and a run is replaced by what was made of it at any moment.
+
+The tree makes no file. `due` says what should be made; the owner lets somebody write its bytes
+beside the turn and gives the run to `made`. Until then the sources answer. Memory: two tables and
+what waits to be written, plus the filters of the runs, which lie in the mapped files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import bloom
+from .run import Run, RunWriter
+from .table import Table
+
+Words = NDArray[np.uint64]
+
+FANOUT = 8
+STEP_ENTRIES = 64 * 1024  # of one step of a merge: bounds its memory, and how long it holds on
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewRun:
+    """A run to be made: its number, which no other run ever gets, and what goes into it."""
+
+    number: int
+    sources: Sequence[Table] | Sequence[Run]
+
+    @property
+    def count(self) -> int:
+        return sum(source.count for source in self.sources)
+
+    def pieces(self, width: int, mark: bytes) -> Iterator[bytes]:
+        """Yield its bytes, in steps of bounded size. Raises CorruptLog: a source is damaged.
+
+        Reads only what never changes, so another thread may do it.
+        """
+        writer = RunWriter(width, self.count, mark=mark)
+        tables = [source for source in self.sources if isinstance(source, Table)]
+        if tables:
+            joined = np.concatenate([table.entries for table in tables], axis=1)
+            order = np.argsort(joined[0], kind="stable")
+            for start in range(0, len(order), STEP_ENTRIES):
+                yield writer.add(joined[:, order[start : start + STEP_ENTRIES]])
+        else:
+            runs = [source for source in self.sources if isinstance(source, Run)]
+            for entries in _merged(runs):
+                yield writer.add(entries)
+        yield from writer.finish()
+
+
+def _merged(runs: Sequence[Run]) -> Iterator[Words]:
+    """Yield all entries in their order. Fingerprints are uniform, so equal ranges are equal work."""
+    steps = max(1, -(-sum(run.count for run in runs) // STEP_ENTRIES))
+    starts = [0] * len(runs)
+    for step in range(1, steps + 1):
+        ends = [run.below((step << 64) // steps) for run in runs]
+        joined = np.concatenate(
+            [run.entries(*span) for run, *span in zip(runs, starts, ends, strict=True)], axis=1
+        )
+        yield joined[:, np.argsort(joined[0], kind="stable")]
+        starts = ends
+
+
+class Tree:
+    """The set. Not thread-safe."""
+
+    def __init__(self, width: int, table_entries: int) -> None:
+        """`width`: words of an entry, of which the first two are the fingerprint."""
+        self._width = width
+        self._table_entries = table_entries
+        self._table = Table(width, table_entries)
+        # Full tables, oldest first, until they are written.
+        self._full: list[Table] = []
+        # Runs by number. Invariant: no fingerprint is in two of runs, full tables and table.
+        self._runs: dict[int, Run] = {}
+        self._next_number = 0
+        # What is being made. Invariant: at most one of tables and one of runs.
+        self._making: list[NewRun] = []
+        self.count = 0
+
+    # --- asking and adding -----------------------------------------------------------------------
+
+    def find(self, high: Words, low: Words) -> tuple[NDArray[np.bool_], Words]:
+        """Return which fingerprints are known, and the values of those. Raises CorruptLog."""
+        known = np.zeros(len(high), np.bool_)
+        values = np.zeros((self._width - 2, len(high)), np.uint64)
+        for table in (self._table, *self._full):
+            numbers = table.find(high, low)
+            hit = np.flatnonzero(numbers >= 0)
+            if hit.size:
+                known[hit] = True
+                values[:, hit] = table.entries[2:, numbers[hit]]
+        if self._runs:
+            bits = bloom.bits_of(low)
+            for run in self._runs.values():
+                hit, entries = run.find(high, low, bits)
+                if hit.size:
+                    known[hit] = True
+                    values[:, hit] = entries[2:]
+        return known, values
+
+    def add(self, entries: Words) -> None:
+        """Add entries whose fingerprints are new and differ from each other."""
+        self.count += entries.shape[1]
+        while entries.shape[1]:
+            if self._table.room == 0:
+                self._full.append(self._table)
+                self._table = Table(self._width, self._table_entries)
+            some, entries = np.split(entries, [self._table.room], axis=1)
+            self._table.add(some)
+
+    # --- what is made beside the turn -----------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Full tables that are not written yet: they cost memory."""
+        return len(self._full)
+
+    def due(self) -> list[NewRun]:
+        """Return what should be made now; each one is given once."""
+        new: list[NewRun] = []
+        if self._full and not any(isinstance(one.sources[0], Table) for one in self._making):
+            new.append(self._start(list(self._full)))
+        if not any(isinstance(one.sources[0], Run) for one in self._making):
+            levels: dict[int, list[Run]] = {}
+            for run in self._runs.values():
+                levels.setdefault(self._level(run), []).append(run)
+            ready = [level for level, runs in levels.items() if len(runs) >= FANOUT]
+            if ready:
+                new.append(self._start(levels[min(ready)]))
+        return new
+
+    def _start(self, sources: list[Table] | list[Run]) -> NewRun:
+        new = NewRun(self._next_number, sources)
+        self._next_number += 1
+        self._making.append(new)
+        return new
+
+    def _level(self, run: Run) -> int:
+        level, size = 0, self._table_entries * FANOUT
+        while run.count >= size:
+            level, size = level + 1, size * FANOUT
+        return level
+
+    def made(self, number: int, run: Run) -> None:
+        """Let the run that was made stand for its sources."""
+        new = next(one for one in self._making if one.number == number)
+        assert run.count == new.count, "a run holds what its sources held"
+        self._making.remove(new)
+        gone = set(map(id, new.sources))
+        self._full = [table for table in self._full if id(table) not in gone]
+        self._runs = {n: other for n, other in self._runs.items() if id(other) not in gone}
+        self._runs[number] = run
+
+    def failed(self, number: int) -> None:
+        """What was due could not be made: it becomes due again, under another number."""
+        self._making = [one for one in self._making if one.number != number]
+
+    # --- snapshot --------------------------------------------------------------------------------
+
+    @property
+    def next_number(self) -> int:
+        return self._next_number
+
+    @property
+    def runs(self) -> dict[int, Run]:
+        return self._runs
+
+    def recent(self) -> Words:
+        """Return the entries that no run holds, oldest first."""
+        return np.concatenate([table.entries for table in (*self._full, self._table)], axis=1)
+
+    def restore(self, next_number: int, runs: dict[int, Run], recent: Words) -> None:
+        """Become the set that `next_number`, `runs` and `recent` described; it was empty."""
+        self._next_number = next_number
+        self._runs = dict(runs)
+        self.count = sum(run.count for run in runs.values())
+        self.add(recent)

@@ -1,0 +1,45 @@
+"""Work beside the turn, in two threads of their own: one waits for the disk while one computes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ..ports import Job
+
+_THREADS = 2  # a large merge must not keep a small file waiting
+Done = Callable[[], None]
+
+
+class BackgroundThreads:
+    """`ports.Background` for a process. `close` it when the actor is closed."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="oncemq-background")
+        self._jobs: list[Future[Done]] = []
+        self._stop = threading.Event()
+
+    def start(self, job: Job) -> None:
+        self._jobs.append(self._pool.submit(job, self._stop.is_set))
+
+    def finished(self) -> list[Done]:
+        if not self._jobs:
+            return []
+        done = [job for job in self._jobs if job.done()]
+        self._jobs = [job for job in self._jobs if job not in done]
+        return [job.result() for job in done]
+
+    def settle(self, *, stop: bool = True) -> list[Done]:
+        jobs, self._jobs = self._jobs, []
+        if stop:
+            self._stop.set()
+        try:
+            return [job.result() for job in jobs]
+        finally:
+            self._stop.clear()
+
+    def close(self) -> None:
+        """Let jobs stop early and wait for them; what they made or raised is dropped."""
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)

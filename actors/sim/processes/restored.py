@@ -1,0 +1,165 @@
+"""A broker that an operator starts from a backup of its data, beside the world that went on.
+
+Theory of operation. A fault copies the disk of the broker at any instant. At the end of the run each copy
+is started as a broker of its own, which begins its own history and grows: less far than the ledgers
+stand, exactly as far, or past them. Then every ledger asks to join it, readers ask it for what comes next,
+and producers say hello. Who relies on a record behind the backup must be refused, whatever the numbers
+are; who relies on nothing behind it must not.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from ...codec import batch as batch_codec
+from ...codec import wire
+from ...core.consumer.grant import join_with
+from ...history import Place
+from ...ids import tagged_id
+from ...ports import Frames
+from ...protocol import VERSION_MAX, VERSION_MIN, Failure, Fetch, Hello, Produce
+from ...shells.broker import BrokerShell
+from ...storage.log import FencedLog
+from ..disk.disk import SimDisk
+from ..environment import Environment
+from ..trace import Violation
+from .broker import DATA
+from .consumer import SimConsumer
+from .producer import SimProducer
+from .role import ProcessClock, SimEvents
+
+_PEER = b"operator".ljust(16, b".")
+_GROWN = (-2, -1, 0, 1, 3)  # where the partition ends, counted from where a ledger stands
+_TURNS_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A copy of the broker's disk."""
+
+    disk: SimDisk
+    live: bool  # taken while the broker ran
+
+
+class _Wire:
+    """The transport of a broker with one peer."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[bytes, list[bytes]]] = []
+        self.answers: list[Any] = []
+
+    def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
+        del timeout_ms
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+    def send(self, peer: bytes, frames: Frames) -> bool:
+        del peer
+        self.answers.append(wire.decode(b"", [bytes(frame) for frame in frames]).message)
+        return True
+
+
+class RestoredBroker:
+    """The broker that was started from a backup."""
+
+    def __init__(self, world: Environment, backup: Backup, number: int) -> None:
+        """Begin a history of its own where the backup ends: at `begin`."""
+        self._world = world
+        self._rng = random.Random(f"{world.plan.seed} restored {number}")
+        self._wire = _Wire()
+        self._requests = 0
+        self.name = f"restored-{number}"
+        self._shell = BrokerShell(
+            backup.disk.process(self.name),
+            DATA,
+            owner={"shell": self.name},
+            bind=lambda: self._wire,
+            clock=ProcessClock(world.clock),
+            events=SimEvents(world, self.name),
+            entropy=world.draw,
+            open_log=partial(FencedLog.open, segment_bytes=world.plan.segment_bytes),
+            snapshot_every_bytes=None,
+            limits=world.limits,
+        )
+        self.begin = self._shell.core.state.history.begins[-1][1]
+        self._hello(Place())
+
+    def ask(self, message: Any, body: Any = None) -> Any:
+        """Return the answer to a message, which gets a number of its own."""
+        self._requests += 1
+        numbered = replace(message, request=self._requests)
+        frames = [bytes(frame) for frame in wire.encode(numbered, body)]
+        self._wire.waiting.append((_PEER, frames))
+        for _ in range(_TURNS_MAX):
+            self._shell.turn(0)
+            if self._wire.answers:
+                return self._wire.answers.pop()
+        raise Violation("restored", f"{self.name} does not answer")
+
+    def _hello(self, place: Place) -> Any:
+        role, nobody = "restored", self._world.draw()
+        return self.ask(Hello(0, VERSION_MIN, VERSION_MAX, role, nobody, b"", 0, *place))
+
+    def grow(self, topic: str, partition: int, stands: int) -> None:
+        """Store messages until the partition ends near where a ledger stands."""
+        known = self._shell.core.state.topics.by_name.get(topic)
+        if known is None:
+            return
+        end = known.partition(partition).end_offset
+        count = max(0, stands + self._rng.choice(_GROWN) - end)
+        if not count:
+            return
+        ids = [tagged_id(f"restored-{partition}-{end + n}-{self.name}") for n in range(count)]
+        batch = batch_codec.build([b"other"] * count, encodings=0, ids=ids)
+        session = self._world.draw()
+        produce = Produce(0, topic, partition, "", 0, -1, session, 0, b"", batch.crc)
+        answer = self.ask(produce, batch.raw)
+        if isinstance(answer, Failure):
+            raise Violation("restored", f"{self.name}: {answer.code} {answer.reason}")
+
+    # --- what must be refused --------------------------------------------------------------------
+
+    def judge(self, who: str, answer: Any, relied: int, place: Place) -> None:
+        """`relied` is the position of the last record that `who` relies on, -1 for none.
+
+        `place` is what it says itself, which may lie further by the records of one group.
+        """
+        refused = isinstance(answer, Failure) and answer.code == "log_regressed"
+        if relied >= self.begin and not refused:
+            raise Violation(
+                "lost past followed",
+                f"{who} relies on {relied}, {self.name} begins at {self.begin}: {answer}",
+            )
+        if place.position <= self.begin and isinstance(answer, Failure):
+            raise Violation("refused in vain", f"{who} at {place}: {answer.code} {answer.reason}")
+        self._world.trace.add(self.name, "refused" if refused else "followed", {"who": who})
+
+    def meet_ledger(self, role: SimConsumer, disk: SimDisk) -> None:
+        """The ledger joins as its group would after the restore, and reads on."""
+        facts = role.file_door(disk.process("joiner"), role).peek()
+        join = join_with(facts, 0, role.place, self._world.draw(), "joiner", marked=True)
+        relied, seen = role.model.relied, role.model.seen
+        topic, partition = role.place[1:]
+        known = self._shell.core.state.topics.by_name.get(topic)
+        if known is None:
+            return  # the backup is older than the topic: that is told anyway
+        end = known.partition(partition).end_offset
+        behind = facts.next_offset > end  # told by the numbers alone
+        answer = self.ask(join)
+        self.judge(role.name, answer, relied, Place(b"", self.begin + 1) if behind else seen)
+        offset = min(end, facts.next_offset)
+        fetch = Fetch(0, "", topic, partition, 0, offset, 1 << 16, 0, *facts.seen)
+        answer = self.ask(fetch)
+        self.judge(f"reader of {role.name}", answer, relied, seen)
+
+    def meet_producer(self, role: SimProducer) -> None:
+        """A producer that lives on says hello."""
+        if role.place is not None:
+            self.judge(role.name, self._hello(role.place), role.relied, role.place)
+            self._hello(Place())
+
+    def close(self) -> None:
+        self._shell.close(clean=False)
