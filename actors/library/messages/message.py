@@ -245,7 +245,7 @@ class Message(Generic[Payload]):
         return hash((self._lot.topic, self._lot.partition, self.offset))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For pickle and copy: the message alone, without the batch that it came in."""
+        """For copies, and on the way to another process: the message without the rest of its batch."""
         lot = self._lot
         kind = Message if type(self) is PlainMessage else type(self)
         # What only the decoder of this process can make of the bytes goes along as it is.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from hypothesis import example, given
@@ -84,7 +84,7 @@ class Order:
 
 
 def copies(message: Message) -> list[Any]:
-    made = [pickle.loads(pickle.dumps(message, protocol)) for protocol in range(2, 6)]
+    made = [ForkingPickler.loads(ForkingPickler.dumps(message, n)) for n in range(2, 6)]
     return [*made, copy.copy(message), copy.deepcopy(message)]
 
 
@@ -118,7 +118,9 @@ def test_a_message_can_be_pickled_and_is_equal_then() -> None:
             assert faces(made) == faces(message)
             assert made == message
             assert hash(made) == hash(message)
-            assert len(pickle.dumps(made)) < len(pickle.dumps(message.value)) + 1_000
+            assert (
+                len(ForkingPickler.dumps(made)) < len(ForkingPickler.dumps(message.value)) + 1_000
+            )
     assert len(set(seen)) == len({*seen, *map(copy.copy, seen)}) == 7
     assert seen[0] != seen[1]
     assert seen[0] != "plain"
