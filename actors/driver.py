@@ -17,7 +17,7 @@ from typing import Any
 from .codec import records as record_codec
 from .codec import wire
 from .errors import CorruptLog, DiskFull, OnceMQError, UnsupportedFormat
-from .limits import ATTEST_IDLE_MS, FENCE_CHECK_IDLE_MS
+from .limits import ATTEST_IDLE_MS, DECODED_BYTES_MAX, FENCE_CHECK_IDLE_MS, LIMITS
 from .outcome import (
     Core,
     DiskSpace,
@@ -99,6 +99,43 @@ def _telling(send: Send, end: int) -> Send:
     return replace(send, message=replace(message, durable=end))
 
 
+class _Decoded:
+    """Stored batches that were read lately, by their positions in the log.
+
+    The log holds the batches of all partitions one behind the other. Readers of many partitions
+    thus read the same region, each for its own batches; it is read and decoded for the first. What
+    lies below the durable end never changes.
+    """
+
+    def __init__(self, bytes_max: int = DECODED_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        # Where to read on, and the batch at that position; None: what lies there is no batch.
+        # In the order in which they were read. Invariant: at most `bytes_max` bytes of log.
+        self._at: dict[int, tuple[int, BatchStored | None]] = {}
+        self._bytes = 0
+
+    def walk(self, position: int, max_bytes: int) -> tuple[list[tuple[int, BatchStored]], int]:
+        """Return the batches from `position` on that are known, and where the known ends."""
+        found: list[tuple[int, BatchStored]] = []
+        end = position + max_bytes
+        known = self._at.get
+        while position < end and (entry := known(position)) is not None:
+            following, batch = entry
+            if batch is not None:
+                found.append((position, batch))
+            position = following
+        return found, position
+
+    def add(self, position: int, following: int, batch: BatchStored | None) -> None:
+        if position in self._at or following <= position:
+            return
+        self._at[position] = (following, batch)
+        self._bytes += following - position
+        while self._bytes > self._bytes_max:
+            oldest = next(iter(self._at))
+            self._bytes -= self._at.pop(oldest)[0] - oldest
+
+
 class Driver:
     """Drives one core. Not thread-safe: one thread calls `turn`."""
 
@@ -114,11 +151,13 @@ class Driver:
         compacts: bool = False,
         files: Files | None = None,
         background: Background | None = None,
+        turn_read_bytes: int = LIMITS.turn_read_bytes_max,
     ) -> None:
         """`perform` does the work items of outcomes; `compacts` discards log below snapshots.
 
         `files` is the part of the core's state that lies in files; those and snapshots are written
-        in `background` (None: in the turn).
+        in `background` (None: in the turn). One turn reads at most `turn_read_bytes` of the log,
+        besides what is in memory.
         """
         self.core = core
         self._transport = transport
@@ -141,6 +180,9 @@ class Driver:
         self._fence_seen_ms = 0  # when the fence was last looked at
         self._malformed = self._dropped = 0  # messages so far; see `_is_reported`
         self._short_of = 0  # bytes that could not be reserved; 0: the disk is not full
+        self._decoded = _Decoded()
+        self._turn_read_bytes = turn_read_bytes
+        self._read_left = turn_read_bytes  # of the log in this turn
 
     @property
     def log(self) -> Log | None:
@@ -233,6 +275,7 @@ class Driver:
         wait = self.time_left_ms()
         envelopes = self._transport.poll(wait if timeout_ms is None else min(wait, timeout_ms))
         now = self._clock.now_ms()
+        self._read_left = self._turn_read_bytes
         events, self._posted = self._posted, []
         for peer, frames in envelopes:
             event = self._decode(peer, frames)
@@ -319,16 +362,32 @@ class Driver:
     def _read(self, read: Read) -> ReadDone:
         assert self._log is not None
         found: list[tuple[int, BatchStored]] = []
-        next_position = read.position
-        for stored in self._log.read(read.position, read.max_bytes):
-            next_position = stored.end
+        start = at = read.position
+        if not read.columns:
+            found, at = self._decoded.walk(start, read.max_bytes)
+        known_end = at
+        want = start + read.max_bytes - at
+        stopped = want > self._read_left and not read.columns
+        if stopped:
+            want = self._read_left
+        batch: BatchStored | None = None
+        before = at  # where `batch` stands, or the reading began
+        more = want > 0 and at < self._log.durable_end
+        for stored in self._log.read(at, want) if more else ():
+            if not read.columns:
+                self._decoded.add(before, stored.position, batch)
+            before, at, batch = stored.position, stored.end, None
             if stored.type == record_codec.BATCH_STORED:
                 record = record_codec.decode(
                     stored.type, stored.meta, stored.body, stored.body_crc, columns=read.columns
                 )
                 assert isinstance(record, BatchStored)
+                batch = record
                 found.append((stored.position, record))
-        return ReadDone(read.token, found, next_position)
+        if not read.columns:
+            self._decoded.add(before, at, batch)
+            self._read_left = max(0, self._read_left - (at - known_end))
+        return ReadDone(read.token, found, at, stopped)
 
     def _finish(self, now: int) -> None:
         log = self._log

@@ -1,5 +1,7 @@
 """Every bound in one place. What happens at a bound is said beside it and in docs/PROTOCOL.md.
 
+tests/test_bounds.py meets each of them: a new one needs an entry there.
+
 Sizes are bytes and times are milliseconds unless the name says otherwise.
 """
 
@@ -26,6 +28,7 @@ REQUEST_BYTES_MAX = FRAME_BYTES_MAX + 64 * 1024
 HEADER_FRAME_BYTES_MAX = 64 * 1024
 ROUTING_ID_BYTES = 16
 DESCRIPTORS_SPARE = 256  # kept back for the disk; half of it gone: all connections are closed
+HANDLER_DESCRIPTORS = 64  # of a consumer, for handlers and for what is open for a moment
 
 # --- broker ---------------------------------------------------------------------------------------
 LABEL_CHARS_MAX = 256  # of who somebody is, for people; the rest is cut off
@@ -41,6 +44,7 @@ RECORD_BYTES_MAX = 16 * 1024 * 1024
 RECORD_META_BYTES_MAX = 64 * 1024 - 1
 RESERVE_STEP_BYTES = 4 * 1024 * 1024
 RESERVE_MARGIN_BYTES = 64 * 1024
+DECODED_BYTES_MAX = 8 * 1024 * 1024  # of log, kept decoded: readers of many partitions share it
 ATTEST_IDLE_MS = 50
 FENCE_CHECK_IDLE_MS = 1_000
 SNAPSHOT_EVERY_BYTES = 64 * 1024 * 1024
@@ -135,6 +139,7 @@ class Limits:
     waiting_fetches_max: int = 10_000
     turn_events_max: int = 512  # what one turn takes from the transport
     turn_bytes_max: int = 2 * 1024 * 1024  # a longer turn would keep fetches waiting for its fsync
+    turn_read_bytes_max: int = 4 * 1024 * 1024  # of the log, for fetches; the others wait a turn
 
     # --- broker: places in the log ----------------------------------------------------------------
     offset_index_step_bytes: int = 64 * 1024  # one entry for so much log, for each partition

@@ -75,6 +75,7 @@ class ReadDone:
     token: int
     found: list[tuple[int, BatchStored]]  # (position, record)
     next_position: int
+    stopped: bool = False  # this turn may read no more: go on in the next one
 
 
 Event = Any  # the events above, and those of a single core, which this layer does not know

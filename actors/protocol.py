@@ -157,6 +157,8 @@ class Join:
     position: int = 0
     # An operator takes the partition to move it onto this log, whatever the ledger relied on.
     accepts: bool = False
+    # An operator takes the partition with another ledger, because the group's own is lost.
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,21 @@ class GroupRewound:
     at_ms: int
 
 
+@dataclass(slots=True)
+class LedgerReplaced:
+    """An operator gives a partition another ledger, because the group's own is lost.
+
+    It changes nothing: the grant after it does. It says that this was meant.
+    """
+
+    group: str
+    topic: str
+    partition: int
+    epoch: int  # of the grant that follows
+    ledger_id: bytes  # of the ledger that was known
+    at_ms: int
+
+
 # --- the ledger ----------------------------------------------------------------------------------
 
 
@@ -250,6 +265,7 @@ Record = (
     | BatchStored
     | GroupGranted
     | GroupRewound
+    | LedgerReplaced
     | LedgerStarted
     | Committed
     | AttemptMarked

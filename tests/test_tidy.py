@@ -46,6 +46,12 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"), str(path))
 
 
+@cache
+def nodes(module: ast.AST) -> tuple[ast.AST, ...]:
+    """All nodes of a tree, walked once for all tests: walking costs more than all that they look for."""
+    return tuple(ast.walk(module))
+
+
 def all_sources() -> tuple[Path, ...]:
     """Every Python file of the project."""
     scripts = tuple(sorted(ROOT.glob("*.py")))
@@ -59,7 +65,7 @@ def place(path: Path, line: int) -> str:
 
 def functions(module: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Every function and method, also nested ones."""
-    for node in ast.walk(module):
+    for node in nodes(module):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -97,7 +103,7 @@ def test_scripts_are_thin() -> None:
 
 def absolute_imports(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line, first part of the name) of each import that is not relative."""
-    for node in ast.walk(tree(path)):
+    for node in nodes(tree(path)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -155,7 +161,7 @@ def package_of(path: Path) -> list[str]:
 def imports(path: Path) -> Iterator[tuple[str, str]]:
     """Each import of a file, one for type checkers included: the name it binds, what it names."""
     package = package_of(path)
-    for node in ast.walk(tree(path)):
+    for node in nodes(tree(path)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.asname or alias.name.split(".")[0], alias.name
@@ -171,7 +177,7 @@ def named_modules(path: Path) -> Iterator[str]:
     for _, name in imports(path):
         yield from (name, name.rpartition(".")[0])
     package = package_of(path)
-    for node in ast.walk(tree(path)):
+    for node in nodes(tree(path)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield from re.findall(r"\boncemq(?:\.\w+)+", node.value)
             # a lazy table inside a package names its neighbours: ".app" or "app"
@@ -224,7 +230,7 @@ def test_no_module_is_changed_from_outside() -> None:
     wrong = []
     for path in sources("actors"):
         bound = {name for name, module in imports(path) if module in modules}
-        for node in ast.walk(tree(path)):
+        for node in nodes(tree(path)):
             owner: ast.expr | None = None
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
                 owner = node.value
@@ -263,7 +269,7 @@ def test_each_core_is_put_together_in_one_place(core: str, shell: str) -> None:
     made = [
         path.relative_to(ROOT / "actors").as_posix()
         for path in sources("actors")
-        for node in ast.walk(tree(path))
+        for node in nodes(tree(path))
         if isinstance(node, ast.Call)
         and core in {getattr(node.func, "id", ""), getattr(node.func, "attr", "")}
     ]
@@ -305,7 +311,7 @@ def test_files_named_in_prose_exist() -> None:
 
 def asserts(node: ast.AST) -> bool:
     """Whether a test can fail for a reason of its own."""
-    for child in ast.walk(node):
+    for child in nodes(node):
         if isinstance(child, ast.Assert):
             return True
         if isinstance(child, ast.Call):
@@ -338,7 +344,7 @@ def test_no_error_is_swallowed() -> None:
     """`except: pass` hides what nobody has thought of; a narrow `suppress` says what it expects."""
     swallowed = []
     for path in all_sources():
-        for node in ast.walk(tree(path)):
+        for node in nodes(tree(path)):
             if not isinstance(node, ast.ExceptHandler):
                 continue
             bare = node.type is None
@@ -365,7 +371,7 @@ def field_names(value: ast.AST, scope: ast.AST) -> Iterator[str]:
             elif key is None:  # ** of another mapping
                 yield from field_names(inner, scope)
     elif isinstance(value, ast.Name):
-        for node in ast.walk(scope):
+        for node in nodes(scope):
             if isinstance(node, ast.Assign) and value.id in {
                 target.id for target in node.targets if isinstance(target, ast.Name)
             }:
@@ -380,7 +386,7 @@ def emitted(path: Path) -> Iterator[tuple[int, str, list[str]]]:
     """
     families = {name.partition(".")[0] for name in EVENTS}
     for scope in functions(tree(path)):
-        for node in ast.walk(scope):
+        for node in nodes(scope):
             fields: list[str] = []
             if isinstance(node, ast.Call) and node.args:
                 first = node.args[0]

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import datetime as dt
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from ..errors import OnceMQError
+from ..errors import LedgerNotHere, OnceMQError
 from ..ids import did_you_mean
 from ..library.operating.client import AdminClient
 from ..library.operating.group_state import GroupState, group_state
-from ..library.operating.seek import EARLIEST, LATEST, Moved, Seeker
+from ..library.operating.seek import EARLIEST, LATEST, LostLedger, Moved, Seeker
+from ..runtime.diagnostics import is_terminal, tell
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import operator_events, print_json, print_table, say
+from .output import ExitCode, operator_events, print_json, print_table, say
 
 FIELDS = ("group", "topic", "partition", "epoch", "consumer", "host", "path", "live")
 _REASON_CHARS_MAX = 500
@@ -158,12 +161,69 @@ def seek(group: str, topic: str, partition: int | None, to: str, **options: Any)
 @click.argument("group")
 @click.argument("topic")
 @click.option(
+    "--partition", type=click.IntRange(0), metavar="P", help="Only this partition [default: all]."
+)
+@click.option(
     "--to", type=click.Choice([EARLIEST, LATEST]), required=True, help="The end to move to."
 )
+@click.option(
+    "--new-ledger",
+    is_flag=True,
+    help="The group's ledger is lost: go on with the one in --state or --sink, which is new or a backup.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask before a lost ledger is replaced.")
 @_moving_options
-def reset(group: str, topic: str, to: str, **options: Any) -> None:
-    """Move GROUP's offset to an end of TOPIC, in all partitions. Otherwise like `seek`."""
-    _move(group, topic, None, to, **options)
+def reset(
+    group: str,
+    topic: str,
+    partition: int | None,
+    to: str,
+    new_ledger: bool,
+    yes: bool,
+    **options: Any,
+) -> None:
+    """Move GROUP's offset to an end of TOPIC, in all partitions. Otherwise like `seek`.
+
+    With --new-ledger the group starts over without a ledger that is lost: its state, the ids of
+    processed messages and unsent outputs are gone, and messages are handled again. The command says
+    how many, and asks.
+    """
+    _move(group, topic, partition, to, lost=_Lost(new_ledger, yes), **options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """What the operator says about ledgers that are lost."""
+
+    replace: bool  # by what is in --state, wherever the lost one was
+    yes: bool  # without being asked
+
+    def agree(self, lost: list[LostLedger], group: str, offsets: Mapping[int, int]) -> None:
+        """Tell what is lost and what follows, and ask. Raises UsageError, Exit."""
+        for one in lost:
+            tell(_told(one, offsets[one.partition]))
+        tell(
+            f"gone with it: tx.state of group {group}, the ids of messages that it has processed, "
+            "outputs that were not sent, effects without a result"
+        )
+        if self.yes:
+            return
+        if is_terminal(sys.stdin):
+            if not click.confirm("start over?", err=True):
+                tell("nothing was changed")
+                raise click.exceptions.Exit(ExitCode.FAILED)
+        elif self.replace:
+            raise click.UsageError("there is no terminal to ask at: add --yes")
+
+
+def _told(lost: LostLedger, offset: int) -> str:
+    again = lost.handled_again(offset)
+    more = f" and {lost.replayed:,} replayed dead letters" if lost.replayed else ""
+    return (
+        f"the ledger of {lost.topic}/{lost.partition} on {lost.host} in {lost.path}, at offset "
+        f"{lost.committed} or above, is lost; the one at hand is at offset {lost.next_offset}. "
+        f"From offset {offset} on {again:,} messages{more} may be handled again"
+    )
 
 
 def _move(
@@ -175,6 +235,7 @@ def _move(
     sink: str | None,
     reason: str,
     as_json: bool,
+    lost: _Lost | None = None,
     **flags: str | None,
 ) -> None:
     settings = Settings.load(flags=flags)
@@ -188,8 +249,37 @@ def _move(
             offsets = seeker.at_time(topic, int(place.timestamp() * 1000), partition)
         else:
             offsets = seeker.targets(topic, place, partition)
-        moved = seeker.seek(group, topic, offsets, reason)
+        if lost is not None and lost.replace:
+            moved = _start_over(seeker, group, topic, offsets, reason, lost)
+        else:
+            try:
+                moved = seeker.seek(group, topic, offsets, reason)
+            except LedgerNotHere:
+                if lost is None or not all(
+                    one.in_place for one in seeker.lost(group, topic, offsets)
+                ):
+                    raise
+                moved = _start_over(seeker, group, topic, offsets, reason, lost)
     _print_moved(group, topic, moved, as_json=as_json)
+
+
+def _start_over(
+    seeker: Seeker,
+    group: str,
+    topic: str,
+    offsets: Mapping[int, int],
+    reason: str,
+    said: _Lost,
+) -> list[Moved]:
+    """Replace the ledgers that are lost; move all partitions of `offsets`."""
+    lost = seeker.lost(group, topic, offsets)
+    if not lost:
+        raise click.UsageError(
+            f"no ledger of group {group} in {topic} is lost: leave out --new-ledger"
+        )
+    said.agree(lost, group, offsets)
+    replaced = {one.partition for one in lost}
+    return seeker.seek(group, topic, offsets, reason, replaces=replaced)
 
 
 def _place(to: str) -> str | int | dt.datetime:

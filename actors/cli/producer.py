@@ -165,15 +165,15 @@ def _print_summary(progress: Progress) -> None:
 
 @contextlib.contextmanager
 def _progress(job: FileJob) -> Iterator[Callable[[Progress], None]]:
-    """Show how far the file is, on a terminal; everywhere say that a broker is missing."""
-    said_waiting = False
+    """Show how far the file is, on a terminal; everywhere say what is waited for."""
+    told = ""
 
     def report(progress: Progress) -> None:
-        nonlocal said_waiting
-        if (progress.waiting_for is not None) != said_waiting:
-            said_waiting = not said_waiting
-            if said_waiting:
-                tell(f"no broker answers at {progress.waiting_for}; still retrying")
+        nonlocal told
+        if progress.waiting_for != told:
+            told = progress.waiting_for
+            if told:
+                tell(f"{told}; still retrying")
         share = f"{100 * progress.position // progress.total} %, " if progress.total else ""
         show(f"{share}{progress.sent:,} sent of {job.path}")
 

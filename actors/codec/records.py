@@ -25,6 +25,7 @@ from ..records import (
     GroupRewound,
     HistoryBegun,
     LedgerEnded,
+    LedgerReplaced,
     LedgerStarted,
     Output,
     Parked,
@@ -45,6 +46,7 @@ HISTORY_BEGUN = 6
 GROUP_GRANTED_SEEN = (
     7  # GroupGranted with the place of its ledger, which earlier versions did not know
 )
+LEDGER_REPLACED = 8
 LEDGER_STARTED = 10
 COMMITTED = 11
 COMMITTED_MORE = 12  # Committed with the parts of _MORE, which earlier versions did not write
@@ -79,6 +81,10 @@ _SIMPLE: dict[int, tuple[type[Any], tuple[str, ...]]] = {
     GROUP_REWOUND: (
         GroupRewound,
         ("group", "topic", "partition", "epoch", "next_offset", "at_ms"),
+    ),
+    LEDGER_REPLACED: (
+        LedgerReplaced,
+        ("group", "topic", "partition", "epoch", "ledger_id", "at_ms"),
     ),
     HISTORY_BEGUN: (HistoryBegun, ("mark", "generation", "at_ms")),
     LEDGER_STARTED: (

@@ -130,6 +130,13 @@ def split_serialized(stored: bytes) -> tuple[str, bytes]:
     return name, bytes(stored[end:])
 
 
+def too_long_key(size: int) -> TooLarge:
+    return TooLarge(
+        f"a key is {size} bytes long, the limit is {KEY_BYTES_MAX}",
+        hint="use a shorter key, a hash of it for example",
+    )
+
+
 def encode_key(key: str | bytes) -> bytes:
     """Raises ValueNotEncodable, TooLarge."""
     if isinstance(key, str):
@@ -139,7 +146,7 @@ def encode_key(key: str | bytes) -> bytes:
     else:
         raise ValueNotEncodable(f"key: text or bytes wanted, not {type(key).__name__}")
     if len(data) > KEY_BYTES_MAX:
-        raise TooLarge(f"a key is {len(data)} bytes long, the limit is {KEY_BYTES_MAX}")
+        raise too_long_key(len(data))
     return data
 
 
@@ -155,7 +162,10 @@ def encode_headers(headers: Mapping[str, bytes]) -> bytes:
             raise ValueNotEncodable(f"headers[{name!r}]: names with {RESERVED_HEADER} are reserved")
     data: bytes = msgpack.packb(dict(headers))
     if len(data) > HEADERS_BYTES_MAX:
-        raise TooLarge(f"headers are {len(data)} bytes long, the limit is {HEADERS_BYTES_MAX}")
+        raise TooLarge(
+            f"headers are {len(data)} bytes long, the limit is {HEADERS_BYTES_MAX}",
+            hint="put what is long into the value",
+        )
     return data
 
 

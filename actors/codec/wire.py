@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -26,6 +26,12 @@ from .records import decode_stored, encode_stored_meta
 _INT_MAX = 2**63 - 1  # offsets and positions are stored as signed 64-bit numbers
 _SIGNED = frozenset({"first_sequence", "expected"})  # the fields in which -1 means "none"
 _BYTES_FIELD_MAX = 64  # ids, nonces and digests have 16 to 32 bytes
+
+# How msgpack begins an array of up to 15 and of more fields, and an integer.
+_SHORT_ARRAY = 0x9
+_LONG_ARRAY = 0xDC
+_SMALL_INT_MAX = 0x7F
+_INT_BYTES = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 _TEXT_FIELD_MAX = 4096  # room for a path; names have a shorter limit of their own
 _STORED_HEAD = struct.Struct("<III")  # meta bytes, body bytes, body CRC
 
@@ -100,9 +106,12 @@ def decode(peer: bytes, frames: list[bytes]) -> Received:
     if not 1 <= len(frames) <= 2:
         raise Malformed(f"a message of {len(frames)} frames")
     if peer and len(frames[0]) > HEADER_FRAME_BYTES_MAX:  # a broker's lists may be longer
-        raise TooLarge("a header frame above its limit")
+        raise TooLarge(
+            f"a header frame of {len(frames[0])} bytes, the limit is {HEADER_FRAME_BYTES_MAX}",
+            hint="use shorter names",
+        )
     if max(map(len, frames)) > FRAME_BYTES_MAX:
-        raise TooLarge("a frame above its limit")
+        raise TooLarge(f"a frame of {max(map(len, frames))} bytes, the limit is {FRAME_BYTES_MAX}")
     message = _decode_header(frames[0])
     body = frames[1] if len(frames) == 2 else None
     if isinstance(message, Produce):
@@ -134,6 +143,28 @@ def _decode_header(frame: bytes) -> Message:
             raise Malformed(f"{shape.kind.__name__}.{name} has an impossible value")
     message: Message = shape.kind(*values)
     return message
+
+
+def peek(frames: Sequence[bytes | memoryview]) -> tuple[type[Message] | None, int] | None:
+    """Return kind and request number, not decoding the rest; None: there is no number to be read.
+
+    The kind is None if it is not known. Nothing else of the message is checked.
+    """
+    header = frames[0] if frames else b""
+    try:
+        kind_at = 1 if header[0] >> 4 == _SHORT_ARRAY else 3
+        if kind_at == 3 and header[0] != _LONG_ARRAY:
+            return None
+        tag = header[kind_at + 1]
+        if tag <= _SMALL_INT_MAX:
+            return KINDS.get(header[kind_at]), tag
+        width = _INT_BYTES[tag]
+        number = header[kind_at + 2 : kind_at + 2 + width]
+    except (IndexError, KeyError):
+        return None
+    if len(number) < width:
+        return None
+    return KINDS.get(header[kind_at]), int.from_bytes(number, "big")
 
 
 def request_number(frames: list[bytes]) -> int | None:

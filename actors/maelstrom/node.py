@@ -251,7 +251,12 @@ class MaelstromNode:
             self._next_number += 1
             lines.append((number, self._forward_line(owner, number, question, part)))
         if not self._forwards.has_room(len(lines), sum(len(line) for _, line in lines)):
-            raise Refusal(UNAVAILABLE, "too many requests wait for other nodes")
+            limits = self._limits
+            raise Refusal(
+                UNAVAILABLE,
+                f"{limits.node_forwards_max} requests, or {limits.node_forwards_bytes_max} bytes of "
+                "them, wait for other nodes: ask again",
+            )
         places = [gather.part() for _ in parts]
         now = self._clock.now_ms()
         for (number, line), place in zip(lines, places, strict=False):
@@ -361,7 +366,8 @@ class MaelstromNode:
         if isinstance(result, dict) and "msgs" in body and len(gather.parts) > 1:
             size = sum(map(len, result.values()))
             if self._held_bytes + size > self._limits.node_forwards_bytes_max:
-                gather.give_up(part, "too many answers wait for other nodes")
+                most = self._limits.node_forwards_bytes_max
+                gather.give_up(part, f"{most} bytes of answers wait for other nodes: ask again")
                 return
             gather.held_bytes += size
             self._held_bytes += size

@@ -7,6 +7,9 @@ on the disk is opened, and only if that has failed. It raises it by one descript
 thread of ZeroMQ accepts waiting connections at the same moment, and takes all that the limit
 allows. When half of the reserve is lost that way, the broker closes all connections and listens
 again.
+
+A consumer opens files for each partition. It counts beforehand, so that a limit that is too low is
+one sentence at the start, not an error of some open file later.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from ..errors import OnceMQError
 from ..limits import DESCRIPTORS_SPARE
 
 if sys.platform != "win32":
@@ -24,6 +28,37 @@ if sys.platform != "win32":
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class TooFewDescriptors(OnceMQError):
+    """This process may open fewer files than it will need. The reason names both numbers."""
+
+    code = "too_few_descriptors"
+
+
+def descriptors_in_use() -> int:
+    return len(os.listdir("/dev/fd")) - 1  # one of them is that of the listing
+
+
+def allow_descriptors(needed: int, what: str) -> tuple[int, int]:
+    """Let this process have `needed` descriptors; return its limit before and now.
+
+    Raises the limit as far as it must, if the allowed maximum permits that. Raises
+    TooFewDescriptors, which says `what` needs them.
+    """
+    if sys.platform == "win32":
+        return needed, needed
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft == unlimited or needed <= soft:
+        return soft, soft
+    if hard != unlimited and needed > hard:
+        raise TooFewDescriptors(
+            f"{what} need up to {needed} open files in this process, which may open {hard}",
+            hint=f"allow more before it starts: ulimit -n {needed}; or use fewer partitions",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    return soft, needed
 
 
 def keep_descriptors() -> None:

@@ -31,6 +31,10 @@ EVENTS: dict[str, EventKind] = {
     # --- process ---------------------------------------------------------------------------------
     "process.start": _info("A process begins", "version argv settings"),
     "process.stop": _info("A process ends, with its exit code", "exit_code reason code hint"),
+    "process.descriptors": _info(
+        "The process needs more open files than its limit allowed, and has raised the limit",
+        "needed before limit",
+    ),
     "events.lost": _info(
         "So many lines could not be written since the last line that was: their numbers are missing",
         "count",
@@ -121,6 +125,10 @@ EVENTS: dict[str, EventKind] = {
     "group.revoked": _info(
         "The broker asked an owner to give a partition back to another member",
         "group topic partition consumer epoch to reason",
+    ),
+    "group.ledger_replaced": _info(
+        "An operator gives a partition another ledger in place of a lost one: where that was, and how far",
+        "group topic partition consumer ledger_id host path next_offset by",
     ),
     "group.rewound": _info(
         "An operator is about to move a partition to an earlier offset",

@@ -86,6 +86,7 @@ class BrokerShell:
             snapshot_every_bytes=snapshot_every_bytes,
             files=self.core.state,
             background=background,
+            turn_read_bytes=limits.turn_read_bytes_max,
         )
         try:
             self._driver.open_log(log, directory)

@@ -169,6 +169,7 @@ class ConsumerShell:
         park_limit: int | None = PARK_LIMIT_DEFAULT,
         process: bytes = b"",
         outlived: int = 0,
+        first_request: int = 1,
         snapshot_every_bytes: int = LEDGER_SNAPSHOT_EVERY_BYTES,
         limits: Limits = LIMITS,
     ) -> None:
@@ -177,7 +178,7 @@ class ConsumerShell:
         `entropy` draws 16 random bytes. `process` is the id of the member that this consumer works
         for: 16 random bytes, the same for all partitions of one process, which then shares them
         with other members. `outlived` is `last_epoch` of the consumer before this one, if its
-        database failed under it.
+        database failed under it. Requests are numbered from `first_request` on.
         """
         self._transport = transport
         self._clock = clock
@@ -198,7 +199,13 @@ class ConsumerShell:
             commit_first=commit_first,
             outlived=outlived,
         )
-        self.core = ConsumerCore(member, endpoint, fingerprint=self.fingerprints, limits=limits)
+        self.core = ConsumerCore(
+            member,
+            endpoint,
+            fingerprint=self.fingerprints,
+            first_request=first_request,
+            limits=limits,
+        )
         self._driver = Driver(
             self.core,
             transport,
@@ -226,6 +233,12 @@ class ConsumerShell:
     def serving(self) -> bool:
         """Whether the ledger is open: on a full disk the consumer waits for room from then on."""
         return self._driver.log is not None
+
+    @property
+    def waits_for_writer(self) -> bool:
+        """Whether its last records wait for another ledger of this thread, in the same database."""
+        log = self._driver.log
+        return log is not None and log.end > log.durable_end
 
     @property
     def why_rejoin(self) -> str:

@@ -95,8 +95,12 @@ class ProducerShell:
         return self.core.send_window.batches + self._submitted > 0
 
     @property
-    def silent(self) -> bool:
-        return self.core.connection.silent
+    def waits_for(self) -> str:
+        """Why there is no answer for so long, for people; "": there is no cause to name."""
+        if self.core.connection.silent:
+            return f"no broker answers at {self.core.connection.endpoint}"
+        held_by = self.core.held_by
+        return "" if held_by is None else f"the broker refuses it for now: {held_by}"
 
     def ask(self, topic: str) -> None:
         """The answer appears in `topics` or `refused`."""

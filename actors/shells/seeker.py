@@ -25,6 +25,7 @@ class SeekerShell:
         *,
         ledger: LedgerDoor,
         accepts: bool = False,
+        replaces: Mapping[tuple[str, int], int] | None = None,
         clock: Clock,
         events: Events,
         snapshot_every_bytes: int = LEDGER_SNAPSHOT_EVERY_BYTES,
@@ -33,9 +34,11 @@ class SeekerShell:
         """Nothing is opened yet; `close` closes `ledger`.
 
         `accepts`: the operator knows that the log has another past than the ledger relied on.
+        `replaces`: this ledger takes the place of a lost one; what the broker expects next of its
+        outputs.
         """
         self.place = place
-        self.core = SeekerCore(place, granted, limits, accepts=accepts)
+        self.core = SeekerCore(place, granted, limits, accepts=accepts, replaces=replaces)
         self._ledger = ledger
         self._driver = Driver(
             self.core,

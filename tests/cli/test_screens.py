@@ -34,6 +34,7 @@ from oncemq.runtime.events import EventLog
 KEPT = Path(__file__).with_name("screens.txt")
 WIDTHS = (80, 120)
 LONG_ID = "flights-2013-01:0:12345678"
+AWAY = "no broker answers at tcp://127.0.0.1:7400"
 HOSTILE = "no \x1b[2J stock\nforged\u202e"
 
 
@@ -68,7 +69,7 @@ def events(role: str) -> None:
 
 def producer_screen() -> None:
     with producer._progress(FileJob("orders", "orders.csv", "csv", (), None)) as report:
-        report(Progress(sent=12_000, position=45, total=100, waiting_for="tcp://127.0.0.1:7400"))
+        report(Progress(sent=12_000, position=45, total=100, waiting_for=AWAY))
         events("producer")
     producer._print_summary(Progress(sent=12_345, appended=12_300))
 

@@ -14,6 +14,7 @@ from oncemq.records import (
     GroupGranted,
     GroupRewound,
     LedgerEnded,
+    LedgerReplaced,
     LedgerStarted,
     Output,
     Parked,
@@ -56,6 +57,7 @@ EVERY_KIND = [
     AttemptMarked(4, b"1" * 16, 12, 2, returned=False),
     LedgerEnded(4),
     GroupRewound("g", "t", 0, 4, 3, 9),
+    LedgerReplaced("g", "t", 0, 5, b"l" * 16, 10),
     Committed(5, 2, [(b"1" * 16, 3)], [], b"", {}, skipped=[Skipped(b"1" * 16, 11, 3, "by order")]),
 ]
 
@@ -71,7 +73,7 @@ def test_every_record_comes_back_as_it_was_written(record):
 def test_types_have_the_numbers_that_are_on_disk():
     """A record type's number never changes: old logs name it."""
     assert [records.encode(record)[0] for record in EVERY_KIND] == [
-        1, 2, 3, 4, 10, 11, 12, 13, 16, 5, 12,
+        1, 2, 3, 4, 10, 11, 12, 13, 16, 5, 8, 12,
     ]  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -65,6 +67,32 @@ def test_every_kind_has_a_number_of_its_own():
 def test_a_message_comes_back_as_it_was(message):
     """Encoding and decoding are inverse."""
     assert wire.decode(b"x", wire.encode(message, None)).message == message
+
+
+@pytest.mark.parametrize("request_number", [0, 127, 128, 255, 256, 2**16, 2**32, 2**63 - 1])
+def test_kind_and_number_are_read_without_the_rest(request_number):
+    """They are what the whole message says, in short arrays and in long ones."""
+    messages = [
+        replace(HELLO, request=request_number),
+        Ping(request_number),
+        Failure(request_number, "gap", "reason", "hint", -1),
+        Join(request_number, "g", "t", 0, b"i", b"l", b"", b"", 0, 0, False, "h", "/", "m", b"p"),
+    ]
+    for message in messages:
+        frames = wire.encode(message, None)
+        assert wire.peek(frames) == (type(message), request_number)
+        assert wire.peek([memoryview(frames[0])]) == (type(message), request_number)
+        assert wire.request_number([bytes(frames[0])]) == request_number
+
+
+@given(st.binary(max_size=24))
+def test_a_number_that_cannot_be_read_is_none(header):
+    """Whatever came: a kind that exists or None, and a number, or nothing; never an error."""
+    head = wire.peek([header])
+    assert head is None or (head[0] is None or head[0] in KINDS.values(), head[1] >= 0) == (
+        True,
+        True,
+    )
 
 
 @pytest.mark.parametrize(

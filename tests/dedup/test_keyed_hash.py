@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 
 import numpy as np
 import pytest
@@ -19,16 +20,21 @@ def rows_of(pieces: list[bytes]) -> Rows:
     return Rows(b"".join(pieces), np.array([len(piece) for piece in pieces], np.uint64))
 
 
-def lane(purpose: bytes, lanes: int, number: int, row: bytes, salt: int) -> int:
-    """One lane of one row, by whole numbers of Python."""
+@cache
+def keys_of(purpose: bytes, lanes: int, number: int) -> list[int]:
     count = ROW_BYTES_MAX // 2 + 3
     stream = hashlib.shake_256(b"oncemq lanes " + purpose + b"\0" + SECRET).digest(
         count * lanes * 8
     )
-    keys = [
+    return [
         int.from_bytes(stream[8 * (at * lanes + number) :][:8], "little") % PRIME
         for at in range(count)
     ]
+
+
+def lane(purpose: bytes, lanes: int, number: int, row: bytes, salt: int) -> int:
+    """One lane of one row, by whole numbers of Python."""
+    keys = keys_of(purpose, lanes, number)
     even = row + bytes(len(row) % 2)
     words = [int.from_bytes(even[at : at + 2], "little") for at in range(0, len(even), 2)]
     total = sum(word * key for word, key in zip(words, keys, strict=False))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,8 +25,8 @@ def entries_of(pairs: list[tuple[int, int]], first: int = 0) -> np.ndarray:
 
 
 def random_pairs(count: int, seed: int = 1) -> list[tuple[int, int]]:
-    chance = random.Random(seed)
-    return [(chance.getrandbits(64), chance.getrandbits(64)) for _ in range(count)]
+    high, low = np.random.default_rng(seed).integers(0, 2**64, (2, count), np.uint64).tolist()
+    return list(zip(high, low, strict=True))
 
 
 def make(tree: Tree) -> int:

@@ -15,8 +15,16 @@ from typing import Any
 import pytest
 import zmq
 
-from oncemq.limits import DESCRIPTORS_SPARE
-from oncemq.runtime.descriptors import keep_descriptors, reserve_used_up, with_descriptor
+from oncemq import App
+from oncemq.limits import DESCRIPTORS_SPARE, HANDLER_DESCRIPTORS
+from oncemq.runtime.descriptors import (
+    TooFewDescriptors,
+    allow_descriptors,
+    descriptors_in_use,
+    keep_descriptors,
+    reserve_used_up,
+    with_descriptor,
+)
 from oncemq.runtime.os_disk import OsDisk
 from oncemq.runtime.zmq_transport import DealerTransport, RouterTransport
 from tests.process.house import ROOT, START_S, House
@@ -25,12 +33,20 @@ from tests.process.talker import Talker
 ALLOWED = 400
 FULL = ALLOWED * 3 // 4 - 5  # descriptors in use: the connections have used up what they may
 SIEGE_S = 3.0  # how long the broker serves beside them
-LIMITED = (
-    "import resource, runpy, sys;"
-    f"resource.setrlimit(resource.RLIMIT_NOFILE, ({ALLOWED}, {ALLOWED}));"
-    f"sys.argv[0] = {str(ROOT / 'broker.py')!r};"
-    "runpy.run_path(sys.argv[0], run_name='__main__')"
-)
+PARTITIONS = 60
+
+
+def script_under(name: str, soft: int, hard: int) -> str:
+    """Return a program that runs a script of the project with a limit on its descriptors."""
+    return (
+        "import resource, runpy, sys;"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}));"
+        f"sys.argv[0] = {str(ROOT / name)!r};"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+
+
+LIMITED = script_under("broker.py", ALLOWED, ALLOWED)
 
 
 @contextmanager
@@ -205,3 +221,79 @@ def test_connections_beyond_the_limit_stop_nobody(house: House) -> None:
     with Talker(house.endpoint) as another:
         assert another.stored() == [f"m{number}" for number in range(sent)]
     broker.stop(START_S, 0)
+
+
+def test_descriptors_are_counted_and_allowed_beforehand() -> None:
+    """The limit is raised as far as needed; above the allowed maximum the sentence names both."""
+    in_use = descriptors_in_use()
+    reader, writer = os.pipe()
+    try:
+        assert descriptors_in_use() == in_use + 2
+    finally:
+        os.close(reader)
+        os.close(writer)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with limited(in_use + 50):
+        assert allow_descriptors(in_use + 50, "these") == (in_use + 50, in_use + 50)
+        assert allow_descriptors(in_use + 90, "these") == (in_use + 50, in_use + 90)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (in_use + 90, hard)
+        with pytest.raises(TooFewDescriptors) as refused:
+            allow_descriptors(hard + 1, "the 9 partitions of topic t")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (in_use + 90, hard)
+    assert str(refused.value) == (
+        f"the 9 partitions of topic t need up to {hard + 1} open files in this process, which may "
+        f"open {hard} (allow more before it starts: ulimit -n {hard + 1}; or use fewer partitions)"
+    )
+
+
+MANY = """
+from oncemq import App
+app = App()
+
+@app.consumer("many", group="g")
+def take(message, tx):
+    pass
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("soft", "hard"), [(230, 230), (100, 300)], ids=["one connection", "a soft limit is raised"]
+)
+def test_many_partitions_take_two_descriptors_each(house: House, soft: int, hard: int) -> None:
+    """60 partitions within 230 descriptors: one connection for all, and two files for a ledger.
+
+    No work is left when the drain begins, so its bound ends nothing, short as it is.
+    """
+    (house.directory / "many.py").write_text(MANY)
+    house.broker()
+    house.command("topics", "create", "many", f"--partitions={PARTITIONS}")
+    with App(broker=house.endpoint).producer("p") as producer:
+        producer.send_many("many", range(3 * PARTITIONS)).result(START_S)
+    script = script_under("consumer.py", soft, hard)
+    arguments = ("many:app", f"--state={house.state}", "--until-idle=5", "--drain=0.001")
+    consumer = house.start("consumer", "-c", script, *arguments)
+    house.wait_for(consumer, "consumer.granted", PARTITIONS)
+    used = len(os.listdir(f"/proc/{consumer.pid}/fd"))
+    assert 2 * PARTITIONS < used < 2 * PARTITIONS + HANDLER_DESCRIPTORS
+    consumer.wait(START_S, 0)
+    assert consumer.summary()["processed"] == 3 * PARTITIONS
+    house.refresh()
+    assert house.history.of(consumer.pid)["process.descriptors"] == (soft != hard)
+
+
+@pytest.mark.process
+def test_too_few_descriptors_are_one_sentence(house: House) -> None:
+    """A limit that no raising mends: exit 1 with the numbers and what to type, no traceback."""
+    (house.directory / "many.py").write_text(MANY)
+    house.broker()
+    house.command("topics", "create", "many", f"--partitions={PARTITIONS}")
+    script = script_under("consumer.py", 120, 120)
+    consumer = house.start("consumer", "-c", script, "many:app", f"--state={house.state}")
+    consumer.wait(START_S, 1)
+    told = consumer.stderr()
+    assert "the 60 partitions of topic many need up to" in told
+    assert "which may open 120" in told
+    assert "ulimit -n" in told
+    assert "Traceback" not in told
+    assert "ZMQError" not in told

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,6 +197,131 @@ def test_reset_moves_every_partition(shop: Shop) -> None:
     shop.command("groups", "reset", "g", "orders", "--to=earliest", state, "--json")
     assert shop.consume()["processed"] == 6
     assert shop.verify()["ok"]
+
+
+class Loss:
+    """A group that has handled a, b and c, and lost its ledger."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        shop.send("a", "b")
+        shop.consume()
+        self.backup = shop.house.directory / "backup"
+        shutil.copytree(shop.house.state, self.backup)
+        shop.send("c")
+        shop.consume()
+        self.lost = shop.house.state.rename(shop.house.directory / "lost")
+        refused = shop.house.consumer("seekapp:app", "--until-idle=0.5")
+        refused.wait(START_S, 1)
+        assert "oncemq groups reset g orders --to earliest --new-ledger" in refused.stderr()
+
+    def reset(self, *more: str, state: Path | None = None, code: int = 0) -> str:
+        """Return what the command says; stdin is no terminal."""
+        where = f"--state={state or self.shop.house.state}"
+        command = ("groups", "reset", "g", "orders", where, *more)
+        running = self.shop.house.start("reset", "-m", "oncemq", *command)
+        running.wait(START_S, code)
+        return running.stderr()
+
+
+@pytest.fixture
+def loss(shop: Shop) -> Loss:
+    return Loss(shop)
+
+
+def test_a_group_whose_ledger_was_deleted_starts_over(shop: Shop, loss: Loss) -> None:
+    """In its own place no more is asked for: it says what is gone and what is handled again."""
+    told = loss.reset("--to=earliest")
+    assert "at offset 3 or above, is lost" in told
+    assert "3 messages may be handled again" in told
+    assert "gone with it: tx.state of group g" in told
+    assert shop.consume()["processed"] == 3
+    shop.send("d")
+    assert shop.consume()["processed"] == 1
+    assert shop.out() == [*"abc", *"abc", "d"], "outputs go on behind those of the lost ledger"
+    assert shop.log() == list("abcd")
+    assert shop.verify()["ok"]
+    shutil.rmtree(shop.house.state)
+    loss.lost.rename(shop.house.state)
+    back = shop.house.consumer("seekapp:app", "--until-idle=0.5")
+    back.wait(START_S, 1)
+    assert "this is another ledger" in back.stderr()
+
+
+def test_a_group_may_go_on_behind_what_its_lost_ledger_had_handled(shop: Shop, loss: Loss) -> None:
+    """--to latest handles nothing again; the ledger says what it skipped."""
+    assert "0 messages may be handled again" in loss.reset("--to=latest")
+    shop.send("d")
+    assert shop.consume()["processed"] == 1
+    assert shop.out() == list("abcd")
+    assert shop.show()["partitions"][0]["skipped"][0]["to"] == 3
+    assert shop.verify()["ok"]
+
+
+def test_a_ledger_elsewhere_is_replaced_on_request_only(shop: Shop, loss: Loss) -> None:
+    """The directory may be the wrong one: the option, and a yes, are needed."""
+    elsewhere = shop.house.directory / "elsewhere"
+    assert str(shop.house.state) in loss.reset("--to=earliest", state=elsewhere, code=1)
+    more = ("--to=earliest", "--new-ledger")
+    assert "--yes" in loss.reset(*more, state=elsewhere, code=2)
+    loss.reset(*more, "--yes", state=elsewhere)
+    shop.house.state = elsewhere
+    assert shop.consume()["processed"] == 3
+    assert "is lost: leave out --new-ledger" in loss.reset(*more, "--yes", code=2)
+
+
+def test_a_backup_of_a_lost_ledger_goes_on(shop: Shop, loss: Loss) -> None:
+    """What it has processed is not handled again; only what the lost one did since."""
+    shutil.rmtree(shop.house.state)
+    loss.backup.rename(shop.house.state)
+    assert "oncemq groups reset" in loss.reset("--to=earliest", code=1), "it is no empty one"
+    loss.reset("--to=earliest", "--new-ledger", "--yes")
+    summary = shop.consume()
+    assert (summary["processed"], summary["skipped"]) == (1, 2)
+    assert shop.out() == [*"abc", "c"]
+    assert shop.log() == list("abc")
+    assert shop.verify()["ok"]
+
+
+def test_a_lost_database_is_started_over_too(shop: Shop) -> None:
+    """The ledger went with the database of the sink."""
+    database = shop.house.directory / "shop.db"
+    sink = f"sqlite:///{database}"
+    (shop.house.directory / "sinkapp.py").write_text(
+        APP.replace('group="g"', f'group="g", sink="{sink}"')
+    )
+
+    def consume(code: int = 0) -> Any:
+        running = shop.house.consumer("sinkapp:app", "--until-idle=0.5")
+        running.wait(START_S, code)
+        return running.summary()["processed"] if code == 0 else running.stderr()
+
+    shop.send("a", "b")
+    assert consume() == 2
+    for path in database.parent.glob("shop.db*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert "--new-ledger" in consume(1)
+    reset = ("groups", "reset", "g", "orders", "--to=earliest", f"--sink={sink}", "--json")
+    assert shop.command(*reset)["moved"] == [{"partition": 0, "from": 0, "to": 0}]
+    assert consume() == 2
+    shop.send("c")
+    assert consume() == 1
+    assert shop.out() == [*"ab", *"ab", "c"]
+
+
+def test_a_live_group_is_not_replaced(shop: Shop) -> None:
+    """The ledger is not lost: a consumer has it, in another directory."""
+    shop.send("a")
+    living = shop.house.consumer("seekapp:app")
+    shop.house.wait_for(living, "commit.synced")
+    elsewhere = f"--state={shop.house.directory / 'elsewhere'}"
+    told = shop.command(
+        *("groups", "reset", "g", "orders", "--to=earliest", elsewhere, "--new-ledger", "--yes"),
+        code=1,
+    )
+    assert "nothing was moved" in told
+    living.stop(START_S, 0)
+    assert shop.log() == ["a"]
 
 
 def test_a_rerun_has_state_and_outputs_of_its_own(shop: Shop) -> None:

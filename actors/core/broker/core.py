@@ -179,7 +179,9 @@ class BrokerCore:
             self._synced(event.end, out)
         elif isinstance(event, ReadDone):
             if event.token in self._fetches.jobs:  # positive tokens; those of lookups are negative
-                self._fetches.read_done(event.token, event.found, event.next_position, out)
+                self._fetches.read_done(
+                    event.token, event.found, event.next_position, out, stopped=event.stopped
+                )
             else:
                 self._judge.read_done(-event.token, event.found, event.next_position, out)
         elif isinstance(event, Tick):
@@ -369,7 +371,10 @@ class BrokerCore:
     def _create_topic(self, peer: bytes, request: CreateTopic, out: Outcome) -> None:
         most = self.limits.partitions_max
         if not 1 <= request.partitions <= most:
-            raise ProtocolError(f"a topic has 1 to {most} partitions")
+            raise ProtocolError(
+                f"a topic has 1 to {most} partitions, not {request.partitions}",
+                hint="choose another count; it cannot be changed later",
+            )
         topic = self.state.topics.by_name.get(request.topic)
         if topic is None:
             self._make_topic(peer, request.request, request.topic, request.partitions, out)
@@ -388,7 +393,10 @@ class BrokerCore:
         if self._judge.disk_full:
             raise DiskFull(NO_ROOM)
         if len(self.state.topics) >= self.limits.topics_max:
-            raise Busy(f"the broker holds {self.limits.topics_max} topics, the limit")
+            raise Busy(
+                f"the broker holds {self.limits.topics_max} topics and takes no more",
+                hint="use a topic that exists (oncemq topics), or another broker for new ones",
+            )
         topic_id = self._entropy()
         out.appends.append(TopicCreated(name, topic_id, partitions, self._broker_ms()))
         described = TopicDescribed(request, name, topic_id, partitions, (0,) * partitions)
@@ -450,7 +458,11 @@ class BrokerCore:
         known = self.state.producers.by_name.get(name)
         most = self.limits.producers_max
         if known is None and len(self.state.producers) >= most:
-            raise Busy(f"the broker holds {most} producer names, the limit")
+            raise Busy(
+                f"the broker holds {most} producer names and takes no more",
+                hint="use a name again (a name is a role, not a run), or send without a name, "
+                "each message with its id",
+            )
         epoch = 1 + (known.epoch if known else 0)
         label = request.label[:LABEL_CHARS_MAX]
         out.appends.append(ProducerGranted(name, epoch, request.nonce, label, self._broker_ms()))

@@ -8,8 +8,10 @@ the broker never sends a message that was not asked for.
 
 The server reads the log from the nearest known position on: a cursor where the last fetch of this
 offset stopped, or an entry of the offset index. It passes over batches of other partitions, and the
-index jumps ahead where no batch of this partition can lie. One turn serves at most `turn_bytes_max`;
-further fetches wait for the next turn, which bounds the memory.
+index jumps ahead where no batch of this partition can lie. One turn serves at most `turn_bytes_max`
+and reads at most `turn_read_bytes_max` (the driver stops there); further fetches wait for the next turn, in order. This bounds
+the memory and the time, and it keeps readers of many partitions together: a region of the log is
+read for the first of them, and the others find it in memory.
 """
 
 from __future__ import annotations
@@ -140,7 +142,10 @@ class FetchServer:
         )
         self._replace(job, out)
         if request.offset < partition.durable_end_offset:
-            self._serve(job, now_ms, out)
+            if self.postponed:  # those come first
+                self._postpone(job)
+            else:
+                self._serve(job, now_ms, out)
         elif wait_ms == 0:
             self._answer(job, out)
         else:
@@ -164,15 +169,22 @@ class FetchServer:
                 self._answer(job, out)
 
     def read_done(
-        self, token: int, found: list[tuple[int, BatchStored]], next_position: int, out: Outcome
+        self,
+        token: int,
+        found: list[tuple[int, BatchStored]],
+        next_position: int,
+        out: Outcome,
+        *,
+        stopped: bool,
     ) -> None:
+        """`stopped`: this turn may read no more of the log."""
         job = self.jobs.pop(token)
         for position, record in found:
             if not job.take(record, position):
                 job.partition.remember(job.wanted, position)
                 self._answer(job, out)
                 return
-        on: int | None = next_position if next_position > job.position else None
+        on: int | None = next_position if next_position > job.position or stopped else None
         if on is not None and job.wanted < job.partition.durable_end_offset:
             on = job.partition.index.read_on(on)
         if on is None:
@@ -180,10 +192,14 @@ class FetchServer:
             return
         job.partition.remember(job.wanted, on)
         more = job.found_bytes < job.max_bytes and job.reads_left > 0
-        if more and job.wanted < job.partition.durable_end_offset:
-            self._read(job, on, out)
-        else:
+        if not more or job.wanted >= job.partition.durable_end_offset:
             self._answer(job, out)
+        elif not stopped:
+            self._read(job, on, out)
+        elif job.found or len(self.waiting) >= self.limits.waiting_fetches_max:
+            self._answer(job, out)
+        else:
+            self._postpone(job)
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -203,10 +219,7 @@ class FetchServer:
             self._turn_ms = now_ms
             self._turn_bytes = 0
         if self._turn_bytes >= self.limits.turn_bytes_max:
-            if job.key not in self.waiting:
-                self._wait(job)
-            self._leave_end(job)
-            self.postponed[job.key] = job
+            self._postpone(job)
             return
         self._forget(job)
         if job.request.group:
@@ -218,6 +231,13 @@ class FetchServer:
         position = job.partition.position_of(job.wanted)
         assert position is not None, "a durable offset has an entry at or before it"
         self._read(job, position, out)
+
+    def _postpone(self, job: FetchJob) -> None:
+        """Serve the job in the next turn, behind those that wait for it already. Raises Busy."""
+        if job.key not in self.waiting:
+            self._wait(job)
+        self._leave_end(job)
+        self.postponed[job.key] = job
 
     def _read(self, job: FetchJob, position: int, out: Outcome) -> None:
         self._count += 1
@@ -259,7 +279,10 @@ class FetchServer:
 
     def _wait(self, job: FetchJob) -> None:
         if len(self.waiting) >= self.limits.waiting_fetches_max:
-            raise Busy("too many fetches are waiting")
+            raise Busy(
+                f"{self.limits.waiting_fetches_max} fetches wait, and the broker keeps no more",
+                hint="the consumer asks again; run fewer consumers for this broker",
+            )
         self.waiting[job.key] = job
         if len(self.deadlines) > 2 * len(self.waiting) + 64:
             self.deadlines = [

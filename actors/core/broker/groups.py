@@ -18,6 +18,7 @@ granted generation, on the host and in the place that the grant names.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 
 from ...errors import LedgerNotHere, LogRegressed, NotGranted, ProtocolError
@@ -119,8 +120,11 @@ class GroupTable:
             for key, grant in self.grants.items()
         }
 
-    def check_ledger(self, key: Key, join: Join, end_offset: int) -> None:
-        """Raises LedgerNotHere, LogRegressed."""
+    def check_ledger(self, key: Key, join: Join, end_offset: int, *, sent: bool) -> None:
+        """Raises LedgerNotHere, LogRegressed.
+
+        `sent`: the broker has outputs of this ledger, which therefore cannot be without any record.
+        """
         if join.next_offset > end_offset and not join.accepts:
             raise LogRegressed(
                 f"the ledger stands at offset {join.next_offset}, "
@@ -128,11 +132,12 @@ class GroupTable:
                 hint=LogRegressed.group_hint,
             )
         grant = self.grants.get(key)
-        if grant is None:
+        if grant is None or join.replaces:
             return
         known = self.known_offset(key)
         whole = join.highest_generation >= self.rewound.get(key, 0)
         whole = whole and bool(join.mark or not grant.seen.mark)
+        whole = whole and bool(join.topic_id_seen or not sent)
         if join.ledger_id == grant.ledger_id and join.next_offset >= known and whole:
             return
         what = "an older state of its" if join.ledger_id == grant.ledger_id else "another"
@@ -274,9 +279,13 @@ def _same_place(join: Join, grant: GroupGranted) -> bool:
 def _way_back(join: Join, grant: GroupGranted) -> str:
     """Return what to do about a ledger that is not the one of the grant."""
     if join.ledger_id == grant.ledger_id:
-        return "this is a copy or an old backup: use the ledger as it was last"
-    if _same_place(join, grant):
-        return "it was deleted or replaced there: put it back"
-    if grant.path.endswith(IN_DATABASE):
-        return f"give the consumer that database: sink={grant.path.removesuffix(IN_DATABASE)!r}"
-    return f"start the consumer on {grant.host} with the --state directory that holds it"
+        way = "this is a copy or an old backup: use the ledger as it was last"
+    elif _same_place(join, grant):
+        way = "it was deleted or replaced there: put it back"
+    elif grant.path.endswith(IN_DATABASE):
+        way = f"give the consumer that database: sink={grant.path.removesuffix(IN_DATABASE)!r}"
+    else:
+        way = f"start the consumer on {grant.host} with the --state directory that holds it"
+    names = f"{shlex.quote(join.group)} {shlex.quote(join.topic)}"
+    again = f"oncemq groups reset {names} --to earliest --new-ledger"
+    return f"{way}; if it is lost for good, start over without it: {again}"

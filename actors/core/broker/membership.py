@@ -19,7 +19,7 @@ from ...errors import (
     StoreMismatch,
     TooLarge,
 )
-from ...ids import check_name
+from ...ids import check_name, output_producer
 from ...limits import FRAME_BYTES_MAX, LABEL_CHARS_MAX, LEASE_MS, Limits
 from ...outcome import Outcome, Send
 from ...protocol import (
@@ -37,7 +37,7 @@ from ...protocol import (
     Rewound,
     Standby,
 )
-from ...records import GroupGranted
+from ...records import GroupGranted, LedgerReplaced
 from .balance import Balance
 from .groups import Key
 from .produce import NO_ROOM
@@ -108,7 +108,7 @@ class Membership:
         groups = self.state.groups
         topic, end_offset = self._check(join)
         key = (join.group, join.topic, join.partition)
-        groups.check_ledger(key, join, end_offset)
+        groups.check_ledger(key, join, end_offset, sent=self._has_sent(key))
         grant = groups.grants.get(key)
         if grant is not None and groups.same_again(key, join):
             groups.renew(key, grant.epoch, now_ms)
@@ -130,7 +130,11 @@ class Membership:
         if disk_full:
             raise DiskFull(NO_ROOM)
         if grant is None and len(groups) >= self._groups_max:
-            raise Busy(f"the broker holds {self._groups_max} grants, the limit")
+            raise Busy(
+                f"the broker holds {self._groups_max} grants (one for each group and partition) "
+                "and takes no more",
+                hint="use a group that exists (oncemq groups), or topics with fewer partitions",
+            )
         if grant is not None and not groups.leases[key].released and not groups.live(key, now_ms):
             out.events.append(
                 (
@@ -139,12 +143,22 @@ class Membership:
                 )
             )
         record = groups.new_grant(join, broker_ms)
+        if grant is not None and join.replaces:
+            out.appends.append(LedgerReplaced(*key, record.epoch, grant.ledger_id, broker_ms))
+            lost = {"host": grant.host, "path": grant.path, "next_offset": groups.known_offset(key)}
+            fields = {**lost, "ledger_id": grant.ledger_id.hex(), "by": join.ledger_id.hex()}
+            out.events.append(("group.ledger_replaced", {**place, **fields}))
         out.appends.append(record)
         groups.start_lease(record, now_ms).member = join.member
         self.balance.granted(key, join.member)
         granted = {"epoch": record.epoch, "next_offset": record.next_offset, "reason": reason}
         out.events.append(("group.granted", {**place, **granted}))
         self._granted(peer, join, record.epoch, topic, now_ms, out)
+
+    def _has_sent(self, key: Key) -> bool:
+        """Return whether outputs of the partition's ledger are stored."""
+        producer = self.state.producers.by_name.get(output_producer(*key))
+        return producer is not None and bool(producer.rows)
 
     def _why_free(self, key: Key, join: Join, now_ms: int) -> str:
         """Return why no lease must be waited for; "" while another consumer's lease runs.
@@ -341,4 +355,7 @@ def _check_size(grants: list[GroupGranted]) -> None:
         for grant in grants
     )
     if chars * _TEXT_BYTES_MAX + len(grants) * _ROW_BYTES > FRAME_BYTES_MAX:
-        raise TooLarge(f"{len(grants)} grants do not fit one answer", hint="")
+        raise TooLarge(
+            f"{len(grants)} grants do not fit one answer of {FRAME_BYTES_MAX} bytes",
+            hint="ask for one group (oncemq groups show GROUP), or use shorter paths for --state",
+        )

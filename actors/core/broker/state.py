@@ -23,6 +23,7 @@ from ...records import (
     GroupGranted,
     GroupRewound,
     HistoryBegun,
+    LedgerReplaced,
     Plain,
     ProducerGranted,
     Record,
@@ -108,6 +109,8 @@ class BrokerState:
             self.history.begin(record.mark, position)
         elif isinstance(record, GroupRewound):
             self.groups.apply_rewound(record)
+        elif isinstance(record, LedgerReplaced):
+            pass  # the grant that follows names the other ledger
         else:
             assert isinstance(record, GroupGranted), f"not a record of a broker: {record}"
             self.groups.apply(record)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...errors import OnceMQError, StoreMismatch, from_code
+from ...errors import Busy, OnceMQError, StoreMismatch, from_code
 from ...history import NO_PLACE, Place, highest
 from ...limits import NO_BROKER_WARNING_MS, PING_MS, RESEND_MS, SILENCE_MS
 from ...outcome import Outcome, Send, Stop
@@ -37,20 +37,41 @@ class Reconnect:
     """Work for the shell: close the socket and connect again under a fresh routing id."""
 
 
+def is_final(error: OnceMQError) -> bool:
+    """Return whether the refusal of a question (a topic, an epoch, a grant) does not pass.
+
+    A question meets Busy at a table that only grows, so asking again would wait for ever and name
+    no cause. A batch or a fetch meets it at a queue that empties.
+    """
+    return not error.retriable or isinstance(error, Busy)
+
+
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """Event: another client of the process has opened the shared connection anew: say hello."""
+
+
 class Connection:
     """The client side of hello, ping and silence. Pure: times come in, messages go out."""
 
     def __init__(
-        self, role: str, incarnation: bytes, endpoint: str, *, log_id_seen: bytes = b""
+        self,
+        role: str,
+        incarnation: bytes,
+        endpoint: str,
+        *,
+        log_id_seen: bytes = b"",
+        first_request: int = 1,
     ) -> None:
         """Speak as `role` to the broker at `endpoint` (only named in events).
 
-        `log_id_seen` is the log that a ledger was built on; b"" accepts any log at first.
+        `log_id_seen` is the log that a ledger was built on; b"" accepts any log at first. Requests
+        are numbered from `first_request` on.
         """
         self._role = role
         self._incarnation = incarnation
         self.endpoint = endpoint
-        self._next_request = 1
+        self._next_request = first_request
         # Whether the broker has sent a Welcome since the last Hello. Invariant: only Hello is sent
         # while it is False.
         self.ready = False
@@ -106,6 +127,12 @@ class Connection:
         self._quiet_since_ms = self._reopened_at_ms = now_ms
         self._hello(now_ms, out)
         self._set_wake()
+
+    def reopened(self, now_ms: int, out: Outcome) -> None:
+        """The socket is another one, and it was not this class that asked for it."""
+        if self._hello_request:
+            self._reopened_at_ms = now_ms
+            self._hello(now_ms, out)
 
     def received(self, message: Message, now_ms: int, out: Outcome) -> bool:
         """Take any message from the broker; return whether it belongs to the connection.

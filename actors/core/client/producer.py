@@ -8,7 +8,8 @@ ids only and needs no epoch. Batches then go through the send window.
 
 Questions (a topic's description, the epoch) are idempotent: the producer asks again, under a new
 request number, after every new session of the connection, after RESEND_MS without an answer, and
-after a back-off where the broker is at a bound. Any other refusal is final.
+after a back-off while the disk of the broker is full. Any other refusal is final, also that of a
+full table (`is_final`).
 
 Fenced ends the incarnation: the outcome of messages without a verdict is `unknown`, because their
 requests may still arrive or have arrived. The shell fails them with the error of Stop and never
@@ -37,8 +38,8 @@ from ...protocol import (
     place_in,
 )
 from ...records import Plain, Record
-from .connection import BROKER, Connection
-from .send_window import EXPLICIT, SendWindow, Settled
+from .connection import BROKER, Connection, is_final
+from .send_window import EXPLICIT, REFUSALS_TOLD, SendWindow, Settled
 
 # --- events from the shell -----------------------------------------------------------------------
 
@@ -105,6 +106,7 @@ class _Question:
     request: int = 0  # of the latest attempt; 0: not asked in this session
     due_ms: int = 0  # time of the next attempt
     failures: int = 0  # retriable refusals so far: they stretch the back-off
+    refusal: OnceMQError | None = None  # the last of them
 
 
 class ProducerCore:
@@ -147,6 +149,12 @@ class ProducerCore:
         self._session_seen = 0
         # Whether Stop was given. Invariant: nothing is sent after it.
         self.ended = False
+
+    @property
+    def held_by(self) -> OnceMQError | None:
+        """What the broker keeps refusing something with; None: nothing waits for that."""
+        asked = (q for q in self._questions.values() if q.failures >= REFUSALS_TOLD)
+        return self.send_window.held_by or next((q.refusal for q in asked), None)
 
     @property
     def wake_at_ms(self) -> int | None:
@@ -250,9 +258,10 @@ class ProducerCore:
         if question is None:
             return False
         error = from_code(failure.code, failure.reason, failure.hint)
-        if error.retriable:
+        if not is_final(error):
             question.due_ms = now_ms + backoff_ms(question.failures)
             question.failures += 1
+            question.refusal = error
         elif question.topic:
             del self._questions[question.topic]
             out.work.append(TopicRefused(question.topic, error))

@@ -38,6 +38,7 @@ from .connection import BROKER, Connection
 
 ATTEMPTS_KEPT = 8  # attempts of one batch whose late answers still count: bounds `_by_request`
 _RESEND_MAX_MS = 8 * RESEND_MS
+REFUSALS_TOLD = 4  # so often refused, 1.5 s: people are told why they wait
 # Refusals of one explicit batch that are final for it and harmless for the others.
 _FINAL_CODES = frozenset({"too_old", "too_large", "invalid_name", "unknown_topic", "malformed"})
 EXPLICIT = -1  # the first_sequence of a batch with explicit ids
@@ -110,6 +111,7 @@ class Lane:
         "due_ms",
         "failures",
         "flying",
+        "held_by",
         "held_until_ms",
         "next_counter",
         "partition",
@@ -136,6 +138,7 @@ class Lane:
         self.due_ms = 0
         # No sending before this time: the broker refused with Busy or DiskFull. 0: no hold.
         self.held_until_ms = 0
+        self.held_by: OnceMQError | None = None  # the last such refusal, until there is a verdict
         # Fruitless attempts in a row: they stretch the next wait.
         self.failures = 0
 
@@ -255,6 +258,12 @@ class SendWindow:
         """Whether some batch waits because a window is full or the broker is away."""
         return any(lane.waiting for lane in self._busy.values())
 
+    @property
+    def held_by(self) -> OnceMQError | None:
+        """What the broker keeps refusing some batch with; None: nothing waits for that."""
+        told = (lane for lane in self._busy.values() if lane.failures >= REFUSALS_TOLD)
+        return next((lane.held_by for lane in told if lane.held_by), None)
+
     def received(self, message: Message, now_ms: int, out: Outcome) -> list[Settled]:
         """Take an answer; return the batches that it settles, in order. Others are ignored.
 
@@ -316,6 +325,7 @@ class SendWindow:
     def _judged(self, lane: Lane, entry: Entry, verdict: Produced | OnceMQError) -> None:
         assert entry.verdict is None, "a settled batch has no attempts any more"
         entry.verdict = verdict
+        lane.held_by = None
         if isinstance(verdict, Produced) and not entry.explicit:
             lane.acked_end = max(lane.acked_end, entry.first_sequence + entry.count)
         lane.failures = 0
@@ -338,6 +348,7 @@ class SendWindow:
         elif failure.code in {"gap", "unknown_session"}:
             self._out_of_order(lane, entry, failure, now_ms, out)
         else:
+            lane.held_by = error
             self._hold(lane, now_ms)
 
     def _out_of_order(

@@ -44,7 +44,7 @@ from ...protocol import (
     place_in,
 )
 from ...records import Committed, LedgerEnded, LedgerStarted, Plain, Record
-from ..client.connection import Connection
+from ..client.connection import Connection, Reopened
 from .commits import Acked
 from .effect_work import STALE, EffectAnswer, EffectOrder, EffectTold, EffectWanted
 from .grant import JOINING, LEAVING, OPENING, RUNNING, STOPPED, GrantHolder, Member, check_follows
@@ -64,12 +64,18 @@ class ConsumerCore:
         endpoint: str,
         *,
         fingerprint: Fingerprint,
+        first_request: int = 1,
         limits: Limits = LIMITS,
     ) -> None:
-        """`fingerprint` turns tagged ids into 16 bytes each, keyed by the ledger's id."""
+        """`fingerprint` turns tagged ids into 16 bytes each, keyed by the ledger's id.
+
+        Requests are numbered from `first_request` on.
+        """
         self.member = member
         self.ledger = Ledger(limits)
-        self.connection = Connection("consumer", member.incarnation, endpoint)
+        self.connection = Connection(
+            "consumer", member.incarnation, endpoint, first_request=first_request
+        )
         self._holder = GrantHolder(member, self.connection)
         self._lookups = TopicLookups(self.connection)
         self._fingerprint = fingerprint
@@ -99,6 +105,19 @@ class ConsumerCore:
     def shared(self) -> bool:
         """Whether other members own partitions of the topic, by the last answer of the broker."""
         return self._holder.shared
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether more than its records of the end keeps this consumer from ending.
+
+        A call that runs, outputs without an acknowledgement, a ledger that is not open yet, a full
+        disk.
+        """
+        running = self._running
+        if running is None or self.phase != RUNNING:
+            return self.phase == OPENING
+        out = running.handling.running is not None or running.send_window.batches > 0
+        return out or self._disk_full
 
     @property
     def held_effects(self) -> list[str]:
@@ -166,6 +185,8 @@ class ConsumerCore:
                 self._running.handling.effect(event, now_ms, out)
             case EffectOrder() if self._running is not None:
                 self._running.handling.ordered(event, now_ms, out)
+            case Reopened():
+                self.connection.reopened(now_ms, out)
             case LedgerPeeked():
                 self._holder.peeked(event, now_ms, out)
             case Recovered():

@@ -48,7 +48,7 @@ from ...protocol import (
     TopicDescribed,
     place_in,
 )
-from ..client.connection import BROKER, Connection
+from ..client.connection import BROKER, Connection, is_final
 from .fetch import regressed
 from .ledger import Ledger
 from .work import GaveBack, LedgerPeeked, OpenLedger, PeekLedger, StandingBy, TopicFound
@@ -266,7 +266,7 @@ class GrantHolder:
             return
         error = from_code(failure.code, failure.reason, failure.hint)
         moving = isinstance(error, LedgerNotHere) and self._reported != self._doubted
-        if not error.retriable and not moving:
+        if is_final(error) and not moving:
             raise error
         if moving:
             self._doubted = self._reported

@@ -6,6 +6,10 @@ becomes one commit with the old and the new offset and the reason. Going forward
 messages. Going back reads them again, but the processed set still leaves out those that were
 handled. Before an offset goes back, the shell tells the broker (`Rewind`).
 
+An operator may give the partition another ledger in place of one that is lost (`replaces`). Its first
+commit gives its outputs numbers that the broker has not seen, together with its first record: numbers
+from 0 would be taken for those of the lost ledger.
+
 A move is also how an operator accepts that the broker's log has another past than the ledger relied
 on: the commit carries the place where the log stands now.
 
@@ -56,13 +60,19 @@ class SeekerCore:
         limits: Limits = LIMITS,
         *,
         accepts: bool = False,
+        replaces: Mapping[Target, int] | None = None,
     ) -> None:
-        """`accepts`: the log has another past than the ledger relied on, and the operator knows."""
+        """`accepts`: the log has another past than the ledger relied on, and the operator knows.
+
+        `replaces`: this ledger takes the place of a lost one; what the broker expects next of its
+        outputs, by (topic, partition).
+        """
         self._place = place
         self._grant = grant
         # Whether a move accepts another past. Invariant: then even a move to where the ledger stands
         # is a commit.
         self.accepts = accepts
+        self._replaces = replaces
         self.ledger = Ledger(limits)
         self.wake_at_ms = None
         # Whether the last generation ended on purpose. Then this one does too, and the next owner
@@ -92,9 +102,15 @@ class SeekerCore:
         if self.ledger.started is None:
             log = (grant.topic_id, grant.log_id, grant.lineage)
             out.appends.append(LedgerStarted(*self._place, *log, START_OFFSET))
-            self._end_well(out)
         else:
             check_follows(self.ledger, self._place, grant, accepts=self.accepts)
+        renumbered = [] if self._replaces is None else self._renumbered(self._replaces)
+        if renumbered:
+            record = Committed(grant.epoch, self.ledger.commit_no + 1, [], [], b"", {})
+            record.seen, record.renumbered = place_in(grant), renumbered
+            out.appends.append(record)
+        if out.appends:
+            self._end_well(out)
 
     def _move(self, move: MoveOffset, out: Outcome) -> None:
         ledger, grant = self.ledger, self._grant
@@ -106,7 +122,11 @@ class SeekerCore:
             )
         most = ledger.limits.skips_max
         if len(ledger.skips) >= most and move.offset > first:
-            raise NotSupported(f"this ledger has {most} skipped ranges, the limit")
+            raise NotSupported(
+                f"this ledger has {most} skipped ranges and takes no more",
+                hint="let the group handle what it can and its handler reject the rest; a new group "
+                "begins without skipped ranges",
+            )
         skipped = Skipped(grant.topic_id, first, move.offset, move.reason)
         inputs = [(grant.topic_id, move.offset)]
         record = Committed(grant.epoch, ledger.commit_no + 1, inputs, [], b"", {})
@@ -129,7 +149,8 @@ class SeekerCore:
     def _renumbered(self, expected: Mapping[Target, int]) -> list[Renumbered]:
         """Return the targets whose unacknowledged outputs the broker would never take."""
         ledger, wrong = self.ledger, []
-        for target, following in sorted(ledger.next_sequence.items()):
+        for target in sorted({*ledger.next_sequence, *expected}):
+            following = ledger.next_sequence.get(target, 0)
             outputs = ledger.unacked.get(target)
             first = outputs[0].first_sequence if outputs else following
             wanted = expected.get(target, 0)

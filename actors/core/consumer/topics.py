@@ -12,7 +12,7 @@ from ...errors import TopicExists, UnknownTopic, from_code
 from ...limits import JOIN_RETRY_MS, PRIVATE_LOOK_MS, RESEND_MS
 from ...outcome import Outcome, Send
 from ...protocol import CreateTopic, DescribeTopic, Failure, TopicDescribed
-from ..client.connection import BROKER, Connection
+from ..client.connection import BROKER, Connection, is_final
 from .work import TopicResolved
 
 
@@ -68,7 +68,7 @@ class DeadTopic:
         if isinstance(error, TopicExists):
             self._exists = True
             self._again_at_ms = 0
-        elif error.retriable:
+        elif not is_final(error):
             self._again_at_ms = now_ms + JOIN_RETRY_MS
         else:
             raise error
@@ -115,7 +115,7 @@ class PrivateTopic:
         if isinstance(error, UnknownTopic):
             self.looked = True
             self._again_at_ms = now_ms + PRIVATE_LOOK_MS
-        elif error.retriable:
+        elif not is_final(error):
             self._again_at_ms = now_ms + JOIN_RETRY_MS
         else:
             raise error
@@ -169,7 +169,7 @@ class TopicLookups:
             out.work.append(TopicResolved(topic, message.partitions))
             return
         error = from_code(message.code, message.reason, message.hint)
-        if error.retriable:
+        if not is_final(error):
             self._again_at_ms = now_ms + JOIN_RETRY_MS
         else:
             del self._wanted[topic]

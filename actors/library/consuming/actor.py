@@ -33,6 +33,7 @@ class ConsumerActor(ConsumerShell):
         label: str,
         process: bytes = b"",
         outlived: int = 0,
+        first_request: int = 1,
     ) -> None:
         super().__init__(
             (consumer.group, consumer.topic, partition),
@@ -49,6 +50,7 @@ class ConsumerActor(ConsumerShell):
             park_limit=consumer.park_limit,
             process=process,
             outlived=outlived,
+            first_request=first_request,
         )
         self.consumer = consumer
         self.partition = partition

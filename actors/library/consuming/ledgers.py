@@ -72,6 +72,14 @@ class ConsumerLedgers:
             open_log=log_opener(self._point, _CrashingLedger),
         )
 
+    @staticmethod
+    def descriptors(consumer: Consumer) -> int:
+        """Return how many files the ledger of one partition keeps open, at most.
+
+        Lock and segment; or what a connection of SQLite has: database, -wal and -shm.
+        """
+        return 2 if consumer.sink is None else 3
+
     def _visit(self, step: str) -> None:
         if self._point is not None:
             for name in _PLACES.get(step, ()):

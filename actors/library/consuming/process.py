@@ -19,7 +19,6 @@ been replaced as a whole: it ends Fenced (docs/GROUPS.md).
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
@@ -27,8 +26,7 @@ import time
 from collections import deque
 from dataclasses import replace
 
-import zmq
-
+from ...core.client.connection import Reopened
 from ...core.consumer.effect_work import EffectAnswer, EffectHeld, EffectTold, EffectWanted
 from ...core.consumer.work import (
     Drain,
@@ -39,11 +37,14 @@ from ...core.consumer.work import (
     TopicResolved,
 )
 from ...errors import OnceMQError, SinkConflict, SinkUnavailable
-from ...limits import DRAIN_S_DEFAULT, TOPIC_LOOKUP_MS
+from ...limits import DRAIN_S_DEFAULT, HANDLER_DESCRIPTORS, TOPIC_LOOKUP_MS
+from ...outcome import Event
 from ...ports import Events
 from ...runtime.clock import SystemClock
+from ...runtime.descriptors import allow_descriptors, descriptors_in_use
 from ...runtime.process import draw, own_label, stop_signals
 from ...runtime.zmq_transport import DealerTransport
+from ...shells.channels import Channel, Channels
 from ..effects.calls import command_about
 from ..handling.call import Call, Consumer
 from ..handling.make_call import TopicFinders, make_call
@@ -58,6 +59,7 @@ from .topic_book import TopicBook
 from .watcher import NotDrained, Watcher
 
 LOOK_MS = 200  # how often deadlines of the process are looked at
+OPENING_MS = 50  # how long partitions without an open ledger may keep the others waiting
 SWITCH_INTERVAL_S = 0.0005
 
 Question = ResolveTopic | EffectWanted | EffectTold  # of a handler that runs
@@ -94,12 +96,15 @@ class ConsumerProcess:
         self._threads = HandlerThreads()
         # What the main thread has for actors. A deque: append and popleft are atomic.
         self._inbox: deque[tuple[ConsumerActor, Answer | Question]] = deque()
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        self._transport = DealerTransport(broker)
+        self._descriptors = descriptors_in_use()  # besides those of ledgers
         # Of the I/O thread alone from here on, unless said otherwise.
+        self._channels = Channels(self._transport, events)
         self._actors: dict[tuple[str, str, int], ConsumerActor] = {}
-        self._transports: dict[ConsumerActor, DealerTransport] = {}
+        # Each actor that has not ended: its channel, and when its next turn is due.
+        self._channel_of: dict[ConsumerActor, Channel] = {}
+        self._owner_of: dict[Channel, ConsumerActor] = {}
+        self._due_ms: dict[ConsumerActor, int] = {}
         self._open_calls: dict[ConsumerActor, Call] = {}
         self._away = SinkOutages()
         self._look_at_ms = 0
@@ -135,8 +140,6 @@ class ConsumerProcess:
                 self._quit = True
                 self._wake()
                 thread.join()
-                os.close(self._wake_read)
-                os.close(self._wake_write)
         if self._error is not None:
             raise self._error
         return self.summary()
@@ -175,19 +178,18 @@ class ConsumerProcess:
         return self._tally.summary(list(self._actors.values()))
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: it is awake
-            os.write(self._wake_write, b"w")
+        self._transport.wake()
 
     # --- the I/O thread --------------------------------------------------------------------------
 
     def _io_main(self) -> None:
         try:
-            while not self._quit and (self._open_calls or self._live() or self._away):
-                self._wait()
+            while not self._quit and (self._open_calls or self._due_ms or self._away):
+                for channel in self._channels.poll(self._time_left_ms()):
+                    self._note_mail(channel)
                 while self._inbox:
                     self._post(*self._inbox.popleft())
-                for actor in list(self._actors.values()):
-                    actor.turn()
+                self._turn_due()
                 self._look()
         except BaseException as error:  # noqa: BLE001 - told by `run`, in the main thread
             self._error = self._error or error
@@ -195,8 +197,7 @@ class ConsumerProcess:
             for actor in self._actors.values():
                 actor.close()
                 self._note_end(actor)
-            for transport in self._transports.values():
-                transport.close()
+            self._transport.close()
             self._main.end()
 
     def _live(self) -> list[ConsumerActor]:
@@ -208,24 +209,54 @@ class ConsumerProcess:
             self._open_calls.pop(actor, None)
         if isinstance(event, OnceMQError):
             actor.end(event)
+            self._due_ms.pop(actor, None)
         elif event is not None:
-            actor.post(event)
+            self._tell(actor, event)
 
-    def _wait(self) -> None:
-        live = self._live()
-        timeout = min([LOOK_MS, *(actor.time_left_ms() for actor in live)])
+    def _tell(self, actor: ConsumerActor, event: Event) -> None:
+        """Post an event; the turn in which the actor meets it is the next one of the loop."""
+        actor.post(event)
+        if not actor.ended:
+            self._due_ms[actor] = 0
+
+    def _note_mail(self, channel: Channel) -> None:
+        actor = self._owner_of[channel]
+        if channel.reopened:
+            channel.reopened = False
+            actor.post(Reopened())
+        if not actor.ended:
+            self._due_ms[actor] = 0
+
+    def _time_left_ms(self) -> int:
+        if self._inbox:
+            return 0
+        now_ms = self._clock.now_ms()
+        left = min([LOOK_MS, *(due_ms - now_ms for due_ms in self._due_ms.values())])
         if self._away:
-            timeout = min(timeout, max(1, self._away.time_left_ms(self._clock.now_ms())))
-        if self._inbox or timeout <= 0:
-            timeout = 0
-        poller = zmq.Poller()
-        poller.register(self._wake_read, zmq.POLLIN)
-        for actor in live:
-            poller.register(self._transports[actor].socket, zmq.POLLIN)
-        for what, _ in poller.poll(timeout):
-            if what == self._wake_read:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._wake_read, 4096)
+            left = min(left, max(1, self._away.time_left_ms(now_ms)))
+        return max(0, left)
+
+    def _turn_due(self) -> None:
+        """Turn the actors that have something to do; with many partitions most have not.
+
+        Making and opening a ledger takes long. Those that have theirs open come first, and the
+        others get a bounded time before messages are looked for again.
+        """
+        now_ms = self._clock.now_ms()
+        due = [
+            actor
+            for actor, due_ms in self._due_ms.items()
+            if due_ms <= now_ms or (actor.sink is not None and actor.waits_for_writer)
+        ]
+        due.sort(key=lambda actor: not actor.serving)
+        for actor in due:
+            if not actor.serving and self._clock.now_ms() - now_ms >= OPENING_MS:
+                return
+            actor.turn()
+            if actor.ended:
+                self._due_ms.pop(actor, None)
+            else:
+                self._due_ms[actor] = self._clock.now_ms() + actor.time_left_ms()
 
     def _look(self) -> None:
         for actor in [actor for actor in self._actors.values() if actor.ended]:
@@ -244,7 +275,8 @@ class ConsumerProcess:
         self._watcher.progress(self.summary())
         self._tell_silence()
         if self._drain_until is not None:
-            if time.monotonic() >= self._drain_until:
+            late = time.monotonic() >= self._drain_until
+            if late and any(actor.core.unfinished for actor in self._live()):
                 self._abandon()
         elif self._until_idle_s is not None and self._idle_for_s(now_ms) >= self._until_idle_s:
             self._begin_drain()
@@ -268,11 +300,13 @@ class ConsumerProcess:
         self.cut_call(actor)
 
     def _rejoin(self, actor: ConsumerActor, reason: str, *, outlived: int = 0) -> None:
-        """Stand by for a partition that another member has, with fresh facts and a fresh socket."""
+        """Stand by for a partition that another member has, with fresh facts and a fresh channel."""
         self.cut_call(actor)
         self._tally.retire(actor)
         del self._actors[actor.place]
-        self._transports.pop(actor).close()
+        channel = self._channel_of.pop(actor)
+        del self._owner_of[channel]
+        channel.close()
         fields = dict(zip(("group", "topic", "partition"), actor.place, strict=True))
         self._events.emit("consumer.rejoined", reason=reason, **fields)
         self._add(actor.consumer, actor.partition, outlived=outlived)
@@ -292,7 +326,7 @@ class ConsumerProcess:
         for actor in self._away.take_all():  # what it had under way is not known to be committed
             self._note_end(actor)
         for actor in self._actors.values():
-            actor.post(Drain())
+            self._tell(actor, Drain())
 
     def _abandon(self) -> None:
         """Give up: the drain has taken too long. No message is to blame for that."""
@@ -328,9 +362,24 @@ class ConsumerProcess:
             call.cut()
 
     def topic_found(self, actor: ConsumerActor, partitions: int) -> None:
+        """Raises TooFewDescriptors."""
+        if actor.partition == 0 and partitions > 1:
+            self._allow_descriptors(actor.consumer, partitions)
         for partition in range(1, partitions):
             if (*actor.place[:2], partition) not in self._actors:
                 self._add(actor.consumer, partition)
+
+    def _allow_descriptors(self, consumer: Consumer, partitions: int) -> None:
+        """Make sure that this process can own all its partitions: another member may end."""
+        mine = (consumer.group, consumer.topic)
+        others = (a.consumer for a in self._actors.values() if a.place[:2] != mine)
+        ledgers = sum(self._ledgers.descriptors(other) for other in others)
+        ledgers += partitions * self._ledgers.descriptors(consumer)
+        needed = self._descriptors + ledgers + HANDLER_DESCRIPTORS
+        what = f"the {partitions} partitions of topic {consumer.topic}"
+        before, now = allow_descriptors(needed, what)
+        if now != before:
+            self._events.emit("process.descriptors", needed=needed, before=before, limit=now)
 
     def topic_resolved(self, _: ConsumerActor, resolved: TopicResolved, /) -> None:
         self._topics.learn(resolved)
@@ -366,12 +415,12 @@ class ConsumerProcess:
 
     def _add(self, consumer: Consumer, partition: int, *, outlived: int = 0) -> None:
         place = (consumer.group, consumer.topic, partition)
-        transport = DealerTransport(self._endpoint)
+        channel = self._channels.open()
         actor = ConsumerActor(
             consumer,
             partition,
             endpoint=self._endpoint,
-            transport=transport,
+            transport=channel,
             clock=self._clock,
             events=self._events,
             entropy=draw,
@@ -380,6 +429,8 @@ class ConsumerProcess:
             label=own_label(),
             process=self._member,
             outlived=outlived,
+            first_request=channel.first_request,
         )
         self._actors[place] = actor
-        self._transports[actor] = transport
+        self._channel_of[actor], self._owner_of[channel] = channel, actor
+        self._due_ms[actor] = 0

@@ -40,7 +40,10 @@ class TopicBook:
         """Raises InvalidName, Busy."""
         check_name(topic, "topic")
         if len(self._counts) >= TOPICS_KNOWN_MAX:
-            raise Busy(f"this process already uses {TOPICS_KNOWN_MAX} topics, the limit")
+            raise Busy(
+                f"this process sends to {TOPICS_KNOWN_MAX} topics and takes no more",
+                hint="send to fewer topics and tell messages apart by their keys",
+            )
 
     def learn(self, resolved: TopicResolved) -> None:
         with self._news:

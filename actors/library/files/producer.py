@@ -46,7 +46,7 @@ class Progress:
     duplicates: int = 0  # of them: sent by this run and known already
     position: int = 0  # bytes of the file read so far
     total: int | None = None  # bytes of the file
-    waiting_for: str | None = None  # the endpoint at which no broker answers
+    waiting_for: str = ""  # why there is no answer for so long, as a sentence
 
 
 class _Token(NamedTuple):
@@ -145,8 +145,7 @@ class FileProducer:
         engine.turn(timeout_ms)
         for settled in engine.take_settled():
             self._count(settled)
-        silent = engine.core.connection.endpoint if engine.silent else None
-        self.progress.waiting_for = silent
+        self.progress.waiting_for = engine.waits_for
         self._report(self.progress)
         if engine.error is not None:
             raise engine.error

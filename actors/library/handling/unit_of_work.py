@@ -250,7 +250,8 @@ class UnitOfWork:
         )
         if sent > MESSAGE_EFFECTS_BYTES_MAX:
             raise TooLarge(
-                f"one message sends {sent} bytes, the limit is {MESSAGE_EFFECTS_BYTES_MAX}"
+                f"one message sends {sent} bytes, the limit is {MESSAGE_EFFECTS_BYTES_MAX}",
+                hint="send less in one call of the handler, or in the handler of what it sends",
             )
         self.state.accept()
         self._mark = len(self._outgoing)

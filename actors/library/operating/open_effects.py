@@ -181,7 +181,8 @@ class OpenEffectsView:
         encoding, value = result
         if len(value) > EFFECT_RESULT_BYTES_MAX:
             raise TooLarge(
-                f"the result has {len(value)} bytes, the limit is {EFFECT_RESULT_BYTES_MAX}"
+                f"the result has {len(value)} bytes, the limit is {EFFECT_RESULT_BYTES_MAX}",
+                hint="give a shorter result, an address of it for example",
             )
         group = effect_id.partition(":")[0]
         found = [(home, known) for home, known in self._all(group) if known.id == effect_id]

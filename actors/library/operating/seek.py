@@ -12,12 +12,21 @@ one of them was restored from a backup: the ledger relies on the log as it is fr
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ...core.consumer.grant import join_with
-from ...errors import Fenced, GroupInUse, LogRegressed, OffsetOutOfRange, OnceMQError
-from ...ids import check_name, output_producer
+from ...errors import (
+    Fenced,
+    GroupInUse,
+    LedgerNotHere,
+    LogRegressed,
+    NotSupported,
+    OffsetOutOfRange,
+    OnceMQError,
+    UnknownTopic,
+)
+from ...ids import check_name, output_producer, private_topic
 from ...ports import Events
 from ...protocol import Standby
 from ...runtime.clock import SystemClock
@@ -43,6 +52,25 @@ class Moved:
     accepted: str = (
         ""  # how the log differs from the one that the ledger relied on; "": it does not
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LostLedger:
+    """A partition whose ledger the broker knows, and which is not the one at hand."""
+
+    topic: str
+    partition: int
+    committed: int  # by the ledger that the broker knows, as far as that was reported
+    end: int  # of the partition
+    host: str  # of that ledger
+    path: str
+    next_offset: int  # of the ledger at hand
+    replayed: int  # dead letters that were replayed to this group
+    in_place: bool  # the ledger at hand is empty, and in the very place that the broker knows
+
+    def handled_again(self, offset: int) -> int:
+        """Return how many messages may be handled again if the partition goes on at `offset`."""
+        return max(0, self.committed - offset)
 
 
 class Seeker:
@@ -125,21 +153,71 @@ class Seeker:
                 low = batch.first_offset + batch.kept
         return low
 
-    def seek(self, group: str, topic: str, offsets: Mapping[int, int], reason: str) -> list[Moved]:
-        """Move the group in each partition of `offsets`; durable when this returns.
+    def lost(self, group: str, topic: str, partitions: Iterable[int]) -> list[LostLedger]:
+        """Return the partitions whose ledger is another one than that at hand. Moves nothing.
 
-        Raises GroupInUse: a live consumer owns one of them, and nothing was moved; and
-        LedgerNotHere, Fenced, CorruptLog, DiskFull, NoAnswer.
+        Raises what `seek` raises, but for LedgerNotHere.
         """
         check_name(group, "group")
-        for partition in sorted(offsets):
-            self._take(group, topic, partition)
+        found = []
+        for partition in sorted(partitions):
+            try:
+                self._take(group, topic, partition)
+            except LedgerNotHere:
+                found.append(self._lost((group, topic, partition)))
+        self._give_back(clean=True)
+        return found
+
+    def _lost(self, place: tuple[str, str, int]) -> LostLedger:
+        group, topic, partition = place
+        door = self._door(place)
+        try:
+            facts = door.peek()
+        finally:
+            door.close()
+        rows = self._client.group(group).partitions
+        [row] = [row for row in rows if row[:2] == (topic, partition)]
+        host, path, committed, end = row[4], row[5], row[8], row[9]
+        try:
+            ends = self._client.describe_topic(private_topic(topic, group)).end_offsets
+        except UnknownTopic:
+            ends = ()
+        replayed = ends[partition] if partition < len(ends) else 0
+        here = (facts.host, facts.path) == (host, path)
+        in_place = here and not facts.topic_id_seen
+        return LostLedger(
+            topic, partition, committed, end, host, path, facts.next_offset, replayed, in_place
+        )
+
+    def seek(
+        self,
+        group: str,
+        topic: str,
+        offsets: Mapping[int, int],
+        reason: str,
+        *,
+        replaces: Container[int] = (),
+    ) -> list[Moved]:
+        """Move the group in each partition of `offsets`; durable when this returns.
+
+        In the partitions of `replaces` the ledger at hand takes the place of the group's own, which
+        is lost. Raises GroupInUse: a live consumer owns one of them, and nothing was moved; and
+        LedgerNotHere, Fenced, CorruptLog, DiskFull, NoAnswer, NotSupported.
+        """
+        check_name(group, "group")
+        try:
+            for partition in sorted(offsets):
+                self._take(group, topic, partition, replaces=partition in replaces)
+        except OnceMQError:
+            self._give_back(clean=False)
+            raise
         moved = []
         for taken in self._taken:
             offset, first = offsets[taken.place[2]], taken.core.ledger.next_offset
+            # The broker expects of a replacing ledger what it knows of the lost one, until the rewind.
+            if offset < first or taken.place[2] in replaces:
+                self._client.rewind(*taken.place, taken.core.epoch, offset)
             if offset != first or taken.core.accepts:
-                if offset < first:
-                    self._client.rewind(*taken.place, taken.core.epoch, offset)
                 taken.move(offset, reason, self._expected(taken))
             moved.append(
                 Moved(taken.place[2], first, offset, self._accepted.pop(taken.place[2], ""))
@@ -149,12 +227,20 @@ class Seeker:
 
     def _expected(self, taken: SeekerShell) -> dict[tuple[str, int], int]:
         """Return what the broker expects next of the outputs, if another past is accepted."""
-        if not taken.core.accepts:
-            return {}
-        nonce = self._incarnations[taken.place[2]]
-        return self._client.next_sequences(output_producer(*taken.place), nonce)
+        return self._next_sequences(taken.place) if taken.core.accepts else {}
 
-    def _take(self, group: str, topic: str, partition: int) -> None:
+    def _next_sequences(self, place: tuple[str, str, int]) -> dict[tuple[str, int], int]:
+        nonce = self._incarnations[place[2]]
+        return self._client.next_sequences(output_producer(*place), nonce)
+
+    def _check_may_replace(self) -> None:
+        if not self._client.knows_places:
+            raise NotSupported(
+                "this broker is of an earlier version and knows no way to replace a lost ledger",
+                hint="upgrade the broker",
+            )
+
+    def _take(self, group: str, topic: str, partition: int, *, replaces: bool = False) -> None:
         place = (group, topic, partition)
         door = self._door(place)
         try:
@@ -162,6 +248,9 @@ class Seeker:
             join = join_with(
                 door.peek(), 0, place, nonce, self._label, marked=self._client.knows_places
             )
+            if replaces:
+                self._check_may_replace()
+                join = replace(join, replaces=True)
             accepts = False
             try:
                 answer = self._client.join(join)
@@ -175,6 +264,7 @@ class Seeker:
                     f"{topic}/{partition} of group {group} is held by {answer.owner}, whose lease "
                     f"runs for {answer.lease_left_ms / 1000:g} s; nothing was moved"
                 )
+            numbers = self._next_sequences(place) if replaces else None
         except BaseException:
             door.close()
             raise
@@ -183,6 +273,7 @@ class Seeker:
             answer,
             ledger=door,
             accepts=accepts,
+            replaces=numbers,
             clock=SystemClock(),
             events=self._events,
         )

@@ -270,10 +270,7 @@ class Relay:
         if engine.error is not None:
             raise engine.error
         if self._failures == 0:
-            endpoint = engine.core.connection.endpoint
-            self.progress.waiting_for = (
-                f"no broker answers at {endpoint}" if engine.silent else None
-            )
+            self.progress.waiting_for = engine.waits_for or None
         self._report(self.progress)
 
     def _impatient(self) -> bool:

@@ -79,9 +79,18 @@ class Accumulator:
         self._late.append((deadline_ms, parcel))
         self._late_bytes += parcel.size
 
+    def full(self) -> BufferFull:
+        return BufferFull(
+            f"{self.used} bytes wait for an acknowledgement, the limit is {self._bound} "
+            "(in_flight_bytes)"
+        )
+
     def _check_late(self, size: int) -> None:
         if self._late and self._late_bytes + size > self._bound:
-            raise BufferFull(f"{self.used} bytes are unacknowledged and {self._late_bytes} wait")
+            raise BufferFull(
+                f"{self.used} bytes are unacknowledged and {self._late_bytes} wait, the limit of each "
+                f"is {self._bound} (in_flight_bytes)"
+            )
 
     def _new_parcel(self, topic: str, message: Message, now_ms: int) -> Parcel:
         explicit = message.id is not None

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import EllipsisType, TracebackType
 from typing import Any
 
-from ...errors import BufferFull, IdRequired, OnceMQError, ProducerClosed, Unacknowledged
+from ...errors import IdRequired, OnceMQError, ProducerClosed, Unacknowledged
 from ...ids import check_name
 from ...limits import ACK_TIMEOUT_S, IN_FLIGHT_BYTES_DEFAULT, LIMITS, SEND_TIMEOUT_MS
 from ...runtime import settings
@@ -195,7 +195,7 @@ class Producer:
     def _hand_over(self, parcel: Parcel) -> None:
         """Leave a parcel to the holder of the lock further out. Raises BufferFull: it cannot wait."""
         if not self._gathered.has_room(parcel.size):
-            raise BufferFull(f"{self._gathered.used} bytes wait for an acknowledgement")
+            raise self._gathered.full()
         self._lock.handed.append(parcel)
         if self._thread is not None:
             self._thread.wake()
@@ -225,7 +225,7 @@ class Producer:
                 return False
             left_ms = deadline_ms - monotonic_ms()
             if left_ms <= 0 or self._thread is threading.current_thread():
-                raise BufferFull(f"{self._gathered.used} bytes wait for an acknowledgement")
+                raise self._gathered.full()
             self._lock.wait(left_ms / 1000)
             if self._closed or self._error is not None:
                 raise self._error or ProducerClosed("the producer was closed during the call")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ...core.client.producer import Submit
 from ...core.client.send_window import Settled
-from ...errors import BufferFull, OnceMQError
+from ...errors import OnceMQError
 from ...limits import FEED_BATCHES_MAX, LINGER_MS
 from ...runtime.diagnostics import log
 from ...shells.producer import ProducerShell
@@ -99,9 +99,8 @@ class ProducerThread(threading.Thread):
 
     def describe_wait(self) -> str:
         engine = self._engine
-        if engine is None or not engine.silent:
-            return ""
-        return f": no broker answers at {engine.core.connection.endpoint}"
+        waits_for = "" if engine is None else engine.waits_for
+        return f": {waits_for}" if waits_for else ""
 
     def stop(self) -> None:
         """Not under the lock."""
@@ -171,7 +170,7 @@ class ProducerThread(threading.Thread):
             expired = self._gathered.admit_late(now_ms)
             topics = list(dict.fromkeys([*self._cutting, *self._gathered.topics()]))
         for parcel in expired:
-            self._fail(parcel, BufferFull("no room was found within the timeout"))
+            self._fail(parcel, self._gathered.full())
         for topic in topics:
             self._ask(engine, topic)
         known = [topic for topic in topics if topic in engine.topics]

@@ -11,6 +11,7 @@
 5  group rewound      msgpack [group, topic, partition, epoch, next_offset, at_ms]
 6  history begun      msgpack [mark, generation, at_ms]
 7  group granted      the fields of 4, then what the ledger relied on: mark, position
+8  ledger replaced    msgpack [group, topic, partition, epoch, ledger_id, at_ms]
 10 ledger started     msgpack [group, topic, partition, topic_id, log_id, lineage, start_offset]
 11 committed          msgpack [epoch, commit_no, inputs, ranges, fingerprints, state, outputs,
                       acked]
@@ -38,7 +39,7 @@ import msgpack
 from .frames import Frame
 
 TOPIC, PRODUCER, STORED, GROUP, REWOUND, STARTED, COMMITTED = 1, 2, 3, 4, 5, 10, 11
-HISTORY, GROUP_SEEN = 6, 7
+HISTORY, GROUP_SEEN, REPLACED = 6, 7, 8
 COMMITTED_MORE, MARKED, INTENDED, EFFECT_ENDED, ENDED = 12, 13, 14, 15, 16
 FINGERPRINT_BYTES = 16
 
@@ -127,6 +128,18 @@ class GroupRewind:
     partition: int
     epoch: int
     next_offset: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """An operator gives a partition another ledger, with the grant of this epoch."""
+
+    group: str
+    topic: str
+    partition: int
+    epoch: int
+    ledger_id: bytes  # of the lost one
     at_ms: int
 
 
@@ -236,6 +249,7 @@ Record = (
     | Stored
     | GroupGrant
     | GroupRewind
+    | Replacement
     | History
     | Started
     | Committed
@@ -251,6 +265,7 @@ _ARRAYS: dict[int, Any] = {
     GROUP: GroupGrant,
     GROUP_SEEN: GroupGrant,
     REWOUND: GroupRewind,
+    REPLACED: Replacement,
     HISTORY: History,
     STARTED: Started,
     MARKED: Marked,

@@ -226,7 +226,7 @@ def compare_outputs(rows: Rows, owners: dict[str, Ledger], found: Findings) -> i
         if sides[True] == sides[False]:
             continue
         if not sides[False]:
-            if ledger is not None and first >= ledger.known_from.get((topic, partition), 0):
+            if ledger is not None and _is_own(ledger, (topic, partition), first):
                 explanation = "the log holds outputs that no commit of their group made"
                 found.add("I11-outputs-once", where, explanation, ids)
         elif not sides[True]:
@@ -239,3 +239,10 @@ def compare_outputs(rows: Rows, owners: dict[str, Ledger], found: Findings) -> i
             explanation = "the log holds other outputs than the commit made"
             found.add("I11-outputs-once", where, explanation, ids)
     return pending
+
+
+def _is_own(ledger: Ledger, target: tuple[str, int], number: int) -> bool:
+    """Return whether the records of the ledger would tell of an output with this number."""
+    if number < ledger.known_from.get(target, 0):
+        return False
+    return not any(first <= number < end for first, end in ledger.foreign.get(target, ()))

@@ -48,6 +48,8 @@ class Ledger:
     next_sequence: dict[Target, int] = field(default_factory=dict)
     known_from: dict[Target, int] = field(default_factory=dict)
     acked: dict[Target, int] = field(default_factory=dict)
+    # Numbers that an operator passed over, as (first, next): outputs of a lost ledger or of a copy.
+    foreign: dict[Target, list[tuple[int, int]]] = field(default_factory=dict)
     # Each epoch that committed, and the first offset of its first commit.
     epochs: dict[int, int] = field(default_factory=dict)
     # For the comparison with snapshots: numbers by producer, fingerprints, their words' sum.

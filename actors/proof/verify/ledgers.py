@@ -198,9 +198,19 @@ class LedgerReader:
         for topic, partition, end in record.acked:
             self._acked((topic, partition), end, record.commit_no)
         for topic, partition, first in record.renumbered:
-            ledger.next_sequence[topic, partition] = first + ledger.unacked(topic, partition)
-            ledger.acked[topic, partition] = first
+            self._renumbered(topic, partition, first)
         self._outputs(record.outputs, position)
+
+    def _renumbered(self, topic: str, partition: int, first: int) -> None:
+        """Take an operator's order that outputs without an acknowledgement begin at `first`."""
+        ledger, target = self.ledger, (topic, partition)
+        waiting = ledger.unacked(topic, partition)
+        before = ledger.next_sequence.get(target, 0) - waiting
+        if before < first:
+            ledger.foreign.setdefault(target, []).append((before, first))
+        ledger.next_sequence[target] = first + waiting
+        ledger.acked[target] = first
+        ledger.known_from.setdefault(target, first)
 
     def _skip(self, record: Committed) -> int:
         """Take an operator's moves of the partition; return how many offsets they jump over."""

@@ -25,6 +25,7 @@ from ..parse.records import (
     GroupRewind,
     History,
     ProducerGrant,
+    Replacement,
     Stored,
     Topic,
     parse,
@@ -64,6 +65,8 @@ class BrokerLog:
     next_sequence: dict[Row, int] = field(default_factory=dict)
     # Grants of (group, topic, partition) by epoch.
     grants: dict[tuple[str, str, int], dict[int, GroupGrant]] = field(default_factory=dict)
+    # Epochs under which an operator gave a partition another ledger, by the same key.
+    replaced: dict[tuple[str, str, int], set[int]] = field(default_factory=dict)
     # Explicit ids by topic number: how many, and the sum of their body hashes.
     ids: dict[int, tuple[int, int]] = field(default_factory=dict)
     # The mark of each generation and where it begins, in order.
@@ -139,6 +142,9 @@ class LogReader:
             self._history(record, position)
         elif isinstance(record, GroupRewind):
             self._reported[record.group, record.topic, record.partition] = record.next_offset
+        elif isinstance(record, Replacement):
+            key = (record.group, record.topic, record.partition)
+            self.facts.replaced.setdefault(key, set()).add(record.epoch)
         else:
             self._found.add("log-shape", f"position {position}", "a record of a ledger")
 
@@ -166,7 +172,8 @@ class LogReader:
         grants = self.facts.grants.setdefault(key, {})
         last = max(grants.values(), key=lambda grant: grant.epoch, default=None)
         where = f"group {record.group} {record.topic}/{record.partition}"
-        if last is not None and record.ledger_id != last.ledger_id:
+        meant = record.epoch in self.facts.replaced.get(key, ())
+        if last is not None and record.ledger_id != last.ledger_id and not meant:
             self._found.add("one-ledger", where, f"epoch {record.epoch} has another ledger")
         reported = self._reported.get(key, 0)
         if record.next_offset < reported:

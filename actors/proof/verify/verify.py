@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from ...errors import StorageError, UnknownTopic
-from ...ids import output_producer
+from ...ids import did_you_mean, output_producer
 from ..findings import Findings
 from ..parse.files import Files
 from ..parse.log import Log, LogMoved, generation_numbers
@@ -321,14 +321,14 @@ def _check_ledger(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
         explanation += "never had" if known < 0 else f"has up to {known} only"
         found.add("one-log", ledger.where, explanation)
     _check_private(ledger, log, found)
-    grants = log.grants.get(ledger.place, {})
+    grants, replaced = log.grants.get(ledger.place, {}), log.replaced.get(ledger.place, ())
     for epoch, first in ledger.epochs.items():
         grant = grants.get(epoch)
         if grant is None:
             found.add("I10-zombie-fenced", ledger.where, f"epoch {epoch} was never granted")
         elif grant.ledger_id != ledger.ledger_id:
             found.add("one-ledger", ledger.where, f"epoch {epoch} was granted to another ledger")
-        elif first < grant.next_offset:
+        elif first < grant.next_offset and epoch not in replaced:
             explanation = f"epoch {epoch} begins at {first}, it was granted at {grant.next_offset}"
             found.add("I8-commit-monotone", ledger.where, explanation)
 
@@ -381,7 +381,11 @@ def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str
             "groups": dict(sorted(groups.items())),
         }
     if only is not None and only not in topics:
-        raise UnknownTopic(f"the log holds no topic {only}", hint="list topics: oncemq topics list")
+        near = did_you_mean(only, (topic.topic for topic in log.topics))
+        raise UnknownTopic(
+            f"the log holds no topic {only!r}{near}",
+            hint="list topics: oncemq topics list",
+        )
     return topics
 
 

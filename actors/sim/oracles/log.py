@@ -22,6 +22,7 @@ from ...records import (
     GroupGranted,
     GroupRewound,
     HistoryBegun,
+    LedgerReplaced,
     ProducerGranted,
     Record,
     TopicCreated,
@@ -133,6 +134,8 @@ class BrokerOracle(RecordOracle):
             self._epoch(record.producer, record.epoch)
         elif isinstance(record, GroupGranted):
             self._grant(record)
+        elif isinstance(record, LedgerReplaced):
+            raise Violation("ledger replaced", f"no operator has asked for {record}")
         elif isinstance(record, GroupRewound):
             self._rewound(record)
         elif isinstance(record, HistoryBegun):

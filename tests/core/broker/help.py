@@ -121,6 +121,7 @@ class World:
             perform=self.work.append,
             snapshot_every_bytes=self.snapshot_every,
             files=self.core.state,
+            turn_read_bytes=self.limits.turn_read_bytes_max,
         )
         self.driver.open_log(self.log, "data")
         self.turn()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oncemq.codec import wire
+from oncemq.driver import _Decoded
 from oncemq.limits import ATTEST_IDLE_MS, FETCH_WAIT_MS_MAX, LIMITS, Limits
 from oncemq.protocol import Fetch, Fetched
 from tests.core.broker.help import OTHER, World, batch_of, values_of
@@ -172,6 +173,7 @@ def test_sequential_fetches_do_not_walk_again(world, monkeypatch):
     """A fetch that goes on reads from where the last one stopped."""
     for number in range(50):
         world.send(number, f"v{number}")
+    world.driver._decoded = _Decoded(0)  # nothing stays in memory
     starts: list[int] = []
     plain = world.log.read
     monkeypatch.setattr(world.log, "read", lambda at, size: starts.append(at) or plain(at, size))
@@ -202,6 +204,84 @@ def test_partitions_far_apart_are_found_by_jumps(world, monkeypatch):
     received = world.fetch(0, max_bytes=10_000)
     assert [values_of(record) for record in received.stored] == [["first"], ["second"]]
     assert read_bytes < 4 * LIMITS.offset_index_step_bytes
+
+
+def test_readers_of_many_partitions_share_what_is_read(monkeypatch):
+    """The log is read once for all of them, a bounded part of it in a turn, the others waiting."""
+    size, rounds, most = 10_000, 40, 50_000
+    world = opened(turn_read_bytes_max=most)
+    for number in range(rounds):
+        for partition in range(3):
+            world.send(number, f"{partition}-{number}-" + "x" * size, partition=partition)
+    read_in_turns: list[int] = []
+    plain = world.log.read
+
+    def read(position: int, size: int):
+        records = plain(position, size)
+        read_in_turns[-1] += sum(record.end - record.position for record in records)
+        return records
+
+    monkeypatch.setattr(world.log, "read", read)
+    world.take(OTHER)
+    wanted = {
+        world.put(Fetch(world.n, "", "t", partition, 0, 0, 1 << 22, 500), peer=OTHER): partition
+        for partition in range(3)
+    }
+    got: dict[int, list[str]] = {partition: [] for partition in range(3)}
+    while any(len(values) < rounds for values in got.values()):
+        assert len(read_in_turns) < 500, got
+        read_in_turns.append(0)
+        world.clock.ms += 1
+        world.turn()
+        answers = [received for to, received in world.wire.sent if to == OTHER]
+        world.take(OTHER)
+        for received in answers:
+            partition = wanted.pop(received.message.request)
+            got[partition] += [value for r in received.stored for value in values_of(r)]
+            again = Fetch(
+                world.n, "", "t", partition, 0, received.message.next_offset, 1 << 22, 500
+            )
+            wanted[world.put(again, peer=OTHER)] = partition
+    for partition, values in got.items():
+        assert [value.split("-")[:2] for value in values] == [
+            [str(partition), str(number)] for number in range(rounds)
+        ]
+    assert max(read_in_turns) < most + 2 * size
+    assert sum(read_in_turns) < 1.5 * 3 * rounds * size, "not once for each partition"
+
+
+def test_a_fetch_that_found_nothing_yet_waits_for_its_turn():
+    """Many batches of others lie before its own: it is not answered empty, and nothing overtakes."""
+    world = opened(turn_read_bytes_max=10_000)
+    world.send(0, "first", partition=1)
+    for number in range(5):  # within one step of the index
+        world.send(number, "x" * 8_000)
+    world.send(1, "second", partition=1)
+    world.take(OTHER)
+    wait_for(world, 1, partition=1)
+    assert world.take(OTHER) == []
+    for _ in range(30):
+        world.clock.ms += 1
+        world.turn()
+    (answer,) = world.take(OTHER)
+    assert (answer.next_offset, answer.end_offset) == (2, 2)
+
+
+def test_new_fetches_do_not_starve_one_that_waits_for_its_turn():
+    """Others ask in every turn, for as much as a turn may read: the one that waits comes first."""
+    world = opened(turn_read_bytes_max=10_000)
+    world.driver._decoded = _Decoded(0)
+    world.send(0, "first", partition=1)
+    for number in range(5):
+        world.send(number, "x" * 10_500)
+    world.send(1, "second", partition=1)
+    world.take(OTHER)
+    waits = wait_for(world, 1, partition=1)
+    for _ in range(30):
+        world.clock.ms += 1
+        world.put(Fetch(world.n, "", "t", 0, 0, 0, 16_000, 500))
+        world.turn()
+    assert waits.request in [answer.request for answer in world.take(OTHER)]
 
 
 def test_one_turn_serves_a_bounded_number_of_bytes():
@@ -245,7 +325,10 @@ def test_waiting_fetches_are_bounded():
         wait_for(world, 0, partition=partition)
     world.take(OTHER)
     wait_for(world, 0, partition=2)
-    assert [answer.code for answer in world.take(OTHER)] == ["busy"]
+    (refused,) = world.take(OTHER)
+    assert refused.code == "busy"
+    assert "2 fetches wait" in refused.reason
+    assert "asks again" in refused.hint
 
 
 def test_deadlines_of_replaced_fetches_are_forgotten(world):

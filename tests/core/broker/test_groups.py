@@ -8,7 +8,18 @@ import pytest
 
 from oncemq import limits
 from oncemq.limits import Limits
-from oncemq.protocol import Fetch, Granted, InitProducer, Join, Leave, ListGroups, Renew, Standby
+from oncemq.protocol import (
+    Fetch,
+    Granted,
+    InitProducer,
+    Join,
+    Leave,
+    Left,
+    ListGroups,
+    Renew,
+    Rewind,
+    Standby,
+)
 from tests.core.broker.help import OTHER, World, batch_of, runs
 
 OUTPUTS = "@g/t/0"
@@ -135,6 +146,48 @@ def test_the_hint_of_another_ledger_follows_the_cause(world, known, joins, hint)
     assert hint in refused.hint
 
 
+NEW = {"ledger_id": b"new ledger", "path": "/new"}
+
+
+def test_an_operator_may_replace_a_lost_ledger(world):
+    """It waits for a live owner; until the rewind no consumer goes on, whatever dies in between."""
+    join(world, next_offset=7)
+    world.topic("out")
+    world.send(0, "sent", producer=OUTPUTS, topic="out", epoch=1)
+    assert join(world, b"B", **NEW).code == "ledger_not_here"
+    assert isinstance(join(world, b"B", **NEW, replaces=True), Standby)
+    world.clock.ms += limits.LEASE_MS
+    assert join(world, b"B", **NEW, replaces=True).epoch == 2
+    [told] = world.events.named("group.ledger_replaced")
+    assert (told["ledger_id"], told["next_offset"]) == (b"ledger".hex(), 7)
+    started = {**NEW, "topic_id_seen": world.core.state.topics.get("t").topic_id}
+    for restart in (False, True):
+        if restart:
+            world.crash()
+            world.hello()
+        world.clock.ms += limits.LEASE_MS
+        assert join(world, b"C", **NEW).code == "ledger_not_here"
+        assert join(world, b"C", **started).code == "ledger_not_here"
+        assert join(world, b"C", next_offset=7).code == "ledger_not_here", "the lost one came back"
+    again = join(world, b"D", **started, highest_generation=2, replaces=True)
+    assert again.epoch == 3
+    world.ask(Rewind(world.n, "g", "t", 0, 3, 0))
+    assert isinstance(world.ask(Leave(world.n, "g", "t", 0, 3, 0)), Left)
+    assert join(world, b"E", **NEW, highest_generation=3).code == "ledger_not_here", "empty"
+    assert join(world, b"E", **started, highest_generation=3).epoch == 4
+    assert join(world, b"A", next_offset=7).code == "ledger_not_here"
+
+
+def test_an_empty_ledger_whose_outputs_are_stored_is_refused(world):
+    """It has sent them after its first record: it was restored to the time before."""
+    granted = join(world)
+    assert join(world, highest_generation=1).epoch == 2, "nothing was sent: it may be new"
+    world.topic("out")
+    world.send(0, "sent", producer=OUTPUTS, topic="out", epoch=2)
+    assert join(world, highest_generation=2).code == "ledger_not_here"
+    assert join(world, highest_generation=2, topic_id_seen=granted.topic_id).epoch == 3
+
+
 def test_a_zombie_that_only_polls_gets_nothing(world):
     """After a takeover the old epoch is refused everywhere, waiting fetches included."""
     join(world)
@@ -165,7 +218,8 @@ def test_a_grant_fences_the_output_producer_with_it(world):
     assert (ready.epoch, ready.partitions) == (1, ())
     sent = {"producer": OUTPUTS, "topic": "out"}
     assert runs(world.send(0, "x", epoch=1, **sent)) == [(1, "stored", 0)]
-    join(world, b"A", highest_generation=7)
+    topic_id = world.core.state.topics.get("t").topic_id
+    join(world, b"A", highest_generation=7, topic_id_seen=topic_id)
     assert world.send(1, "y", epoch=1, **sent).code == "fenced"
     ready = world.ask(InitProducer(world.n, OUTPUTS, b"A" * 16, "one"))
     assert (ready.epoch, ready.partitions) == (8, (("out", 0, 1, b""),))

@@ -18,8 +18,8 @@ from oncemq.core.client.producer import (
     TopicKnown,
     TopicRefused,
 )
-from oncemq.core.client.send_window import Settled
-from oncemq.errors import Fenced, LogRegressed, StoreMismatch, TopicExists
+from oncemq.core.client.send_window import REFUSALS_TOLD, Settled
+from oncemq.errors import Busy, DiskFull, Fenced, LogRegressed, StoreMismatch, TopicExists
 from oncemq.limits import BACKOFF_FIRST_MS, RESEND_MS, SILENCE_MS
 from oncemq.outcome import Outcome, Received, Stop, Tick
 from oncemq.protocol import DescribeTopic, Failure, InitProducer, Produce
@@ -209,6 +209,42 @@ def test_a_full_disk_delays_questions() -> None:
     run.pass_time(BACKOFF_FIRST_MS)
     run.exchange()
     assert len(run.of(Opened)) == 1
+
+
+def test_a_full_table_is_told_at_once() -> None:
+    """A table of topics or names does not empty by itself: no second question, an error instead."""
+    run = opened(DumbBroker())
+    run.broker.refusals = ["busy"]
+    run.post(Describe("one-more"))
+    run.exchange()
+    (refused,) = run.of(TopicRefused)
+    assert isinstance(refused.error, Busy)
+    assert run.of(Stop) == []
+    named = Run(DumbBroker(refusals=["busy"]))
+    named.exchange()
+    (stop,) = named.of(Stop)
+    assert isinstance(stop.error, Busy)
+
+
+@pytest.mark.parametrize("what", ["question", "batch"])
+def test_what_is_refused_again_and_again_has_a_cause(what: str) -> None:
+    """After 1.5 s the producer can say why it waits; once it is served there is no cause any more."""
+    run = opened(DumbBroker())
+    run.broker.refusals = ["disk_full"] * REFUSALS_TOLD
+    if what == "question":
+        run.post(Describe("t"))
+    else:
+        run.send(b"0")
+    causes = []
+    for pause in range(REFUSALS_TOLD):
+        run.exchange()
+        causes.append(run.core.held_by)
+        run.pass_time(BACKOFF_FIRST_MS << pause)
+    assert causes[:-1] == [None] * (REFUSALS_TOLD - 1)
+    assert isinstance(causes[-1], DiskFull)
+    run.exchange()
+    assert run.core.held_by is None
+    assert len(run.of(TopicKnown if what == "question" else Settled)) == 1
 
 
 def test_a_refused_topic_stops_only_itself() -> None:

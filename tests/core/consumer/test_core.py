@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from oncemq.codec import batch as batch_codec
+from oncemq.core.client.connection import Reopened
 from oncemq.core.consumer.core import ConsumerCore
 from oncemq.core.consumer.grant import Member
 from oncemq.core.consumer.work import (
@@ -23,6 +24,7 @@ from oncemq.core.consumer.work import (
     TopicResolved,
 )
 from oncemq.errors import (
+    Busy,
     Fenced,
     HandlerFailed,
     LogRegressed,
@@ -593,13 +595,70 @@ def test_topics_for_send_are_looked_up() -> None:
     assert scripted.take(TopicResolved) == TopicResolved("out", 3)
     scripted.step(ResolveTopic("bad"))
     number = scripted.number(DescribeTopic)
-    scripted.hear(Failure(number, "busy", "later", "", -1))
+    scripted.hear(Failure(number, "disk_full", "later", "", -1))
     assert scripted.take_all(TopicResolved) == []
     scripted.now += JOIN_RETRY_MS
     scripted.step(Tick())
     scripted.hear(Failure(scripted.number(DescribeTopic), "invalid_name", "no", "", -1))
     resolved = scripted.take(TopicResolved)
     assert isinstance(resolved.error, OnceMQError)
+    scripted.step(ResolveTopic("one-more"))
+    number = scripted.number(DescribeTopic)
+    scripted.hear(Failure(number, "busy", "the broker holds 10 topics", "use another", -1))
+    resolved = scripted.take(TopicResolved)
+    assert isinstance(resolved.error, Busy), "a full table does not empty: the handler must know"
+    assert str(resolved.error) == "the broker holds 10 topics (use another)"
+
+
+def test_what_is_unfinished() -> None:
+    """A call, outputs on their way, a ledger to be opened, a full disk; not the records of the end."""
+    scripted = Scripted()
+    scripted.join()
+    assert not scripted.core.unfinished
+    scripted.hear(scripted.grant())
+    assert scripted.core.unfinished
+    scripted.step(Recovered(5, 0))
+    scripted.step(Synced(1))
+    assert not scripted.core.unfinished
+    scripted.step(DiskSpace(full=True))
+    assert scripted.core.unfinished
+    scripted.step(DiskSpace(full=False))
+    scripted.fetched([batch(0, 1)], 1)
+    assert scripted.core.unfinished
+    run = scripted.take(RunHandler)
+    scripted.step(HandlerDone(5, run.first_offset, 1, outputs=[output()]))
+    assert scripted.core.unfinished, "its output has no acknowledgement"
+
+
+@pytest.mark.parametrize("asks", [DescribeTopic, Join])
+def test_a_full_table_ends_the_consumer(asks: type) -> None:
+    """No room for its topic or its grant: asking again would wait for ever."""
+    scripted = Scripted()
+    scripted.connect()
+    if asks is Join:
+        scripted.hear(TopicDescribed(scripted.number(DescribeTopic), "t", TOPIC_ID, 1, (0,)))
+        scripted.step(scripted.facts())
+    scripted.hear(Failure(scripted.number(asks), "busy", "full", "do that", -1))
+    error = scripted.error()
+    assert isinstance(error, Busy)
+    assert str(error) == "full (do that)"
+
+
+def test_a_connection_that_another_opened_anew_is_greeted() -> None:
+    """Before its start there is nothing to say; later it says hello, and resends after the Welcome."""
+    scripted = Scripted()
+    scripted.step(Reopened())
+    assert scripted.said == []
+    scripted.run()
+    scripted.said.clear()
+    scripted.step(Reopened())
+    (hello,) = scripted.said
+    assert isinstance(hello, Hello)
+    scripted.now += 5_000
+    scripted.step(Tick())
+    assert {type(message) for message in scripted.said} == {Hello}, "nothing else before Welcome"
+    scripted.hear(Welcome(scripted.number(Hello), 2, LOG, LOG, 2))
+    assert scripted.fetches() == 1
 
 
 def test_a_stopped_core_does_nothing() -> None:

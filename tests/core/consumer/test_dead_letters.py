@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -13,7 +14,7 @@ from oncemq.codec.values import decode_headers, encode_letter_headers
 from oncemq.core.consumer.inputs import DROPPED_HEADERS
 from oncemq.core.consumer.ledger import Ledger
 from oncemq.core.consumer.work import FailedMessage, GiveUp, HandlerDone
-from oncemq.errors import HandlerFailed, Reject, SinkConflict
+from oncemq.errors import Busy, HandlerFailed, Reject, SinkConflict
 from oncemq.ids import output_producer, sequence_id
 from oncemq.library.handling.failures import Failures
 from oncemq.library.handling.letters import (
@@ -31,6 +32,7 @@ from oncemq.limits import (
     CONFLICT_FIRST_MS,
     HEADERS_BYTES_MAX,
     LEASE_MS,
+    LIMITS,
     PARKED_ERROR_BYTES_MAX,
     PRIVATE_LOOK_MS,
     SYSTEM_HEADERS_BYTES_MAX,
@@ -138,6 +140,19 @@ def test_nothing_is_committed_before_the_dead_topic_is_there(world: World) -> No
     world.drain(member)
     assert member.core.ledger.next_offset == 1
     assert len(letters(world)) == 1
+
+
+def test_no_room_for_the_dead_topic_ends_the_consumer(world: World) -> None:
+    """It says which table is full and what to do; it does not hold the partition for ever."""
+    world.send("x", id="poison")
+    topics = len(world.broker.core.state.topics)
+    world.broker.core.limits = replace(LIMITS, topics_max=topics)
+    member = with_poison(world, Reject("no"), "poison")
+    world.run(lambda: member.actor.ended, member)
+    assert isinstance(member.error, Busy)
+    assert f"holds {topics} topics" in str(member.error)
+    assert "oncemq topics" in str(member.error)
+    assert not records(world, Committed)
 
 
 def test_the_dead_topic_has_the_partitions_of_its_topic(world: World) -> None:

@@ -19,10 +19,19 @@ from oncemq.errors import (
     StoreMismatch,
     UnsupportedFormat,
 )
+from oncemq.history import Place
 from oncemq.limits import LEASE_MS, LIMITS, Limits
 from oncemq.outcome import Recovered
 from oncemq.protocol import Granted, Join, Leave, Renew, Rewind
-from oncemq.records import Committed, LedgerEnded, LedgerStarted, Record, Skipped
+from oncemq.records import (
+    Committed,
+    LedgerEnded,
+    LedgerStarted,
+    Output,
+    Record,
+    Renumbered,
+    Skipped,
+)
 from tests.core.broker.help import World
 
 LOG, TOPIC_ID = b"l" * 16, b"t" * 16
@@ -62,6 +71,39 @@ def test_a_move_is_one_commit_that_says_what_it_skips() -> None:
     assert record.inputs == [(TOPIC_ID, 25)]
     assert record.skipped == [Skipped(TOPIC_ID, 10, 25, "why")]
     assert (core.ledger.next_offset, core.ledger.skips) == (25, [(10, 25, "why")])
+
+
+@pytest.mark.parametrize("backup", [False, True])
+def test_a_ledger_in_place_of_a_lost_one_numbers_outputs_behind_those_that_were_sent(
+    backup: bool,
+) -> None:
+    """The numbers are in the group of its first record, so no crash leaves a ledger without them.
+
+    A backup of the lost ledger keeps what it knows, and gets numbers too where it is behind.
+    """
+    expected = {("out", 0): 7, ("out", 1): 2}
+    core = SeekerCore(PLACE, granted(mark=b"m" * 16, durable=99), replaces=expected)
+    if backup:
+        behind = handled(Ledger(), 3)
+        behind.outputs = [Output("out", 1, 0, 2, b"raw", 1)]
+        behind.acked = [("out", 1, 2)]
+        for record in (STARTED, behind):
+            core.apply(record, 0)
+    records = apply_all(core, Recovered(5, 0))
+    wrong = (
+        [Renumbered("out", 0, 7)] if backup else [Renumbered("out", 0, 7), Renumbered("out", 1, 2)]
+    )
+    kinds = [type(record) for record in records]
+    assert kinds == [Committed] if backup else [LedgerStarted, Committed, LedgerEnded]
+    [committed] = [record for record in records if isinstance(record, Committed)]
+    assert committed.renumbered == wrong
+    assert committed.seen == Place(b"m" * 16, 99)
+    assert core.ledger.next_sequence == {("out", 0): 7, ("out", 1): 2}
+    assert core.ledger.next_offset == (3 if backup else 0)
+    again = SeekerCore(PLACE, granted(mark=b"m" * 16, durable=99), replaces=expected)
+    for record in [*([STARTED, behind] if backup else []), *records]:
+        again.apply(record, 0)
+    assert apply_all(again, Recovered(6, 0)) == [], "the command was interrupted and runs again"
 
 
 def test_going_back_takes_skips_away_and_keeps_what_was_processed() -> None:

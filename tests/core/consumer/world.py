@@ -97,7 +97,8 @@ class Member:
         self.world = world
         self.name = name
         self.disk: SimProcess = world.disk.process(name)
-        self.wire = BadWire(world.network.connect())
+        channel = options.pop("wire", None)  # of a connection that it shares; else it has its own
+        self.wire = BadWire(world.network.connect()) if channel is None else channel
         self.calls: deque[RunHandler] = deque()
         self.cuts = 0
         self.standbys: list[str] = []
@@ -124,6 +125,7 @@ class Member:
             host=self,
             label=name,
             outlived=outlived,
+            first_request=1 if channel is None else channel.first_request,
         )
 
     def handle(self, message: Message, tx: Tx) -> None:
@@ -209,7 +211,7 @@ class Member:
 class World:
     """Broker, producers and members."""
 
-    def __init__(self, *, state: str = "/state", seed: int = 1) -> None:
+    def __init__(self, *, state: str = "/state", seed: int = 1, partitions: int = 1) -> None:
         self.state = state
         self.partition = 0
         self.segment_bytes = SEGMENT_BYTES  # of ledgers
@@ -225,7 +227,7 @@ class World:
         self._count = 0
         self.broker = self._broker()
         self.loop.add(self.broker)
-        create_topic(self.network, self.loop, TOPIC, 1)
+        create_topic(self.network, self.loop, TOPIC, partitions)
         create_topic(self.network, self.loop, OUT, 1)
         self.producers = {name: self._producer(name) for name in ("", "importer")}
 
@@ -302,6 +304,21 @@ class World:
         finally:
             for one in (*members, answers):
                 self.loop.remove(one)
+
+    def run_process(self, process: Any, done: Any, *, limit_ms: int = 60_000) -> None:
+        """Turn a process of several members until `done()`; their calls are answered at once."""
+        answers = Answers(process.members)
+        self.loop.add(process)
+        self.loop.add(answers)
+        try:
+            self.loop.run_until(done, limit_ms=limit_ms)
+        finally:
+            self.loop.remove(process)
+            self.loop.remove(answers)
+
+    def run_for(self, process: Any, milliseconds: int) -> None:
+        until = self.clock.now_ms() + milliseconds
+        self.run_process(process, lambda: self.clock.now_ms() >= until)
 
     def drain(self, member: Member) -> None:
         """Run a member until all that is stored is handled and its outputs are acknowledged."""

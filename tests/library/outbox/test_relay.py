@@ -195,12 +195,13 @@ def test_a_refused_batch_is_sent_message_by_message(user: User) -> None:
     assert states(user) == [("a", "failed")]
 
 
-def test_a_refused_topic_is_told_by_its_rows(user: User) -> None:
+@pytest.mark.parametrize("code", ["invalid_name", "busy"])
+def test_a_refused_topic_is_told_by_its_rows(user: User, code: str) -> None:
     """Rows of a topic that the broker does not take are marked; other topics go on."""
     send(user, "a", "b", topic="first")
     send(user, "c")
     wire = Wire()
-    wire.broker.refusals = ["invalid_name"]
+    wire.broker.refusals = [code]
     progress = relay(user, wire)
     assert (progress.sent, progress.failed) == (1, 2)
     assert stored(wire) == ["c"]
@@ -211,7 +212,7 @@ def test_a_retriable_refusal_is_waited_out(user: User) -> None:
     """A full disk at the broker delays a row and marks nothing."""
     send(user, "a")
     wire = Wire()
-    wire.broker.refusals = ["disk_full", "busy"]
+    wire.broker.refusals = ["disk_full", "disk_full"]
     assert relay(user, wire).sent == 1
     assert stored(wire) == ["a"]
 

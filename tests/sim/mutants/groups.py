@@ -9,6 +9,7 @@ from oncemq.core.broker import balance
 from oncemq.core.broker import groups as broker_groups
 from oncemq.core.broker.balance import Balance
 from oncemq.core.broker.groups import GroupTable
+from oncemq.core.broker.membership import Membership
 from oncemq.core.consumer import seeker
 from oncemq.core.consumer.grant import GrantHolder
 from oncemq.core.consumer.ledger import Ledger
@@ -250,5 +251,27 @@ mutant(
     "a lock in another place than the grant's proves death",
     "the broker compares host and path with the grant",
     (broker_groups, "_proves_death", _any_lock),
+    tests=("tests/core/broker/test_groups.py",),
+)
+
+
+def _numbers_from_zero(original: Any) -> Any:
+    def broken(self: Any, *args: Any, replaces: Any = None, **options: Any) -> None:
+        del replaces
+        original(self, *args, **options)
+
+    return broken
+
+
+mutant(
+    "the ledger in place of a lost one numbers its outputs from 0",
+    "outputs of a new ledger are never taken for those of the lost one",
+    (seeker.SeekerCore, "__init__", _numbers_from_zero),
+    tests=("tests/core/consumer/test_seeker.py",),
+)
+mutant(
+    "an empty ledger goes on behind outputs that it has sent",
+    "a ledger restored to the time before its first record is refused",
+    (Membership, "_has_sent", lambda _original: lambda _self, _key: False),
     tests=("tests/core/broker/test_groups.py",),
 )

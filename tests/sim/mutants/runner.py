@@ -24,7 +24,7 @@ from oncemq.sim.run import run_plan
 from tests.sim.mutants import MUTANTS, applied
 
 SEEDS_MAX = 200
-SECONDS_MAX = 60.0
+SECONDS_MAX = 60.0  # of the processor: a busy machine finds what a quiet one finds
 FIRST_SEED = 1
 
 
@@ -48,22 +48,22 @@ def hunt(
     name: str | None, seeds: int, faults: tuple[str, ...] = (), database: str = ""
 ) -> tuple[str | None, str, int, float]:
     """Look for a failing seed; return (name, who caught it, seeds run, seconds)."""
-    started = time.monotonic()
+    started = time.process_time()
     mutant = MUTANTS[name] if name else None
     if mutant is not None:
         faults, database = mutant.faults, mutant.database
     with applied(mutant):
         if mutant is not None and mutant.tests:
             caught = run_tests(mutant.tests)
-            return name, caught, 0, time.monotonic() - started
+            return name, caught, 0, time.process_time() - started
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
             result = run_plan(plan_of(seed, faults, database), make_relay)
             if result.rule:
                 who = f"simulator: {result.rule} (seed {seed})"
-                return name, who, seed - FIRST_SEED + 1, time.monotonic() - started
-            if mutant is not None and time.monotonic() - started > SECONDS_MAX:
+                return name, who, seed - FIRST_SEED + 1, time.process_time() - started
+            if mutant is not None and time.process_time() - started > SECONDS_MAX:
                 break
-    return name, "", seed - FIRST_SEED + 1, time.monotonic() - started
+    return name, "", seed - FIRST_SEED + 1, time.process_time() - started
 
 
 class Failures:
