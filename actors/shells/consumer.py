@@ -188,17 +188,8 @@ class ConsumerShell:
         self._host: Host[Self] = host
         self._ledger_id = b""  # known once the shell has peeked into the ledger
         commit_first = ledger.session is not None  # a connection holds one transaction
-        member = Member(
-            *place,
-            entropy(),
-            label,
-            retries,
-            crash_retries,
-            park_limit,
-            process,
-            commit_first=commit_first,
-            outlived=outlived,
-        )
+        who = (*place, entropy(), label, retries, crash_retries, park_limit, process)
+        member = Member(*who, commit_first=commit_first, outlived=outlived)
         self.core = ConsumerCore(
             member,
             endpoint,
