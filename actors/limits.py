@@ -1,5 +1,7 @@
 """Every bound in one place. What happens at a bound is said beside it and in docs/PROTOCOL.md.
 
+tests/test_bounds.py meets each of them: a new one needs an entry there.
+
 Sizes are bytes and times are milliseconds unless the name says otherwise.
 """
 

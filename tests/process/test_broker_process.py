@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from oncemq import PendingMany, Producer
+from oncemq.chaos import read_topic
 from oncemq.chaos.programs import CRASHED, FENCED
 from oncemq.codec import batch as batch_codec
 from oncemq.protocol import Produce, Produced
@@ -219,6 +220,7 @@ def test_all_actors_meet_at_an_ipv6_address(house):
     assert consumer.summary()["processed"] == 2
     topics = {row["topic"]: row["messages"] for row in house.command("topics", "list")["topics"]}
     assert topics == {"t": 2, "out": 2}
+    assert [message.value for message in read_topic(house.endpoint, "out")] == ["1", "2"]
 
 
 def test_damage_stops_the_broker(house):

@@ -303,5 +303,6 @@ def _check_key(key: str) -> None:
         raise TypeError("a key of tx.state holds a lone surrogate") from None
     if size > STATE_KEY_BYTES_MAX:
         raise StateTooLarge(
-            f"a key of tx.state is {size} bytes long, the limit is {STATE_KEY_BYTES_MAX}"
+            f"a key of tx.state is {size} bytes long, the limit is {STATE_KEY_BYTES_MAX}",
+            hint="use a shorter key, a hash of it for example",
         )
