@@ -175,7 +175,7 @@ class Ledger:
         self.parked += len(record.parked)
         for skipped in record.skipped:
             if skipped.topic_id in self.private_offsets:
-                self.dropped += skipped.next_offset - skipped.first_offset
+                self.dropped += max(0, skipped.next_offset - skipped.first_offset)
 
     def _move(self, topic_id: bytes, next_offset: int) -> None:
         assert next_offset >= self.next_offset_of(topic_id), "only an order moves an offset back"
@@ -193,9 +193,14 @@ class Ledger:
             self.open_attempt = None
 
     def _skip(self, skip: Skipped) -> None:
-        """Apply an operator's move of the partition's offset, forward or back."""
+        """Apply an operator's move of the partition's offset, forward or back.
+
+        That of the private topic goes back with it where the operator accepts another log.
+        """
         assert self.started is not None, "a ledger starts with its first record"
         if skip.topic_id != self.started.topic_id:
+            if skip.next_offset < skip.first_offset:
+                self.private_offsets[skip.topic_id] = skip.next_offset
             return
         if skip.first_offset < skip.next_offset:
             self.skips.append((skip.first_offset, skip.next_offset, skip.reason))
