@@ -180,7 +180,7 @@ class Ledger:
         self.parked += len(record.parked)
         for skipped in record.skipped:
             if skipped.topic_id in self.private_offsets:
-                self.dropped += skipped.next_offset - skipped.first_offset
+                self.dropped += max(0, skipped.next_offset - skipped.first_offset)
 
     def _count_row(self, record: Committed) -> None:
         for parked in record.parked:
@@ -207,9 +207,14 @@ class Ledger:
             self.open_attempt = None
 
     def _skip(self, skip: Skipped) -> None:
-        """Apply an operator's move of the partition's offset, forward or back."""
+        """Apply an operator's move of the partition's offset, forward or back.
+
+        That of the private topic goes back with it where the operator accepts another log.
+        """
         assert self.started is not None, "a ledger starts with its first record"
         if skip.topic_id != self.started.topic_id:
+            if skip.next_offset < skip.first_offset:
+                self.private_offsets[skip.topic_id] = skip.next_offset
             return
         self.parked_row, self.row_error = 0, ""  # a person has looked at it
         if skip.first_offset < skip.next_offset:
