@@ -17,6 +17,7 @@ TEXT_TAG = b"s"
 BYTES_TAG = b"b"
 DEAD_SUFFIX = ".dead"
 RERUN_MARK = "~"  # between a group and the name of its re-run
+ID_HINT = f"an id is text or bytes, 1 to {MESSAGE_ID_BYTES_MAX} bytes long"
 IN_DATABASE = " (oncemq_ledger)"  # how the path of a ledger in a database ends
 INTERNAL_MARK = "@"  # in names that OnceMQ itself makes; users cannot choose such a name
 
@@ -66,7 +67,10 @@ def check_group(name: object) -> str:
     """Return `name` if it may name a user's group. Raises InvalidName."""
     checked = check_name(name, "group")
     if RERUN_MARK in checked:
-        raise InvalidName(f"group {checked!r} holds {RERUN_MARK!r}, which names re-runs of groups")
+        raise InvalidName(
+            f"group {checked!r} holds {RERUN_MARK!r}, which names re-runs of groups",
+            hint=f"leave {RERUN_MARK!r} out",
+        )
     return checked
 
 
@@ -74,7 +78,9 @@ def rerun_group(group: str, name: str) -> str:
     """Return the group that runs the history of `group` again as `name`. Raises InvalidName."""
     check_name(name, "the name of a re-run")
     if RERUN_MARK in name:
-        raise InvalidName(f"the name of a re-run {name!r} holds {RERUN_MARK!r}")
+        raise InvalidName(
+            f"the name of a re-run {name!r} holds {RERUN_MARK!r}", hint=f"leave {RERUN_MARK!r} out"
+        )
     return check_name(f"{group}{RERUN_MARK}{name}", "the group of the re-run")
 
 
@@ -108,13 +114,13 @@ def tagged_id(message_id: str | bytes) -> bytes:
         try:
             tagged = TEXT_TAG + str.encode(message_id)
         except UnicodeEncodeError:
-            raise InvalidName("a message id holds a lone surrogate") from None
+            raise InvalidName("a message id holds a lone surrogate", hint=ID_HINT) from None
     elif isinstance(message_id, bytes):
         tagged = BYTES_TAG + message_id
     else:
-        raise InvalidName(f"a message id is text or bytes, not {type(message_id).__name__}")
+        raise InvalidName(f"a {type(message_id).__name__} is no message id", hint=ID_HINT)
     if len(tagged) == 1:
-        raise InvalidName("a message id must not be empty")
+        raise InvalidName("a message id must not be empty", hint=ID_HINT)
     if len(tagged) > MESSAGE_ID_BYTES_MAX + 1:
         raise TooLarge(
             f"a message id is {len(tagged) - 1} bytes long, the limit is {MESSAGE_ID_BYTES_MAX}",

@@ -35,6 +35,7 @@ from ..protocol import (
     Welcome,
 )
 from ..records import BatchStored
+from ..runtime.zmq_transport import allow_ipv6
 
 Answer = TypeVar("Answer")
 
@@ -63,6 +64,7 @@ class _Client:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(ROUTING_ID_BYTES - 1))
         self._socket.setsockopt(zmq.LINGER, 0)
+        allow_ipv6(self._socket, endpoint)
         self._socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
         self._socket.connect(endpoint)
 
@@ -153,6 +155,7 @@ def read_topic(
                     if message.offset < offset:
                         continue  # the batch that contains the asked offset begins below it
                     if message.offset != offset:
-                        raise GapError(f"offset {message.offset} follows {offset - 1}")
+                        last = offset - 1 if offset else "nothing"
+                        raise GapError(f"offset {message.offset} follows {last}")
                     yield message
                     offset += 1

@@ -86,6 +86,14 @@ def _is_other_file(path: str) -> bool:
         return False
 
 
+def allow_ipv6(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Let a socket use IPv6 where its endpoint has such an address. Call it before bind or connect.
+
+    Not for names: `localhost` would become ::1, where a broker on 127.0.0.1 is not met.
+    """
+    socket.setsockopt(zmq.IPV6, endpoint.startswith("tcp://["))
+
+
 class _Socket:
     """What both ends share: bounded receiving, refused sends, waking up from another thread."""
 
@@ -143,13 +151,6 @@ class _Socket:
         socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         return socket
-
-    def _use_ipv6_for(self, endpoint: str) -> None:
-        """Allow IPv6 where the endpoint has such an address.
-
-        Not for names: `localhost` would become ::1, where a broker on 127.0.0.1 is not met.
-        """
-        self._socket.setsockopt(zmq.IPV6, endpoint.startswith("tcp://["))
 
     def _watch(self) -> zmq.Poller:
         poller = zmq.Poller()
@@ -228,7 +229,7 @@ class RouterTransport(_Socket):
         if endpoint.startswith("ipc://") and _is_other_file(endpoint.removeprefix("ipc://")):
             # ZeroMQ would delete it.
             raise CannotBind(f"{endpoint}: a file that is no socket lies there")
-        self._use_ipv6_for(endpoint)
+        allow_ipv6(self._socket, endpoint)
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -317,7 +318,7 @@ class DealerTransport(_Socket):
 
     def _connect(self) -> None:
         self._socket.setsockopt(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(ROUTING_ID_BYTES - 1))
-        self._use_ipv6_for(self._endpoint)
+        allow_ipv6(self._socket, self._endpoint)
         self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_FIRST_MS)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         self._socket.connect(self._endpoint)

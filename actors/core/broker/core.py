@@ -339,7 +339,8 @@ class BrokerCore:
                 f"{self.epoch} and knows no successor"
             )
         place = checked_place(hello.mark, hello.position)
-        self.state.check_place(place, f"this {hello.role[:LABEL_CHARS_MAX]}", _START_ANEW)
+        hint = LogRegressed.group_hint if hello.role == "consumer" else _START_ANEW
+        self.state.check_place(place, f"this {hello.role[:LABEL_CHARS_MAX]}", hint)
         self._peers.put(peer, Peer(hello.role, hello.incarnation, high))
         welcome = Welcome(hello.request, high, self.log_id, self.lineage, self.epoch)
         out.sends_after_sync.append(Send(peer, welcome))

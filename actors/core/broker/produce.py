@@ -43,6 +43,7 @@ from .state import BrokerState
 from .topics import Partition, Topic
 from .verdicts import Runs, kept_of, mask_of
 
+_OWN_TOPIC = "send to a topic of your own: this one is made by OnceMQ"
 NO_ROOM = "the broker's disk is full: nothing was stored"
 
 
@@ -292,9 +293,13 @@ def _check_sender(topic: str, request: Produce) -> None:
     """
     output = request.producer.startswith(INTERNAL_MARK)
     if topic.endswith(DEAD_SUFFIX) and not output:
-        raise InvalidName(f"{topic} accepts only dead letters, which consumers send")
+        raise InvalidName(
+            f"{topic} accepts only dead letters, which consumers send", hint=_OWN_TOPIC
+        )
     if INTERNAL_MARK in topic and (request.producer or not request.session):
-        raise InvalidName(f"{topic} accepts messages with explicit ids only from operators")
+        raise InvalidName(
+            f"{topic} accepts messages with explicit ids only from operators", hint=_OWN_TOPIC
+        )
 
 
 def _first(runs: Runs, verdict: int) -> int:

@@ -135,6 +135,13 @@ class SeekerCore:
         record.seen = place_in(grant)
         if self.accepts:
             record.renumbered = self._renumbered(move.expected)
+            # How much of the private topic is left is not known: it is read again, and what was
+            # handled is left out by its id.
+            record.skipped += [
+                Skipped(topic_id, offset, 0, move.reason)
+                for topic_id, offset in sorted(ledger.private_offsets.items())
+                if offset
+            ]
         out.appends.append(record)
         self._end_well(out)
         group, topic, partition = self._place

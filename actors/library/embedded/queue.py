@@ -298,7 +298,9 @@ def tagged_message_id(message_id: MessageId) -> bytes:
     if type(message_id) is int:
         return tagged_id(b"\0int:%d" % message_id)
     if isinstance(message_id, bytes) and message_id.startswith(b"\0int:"):
-        raise InvalidName("ids in bytes that begin with \\0int: stand for whole numbers")
+        raise InvalidName(
+            "ids in bytes that begin with \\0int: stand for whole numbers", hint="use another id"
+        )
     return tagged_id(message_id)  # type: ignore[arg-type]  # what is no id is refused there
 
 

@@ -1,7 +1,8 @@
 """A small synchronous client for questions about topics and groups.
 
 It sends one request at a time and waits for the answer. Every request here may arrive twice without
-harm, so the client resends it after a silence.
+harm, so the client resends it after a silence. What it has read or stored it relies on: a broker that
+answers later and does not have that past is refused with LogRegressed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ...batch import Batch
 from ...codec import wire
 from ...core.client.connection import PLACES_VERSION
 from ...errors import OnceMQError, ProtocolError, from_code
+from ...history import NO_PLACE, History, highest
 from ...limits import LIMITS, RESEND_MS
 from ...outcome import Received
 from ...protocol import (
@@ -46,6 +48,7 @@ from ...protocol import (
     TopicDescribed,
     TopicsListed,
     Welcome,
+    place_in,
 )
 from ...records import BatchStored
 from ...runtime.zmq_transport import DealerTransport
@@ -74,6 +77,8 @@ class AdminClient:
         self._transport = DealerTransport(endpoint)
         self._request = 0
         self._welcome: Welcome | None = None
+        # The furthest place that was relied on, for later hellos.
+        self._place = NO_PLACE
 
     def __enter__(self) -> AdminClient:
         return self
@@ -87,9 +92,10 @@ class AdminClient:
     # --- questions -------------------------------------------------------------------------------
 
     def welcome(self) -> Welcome:
-        """Return the broker's Welcome; connect first if needed. Raises NoAnswer."""
+        """Return the broker's Welcome; connect first if needed. Raises NoAnswer, LogRegressed."""
         if self._welcome is None:
-            hello = Hello(0, VERSION_MIN, VERSION_MAX, "admin", secrets.token_bytes(16), b"", 0)
+            mine = secrets.token_bytes(16)
+            hello = Hello(0, VERSION_MIN, VERSION_MAX, "admin", mine, b"", 0, *self._place)
             self._welcome = self._ask_once(hello, Welcome)
         return self._welcome
 
@@ -122,6 +128,8 @@ class AdminClient:
         """Raises LedgerNotHere, LogRegressed, StoreMismatch, NoAnswer, ..."""
         answer = self._ask(join, (Granted, Standby))
         assert isinstance(answer, Granted | Standby), "as asked"
+        if isinstance(answer, Granted):
+            self._place = highest(self._place, place_in(answer))
         return answer
 
     def next_sequences(self, producer: str, nonce: bytes) -> dict[tuple[str, int], int]:
@@ -151,6 +159,9 @@ class AdminClient:
         answer = received.message
         if not isinstance(answer, Fetched):
             raise _refused(answer)
+        if answer.positions:
+            read = History(answer.marks).place_of(answer.positions[-1])
+            self._place = highest(self._place, read)
         return answer, received.stored or []
 
     def produce(self, topic: str, partition: int, batch: Batch) -> Produced:
@@ -164,6 +175,7 @@ class AdminClient:
         answer = self._exchange(produce, batch.raw).message
         if not isinstance(answer, Produced):
             raise _refused(answer)
+        self._place = highest(self._place, place_in(answer))
         return answer
 
     # --- one question ----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from ...batch import Batch, measure
 from ...codec import batch as batch_codec
 from ...codec import values as value_codec
 from ...errors import InvalidName, TooLarge, ValueNotEncodable
-from ...ids import BYTES_TAG, TEXT_TAG, tagged_id
+from ...ids import BYTES_TAG, ID_HINT, TEXT_TAG, tagged_id
 from ...limits import KEY_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_ID_BYTES_MAX
 from ..messages.payloads import Serializer, encode_payload
 from .acks import Verdicts
@@ -205,7 +205,7 @@ def _tag_ids(ids: list[Any]) -> list[bytes]:
             if len(tagged) != len(ids):
                 tagged = list(map(TEXT_TAG.__add__, map(str.encode, ids)))
         except UnicodeEncodeError:
-            raise InvalidName("a message id holds a lone surrogate") from None
+            raise InvalidName("a message id holds a lone surrogate", hint=ID_HINT) from None
     elif kinds == {bytes}:
         tagged = list(map(BYTES_TAG.__add__, ids))
     else:

@@ -15,7 +15,7 @@ import msgpack
 import xxhash
 
 from ...errors import CorruptLog, UnknownTopic
-from ...ids import output_producer, sequence_id
+from ...ids import did_you_mean, output_producer, sequence_id
 from ..checks.evidence import History
 from ..parse.batch import parse as parse_batch
 from ..parse.batch import split_body
@@ -113,7 +113,8 @@ def _read_log(files: Files, data: str, wanted: Wanted, story: Story) -> None:
                     return
     if wanted.topic not in topics:
         raise UnknownTopic(
-            f"the log holds no topic {wanted.topic}", hint="list topics: oncemq topics list"
+            f"the log holds no topic {wanted.topic!r}{did_you_mean(wanted.topic, topics)}",
+            hint="list topics: oncemq topics list",
         )
     story.notes.append(f"the log holds no message {story.message_id} in topic {wanted.topic}")
 

@@ -219,6 +219,8 @@ class LedgerReader:
             if ledger.started is not None and skip[0] == ledger.started.topic_id:
                 ledger.skips = after_skip(ledger.skips, skip)
                 jumped += max(0, skip[2] - skip[1])
+            elif skip[2] < skip[1]:  # with a log that an operator accepted: its end may be lower
+                ledger.parked.offsets[skip[0]] = skip[2]
         return jumped
 
     def _spans(self, record: Committed) -> dict[bytes, tuple[int, int]]:

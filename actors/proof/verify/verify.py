@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from ...errors import StorageError, UnknownTopic
-from ...ids import output_producer
+from ...ids import did_you_mean, output_producer
 from ..findings import Findings
 from ..parse.files import Files
 from ..parse.log import Log, LogMoved, generation_numbers
@@ -381,7 +381,11 @@ def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str
             "groups": dict(sorted(groups.items())),
         }
     if only is not None and only not in topics:
-        raise UnknownTopic(f"the log holds no topic {only}", hint="list topics: oncemq topics list")
+        near = did_you_mean(only, (topic.topic for topic in log.topics))
+        raise UnknownTopic(
+            f"the log holds no topic {only!r}{near}",
+            hint="list topics: oncemq topics list",
+        )
     return topics
 
 

@@ -276,3 +276,67 @@ def test_facts_read_before_the_ledger_went_back_do_not_lock_the_group_out(world:
     world.ask(Leave(world.n, *PLACE, 2, 3))
     assert join(world, b"C", 8, 2).epoch == 3
     assert join(world, b"C", 3, 3).epoch == 4
+
+
+# --- a log with another past ---------------------------------------------------------------------
+
+
+def accepting(*records: Record, **changes: Any) -> SeekerCore:
+    """A core whose operator knows that the log has another past than the ledger relied on."""
+    core = SeekerCore(PLACE, granted(**changes), accepts=True)
+    for position, record in enumerate(records):
+        core.apply(record, position)
+    apply_all(core, Recovered(core.epoch, 0))
+    return core
+
+
+def test_accepting_another_log_moves_all_that_stands_on_the_old_one() -> None:
+    """The place is the log's, also at the same offset; lost outputs and private offsets go back."""
+    sent = Output("out", 0, 0, 4, b"raw", 7)
+    waits = Output("out", 0, 4, 2, b"raw", 7)
+    core = accepting(
+        STARTED,
+        Committed(1, 1, [(STARTED.topic_id, 9)], [], b"", {}, [sent], seen=Place(b"a" * 16, 900)),
+        Committed(1, 2, [(b"private", 5)], [], b"", {}, [waits], [("out", 0, 4)]),
+        mark=b"b" * 16,
+        durable=300,
+        end_offset=9,
+    )
+    (record,) = [
+        one
+        for one in apply_all(core, MoveOffset(9, "accepted", {("out", 0): 1}))
+        if isinstance(one, Committed)
+    ]
+    assert record.seen == core.ledger.seen == Place(b"b" * 16, 300)
+    assert record.skipped == [Skipped(b"private", 5, 0, "accepted")]
+    assert core.ledger.next_offset == 9
+    assert core.ledger.next_offset_of(b"private") == 0
+    assert core.ledger.dropped == 0
+    assert [(o.first_sequence, o.count) for o in core.ledger.unacked["out", 0]] == [(1, 2)]
+    assert core.ledger.next_sequence["out", 0] == 3
+
+
+@pytest.mark.parametrize("expected", [4, 5, 6])
+def test_outputs_that_the_log_may_still_take_keep_their_numbers(expected: int) -> None:
+    """A resend of what the log has is a duplicate, as always."""
+    outputs = [Output("out", 0, 0, 4, b"raw", 7), Output("out", 0, 4, 2, b"raw", 7)]
+    core = accepting(
+        STARTED,
+        Committed(1, 1, [(STARTED.topic_id, 9)], [], b"", {}, outputs),
+        Committed(1, 2, [], [], b"", {}, acked=[("out", 0, 4)]),
+        mark=b"b" * 16,
+        durable=300,
+    )
+    apply_all(core, MoveOffset(3, "accepted", {("out", 0): expected}))
+    assert core.ledger.unacked["out", 0][0].first_sequence == 4
+    assert core.ledger.next_sequence["out", 0] == 6
+
+
+def test_a_ledger_ahead_of_the_log_is_moved_by_who_accepts_that() -> None:
+    """Without acceptance it is LogRegressed; with it the offset may only be one of the log."""
+    handled_all = handled(Ledger(), 9)
+    core = accepting(STARTED, handled_all, mark=b"b" * 16, durable=300, end_offset=5)
+    with pytest.raises(OffsetOutOfRange):
+        core.step(MoveOffset(9, "as it stands"), 0)
+    apply_all(core, MoveOffset(5, "accepted", {}))
+    assert core.ledger.next_offset == 5

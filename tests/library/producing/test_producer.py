@@ -75,6 +75,19 @@ def test_an_anonymous_producer_needs_ids() -> None:
     assert wire.broker.requests == []
 
 
+@pytest.mark.parametrize("bad", ["", b"", "\ud800", 7])
+def test_the_hint_of_a_bad_id_is_about_ids(bad: Any) -> None:
+    """An id may hold what a name may not."""
+    with Wire().producer() as producer:
+        sends = [lambda: producer.send("orders", b"x", id=bad)]
+        sends.append(lambda: producer.send_many("orders", [b"x"], ids=[bad]))
+        for send in sends:
+            with pytest.raises(InvalidName) as caught:
+                send()
+            assert caught.value.hint == "an id is text or bytes, 1 to 128 bytes long"
+        assert producer.send("orders", b"x", id="a:b/c@d.dead").result(SOON).offset == 0
+
+
 def test_no_socket_before_the_first_send() -> None:
     """A producer that is never used opens nothing and closes at once."""
 

@@ -153,6 +153,8 @@ def test_bytes_ids_and_unknown_ones() -> None:
     assert story.notes
     with pytest.raises(UnknownTopic):
         explain(disk, "x", topic="nothing", data=DATA)
+    with pytest.raises(UnknownTopic, match="did you mean 'orders'"):
+        explain(disk, "x", topic="order", data=DATA)
     with pytest.raises(StorageError):
         explain(MemoryDisk(), "x", topic="nothing", data=DATA)
 

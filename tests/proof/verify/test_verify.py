@@ -72,6 +72,8 @@ def test_one_topic_can_be_asked_for() -> None:
     assert set(verify(disk, DATA, STATE, topic="invoices").topics) == {"invoices"}
     with pytest.raises(UnknownTopic):
         verify(disk, DATA, STATE, topic="nothing")
+    with pytest.raises(UnknownTopic, match="did you mean 'invoices'"):
+        verify(disk, DATA, STATE, topic="invoice")
 
 
 def test_without_a_log_there_is_nothing_to_prove() -> None:
