@@ -315,6 +315,19 @@ class HandlerFailed(OnceMQError):
     default_hint = "fix the handler and start again; the failed attempt changed nothing"
 
 
+class ParkLimitReached(HandlerFailed):
+    """So many messages in a row were parked with the same type of error that the handler is to blame.
+
+    The message that met the limit is not parked.
+    """
+
+    code = "park_limit"
+    default_hint = (
+        "mend the handler and start again: the first message that it handles begins the count anew;"
+        " list what was parked: oncemq dlq list; raise the limit: --park-limit"
+    )
+
+
 class Reject(OnceMQError):
     """A handler raises it for a message that no retry can help: the message is parked at once."""
 

@@ -84,6 +84,7 @@ MOVE_PAUSE_MS = 5_000  # nor so soon after it was taken from somebody before
 # --- consumer -------------------------------------------------------------------------------------
 RETRIES_DEFAULT = 5
 CRASH_RETRIES_DEFAULT = 6  # six kills in a row of a healthy slow handler never park its message
+PARK_LIMIT_DEFAULT = 100  # parked in a row with one type of error: one more stops the consumer
 PRIVATE_LOOK_MS = 5_000  # how often topic@group is looked for while there is none
 PARKED_ERROR_BYTES_MAX = 1024  # of an error's text in a dead letter; the rest is cut off
 BACKOFF_FIRST_MS = 100

@@ -150,6 +150,7 @@ class Parked:
     offset: int  # in that input
     kind: str  # raised | rejected | crashed
     attempts: int
+    error: str = ""  # its type, by which a row of parked messages is told; "" in older ledgers
 
 
 @dataclass(frozen=True, slots=True)

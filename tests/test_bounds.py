@@ -235,6 +235,20 @@ def big(count: int) -> dict[str, Any]:
 
 HELD = "x" * limits.EFFECT_RESULT_BYTES_MAX
 
+
+def parked_in_a_row(_: Patch) -> Any:
+    app = App()
+
+    @app.consumer("t", group="g", retries=0)
+    def handler(message: Any, tx: Any) -> None:
+        raise LookupError
+
+    with Harness(app) as harness:
+        for number in range(limits.PARK_LIMIT_DEFAULT + 1):
+            harness.send("t", number)
+        return raised(harness.drain)
+
+
 # Name of the bound: the number that its sentence names, and how it is met.
 SPEAKS: dict[str, tuple[float, Callable[[Patch], Any]]] = {
     "NAME_BYTES_MAX": (128, lambda _: raised(lambda: check_name("x" * 129))),
@@ -291,6 +305,7 @@ SPEAKS: dict[str, tuple[float, Callable[[Patch], Any]]] = {
         limits.EFFECT_RESULTS_BYTES_MAX,
         lambda _: in_effects(lambda tx: [tx.effect(f"e{n}", lambda: HELD[:-5]) for n in range(3)]),
     ),
+    "PARK_LIMIT_DEFAULT": (100, parked_in_a_row),
     "TOPIC_LOOKUP_MS": (0.01, lambda _: raised(lambda: TopicBook().wait("t", 10))),
     "TOPICS_KNOWN_MAX": (limits.TOPICS_KNOWN_MAX, known_topics),
     "NODE_KEY_BYTES_MAX": (1024, lambda _: raised(lambda: node_messages._keys(["x" * 1025]))),

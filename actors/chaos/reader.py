@@ -155,6 +155,7 @@ def read_topic(
                     if message.offset < offset:
                         continue  # the batch that contains the asked offset begins below it
                     if message.offset != offset:
-                        raise GapError(f"offset {message.offset} follows {offset - 1}")
+                        last = offset - 1 if offset else "nothing"
+                        raise GapError(f"offset {message.offset} follows {last}")
                     yield message
                     offset += 1

@@ -18,7 +18,7 @@ import click
 
 from ..errors import HandlerFailed
 from ..ids import check_name, rerun_group
-from ..library.app import App
+from ..library.app import RETRIES_MAX, App
 from ..library.consuming.process import ConsumerProcess
 from ..library.consuming.tally import Summary
 from ..library.consuming.watcher import Watcher
@@ -31,6 +31,15 @@ from .config import setting_options
 from .output import ExitCode, ProgressLine, print_error, print_summary, process_events
 
 THREADS_S = 2.0  # for threads that the application leaves behind
+
+
+def _park_limit(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Return 0 for `none`."""
+    if value is None or value == "none":
+        return None if value is None else 0
+    if value.isdecimal() and 1 <= int(value) <= RETRIES_MAX:
+        return int(value)
+    raise click.BadParameter(f"{value!r} is no number from 1 to {RETRIES_MAX}, and not `none`")
 
 
 @click.command()
@@ -49,12 +58,20 @@ THREADS_S = 2.0  # for threads that the application leaves behind
     metavar="NAME",
     help="Handle the whole history again as group G~NAME; group G stays as it is.",
 )
+@click.option(
+    "--park-limit",
+    callback=_park_limit,
+    metavar="N",
+    help="Stop when N messages in a row were parked with the same type of error, and one more fails"
+    " with it; `none` for never [default: what each consumer of the app says].",
+)
 @setting_options("drain", "log_dir", "log_level")
 def consumer(
     app: str,
     broker: str | None,
     group: str | None,
     rerun: str | None,
+    park_limit: int | None,
     state: str | None,
     until_idle: float | None,
     drain: str | None,
@@ -81,13 +98,14 @@ def consumer(
             "log_dir": log_dir,
             "log_level": log_level,
         }
-        _consume(app, group, rerun, until_idle, flags)
+        _consume(app, group, rerun, park_limit, until_idle, flags)
 
 
 def _consume(
     app: str,
     group: str | None,
     rerun: str | None,
+    park_limit: int | None,
     until_idle: float | None,
     flags: dict[str, str | None],
 ) -> None:
@@ -102,6 +120,8 @@ def _consume(
     chosen = choose(loaded, app, group)
     if rerun is not None:
         chosen = [replace(one, group=rerun_group(one.group, rerun)) for one in chosen]
+    if park_limit is not None:
+        chosen = [replace(one, park_limit=park_limit or None) for one in chosen]
     _log_lines_of_handlers(settings.log_level)
     with process_events("consumer", settings) as events:
         _run(chosen, settings, until_idle, events)

@@ -120,7 +120,7 @@ def say(text: object = "", *, block: bool = False) -> None:
 def print_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, whole: int = 1
 ) -> None:
-    """Print a table: drawn on a terminal, else columns parted by tabs, as `cut` likes them.
+    """Print a table: drawn on a terminal, else rows alone, their columns parted by tabs for `cut`.
 
     The cells of the first `whole` columns, which people paste into the next command, are never cut
     or folded, and of the others only the last. A table that is still too wide for the terminal
@@ -128,7 +128,7 @@ def print_table(
     """
     texts = [["" if cell is None else escaped(cell) for cell in row] for row in rows]
     if not is_terminal(sys.stdout):
-        for row in [list(columns), *texts]:
+        for row in texts:  # a line of headings would be one more row to every program behind a pipe
             click.echo("\t".join(row))  # each cell is escaped
         return
     from rich.console import Console  # only a terminal pays for loading it

@@ -115,11 +115,18 @@ _SIMPLE: dict[int, tuple[type[Any], tuple[str, ...]]] = {
 }
 _NUMBER_OF = {kind: number for number, (kind, _) in _SIMPLE.items()}
 _FIELDS_OF = dict(_SIMPLE.values())
+
+
+def _parked_fields(parked: Parked) -> tuple[Any, ...]:
+    fields = (parked.topic_id, parked.offset, parked.kind, parked.attempts)
+    return (*fields, parked.error) if parked.error else fields
+
+
 _OUTPUT = attrgetter("topic", "partition", "first_sequence", "count", "raw", "crc")
 # Parts of a commit that are written under their names, and only where there are any: an unknown
 # name is refused, so an earlier version never drops a part that it does not know.
 _MORE: dict[str, tuple[type[Any], Any]] = {
-    "parked": (Parked, attrgetter("topic_id", "offset", "kind", "attempts")),
+    "parked": (Parked, _parked_fields),
     "skipped": (Skipped, attrgetter("topic_id", "first_offset", "next_offset", "reason")),
     "renumbered": (Renumbered, attrgetter("topic", "partition", "first_sequence")),
 }

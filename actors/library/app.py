@@ -11,6 +11,7 @@ from ..limits import (
     ACK_TIMEOUT_S,
     CRASH_RETRIES_DEFAULT,
     IN_FLIGHT_BYTES_DEFAULT,
+    PARK_LIMIT_DEFAULT,
     RETRIES_DEFAULT,
     SEND_TIMEOUT_MS,
 )
@@ -64,6 +65,7 @@ class App:
         crash_retries: int = CRASH_RETRIES_DEFAULT,
         no_retry: type[Exception] | tuple[type[Exception], ...] = (),
         park: bool = True,
+        park_limit: int | None = PARK_LIMIT_DEFAULT,
         batch: bool = False,
         batch_size: int | None = None,
         typed: Any = None,
@@ -79,7 +81,9 @@ class App:
         topic `<topic>.dead` in the commit that moves the offset. Errors of `no_retry`, and Reject,
         park it at once. A message in whose handler more than `crash_retries` processes died, while
         it was handled alone, is parked without another call. `park=False` stops the consumer there
-        instead.
+        instead. After `park_limit` messages of a partition in a row that were parked with the same
+        type of error, one more stops the consumer too (ParkLimitReached): the handler is to blame
+        then. None sets no limit.
 
         With `batch` it takes a list of at most `batch_size` messages, all or nothing. `typed`, or
         the annotation Message[Order], is what `message.value` shall be. `state_by="key"` gives each
@@ -97,6 +101,8 @@ class App:
         topic, group = check_name(topic, "topic"), check_group(group)
         _check_count("retries", retries)
         _check_count("crash_retries", crash_retries)
+        if park_limit is not None:
+            _check_count("park_limit", park_limit, least=1)
         final = no_retry if isinstance(no_retry, tuple) else (no_retry,)
         _check_exceptions(final)
         wishes = Wishes(batch, batch_size, typed, state_by, concurrency, self.serializer)
@@ -113,7 +119,7 @@ class App:
             if (topic, group) in self._consumers:
                 raise ValueError(f"group {group!r} already has a handler of topic {topic!r}")
             self._consumers[topic, group] = Consumer(
-                topic, group, function, retries, crash_retries, final, park, shape, sink
+                topic, group, function, retries, crash_retries, final, park, shape, sink, park_limit
             )
             return function
 
@@ -152,9 +158,9 @@ class App:
         return f"<App of {handlers or 'no consumers'}>"
 
 
-def _check_count(name: str, count: object) -> None:
-    if type(count) is not int or not 0 <= count <= RETRIES_MAX:
-        raise ValueError(f"{name} is a number from 0 to {RETRIES_MAX}, not {count!r}")
+def _check_count(name: str, count: object, *, least: int = 0) -> None:
+    if type(count) is not int or not least <= count <= RETRIES_MAX:
+        raise ValueError(f"{name} is a number from {least} to {RETRIES_MAX}, not {count!r}")
 
 
 def _check_exceptions(kinds: tuple[object, ...]) -> None:

@@ -115,11 +115,6 @@ class _Socket:
         self._wake_lock = threading.RLock()
         self._closed = False
 
-    @property
-    def socket(self) -> zmq.Socket[bytes]:
-        """For a shell that waits for several transports at once."""
-        return self._socket
-
     def wake(self) -> None:
         """Make a waiting `poll`, or else the next one, return at once. Any thread may call this."""
         with self._wake_lock:

@@ -43,6 +43,7 @@ from ..limits import (
     CRASH_RETRIES_DEFAULT,
     LEDGER_SNAPSHOT_EVERY_BYTES,
     LIMITS,
+    PARK_LIMIT_DEFAULT,
     RETRIES_DEFAULT,
     STANDBY_RETRY_MS,
     Limits,
@@ -165,6 +166,7 @@ class ConsumerShell:
         label: str,
         retries: int = RETRIES_DEFAULT,
         crash_retries: int = CRASH_RETRIES_DEFAULT,
+        park_limit: int | None = PARK_LIMIT_DEFAULT,
         process: bytes = b"",
         outlived: int = 0,
         first_request: int = 1,
@@ -186,16 +188,8 @@ class ConsumerShell:
         self._host: Host[Self] = host
         self._ledger_id = b""  # known once the shell has peeked into the ledger
         commit_first = ledger.session is not None  # a connection holds one transaction
-        member = Member(
-            *place,
-            entropy(),
-            label,
-            retries,
-            crash_retries,
-            process,
-            commit_first=commit_first,
-            outlived=outlived,
-        )
+        who = (*place, entropy(), label, retries, crash_retries, park_limit, process)
+        member = Member(*who, commit_first=commit_first, outlived=outlived)
         self.core = ConsumerCore(
             member,
             endpoint,

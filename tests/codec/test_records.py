@@ -48,7 +48,10 @@ EVERY_KIND = [
         [],
         b"",
         {},
-        parked=[Parked(b"1" * 16, 11, "crashed", 7)],
+        parked=[
+            Parked(b"1" * 16, 11, "crashed", 7),
+            Parked(b"1" * 16, 12, "raised", 6, "KeyError"),
+        ],
         skipped=[Skipped(b"1" * 16, 3, 9, "seek")],
     ),
     AttemptMarked(4, b"1" * 16, 12, 2, returned=False),

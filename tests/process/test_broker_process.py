@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from oncemq import PendingMany, Producer
 from oncemq.chaos import read_topic
 from oncemq.chaos.programs import CRASHED, FENCED
 from oncemq.codec import batch as batch_codec
@@ -239,3 +240,34 @@ def test_damage_stops_the_broker(house):
     assert again.wait(START_S) == 1
     assert segment.name in again.stderr()
     assert segment.read_bytes() == data
+
+
+def test_ids_in_files_survive_sigkill(house):
+    """Killed while runs of ids are written, again and again: every id is known, at its first offset."""
+    total, each = 300_000, 5_000
+    house.broker("--snapshot-every=3000000")
+
+    def send(first: int) -> PendingMany:
+        values = [str(number) for number in range(first, first + each)]
+        return producer.send_many("t", values, ids=[f"order-{value}" for value in values])
+
+    with Producer(broker=house.endpoint) as producer:
+        pending = []
+        for first in range(0, total, each):
+            pending.append((first, send(first)))
+            if first % 100_000 == 50_000:
+                house.running[-1].kill()
+                house.broker("--snapshot-every=3000000")
+        offsets = {}
+        for first, sent in pending:
+            for number, ack in enumerate(sent.result(START_S), first):
+                offsets[number] = ack.offset
+        assert sorted(offsets.values()) == list(range(total))
+        house.running[-1].kill()
+        house.broker()
+        for first in range(0, total, 10 * each):
+            acks = list(send(first).result(START_S))
+            assert all(ack.duplicate for ack in acks)
+            assert [ack.offset for ack in acks] == [offsets[first + at] for at in range(each)]
+    names = [path.name for path in house.data.glob("gen-*/map-*")]
+    assert names, "no run was ever written: the test tries nothing"

@@ -12,7 +12,9 @@ import pytest
 
 from oncemq.chaos import read_topic
 from oncemq.chaos.programs import wait_until
+from oncemq.library.consuming.process import LOOK_MS, ConsumerProcess
 from oncemq.limits import LEASE_MS
+from oncemq.runtime.events import EventLog
 from tests.process.house import ROOT, START_S, House
 
 pytestmark = pytest.mark.process
@@ -288,3 +290,14 @@ def test_a_broker_that_restarts_is_no_event_for_a_consumer(shop: Shop) -> None:
     consumer.stop(START_S, 0)
     assert shop.state() == {"count": 2, "log": ["a", "b"]}
     assert shop.out() == ["a", "b"]
+
+
+def test_a_process_whose_consumers_are_all_away_waits(tmp_path: Path) -> None:
+    """While a database is away no consumer has a turn; the process looks now and then, at rest."""
+    process = ConsumerProcess(
+        [], broker="tcp://127.0.0.1:9", state=str(tmp_path), events=EventLog("consumer")
+    )
+    try:
+        assert process._time_left_ms() == LOOK_MS
+    finally:
+        process._transport.close()

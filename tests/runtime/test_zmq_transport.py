@@ -298,4 +298,4 @@ def test_closing_twice_is_closing_once(router):
     transport.close()
     transport.close()
     transport.wake()
-    assert transport.socket.closed
+    assert transport._socket.closed

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from oncemq.sim.disk.disk import SimDisk, SimProcess
-from oncemq.storage.log import FencedLog, create
+from oncemq.storage.log import FencedLog, Mapped, create
 from tests.storage.loghelp import DIRECTORY, LOG_ID
 
 OTHER_ID = b"another log's id"
 OWNER = {"pid": 1, "host": "simulated", "boot_id": "b", "start_time": 1}
 BASE = b"the part that never changes"
+MAPPED = b"a part that is mapped" * 20
 SEGMENT_BYTES = 700
 
 
@@ -75,13 +76,21 @@ class Life:
         self.promise(replace(self.promised, durable_end=self.log.durable_end))
 
     def snapshot(self) -> None:
-        """Write the state at the durable end; the base part is carried on by reference."""
+        """Write the state at the durable end; base and mapped part are carried on by reference.
+
+        The mapped part is written ahead of the first snapshot, and one more that no snapshot names.
+        """
         position = self.log.durable_end
         kept = self.promised.snapshot >= 0
         parts = {"digest": digest(self.promised.written, position)}
-        self.log.write_snapshot(
-            position, parts if kept else parts | {"base": BASE}, {"base"} if kept else set()
-        )
+        if not kept:
+            parts["base"] = BASE
+            for name in ("unwanted", "mapped"):
+                writer = self.log.part_writer(name)
+                writer.write([MAPPED[:100], MAPPED[100:]])
+                assert writer.finish() is not None
+        keep = {"base", "mapped"} if kept else {"mapped"}
+        self.log.write_snapshot(position, parts, keep)
         self.promise(replace(self.promised, snapshot=position))
 
     def discard(self) -> None:
@@ -204,6 +213,9 @@ def check_snapshots(log: FencedLog, promised: Promise, known: tuple[Written, ...
         assert info.position >= log.start, "a snapshot lies below the start of the log"
         assert info.position <= log.durable_end, "a snapshot is ahead of the log"
         parts = log.read_snapshot(info)
+        mapped = parts.pop("mapped")
+        assert isinstance(mapped, Mapped)
+        assert bytes(mapped.buffer) == MAPPED, "a mapped part was not durable with its snapshot"
         assert parts == {"digest": digest(known, info.position), "base": BASE}
         after = [record.position for record in log.replay(info.position)]
         assert after == [record.position for record in known if record.position >= info.position]

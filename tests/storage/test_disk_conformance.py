@@ -246,6 +246,17 @@ def test_sync_directory_needs_one(place: Place) -> None:
     expect(errno.ENOENT, lambda: place.disk.sync_directory(place.path("no")))
 
 
+def test_a_mapped_file_is_there_without_its_name(place: Place) -> None:
+    """All bytes are there, also when the name is gone; an empty file is no error."""
+    path = place.put("mapped", b"0123456789" * 1000)
+    empty = place.disk.map(place.put("empty"))
+    mapped = place.disk.map(path)
+    place.disk.unlink(path)
+    assert bytes(mapped) == b"0123456789" * 1000
+    assert bytes(empty) == b""
+    expect(errno.ENOENT, lambda: place.disk.map(path))
+
+
 def test_rename_moves_a_name(place: Place) -> None:
     """The old name is gone, the file is the same."""
     place.put("a", b"abc")

@@ -28,6 +28,7 @@ from ...limits import (
     JOIN_RETRY_MS,
     LEASE_RENEW_MS,
     LEAVE_WAIT_MS,
+    PARK_LIMIT_DEFAULT,
     RESEND_MS,
     RETRIES_DEFAULT,
     STANDBY_RETRY_MS,
@@ -74,6 +75,9 @@ class Member:
     label: str  # host and pid, for messages to people
     retries: int = RETRIES_DEFAULT
     crash_retries: int = CRASH_RETRIES_DEFAULT
+    park_limit: int | None = (
+        PARK_LIMIT_DEFAULT  # None: a row of parked messages may have any length
+    )
     process: bytes = b""  # 16 random bytes, the same for all partitions; b"": takes what is free
     commit_first: bool = False  # no handler call before the sync of the commit before it
     # Epoch under which this very process had the partition before and lost its database: no process

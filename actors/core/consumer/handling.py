@@ -15,6 +15,9 @@ exist, so that a committed output can always go out.
 A call whose database wants it run again (SinkConflict) did nothing and counts as none: the same
 messages are handed over again after a short pause, at the same attempt.
 
+If `park_limit` messages in a row were parked with one type of error, the next one stops the consumer
+instead: not the messages are bad then, but the handler. The ledger keeps the count.
+
 After an unclean end messages run alone, each behind a mark that is synced first. A message in which
 more than `crash_retries` processes died is parked without another call.
 
@@ -29,7 +32,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...backoff import backoff_ms
-from ...errors import HandlerFailed
+from ...errors import HandlerFailed, ParkLimitReached
 from ...history import highest
 from ...limits import CONFLICT_FIRST_MS
 from ...outcome import Outcome
@@ -288,7 +291,7 @@ class Handling:
         if answer.failure is None:
             return None
         self._came_back(out)
-        return self._failed(source, answer.failure, attempt, now_ms, out)
+        return self._failed(source, answer, attempt, now_ms, out)
 
     def _came_back(self, out: Outcome) -> None:
         """Record that the attempt of a message that is not passed was no death."""
@@ -302,8 +305,10 @@ class Handling:
             self.effects.report_held(source.topic_id, offset, out)
 
     def _failed(
-        self, source: Input, failure: FailedMessage, attempt: int, now_ms: int, out: Outcome
+        self, source: Input, answer: HandlerDone, attempt: int, now_ms: int, out: Outcome
     ) -> HandlerFailed | None:
+        failure = answer.failure
+        assert failure is not None, "a message has failed"
         offset = source.windows[0].offset_of(0)
         error = failure.text
         where = self._fields(source, offset=offset, id=failure.message_id)
@@ -330,15 +335,33 @@ class Handling:
             self._hold(source, offset, out)
             return None
         out.events.append(("handler.failed", {**where, "attempts": attempt, "error": error}))
-        if failure.letter is not None:
+        at_limit = not answer.handled and self._ends_row(failure)
+        if failure.letter is not None and not at_limit:
             source.split_first()
             source.parking = Parking(source.windows.popleft(), failure, attempt)
             return None
+        return self._stopped(failure, offset, attempt, row=at_limit)
+
+    def _ends_row(self, failure: FailedMessage) -> bool:
+        """Return whether as many messages as may be were parked with this type of error in a row."""
+        limit, ledger = self._member.park_limit, self._ledger
+        same = ledger.row_error == failure.error_type
+        return limit is not None and same and ledger.parked_row >= limit
+
+    def _stopped(
+        self, failure: FailedMessage, offset: int, attempt: int, *, row: bool
+    ) -> HandlerFailed:
         group, topic, partition = self._member.place
-        failed = HandlerFailed(
-            f"group {group}: the handler raised {error} for message {failure.message_id} of "
-            f"{topic}/{partition} at offset {offset}, attempt {attempt}"
-        )
+        where = f"message {failure.message_id} of {topic}/{partition} at offset {offset}"
+        if row:
+            failed: HandlerFailed = ParkLimitReached(
+                f"group {group}: {self._ledger.parked_row} messages in a row were parked with"
+                f" {failure.error_type}, so {where} is not parked: {failure.text}"
+            )
+        else:
+            failed = HandlerFailed(
+                f"group {group}: the handler raised {failure.text} for {where}, attempt {attempt}"
+            )
         failed.add_note(failure.traceback)  # the user's own; a command prints it
         failed.__cause__ = failure.error
         return failed
@@ -351,7 +374,8 @@ class Handling:
         topic, partition = self.dead
         letter = replace(letter, topic=topic, partition=partition)
         answer = HandlerDone(self._epoch, parking.window.first_offset, 0, outputs=[letter])
-        parked = [Parked(source.topic_id, offset, failure.kind, parking.attempts)]
+        kind, attempts = failure.kind, parking.attempts
+        parked = [Parked(source.topic_id, offset, kind, attempts, failure.error_type)]
         self._commit(source, parking.window, answer, acked, out, parked=parked)
         source.parking = None
         source.passed()

@@ -87,6 +87,10 @@ class Ledger:
         # Messages that were parked, and dead letters that an operator dropped.
         self.parked = 0
         self.dropped = 0
+        # How many messages were parked in a row with the same type of error, and which that is. A
+        # handled message ends the row, a restart does not.
+        self.parked_row = 0
+        self.row_error = ""
         # By topic_id: offset of the message in which processes died while it ran alone, and their
         # number. Invariant: not below the next offset of its input.
         self.deaths: dict[bytes, tuple[int, int]] = {}
@@ -176,10 +180,20 @@ class Ledger:
             self._renumber(target)
         for output in record.outputs:
             self._add_output(output)
+        self._count_row(record)
         self.parked += len(record.parked)
         for skipped in record.skipped:
             if skipped.topic_id in self.private_offsets:
                 self.dropped += max(0, skipped.next_offset - skipped.first_offset)
+
+    def _count_row(self, record: Committed) -> None:
+        for parked in record.parked:
+            follows = parked.error == self.row_error
+            self.parked_row = (self.parked_row if follows else 0) + bool(parked.error)
+            self.row_error = parked.error
+        handled = record.ranges or record.fingerprints  # unless an operator dropped it
+        if handled and not record.parked and not record.skipped:
+            self.parked_row, self.row_error = 0, ""
 
     def _move(self, topic_id: bytes, next_offset: int) -> None:
         assert next_offset >= self.next_offset_of(topic_id), "only an order moves an offset back"
@@ -206,6 +220,7 @@ class Ledger:
             if skip.next_offset < skip.first_offset:
                 self.private_offsets[skip.topic_id] = skip.next_offset
             return
+        self.parked_row, self.row_error = 0, ""  # a person has looked at it
         if skip.first_offset < skip.next_offset:
             self.skips.append((skip.first_offset, skip.next_offset, skip.reason))
             return
@@ -294,6 +309,7 @@ class Ledger:
             "private_offsets": sorted(map(list, self.private_offsets.items())),
             "parked": self.parked,
             "dropped": self.dropped,
+            "parked_row": [self.parked_row, self.row_error] if self.parked_row else None,
             "deaths": [[topic_id, *at] for topic_id, at in sorted(self.deaths.items())],
             "running": running
             and [running.epoch, running.topic_id, running.offset, running.deaths],
@@ -329,6 +345,7 @@ class Ledger:
         self.next_sequence = {(t, p): n for t, p, n in fields["next_sequence"]}
         self.private_offsets = dict(fields.get("private_offsets", ()))
         self.parked, self.dropped = fields.get("parked", 0), fields.get("dropped", 0)
+        self.parked_row, self.row_error = fields.get("parked_row") or (0, "")
         self.deaths = {topic_id: (at, n) for topic_id, at, n in fields.get("deaths", ())}
         if fields.get("running"):
             epoch, topic_id, offset, deaths = fields["running"]

@@ -146,7 +146,7 @@ class FailedMessage:
 
     `letter` is the dead letter for the last attempt; None stops the consumer instead. The core sets
     the topic and partition of the letter. Of kind AGAIN nothing has failed: the call did nothing, and
-    counts as none.
+    counts as none. Messages that are parked with one `error_type` make a row (`park_limit`).
     """
 
     message_id: str
@@ -156,6 +156,7 @@ class FailedMessage:
     jitter: float
     kind: str = RAISED
     letter: Output | None = None
+    error_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class ConsumerActor(ConsumerShell):
             label=label,
             retries=consumer.retries,
             crash_retries=consumer.crash_retries,
+            park_limit=consumer.park_limit,
             process=process,
             outlived=outlived,
             first_request=first_request,

@@ -317,6 +317,9 @@ class ConsumerProcess:
             if not actor.core.shared:  # else another member of the group may have it by right
                 self._ledgers.follow(actor.place)
             self._rejoin(actor, "sink", outlived=actor.last_epoch)
+            follower = self._actors[actor.place]
+            if isinstance(actor.error, SinkConflict) and follower.sink is not None:
+                follower.sink.keep_short()
 
     def _begin_drain(self) -> None:
         self._drain_until = time.monotonic() + self._drain_s

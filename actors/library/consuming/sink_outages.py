@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .actor import ConsumerActor
 
 FORGOTTEN_MS = 30_000  # a database that fails after so long is tried again at once
+CONFLICT_FORGOTTEN_MS = 500  # commits that succeed between two conflicts take longer
 
 
 class SinkOutages:
@@ -34,10 +35,11 @@ class SinkOutages:
     def note(self, actor: ConsumerActor, now_ms: int) -> None:
         """`actor` has ended because its database failed."""
         last_ms, count = self._failures.get(actor.place, (0, 0))
-        count = count + 1 if now_ms - last_ms < FORGOTTEN_MS else 0
-        self._failures[actor.place] = now_ms, count
         conflict = isinstance(actor.error, SinkConflict)  # met at the COMMIT: no outage
         first_ms = CONFLICT_FIRST_MS if conflict else BACKOFF_FIRST_MS
+        forgotten_ms = CONFLICT_FORGOTTEN_MS if conflict else FORGOTTEN_MS
+        count = count + 1 if now_ms - last_ms < forgotten_ms else 0
+        self._failures[actor.place] = now_ms, count
         self._due[actor] = now_ms + backoff_ms(count, jitter=random.random(), first_ms=first_ms)
 
     def time_left_ms(self, now_ms: int) -> int:

@@ -81,6 +81,8 @@ class ByteSource:
             except (OSError, EOFError, zlib.error) as error:
                 raise BadInput(f"{self.path} is not a complete gzip file: {error}") from None
             self.position = self._packed.tell()
+            if not data and not self.position:  # gzip itself takes it for a file of no members
+                raise BadInput(f"{self.path} is not a complete gzip file: it is empty")
             return data
         data = os.read(self._file.fileno(), READ_BYTES)
         self.position += len(data)

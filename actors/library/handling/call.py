@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ...core.consumer.work import FailedMessage, HandlerDone, RunHandler
-from ...limits import CRASH_RETRIES_DEFAULT, RETRIES_DEFAULT
+from ...limits import CRASH_RETRIES_DEFAULT, PARK_LIMIT_DEFAULT, RETRIES_DEFAULT
 from ...records import Output
 from ..coroutines import run_without_loop
 from .incoming import Place, place_of
@@ -42,6 +42,7 @@ class Consumer:
     park: bool = True  # False: the consumer stops where it would park
     shape: Shape = PLAIN
     sink: str | None = None  # address of the database that keeps the ledger and what tx.sql writes
+    park_limit: int | None = PARK_LIMIT_DEFAULT  # parked in a row with one type of error; None: any
 
 
 @dataclass(slots=True)

@@ -66,7 +66,10 @@ class Failures:
         if letter is not None and kind != HELD_EFFECT and (last or kind == UNKNOWN_EFFECT):
             # The letter has the error's text only; the traceback is logged here, once.
             log(logging.ERROR, "%s is parked after attempt %d\n%s", message, message.attempt, lines)
-        return FailedMessage(str(message.id), text, error, lines, random.random(), kind, letter)
+        name = str(message.id)
+        return FailedMessage(
+            name, text, error, lines, random.random(), kind, letter, type(error).__name__[:128]
+        )
 
     @staticmethod
     def again(conflict: SinkConflict) -> FailedMessage:
@@ -78,7 +81,8 @@ class Failures:
         deaths = self._run.deaths
         text = f"{deaths} processes died while handling this message alone"
         letter = self._letter(message, CRASHED, deaths, text, self._effects)
-        return FailedMessage(str(message.id), text, HandlerFailed(text), "", 0.0, CRASHED, letter)
+        name, error = str(message.id), HandlerFailed(text)
+        return FailedMessage(name, text, error, "", 0.0, CRASHED, letter, CRASHED)
 
     def _letter(
         self, message: Message, kind: str, attempts: int, text: str, effects: Effects

@@ -9,7 +9,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Generic
 
 from ...batch import BODY_PREFIX_BYTES
-from ...codec.batch import split_body
+from ...codec.batch import build, split_body
 from ...codec.values import BYTES, decode_headers, decode_value
 from ...core.consumer.window import Piece, kept_indices
 from ...ids import TEXT_TAG, sequence_id, untagged_id
@@ -235,6 +235,23 @@ class Message(Generic[Payload]):
     def _recorded(self) -> dict[str, Recorded]:
         return {}
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same message: place, id and what was sent. Its attempt does not count."""
+        if not isinstance(other, Message):
+            return NotImplemented
+        return self is other or _sent(self) == _sent(other)
+
+    def __hash__(self) -> int:
+        return hash((self._lot.topic, self._lot.partition, self.offset))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copies, and on the way to another process: the message without the rest of its batch."""
+        lot = self._lot
+        kind = Message if type(self) is PlainMessage else type(self)
+        # What only the decoder of this process can make of the bytes goes along as it is.
+        made = (self.value,) if lot.decode is not decode_value else ()
+        return _from_parts, (kind, *_sent(self), lot.group, self.attempt, made)
+
     def __repr__(self) -> str:
         return f"<Message {self.id!r} {self.topic}/{self.partition}@{self.offset}>"
 
@@ -245,6 +262,48 @@ class PlainMessage(Message[bytes]):
     __slots__ = ("value",)
 
     value: bytes
+
+
+# What makes a message: topic, partition, offset, tagged id, producer, sequence, body, headers, times.
+_Sent = tuple[str, int, int, bytes | None, str, int, bytes, bytes | None, int, int | None]
+
+
+def _sent(message: Message) -> _Sent:
+    lot, index = message._lot, message._index  # noqa: SLF001 - one module, two faces
+    batch, stored = lot.batch, lot.stored
+    return (
+        lot.topic,
+        lot.partition,
+        message.offset,
+        None if batch.ids is None else batch.ids[index],
+        stored.producer,
+        -1 if batch.ids is not None else stored.first_sequence + index,
+        lot.body(index),
+        None if batch.headers is None else batch.headers[index],
+        stored.at_ms,
+        message.created_at_ms,
+    )
+
+
+def _from_parts(kind: type[Message], *parts: Any) -> Message:
+    """Return a message in a batch of its own."""
+    *sent, group, attempt, made = parts
+    topic, partition, offset, tagged, producer, sequence, body, headers, at_ms, created = sent
+    encoding, key, value = split_body(body)
+    batch = build(
+        [value],
+        encodings=encoding,
+        keys=None if key is None else [key],
+        ids=None if tagged is None else [tagged],
+        headers=None if headers is None else [headers],
+        created_at_ms=None if created is None else [created],
+    )
+    place = (0, partition, offset, 1, at_ms, producer, 0, sequence, b"", b"")
+    stored = BatchStored(*place, batch.raw, batch.crc, 1, batch)
+    lot = Lot(Piece(stored, range(1), [offset]), group, topic, partition, attempt)
+    if made:
+        lot.values = [*made]
+    return lot.message(0, offset, kind)
 
 
 # What the runner of handlers asks of a message, and handlers do not: no part of `Message` for users.

@@ -21,10 +21,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from ...errors import DatabaseAway, DatabaseRefused, NotSupported
+from ...errors import DatabaseAway, DatabaseRefused
 from ...limits import RELAY_ROUND_BYTES, RELAY_ROUND_MESSAGES
 from ...runtime.crash_points import RELAY_BEFORE_COMMIT
 from ...runtime.settings import BadSetting, without_password
+from .refusals import is_for_good
 from .sqlite_files import sync_committed
 from .table import (
     FAIL,
@@ -78,7 +79,7 @@ class OutboxDatabase(Protocol):
 def open_database(url: str, visit: Visit = lambda _: None) -> OutboxDatabase:
     """Return the outbox behind a URL; nothing is opened yet.
 
-    Raises BadSetting for an impossible URL, NotSupported if its driver is not installed.
+    Raises BadSetting for an impossible URL, and if its driver is not installed.
 
     `visit` is called between the deletion of rows and its commit, for tests of crashes.
     """
@@ -88,8 +89,8 @@ def open_database(url: str, visit: Visit = lambda _: None) -> OutboxDatabase:
     try:
         return PostgresOutbox(url, visit)
     except ImportError:
-        raise NotSupported(
-            "PostgreSQL needs the driver psycopg 3", hint="pip install 'oncemq[postgres]'"
+        raise BadSetting(
+            "sink: PostgreSQL needs the driver psycopg 3", hint="pip install 'oncemq[postgres]'"
         ) from None
 
 
@@ -188,10 +189,18 @@ class SqliteOutbox(_Outbox):
             raise DatabaseAway(f"{self.name}: {(error.strerror or str(error)).lower()}") from None
         except sqlite3.Error as error:
             self.close()
+            if getattr(error, "sqlite_errorname", "") == "SQLITE_NOTADB":
+                raise BadSetting(f"sink: {self.name} is no SQLite database", hint="") from None
             raise DatabaseRefused(f"{self.name}: {error}") from None
 
     def _open(self) -> sqlite3.Connection:
-        """Open it again if another file has taken the place of the first."""
+        """Open it again if another file has taken the place of the first.
+
+        The application may make the file later, but not its directory. Raises BadSetting.
+        """
+        home = os.path.dirname(self._path)
+        if not os.path.isdir(home):
+            raise BadSetting(f"sink: {self.name}: there is no directory {home}", hint="")
         status = os.stat(self._path)
         if self._connection is None or self._file != (status.st_dev, status.st_ino):
             self.close()
@@ -268,6 +277,16 @@ class PostgresOutbox(_Outbox):
             self._visit(RELAY_BEFORE_COMMIT)
         return changed
 
+    def _connect(self) -> Any:
+        """Raises BadSetting for what no waiting mends."""
+        try:
+            return self._driver.connect(**self._options, autocommit=True)
+        except self._driver.OperationalError as error:
+            if not is_for_good(error):
+                raise
+            hint = "correct the address, or set the server up for it"
+            raise BadSetting(f"sink: {self.name}: {_line(error)}", hint=hint) from None
+
     @contextmanager
     def _connected(self) -> Iterator[Any]:
         errors = self._driver.errors
@@ -279,7 +298,7 @@ class PostgresOutbox(_Outbox):
         )
         try:
             if self._connection is None:
-                self._connection = self._driver.connect(**self._options, autocommit=True)
+                self._connection = self._connect()
                 self._connection.execute("SET synchronous_commit = on")
             yield self._connection
         except away as error:

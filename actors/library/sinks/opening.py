@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 
 from ...errors import BadSink
-from ...shells.tables.ledger import OwnerProof, SqlLedger
+from ...shells.tables.ledger import NO_MARKS, OwnerProof, SqlLedger
 from ...shells.tables.log import At, nowhere
 from ...shells.tables.session import Session
 from .address import SQLITE, SinkAddress, resolve_sink
 
 
 def open_sink(
-    sink: str, place: tuple[str, str, int], *, lost: str = "", at: At = nowhere
+    sink: str,
+    place: tuple[str, str, int],
+    *,
+    lost: str = "",
+    at: At = nowhere,
+    marks: Mapping[str, str] = NO_MARKS,
 ) -> SqlLedger:
     """Return the ledger of (group, topic, partition) in the database `sink`; connect to nothing.
 
@@ -20,7 +26,7 @@ def open_sink(
     """
     address = resolve_sink(sink, host=socket.gethostname())
     session, proof = connection_to(address, "oncemq " + "/".join(map(str, place)))
-    return SqlLedger(session, proof, place, host=address.host, lost=lost, at=at)
+    return SqlLedger(session, proof, place, host=address.host, lost=lost, at=at, marks=marks)
 
 
 def connection_to(address: SinkAddress, name: str) -> tuple[Session, OwnerProof]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ...core.consumer.effect_work import EffectOrder
 from ...core.consumer.ledger import Ledger
@@ -15,6 +15,7 @@ from ...shells.tables.ledger import OfLedger, OwnerProof, look
 from ...shells.tables.orders import give_order, orders_of
 from ...shells.tables.records import Row
 from ...shells.tables.session import Session
+from ...shells.tables.statements import ALL_PLACES, FORGET_LEDGER
 from .address import SQLITE
 from .opening import connection_to
 from .reading import address_of, ledgers_in, looking
@@ -55,6 +56,26 @@ class SinkOffice:
     def give(self, place: OfLedger, order: EffectOrder) -> EffectOrder:
         """Leave an order durably; return the one that stands. Raises SinkLocked."""
         return give_order(self._session, self._row(place).ledger_id, order)
+
+    def rows(self) -> dict[OfLedger, Row]:
+        """Return the rows of all ledgers, begun or not."""
+        if not self._session.has_table("oncemq_ledger"):
+            return {}
+        places = [(group, topic, int(n)) for group, topic, n in self._session.rows(ALL_PLACES)]
+        return {place: self._row(place) for place in places}
+
+    def forget(self, ledgers: Iterable[Row]) -> None:
+        """Delete ledgers with all that they hold. Raises SinkLocked, SinkUnavailable."""
+        session = self._session
+        try:
+            session.join(None)
+            for row in ledgers:
+                for statement in FORGET_LEDGER:
+                    session.change(statement, (row.ledger_id,))
+            session.commit()
+        except BaseException:
+            session.give_up()
+            raise
 
     def _row(self, place: OfLedger) -> Row:
         row = look(self._session, place)

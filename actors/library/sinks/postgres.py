@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -32,6 +31,7 @@ from ...errors import (
 from ...runtime.process import owner_facts
 from ...shells.tables.session import LENT, Session
 from ...shells.tables.sql_text import first_line, refused
+from ..outbox.refusals import is_for_good
 
 IDLE_TIMEOUT_MS = 8_000  # below the lease
 LOCK_TIMEOUT_MS = 2_000  # of our own statements
@@ -51,27 +51,12 @@ _DAMAGE = (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted)
 # Of statements of ours: the role may not, or has no schema to make the tables in.
 _MAY_NOT = (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidSchemaName)
 
-# Why a connection is refused, where waiting does not help. libpq gives no SQLSTATE for it, only the
-# text. What is not found here, as in another language of the server, is retried as an outage.
-_REFUSED = re.compile(
-    r"""
-    database\ ".*"\ does\ not\ exist | role\ ".*"\ does\ not\ exist
-    | is\ not\ permitted\ to\ log\ in | no\ such\ (?:database|user)
-    | (?:password|peer|ident|certificate|gssapi|sspi)\ authentication\ failed
-    | no\ password\ supplied | no\ pg_hba\.conf\ entry | pg_hba\.conf\ rejects
-    | permission\ denied\ for\ database | unrecognized\ configuration\ parameter
-    | invalid\ (?:\w+\ )+value | definition\ of\ service | does\ not\ support\ SSL
-    | certificate\ (?:file|verify)
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-
 _STRICT = frozenset({"on", "remote_apply"})
 
 
 def check_refused(shown: str, error: psycopg.OperationalError) -> None:
     """Raise BadSink if a connection failed because of what no waiting mends."""
-    if _REFUSED.search(str(error)) is not None:
+    if is_for_good(error):
         raise BadSink(
             f"{shown} cannot be the sink: {first_line(error)}",
             hint="correct the address, or set the server up for it",

@@ -78,6 +78,8 @@ def _connected(address: SinkAddress) -> tuple[Any, type[Exception], str]:
     try:
         server = psycopg.connect(address.target, autocommit=True, connect_timeout=5)
         server.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    except psycopg.ProgrammingError:  # its text may quote the password
+        raise BadSink("the PostgreSQL address cannot be parsed") from None
     except psycopg.OperationalError as error:
         from .postgres import check_refused
 

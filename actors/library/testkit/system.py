@@ -5,15 +5,17 @@ The harness (harness.py) is what a test sees of it.
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 import weakref
 from collections import deque
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from ...core.consumer.effect_work import EffectAnswer, EffectHeld
 from ...core.consumer.work import ResolveTopic, RunHandler, TopicResolved
-from ...errors import EffectUnknown, OnceMQError, SinkUnavailable
+from ...errors import BadSink, EffectUnknown, OnceMQError, SinkUnavailable
 from ...runtime.process import draw
 from ...shells.broker import BrokerShell
 from ...shells.ledger.files import LedgerFiles, ledger_directory
@@ -24,7 +26,10 @@ from ..consuming.actor import ConsumerActor, Ledger
 from ..consuming.topic_book import TopicBook
 from ..handling.call import Call, Consumer
 from ..handling.make_call import TopicFinders, make_call
+from ..sinks.address import SQLITE
 from ..sinks.opening import open_sink
+from ..sinks.operators import open_office
+from ..sinks.reading import address_of
 from .actors import LocalProducer
 from .calls import LocalCalls
 from .crash_steps import (
@@ -41,6 +46,8 @@ from .crash_steps import (
 from .network import LocalClock, LocalLoop, LocalNetwork
 from .outside_effects import OutsideEffects
 
+# In the row of a ledger's owner: a Harness made it, and perhaps the whole file with it.
+MARK, OWN_FILE, OWN_LEDGER = "harness", "file", "ledger"
 PRODUCER = "harness"  # who sends without an id
 STATE = "state"
 DATA = "data"
@@ -65,6 +72,9 @@ class LocalSystem:
         self._call: Call | None = None
         self._holds_calls = False
         self.actors: dict[tuple[str, str, int], ConsumerActor] = {}
+        # By sink: how the rows of this system's ledgers are marked.
+        self._marks = _cleared(app)
+        _systems.add(self)
         # Effects that the test has spoken about; no id comes twice.
         self.resolved: set[str] = set()
         self._start()
@@ -142,9 +152,18 @@ class LocalSystem:
         self._handlers.close()
         for place, actor in list(self.actors.items()):
             if actor.sink is not None:
-                actor.kill()
-                self.loop.remove(actor)
-                del self.actors[place]
+                self._let_go(place, actor)
+
+    def make_way(self, shown: str, groups: set[str]) -> None:
+        """A newer system has the same groups in a database: let go of it."""
+        for place, actor in list(self.actors.items()):
+            if actor.sink is not None and actor.sink.shown == shown and place[0] in groups:
+                self._let_go(place, actor)
+
+    def _let_go(self, place: tuple[str, str, int], actor: ConsumerActor) -> None:
+        actor.kill()
+        self.loop.remove(actor)
+        del self.actors[place]
 
     def holding(self, actor: ConsumerActor) -> list[str]:
         return [one for one in actor.core.held_effects if one not in self.resolved]
@@ -210,7 +229,8 @@ class LocalSystem:
         endpoint = WatchedEndpoint(self.network.connect(), visit)
         ledger: Ledger
         if consumer.sink is not None:
-            ledger = open_sink(consumer.sink, place, at=watched_sink(visit))
+            marks = {MARK: self._marks[consumer.sink]}
+            ledger = open_sink(consumer.sink, place, at=watched_sink(visit), marks=marks)
         else:
             directory = ledger_directory(STATE, *place)
             ledger = LedgerFiles(self.disk, directory, _OWNER, draw=draw, open_log=open_log)
@@ -280,6 +300,59 @@ class LocalSystem:
                 self.loop.run_until(resolved)
                 count = found[0]
             return count
+
+
+# Those of this process. A test that does not close its Harness must not keep the next one from
+# the database.
+_systems: weakref.WeakSet[LocalSystem] = weakref.WeakSet()
+
+
+def _cleared(app: App) -> dict[str, str]:
+    """Forget what earlier systems have left in the sinks of an app; return its marks by sink."""
+    groups: dict[str, set[str]] = {}
+    for consumer in app.consumers:
+        if consumer.sink is not None:
+            groups.setdefault(consumer.sink, set()).add(consumer.group)
+    return {sink: _clear(sink, names) for sink, names in groups.items()}
+
+
+def _clear(sink: str, groups: set[str]) -> str:
+    """Return how the ledgers of `groups` are marked from now on.
+
+    A file that a Harness has made is removed; of a database that was there before, only the ledgers
+    of a Harness are. Raises BadSink for a ledger of real consumers, and while a Harness of another
+    process uses it.
+    """
+    address = address_of(sink)
+    for other in list(_systems):
+        other.make_way(address.shown, groups)
+    if address.kind == SQLITE and not os.path.exists(address.target):
+        return OWN_FILE
+    with open_office(sink) as office:
+        rows = {place: row for place, row in office.rows().items() if row.owner}
+        whole = bool(rows) and all(row.owner.get(MARK) == OWN_FILE for row in rows.values())
+        mine = {place: row for place, row in rows.items() if place[0] in groups}
+        for place, row in mine.items():
+            if MARK not in row.owner:
+                raise BadSink(
+                    f"{address.shown} holds the ledger of group {place[0]!r} of real consumers",
+                    hint="give the tests a database of their own",
+                )
+            if not office.owner_is_dead(place):
+                raise BadSink(
+                    f"a Harness of process {row.owner.get('pid')} uses {address.shown}",
+                    hint="give each process of tests a database of its own",
+                )
+        if not mine:
+            return OWN_FILE if whole else OWN_LEDGER
+        if not whole or not all(office.owner_is_dead(place) for place in rows):
+            office.forget(mine.values())
+            return OWN_LEDGER
+    for name in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            os.unlink(address.target + name)
+    shutil.rmtree(f"{address.target}-oncemq", ignore_errors=True)
+    return OWN_FILE
 
 
 class _Calls:

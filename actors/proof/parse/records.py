@@ -16,7 +16,7 @@
 11 committed          msgpack [epoch, commit_no, inputs, ranges, fingerprints, state, outputs,
                       acked]
 12 the same and more  the fields of 11, then a map of names to lists:
-                      parked [topic_id, offset, kind, attempts],
+                      parked [topic_id, offset, kind, attempts, and, if any, type of error],
                       skipped [topic_id, first_offset, next_offset, reason],
                       seen, one entry: what the ledger relies on [mark, position],
                       renumbered [topic, partition, first_sequence],
@@ -190,7 +190,7 @@ class Committed:
     state: dict[str, bytes | None]
     outputs: tuple[Output, ...]
     acked: tuple[tuple[str, int, int], ...]
-    parked: tuple[tuple[bytes, int, str, int], ...] = ()  # topic_id, offset, kind, attempts
+    parked: tuple[tuple[Any, ...], ...] = ()  # topic_id, offset, kind, attempts[, type of error]
     skipped: tuple[tuple[bytes, int, int, str], ...] = ()  # topic_id, from, to, reason
     seen: tuple[tuple[bytes, int], ...] = ()  # mark, position
     renumbered: tuple[tuple[str, int, int], ...] = ()  # topic, partition, next output's number
@@ -275,7 +275,8 @@ _ARRAYS: dict[int, Any] = {
     EFFECT_ENDED: EffectEnded,
     ENDED: Ended,
 }
-_MORE = {"parked": 4, "skipped": 4, "seen": 2, "renumbered": 3, "accepted": 2}  # fields of an entry
+# How many fields an entry may have.
+_MORE = {"parked": {4, 5}, "skipped": {4}, "seen": {2}, "renumbered": {3}, "accepted": {2}}
 
 
 def parse(frame: Frame) -> Record:
@@ -302,7 +303,7 @@ def _committed(fields: tuple[Any, ...], more: dict[str, Any]) -> Committed:
     for name, entries in more.items():
         if name not in _MORE:
             raise BadRecord(f"a commit holds {name!r}: a newer OnceMQ wrote it")
-        if any(len(entry) != _MORE[name] for entry in entries):
+        if any(len(entry) not in _MORE[name] for entry in entries):
             raise BadRecord(f"a commit whose {name} have another shape than they must")
     its = tuple(Output(*output) for output in outputs)
     return Committed(epoch, number, inputs, ranges, fingerprints, state, its, acked, **more)

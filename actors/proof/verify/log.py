@@ -203,7 +203,7 @@ class LogReader:
                 "I6-offsets",
                 where,
                 f"offset {record.first_offset} at position {position} follows "
-                f"{partition.end_offset - 1}",
+                + (f"{partition.end_offset - 1}" if partition.end_offset else "nothing"),
             )
         if record.at_ms < partition.last_at_ms:
             self._found.add("I6-offsets", where, f"time goes back at offset {record.first_offset}")

@@ -56,7 +56,7 @@ class Parked:
             low, high = spans.get(topic_id, (0, 0))
             if not low <= first < following <= high:
                 yield f"commit {record.commit_no} skips offsets that it does not pass"
-        for topic_id, offset, _, attempts in record.parked:
+        for topic_id, offset, _, attempts, *_error in record.parked:
             low, high = spans.get(topic_id, (0, 0))
             if not low <= offset < high:
                 yield f"commit {record.commit_no} parks offset {offset} and does not pass it"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from ...core.consumer.effect_work import EffectOrder
@@ -24,6 +25,9 @@ from .session import Session
 
 OfLedger = tuple[str, str, int]  # group, topic, partition
 Changes = list[tuple[str, tuple[Any, ...]]]  # statements, each with its values
+
+
+NO_MARKS: Mapping[str, str] = MappingProxyType({})
 
 
 class OwnerProof(Protocol):
@@ -64,10 +68,11 @@ class SqlLedger:
         lost: str = "",
         at: At = nowhere,
         draw: Callable[[], bytes] = lambda: secrets.token_bytes(16),
+        marks: Mapping[str, str] = NO_MARKS,
     ) -> None:
         """`lost` is the `name` of the ledger object before this one, whose session failed.
 
-        `at` is called between the steps of a commit (crash tests).
+        `marks` stand in the row of this owner. `at` is called between the steps of a commit (crash tests).
         """
         self.session = session
         self.directory = session.shown + IN_DATABASE
@@ -78,6 +83,7 @@ class SqlLedger:
         self._lost = lost
         self._at = at
         self._draw = draw
+        self._marks = marks
         self._ledger_id = b""  # known once it is open
 
     def peek(self) -> LedgerPeeked:
@@ -132,7 +138,7 @@ class SqlLedger:
     def _claim(self, row: Row, epoch: int) -> None:
         """An unknown outcome is seen when the row is read again."""
         dead = self._proof.prove_dead(row.ledger_id, row.epoch, row.owner)
-        facts = {**self._proof.facts(), "name": self.name}
+        facts = {**self._proof.facts(), **self._marks, "name": self.name}
         facts.update(self._proof.hold(row.ledger_id, epoch))
         if not dead:  # it may be frozen, and is to know at once when it wakes
             facts["replaced"] = row.owner.get("name", "")

@@ -253,8 +253,12 @@ class Session(ABC):
 
         Raises SinkUnavailable, Fenced; the connection is to be abandoned then.
         """
-        self._solo_calls = max(self._solo_calls, CONFLICT_SOLO_CALLS)
+        self.keep_short()
         self.end_call(keep=False)
+
+    def keep_short(self) -> None:
+        """After a conflict the next calls have one message each. Call it while no call runs."""
+        self._solo_calls = max(self._solo_calls, CONFLICT_SOLO_CALLS)
 
     @property
     def open(self) -> bool:

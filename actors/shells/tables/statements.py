@@ -83,6 +83,14 @@ PLACES = (
     " ORDER BY topic, partition_no"
 )
 GROUPS = "SELECT DISTINCT group_name FROM oncemq_ledger ORDER BY group_name"
+ALL_PLACES = (
+    "SELECT group_name, topic, partition_no FROM oncemq_ledger"
+    " ORDER BY group_name, topic, partition_no"
+)
+FORGET_LEDGER = tuple(
+    f"DELETE FROM {table} WHERE ledger_id = ?"
+    for table in ("oncemq_record", "oncemq_snapshot", "oncemq_effect_order", "oncemq_ledger")
+)
 # The first act of an owner. No row: a newer owner was here before.
 CLAIM = "UPDATE oncemq_ledger SET epoch = ?, owner = ?" + _OF_PLACE + " AND epoch < ?"
 # The heart of every commit. No row: a newer owner was here, and nothing of this one counts.

@@ -63,13 +63,14 @@ class _Wire:
 
 
 class _Clock:
-    """A millisecond for each turn: work that a turn puts off is due in the next one."""
+    """The world's time, and a moment more for each turn: what a turn puts off comes in the next."""
 
-    def __init__(self, now_ms: int) -> None:
-        self.ms = now_ms
+    def __init__(self, clock: ProcessClock) -> None:
+        self._clock = clock
+        self.ahead_ms = 0
 
     def now_ms(self) -> int:
-        return self.ms
+        return self._clock.now_ms() + self.ahead_ms
 
 
 class RestoredBroker:
@@ -80,7 +81,7 @@ class RestoredBroker:
         self._world = world
         self._rng = random.Random(f"{world.plan.seed} restored {number}")
         self._wire = _Wire()
-        self._clock = _Clock(ProcessClock(world.clock).now_ms())
+        self._clock = _Clock(ProcessClock(world.clock))
         self._requests = 0
         self.name = f"restored-{number}"
         self._shell = BrokerShell(
@@ -105,8 +106,8 @@ class RestoredBroker:
         frames = [bytes(frame) for frame in wire.encode(numbered, body)]
         self._wire.waiting.append((_PEER, frames))
         for _ in range(_TURNS_MAX):
-            self._clock.ms += 1
             self._shell.turn(0)
+            self._clock.ahead_ms += 1
             if self._wire.answers:
                 return self._wire.answers.pop()
         raise Violation("restored", f"{self.name} does not answer")

@@ -281,7 +281,8 @@ def test_new_fetches_do_not_starve_one_that_waits_for_its_turn():
         world.clock.ms += 1
         world.put(Fetch(world.n, "", "t", 0, 0, 0, 16_000, 500))
         world.turn()
-    assert waits.request in [answer.request for answer in world.take(OTHER)]
+    (answer,) = world.take(OTHER)
+    assert (answer.request, answer.next_offset) == (waits.request, 2)
 
 
 def test_one_turn_serves_a_bounded_number_of_bytes():

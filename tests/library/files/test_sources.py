@@ -183,6 +183,20 @@ def test_a_damaged_gzip_is_told(tmp_path: Path) -> None:
     assert none.values == []
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_gzip_that_is_cut_anywhere_is_told(tmp_path: Path, members: int) -> None:
+    """Of 0 bytes too: an upload that broke. Only between two members a cut cannot be seen."""
+    one = gzip.compress(b"x\n" * 30)
+    packed = one * members
+    for end in range(len(packed)):
+        found = read_all(write(tmp_path / "cut.gz", packed[:end]), "lines")
+        if end == len(one):
+            assert (len(found.values), found.error) == (30, None)
+            continue
+        assert isinstance(found.error, BadInput), end
+        assert "is not a complete gzip file" in found.error.reason
+
+
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """A read takes a bounded piece of the file, however long it is."""
     path = write(tmp_path / "f", b"0123456789\n" * 100_000)

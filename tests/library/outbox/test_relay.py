@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from oncemq import outbox
-from oncemq.errors import DatabaseAway, DatabaseRefused, IdConflict, NotSupported
+from oncemq.cli.output import exit_code_of
+from oncemq.errors import DatabaseAway, DatabaseRefused, IdConflict
 from oncemq.library.outbox.database import SqliteOutbox, open_database, sync_files
 from oncemq.library.outbox.relay import Progress, Relay, checked_row
 from oncemq.library.outbox.table import Row
 from oncemq.limits import RELAY_ROUND_BYTES, RELAY_ROUND_MESSAGES
 from oncemq.runtime.crash_points import NAMES
+from oncemq.runtime.settings import BadSetting
 from tests.library.outbox.users import User, ids_of, rows_of, sqlite_url, use_sqlite3
 from tests.library.wired import Wire
 
@@ -331,14 +333,23 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """What waiting cannot mend ends the relay."""
     (tmp_path / "shop.db").write_bytes(b"no database" * 100)
     database = open_database(sqlite_url(tmp_path))
-    with pytest.raises(DatabaseRefused, match="not a database"):
+    with pytest.raises(BadSetting, match="no SQLite database"):
         database.read()
+
+
+def test_a_missing_directory_is_wrong_usage(tmp_path: Path) -> None:
+    """The application may make the file later, but not its directory: status 2, no waiting."""
+    with pytest.raises(BadSetting, match="there is no directory") as caught:
+        open_database(sqlite_url(tmp_path / "nowhere")).read()
+    assert exit_code_of(caught.value) == 2
+    with pytest.raises(DatabaseAway, match="no such file"):
+        open_database(sqlite_url(tmp_path)).read()
 
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without psycopg the relay says what to install."""
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(NotSupported, match="pip install 'oncemq"):
+    with pytest.raises(BadSetting, match="pip install 'oncemq"):
         open_database("postgresql://host/shop")
 
 

@@ -155,3 +155,36 @@ mutant(
     (handling, "is_dropped", lambda _original: lambda window: False),
     tests=CORE,
 )
+
+
+def _row_of_one_process(original: Any) -> Any:
+    def broken(self: Any, parts: dict[str, Any]) -> None:
+        fields = {n: value for n, value in parts["ledger"].items() if n != "parked_row"}
+        original(self, {**parts, "ledger": fields})
+
+    return broken
+
+
+ROW = ("tests/core/consumer/test_park_limit.py",)
+mutant(
+    "rows of parked messages are not counted",
+    "a systematic failure stops the consumer",
+    (Ledger, "_count_row", nothing),
+    tests=ROW,
+)
+mutant(
+    "a row of parked messages is lost by compaction",
+    "a restart does not begin the count anew",
+    (Ledger, "restore", _row_of_one_process),
+    tests=ROW,
+)
+mutant(
+    "a row goes on behind a handled message",
+    "only failures in a row are the handler's fault",
+    (
+        Handling,
+        "_ends_row",
+        lambda _original: lambda self, failure: self._ledger.parked >= self._member.park_limit,
+    ),
+    tests=ROW,
+)
