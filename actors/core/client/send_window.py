@@ -346,13 +346,18 @@ class SendWindow:
         elif failure.request != entry.requests[-1] or lane.held_until_ms:
             return  # this attempt was or will be repeated: the window has acted on its refusal
         elif failure.code in {"gap", "unknown_session"}:
-            self._out_of_order(lane, entry, failure, now_ms, out)
+            self._out_of_order(lane, entry, failure, error, now_ms, out)
         else:
-            lane.held_by = error
-            self._hold(lane, now_ms)
+            self._hold(lane, error, now_ms)
 
     def _out_of_order(
-        self, lane: Lane, entry: Entry, failure: Failure, now_ms: int, out: Outcome
+        self,
+        lane: Lane,
+        entry: Entry,
+        failure: Failure,
+        error: OnceMQError,
+        now_ms: int,
+        out: Outcome,
     ) -> None:
         if entry.explicit:
             counters = {flying.counter for flying in lane.unjudged()}
@@ -365,13 +370,14 @@ class SendWindow:
             )
             return
         if lane.failures:  # a second refusal without progress: the broker is slow or at a bound
-            self._hold(lane, now_ms)
+            self._hold(lane, error, now_ms)
             return
         lane.failures = 1
         self._send_again([lane], failure.code, now_ms, out)
 
-    def _hold(self, lane: Lane, now_ms: int) -> None:
-        """Wait for a back-off, then send all in flight again."""
+    def _hold(self, lane: Lane, error: OnceMQError, now_ms: int) -> None:
+        """Wait for a back-off because of `error`, then send all in flight again."""
+        lane.held_by = error
         lane.held_until_ms = now_ms + backoff_ms(lane.failures)
         lane.failures += 1
 

@@ -62,6 +62,17 @@ class _Wire:
         return True
 
 
+class _Clock:
+    """The world's time, and a moment more for each turn: what a turn puts off comes in the next."""
+
+    def __init__(self, clock: ProcessClock) -> None:
+        self._clock = clock
+        self.ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return self._clock.now_ms() + self.ahead_ms
+
+
 class RestoredBroker:
     """The broker that was started from a backup."""
 
@@ -70,6 +81,7 @@ class RestoredBroker:
         self._world = world
         self._rng = random.Random(f"{world.plan.seed} restored {number}")
         self._wire = _Wire()
+        self._clock = _Clock(ProcessClock(world.clock))
         self._requests = 0
         self.name = f"restored-{number}"
         self._shell = BrokerShell(
@@ -77,7 +89,7 @@ class RestoredBroker:
             DATA,
             owner={"shell": self.name},
             bind=lambda: self._wire,
-            clock=ProcessClock(world.clock),
+            clock=self._clock,
             events=SimEvents(world, self.name),
             entropy=world.draw,
             open_log=partial(FencedLog.open, segment_bytes=world.plan.segment_bytes),
@@ -95,6 +107,7 @@ class RestoredBroker:
         self._wire.waiting.append((_PEER, frames))
         for _ in range(_TURNS_MAX):
             self._shell.turn(0)
+            self._clock.ahead_ms += 1
             if self._wire.answers:
                 return self._wire.answers.pop()
         raise Violation("restored", f"{self.name} does not answer")

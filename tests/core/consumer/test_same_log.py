@@ -16,6 +16,7 @@ import pytest
 from oncemq.codec import wire
 from oncemq.core.broker.core import BrokerCore
 from oncemq.core.client import connection
+from oncemq.core.consumer.effect_work import EffectWanted
 from oncemq.core.consumer.grant import join_with
 from oncemq.errors import LedgerNotHere, LogRegressed, StoreMismatch
 from oncemq.library.testkit.actors import LocalProducer
@@ -242,6 +243,38 @@ def test_a_fetch_names_the_place_of_what_was_read(world: World) -> None:
 def fetch_in(frames: list[bytes]) -> Fetch | None:
     message = wire.decode(b"x" * 16, frames).message
     return message if isinstance(message, Fetch) else None
+
+
+@pytest.mark.parametrize("what", ["effect", "mark"])
+@pytest.mark.parametrize("grown", GROWN)
+def test_what_is_recorded_of_a_lost_message_does_not_count_for_another(
+    world: World, grown: str, what: str
+) -> None:
+    """The ledger names a message by its offset before a commit has passed it, and relies on it."""
+    story = Story(world, "ids")
+    story.send(KEPT)
+    member = world.member()
+    world.drain(member)
+    saved = story.back_up("live")
+    if what == "mark":
+        member.kill()  # an unclean end: the next message runs alone, behind a mark
+        member = world.member()
+    story.send(1)
+    world.run(lambda: bool(member.calls), member, handle=False)
+    run = member.calls.popleft()
+    if what == "effect":
+        wanted = EffectWanted(run.epoch, run.first_offset, False, KEPT, "key", "charge", "retry")
+        answer = member.actor.effect_answers.ask(wanted)
+        member.actor.post(wanted)
+        world.run(answer.done, member, handle=False)
+    assert member.core.ledger.next_offset == KEPT
+    member.kill()
+    story.switch_to(saved)
+    story.send(GROWN[grown])
+    again = world.member()
+    world.run(lambda: again.actor.ended, again)
+    assert isinstance(again.error, LogRegressed)
+    assert again.seen == []
 
 
 # --- the operator's decision ---------------------------------------------------------------------
