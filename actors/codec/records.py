@@ -233,7 +233,8 @@ def _decode_more(fields: tuple[Any, ...]) -> Committed:
     committed = _decode_committed(fields[:-1])
     for name, entries in fields[-1].items():
         if name in _PLACES:
-            setattr(committed, name, Place(*entries[0]))
+            (place,) = entries
+            setattr(committed, name, Place(*place))
             continue
         if name not in _MORE:
             raise UnsupportedFormat(f"a commit holds {name!r}, which this version does not know")

@@ -7,18 +7,21 @@ import pytest
 
 from oncemq.codec import batch, records
 from oncemq.errors import Malformed, UnsupportedFormat
+from oncemq.history import Place
 from oncemq.records import (
     AttemptMarked,
     BatchStored,
     Committed,
     GroupGranted,
     GroupRewound,
+    HistoryBegun,
     LedgerEnded,
     LedgerReplaced,
     LedgerStarted,
     Output,
     Parked,
     ProducerGranted,
+    Renumbered,
     Skipped,
     TopicCreated,
 )
@@ -59,6 +62,22 @@ EVERY_KIND = [
     GroupRewound("g", "t", 0, 4, 3, 9),
     LedgerReplaced("g", "t", 0, 5, b"l" * 16, 10),
     Committed(5, 2, [(b"1" * 16, 3)], [], b"", {}, skipped=[Skipped(b"1" * 16, 11, 3, "by order")]),
+    HistoryBegun(b"m" * 16, 7, 11),
+    GroupGranted(
+        "g", "t", 0, 4, b"i" * 16, b"l" * 16, 10, "h", "/p", "h:2", 8, Place(b"m" * 16, 99)
+    ),
+    Committed(5, 3, [(b"1" * 16, 4)], [], b"", {}, seen=Place(b"m" * 16, 99)),
+    Committed(
+        5,
+        4,
+        [],
+        [],
+        b"",
+        {},
+        seen=Place(b"n" * 16, 7),
+        renumbered=[Renumbered("o", 0, 3)],
+        accepted=Place(b"m" * 16, 99),
+    ),
 ]
 
 
@@ -73,7 +92,7 @@ def test_every_record_comes_back_as_it_was_written(record):
 def test_types_have_the_numbers_that_are_on_disk():
     """A record type's number never changes: old logs name it."""
     assert [records.encode(record)[0] for record in EVERY_KIND] == [
-        1, 2, 3, 4, 10, 11, 12, 13, 16, 5, 8, 12,
+        1, 2, 3, 4, 10, 11, 12, 13, 16, 5, 8, 12, 6, 7, 12, 12,
     ]  # fmt: skip
 
 
@@ -93,6 +112,8 @@ def test_columns_are_parsed_only_where_wanted():
         (1, b"", b"\xc1"),
         (3, b"short", b""),
         (11, b"", b"\x93\x01\x01\x01"),
+        (12, b"", msgpack.packb([1, 1, [], [], b"", {}, [], [], {"seen": []}])),
+        (7, b"", msgpack.packb(["g", "t", 0])),
     ],
 )
 def test_unknown_bytes_are_malformed(number, meta, body):
