@@ -200,6 +200,9 @@ class Committed:
     # that it has passed, acknowledged outputs, or an operator's decision. NO_PLACE: as before.
     seen: Place = NO_PLACE
     renumbered: list[Renumbered] = field(default_factory=list)
+    # What an operator gave up with this commit: the place that the ledger relied on before. Deaths and
+    # open effects are of messages of that past. NO_PLACE: nothing.
+    accepted: Place = NO_PLACE
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ _MORE: dict[str, tuple[type[Any], Any]] = {
     "skipped": (Skipped, attrgetter("topic_id", "first_offset", "next_offset", "reason")),
     "renumbered": (Renumbered, attrgetter("topic", "partition", "first_sequence")),
 }
-_SEEN = "seen"  # one more part: the place, as a list with one entry
+_PLACES = ("seen", "accepted")  # more parts: places, each as a list with one entry
 
 
 def type_name(number: int) -> str:
@@ -171,8 +171,9 @@ def _encode_committed(record: Committed) -> tuple[int, bytes, bytes, None]:
         for name, (_, fields_of) in _MORE.items()
         if (entries := getattr(record, name))
     }
-    if record.seen.mark:
-        more[_SEEN] = [tuple(record.seen)]
+    for name in _PLACES:
+        if (place := getattr(record, name)).mark:
+            more[name] = [tuple(place)]
     if not more:
         return COMMITTED, b"", msgpack.packb(fields), None
     return COMMITTED_MORE, b"", msgpack.packb((*fields, more)), None
@@ -231,8 +232,8 @@ def _decode_committed(fields: tuple[Any, ...]) -> Committed:
 def _decode_more(fields: tuple[Any, ...]) -> Committed:
     committed = _decode_committed(fields[:-1])
     for name, entries in fields[-1].items():
-        if name == _SEEN:
-            committed.seen = Place(*entries[0])
+        if name in _PLACES:
+            setattr(committed, name, Place(*entries[0]))
             continue
         if name not in _MORE:
             raise UnsupportedFormat(f"a commit holds {name!r}, which this version does not know")

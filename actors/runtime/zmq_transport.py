@@ -103,7 +103,6 @@ class _Socket:
         self._kind = kind
         self._turn_events = limits.turn_events_max
         self._turn_bytes = limits.turn_bytes_max
-        self._partitions = limits.partitions_max
         self._context = context or zmq.Context.instance()
         self._socket = self._open()
         self._wake_read, self._wake_write = os.pipe()
@@ -136,9 +135,9 @@ class _Socket:
         socket = self._context.socket(self._kind)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
-        # All answers of one turn, twice, may wait for one peer; and for a consumer with as many
-        # partitions as a topic may have, those to its fetches.
-        queued = 2 * (self._turn_events + self._partitions)
+        # All answers of one turn, twice, may wait for one peer. That is also more than the partitions
+        # of a topic, whose fetches one consumer may have on their way.
+        queued = 2 * self._turn_events
         socket.setsockopt(zmq.SNDHWM, queued)
         socket.setsockopt(zmq.RCVHWM, queued)
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)

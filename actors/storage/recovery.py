@@ -261,12 +261,24 @@ def superseded(number: int, higher: int) -> Fenced:
 
 
 def make_lock(disk: Disk, path: str, owner: Owner) -> Lock:
-    """Make the lock file of a new generation, and take its lock."""
+    """Make the lock file of a new generation, and take its lock.
+
+    The lock comes first: a file that names its maker while its lock is free proves him dead.
+    """
     name = posixpath.join(path, layout.LOCK)
     with contextlib.closing(disk.create(name)) as file:
-        content = {"owner": dict(owner), "file": _place(name, file.identity())}
-        file.write(document.encode("owner", content), 0)
-        file.sync()
+        lock = _taken(disk, name)
+        try:
+            content = {"owner": dict(owner), "file": _place(name, file.identity())}
+            file.write(document.encode("owner", content), 0)
+            file.sync()
+        except BaseException:
+            lock.release()
+            raise
+    return lock
+
+
+def _taken(disk: Disk, name: str) -> Lock:
     for _ in range(LOOKS_MAX):  # a reader may hold it for a moment: see `being_made`
         lock = disk.lock(name)
         if lock is not None:

@@ -7,6 +7,7 @@ A few cells run with the other processes; `make chaos` runs each of them twenty 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import sqlite3
@@ -189,6 +190,78 @@ def test_no_restored_broker_is_ever_followed_in_silence(tmp_path: Path, cell: Ce
         house = House(directory)
         try:
             before, after = round_of(house, cell)
+            assert before == after, number
+        finally:
+            house.close()
+
+
+def ledger_alone(house: House, cell: Cell) -> tuple[list[str], list[str]]:
+    """The ledger, or the sink, comes back from a backup; the broker has all that happened since.
+
+    Returns what was handled until then, and what until the end.
+    """
+    story = Story(house, cell)
+    consumer = story.consume()
+    story.send(KEPT)
+    house.wait_for_committed("g", "orders", KEPT)
+    if cell.backup == "rest":
+        consumer.stop(START_S, 0)
+    saved = house.directory / "saved-ledger"
+    if cell.ledger == "files":
+        shutil.copytree(house.state, saved)
+    else:
+        copy_database(story.database, saved)
+    if cell.backup == "rest":
+        consumer = story.consume()
+    story.send(LOST)
+    house.wait_for_committed("g", "orders", KEPT + LOST)
+    consumer.stop(START_S, 0)
+    if cell.ledger == "files":
+        shutil.rmtree(house.state)
+    else:
+        for end in ("", "-wal", "-shm"):
+            Path(f"{story.database}{end}").unlink(missing_ok=True)
+    saved.rename(house.state if cell.ledger == "files" else story.database)
+    before = story.calls()
+    story.send(GROWN[cell.grown])
+    refused = story.consume("--until-idle=0.5")
+    refused.wait(START_S, 1)
+    assert "an older state of its ledger" in refused.stderr()
+    return before, story.calls()
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """As SQLite itself copies a database in use."""
+    closing, connect = contextlib.closing, sqlite3.connect
+    with closing(connect(source)) as database, closing(connect(target)) as copy:
+        database.backup(copy)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        Cell("files", "live", "past", "restarted", "ids"),
+        Cell("sqlite", "rest", "less", "restarted", "name"),
+    ],
+    ids=str,
+)
+def test_a_ledger_that_is_put_back_alone_is_refused(house: House, cell: Cell) -> None:
+    """The broker knows what its group has reported: nothing is handled again."""
+    before, after = ledger_alone(house, cell)
+    assert before == after
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("cell", [c for c in CELLS if c.consumer == "restarted"], ids=str)
+def test_no_ledger_that_is_put_back_alone_goes_on(tmp_path: Path, cell: Cell) -> None:
+    """Every cell, twenty times."""
+    for number in range(ROUNDS):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        house = House(directory)
+        try:
+            before, after = ledger_alone(house, cell)
             assert before == after, number
         finally:
             house.close()

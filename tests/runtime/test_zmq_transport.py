@@ -82,9 +82,7 @@ def test_an_unknown_peer_is_told_at_once(router):
 
 def test_a_full_queue_refuses_and_does_not_block():
     """Without a broker the queue fills to its bound; then send returns False at once."""
-    dealer = DealerTransport(
-        "tcp://127.0.0.1:9", limits=Limits(turn_events_max=5, partitions_max=5)
-    )
+    dealer = DealerTransport("tcp://127.0.0.1:9", limits=Limits(turn_events_max=5))
     try:
         taken = sum(dealer.send(b"", [b"x"]) for _ in range(1000))
         assert 0 < taken < 1000

@@ -43,10 +43,15 @@ def swallowed(tx: Any, text: str) -> None:
         tx.sql(text)
 
 
+def swallowed_anyhow(tx: Any, text: str) -> None:
+    with contextlib.suppress(Exception):
+        tx.sql(text)
+
+
 def wrapped(tx: Any, text: str) -> None:
     try:
         tx.sql(text)
-    except psycopg.Error:
+    except (psycopg.Error, sqlite3.Error):
         wrong = RuntimeError("of the program's own")
     raise wrong
 
@@ -272,7 +277,49 @@ class TestSqlite:
         with pytest.raises(HandlerFailed, match="database is locked"):
             harness.drain()
 
-    @pytest.mark.parametrize("name", ["SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT", "SQLITE_LOCKED"])
+    @pytest.mark.parametrize("way", [by_itself, swallowed_anyhow, wrapped, by_connection])
+    def test_a_full_disk_is_an_outage_however_the_handler_takes_it(
+        self, sink: str, shop: Shop, way: Callable[[Any, str], None]
+    ) -> None:
+        """No message is parked, or counted as handled, for want of room."""
+        insert = table(sink)
+        run(sink, f"INSERT INTO paid VALUES ('{'x' * 200_000}', 1)")
+        attempts: list[int] = []
+
+        def handler(order: Any, tx: Any) -> None:
+            attempts.append(order.attempt)
+            tx.sql(insert, order.id, order.value)
+            if len(attempts) == 1:
+                tx.sql("PRAGMA max_page_count = 1")  # SQLite takes the present size instead
+                way(tx, f"INSERT INTO paid VALUES ('{'y' * 900_000}', 1)")
+
+        harness = shop(handler, park=True)
+        harness.send("orders", 1, id="1")
+        with pytest.raises(SinkUnavailable, match="full"):
+            harness.drain()
+        harness.drain()
+        assert attempts == [1, 1]
+        assert rows(sink, "SELECT count(*) FROM paid WHERE cents = 1") == [(2,)]
+        assert harness.sent("orders.dead") == []
+
+    def test_a_statement_in_the_way_of_another_one_is_the_handlers_failure(
+        self, sink: str, shop: Shop
+    ) -> None:
+        """SQLITE_LOCKED is between statements of one connection: no waiting mends it."""
+
+        def handler(order: Any, tx: Any) -> None:
+            tx.sql("CREATE TABLE t (n)")
+            tx.connection.executemany("INSERT INTO t VALUES (?)", [(1,), (2,)])
+            unread = tx.sql("SELECT n FROM t")
+            unread.fetchone()
+            tx.sql("DROP TABLE t")
+
+        harness = shop(handler)
+        harness.send("orders", 1, id="1")
+        with pytest.raises(HandlerFailed, match="table is locked"):
+            harness.drain()
+
+    @pytest.mark.parametrize("name", ["SQLITE_BUSY", "SQLITE_BUSY_TIMEOUT", "SQLITE_BUSY_SNAPSHOT"])
     def test_a_lock_of_the_sink_is_never_the_messages_failure(
         self, sink: str, shop: Shop, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

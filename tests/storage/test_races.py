@@ -12,6 +12,7 @@ from oncemq.storage.document import Manifest
 from oncemq.storage.inspection import inspect
 from oncemq.storage.log import FencedLog, create, hold_lock
 from oncemq.storage.memory import MemoryDisk
+from oncemq.storage.recovery import maker_is_gone
 from tests.storage.loghelp import (
     DIRECTORY,
     LOG_ID,
@@ -125,6 +126,21 @@ def test_a_live_maker_of_an_unfinished_generation_is_named() -> None:
         open_log(disk)
     lock.release()
     assert open_log(disk).generation == 6
+
+
+def test_a_lock_file_names_its_maker_only_under_its_lock() -> None:
+    """Frozen between the two, a live maker would look dead: the name with a free lock is the proof."""
+    disk = HookedDisk()
+    killed(disk)
+    found: list[bool] = []
+
+    def look(call: str, path: str) -> None:
+        if call in {"write", "sync"} and path.endswith("LOCK"):
+            found.append(maker_is_gone(disk, DIRECTORY, 3))
+
+    disk.hook = look
+    open_log(disk).close()
+    assert found == [False, False]
 
 
 def test_a_lock_that_never_comes_free_is_told() -> None:

@@ -100,7 +100,8 @@ _START_ANEW = (
 class CheckFence:
     """Work for the shell: look for a higher generation of this broker's log; end if there is one.
 
-    A client claims to have met a successor. The claim may be false, so it only causes a look.
+    A client claims to have met a successor, or a past that only a successor may have written. The
+    claim may be false, so it only causes a look.
     """
 
 
@@ -286,6 +287,9 @@ class BrokerCore:
             answer(peer, message, out)
         except (OnceMQError, Refusal) as error:
             self._report_refusal(event, error, out)
+            if isinstance(error, LogRegressed):
+                # A successor may have written what this log lacks: then it must not answer.
+                out.work.append(CheckFence())
             refused = failure(message.request, error)
             out.sends_after_sync.append(Send(peer, refused))
 
@@ -333,7 +337,6 @@ class BrokerCore:
                 f"the client worked with log {hello.log_id_seen.hex()}, this is {self.log_id.hex()}"
             )
         if hello.log_id_seen and hello.epoch_seen > self.epoch:
-            out.work.append(CheckFence())
             raise LogRegressed(
                 f"a broker of epoch {hello.epoch_seen} was met before, this one has epoch "
                 f"{self.epoch} and knows no successor"

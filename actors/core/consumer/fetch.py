@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from ...errors import LogRegressed, ProtocolError, StoreMismatch
+from ...errors import LogRegressed, StoreMismatch
 from ...history import NO_PLACE, History, Place, highest
 from ...limits import FETCH_WAIT_MS_DEFAULT, JOIN_RETRY_MS, RESEND_MS
 from ...outcome import Outcome, Send
@@ -124,6 +124,8 @@ class Fetcher:
             raise regressed(self._place, self.offset, fetched.end_offset)
         self.end_offset = fetched.end_offset
         window = cut(stored, self.offset, fetched.next_offset)
+        if self._connection.knows_places and len(fetched.positions) != len(stored):
+            window = None  # the broker has forgotten which version this connection speaks
         if window is None:
             self.wake_at_ms = now_ms + JOIN_RETRY_MS
         elif window.next_offset > self.offset:
@@ -132,13 +134,9 @@ class Fetcher:
             self.offset = window.next_offset
 
     def _note_places(self, fetched: Fetched, stored: list[BatchStored]) -> None:
-        """Raises ProtocolError."""
-        if not fetched.positions:
-            return  # from a broker that knows no marks
-        if len(fetched.positions) != len(stored):
-            raise ProtocolError("a reply that does not say where each of its batches lies")
+        """A broker that knows no marks tells no positions."""
         history = History(fetched.marks)
-        for record, position in zip(stored, fetched.positions, strict=True):
+        for record, position in zip(stored, fetched.positions, strict=False):
             end = record.first_offset + record.kept
             if end > self.offset:
                 self._places.append((end, history.place_of(position)))
@@ -146,10 +144,13 @@ class Fetcher:
         self._connection.rely(self._seen)
 
     def place_of(self, next_offset: int) -> Place:
-        """Return where a commit up to `next_offset` ends in the broker's log. Commits ascend."""
+        """Return where the message below `next_offset`, which was fetched, lies in the broker's log."""
+        return next((place for end, place in self._places if end >= next_offset), NO_PLACE)
+
+    def passed(self, next_offset: int) -> None:
+        """A commit goes up to here: places of earlier messages are not asked for any more."""
         while self._places and self._places[0][0] < next_offset:
             self._places.popleft()
-        return self._places[0][1] if self._places else NO_PLACE
 
     def _identified(self, window: Window) -> Window:
         return with_fingerprints(window, self._fingerprint)

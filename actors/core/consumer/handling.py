@@ -33,9 +33,10 @@ from typing import Any
 
 from ...backoff import backoff_ms
 from ...errors import HandlerFailed, ParkLimitReached
+from ...history import highest
 from ...limits import CONFLICT_FIRST_MS
 from ...outcome import Outcome
-from ...records import AttemptMarked, Committed, Parked, Skipped
+from ...records import AttemptMarked, Committed, EffectIntended, Parked, Skipped
 from .commits import Acked, committed
 from .effect_work import EffectOrder, EffectTold, EffectWanted, belongs
 from .effects import Effects
@@ -126,7 +127,10 @@ class Handling:
 
     def effect(self, event: EffectWanted | EffectTold, now_ms: int, out: Outcome) -> None:
         run, topic_id = self.running, self._moved.topic_id
+        before = len(out.appends)
         self.effects.reported(event, run, topic_id, now_ms, out, full=self._disk_full)
+        if any(isinstance(record, EffectIntended) for record in out.appends[before:]):
+            self._rely_on(event.offset, before, out)
 
     def ordered(self, order: EffectOrder, now_ms: int, out: Outcome) -> None:
         if self._disk_full:
@@ -219,10 +223,29 @@ class Handling:
             self._calls(out).append(run)
             return
         self._mark = AttemptMarked(self._epoch, source.topic_id, offset, deaths, returned=False)
+        self._rely_on(offset, len(out.appends), out)
         out.appends.append(self._mark)
         out.work_after_sync.append(run)
         fields = self._fields(source, epoch=self._epoch, offset=offset, deaths=deaths)
         out.events.append(("attempt.marked", fields))
+
+    def _rely_on(self, offset: int, at: int, out: Outcome) -> None:
+        """Let the ledger rely on a message of which a record speaks by its offset before a commit.
+
+        Else its deaths and the results of its effects would count for the message that another
+        log has at this offset. The place goes into the commit of this step, or into one of its own
+        in front of the record `at`.
+        """
+        place = self._moved.place_of(offset + 1)
+        commit = next((r for r in reversed(out.appends) if isinstance(r, Committed)), None)
+        seen = self._ledger.seen if commit is None else highest(commit.seen, self._ledger.seen)
+        if place.position <= seen.position:
+            return
+        if commit is not None:
+            commit.seen = place
+            return
+        number = self._ledger.commit_no + 1
+        out.appends.insert(at, Committed(self._epoch, number, [], [], b"", {}, seen=place))
 
     def done(
         self, answer: HandlerDone, now_ms: int, out: Outcome, acked: Acked
@@ -390,6 +413,7 @@ class Handling:
             parked,
             skipped,
         )
+        source.forget(window.next_offset)
         out.appends.append(record)
         fields = self._fields(
             source,

@@ -45,17 +45,20 @@ class Input:
         topic_id: bytes,
         windows: deque[Window],
         place_of: Callable[[int], Place],
+        forget: Callable[[int], None],
         *,
         private: bool,
         alone_max: int,
     ) -> None:
         """Handle `windows`, which a fetcher fills.
 
-        `place_of` tells where a commit up to an offset ends in the broker's log. A process may have died in one of the first `alone_max` messages.
+        `place_of` tells where the message below an offset lies in the broker's log, until `forget`
+        is told that a commit goes further. A process may have died in one of the first `alone_max` messages.
         """
         self.topic_id = topic_id
         self.windows = windows
         self.place_of = place_of
+        self.forget = forget
         self.private = private
         # Number and earliest time of the next attempt at the first message.
         self.attempt = 1

@@ -160,6 +160,10 @@ class Ledger:
         self.commit_no = record.commit_no
         if record.seen.mark:
             self.seen = record.seen
+        if record.accepted.mark:
+            self.effects = OpenEffects()
+            self.deaths.clear()
+            self.open_attempt = None
         for skipped in record.skipped:
             self._skip(skipped)
         for topic_id, next_offset in record.inputs:

@@ -167,7 +167,12 @@ class Running:
         suspicious = self._unclean or topic_id in self._ledger.deaths
         alone_max = self._limits.solitary_messages_max if suspicious else 0
         return Input(
-            topic_id, fetcher.windows, fetcher.place_of, private=private, alone_max=alone_max
+            topic_id,
+            fetcher.windows,
+            fetcher.place_of,
+            fetcher.passed,
+            private=private,
+            alone_max=alone_max,
         )
 
     def _private_fingerprint(self, ids: list[bytes]) -> list[bytes]:

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...errors import NotSupported, OffsetOutOfRange
+from ...history import UNMARKED, Place
 from ...limits import LIMITS, Limits
 from ...outcome import Event, Outcome, Recovered, Snapshot, SnapshotWritten
 from ...protocol import Granted, place_in
@@ -135,6 +136,7 @@ class SeekerCore:
         record.seen = place_in(grant)
         if self.accepts:
             record.renumbered = self._renumbered(move.expected)
+            record.accepted = ledger.seen if ledger.seen.mark else Place(UNMARKED)
             # How much of the private topic is left is not known: it is read again, and what was
             # handled is left out by its id.
             record.skipped += [

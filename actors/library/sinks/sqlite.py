@@ -51,7 +51,9 @@ _OPEN_BYTES = (0x40000002, 510)
 _SHARED_BYTES = (128, 1)
 IO_BUSY_MS = 200  # the I/O thread: it comes again, and leases of others must not wait
 
-_LOCKS = ("SQLITE_BUSY", "SQLITE_LOCKED")
+# What others hold. SQLITE_LOCKED is a statement that is in the way of another one of its own
+# connection, so it is the handler's.
+_LOCKS = "SQLITE_BUSY"
 
 # PRAGMAs that would change what a commit promises.
 _PROMISES = frozenset({"journal_mode", "synchronous", "locking_mode", "writable_schema"})
@@ -63,8 +65,18 @@ class SinkConnection(sqlite3.Connection):
     note: Callable[[BaseException], None]  # of its session
 
     def cursor(self, factory: Any = None) -> Any:
-        """As sqlite3's, which makes the cursors of `execute` here too."""
+        """As sqlite3's."""
         return super().cursor(factory or SinkCursor)
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        """As sqlite3's, which would make a plain cursor here. So below."""
+        cursor: sqlite3.Cursor = self.cursor().execute(*arguments)
+        return cursor
+
+    def executemany(self, *arguments: Any) -> sqlite3.Cursor:
+        """As sqlite3's."""
+        cursor: sqlite3.Cursor = self.cursor().executemany(*arguments)
+        return cursor
 
     def commit(self) -> None:
         """Refuse: the commit comes when the handler has returned."""

@@ -19,7 +19,8 @@
                       parked [topic_id, offset, kind, attempts, and, if any, type of error],
                       skipped [topic_id, first_offset, next_offset, reason],
                       seen, one entry: what the ledger relies on [mark, position],
-                      renumbered [topic, partition, first_sequence]
+                      renumbered [topic, partition, first_sequence],
+                      accepted, one entry: what an operator gave up [mark, position]
 13 attempt marked     msgpack [epoch, topic_id, offset, deaths, returned]
 14 effect intended    msgpack [epoch, topic_id, offset, key, name, number, policy, at_ms]
 15 effect ended       msgpack [epoch, topic_id, offset, name, number, how, policy, encoding,
@@ -193,6 +194,7 @@ class Committed:
     skipped: tuple[tuple[bytes, int, int, str], ...] = ()  # topic_id, from, to, reason
     seen: tuple[tuple[bytes, int], ...] = ()  # mark, position
     renumbered: tuple[tuple[str, int, int], ...] = ()  # topic, partition, next output's number
+    accepted: tuple[tuple[bytes, int], ...] = ()  # mark, position
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +276,7 @@ _ARRAYS: dict[int, Any] = {
     ENDED: Ended,
 }
 # How many fields an entry may have.
-_MORE = {"parked": {4, 5}, "skipped": {4}, "seen": {2}, "renumbered": {3}}
+_MORE = {"parked": {4, 5}, "skipped": {4}, "seen": {2}, "renumbered": {3}, "accepted": {2}}
 
 
 def parse(frame: Frame) -> Record:

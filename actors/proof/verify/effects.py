@@ -72,6 +72,8 @@ class Effects:
 
     def commit(self, record: Committed, spans: dict[bytes, tuple[int, int]]) -> Iterator[str]:
         """Take a commit that moves inputs over `spans`; yield what is wrong with it."""
+        if record.accepted:  # they are of messages of a past that an operator gave up
+            self._open.clear()
         skipped = {(topic_id, first) for topic_id, first, _, _ in record.skipped}
         for topic_id, (first, following) in spans.items():
             for place, (number, policy, how) in list(self._open.items()):

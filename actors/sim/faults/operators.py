@@ -106,6 +106,7 @@ class BackUp(Fault):
         if len(backups) >= BACKUPS_MAX or not self.world.oracle.topics:
             return False
         disk = broker.host.disk.after_power_cut(KeepEverything())
+        disk.capacity = None  # the operator starts it where there is room
         live = broker.alive or self.people.spare_broker.alive
         backups.append(Backup(disk, live))
         self.world.trace.add("operator", "backup live" if live else "backup at rest")

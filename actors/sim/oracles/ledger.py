@@ -153,6 +153,7 @@ class LedgerOracle(RecordOracle):
             self._commit(record)
         elif isinstance(record, AttemptMarked):
             self._epoch(record.epoch)
+            self._named(record.topic_id, record.offset)
             if not self.deaths.mark(record):
                 raise Violation("deaths", f"{self.name}: {record}")
         elif isinstance(record, LedgerEnded):
@@ -162,6 +163,7 @@ class LedgerOracle(RecordOracle):
             self._epoch(record.epoch)
             topic = self._topic_of(record.topic_id)
             if isinstance(record, EffectIntended):
+                self._named(record.topic_id, record.offset)
                 self.effects.intended(record, private=topic != self.group.topic)
             else:
                 place = (self.group.name, self.group.topic, self.partition)
@@ -223,6 +225,16 @@ class LedgerOracle(RecordOracle):
             self.effects.forgotten(order.topic_id, order.next_offset)
         return True
 
+    def _named(self, topic_id: bytes, offset: int) -> None:
+        """A record speaks of a message by its offset: the ledger relies on it from then on."""
+        log = self.broker.messages[self._topic_of(topic_id), self.partition]
+        self.relied = max(self.relied, log[offset].position)
+        self._compare_relied()
+
+    def _compare_relied(self) -> None:
+        if self.relied >= self.seen.position > 0 or (self.relied >= 0 and not self.seen.mark):
+            raise Violation("place behind", f"{self.name}: {self.seen}, it relies on {self.relied}")
+
     def _compare_seen(self, record: Committed) -> None:
         """The place that a ledger relies on lies behind all that it has passed or knows as stored."""
         broker = self.broker
@@ -237,8 +249,7 @@ class LedgerOracle(RecordOracle):
             if identity in broker.by_identity:  # else it is told below
                 self.relied = max(self.relied, broker.by_identity[identity][1].position)
         self.seen = record.seen if record.seen.mark else self.seen
-        if self.relied >= self.seen.position > 0 or (self.relied >= 0 and not self.seen.mark):
-            raise Violation("place behind", f"{self.name}: {self.seen}, it relies on {self.relied}")
+        self._compare_relied()
         if self.seen.mark and self.seen.position > broker.history_end(self.seen.mark):
             raise Violation("place unknown", f"{self.name}: {self.seen}")
 

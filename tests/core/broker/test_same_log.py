@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from oncemq.core.broker.core import CheckFence
 from oncemq.history import NO_PLACE, UNMARKED, History, Place, shown
 from oncemq.protocol import (
     Fetch,
@@ -264,6 +265,19 @@ def test_a_place_of_another_copy_is_unknown_here(world: World) -> None:
     refused = hello_from(world, Place(b"?" * 16, 1))
     assert refused.code == "log_regressed"
     assert "has no history" in refused.reason
+
+
+@pytest.mark.parametrize("ask", ["hello", "join", "fetch"])
+def test_a_broker_that_lacks_a_past_looks_for_a_successor(world: World, ask: str) -> None:
+    """A zombie must not tell clients of its successor that the log has regressed."""
+    unknown = Place(b"?" * 16, 1)
+    refused = {
+        "hello": lambda: hello_from(world, unknown),
+        "join": lambda: join(world, mark=unknown.mark, position=1),
+        "fetch": lambda: world.ask(Fetch(world.n, "", "t", 0, 0, 0, 1, 0, *unknown)),
+    }[ask]()
+    assert refused.code == "log_regressed"
+    assert world.work == [CheckFence()]
 
 
 @pytest.mark.parametrize("mark", [b"short", b"x" * 17])

@@ -32,6 +32,7 @@ from oncemq.errors import (
     OnceMQError,
     StoreMismatch,
 )
+from oncemq.history import Place
 from oncemq.limits import (
     JOIN_RETRY_MS,
     LEASE_RENEW_MS,
@@ -321,6 +322,22 @@ def test_a_gap_is_asked_for_again_after_a_pause() -> None:
     scripted.step(Tick())
     assert scripted.fetches() == before + 1
     assert scripted.said[-1].offset == 0
+
+
+def test_a_reply_that_does_not_say_where_its_batches_lie_is_asked_for_again() -> None:
+    """Such a commit could not say what it relies on: a broker of this version has forgotten the peer."""
+    scripted = Scripted()
+    scripted.run()
+    scripted.core.connection.version = 3
+    before = scripted.fetches()
+    scripted.fetched([batch(0, 2)], 2)
+    assert scripted.take_all(RunHandler) == []
+    scripted.now += JOIN_RETRY_MS
+    scripted.step(Tick())
+    assert scripted.fetches() == before + 1
+    scripted.fetched([batch(0, 2)], 2, positions=(40,), marks=((b"m" * 16, 0),))
+    assert scripted.take(RunHandler).window.count == 2
+    assert scripted.core.connection.place == Place(b"m" * 16, 41)
 
 
 def test_no_more_replies_are_held_than_allowed() -> None:

@@ -123,7 +123,7 @@ def test_nothing_is_answered_before_the_sync(world: World) -> None:
     member = world.member()
     run = called(world, member)
     out = member.core.step(want(run), world.clock.now_ms())
-    assert [type(one) for one in out.appends] == [EffectIntended]
+    assert [type(one) for one in out.appends] == [Committed, EffectIntended]  # what it relies on
     assert out.work == []
     assert [type(one) for one in out.work_after_sync] == [EffectAnswer]
 
@@ -313,7 +313,7 @@ def test_a_held_message_waits_without_a_call_and_without_a_spin(world: World) ->
     world.run(lambda: world.clock.now_ms() > now + 5_000, member, handle=False)
     assert not member.calls
     assert member.core.idle_since_ms is not None
-    assert records(world, Committed) == []
+    assert [one for one in records(world, Committed) if one.inputs] == []
 
 
 def test_the_result_that_an_operator_gives_is_what_the_handler_gets(world: World) -> None:
@@ -375,7 +375,7 @@ def test_a_message_is_not_passed_whatever_its_handler_says(world: World) -> None
     member.actor.post(done(run, handled=1))
     world.step(member)
     assert len(member.held) == 1
-    assert records(world, Committed) == []
+    assert [one for one in records(world, Committed) if one.inputs] == []
     assert [one.returned for one in records(world, AttemptMarked)] == [False, True]
 
     member = successor(world, member)
@@ -384,7 +384,7 @@ def test_a_message_is_not_passed_whatever_its_handler_says(world: World) -> None
         member.actor.post(done(run, RAISED))
         world.step(member)
     assert letters(world) == []
-    assert records(world, Committed) == []
+    assert [one for one in records(world, Committed) if one.inputs] == []
 
 
 def test_a_message_that_kills_its_process_is_not_parked_while_nobody_knows(world: World) -> None:

@@ -16,14 +16,17 @@ import pytest
 from oncemq.codec import wire
 from oncemq.core.broker.core import BrokerCore
 from oncemq.core.client import connection
+from oncemq.core.consumer.effect_work import EffectWanted
 from oncemq.core.consumer.grant import join_with
 from oncemq.errors import LedgerNotHere, LogRegressed, StoreMismatch
 from oncemq.library.testkit.actors import LocalProducer
+from oncemq.proof.verify.verify import verify
 from oncemq.protocol import VERSION_MAX, Fetch, Granted, Hello, InitProducer, Leave, Rewind
 from oncemq.shells.ledger.files import LedgerFiles, ledger_directory
 from oncemq.shells.seeker import SeekerShell
 from oncemq.sim.disk.cuts import KeepEverything
 from tests.core.consumer.world import GROUP, OWNER, TOPIC, Member, World
+from tests.proof.verify.test_parked import Both
 
 KEPT, LOST = 4, 3  # messages before the backup, and after it
 
@@ -242,6 +245,51 @@ def test_a_fetch_names_the_place_of_what_was_read(world: World) -> None:
 def fetch_in(frames: list[bytes]) -> Fetch | None:
     message = wire.decode(b"x" * 16, frames).message
     return message if isinstance(message, Fetch) else None
+
+
+@pytest.mark.parametrize("what", ["effect", "mark"])
+@pytest.mark.parametrize("grown", GROWN)
+def test_what_is_recorded_of_a_lost_message_does_not_count_for_another(
+    world: World, grown: str, what: str
+) -> None:
+    """The ledger names a message by its offset before a commit has passed it, and relies on it."""
+    story = Story(world, "ids")
+    story.send(KEPT)
+    member = world.member()
+    world.drain(member)
+    saved = story.back_up("live")
+    if what == "mark":
+        member.kill()  # an unclean end: the next message runs alone, behind a mark
+        member = world.member()
+    story.send(1)
+    world.run(lambda: bool(member.calls), member, handle=False)
+    run = member.calls.popleft()
+    if what == "effect":
+        wanted = EffectWanted(run.epoch, run.first_offset, False, KEPT, "key", "charge", "retry")
+        answer = member.actor.effect_answers.ask(wanted)
+        member.actor.post(wanted)
+        world.run(answer.done, member, handle=False)
+    assert member.core.ledger.next_offset == KEPT
+    member.kill()
+    story.switch_to(saved)
+    story.send(GROWN[grown])
+    again = world.member()
+    world.run(lambda: again.actor.ended, again)
+    assert isinstance(again.error, LogRegressed)
+    assert again.seen == []
+
+
+@pytest.mark.parametrize("grown", GROWN)
+def test_the_proof_names_a_ledger_of_another_past(world: World, grown: str) -> None:
+    """`verify` reads it from the files alone; what belongs together is proved."""
+    story = Story(world, "ids")
+    back, member = handled_before(story, "live", lost_too=True)
+    world.stop(member)
+    assert verify(Both(world), "/broker", world.state).ok
+    story.switch_to(back)
+    story.send(GROWN[grown])
+    found = verify(Both(world), "/broker", world.state).found.kept
+    assert any(one.check == "one-log" and "relies on position" in str(one) for one in found)
 
 
 # --- the operator's decision ---------------------------------------------------------------------

@@ -24,7 +24,10 @@ from oncemq.limits import LEASE_MS, LIMITS, Limits
 from oncemq.outcome import Recovered
 from oncemq.protocol import Granted, Join, Leave, Renew, Rewind
 from oncemq.records import (
+    AttemptMarked,
     Committed,
+    EffectEnded,
+    EffectIntended,
     LedgerEnded,
     LedgerStarted,
     Output,
@@ -330,6 +333,28 @@ def test_outputs_that_the_log_may_still_take_keep_their_numbers(expected: int) -
     apply_all(core, MoveOffset(3, "accepted", {("out", 0): expected}))
     assert core.ledger.unacked["out", 0][0].first_sequence == 4
     assert core.ledger.next_sequence["out", 0] == 6
+
+
+def test_accepting_another_log_forgets_effects_and_deaths_of_the_lost_one() -> None:
+    """They are told by offset, and another message lies there now."""
+    core = accepting(
+        STARTED,
+        Committed(1, 1, [(TOPIC_ID, 9)], [], b"", {}, seen=Place(b"a" * 16, 900)),
+        EffectIntended(1, TOPIC_ID, 9, "key", "charge", 1, "ask", 5),
+        EffectEnded(1, TOPIC_ID, 9, "charge", 1, "returned", "ask", 1, b"paid", 6),
+        AttemptMarked(1, TOPIC_ID, 9, 3, returned=False),
+        mark=b"b" * 16,
+        durable=300,
+    )
+    assert core.ledger.effects.find(TOPIC_ID, 9, "charge") is not None
+    assert core.ledger.deaths_in(TOPIC_ID, 9) == 4
+    (record, *_) = apply_all(core, MoveOffset(9, "accepted"))
+    assert isinstance(record, Committed)
+    assert record.accepted == Place(b"a" * 16, 900)
+    assert record_codec.decode(*record_codec.encode(record)[:3], 0) == record
+    assert len(core.ledger.effects) == 0
+    assert core.ledger.deaths_in(TOPIC_ID, 9) == 0
+    assert core.ledger.open_attempt is None
 
 
 def test_a_ledger_ahead_of_the_log_is_moved_by_who_accepts_that() -> None:

@@ -52,6 +52,11 @@ mutant(
     ),
 )
 mutant(
+    "marks and intents do not count as relied on",
+    "a record that names a message by its offset is of one history",
+    (handling.Handling, "_rely_on", nothing),
+)
+mutant(
     "answers tell the end of the log before their own sync",
     "a place covers the record that its answer is about",
     (driver, "_telling", lambda _original: lambda send, _end: send),
@@ -181,6 +186,16 @@ mutant(
     "an operator's move takes the broker's current place",
     (seeker, "place_in", lambda _original: lambda _answer: NO_PLACE),
     tests=GROUPS,
+)
+mutant(
+    "effects of a lost past stay open",
+    "the result of a call is that of one message",
+    (
+        Ledger,
+        "_commit",
+        lambda original: lambda self, record: original(self, replace(record, accepted=NO_PLACE)),
+    ),
+    tests=("tests/core/consumer/test_seeker.py",),
 )
 mutant(
     "outputs keep numbers that the log has forgotten",
