@@ -20,11 +20,13 @@ from oncemq.core.consumer.effect_work import EffectWanted
 from oncemq.core.consumer.grant import join_with
 from oncemq.errors import LedgerNotHere, LogRegressed, StoreMismatch
 from oncemq.library.testkit.actors import LocalProducer
+from oncemq.proof.verify.verify import verify
 from oncemq.protocol import VERSION_MAX, Fetch, Granted, Hello, InitProducer, Leave, Rewind
 from oncemq.shells.ledger.files import LedgerFiles, ledger_directory
 from oncemq.shells.seeker import SeekerShell
 from oncemq.sim.disk.cuts import KeepEverything
 from tests.core.consumer.world import GROUP, OWNER, TOPIC, Member, World
+from tests.proof.verify.test_parked import Both
 
 KEPT, LOST = 4, 3  # messages before the backup, and after it
 
@@ -275,6 +277,19 @@ def test_what_is_recorded_of_a_lost_message_does_not_count_for_another(
     world.run(lambda: again.actor.ended, again)
     assert isinstance(again.error, LogRegressed)
     assert again.seen == []
+
+
+@pytest.mark.parametrize("grown", GROWN)
+def test_the_proof_names_a_ledger_of_another_past(world: World, grown: str) -> None:
+    """`verify` reads it from the files alone; what belongs together is proved."""
+    story = Story(world, "ids")
+    back, member = handled_before(story, "live", lost_too=True)
+    world.stop(member)
+    assert verify(Both(world), "/broker", world.state).ok
+    story.switch_to(back)
+    story.send(GROWN[grown])
+    found = verify(Both(world), "/broker", world.state).found.kept
+    assert any(one.check == "one-log" and "relies on position" in str(one) for one in found)
 
 
 # --- the operator's decision ---------------------------------------------------------------------
