@@ -25,7 +25,7 @@ from .table import Table
 Words = NDArray[np.uint64]
 
 FANOUT = 8
-STEP_ENTRIES = 64 * 1024  # of one step of a merge: bounds its memory, and how long it holds on
+STEP_ENTRIES = 16 * 1024  # of one step of a merge: bounds its memory, and how long it holds on
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -357,13 +357,14 @@ class FencedLog:
             chain = chain_before(self._disk, self._view, position)
         except BadFrame as bad:
             raise ValueError(f"no group ends at {position}: {bad}") from None
+        except OSError as error:
+            raise self._failed(error) from error
         blank = SnapshotInfo(self.log_id, self.generation, position, chain, [])
         # A part ahead that this snapshot does not name will not be named by a later one.
         spare = {part.file for part in self._ahead.values() if part.name in keep}
         self._ahead = {part.name: part for part in self._ahead.values() if part.name in keep}
         # What is there now and no snapshot needs may go; what is made from now on may not.
-        there = set(layout.parts_in(self._disk.list(self._view.path)))
-        spent = there - spare - self._unfinished
+        spent = set(self._parts_there()) - spare - self._unfinished
 
         def write(parts: Mapping[str, bytes]) -> list[SnapshotInfo]:
             both = sorted(set(parts) & {part.name for part in kept})
@@ -395,8 +396,7 @@ class FencedLog:
         """Begin a part that is mapped, not read, and is written ahead of its snapshot."""
         self._check_usable()
         if self._serials is None:
-            there = layout.parts_in(self._disk.list(self._view.path))
-            self._serials = count(max(there.values(), default=-1) + 1)
+            self._serials = count(max(self._parts_there().values(), default=-1) + 1)
         file = layout.mapped_name(self._view.end, next(self._serials))
         self._unfinished.add(file)
 
@@ -411,9 +411,19 @@ class FencedLog:
             if written is None:
                 return None
             self._ahead[name] = Part(name, file, *written)
-            return snapshots.map_part(self._disk, self._view.path, file)
+            try:
+                return snapshots.map_part(self._disk, self._view.path, file)
+            except OSError as error:
+                raise self._failed(error) from error
 
         return PartWriter(write, stand)
+
+    def _parts_there(self) -> dict[str, int]:
+        """Raises Fenced: a successor deletes this generation."""
+        try:
+            return layout.parts_in(self._disk.list(self._view.path))
+        except OSError as error:
+            raise self._failed(error) from error
 
     def discard(self, below: int) -> int:
         """Delete whole sealed segments below `below` that no kept snapshot needs; return `start`."""
