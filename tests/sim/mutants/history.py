@@ -95,7 +95,7 @@ mutant(
 
 def _without_history(original: Any) -> Any:
     def broken(self: Any, parts: Any) -> None:
-        original(self, {name: part for name, part in parts.items() if name != "history"})
+        original(self, {**parts, "history": []})
 
     return broken
 
@@ -168,8 +168,8 @@ mutant(
         GroupTable,
         "check_ledger",
         lambda original: (
-            lambda self, key, join, end: original(
-                self, key, replace(join, mark=join.mark or b"m" * 16), end
+            lambda self, key, join, end, **more: original(
+                self, key, replace(join, mark=join.mark or b"m" * 16), end, **more
             )
         ),
     ),
