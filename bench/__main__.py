@@ -79,11 +79,14 @@ def dedup(ids: int, directory: Path, as_json: bool) -> None:
 
 @main.command()
 @messages_option(1_000_000)
+@click.option(
+    "--ids", type=click.Choice(["sequence", "explicit"]), default="sequence", show_default=True
+)
 @where
 @as_json
-def recover(messages: int, directory: Path, as_json: bool) -> None:
+def recover(messages: int, ids: str, directory: Path, as_json: bool) -> None:
     """Time until a killed broker answers again."""
-    _show("recover", as_json, directory, recover_bench.measure, messages)
+    _show("recover", as_json, directory, recover_bench.measure, messages, ids)
 
 
 def _show(

@@ -80,11 +80,11 @@ def measure(directory: Path, ids: int) -> dict[str, Any]:
             fresh = range(stored, stored + BATCH - len(again))
             numbers = [*again, *fresh]
             bodies = [payload[number % BATCH] for number in numbers]
-            names = _names(numbers)
-            batch = batch_codec.build(bodies, encodings=value_codec.BYTES, ids=names)
+            ids_sent = names(numbers)
+            batch = batch_codec.build(bodies, encodings=value_codec.BYTES, ids=ids_sent)
             start = time.perf_counter()
             produced = _ask(broker, session, counter, batch)
-            turns.append((len(names), time.perf_counter() - start))
+            turns.append((len(numbers), time.perf_counter() - start))
             _check(produced, again, stored, len(fresh))
             stored += len(fresh)
             resent += len(again)
@@ -114,7 +114,7 @@ def measure(directory: Path, ids: int) -> dict[str, Any]:
     }
 
 
-def _names(numbers: Iterable[int]) -> list[bytes]:
+def names(numbers: Iterable[int]) -> list[bytes]:
     """Return 32-character ids that look random and can be made again."""
     return [b"s%032x" % (number * _SPREAD % _MODULUS) for number in numbers]
 
