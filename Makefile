@@ -8,7 +8,7 @@ FAST   := not slow and not process and not chaos
 SEED   ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-lint check-fast format chaos crash sim swarm mutants powercut corruption hostile bench run build clean
+.PHONY: help demo test check check-lint check-fast format chaos restores crash sim swarm mutants powercut corruption hostile bench run build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ format: $(STAMP) ## format the code and mend what ruff can mend
 
 chaos: $(STAMP) ## long runs that kill, freeze and cut real and simulated processes
 	@$(PYTEST) -n 2 --dist worksteal -m chaos --timeout=1800 $(ARGS)
+
+restores: $(STAMP) ## every way in which a backup comes back, twenty times each: an hour
+	@ONCEMQ_ROUNDS=20 $(PYTEST) -n 2 --dist worksteal -m chaos --timeout=1800 tests/process/test_same_log.py $(ARGS)
 
 crash: $(STAMP) ## a power cut at every disk call, all variants
 	@ONCEMQ_CRASH_ALL=1 $(PYTEST) -s --timeout=3600 tests/storage/test_crash_every_call.py $(ARGS)
