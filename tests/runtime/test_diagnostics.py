@@ -10,6 +10,7 @@ import pty
 import socket
 import sys
 import threading
+import time
 
 import pytest
 
@@ -70,13 +71,22 @@ class Full:
     def __init__(self, read_end: int, write_end: int) -> None:
         self.read_end, self.write_end = read_end, write_end
         os.set_blocking(write_end, False)
+        while self._fill():
+            time.sleep(
+                0.05
+            )  # a terminal moves on in the kernel what it has taken, and then has room
+        os.set_blocking(write_end, True)  # as a process that shares the pipe expects it
+
+    def _fill(self) -> int:
+        """Return how many bytes fitted."""
+        fitted = 0
         for size in (65536, 1):
             try:
                 while True:
-                    os.write(write_end, b"." * size)
+                    fitted += os.write(self.write_end, b"." * size)
             except BlockingIOError:
                 continue
-        os.set_blocking(write_end, True)  # as a process that shares the pipe expects it
+        return fitted
 
     def close(self) -> None:
         os.close(self.read_end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -18,7 +19,7 @@ import pytest
 
 from oncemq import App
 from oncemq.chaos.programs import Running, wait_until
-from oncemq.errors import StorageError
+from oncemq.errors import SinkUnavailable, StorageError
 from oncemq.library.sinks import sqlite
 from oncemq.library.sinks.opening import open_sink
 from oncemq.shells.tables.ledger import SqlLedger
@@ -98,6 +99,20 @@ def test_a_file_that_vanishes_during_the_commit_is_noticed_before_it_is_told(
 
     monkeypatch.setattr(session, "_run", vanishing)
     with pytest.raises(StorageError, match=r"shop\.db was deleted or replaced"):
+        write(ledger)
+
+
+def test_a_file_system_that_does_not_answer_is_an_outage(
+    tmp_path: Path, ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that was shut down says nothing of the files: the sink is away, not replaced."""
+    ledger.open(1)
+
+    def dead(path: object, **_: object) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    monkeypatch.setattr(sqlite.os, "stat", dead)
+    with pytest.raises(SinkUnavailable, match="Input/output error"):
         write(ledger)
 
 

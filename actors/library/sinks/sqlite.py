@@ -387,14 +387,19 @@ class FileWatch:
             return watch
 
     def check(self) -> None:
-        """Raise StorageError if a name does not name the file that is open."""
+        """Raise StorageError if a name does not name the file that is open.
+
+        Raises SinkUnavailable where the file system does not answer: that says nothing of the files.
+        """
         if not self._opened:
             raise _replaced(self._shown, min(self._files))
         for path, opened in self._files.items():
             try:
                 found = identity_of(os.stat(path))
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 found = None
+            except OSError as error:
+                raise SinkUnavailable(f"{self._shown}: {error}") from error
             if found != opened:
                 raise _replaced(self._shown, path)
 
