@@ -120,15 +120,15 @@ def say(text: object = "", *, block: bool = False) -> None:
 def print_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, whole: int = 1
 ) -> None:
-    """Print a table: drawn on a terminal, else rows alone, their columns parted by tabs for `cut`.
+    """Print a table: drawn on a terminal, else columns parted by tabs, as `cut` likes them.
 
-    The cells of the first `whole` columns, which people paste into the next command, are never cut
+    Headings in a pipe are in capitals, so that no search for a row finds them. The cells of the first `whole` columns, which people paste into the next command, are never cut
     or folded, and of the others only the last. A table that is still too wide for the terminal
     prints each row as lines of its own.
     """
     texts = [["" if cell is None else escaped(cell) for cell in row] for row in rows]
     if not is_terminal(sys.stdout):
-        for row in texts:  # a line of headings would be one more row to every program behind a pipe
+        for row in [[name.upper() for name in columns], *texts]:
             click.echo("\t".join(row))  # each cell is escaped
         return
     from rich.console import Console  # only a terminal pays for loading it

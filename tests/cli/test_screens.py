@@ -242,7 +242,7 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
     plain = io.StringIO()
     monkeypatch.setattr(sys, "stdout", plain)
     topics_screen()
-    assert plain.getvalue() == "flights\t4\t27004\norders\t1\t0\n"
+    assert plain.getvalue() == "TOPIC\tPARTITIONS\tMESSAGES\nflights\t4\t27004\norders\t1\t0\n"
 
 
 if __name__ == "__main__":

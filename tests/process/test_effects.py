@@ -175,7 +175,8 @@ def test_a_call_that_dies_is_unknown_and_an_operator_says_it_was_done(shop: Shop
 
     table = shop.house.start("effects", "-m", "oncemq", "effects", "list", "--group=billing")
     table.wait(START_S, 0)
-    (row,) = table.stdout().splitlines()
+    head, row = table.stdout().splitlines()
+    assert head.startswith("ID\tKEY\tSTATE\tPOLICY\tCALLS\tSINCE\tWHY")
     assert row.startswith(f"{effect['id']}\tbilling@orders:s:a1:charge\tunknown\task\t1\t")
 
     first = shop.consume()  # the other partition goes on

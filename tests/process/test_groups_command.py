@@ -150,7 +150,7 @@ def test_operators_read_results_and_no_events(shop: Shop) -> None:
     command = ("-m", "oncemq", "groups", "seek", "g", "orders", "--to=0", state)
     moved = shop.house.start("seek", *command, ONCEMQ_LOG_DIR="")
     moved.wait(START_S, 0)
-    assert (moved.stdout(), moved.stderr()) == ("0\t1\t0\n", "")
+    assert (moved.stdout(), moved.stderr()) == ("PARTITION\tFROM\tTO\n0\t1\t0\n", "")
 
 
 def test_a_seek_in_the_wrong_directory_changes_nothing(shop: Shop) -> None:

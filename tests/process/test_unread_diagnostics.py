@@ -147,9 +147,9 @@ def test_output_that_is_closed_cut_or_poor(tmp_path: Path) -> None:
         assert ended.returncode in {0, 4}
         listed = shop.run("dlq", "list", "--topic=orders", PYTHONIOENCODING="latin-1")
         assert (listed.returncode, listed.stderr) == (0, b"")
-        (row,) = listed.stdout.decode("latin-1").splitlines()
+        head, row = listed.stdout.decode("latin-1").splitlines()
         assert row.isprintable() or "\t" in row
-        assert len(row.split("\t")) == 8  # no id forges a column
+        assert len(row.split("\t")) == len(head.split("\t"))  # no id forges a column
         assert r"a\u2192b\nt.dead:0:9\tg\tinvented\traised\x9b\u202e" in row
         as_json = shop.run("dlq", "list", "--topic=orders", "--json", PYTHONIOENCODING="ascii")
         assert json.loads(as_json.stdout)["letters"][0]["message_id"] == forged

@@ -272,7 +272,7 @@ def test_state_prints_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["state", f"--state={tmp_path}", "--group=g", "--by-partition", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"t/0": {"only0": 0}, "t/1": {"only1": 1}}
     assert main(["state", f"--state={tmp_path}", "--group=g"]) == 0
-    assert capsys.readouterr().out == "only0\t0\nonly1\t1\n"
+    assert capsys.readouterr().out == "KEY\tVALUE\nonly0\t0\nonly1\t1\n"
 
 
 def test_state_refuses_to_merge_the_same_key(
