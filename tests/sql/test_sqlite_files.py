@@ -245,13 +245,14 @@ class Round:
             if line["event"] == "commit.synced"
         ]
 
-    def send(self, act: Callable[[], None]) -> None:
-        """Send all, one by one, and act somewhere on the way."""
+    def send(self, running: Running, act: Callable[[], None]) -> None:
+        """Send all, one by one, and act somewhere on the way, once a commit was told."""
         at = self.rng.randrange(20, MESSAGES - 40)
         with App(self.house.endpoint).producer(self.topic) as producer:
             for value in range(MESSAGES):
                 producer.send(self.topic, value).result(START_S)
                 if value == at:
+                    wait_until(lambda: self.told(running), START_S, "a told commit")
                     time.sleep(self.rng.random() * 0.01)
                     self.keep()
                     act()
@@ -273,7 +274,7 @@ class Round:
         """The consumer ends with one sentence; return how many it has told: none is missing."""
         running = self.start()
         self.house.wait_for(running, "consumer.granted")
-        self.send(act)
+        self.send(running, act)
         running.wait(START_S, 1)
         assert running.stderr().count("was deleted or replaced") == 1, running.told()
         told = self.told(running)
@@ -288,7 +289,7 @@ class Round:
         """The group goes on after a kill; return how many it has told: none is missing."""
         running = self.start(**environ)
         self.house.wait_for(running, "consumer.granted")
-        self.send(act)
+        self.send(running, act)
         reached = f"all of {self.topic}"
         wait_until(lambda: self.told(running)[-1:][0][1] == MESSAGES, START_S, reached)
         running.kill()
