@@ -241,6 +241,7 @@ class Driver:
                 self.core.restore(unpacked(log.read_snapshot(info)))
             except (CorruptLog, UnsupportedFormat) as error:
                 self._events.emit("snapshot.fallback", reason=str(error))
+                log.pass_over(info)
                 unusable = error
             else:
                 return info.position

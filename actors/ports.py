@@ -117,6 +117,9 @@ class Log(Protocol):
     def snapshots(self) -> list[SnapshotInfo]:
         """Return the usable snapshots, newest first."""
 
+    def pass_over(self, info: SnapshotInfo) -> None:
+        """The core cannot use this snapshot: the next one keeps nothing of it."""
+
     def read_snapshot(self, info: SnapshotInfo) -> Mapping[str, bytes | Mapped]:
         """Return the parts of a snapshot."""
 

@@ -328,6 +328,10 @@ class FencedLog:
         self._snapshots = found
         return list(found)
 
+    def pass_over(self, info: SnapshotInfo) -> None:
+        """Count `info` as damaged: no later snapshot keeps a part of it by name, and it is deleted."""
+        self._snapshots = [other for other in self.snapshots() if other.position != info.position]
+
     def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes | Mapped]:
         """Raises CorruptLog."""
         self._check_usable()

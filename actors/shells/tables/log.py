@@ -240,6 +240,9 @@ class SqlLog:
         parts = [Part(name, "", 0, 0) for name in self._tables.parts()]
         return [SnapshotInfo(self.log_id, self.generation, self._snapshot_position, 0, parts)]
 
+    def pass_over(self, info: SnapshotInfo) -> None:
+        """There is no older one, and the records below it are gone: the opening fails."""
+
     def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
         """Raises CorruptLog."""
         return {part.name: self._tables.part(part.name) for part in info.parts}

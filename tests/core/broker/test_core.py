@@ -348,6 +348,37 @@ def test_files_of_ids_are_written_once():
     assert held + len(recent) // 32 == 101
 
 
+def test_a_damaged_run_is_passed_over_with_its_snapshot():
+    """The snapshot before it stands, and the next one keeps the runs of that one: no other's."""
+    world = opened(id_table_ids=1)
+    world.topic()
+    runs_of = []
+    for counter in range(10):  # the second time eight runs have become one
+        world.send_ids(counter, {f"{counter}": "x"})
+        world.settle()
+        if counter in {6, 9}:
+            world.driver.write_snapshot()
+            world.settle()
+            parts = world.log.snapshots()[0].parts
+            runs_of.append({part.file for part in parts if part.name.startswith("run-")})
+    (made,) = sorted(runs_of[1] - runs_of[0])[:1]
+    assert runs_of[0] - runs_of[1], "the newest snapshot names all runs of the one before it"
+    name = world.log._view.path.rsplit("/", 1)[1]
+    file = world.disk.open(f"data/{name}/{made}", write=True)
+    file.write(b"?", file.length() - 1)
+    world.crash()
+    assert world.events.named("snapshot.fallback")
+    world.hello()
+    world.driver.write_snapshot()
+    world.settle()
+    world.crash()
+    world.hello()
+    for counter in range(10):
+        assert runs(world.send_ids(counter, {f"{counter}": "x"}, session=b"Z" * 16)) == [
+            (1, "duplicate", counter)
+        ]
+
+
 def test_parts_of_a_snapshot_that_was_not_written_are_not_kept(world, monkeypatch):
     """A full disk lost the snapshot: the next one holds everything again."""
     world.topic()
