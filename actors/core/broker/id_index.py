@@ -3,8 +3,8 @@
 Theory of operation. An entry is the keyed 128-bit fingerprint of topic and id, the place of the
 message and the keyed hash of its body; dedup/tree.py holds them. A batch is judged as columns. All
 hashes are made here, under the secret of this log: a client that lies about its own, or makes two
-bodies collide, gains nothing. A false "known" has one chance in 2^128 for each pair of ids, which
-nobody who does not know the secret can better; there is no false "new".
+bodies collide, gains nothing. A false "known" has one chance in 2^128 for each pair of ids, and
+without the secret no choice of ids makes it likelier; there is no false "new".
 
 The entries follow from the records alone, so a lost index is made again by replaying the log.
 """

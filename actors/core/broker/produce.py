@@ -159,8 +159,7 @@ class Judge:
             lookup.tail_at_ms = arrival.at_ms
             lookup.tail_offset = arrival.partition.end_offset
             new = range(known, batch.count)
-            mask = mask_of(new, batch.count) if known else b""
-            self._store(arrival, mask, len(new), out, duplicates=known)
+            self._store(arrival, mask_of(new, batch.count), len(new), out, duplicates=known)
         self._next_token += 1
         self.lookups[self._next_token] = lookup
         self.go_on(self._next_token, out)
