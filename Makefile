@@ -47,10 +47,10 @@ chaos: $(STAMP) ## long runs that kill, freeze and cut real and simulated proces
 	@$(PYTEST) -n 2 --dist worksteal -m chaos --timeout=1800 $(ARGS)
 
 restores: $(STAMP) ## every way in which a backup comes back, twenty times each: an hour
-	@ONCEMQ_ROUNDS=20 $(PYTEST) -n 2 --dist worksteal -m chaos --timeout=1800 tests/process/test_same_log.py $(ARGS)
+	@ONCEMQ_TEST_ROUNDS=20 $(PYTEST) -n 4 --dist worksteal -m chaos --timeout=1800 tests/process/test_same_log.py $(ARGS)
 
 crash: $(STAMP) ## a power cut at every disk call, all variants
-	@ONCEMQ_CRASH_ALL=1 $(PYTEST) -s --timeout=3600 tests/storage/test_crash_every_call.py $(ARGS)
+	@ONCEMQ_TEST_CRASH_ALL=1 $(PYTEST) -s --timeout=3600 tests/storage/test_crash_every_call.py $(ARGS)
 
 sim: $(STAMP) ## one simulated run with its trace: make sim SEED=7
 	@$(BIN)/python -m oncemq sim --seed $(SEED) --trace
@@ -63,7 +63,7 @@ mutants: $(STAMP) ## seeded bugs, one after the other: each must be caught
 
 powercut: $(STAMP) ## power cuts on real file systems, every cut point (root; else skipped)
 	@tests/powercut/install.sh
-	@ONCEMQ_POWERCUT_ALL=1 $(PYTEST) -s --timeout=3600 tests/powercut $(ARGS)
+	@ONCEMQ_TEST_POWERCUT_ALL=1 $(PYTEST) -s --timeout=3600 tests/powercut $(ARGS)
 
 corruption: $(STAMP) ## every byte of every log, ledger and snapshot damaged; none of it silent
 	@$(BIN)/python -m tests.corruption.sweep $(ARGS)

@@ -12,8 +12,9 @@ from tests.postgres import postgres_server, postgres_url
 
 __all__ = ["postgres_server", "postgres_url"]
 
-KEPT = {"ONCEMQ_TEST_SEED", "ONCEMQ_CRASH_ALL", "ONCEMQ_POWERCUT_ALL"}
-for _name in [name for name in os.environ if name.startswith("ONCEMQ_") and name not in KEPT]:
+OURS = "ONCEMQ_TEST_"  # settings of the tests themselves
+ASKED = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(OURS)}
+for _name in [name for name in os.environ if name.startswith("ONCEMQ_") and name not in ASKED]:
     del os.environ[_name]  # no setting of the developer's shell reaches a test
 
 SEED = int(os.environ.get("ONCEMQ_TEST_SEED", "1"))
@@ -26,8 +27,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_report_header() -> str:
-    """Name the seed on the first lines, so that any run can be repeated."""
-    return f"oncemq: seed {SEED} (ONCEMQ_TEST_SEED)"
+    """Name the settings of the run on the first lines, so that it can be repeated."""
+    return "oncemq: " + " ".join(f"{k}={v}" for k, v in {f"{OURS}SEED": SEED, **ASKED}.items())
 
 
 @pytest.fixture

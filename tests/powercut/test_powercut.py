@@ -1,7 +1,7 @@
 """Power cuts and failing disks on real file systems: what was promised is there afterwards.
 
 They need root, loop devices, strace and the tools of ext4 and XFS (`tests/powercut/install.sh`);
-where something is missing they are skipped, counted and told why. ONCEMQ_POWERCUT_ALL=1 tries
+where something is missing they are skipped, counted and told why. ONCEMQ_TEST_POWERCUT_ALL=1 tries
 every cut point (`make powercut`).
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ALL = "ONCEMQ_POWERCUT_ALL" in os.environ
+ALL = "ONCEMQ_TEST_POWERCUT_ALL" in os.environ
 FILE_SYSTEMS = ("ext4", "ext4-noauto_da_alloc", "xfs")
 TOOLS = ("strace", "unshare", "mkfs.ext4", "mkfs.xfs")
 

@@ -25,7 +25,7 @@ from tests.process.house import START_S, House
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
-ROUNDS = int(os.environ.get("ONCEMQ_ROUNDS", "1"))  # of each cell, among the chaos tests
+ROUNDS = int(os.environ.get("ONCEMQ_TEST_ROUNDS", "1"))  # of each cell, among the chaos tests
 KEPT, LOST = 20, 10  # messages before the backup, and after it
 GROWN = {"less": LOST - 5, "exactly": LOST, "past": LOST + 5}
 
@@ -185,7 +185,7 @@ def test_a_restored_broker_is_not_followed_in_silence(house: House, cell: Cell) 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_no_restored_broker_is_ever_followed_in_silence(tmp_path: Path, cell: Cell) -> None:
-    """Every cell, as often as ONCEMQ_ROUNDS says."""
+    """Every cell, as often as ONCEMQ_TEST_ROUNDS says."""
     for number in range(ROUNDS):
         directory = tmp_path / str(number)
         directory.mkdir()
@@ -257,7 +257,7 @@ def test_a_ledger_that_is_put_back_alone_is_refused(house: House, cell: Cell) ->
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("cell", [c for c in CELLS if c.consumer == "restarted"], ids=str)
 def test_no_ledger_that_is_put_back_alone_goes_on(tmp_path: Path, cell: Cell) -> None:
-    """Every cell, as often as ONCEMQ_ROUNDS says."""
+    """Every cell, as often as ONCEMQ_TEST_ROUNDS says."""
     for number in range(ROUNDS):
         directory = tmp_path / str(number)
         directory.mkdir()

@@ -1,6 +1,6 @@
 """The proof of the fenced log: crash it at every call to the disk, in every way, twice.
 
-`make crash` (ONCEMQ_CRASH_ALL=1) runs the full product: every first crash with every second one.
+`make crash` (ONCEMQ_TEST_CRASH_ALL=1) runs the full product: every first crash with every second one.
 Without it all first crashes are made, and the second crash in one of `SECOND_EVERY` recoveries,
 with fewer prefixes and seeds. The figures are printed either way.
 """
@@ -19,7 +19,7 @@ from oncemq.sim.disk.cuts import LoseEverything
 from oncemq.sim.disk.disk import SimDisk
 from tests.storage.crash_log import LogCase, Promise
 
-ALL = os.environ.get("ONCEMQ_CRASH_ALL") == "1"
+ALL = os.environ.get("ONCEMQ_TEST_CRASH_ALL") == "1"
 SECOND_EVERY = 1 if ALL else 100
 FIRST = Selection(seeds=16)
 LESS = FIRST if ALL else Selection(seeds=4, prefixes=4)
@@ -105,7 +105,7 @@ def test_a_forgotten_sync_is_found(kind: str, path: str, why: str) -> None:
 
 
 def test_single_directory_syncs_are_missed() -> None:
-    """One directory sync at a time is left out (every one with ONCEMQ_CRASH_ALL, else one in
+    """One directory sync at a time is left out (every one with ONCEMQ_TEST_CRASH_ALL, else one in
     four); a power cut that loses everything unsynced tells which ones carry a promise.
     """
     disk = new_disk()

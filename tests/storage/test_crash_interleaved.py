@@ -1,7 +1,7 @@
 """Two processes on one log, interleaved call by call: every run with two switches.
 
 The first stops at its call i, the second runs to its call j, the first goes on to its end, then
-the second. ONCEMQ_CRASH_ALL=1 takes every pair (i, j), else one in STRIDE.
+the second. ONCEMQ_TEST_CRASH_ALL=1 takes every pair (i, j), else one in STRIDE.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.storage.loghelp import DIRECTORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-STRIDE = 1 if os.environ.get("ONCEMQ_CRASH_ALL") == "1" else 17
+STRIDE = 1 if os.environ.get("ONCEMQ_TEST_CRASH_ALL") == "1" else 17
 
 
 CALLS_MAX = 120
