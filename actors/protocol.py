@@ -21,6 +21,7 @@ SETTINGS_VERSION = 4  # peers before it know no settings of topics
 STORED = 0
 DUPLICATE = 1
 CONFLICT = 2
+TOO_OLD = 3  # version 4: older than the topic's horizon and not known; not stored
 
 UNKNOWN_OFFSET = -1
 

@@ -54,6 +54,20 @@ class TopicConfigured:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class HorizonMarked:
+    """How much a topic with a dedup horizon has forgotten, and how far it reached at this moment.
+
+    Messages created before `floor_ms` are refused unless their ids are known; ids of messages that
+    were stored up to `forgotten_ms` are not known any more. Neither ever goes back.
+    """
+
+    topic_number: int
+    floor_ms: int
+    forgotten_ms: int
+    at_ms: int
+
+
 @dataclass(slots=True)
 class ProducerGranted:
     """A producer name got a new epoch: older incarnations are fenced from here on."""
@@ -284,6 +298,7 @@ Record = (
     HistoryBegun
     | TopicCreated
     | TopicConfigured
+    | HorizonMarked
     | ProducerGranted
     | BatchStored
     | GroupGranted

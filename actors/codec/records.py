@@ -24,6 +24,7 @@ from ..records import (
     GroupGranted,
     GroupRewound,
     HistoryBegun,
+    HorizonMarked,
     LedgerEnded,
     LedgerReplaced,
     LedgerStarted,
@@ -56,6 +57,7 @@ ATTEMPT_MARKED = 13
 EFFECT_INTENDED = 14
 EFFECT_ENDED = 15
 LEDGER_ENDED = 16
+HORIZON_MARKED = 17
 
 # topic number, partition, first offset, kept, count, at_ms, epoch, first sequence,
 # bytes of producer name, of digest, of mask; then those bytes
@@ -125,6 +127,7 @@ _SIMPLE: dict[int, tuple[type[Any], tuple[str, ...]]] = {
         ),
     ),
     LEDGER_ENDED: (LedgerEnded, ("epoch",)),
+    HORIZON_MARKED: (HorizonMarked, ("topic_number", "floor_ms", "forgotten_ms", "at_ms")),
 }
 _NUMBER_OF = {kind: number for number, (kind, _) in _SIMPLE.items()}
 _FIELDS_OF = dict(_SIMPLE.values())

@@ -80,6 +80,14 @@ EVENTS: dict[str, EventKind] = {
     ),
     "topic.created": _info("A topic was created", "topic topic_id partitions position"),
     "topic.configured": _info("The settings of a topic changed", "topic dedup retain position"),
+    "horizon.moved": _info(
+        "A topic forgot: messages created before the floor are refused unless they are known",
+        "topic floor_ms forgotten_ms position",
+    ),
+    "messages.too_old": _info(
+        "Messages were created before the horizon of their topic and are not stored",
+        "topic partition count floor_ms",
+    ),
     "producer.granted": _info("A producer name has a new owner", "producer epoch position"),
     "producer.fenced": _info(
         "A stale owner of a producer name was refused", "producer epoch current_epoch"

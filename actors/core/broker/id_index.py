@@ -26,8 +26,9 @@ from ...dedup.tree import NewRun, Tree
 from ...errors import CorruptLog
 from ...limits import Limits
 from ...outcome import NewFile
-from ...protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET
+from ...protocol import CONFLICT, DUPLICATE, STORED, TOO_OLD, UNKNOWN_OFFSET
 from ...records import BatchStored, Plain
+from .topics import Topic
 from .verdicts import Runs
 
 _OFFSET_BITS = np.uint64(48)  # leaves 16 bits for the partition: place and partition share a word
@@ -70,16 +71,26 @@ class IdIndex:
         """Whether so many ids wait to be written that no more may come: memory is bounded."""
         return self._tree.waiting > self._waiting_max
 
-    def judge(self, batch: Batch, topic: int, partition: int, first_offset: int) -> Judged:
+    def judge(self, batch: Batch, topic: Topic, partition: int, first_offset: int) -> Judged:
         """Judge a batch whose new messages get dense offsets from `first_offset` on.
 
-        An id that comes twice in the batch is judged against its first occurrence. Raises
-        CorruptLog.
+        An id that comes twice in the batch is judged against its first occurrence. In a topic with a
+        dedup horizon all messages have a time of their own. Raises CorruptLog.
         """
-        high, low, bodies = self._columns(batch, topic)
+        high, low, bodies = self._columns(batch, topic.number)
         known, values = self._tree.find(high, low)
         origin = _origins(high, low)
+        horizon = topic.horizon
+        if horizon.forgotten:
+            known &= _remembered(values[0], topic)
         fresh = ~known if origin is None else ~known & (origin == np.arange(batch.count))
+        old = None
+        if topic.settings.dedup_ms is not None:
+            assert batch.created_at_ms is not None, "a batch without times is refused before"
+            old = ~known & (np.frombuffer(batch.created_at_ms, np.int64) < horizon.floor_ms)
+            if origin is not None:
+                old |= ~known & old[origin]
+            fresh &= ~old
         kept = int(np.count_nonzero(fresh))
         runs = Runs()
         if kept == batch.count:
@@ -89,22 +100,28 @@ class IdIndex:
         # An offset of another partition would mislead: the answer names one partition.
         offsets[known & (values[0] >> _OFFSET_BITS != partition)] = UNKNOWN_OFFSET
         offsets[fresh] = np.arange(first_offset, first_offset + kept)
+        # A message was stored with its time if its topic had a horizon then.
+        dated = self._dated(batch, bodies) if horizon.since_ms else bodies
         originals = np.where(known, values[1], bodies)
         if origin is not None:
             again = ~known & ~fresh
             offsets[again] = offsets[origin[again]]
-            originals[again] = bodies[origin[again]]
-        verdicts = np.where(originals == bodies, DUPLICATE, CONFLICT)
+            originals[again] = (bodies if old is None else dated)[origin[again]]
+        verdicts = np.where((originals == bodies) | (originals == dated), DUPLICATE, CONFLICT)
         verdicts[fresh] = STORED
+        if old is not None:
+            verdicts[old], offsets[old] = TOO_OLD, UNKNOWN_OFFSET
         _add_runs(runs, verdicts, offsets)
         mask = np.packbits(fresh, bitorder="little").tobytes() if kept else b""
         return Judged(runs, mask, kept)
 
-    def add(self, record: BatchStored) -> None:
-        """Take the new ids of a stored batch."""
+    def add(self, record: BatchStored, *, dated: bool) -> None:
+        """Take the new ids of a stored batch; `dated`: its topic has a dedup horizon."""
         batch = record.batch
         assert batch is not None, "batches with explicit ids are applied with their columns"
         high, low, bodies = self._columns(batch, record.topic_number)
+        if dated:
+            bodies = self._dated(batch, bodies)
         place = record.partition << int(_OFFSET_BITS) | record.first_offset
         places = np.arange(place, place + record.kept, dtype=np.uint64)
         if record.mask:
@@ -124,6 +141,12 @@ class IdIndex:
             made = Columns(high, low, self._hash.words(_bodies_of(batch)))
             batch.digests = (topic, made)
         return made
+
+    def _dated(self, batch: Batch, bodies: Words) -> Words:
+        """Return hashes of the bodies together with the times of the messages, if they have any."""
+        if batch.created_at_ms is None:
+            return bodies
+        return bodies ^ self._hash.times(Rows(batch.created_at_ms, 8, batch.count))
 
     # --- outcome.Files ---------------------------------------------------------------------------
 
@@ -177,6 +200,15 @@ def _bodies_of(batch: Batch) -> Rows:
     if batch.uniform:
         return Rows(payload, batch.lengths[0] + BODY_PREFIX_BYTES, batch.count)
     return Rows(payload, np.frombuffer(batch.lengths, np.uint32) + np.uint32(BODY_PREFIX_BYTES))
+
+
+def _remembered(places: Words, topic: Topic) -> NDArray[np.bool_]:
+    """Return which of the places lie above what the topic has forgotten."""
+    ends = np.zeros(topic.partitions, np.uint64)
+    for number, end in topic.horizon.forgotten.items():
+        ends[number] = end
+    remembered: NDArray[np.bool_] = (places & _OFFSET_MASK) >= ends[places >> _OFFSET_BITS]
+    return remembered
 
 
 def _number(name: str) -> int:

@@ -22,10 +22,12 @@ from typing import Any
 
 from ...batch import Batch
 from ...errors import (
+    BadCreatedAt,
     Busy,
     DiskFull,
     GapError,
     InvalidName,
+    NotSupported,
     OnceMQError,
     ProtocolError,
     UnknownSession,
@@ -33,7 +35,16 @@ from ...errors import (
 from ...ids import DEAD_SUFFIX, INTERNAL_MARK, sequence_id, untagged_id
 from ...limits import Limits
 from ...outcome import Outcome, Send
-from ...protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET, Produce, Produced
+from ...protocol import (
+    CONFLICT,
+    DUPLICATE,
+    SETTINGS_VERSION,
+    STORED,
+    TOO_OLD,
+    UNKNOWN_OFFSET,
+    Produce,
+    Produced,
+)
 from ...records import BatchStored
 from .lookup import Lookup, Recent
 from .producers import Producer
@@ -57,6 +68,7 @@ class Arrival:
     topic: Topic
     partition: Partition
     at_ms: int  # broker time, which never goes back
+    version: int  # of the protocol, that the sender speaks
 
 
 @dataclass(slots=True)
@@ -80,9 +92,17 @@ class Judge:
         self.sessions = SessionTable(self.limits.sessions_max)
 
     def produce(
-        self, peer: bytes, request: Produce, batch: Batch, broker_ms: int, out: Outcome
+        self,
+        peer: tuple[bytes, int],
+        request: Produce,
+        batch: Batch,
+        broker_ms: int,
+        out: Outcome,
     ) -> None:
-        """Judge a batch. Raises OnceMQError or Refusal: then nothing was decided."""
+        """Judge a batch; `peer` is (who, version of the protocol).
+
+        Raises OnceMQError or Refusal: then nothing was decided.
+        """
         if self.disk_full:
             raise DiskFull(NO_ROOM)
         explicit = batch.has_ids
@@ -107,11 +127,14 @@ class Judge:
             if request.counter == 0:
                 out.events.append(("session.opened", {"session": request.session.hex()}))
 
-    def _arrival(self, peer: bytes, request: Produce, batch: Batch, broker_ms: int) -> Arrival:
+    def _arrival(
+        self, peer: tuple[bytes, int], request: Produce, batch: Batch, broker_ms: int
+    ) -> Arrival:
         topic = self.state.topics.get(request.topic)
         _check_sender(topic.name, request)
         partition = topic.partition(request.partition)
-        return Arrival(peer, request, batch, topic, partition, broker_ms)
+        sender, version = peer
+        return Arrival(sender, request, batch, topic, partition, broker_ms, version)
 
     # --- sequence ids ----------------------------------------------------------------------------
 
@@ -205,7 +228,9 @@ class Judge:
                 "broker takes no more ids before that",
                 hint="the producer sends again by itself; a slow disk of the broker holds it up",
             )
-        topic, partition = arrival.topic.number, arrival.partition
+        topic, partition = arrival.topic, arrival.partition
+        if topic.settings.dedup_ms is not None:
+            self._check_times(arrival)
         runs, mask, kept = ids.judge(batch, topic, partition.number, partition.end_offset)
         if kept and not may_store:
             raise UnknownSession(
@@ -228,9 +253,42 @@ class Judge:
                 )
             )
         self._report_verdicts(arrival, runs, out)
+        self._mark_horizon(arrival, out)
         at_ms = arrival.at_ms if kept else 0
         produced = Produced(request.request, at_ms, tuple(runs.runs))
         out.sends_after_sync.append(Send(arrival.peer, produced))
+
+    def _check_times(self, arrival: Arrival) -> None:
+        """Raises BadCreatedAt, NotSupported."""
+        topic, times = arrival.topic.name, arrival.batch.created_at_ms
+        if arrival.version < SETTINGS_VERSION:
+            raise NotSupported(f"{topic} has a dedup horizon", hint="upgrade the producer")
+        if times is None:
+            raise BadCreatedAt(
+                f"{topic} remembers ids for {arrival.topic.settings.dedup}, and this message does not "
+                "tell when it was created"
+            )
+        ahead_ms = self.limits.created_ahead_ms_max
+        if max(times) > arrival.at_ms + ahead_ms:
+            raise BadCreatedAt(
+                f"a message was created {max(times) - arrival.at_ms} ms ahead of the broker's clock, "
+                f"{topic} takes {ahead_ms} ms",
+                hint="set the clocks right; created_at= counts milliseconds since 1970",
+            )
+
+    def _mark_horizon(self, arrival: Arrival, out: Outcome) -> None:
+        """Let the topic forget, behind the batch that was judged by what it knew before."""
+        topic = arrival.topic
+        length_ms = topic.settings.dedup_ms
+        if length_ms is None:
+            return
+        ahead_ms = self.limits.created_ahead_ms_max
+        mark = topic.horizon.due(topic.number, length_ms, ahead_ms, arrival.at_ms)
+        if mark is not None:
+            out.appends.append(mark)
+            if mark.floor_ms > topic.horizon.floor_ms:
+                fields = {"floor_ms": mark.floor_ms, "forgotten_ms": mark.forgotten_ms}
+                out.events.append(("horizon.moved", {"topic": topic.name, **fields}))
 
     def _report_verdicts(self, arrival: Arrival, runs: Runs, out: Outcome) -> None:
         number = 0
@@ -240,6 +298,9 @@ class Judge:
                 tagged = arrival.batch.ids[number]
                 fields = {"id": untagged_id(tagged), "offset": offset, "count": count}
                 out.events.append(("id.conflict", {**_place(arrival), **fields}))
+            elif verdict == TOO_OLD:
+                fields = {"count": count, "floor_ms": arrival.topic.horizon.floor_ms}
+                out.events.append(("messages.too_old", {**_place(arrival), **fields}))
             elif self.verbose and verdict == DUPLICATE:
                 _report_messages(
                     "message.duplicate", arrival, range(number, number + count), offset, out

@@ -23,6 +23,7 @@ from ...records import (
     GroupGranted,
     GroupRewound,
     HistoryBegun,
+    HorizonMarked,
     LedgerReplaced,
     Plain,
     ProducerGranted,
@@ -107,6 +108,8 @@ class BrokerState:
             self.topics.apply(record)
         elif isinstance(record, TopicConfigured):
             self.topics.apply_configured(record)
+        elif isinstance(record, HorizonMarked):
+            self.topics.apply_horizon(record)
         elif isinstance(record, ProducerGranted):
             self.producers.apply_granted(record)
         elif isinstance(record, HistoryBegun):
@@ -123,11 +126,11 @@ class BrokerState:
         self.applied_end = position + 1
 
     def _apply_batch(self, record: BatchStored, position: int) -> None:
-        _, partition = self.partition_of(record)
+        topic, partition = self.partition_of(record)
         if record.first_sequence >= 0:
             self.producers.apply_batch(record, position)
         else:
-            self.ids.add(record)
+            self.ids.add(record, dated=topic.settings.dedup_ms is not None)
         partition.apply(record, position)
 
     # --- snapshot --------------------------------------------------------------------------------

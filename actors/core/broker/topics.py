@@ -19,8 +19,9 @@ from dataclasses import astuple, dataclass, field
 from ...errors import UnknownTopic
 from ...ids import DEAD_SUFFIX, INTERNAL_MARK, check_name, did_you_mean
 from ...limits import Limits
-from ...records import BatchStored, Plain, TopicConfigured, TopicCreated
+from ...records import BatchStored, HorizonMarked, Plain, TopicConfigured, TopicCreated
 from ...topic_settings import DEFAULTS, TopicSettings
+from .horizon import Horizon
 from .offset_index import OffsetIndex
 
 _LIKE_TOPICS_MAX = 1_000  # that a mistyped name is compared with
@@ -83,6 +84,7 @@ class Topic:
     at_ms: int
     limits: Limits
     settings: TopicSettings = DEFAULTS
+    horizon: Horizon = field(default_factory=Horizon)
     # Partitions by number, made at first use: a topic may have many that are never used.
     # Invariant: numbers < `partitions`.
     by_number: dict[int, Partition] = field(default_factory=dict)
@@ -161,7 +163,15 @@ class TopicTable:
         self._add(record.topic, record.topic_id, record.partitions, record.at_ms)
 
     def apply_configured(self, record: TopicConfigured) -> None:
-        self.by_number[record.topic_number].settings = record.settings
+        topic = self.by_number[record.topic_number]
+        if record.dedup_ms != topic.settings.dedup_ms:
+            topic.horizon.since_ms = record.at_ms
+        topic.settings = record.settings
+
+    def apply_horizon(self, record: HorizonMarked) -> None:
+        topic = self.by_number[record.topic_number]
+        ends = {number: its.end_offset for number, its in topic.by_number.items()}
+        topic.horizon.apply(record, ends)
 
     def _add(self, name: str, topic_id: bytes, partitions: int, at_ms: int) -> Topic:
         topic = Topic(len(self), name, topic_id, partitions, at_ms, self._limits)
@@ -183,6 +193,7 @@ class TopicTable:
                     if partition.end_offset
                 ],
                 list(astuple(topic.settings)),
+                topic.horizon.freeze(),
             ]
             for topic in self.by_number
         ]
@@ -192,5 +203,6 @@ class TopicTable:
             topic = self._add(name, topic_id, count, at_ms)
             if later:  # snapshots of version 3 have no settings
                 topic.settings = TopicSettings(*later[0])
+                topic.horizon = Horizon.restored(later[1])
             for number, end_offset in partitions:
                 topic.add_partition(number, end_offset)
