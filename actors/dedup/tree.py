@@ -95,18 +95,17 @@ class Tree:
         known = np.zeros(len(high), np.bool_)
         values = np.zeros((self._width - 2, len(high)), np.uint64)
         for table in (self._table, *self._full):
-            numbers = table.find(high, low)
-            hit = np.flatnonzero(numbers >= 0)
-            if hit.size:
-                known[hit] = True
-                values[:, hit] = table.entries[2:, numbers[hit]]
+            which, numbers = table.find(high, low)
+            if which.size:
+                known[which] = True
+                values[:, which] = table.entries[2:, numbers]
         if self._runs:
             bits = bloom.bits_of(low)
             for run in self._runs.values():
-                hit, entries = run.find(high, low, bits)
-                if hit.size:
-                    known[hit] = True
-                    values[:, hit] = entries[2:]
+                which, entries = run.find(high, low, bits)
+                if which.size:
+                    known[which] = True
+                    values[:, which] = entries[2:]
         return known, values
 
     def add(self, entries: Words) -> None:
