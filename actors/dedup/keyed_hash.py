@@ -13,6 +13,7 @@ A matrix product in float64 is exact here: 32 products of 16 and 31 bits stay be
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,16 @@ class Rows:
         if starts is not None:
             assert not isinstance(starts, int)
             self._starts = starts
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Return all rows of `parts`, in their order; the rows of each fill its data."""
+        if len(parts) == 1:
+            return parts[0]
+        data = np.concatenate([part.data for part in parts])
+        if parts[0].size and all(part.size == parts[0].size for part in parts):
+            return cls(data, parts[0].size, sum(part.count for part in parts))
+        return cls(data, np.concatenate([part.sizes() for part in parts]))
 
     def sizes(self) -> Words:
         return np.full(self.count, self.size, np.uint64) if self.size else self._sizes

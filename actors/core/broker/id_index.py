@@ -1,9 +1,12 @@
 """The explicit ids of all topics: which are known, where they are stored, and what their bodies are.
 
 Theory of operation. An entry is the keyed 128-bit fingerprint of topic and id, the place of the
-message and the keyed hash of its body; dedup/tree.py holds them. A batch is judged as columns. All
-hashes are made here, under the secret of this log: a client that lies about its own, or makes two
-bodies collide, gains nothing. A false "known" has one chance in 2^128 for each pair of ids, and
+message and the keyed hash of its body; dedup/tree.py holds them. Batches are looked up as columns,
+all of a turn together: a call of numpy costs about the same for one id and for a thousand. Each is
+then judged by what was found, unless one of its ids comes twice in the turn.
+
+All hashes are made here, under the secret of this log: a client that lies about its own, or makes
+two bodies collide, gains nothing. A false "known" has one chance in 2^128 for each pair of ids, and
 without the secret no choice of ids makes it likelier; there is no false "new".
 
 The entries follow from the records alone, so a lost index is made again by replaying the log.
@@ -12,7 +15,7 @@ The entries follow from the records alone, so a lost index is made again by repl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -42,6 +45,17 @@ class Columns(NamedTuple):
     high: Words
     low: Words
     bodies: Words
+    look: int  # the look ahead that made them; 0: they were made for this batch alone
+
+
+class Found(NamedTuple):
+    """What the index knows of a batch's ids."""
+
+    columns: Columns
+    known: NDArray[np.bool_]
+    values: Words  # places and bodies of the known ones
+    # The first message with the id of each one; None: every id comes once.
+    origin: NDArray[np.intp] | None
 
 
 class Judged(NamedTuple):
@@ -61,6 +75,10 @@ class IdIndex:
         self._mark = hashlib.blake2b(secret, digest_size=16, person=b"oncemq.mark").digest()
         self._waiting_max = limits.id_tables_waiting_max
         self._tree = Tree(_WIDTH, limits.id_table_ids)
+        # What the last look ahead found for batches that are not judged yet, by the identity of
+        # their columns. Invariant: all that was added since has other ids.
+        self._ahead: dict[int, Found] = {}
+        self._looks = 0
 
     def __len__(self) -> int:
         return self._tree.count
@@ -76,9 +94,8 @@ class IdIndex:
         An id that comes twice in the batch is judged against its first occurrence. Raises
         CorruptLog.
         """
-        high, low, bodies = self._columns(batch, topic)
-        known, values = self._tree.find(high, low)
-        origin = _origins(high, low)
+        columns, known, values, origin = self._found(batch, topic)
+        bodies = columns.bodies
         fresh = ~known if origin is None else ~known & (origin == np.arange(batch.count))
         kept = int(np.count_nonzero(fresh))
         runs = Runs()
@@ -104,7 +121,9 @@ class IdIndex:
         """Take the new ids of a stored batch."""
         batch = record.batch
         assert batch is not None, "batches with explicit ids are applied with their columns"
-        high, low, bodies = self._columns(batch, record.topic_number)
+        high, low, bodies, look = self._columns(batch, record.topic_number)
+        if look != self._looks:
+            self._ahead.clear()  # they did not know of this batch
         place = record.partition << int(_OFFSET_BITS) | record.first_offset
         places = np.arange(place, place + record.kept, dtype=np.uint64)
         if record.mask:
@@ -113,6 +132,36 @@ class IdIndex:
             high, low, bodies = high[kept], low[kept], bodies[kept]
         self._tree.add(np.stack((high, low, places, bodies)))
 
+    def look_ahead(self, batches: Sequence[tuple[Batch, int]]) -> None:
+        """Look up the ids of `batches`, each with its topic, together. Raises CorruptLog.
+
+        A batch without an id of another one is then judged by what was found here.
+        """
+        high, low, bodies = self._hashed(batches)
+        known, values = self._tree.find(high, low)
+        ordered = np.sort(high)
+        again = ordered[1:][ordered[1:] == ordered[:-1]]
+        twice = np.isin(high, again) if again.size else np.zeros(len(high), np.bool_)
+        self._looks += 1
+        self._ahead.clear()
+        end = 0
+        for batch, topic in batches:
+            start, end = end, end + batch.count
+            part = slice(start, end)
+            columns = Columns(high[part], low[part], bodies[part], self._looks)
+            batch.digests = (topic, columns)
+            if not twice[part].any():
+                self._ahead[id(columns)] = Found(columns, known[part], values[:, part], None)
+
+    def _found(self, batch: Batch, topic: int) -> Found:
+        """Return what was found ahead, once; else look up this batch alone."""
+        columns = self._columns(batch, topic)
+        found = self._ahead.pop(id(columns), None)
+        if found is None:
+            known, values = self._tree.find(columns.high, columns.low)
+            found = Found(columns, known, values, _origins(columns.high, columns.low))
+        return found
+
     def _columns(self, batch: Batch, topic: int) -> Columns:
         """Make them once: a batch is judged and applied with the same ones."""
         made: Columns | None = None
@@ -120,10 +169,16 @@ class IdIndex:
             salt, made = batch.digests
             made = made if salt == topic else None
         if made is None:
-            high, low = self._hash.fingerprints(_ids_of(batch), topic)
-            made = Columns(high, low, self._hash.words(_bodies_of(batch)))
+            made = Columns(*self._hashed([(batch, topic)]), 0)
             batch.digests = (topic, made)
         return made
+
+    def _hashed(self, batches: Sequence[tuple[Batch, int]]) -> tuple[Words, Words, Words]:
+        topics = np.array([topic for _, topic in batches], np.uint64)
+        salts = np.repeat(topics, [batch.count for batch, _ in batches])
+        ids = Rows.joined([_ids_of(batch) for batch, _ in batches])
+        bodies = Rows.joined([_bodies_of(batch) for batch, _ in batches])
+        return *self._hash.fingerprints(ids, salts), self._hash.words(bodies)
 
     # --- outcome.Files ---------------------------------------------------------------------------
 
