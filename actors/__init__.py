@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import (
+        BadCreatedAt,
         BadInput,
         BadSink,
         BufferFull,
@@ -88,6 +89,7 @@ __all__ = [
     "Ack",
     "AckMany",
     "App",
+    "BadCreatedAt",
     "BadInput",
     "BadSink",
     "BufferFull",

@@ -21,7 +21,10 @@ SETTINGS_VERSION = 4  # peers before it know no settings of topics
 STORED = 0
 DUPLICATE = 1
 CONFLICT = 2
-TOO_OLD = 3  # version 4: older than the topic's horizon and not known; not stored
+# Version 4, in topics with a dedup horizon: not stored, because the id is not known and the message was
+# created before the horizon, or in the future.
+TOO_OLD = 3
+AHEAD = 4
 
 UNKNOWN_OFFSET = -1
 

@@ -88,6 +88,10 @@ EVENTS: dict[str, EventKind] = {
         "Messages were created before the horizon of their topic and are not stored",
         "topic partition count floor_ms",
     ),
+    "messages.ahead": _info(
+        "Messages were created in the future by the clock of the broker, and are not stored",
+        "topic partition count",
+    ),
     "producer.granted": _info("A producer name has a new owner", "producer epoch position"),
     "producer.fenced": _info(
         "A stale owner of a producer name was refused", "producer epoch current_epoch"

@@ -34,8 +34,9 @@ from ...errors import (
 )
 from ...ids import DEAD_SUFFIX, INTERNAL_MARK, sequence_id, untagged_id
 from ...limits import Limits
-from ...outcome import Outcome, Send
+from ...outcome import Outcome, Received, Send
 from ...protocol import (
+    AHEAD,
     CONFLICT,
     DUPLICATE,
     SETTINGS_VERSION,
@@ -90,6 +91,20 @@ class Judge:
 
     def __post_init__(self) -> None:
         self.sessions = SessionTable(self.limits.sessions_max)
+
+    def look_ahead(self, received: Sequence[Received]) -> None:
+        """Look up all explicit ids that the events of this turn bring. Raises CorruptLog."""
+        topics = self.state.topics.by_name
+        wanted = [
+            (event.batch, topic)
+            for event in received
+            if isinstance(event.message, Produce)
+            and event.batch is not None
+            and event.batch.has_ids
+            and (topic := topics.get(event.message.topic)) is not None
+        ]
+        if wanted and not self.disk_full and not self.state.ids.behind:
+            self.state.ids.look_ahead(wanted)
 
     def produce(
         self,
@@ -229,9 +244,11 @@ class Judge:
                 hint="the producer sends again by itself; a slow disk of the broker holds it up",
             )
         topic, partition = arrival.topic, arrival.partition
-        if topic.settings.dedup_ms is not None:
+        if topic.dated:
             self._check_times(arrival)
-        runs, mask, kept = ids.judge(batch, topic, partition.number, partition.end_offset)
+        latest_ms = arrival.at_ms + self.limits.created_ahead_ms_max
+        end = partition.end_offset
+        runs, mask, kept = ids.judge(batch, topic, partition.number, end, latest_ms)
         if kept and not may_store:
             raise UnknownSession(
                 f"batch {request.counter} of a session was answered before and now holds new ids"
@@ -260,21 +277,11 @@ class Judge:
 
     def _check_times(self, arrival: Arrival) -> None:
         """Raises BadCreatedAt, NotSupported."""
-        topic, times = arrival.topic.name, arrival.batch.created_at_ms
+        topic = arrival.topic.name
         if arrival.version < SETTINGS_VERSION:
             raise NotSupported(f"{topic} has a dedup horizon", hint="upgrade the producer")
-        if times is None:
-            raise BadCreatedAt(
-                f"{topic} remembers ids for {arrival.topic.settings.dedup}, and this message does not "
-                "tell when it was created"
-            )
-        ahead_ms = self.limits.created_ahead_ms_max
-        if max(times) > arrival.at_ms + ahead_ms:
-            raise BadCreatedAt(
-                f"a message was created {max(times) - arrival.at_ms} ms ahead of the broker's clock, "
-                f"{topic} takes {ahead_ms} ms",
-                hint="set the clocks right; created_at= counts milliseconds since 1970",
-            )
+        if arrival.batch.created_at_ms is None:
+            raise BadCreatedAt(f"{topic} has a dedup horizon, and a message has no created_at")
 
     def _mark_horizon(self, arrival: Arrival, out: Outcome) -> None:
         """Let the topic forget, behind the batch that was judged by what it knew before."""
@@ -299,8 +306,11 @@ class Judge:
                 fields = {"id": untagged_id(tagged), "offset": offset, "count": count}
                 out.events.append(("id.conflict", {**_place(arrival), **fields}))
             elif verdict == TOO_OLD:
-                fields = {"count": count, "floor_ms": arrival.topic.horizon.floor_ms}
-                out.events.append(("messages.too_old", {**_place(arrival), **fields}))
+                floor_ms = arrival.topic.horizon.floor_ms
+                told = {**_place(arrival), "count": count, "floor_ms": floor_ms}
+                out.events.append(("messages.too_old", told))
+            elif verdict == AHEAD:
+                out.events.append(("messages.ahead", {**_place(arrival), "count": count}))
             elif self.verbose and verdict == DUPLICATE:
                 _report_messages(
                     "message.duplicate", arrival, range(number, number + count), offset, out

@@ -110,6 +110,7 @@ class BrokerState:
             self.topics.apply_configured(record)
         elif isinstance(record, HorizonMarked):
             self.topics.apply_horizon(record)
+            self.ids.forget(self.topics.by_number)
         elif isinstance(record, ProducerGranted):
             self.producers.apply_granted(record)
         elif isinstance(record, HistoryBegun):
@@ -130,7 +131,7 @@ class BrokerState:
         if record.first_sequence >= 0:
             self.producers.apply_batch(record, position)
         else:
-            self.ids.add(record, dated=topic.settings.dedup_ms is not None)
+            self.ids.add(record, topic)
         partition.apply(record, position)
 
     # --- snapshot --------------------------------------------------------------------------------

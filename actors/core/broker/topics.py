@@ -89,6 +89,15 @@ class Topic:
     # Invariant: numbers < `partitions`.
     by_number: dict[int, Partition] = field(default_factory=dict)
 
+    @property
+    def dated(self) -> bool:
+        """Whether each message with an id must tell when it was created.
+
+        Also where ids are remembered for ever again: only its time tells a resend of a message that
+        was forgotten before.
+        """
+        return self.settings.dedup_ms is not None or self.horizon.floor_ms > 0
+
     def partition(self, number: int) -> Partition:
         found = self.by_number.get(number)
         if found is None:

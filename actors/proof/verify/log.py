@@ -14,8 +14,8 @@ from typing import Any
 
 from ...errors import CorruptLog
 from ...ids import output_producer, sequence_id
-from ..findings import Findings, shown_id
-from ..parse.batch import BadBatch, BatchView, body_hash
+from ..findings import Findings
+from ..parse.batch import BadBatch, BatchView
 from ..parse.batch import parse as parse_batch
 from ..parse.document import SnapshotHead
 from ..parse.log import Log
@@ -25,6 +25,7 @@ from ..parse.records import (
     GroupGrant,
     GroupRewind,
     History,
+    HorizonMark,
     ProducerGrant,
     Replacement,
     Stored,
@@ -53,6 +54,15 @@ class Partition:
 
 
 @dataclass(slots=True)
+class Horizon:
+    """What a topic with a dedup horizon has forgotten."""
+
+    floor_ms: int = 0
+    forgotten_ids: int = 0
+    ids_at: dict[int, int] = field(default_factory=lambda: {0: 0})  # ids stored, by time of marks
+
+
+@dataclass(slots=True)
 class BrokerLog:
     """What the records of the broker's log say, up to `end`."""
 
@@ -61,6 +71,7 @@ class BrokerLog:
     end: int = 0
     topics: list[Topic] = field(default_factory=list)
     settings: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # by topic number
+    horizons: dict[int, Horizon] = field(default_factory=dict)  # of topics that had one
     partitions: dict[Place, Partition] = field(default_factory=dict)
     # Live epochs of producers, those of outputs included.
     epochs: dict[str, int] = field(default_factory=dict)
@@ -141,6 +152,8 @@ class LogReader:
             if record.topic_number >= len(self.facts.topics):
                 self._found.add("log-shape", f"position {position}", "settings of no topic")
             self.facts.settings[record.topic_number] = record.settings
+        elif isinstance(record, HorizonMark):
+            self._horizon(record, position)
         elif isinstance(record, ProducerGrant):
             self._grant(record.producer, record.epoch)
         elif isinstance(record, GroupGrant):
@@ -162,6 +175,25 @@ class LogReader:
         if any(record.mark == mark for mark, _ in marks):
             self._found.add("log-shape", f"position {position}", "a mark comes a second time")
         marks.append((record.mark, position))
+
+    def _horizon(self, record: HorizonMark, position: int) -> None:
+        """A mark forgets what an earlier mark had seen, and nothing that is younger than the floor."""
+        horizon = self.facts.horizons.setdefault(record.topic_number, Horizon())
+        known = horizon.ids_at.get(record.forgotten_ms)
+        dedup_ms = self.facts.settings.get(record.topic_number, _DEFAULTS)[0]
+        if (
+            known is None
+            or record.floor_ms < horizon.floor_ms
+            or known < horizon.forgotten_ids
+            or 0 < record.floor_ms <= record.forgotten_ms
+            or dedup_ms is None
+            or (horizon.floor_ms < record.floor_ms > record.at_ms - dedup_ms)
+        ):
+            self._found.add("horizon", f"position {position}", "a horizon that forgets too much")
+            return
+        horizon.floor_ms, horizon.forgotten_ids = record.floor_ms, known
+        horizon.ids_at = {at: n for at, n in horizon.ids_at.items() if at >= record.forgotten_ms}
+        horizon.ids_at[record.at_ms] = self.facts.ids.get(record.topic_number, (0, 0))[0]
 
     # --- grants ----------------------------------------------------------------------------------
 
@@ -285,13 +317,12 @@ class LogReader:
         if record.mask:
             ids = [ids[index] for index in indices]
             hashes = array("Q", [hashes[index] for index in indices])
-        self._compare_hashes(batch, where, record.first_offset)
         count, total = self.facts.ids.get(record.topic_number, (0, 0))
         self.facts.ids[record.topic_number] = (count + len(ids), total + sum(hashes))
         self._id_count += len(ids)
         place = record.partition << 48 | record.first_offset
         self._id_places += place * len(ids) + len(ids) * (len(ids) - 1) // 2
-        self._rows.unique_ids(record.topic_number, position, ids, indices)
+        self._rows.unique_ids(record.topic_number, position, self._named(record, batch), indices)
         for ledger in self._ledgers.get((topic, record.partition), ()):
             low, high = self._clip(ledger, record)
             if low < high:
@@ -302,16 +333,17 @@ class LogReader:
                 seed = seed_of(ledger.ledger_id)
                 self._rows.stored_ids(ledger.number, seed, chosen, low, position)
 
-    def _compare_hashes(self, batch: BatchView, where: str, first_offset: int) -> None:
-        assert batch.ids is not None
-        made = array("Q", map(body_hash, batch.bodies()))
-        if made == batch.hashes:
-            return
-        assert batch.hashes is not None
-        pairs = zip(batch.ids, made, batch.hashes, strict=True)
-        wrong = [shown_id(tagged) for tagged, its, said in pairs if its != said]
-        explanation = f"bodies of the batch at offset {first_offset} do not match their hashes"
-        self._found.add("one-body", where, explanation, wrong)
+    def _named(self, record: Stored, batch: BatchView) -> list[bytes]:
+        """Return what no two messages of a topic have in common: ids, with a horizon also times."""
+        assert batch.ids is not None, "as in a batch with explicit ids"
+        indices = record.kept_indices()
+        number = record.topic_number
+        dedup_ms = self.facts.settings.get(number, _DEFAULTS)[0]
+        dated = dedup_ms is not None or number in self.facts.horizons
+        if not dated or batch.created_at_ms is None:
+            return [batch.ids[index] for index in indices]
+        times = batch.created_at_ms
+        return [b"%b, created at %d" % (batch.ids[index], times[index]) for index in indices]
 
     def _clip(self, ledger: Ledger, record: Stored) -> tuple[int, int]:
         assert ledger.started is not None, "ledgers without a first record are left out"
@@ -335,13 +367,24 @@ class LogReader:
             # numpy is loaded where there are explicit ids only
             from ..parse.run import sum_of_places
 
-            mark, _, files, recent = unpack(self._log.snapshot_part(head, "ids"))
-            count, places = sum_of_places(recent)
-            for name in files:
-                run = self._log.run(parts[name])
-                if run.mark != mark:
+            mark, *rest = unpack(self._log.snapshot_part(head, "ids"))
+            if len(rest) == 3:  # of version 3
+                _, names, recent = rest
+                trees = [(names, recent)]
+            else:
+                (its,) = rest
+                trees = [([run[0] for run in tree[2]], tree[3]) for tree in its]
+            count = places = 0
+            for names, recent in trees:
+                facts = [self._log.run(parts[name]) for name in names]
+                if any(run.mark != mark for run in facts):
                     return False
-                count, places = count + run.entries, places + run.places
+                sums = [sum_of_places(recent), *((run.entries, run.places) for run in facts)]
+                count += sum(entries for entries, _ in sums)
+                places += sum(its_places for _, its_places in sums)
+            forgotten = sum(horizon.forgotten_ids for horizon in self.facts.horizons.values())
+            if forgotten:  # of these the index may hold any number
+                return self._id_count - forgotten <= count <= self._id_count
             return (count, places % 2**64) == (self._id_count, self._id_places % 2**64)
         ids: dict[int, tuple[int, int]] = {}  # as snapshots of version 1 hold them
         for part in head.parts:

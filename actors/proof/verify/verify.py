@@ -51,9 +51,9 @@ PROVED = {
     "I13-atomicity": "A snapshot says the same as the records below it.",
     "P9-parked": "A commit makes one dead letter for each message that it parks, and passes it.",
     "P10-effects": "A call is intended first, not repeated unasked, and not passed while unknown.",
+    "horizon": "A topic forgets only ids that are older than its dedup horizon, and none comes back.",
     "ledger-shape": "A ledger is one start and then commits of its inputs.",
     "log-shape": "The log holds records of a broker, of topics and partitions that exist.",
-    "one-body": "A body is the one whose hash was judged when it came.",
     "one-ledger": "A partition of a group has one ledger.",
     "one-log": "A ledger follows the log that it was built on.",
 }
