@@ -13,6 +13,8 @@ from typing import Any
 from .batch import Batch
 from .history import NO_PLACE, Place
 
+_STORED_HEAD_BYTES = 80  # of a stored batch, rounded up
+
 # --- the broker's log ----------------------------------------------------------------------------
 
 
@@ -32,6 +34,25 @@ class TopicCreated:
     topic: str
     topic_id: bytes  # 16 random bytes
     partitions: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicDeleted:
+    """A topic, its messages and its ids are gone, and the grants of its groups."""
+
+    topic_number: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """Messages below an offset are deleted: readers are refused there from here on."""
+
+    topic_number: int
+    partition: int
+    below: int  # the first offset of a batch, or the end
+    why: str  # age | size | processed
     at_ms: int
 
 
@@ -64,6 +85,12 @@ class BatchStored:
     crc: int  # crc32 of `raw`
     count: int  # messages in the batch, kept or not
     batch: Batch | None = None  # parsed columns; None where a record is only passed on
+
+    @property
+    def size(self) -> int:
+        """An upper bound of its bytes, in the log or on the wire; a few dozen above them at most."""
+        around = _STORED_HEAD_BYTES + 4 * len(self.producer) + len(self.digest) + len(self.mask)
+        return around + len(self.raw)
 
 
 @dataclass(slots=True)
@@ -264,6 +291,8 @@ class LedgerEnded:
 Record = (
     HistoryBegun
     | TopicCreated
+    | TopicDeleted
+    | Trimmed
     | ProducerGranted
     | BatchStored
     | GroupGranted

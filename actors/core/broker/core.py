@@ -84,6 +84,7 @@ from .lookup import Recent
 from .membership import Membership
 from .produce import NO_ROOM, Judge
 from .refusal import Refusal, failure
+from .retention import Retention
 from .sessions import Peer, PeerTable
 from .state import BrokerState, checked_place
 from .topics import Topic, check_topic
@@ -137,6 +138,7 @@ class BrokerCore:
         self._judge = Judge(self.state, self._recent, limits, verbose=message_events)
         self._fetches = FetchServer(self.state, log_id, limits)
         self._membership = Membership(self.state, log_id, lineage, limits)
+        self._retention = Retention(self.state, limits)
         # Broker time minus driver time. Not negative: time goes on from the last logged time, so
         # stored times never decrease, not even after a restart with a clock that was set back.
         self._ahead_ms = 0
@@ -168,7 +170,7 @@ class BrokerCore:
 
     @property
     def wake_at_ms(self) -> int | None:
-        wakes = (self._fetches.wake_at_ms, self._lookups_at_ms)
+        wakes = (self._fetches.wake_at_ms, self._lookups_at_ms, self._retention.wake_at_ms)
         return min((wake for wake in wakes if wake is not None), default=None)
 
     def step(self, event: Event, now_ms: int) -> Outcome:
@@ -188,6 +190,8 @@ class BrokerCore:
         elif isinstance(event, Tick):
             self._fetches.tick(now_ms, out)
             self._judge.tick(out)
+            full = self._judge.disk_full
+            self._retention.tick(now_ms, self._broker_ms(), out, disk_full=full)
         elif isinstance(event, Recovered):
             self._recovered(event, out)
         elif isinstance(event, SnapshotWritten):
@@ -417,7 +421,7 @@ class BrokerCore:
     def _list_topics(self, peer: bytes, request: ListTopics, out: Outcome) -> None:
         rows = tuple(
             (topic.name, topic.topic_id, topic.partitions, sum(topic.end_offsets()))
-            for topic in self.state.topics.by_number
+            for topic in self.state.topics.by_number.values()
         )
         out.sends_after_sync.append(Send(peer, TopicsListed(request.request, rows)))
 

@@ -142,7 +142,7 @@ class Membership:
                     {**place, "consumer": grant.label, "epoch": grant.epoch},
                 )
             )
-        record = groups.new_grant(join, broker_ms)
+        record = groups.new_grant(join, broker_ms, self._last_epoch(key))
         if grant is not None and join.replaces:
             out.appends.append(LedgerReplaced(*key, record.epoch, grant.ledger_id, broker_ms))
             lost = {"host": grant.host, "path": grant.path, "next_offset": groups.known_offset(key)}
@@ -154,6 +154,10 @@ class Membership:
         granted = {"epoch": record.epoch, "next_offset": record.next_offset, "reason": reason}
         out.events.append(("group.granted", {**place, **granted}))
         self._granted(peer, join, record.epoch, topic, now_ms, out)
+
+    def _last_epoch(self, key: Key) -> int:
+        producer = self.state.producers.by_name.get(output_producer(*key))
+        return 0 if producer is None else producer.epoch
 
     def _has_sent(self, key: Key) -> bool:
         """Return whether outputs of the partition's ledger are stored."""
