@@ -12,6 +12,7 @@ from typing import Any
 
 from .batch import Batch
 from .history import NO_PLACE, Place
+from .topic_settings import TopicSettings
 
 _STORED_HEAD_BYTES = 80  # of a stored batch, rounded up
 
@@ -35,6 +36,24 @@ class TopicCreated:
     topic_id: bytes  # 16 random bytes
     partitions: int
     at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicConfigured:
+    """A topic has these settings from here on; one without such a record has the defaults."""
+
+    topic_number: int
+    dedup_ms: int | None
+    retain_ms: int | None
+    retain_bytes: int | None
+    retain_processed: bool
+    at_ms: int
+
+    @property
+    def settings(self) -> TopicSettings:
+        return TopicSettings(
+            self.dedup_ms, self.retain_ms, self.retain_bytes, self.retain_processed
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +310,7 @@ class LedgerEnded:
 Record = (
     HistoryBegun
     | TopicCreated
+    | TopicConfigured
     | TopicDeleted
     | Trimmed
     | ProducerGranted

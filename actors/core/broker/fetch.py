@@ -36,6 +36,7 @@ from .topics import Partition, Topic, deleted, trimmed
 
 WaitKey = tuple[bytes, str, int, int]  # peer, group, topic number, partition
 
+
 @dataclass(slots=True, eq=False)
 class FetchJob:
     """One fetch that waits or is being served."""

@@ -217,7 +217,6 @@ class GroupTable:
         key = (join.group, join.topic, join.partition)
         if join.highest_generation >= GENERATION_MAX:
             raise ProtocolError(f"a ledger generation of {join.highest_generation} is impossible")
-        grant = self.grants.get(key)
         next_offset = max(join.next_offset, self.known_offset(key))
         if self.rewound.get(key) == join.highest_generation:
             # The joiner looked while the operator was at work, perhaps before the ledger went back.

@@ -27,6 +27,7 @@ from ...records import (
     Plain,
     ProducerGranted,
     Record,
+    TopicConfigured,
     TopicCreated,
     TopicDeleted,
     Trimmed,
@@ -109,6 +110,8 @@ class BrokerState:
             self._apply_batch(record, position)
         elif isinstance(record, TopicCreated):
             self.topics.apply(record)
+        elif isinstance(record, TopicConfigured):
+            self.topics.apply_configured(record)
         elif isinstance(record, Trimmed):
             self.topics.apply_trimmed(record)
         elif isinstance(record, TopicDeleted):

@@ -16,12 +16,20 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from ...errors import OffsetTrimmed, UnknownTopic
 from ...ids import DEAD_SUFFIX, INTERNAL_MARK, check_name, did_you_mean, utc_text
 from ...limits import Limits
-from ...records import BatchStored, Plain, TopicCreated, TopicDeleted, Trimmed
+from ...records import (
+    BatchStored,
+    Plain,
+    TopicConfigured,
+    TopicCreated,
+    TopicDeleted,
+    Trimmed,
+)
+from ...topic_settings import DEFAULTS, FOREVER, TopicSettings
 from .offset_index import OffsetIndex
 
 _LIKE_TOPICS_MAX = 1_000  # that a mistyped name is compared with
@@ -36,7 +44,7 @@ def check_topic(name: str) -> str:
     return name
 
 
-def _is_own(name: str) -> bool:
+def is_own(name: str) -> bool:
     """Whether only OnceMQ itself creates such a topic."""
     return INTERNAL_MARK in name or name.endswith(DEAD_SUFFIX)
 
@@ -129,6 +137,7 @@ class Topic:
     partitions: int
     at_ms: int
     limits: Limits
+    settings: TopicSettings = DEFAULTS
     # Partitions by number, made at first use: a topic may have many that are never used.
     # Invariant: numbers < `partitions`.
     by_number: dict[int, Partition] = field(default_factory=dict)
@@ -190,14 +199,14 @@ class TopicTable:
 
         Topics of OnceMQ itself are created when they are needed.
         """
-        if not _is_own(name):
+        if not is_own(name):
             raise self._unknown(name)
 
     def _unknown(self, name: str) -> UnknownTopic:
         near = ""
-        if not _is_own(name):
+        if not is_own(name):
             known = itertools.islice(self.by_name, _LIKE_TOPICS_MAX)
-            near = did_you_mean(name, (one for one in known if not _is_own(one)))
+            near = did_you_mean(name, (one for one in known if not is_own(one)))
         return UnknownTopic(
             f"there is no topic {name!r}{near}",
             hint=f"create it with: oncemq topics create {shlex.quote(name)}",
@@ -211,10 +220,17 @@ class TopicTable:
 
     def apply(self, record: TopicCreated) -> None:
         assert record.topic not in self.by_name, "a topic is made once"
-        self._add(
-            self.next_number, record.topic, record.topic_id, record.partitions, record.at_ms
-        )
+        self._add(self.next_number, record.topic, record.topic_id, record.partitions, record.at_ms)
         self.next_number += 1
+
+    def apply_configured(self, record: TopicConfigured) -> None:
+        self._configure(self.by_number[record.topic_number], record.settings)
+
+    def _configure(self, topic: Topic, settings: TopicSettings) -> None:
+        topic.settings = settings
+        self.bounded.discard(topic.number)
+        if settings.retain != FOREVER:
+            self.bounded.add(topic.number)
 
     def apply_trimmed(self, record: Trimmed) -> None:
         self.by_number[record.topic_number].partition(record.partition).trim(record)
@@ -254,6 +270,7 @@ class TopicTable:
                     for number, partition in sorted(topic.by_number.items())
                     if partition.end_offset
                 ],
+                list(astuple(topic.settings)),
                 [topic.number, topic.ids],
             ]
             for topic in self.by_number.values()
@@ -263,9 +280,10 @@ class TopicTable:
         """Take what `freeze` returned; the entries of the indexes come later."""
         self.next_number = next_number
         self.changed = True
-        for name, topic_id, count, at_ms, partitions, (number, ids) in part:
+        for name, topic_id, count, at_ms, partitions, settings, (number, ids) in part:
             topic = self._add(number, name, topic_id, count, at_ms)
             topic.ids = ids
+            self._configure(topic, TopicSettings(*settings))
             for partition_number, end_offset, start, stored, last_at_ms, why, when in partitions:
                 partition = topic.add_partition(partition_number, end_offset)
                 partition.log_start_offset, partition.bytes_stored = start, stored
