@@ -86,6 +86,7 @@ class BrokerShell:
             snapshot_every_bytes=snapshot_every_bytes,
             files=self.core.state,
             background=background,
+            needed_from=lambda: self.core.state.needed_from,
             turn_read_bytes=limits.turn_read_bytes_max,
         )
         try:

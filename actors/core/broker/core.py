@@ -57,6 +57,7 @@ from ...protocol import (
     DescribeTopic,
     Fetch,
     Fetched,
+    Granted,
     Hello,
     InitProducer,
     Join,
@@ -256,8 +257,7 @@ class BrokerCore:
             message = send.message
             if not isinstance(message, Placed | Fetched):
                 continue
-            peer = self._peers.get(send.peer)
-            knows = peer is not None and peer.version >= _PLACES_VERSION
+            knows = self._version_of(send.peer) >= _PLACES_VERSION
             if isinstance(message, Fetched):
                 if not knows:
                     message = replace(message, positions=(), marks=())
@@ -265,6 +265,8 @@ class BrokerCore:
             elif knows:
                 mark, end = self.state.history.current, self.state.durable_end
                 message = replace(message, mark=mark, durable=end)
+                if isinstance(message, Granted) and not self._knows_settings(send.peer):
+                    message = replace(message, start_offset=0)
                 out.sends_after_sync[number] = replace(send, message=message, tells_end=True)
 
     def _synced(self, end: int, out: Outcome) -> None:
@@ -451,9 +453,17 @@ class BrokerCore:
     ) -> None:
         """`settings`: those that this step gives the topic."""
         settings = settings or topic.settings
-        texts = (settings.dedup, settings.retain) if self._knows_settings(peer) else ()
-        facts = (topic.name, topic.topic_id, topic.partitions, topic.end_offsets())
-        out.sends_after_sync.append(Send(peer, TopicDescribed(request, *facts, *texts)))
+        described = TopicDescribed(
+            request, topic.name, topic.topic_id, topic.partitions, topic.end_offsets()
+        )
+        if self._knows_settings(peer):
+            described = replace(
+                described,
+                dedup=settings.dedup,
+                retain=settings.retain,
+                start_offsets=topic.start_offsets(),
+            )
+        out.sends_after_sync.append(Send(peer, described))
 
     def _list_topics(self, peer: bytes, request: ListTopics, out: Outcome) -> None:
         topics = list(self.state.topics.by_number.values())
@@ -467,8 +477,11 @@ class BrokerCore:
         out.sends_after_sync.append(Send(peer, TopicsListed(request.request, rows, settings)))
 
     def _knows_settings(self, peer: bytes) -> bool:
+        return self._version_of(peer) >= SETTINGS_VERSION
+
+    def _version_of(self, peer: bytes) -> int:
         known = self._peers.get(peer)
-        return known is not None and known.version >= SETTINGS_VERSION
+        return 0 if known is None else known.version
 
     # --- producers -------------------------------------------------------------------------------
 

@@ -163,6 +163,13 @@ class Topic:
         self.by_number[number] = added
         return added
 
+    def start_offsets(self) -> tuple[int, ...]:
+        """(): no message was ever deleted."""
+        starts = [0] * self.partitions
+        for number, partition in self.by_number.items():
+            starts[number] = partition.log_start_offset
+        return tuple(starts) if any(starts) else ()
+
     def end_offsets(self) -> tuple[int, ...]:
         ends = [0] * self.partitions
         for number, partition in self.by_number.items():
