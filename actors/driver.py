@@ -9,7 +9,7 @@ returned and the fence has been looked at; the Synced event opens the next turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -161,14 +161,16 @@ class Driver:
         files: Files | None = None,
         background: Background | None = None,
         needed_from: Callable[[], int] | None = None,
+        look_ahead: Callable[[Sequence[Event]], None] | None = None,
         turn_read_bytes: int = LIMITS.turn_read_bytes_max,
     ) -> None:
         """`perform` does the work items of outcomes; `compacts` discards log below snapshots.
 
         `files` is the part of the core's state that lies in files; those and snapshots are written
         in `background` (None: in the turn). `needed_from` tells below which position the core will
-        read nothing of the log any more: that is discarded, beside the turn. One turn reads at most `turn_read_bytes` of the log,
-        besides what is in memory.
+        read nothing of the log any more: that is discarded, beside the turn. `look_ahead` gets all
+        events of a turn before the core meets the first: what they have in common may be computed
+        for all. One turn reads at most `turn_read_bytes` of the log, besides what is in memory.
         """
         self.core = core
         self._transport = transport
@@ -179,6 +181,7 @@ class Driver:
         self._compacts = compacts
         self._files = files
         self._background: Background = background or InTheTurn()
+        self._look_ahead = look_ahead
         self._snapshot_in_work = False
         self._needed_from = needed_from
         self._discarded_below = 0  # what was tried last; 0: a new snapshot may allow more
@@ -299,6 +302,8 @@ class Driver:
         self._make_room(envelopes, events, now)
         if self.core.wake_at_ms is not None and self.core.wake_at_ms <= now:
             events.append(Tick())
+        if self._look_ahead is not None:
+            self._look_ahead(events)
         for event in events:
             self._step(event, now)
         self._finish(now)
