@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 class Origin(NamedTuple):
     """Bounds of what is there: nothing is newer, and nothing comes from another topic."""
 
-    newest_ms: int | None  # None: unknown, as of what earlier versions wrote
+    newest_ms: int | None  # None: unknown
     topics: frozenset[int]
 
     def with_(self, other: Origin) -> Origin:
@@ -20,10 +20,10 @@ class Origin(NamedTuple):
         return Origin(max(self.newest_ms, other.newest_ms), self.topics | other.topics)
 
     def gone(self, forgotten_ms: Mapping[int, int]) -> bool:
-        """Return whether every topic has forgotten what it stored so early, by its number."""
+        """Return whether every topic has forgotten what it stored so early; one that is not named is gone."""
         newest_ms = self.newest_ms
         return newest_ms is not None and all(
-            newest_ms <= forgotten_ms.get(topic, -1) for topic in self.topics
+            newest_ms <= forgotten_ms.get(topic, newest_ms) for topic in self.topics
         )
 
     def freeze(self) -> list[Any]:

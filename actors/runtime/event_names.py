@@ -56,6 +56,7 @@ EVENTS: dict[str, EventKind] = {
     "log.disk_full": _info(
         "The disk has no room for the next turn: writes are refused", "need for"
     ),
+    "log.discarded": _info("Segments that nothing needs any more were deleted", "start"),
     "log.disk_ok": _info("The disk has room again: writes continue", ""),
     "snapshot.written": _info("A snapshot is durable", "position parts bytes"),
     "file.made": _debug("A file of a core's state was written beside the log", "name bytes"),
@@ -91,6 +92,10 @@ EVENTS: dict[str, EventKind] = {
     "messages.ahead": _info(
         "Messages were created in the future by the clock of the broker, and are not stored",
         "topic partition count",
+    ),
+    "topic.trimmed": _info(
+        "Messages were deleted by the retention of their topic",
+        "topic partition first_offset next_offset reason",
     ),
     "producer.granted": _info("A producer name has a new owner", "producer epoch position"),
     "producer.fenced": _info(

@@ -271,11 +271,7 @@ class IdIndex:
 
     def restore(self, part: Plain, parts: dict[str, Any]) -> None:
         """Take what `freeze` returned, and the files it names. Raises CorruptLog."""
-        if len(part) == 4:  # of version 3: nothing was forgotten
-            mark, next_number, names, recent = part
-            trees = [[0, next_number, [[name, None, []] for name in names], recent, None, []]]
-        else:
-            mark, trees = part
+        mark, trees = part
         if mark != self._mark:
             raise CorruptLog("", 0, "the index of ids was made under another secret")
         for kind, next_number, rows, recent, *origin in trees:

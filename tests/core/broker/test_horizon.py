@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-from oncemq.core.broker.id_index import IdIndex
 from oncemq.protocol import CreateTopic
 from tests.core.broker.help import OTHER, batch_with_ids, runs
 from tests.core.broker.shop import AHEAD, HOUR, LIMITS, Shop, runs_of
@@ -195,13 +194,3 @@ def test_restarts_forget_what_the_live_broker_forgot(seed):
         elif verdict == "too_old":
             assert key[1] < floor
     assert len(stored) > 40
-
-
-def test_a_file_of_an_earlier_version_is_kept():
-    """Nobody knows what is in it, so nothing of it is forgotten."""
-    index = IdIndex(b"S" * 32, LIMITS)
-    recent = b"\1" * 32
-    mark = index.freeze()[0][0]
-    index.restore([mark, 3, [], recent], {})
-    index.forget([])
-    assert len(index) == 1

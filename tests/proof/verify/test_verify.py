@@ -31,6 +31,8 @@ from oncemq.records import (
     Skipped,
     TopicConfigured,
     TopicCreated,
+    TopicDeleted,
+    Trimmed,
 )
 from oncemq.runtime.os_disk import OsDisk
 from oncemq.storage.memory import MemoryDisk
@@ -359,6 +361,18 @@ def _unknown_partition(broker: Broker, consumer: Consumer) -> None:
     broker.store("orders", explicit("x"), partition=7)
 
 
+def _deleted_unprocessed(broker: Broker, consumer: Consumer) -> None:
+    put(broker.log, Trimmed(0, 0, 8, "processed", 1))
+
+
+def _start_goes_back(broker: Broker, consumer: Consumer) -> None:
+    put(broker.log, Trimmed(0, 0, 5, "age", 1), Trimmed(0, 0, 4, "age", 1))
+
+
+def _topic_deleted_twice(broker: Broker, consumer: Consumer) -> None:
+    put(broker.log, TopicDeleted(1, 1), TopicDeleted(1, 1))
+
+
 FORGED: list[tuple[Callable[[Broker, Consumer], None], str]] = [
     (_gap, "I6-offsets"),
     (_offset_again, "I6-offsets"),
@@ -407,6 +421,9 @@ FORGED: list[tuple[Callable[[Broker, Consumer], None], str]] = [
     (_wrong_commit_numbers, "I12-order"),
     (_not_granted, "I10-zombie-fenced"),
     (_another_log, "one-log"),
+    (_deleted_unprocessed, "retained"),
+    (_start_goes_back, "log-shape"),
+    (_topic_deleted_twice, "log-shape"),
     (_second_directory, "one-ledger"),
     *forged_effects.FORGED,
 ]
