@@ -93,6 +93,7 @@ EVENTS: dict[str, EventKind] = {
         "Messages were created in the future by the clock of the broker, and are not stored",
         "topic partition count",
     ),
+    "topic.deleted": _info("A topic was deleted", "topic topic_id messages"),
     "topic.trimmed": _info(
         "Messages were deleted by the retention of their topic",
         "topic partition first_offset next_offset reason",
