@@ -141,6 +141,12 @@ class HelloRequired(ProtocolError):
     retriable = True
 
 
+class InvalidSetting(OnceMQError):
+    """The text of a setting of a topic says nothing that OnceMQ knows."""
+
+    code = "invalid_setting"
+
+
 class UnknownTopic(OnceMQError):
     """The topic does not exist, and this request may not create it."""
 
@@ -149,7 +155,7 @@ class UnknownTopic(OnceMQError):
 
 
 class TopicExists(OnceMQError):
-    """The topic exists with another partition count; a count never changes."""
+    """The topic exists with another partition count, which never changes, or with other settings."""
 
     code = "topic_exists"
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .history import Place
+from .topic_settings import FOREVER
 
 VERSION_MIN = 1
-VERSION_MAX = 3
+VERSION_MAX = 4
+SETTINGS_VERSION = 4  # peers before it know no settings of topics
 
 # Verdicts of messages in `Produced.runs`.
 STORED = 0
@@ -51,20 +53,38 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class DescribeTopic:
-    """Asks for one topic; `create` makes it with one partition where it does not exist."""
+    """Asks for one topic; `create` makes it where it does not exist."""
 
     request: int
     topic: str
     create: bool
+    # Version 4: what a topic gets that `create` makes; the texts are those of topic_settings.py,
+    # "" the default.
+    partitions: int = 1
+    dedup: str = ""
+    retain: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CreateTopic:
-    """Makes a topic. The same name with the same count again is no error."""
+    """Makes a topic. The same again is no error."""
 
     request: int
     topic: str
     partitions: int
+    # Version 4, as in DescribeTopic. "" also fits any setting of a topic that exists.
+    dedup: str = ""
+    retain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureTopic:
+    """Version 4: changes settings of a topic; "" leaves one as it is."""
+
+    request: int
+    topic: str
+    dedup: str
+    retain: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +265,9 @@ class TopicDescribed:
     topic_id: bytes
     partitions: int
     end_offsets: tuple[int, ...]
+    # Version 4.
+    dedup: str = FOREVER
+    retain: str = FOREVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +276,8 @@ class TopicsListed:
 
     request: int
     topics: tuple[tuple[str, bytes, int, int], ...]
+    # Version 4: (dedup, retain) of each of them.
+    settings: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +418,7 @@ Request = (
     | Ping
     | DescribeTopic
     | CreateTopic
+    | ConfigureTopic
     | ListTopics
     | ListGroups
     | InitProducer
@@ -447,6 +473,7 @@ KINDS: dict[int, type[Message]] = {
     12: Leave,
     13: Rewind,
     14: DescribeGroup,
+    15: ConfigureTopic,
     33: Welcome,
     34: Pong,
     35: TopicDescribed,

@@ -12,6 +12,7 @@ from typing import Any
 
 from .batch import Batch
 from .history import NO_PLACE, Place
+from .topic_settings import TopicSettings
 
 # --- the broker's log ----------------------------------------------------------------------------
 
@@ -33,6 +34,24 @@ class TopicCreated:
     topic_id: bytes  # 16 random bytes
     partitions: int
     at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicConfigured:
+    """A topic has these settings from here on; one without such a record has the defaults."""
+
+    topic_number: int
+    dedup_ms: int | None
+    retain_ms: int | None
+    retain_bytes: int | None
+    retain_processed: bool
+    at_ms: int
+
+    @property
+    def settings(self) -> TopicSettings:
+        return TopicSettings(
+            self.dedup_ms, self.retain_ms, self.retain_bytes, self.retain_processed
+        )
 
 
 @dataclass(slots=True)
@@ -264,6 +283,7 @@ class LedgerEnded:
 Record = (
     HistoryBegun
     | TopicCreated
+    | TopicConfigured
     | ProducerGranted
     | BatchStored
     | GroupGranted

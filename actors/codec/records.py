@@ -33,6 +33,7 @@ from ..records import (
     Record,
     Renumbered,
     Skipped,
+    TopicConfigured,
     TopicCreated,
 )
 from . import batch as batch_codec
@@ -47,6 +48,7 @@ GROUP_GRANTED_SEEN = (
     7  # GroupGranted with the place of its ledger, which earlier versions did not know
 )
 LEDGER_REPLACED = 8
+TOPIC_CONFIGURED = 9
 LEDGER_STARTED = 10
 COMMITTED = 11
 COMMITTED_MORE = 12  # Committed with the parts of _MORE, which earlier versions did not write
@@ -85,6 +87,17 @@ _SIMPLE: dict[int, tuple[type[Any], tuple[str, ...]]] = {
     LEDGER_REPLACED: (
         LedgerReplaced,
         ("group", "topic", "partition", "epoch", "ledger_id", "at_ms"),
+    ),
+    TOPIC_CONFIGURED: (
+        TopicConfigured,
+        (
+            "topic_number",
+            "dedup_ms",
+            "retain_ms",
+            "retain_bytes",
+            "retain_processed",
+            "at_ms",
+        ),
     ),
     HISTORY_BEGUN: (HistoryBegun, ("mark", "generation", "at_ms")),
     LEDGER_STARTED: (

@@ -79,6 +79,7 @@ EVENTS: dict[str, EventKind] = {
         "The broker answers requests", "endpoint epoch log_id durable_end directory"
     ),
     "topic.created": _info("A topic was created", "topic topic_id partitions position"),
+    "topic.configured": _info("The settings of a topic changed", "topic dedup retain position"),
     "producer.granted": _info("A producer name has a new owner", "producer epoch position"),
     "producer.fenced": _info(
         "A stale owner of a producer name was refused", "producer epoch current_epoch"

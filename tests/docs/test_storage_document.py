@@ -95,7 +95,7 @@ def test_the_parts_of_a_broker_are_those_of_the_page(broker_parts: dict[str, Any
     (topic,) = broker_parts["topics"]
     assert len(topic) == len(fields_of("`topics`"))
     assert topic[0] == "t"
-    assert topic[-1] == [[0, 4]]
+    assert topic[-2:] == [[[0, 4]], [None, None, None, False]]
     names = fields_of("`producers`")
     by_name = {its[0]: its for its in broker_parts["producers"]}
     assert {len(its) for its in by_name.values()} == {len(names)}

@@ -203,6 +203,29 @@ def test_a_mistyped_topic_is_refused_where_topics_are_made_on_purpose(house, ask
     assert topics == {"orders", "invoices", "orders.dead"}
 
 
+def test_settings_of_topics_are_set_shown_and_proved(house):
+    """At the creation and later; a restart keeps them, and the files say so to `verify`."""
+    broker = house.broker()
+    made = house.command("topics", "create", "orders", "--dedup=7d", "--retain=1GB,processed")
+    assert (made["dedup"], made["retain"]) == ("1w", "1GB,processed")
+    house.command("topics", "create", "logs")
+    assert house.command("topics", "set", "orders", "--retain=30d")["dedup"] == "1w"
+    broker.send_signal(signal.SIGTERM)
+    broker.wait(START_S, 0)
+    assert house.command("verify", f"--data={house.data}")["ok"]
+    house.broker()
+    rows = {row.pop("topic"): row for row in house.command("topics", "list")["topics"]}
+    assert (rows["orders"]["dedup"], rows["orders"]["retain"]) == ("1w", "30d")
+    assert (rows["logs"]["dedup"], rows["logs"]["retain"]) == ("forever", "forever")
+    for wrong, said in (
+        (("create", "orders", "--dedup=forever"), "exists with dedup 1w, retain 30d"),
+        (("set", "orders", "--retain=1gb"), "no age, no size"),
+        (("set", "order", "--dedup=1d"), "did you mean 'orders'?"),
+    ):
+        assert said in house.command("topics", *wrong, code=1)["error"]
+    assert "--dedup or --retain" in house.command("topics", "set", "orders", code=2)["error"]
+
+
 @needs_ipv6
 def test_all_actors_meet_at_an_ipv6_address(house):
     """Broker, producer, consumer and an operator's command; loopback needs no --insecure."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import pytest
 
 from oncemq.chaos.programs import wait_until
 from oncemq.cli.output import ExitCode, exit_code_of
-from oncemq.errors import BadSink, SinkUnavailable, StorageError
+from oncemq.errors import BadSink, SinkConflict, SinkLocked, SinkUnavailable, StorageError
 from oncemq.library.outbox.database import open_database
 from oncemq.library.outbox.refusals import is_for_good
 from oncemq.library.sinks import reading
@@ -110,6 +111,28 @@ def test_what_the_driver_reports_later_has_its_class(tmp_path: Path) -> None:
         found[name] = type(session._translated(error))
     assert found == kinds
     assert session._translated(ValueError("x")) is None
+
+
+@pytest.mark.parametrize("sink", ["postgresql"], indirect=True)
+def test_what_the_server_reports_later_has_its_class(sink: str) -> None:
+    """Damage stops, a right that is missing is wrong usage, a full disk is an outage."""
+    ledger = open_sink(sink, ("g", "t", 0))
+    with contextlib.closing(ledger):
+        ledger.peek()
+        kinds = {
+            psycopg.errors.DataCorrupted: StorageError,
+            psycopg.errors.IndexCorrupted: StorageError,
+            psycopg.errors.InsufficientPrivilege: BadSink,
+            psycopg.errors.InvalidSchemaName: BadSink,
+            psycopg.errors.DiskFull: SinkUnavailable,
+            psycopg.errors.IoError: SinkUnavailable,
+            psycopg.errors.SerializationFailure: SinkConflict,
+            psycopg.errors.DeadlockDetected: SinkConflict,
+            psycopg.errors.LockNotAvailable: SinkLocked,
+            psycopg.errors.UniqueViolation: type(None),
+            psycopg.errors.UndefinedTable: type(None),
+        }
+        assert {kind: type(ledger.session._translated(kind("told"))) for kind in kinds} == kinds
 
 
 @pytest.mark.parametrize("sink", ["sqlite"], indirect=True)

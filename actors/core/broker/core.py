@@ -15,7 +15,7 @@ same from outside.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ...errors import (
@@ -23,6 +23,7 @@ from ...errors import (
     DiskFull,
     Fenced,
     HelloRequired,
+    InvalidSetting,
     LogRegressed,
     OnceMQError,
     ProtocolError,
@@ -47,8 +48,10 @@ from ...outcome import (
     Tick,
 )
 from ...protocol import (
+    SETTINGS_VERSION,
     VERSION_MAX,
     VERSION_MIN,
+    ConfigureTopic,
     CreateTopic,
     DescribeGroup,
     DescribeTopic,
@@ -77,8 +80,10 @@ from ...records import (
     Plain,
     ProducerGranted,
     Record,
+    TopicConfigured,
     TopicCreated,
 )
+from ...topic_settings import DEFAULTS, TopicSettings
 from .fetch import FetchServer
 from .lookup import Recent
 from .membership import Membership
@@ -86,7 +91,7 @@ from .produce import NO_ROOM, Judge
 from .refusal import Refusal, failure
 from .sessions import Peer, PeerTable
 from .state import BrokerState, checked_place
-from .topics import Topic, check_topic
+from .topics import Topic, check_topic, is_own
 
 _NONCE_BYTES = 16
 _PLACES_VERSION = 3  # of the protocol: clients before it know no marks
@@ -149,6 +154,7 @@ class BrokerCore:
             Ping: self._ping,
             DescribeTopic: self._describe_topic,
             CreateTopic: self._create_topic,
+            ConfigureTopic: self._configure_topic,
             ListTopics: self._list_topics,
             InitProducer: self._init_producer,
             Fetch: lambda peer, fetch, out: self._fetches.fetch(peer, fetch, self._now_ms, out),
@@ -367,59 +373,98 @@ class BrokerCore:
         if topic is None and request.create:
             if not self._create_topics:
                 self.state.topics.check_wanted(request.topic)
-            self._make_topic(peer, request.request, request.topic, 1, out)
+            self._make_topic(peer, request, out)
         else:
-            topic = topic or self.state.topics.get(request.topic)
-            self._describe(peer, request.request, topic, out)
+            self._describe(
+                peer, request.request, topic or self.state.topics.get(request.topic), out
+            )
 
     def _create_topic(self, peer: bytes, request: CreateTopic, out: Outcome) -> None:
-        most = self.limits.partitions_max
-        if not 1 <= request.partitions <= most:
-            raise ProtocolError(
-                f"a topic has 1 to {most} partitions, not {request.partitions}",
-                hint="choose another count; it cannot be changed later",
-            )
         topic = self.state.topics.by_name.get(request.topic)
         if topic is None:
-            self._make_topic(peer, request.request, request.topic, request.partitions, out)
-        elif topic.partitions != request.partitions:
+            self._make_topic(peer, request, out)
+            return
+        if topic.partitions != request.partitions:
             raise TopicExists(
                 f"topic {request.topic} has {topic.partitions} partitions; the count never changes",
                 hint="use another topic name for another partition count",
             )
-        else:
-            self._describe(peer, request.request, topic, out)
+        settings = topic.settings
+        if settings.changed(request.dedup, request.retain) != settings:
+            raise TopicExists(
+                f"topic {request.topic} exists with dedup {settings.dedup}, retain {settings.retain}",
+                hint="to change them: oncemq topics set",
+            )
+        self._describe(peer, request.request, topic, out)
 
-    def _make_topic(
-        self, peer: bytes, request: int, name: str, partitions: int, out: Outcome
-    ) -> None:
-        check_topic(name)
+    def _make_topic(self, peer: bytes, request: DescribeTopic | CreateTopic, out: Outcome) -> None:
+        name, partitions = check_topic(request.topic), request.partitions
+        if not 1 <= partitions <= self.limits.partitions_max:
+            raise ProtocolError(
+                f"a topic has 1 to {self.limits.partitions_max} partitions, not {partitions}",
+                hint="choose another count; it cannot be changed later",
+            )
+        settings = _changed(DEFAULTS, name, request.dedup, request.retain)
         if self._judge.disk_full:
             raise DiskFull(NO_ROOM)
-        if len(self.state.topics) >= self.limits.topics_max:
+        number = len(self.state.topics)
+        if number >= self.limits.topics_max:
             raise Busy(
                 f"the broker holds {self.limits.topics_max} topics and takes no more",
                 hint="use a topic that exists (oncemq topics), or another broker for new ones",
             )
-        topic_id = self._entropy()
-        out.appends.append(TopicCreated(name, topic_id, partitions, self._broker_ms()))
-        described = TopicDescribed(request, name, topic_id, partitions, (0,) * partitions)
-        out.sends_after_sync.append(Send(peer, described))
-        fields = {"topic": name, "topic_id": topic_id.hex(), "partitions": partitions}
+        made = TopicCreated(name, self._entropy(), partitions, self._broker_ms())
+        out.appends.append(made)
+        fields = {"topic": name, "topic_id": made.topic_id.hex(), "partitions": partitions}
         out.events.append(("topic.created", fields))
+        topic = Topic(number, name, made.topic_id, partitions, made.at_ms, self.limits)
+        if settings != DEFAULTS:
+            self._set(topic, settings, out)
+        self._describe(peer, request.request, topic, out, settings)
 
-    def _describe(self, peer: bytes, request: int, topic: Topic, out: Outcome) -> None:
-        described = TopicDescribed(
-            request, topic.name, topic.topic_id, topic.partitions, topic.end_offsets()
-        )
-        out.sends_after_sync.append(Send(peer, described))
+    def _configure_topic(self, peer: bytes, request: ConfigureTopic, out: Outcome) -> None:
+        topic = self.state.topics.get(request.topic)
+        settings = _changed(topic.settings, topic.name, request.dedup, request.retain)
+        if settings != topic.settings:
+            if self._judge.disk_full:
+                raise DiskFull(NO_ROOM)
+            self._set(topic, settings, out)
+        self._describe(peer, request.request, topic, out, settings)
+
+    def _set(self, topic: Topic, settings: TopicSettings, out: Outcome) -> None:
+        at_ms = self._broker_ms()
+        out.appends.append(TopicConfigured(topic.number, at_ms=at_ms, **asdict(settings)))
+        fields = {"topic": topic.name, "dedup": settings.dedup, "retain": settings.retain}
+        out.events.append(("topic.configured", fields))
+
+    def _describe(
+        self,
+        peer: bytes,
+        request: int,
+        topic: Topic,
+        out: Outcome,
+        settings: TopicSettings | None = None,
+    ) -> None:
+        """`settings`: those that this step gives the topic."""
+        settings = settings or topic.settings
+        texts = (settings.dedup, settings.retain) if self._knows_settings(peer) else ()
+        facts = (topic.name, topic.topic_id, topic.partitions, topic.end_offsets())
+        out.sends_after_sync.append(Send(peer, TopicDescribed(request, *facts, *texts)))
 
     def _list_topics(self, peer: bytes, request: ListTopics, out: Outcome) -> None:
+        topics = self.state.topics.by_number
         rows = tuple(
             (topic.name, topic.topic_id, topic.partitions, sum(topic.end_offsets()))
-            for topic in self.state.topics.by_number
+            for topic in topics
         )
-        out.sends_after_sync.append(Send(peer, TopicsListed(request.request, rows)))
+        settings: tuple[tuple[str, str], ...] = ()
+        if self._knows_settings(peer):
+            settings = tuple((topic.settings.dedup, topic.settings.retain) for topic in topics)
+        out.sends_after_sync.append(Send(peer, TopicsListed(request.request, rows, settings)))
+
+    def _knows_settings(self, peer: bytes) -> bool:
+        known = self._peers.get(peer)
+        return known is not None and known.version >= SETTINGS_VERSION
 
     # --- producers -------------------------------------------------------------------------------
 
@@ -472,3 +517,14 @@ class BrokerCore:
         out.appends.append(ProducerGranted(name, epoch, request.nonce, label, self._broker_ms()))
         out.events.append(("producer.granted", {"producer": name, "epoch": epoch}))
         return epoch
+
+
+def _changed(settings: TopicSettings, topic: str, dedup: str, retain: str) -> TopicSettings:
+    """Return the settings with what the texts say. Raises InvalidSetting."""
+    changed = settings.changed(dedup, retain)
+    if changed.dedup_ms is not None and is_own(topic):
+        raise InvalidSetting(
+            f"{topic} is made by OnceMQ, which relies on its ids: it has no dedup horizon",
+            hint="set only how long its messages are kept: --retain",
+        )
+    return changed

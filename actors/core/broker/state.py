@@ -27,6 +27,7 @@ from ...records import (
     Plain,
     ProducerGranted,
     Record,
+    TopicConfigured,
     TopicCreated,
 )
 from .groups import GroupTable
@@ -36,8 +37,9 @@ from .topics import Partition, Topic, TopicTable
 if TYPE_CHECKING:
     from .id_index import IdIndex
 
-# 1 and 2 kept all ids of a topic in parts of their own, 1 had no part `history`.
-STATE_VERSION = 3
+# 3 had no settings of topics, and is read; 1 and 2 kept all ids of a topic in parts of their own.
+STATE_VERSION = 4
+_STATE_VERSION_MIN = 3
 
 
 class BrokerState:
@@ -103,6 +105,8 @@ class BrokerState:
             self._apply_batch(record, position)
         elif isinstance(record, TopicCreated):
             self.topics.apply(record)
+        elif isinstance(record, TopicConfigured):
+            self.topics.apply_configured(record)
         elif isinstance(record, ProducerGranted):
             self.producers.apply_granted(record)
         elif isinstance(record, HistoryBegun):
@@ -165,7 +169,7 @@ class BrokerState:
     def restore(self, parts: dict[str, Plain]) -> None:
         """Become the state that `snapshot` returned; all of it is durable."""
         version, last_at_ms, applied_end = parts["broker"]
-        if version != STATE_VERSION:
+        if not _STATE_VERSION_MIN <= version <= STATE_VERSION:
             raise UnsupportedFormat(
                 f"a snapshot of version {version}: this OnceMQ makes the state of version "
                 f"{STATE_VERSION} from the log's records instead"

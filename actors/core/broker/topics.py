@@ -14,12 +14,13 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from ...errors import UnknownTopic
 from ...ids import DEAD_SUFFIX, INTERNAL_MARK, check_name, did_you_mean
 from ...limits import Limits
-from ...records import BatchStored, Plain, TopicCreated
+from ...records import BatchStored, Plain, TopicConfigured, TopicCreated
+from ...topic_settings import DEFAULTS, TopicSettings
 from .offset_index import OffsetIndex
 
 _LIKE_TOPICS_MAX = 1_000  # that a mistyped name is compared with
@@ -34,7 +35,7 @@ def check_topic(name: str) -> str:
     return name
 
 
-def _is_own(name: str) -> bool:
+def is_own(name: str) -> bool:
     """Whether only OnceMQ itself creates such a topic."""
     return INTERNAL_MARK in name or name.endswith(DEAD_SUFFIX)
 
@@ -81,6 +82,7 @@ class Topic:
     partitions: int
     at_ms: int
     limits: Limits
+    settings: TopicSettings = DEFAULTS
     # Partitions by number, made at first use: a topic may have many that are never used.
     # Invariant: numbers < `partitions`.
     by_number: dict[int, Partition] = field(default_factory=dict)
@@ -135,14 +137,14 @@ class TopicTable:
 
         Topics of OnceMQ itself are created when they are needed.
         """
-        if not _is_own(name):
+        if not is_own(name):
             raise self._unknown(name)
 
     def _unknown(self, name: str) -> UnknownTopic:
         near = ""
-        if not _is_own(name):
+        if not is_own(name):
             known = itertools.islice(self.by_name, _LIKE_TOPICS_MAX)
-            near = did_you_mean(name, (one for one in known if not _is_own(one)))
+            near = did_you_mean(name, (one for one in known if not is_own(one)))
         return UnknownTopic(
             f"there is no topic {name!r}{near}",
             hint=f"create it with: oncemq topics create {shlex.quote(name)}",
@@ -157,6 +159,9 @@ class TopicTable:
     def apply(self, record: TopicCreated) -> None:
         assert record.topic not in self.by_name, "a topic is made once"
         self._add(record.topic, record.topic_id, record.partitions, record.at_ms)
+
+    def apply_configured(self, record: TopicConfigured) -> None:
+        self.by_number[record.topic_number].settings = record.settings
 
     def _add(self, name: str, topic_id: bytes, partitions: int, at_ms: int) -> Topic:
         topic = Topic(len(self), name, topic_id, partitions, at_ms, self._limits)
@@ -177,12 +182,15 @@ class TopicTable:
                     for number, partition in sorted(topic.by_number.items())
                     if partition.end_offset
                 ],
+                list(astuple(topic.settings)),
             ]
             for topic in self.by_number
         ]
 
     def restore(self, part: Plain) -> None:
-        for name, topic_id, count, at_ms, partitions in part:
+        for name, topic_id, count, at_ms, partitions, *later in part:
             topic = self._add(name, topic_id, count, at_ms)
+            if later:  # snapshots of version 3 have no settings
+                topic.settings = TopicSettings(*later[0])
             for number, end_offset in partitions:
                 topic.add_partition(number, end_offset)

@@ -15,13 +15,15 @@ from typing import Any, TypeVar
 from ...batch import Batch
 from ...codec import wire
 from ...core.client.connection import PLACES_VERSION
-from ...errors import OnceMQError, ProtocolError, from_code
+from ...errors import NotSupported, OnceMQError, ProtocolError, from_code
 from ...history import NO_PLACE, History, highest
 from ...limits import LIMITS, RESEND_MS
 from ...outcome import Received
 from ...protocol import (
+    SETTINGS_VERSION,
     VERSION_MAX,
     VERSION_MIN,
+    ConfigureTopic,
     CreateTopic,
     DescribeGroup,
     DescribeTopic,
@@ -104,9 +106,25 @@ class AdminClient:
         """Whether the broker compares places. Raises NoAnswer."""
         return self.welcome().version >= PLACES_VERSION
 
-    def create_topic(self, topic: str, partitions: int) -> TopicDescribed:
-        """The same again is no error. Raises TopicExists, InvalidName, NoAnswer."""
-        return self._ask(CreateTopic(0, topic, partitions), TopicDescribed)
+    def create_topic(
+        self, topic: str, partitions: int, dedup: str = "", retain: str = ""
+    ) -> TopicDescribed:
+        """The same again is no error; "" stands for any setting.
+
+        Raises TopicExists, InvalidName, InvalidSetting, NotSupported, NoAnswer.
+        """
+        if dedup or retain:
+            self._check_settings()
+        return self._ask(CreateTopic(0, topic, partitions, dedup, retain), TopicDescribed)
+
+    def configure_topic(self, topic: str, dedup: str = "", retain: str = "") -> TopicDescribed:
+        """Raises UnknownTopic, InvalidSetting, NotSupported, NoAnswer."""
+        self._check_settings()
+        return self._ask(ConfigureTopic(0, topic, dedup, retain), TopicDescribed)
+
+    def _check_settings(self) -> None:
+        if self.welcome().version < SETTINGS_VERSION:
+            raise NotSupported("the broker knows no settings of topics", hint="upgrade the broker")
 
     def describe_topic(self, topic: str) -> TopicDescribed:
         """Raises UnknownTopic, NoAnswer."""

@@ -12,6 +12,8 @@
 6  history begun      msgpack [mark, generation, at_ms]
 7  group granted      the fields of 4, then what the ledger relied on: mark, position
 8  ledger replaced    msgpack [group, topic, partition, epoch, ledger_id, at_ms]
+9  topic configured   msgpack [topic number, dedup_ms, retain_ms, retain_bytes, retain_processed,
+                      at_ms], nil for no bound
 10 ledger started     msgpack [group, topic, partition, topic_id, log_id, lineage, start_offset]
 11 committed          msgpack [epoch, commit_no, inputs, ranges, fingerprints, state, outputs,
                       acked]
@@ -40,7 +42,7 @@ import msgpack
 from .frames import Frame
 
 TOPIC, PRODUCER, STORED, GROUP, REWOUND, STARTED, COMMITTED = 1, 2, 3, 4, 5, 10, 11
-HISTORY, GROUP_SEEN, REPLACED = 6, 7, 8
+HISTORY, GROUP_SEEN, REPLACED, CONFIGURED = 6, 7, 8, 9
 COMMITTED_MORE, MARKED, INTENDED, EFFECT_ENDED, ENDED = 12, 13, 14, 15, 16
 FINGERPRINT_BYTES = 16
 
@@ -59,6 +61,22 @@ class Topic:
     topic_id: bytes
     partitions: int
     at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The settings of a topic from here on."""
+
+    topic_number: int
+    dedup_ms: int | None
+    retain_ms: int | None
+    retain_bytes: int | None
+    retain_processed: bool
+    at_ms: int
+
+    @property
+    def settings(self) -> tuple[int | None, int | None, int | None, bool]:
+        return self.dedup_ms, self.retain_ms, self.retain_bytes, self.retain_processed
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +270,7 @@ Record = (
     | GroupGrant
     | GroupRewind
     | Replacement
+    | Configuration
     | History
     | Started
     | Committed
@@ -268,6 +287,7 @@ _ARRAYS: dict[int, Any] = {
     GROUP_SEEN: GroupGrant,
     REWOUND: GroupRewind,
     REPLACED: Replacement,
+    CONFIGURED: Configuration,
     HISTORY: History,
     STARTED: Started,
     MARKED: Marked,

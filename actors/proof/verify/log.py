@@ -21,6 +21,7 @@ from ..parse.document import SnapshotHead
 from ..parse.log import Log
 from ..parse.records import (
     BadRecord,
+    Configuration,
     GroupGrant,
     GroupRewind,
     History,
@@ -38,6 +39,7 @@ from .parked import PRIVATE_ID_MARK
 from .rows import IN_LOG, Rows, seed_of
 
 BEFORE_MARKS = bytes(16)  # stands for the history before the first mark
+_DEFAULTS = (None, None, None, False)  # settings of a topic that nobody has set
 Place = tuple[int, int]  # topic number, partition
 Row = tuple[str, int, int]  # producer, topic number, partition
 
@@ -58,6 +60,7 @@ class BrokerLog:
     generation: int = 0
     end: int = 0
     topics: list[Topic] = field(default_factory=list)
+    settings: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # by topic number
     partitions: dict[Place, Partition] = field(default_factory=dict)
     # Live epochs of producers, those of outputs included.
     epochs: dict[str, int] = field(default_factory=dict)
@@ -134,6 +137,10 @@ class LogReader:
                 self._found.add("log-shape", record.topic, "the topic is created a second time")
             self._numbers[record.topic] = len(self.facts.topics)
             self.facts.topics.append(record)
+        elif isinstance(record, Configuration):
+            if record.topic_number >= len(self.facts.topics):
+                self._found.add("log-shape", f"position {position}", "settings of no topic")
+            self.facts.settings[record.topic_number] = record.settings
         elif isinstance(record, ProducerGrant):
             self._grant(record.producer, record.epoch)
         elif isinstance(record, GroupGrant):
@@ -351,6 +358,9 @@ class LogReader:
         log, facts = self._log, self.facts
         topics = unpack(log.snapshot_part(head, "topics"))
         ends = {(number, row[0]): row[1] for number, topic in enumerate(topics) for row in topic[4]}
+        # Snapshots of version 3 have no settings.
+        settings = {number: tuple(topic[5]) for number, topic in enumerate(topics) if topic[5:]}
+        expected = {number: facts.settings.get(number, _DEFAULTS) for number in settings}
         producers = unpack(log.snapshot_part(head, "producers"))
         rows = {(p[0], row[0], row[1]): row[2] for p in producers for row in p[4]}
         known = {place: its.end_offset for place, its in facts.partitions.items()}
@@ -360,6 +370,7 @@ class LogReader:
         marks = unpack(log.snapshot_part(head, "history")) if "history" in named else []
         pairs = (
             ("topics", [topic[0] for topic in topics] == [topic.topic for topic in facts.topics]),
+            ("settings", settings == expected),
             ("end offsets", ends == known),
             ("epochs", {p[0]: p[1] for p in producers} == facts.epochs),
             ("numbers", rows == facts.next_sequence),

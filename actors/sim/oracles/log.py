@@ -25,6 +25,7 @@ from ...records import (
     LedgerReplaced,
     ProducerGranted,
     Record,
+    TopicConfigured,
     TopicCreated,
 )
 from ..disk.disk import SimDisk
@@ -130,6 +131,8 @@ class BrokerOracle(RecordOracle):
             self.topics.append(record)
             for partition in range(record.partitions):
                 self.messages[record.topic, partition] = []
+        elif isinstance(record, TopicConfigured):
+            raise Violation("topic configured", f"nobody has asked for {record}")
         elif isinstance(record, ProducerGranted):
             self._epoch(record.producer, record.epoch)
         elif isinstance(record, GroupGranted):

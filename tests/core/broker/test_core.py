@@ -46,7 +46,7 @@ def test_the_welcome_names_log_and_epoch(world):
     assert (welcome.version, welcome.log_id, welcome.epoch) == (1, world.core.log_id, 2)
 
 
-@pytest.mark.parametrize(("low", "high", "who"), [(4, 9, "broker"), (0, 0, "client")])
+@pytest.mark.parametrize(("low", "high", "who"), [(5, 9, "broker"), (0, 0, "client")])
 def test_no_common_version_says_which_side_to_upgrade(world, low, high, who):
     """VersionMismatch is final and helpful."""
     refused = world.hello(version_min=low, version_max=high)
