@@ -14,7 +14,7 @@ from tests.process.house import START_S, House
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 ROUNDS = int(os.environ.get("ONCEMQ_TEST_ROUNDS", "20"))  # of the chaos test
-LOADED = 400  # messages in the log before the first backup
+LOADED = 100  # messages in the log before the first backup
 
 APP = """
 import os
@@ -163,3 +163,57 @@ def test_twenty_backups_under_load(tmp_path: Path, sink: bool) -> None:
         load_and_back_up(house, ROUNDS, sink=sink)
     finally:
         house.close()
+
+
+def test_the_original_that_comes_back_is_fenced(house: House) -> None:
+    """Clients that live on prove to it that a copy of its log is its successor: it ends with 3.
+
+    Whoever relied on what only the original has is refused by the copy, and says so.
+    """
+    shop = Shop(house)
+    shop.send(LOADED).wait(START_S, 0)
+    shop.consume("--until-idle=0.5").wait(START_S, 0)
+    backup = shop.back_up()
+    shop.broker.kill()
+    other = shop.restore(backup["backup"], "restored")
+    try:
+        copy = other.broker()
+        consumer = other.consumer("backapp:app")
+        other.wait_for(consumer, "client.connected")
+        copy.kill()
+        original = house.broker(ready=False)
+        original.wait(START_S, 3)
+        assert "was restored from a backup elsewhere" in original.stderr()
+        again = other.broker()
+        shop.send(10).wait(START_S, 0)
+        other.wait_for_committed("g", "orders", LOADED + 10)
+        consumer.stop(START_S, 0)
+        again.stop(START_S, 0)
+    finally:
+        other.close()
+
+
+def test_who_relied_on_the_original_after_the_backup_is_told(house: House) -> None:
+    """Nobody has met the copy yet when the original goes on: its ledger is refused by the copy."""
+    shop = Shop(house)
+    shop.send(LOADED).wait(START_S, 0)
+    shop.consume("--until-idle=0.5").wait(START_S, 0)
+    backup = shop.back_up()
+    shop.send(10).wait(START_S, 0)  # the original goes on, and nothing can tell it of the copy
+    shop.consume("--until-idle=0.5").wait(START_S, 0)
+    shop.broker.kill()
+    other = shop.restore(backup["backup"], "restored")
+    try:
+        copy = other.broker()
+        ahead = shop.consume("--until-idle=0.5")
+        ahead.wait(START_S, 1)
+        assert "relies on position" in ahead.stderr()
+        assert "oncemq groups seek" in ahead.stderr()
+        for group, topic in (("g", "orders"), ("h", "out")):  # an operator accepts the loss
+            seek = ["groups", "seek", group, topic, "--to=latest", f"--state={house.state}"]
+            house.start("seek", "-m", "oncemq", *seek).wait(START_S, 0)
+        shop.send(10).wait(START_S, 0)
+        shop.consume("--until-idle=0.5").wait(START_S, 0)
+        copy.stop(START_S, 0)
+    finally:
+        other.close()
