@@ -9,7 +9,7 @@ returned and the fence has been looked at; the Synced event opens the next turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -151,13 +151,15 @@ class Driver:
         compacts: bool = False,
         files: Files | None = None,
         background: Background | None = None,
+        look_ahead: Callable[[Sequence[Event]], None] | None = None,
         turn_read_bytes: int = LIMITS.turn_read_bytes_max,
     ) -> None:
         """`perform` does the work items of outcomes; `compacts` discards log below snapshots.
 
         `files` is the part of the core's state that lies in files; those and snapshots are written
-        in `background` (None: in the turn). One turn reads at most `turn_read_bytes` of the log,
-        besides what is in memory.
+        in `background` (None: in the turn). `look_ahead` gets all events of a turn before the core
+        meets the first: what they have in common may be computed for all. One turn reads at most
+        `turn_read_bytes` of the log, besides what is in memory.
         """
         self.core = core
         self._transport = transport
@@ -168,6 +170,7 @@ class Driver:
         self._compacts = compacts
         self._files = files
         self._background: Background = background or InTheTurn()
+        self._look_ahead = look_ahead
         self._snapshot_in_work = False
         self._files_again_ms = 0  # before this time a full disk is not tried again
         self._log: Log | None = None
@@ -285,6 +288,8 @@ class Driver:
         self._make_room(envelopes, events, now)
         if self.core.wake_at_ms is not None and self.core.wake_at_ms <= now:
             events.append(Tick())
+        if self._look_ahead is not None:
+            self._look_ahead(events)
         for event in events:
             self._step(event, now)
         self._finish(now)

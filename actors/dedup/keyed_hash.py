@@ -13,6 +13,7 @@ A matrix product in float64 is exact here: 32 products of 16 and 31 bits stay be
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,16 @@ class Rows:
             assert not isinstance(starts, int)
             self._starts = starts
 
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Return all rows of `parts`, in their order; the rows of each fill its data."""
+        if len(parts) == 1:
+            return parts[0]
+        data = np.concatenate([part.data for part in parts])
+        if parts[0].size and all(part.size == parts[0].size for part in parts):
+            return cls(data, parts[0].size, sum(part.count for part in parts))
+        return cls(data, np.concatenate([part.sizes() for part in parts]))
+
     def sizes(self) -> Words:
         return np.full(self.count, self.size, np.uint64) if self.size else self._sizes
 
@@ -77,12 +88,13 @@ class KeyedHash:
         self._bodies = _Lanes(secret, b"bodies", _WORD_LANES)
         self._long_key = hashlib.blake2b(secret, person=b"oncemq.long").digest()[:32]
 
-    def fingerprints(self, ids: Rows, salt: int) -> tuple[Words, Words]:
+    def fingerprints(self, ids: Rows, salt: int | Words) -> tuple[Words, Words]:
         """Return the two halves of each id's fingerprint; an id has at most ROW_BYTES_MAX bytes.
 
-        `salt` (below 2^31) keeps apart what may have the same id: it names the topic.
+        `salt` (below 2^31, of all or of each) keeps apart what may have the same id: it names the
+        topic.
         """
-        lanes = self._ids.of(ids, salt).T
+        lanes = self._ids.of(ids, salt)
         high = lanes[0] << np.uint64(33) | lanes[1] << np.uint64(2) | lanes[4] & np.uint64(3)
         rest = lanes[4] >> np.uint64(2) & np.uint64(3)
         return high, lanes[2] << np.uint64(33) | lanes[3] << np.uint64(2) | rest
@@ -104,7 +116,6 @@ class KeyedHash:
 
     @staticmethod
     def _packed(lanes: Words) -> Words:
-        lanes = lanes.T
         packed: Words = lanes[0] << np.uint64(33) | lanes[1] << np.uint64(2)
         packed |= lanes[2] & np.uint64(3)
         return packed
@@ -126,15 +137,18 @@ class _Lanes:
         self._keys = table[:-3].astype(np.float64)
         self._length, self._salt, self._plus = table[-3:]
 
-    def of(self, rows: Rows, salt: int) -> Words:
-        """Return a row of lanes, each below the prime, for each row of bytes."""
+    def of(self, rows: Rows, salt: int | Words) -> Words:
+        """Return a column of lanes, each below the prime, for each row of bytes."""
+        sizes: Words | np.uint64
         if rows.size:
             sums = self._uniform(rows.data.reshape(rows.count, rows.size))
-            sums += np.uint64(rows.size) * self._length
+            sizes = np.uint64(rows.size)
         else:
-            sums = self._ragged(rows.data, rows.starts(), rows.sizes())
-            sums += rows.sizes()[:, None] * self._length
-        sums += np.uint64(salt) * self._salt % np.uint64(_PRIME) + self._plus
+            sizes = rows.sizes()
+            sums = self._ragged(rows.data, rows.starts(), sizes)
+        sums += sizes * self._length[:, None]
+        salted = np.asarray(salt, np.uint64) * self._salt[:, None]
+        sums += salted % np.uint64(_PRIME) + self._plus[:, None]
         return sums % np.uint64(_PRIME)
 
     def _uniform(self, rows: NDArray[np.uint8]) -> Words:
@@ -145,19 +159,18 @@ class _Lanes:
             even[:, :size] = rows
             rows = even
         words = np.ascontiguousarray(rows).view("<u2")
-        sums = np.zeros((count, self._keys.shape[1]), np.uint64)
+        sums = np.zeros((len(self._length), count), np.uint64)
         for top in range(0, count, _ROWS):
             block = words[top : top + _ROWS]
             for left in range(0, words.shape[1], _WORDS):
                 piece = block[:, left : left + _WORDS].astype(np.float64)
-                sums[top : top + _ROWS] += (
-                    piece @ self._keys[left : left + piece.shape[1]]
-                ).astype(np.uint64)
+                keys = self._keys[left : left + piece.shape[1]]
+                sums[:, top : top + _ROWS] += (keys.T @ piece.T).astype(np.uint64)
         return sums
 
     def _ragged(self, raw: NDArray[np.uint8], starts: Words, lengths: Words) -> Words:
         """Rows of unlike size: those up to each power of two stand in one matrix."""
-        sums = np.zeros((len(starts), self._keys.shape[1]), np.uint64)
+        sums = np.zeros((len(self._length), len(starts)), np.uint64)
         left = np.flatnonzero(lengths)
         width = 16
         while left.size:
@@ -168,7 +181,7 @@ class _Lanes:
                 columns = np.arange(width, dtype=np.uint64)
                 inside = columns < lengths[rows, None]
                 places = np.where(inside, starts[rows, None] + columns, 0)
-                sums[rows] = self._uniform(raw[places] * inside)
+                sums[:, rows] = self._uniform(raw[places] * inside)
             left = left[~fits]
             width *= 2
         return sums

@@ -89,28 +89,33 @@ class Run:
         which = np.flatnonzero(bloom.may_hold(self._filter, high, bits))
         if which.size == 0:
             return which, np.empty((self.width, 0), np.uint64)
-        block = np.searchsorted(self._fences, high[which], "right") - 1
-        which, block = which[block >= 0], block[block >= 0]
+        high, low = high[which], low[which]
+        block = self._fences.searchsorted(high, "right") - 1
         found, blocks, cells = [], [], []
-        while which.size:
-            self._check(block)
-            row, cell = np.nonzero(self._data[block, 0] == high[which, None])
-            same = self._data[block[row], 1, cell] == low[which[row]]
+        left = np.flatnonzero(block >= 0)
+        while left.size:
+            at = block[left]
+            self._check(at)
+            row, cell = (self._data[at, 0] == high[left, None]).nonzero()
+            same = self._data[at[row], 1, cell] == low[left[row]]
             row, cell = row[same], cell[same]
-            found.append(which[row])
-            blocks.append(block[row])
+            found.append(which[left[row]])
+            blocks.append(at[row])
             cells.append(cell)
             # Entries that agree in 64 bits may begin in the block before: there is hardly one.
-            more = (self._fences[block] == high[which]) & (block > 0)
+            more = (self._fences[at] == high[left]) & (at > 0)
             more[row] = False
-            which, block = which[more], block[more] - 1
+            left = left[more]
+            block[left] -= 1
         if not found:
-            return which, np.empty((self.width, 0), np.uint64)
+            return which[:0], np.empty((self.width, 0), np.uint64)
         entries: Words = self._data[np.concatenate(blocks), :, np.concatenate(cells)].T
         return np.concatenate(found), entries
 
     def _check(self, blocks: Places) -> None:
         """Check the blocks that were not read before."""
+        if self._checked[blocks].all():
+            return
         for block in set(blocks[~self._checked[blocks]].tolist()):
             if crc32(self._data[block]) != self._sums[block]:
                 raise CorruptLog(self.name, block * BLOCK_BYTES, "wrong checksum of a run's block")

@@ -34,34 +34,38 @@ class Table:
         """All entries, in the order in which they came: a view."""
         return self._columns[:, : self.count]
 
-    def find(self, high: Words, low: Words) -> Places:
-        """Return the number of each entry, -1 for a fingerprint that is not here."""
-        found = np.full(len(high), -1, np.intp)
-        if self.count == 0:
-            return found
-        left = np.arange(len(high))
-        at = (high & self._mask).astype(np.intp)
-        while left.size:
-            numbers = self._slots[at].astype(np.intp) - 1
-            used = numbers >= 0
-            left, at, numbers = left[used], at[used], numbers[used]
-            same = (self._columns[0, numbers] == high[left]) & (
-                self._columns[1, numbers] == low[left]
-            )
-            found[left[same]] = numbers[same]
-            left, at = left[~same], self._next(at[~same])
-        return found
+    def find(self, high: Words, low: Words) -> tuple[Places, Places]:
+        """Return which fingerprints are here, and the number of the entry of each of those."""
+        at = (high & self._mask).view(np.intp)
+        numbers = self._slots.take(at)
+        which = np.flatnonzero(numbers)  # most are new, and most slots are free: few go on
+        at, numbers = at[which], numbers[which]
+        found, places = [], []
+        while which.size:
+            entries = numbers.astype(np.intp) - 1
+            same = self._columns[0].take(entries) == high[which]
+            same &= self._columns[1].take(entries) == low[which]
+            found.append(which[same])
+            places.append(entries[same])
+            which, at = which[~same], self._next(at[~same])
+            numbers = self._slots.take(at)
+            used = np.flatnonzero(numbers)
+            which, at, numbers = which[used], at[used], numbers[used]
+        if not found:
+            return which, which
+        return np.concatenate(found), np.concatenate(places)
 
     def add(self, entries: Words) -> None:
         """Add entries whose fingerprints are new and differ from each other."""
         end = self.count + entries.shape[1]
         self._columns[:, self.count : end] = entries
         marks = np.arange(self.count + 1, end + 1, dtype=np.uint32)
-        at = (entries[0] & self._mask).astype(np.intp)
+        at = (entries[0] & self._mask).view(np.intp)
         while marks.size:
-            free = self._slots[at] == 0
+            free = self._slots.take(at) == 0
             self._slots[at[free]] = marks[free]
-            lost = self._slots[at] != marks  # taken before, or by another entry of this batch
+            # Taken before, or by another entry of this batch.
+            lost = np.flatnonzero(self._slots.take(at) != marks)
             marks, at = marks[lost], self._next(at[lost])
         self.count = end
 

@@ -25,6 +25,7 @@ from .table import Table
 Words = NDArray[np.uint64]
 
 FANOUT = 8
+_ADDED_MAX = 64  # batches that wait for being put into the table together
 STEP_ENTRIES = 16 * 1024  # of one step of a merge: bounds its memory, and how long it holds on
 
 
@@ -81,7 +82,9 @@ class Tree:
         self._table = Table(width, table_entries)
         # Full tables, oldest first, until they are written.
         self._full: list[Table] = []
-        # Runs by number. Invariant: no fingerprint is in two of runs, full tables and table.
+        # Added and not yet in the table: many small batches are put there together.
+        self._added: list[Words] = []
+        # Runs by number. Invariant: no fingerprint is in two of runs, full tables, table and added.
         self._runs: dict[int, Run] = {}
         self._next_number = 0
         # What is being made. Invariant: at most one of tables and one of runs.
@@ -92,26 +95,36 @@ class Tree:
 
     def find(self, high: Words, low: Words) -> tuple[NDArray[np.bool_], Words]:
         """Return which fingerprints are known, and the values of those. Raises CorruptLog."""
+        self._settle()
         known = np.zeros(len(high), np.bool_)
         values = np.zeros((self._width - 2, len(high)), np.uint64)
         for table in (self._table, *self._full):
-            numbers = table.find(high, low)
-            hit = np.flatnonzero(numbers >= 0)
-            if hit.size:
-                known[hit] = True
-                values[:, hit] = table.entries[2:, numbers[hit]]
+            which, numbers = table.find(high, low)
+            if which.size:
+                known[which] = True
+                values[:, which] = table.entries[2:, numbers]
         if self._runs:
             bits = bloom.bits_of(low)
             for run in self._runs.values():
-                hit, entries = run.find(high, low, bits)
-                if hit.size:
-                    known[hit] = True
-                    values[:, hit] = entries[2:]
+                which, entries = run.find(high, low, bits)
+                if which.size:
+                    known[which] = True
+                    values[:, which] = entries[2:]
         return known, values
 
     def add(self, entries: Words) -> None:
         """Add entries whose fingerprints are new and differ from each other."""
         self.count += entries.shape[1]
+        self._added.append(entries)
+        if len(self._added) == _ADDED_MAX:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Put into the table what was added."""
+        if not self._added:
+            return
+        entries = np.concatenate(self._added, axis=1)
+        self._added.clear()
         while entries.shape[1]:
             if self._table.room == 0:
                 self._full.append(self._table)
@@ -128,6 +141,7 @@ class Tree:
 
     def due(self) -> list[NewRun]:
         """Return what should be made now; each one is given once."""
+        self._settle()
         new: list[NewRun] = []
         if self._full and not any(isinstance(one.sources[0], Table) for one in self._making):
             new.append(self._start(list(self._full)))
@@ -178,6 +192,7 @@ class Tree:
 
     def recent(self) -> Words:
         """Return the entries that no run holds, oldest first."""
+        self._settle()
         return np.concatenate([table.entries for table in (*self._full, self._table)], axis=1)
 
     def restore(self, next_number: int, runs: dict[int, Run], recent: Words) -> None:

@@ -52,10 +52,9 @@ class BrokerShell:
         `FencedLog.open`, where `owner`, `takeover` and `end_owner` are described. `entropy` draws 16
         random bytes. Without `create_topics` a send or a consumer creates no topic.
         `snapshot_every_bytes` None writes no snapshots, also not in `close`. Files are written in
-        `background` (None: in the turn); the caller closes it.
-
-        Raises LogInUse (another broker owns the directory), CorruptLog, DiskFull,
-        UnsupportedFormat, Fenced, OSError and what `bind` raises: the log is closed then.
+        `background` (None: in the turn); the caller closes it. Raises LogInUse (another broker owns the
+        directory), CorruptLog, DiskFull, UnsupportedFormat, Fenced, OSError and what `bind` raises:
+        the log is closed then.
         """
         bound: list[Transport] = []
         log = open_log(
@@ -88,6 +87,7 @@ class BrokerShell:
             snapshot_every_bytes=snapshot_every_bytes,
             files=self.core.state,
             background=background,
+            look_ahead=self.core.look_ahead,
             turn_read_bytes=limits.turn_read_bytes_max,
         )
         try:

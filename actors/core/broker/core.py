@@ -14,7 +14,7 @@ same from outside.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -217,6 +217,10 @@ class BrokerCore:
         self._tell_places(out)
         self._lookups_at_ms = now_ms + 1 if self._judge.lookups else None
         return out
+
+    def look_ahead(self, events: Sequence[Event]) -> None:
+        """Look up the explicit ids of a turn together, before its first event. Raises CorruptLog."""
+        self._judge.look_ahead([event for event in events if isinstance(event, Received)])
 
     def apply(self, record: Record, position: int) -> None:
         """Change what must survive: live right after the append, and on replay."""

@@ -1,9 +1,12 @@
 """The explicit ids of all topics: which are known, where they are stored, and what their bodies are.
 
 Theory of operation. An entry is the keyed 128-bit fingerprint of topic and id, the place of the
-message and the keyed hash of its body; dedup/tree.py holds them. A batch is judged as columns. All
-hashes are made here, under the secret of this log: a client that lies about its own, or makes two
-bodies collide, gains nothing. A false "known" has one chance in 2^128 for each pair of ids, and
+message and the keyed hash of its body; dedup/tree.py holds them. Batches are looked up as columns,
+all of a turn together: a call of numpy costs about the same for one id and for a thousand. Each is
+then judged by what was found; only an id that comes twice in the turn is asked for again.
+
+All hashes are made here, under the secret of this log: a client that lies about its own, or makes
+two bodies collide, gains nothing. A false "known" has one chance in 2^128 for each pair of ids, and
 without the secret no choice of ids makes it likelier; there is no false "new".
 
 The entries follow from the records alone, so a lost index is made again by replaying the log.
@@ -12,7 +15,7 @@ The entries follow from the records alone, so a lost index is made again by repl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -42,6 +45,16 @@ class Columns(NamedTuple):
     high: Words
     low: Words
     bodies: Words
+    look: int  # the look ahead that made them; 0: none did
+
+
+class Found(NamedTuple):
+    """What the index knows of a batch's ids."""
+
+    columns: Columns
+    known: NDArray[np.bool_]
+    values: Words  # places and bodies of the known ones
+    twice: NDArray[np.intp]  # messages whose id another one of the look has too: asked again
 
 
 class Judged(NamedTuple):
@@ -61,6 +74,10 @@ class IdIndex:
         self._mark = hashlib.blake2b(secret, digest_size=16, person=b"oncemq.mark").digest()
         self._waiting_max = limits.id_tables_waiting_max
         self._tree = Tree(_WIDTH, limits.id_table_ids)
+        # What the last look ahead found for batches that are not judged yet, by the identity of
+        # their columns. Invariant: all that was added since has other ids.
+        self._ahead: dict[int, Found] = {}
+        self._looks = 0
 
     def __len__(self) -> int:
         return self._tree.count
@@ -76,15 +93,15 @@ class IdIndex:
         An id that comes twice in the batch is judged against its first occurrence. Raises
         CorruptLog.
         """
-        high, low, bodies = self._columns(batch, topic)
-        known, values = self._tree.find(high, low)
-        origin = _origins(high, low)
+        (high, low, bodies, _), known, values, twice = self._found(batch, topic)
+        origin = None
+        if twice.size:  # of a message that was judged since, or of this batch
+            known[twice], values[:, twice] = self._tree.find(high[twice], low[twice])
+            origin = _origins(high, low)
         fresh = ~known if origin is None else ~known & (origin == np.arange(batch.count))
         kept = int(np.count_nonzero(fresh))
-        runs = Runs()
         if kept == batch.count:
-            runs.add(kept, STORED, first_offset)
-            return Judged(runs, b"", kept)
+            return Judged(Runs([(kept, STORED, first_offset)]), b"", kept)
         offsets = np.where(known, values[0] & _OFFSET_MASK, 0).astype(np.int64)
         # An offset of another partition would mislead: the answer names one partition.
         offsets[known & (values[0] >> _OFFSET_BITS != partition)] = UNKNOWN_OFFSET
@@ -96,15 +113,16 @@ class IdIndex:
             originals[again] = bodies[origin[again]]
         verdicts = np.where(originals == bodies, DUPLICATE, CONFLICT)
         verdicts[fresh] = STORED
-        _add_runs(runs, verdicts, offsets)
         mask = np.packbits(fresh, bitorder="little").tobytes() if kept else b""
-        return Judged(runs, mask, kept)
+        return Judged(_packed(verdicts, offsets), mask, kept)
 
     def add(self, record: BatchStored) -> None:
         """Take the new ids of a stored batch."""
         batch = record.batch
         assert batch is not None, "batches with explicit ids are applied with their columns"
-        high, low, bodies = self._columns(batch, record.topic_number)
+        high, low, bodies, look = self._columns(batch, record.topic_number)
+        if look != self._looks:
+            self._ahead.clear()  # they did not know of this batch
         place = record.partition << int(_OFFSET_BITS) | record.first_offset
         places = np.arange(place, place + record.kept, dtype=np.uint64)
         if record.mask:
@@ -113,6 +131,32 @@ class IdIndex:
             high, low, bodies = high[kept], low[kept], bodies[kept]
         self._tree.add(np.stack((high, low, places, bodies)))
 
+    def look_ahead(self, batches: Sequence[tuple[Batch, int]]) -> None:
+        """Look up the ids of `batches`, each with its topic, together. Raises CorruptLog."""
+        self._looks += 1
+        self._ahead.clear()
+        high, low, bodies = self._hashed(batches)
+        known, values = self._tree.find(high, low)
+        ordered = np.sort(high)
+        again = ordered[1:][ordered[1:] == ordered[:-1]]
+        twice = np.flatnonzero(np.isin(high, again)) if again.size else again.astype(np.intp)
+        end = 0
+        for batch, topic in batches:
+            start, end = end, end + batch.count
+            part = slice(start, end)
+            columns = Columns(high[part], low[part], bodies[part], self._looks)
+            batch.digests = (topic, columns)
+            own = twice[slice(*twice.searchsorted((start, end)))] - start
+            self._ahead[id(columns)] = Found(columns, known[part], values[:, part], own)
+
+    def _found(self, batch: Batch, topic: int) -> Found:
+        """Return what was found ahead, once; else look up this batch alone."""
+        made_for, columns = batch.digests or (topic, None)
+        if made_for != topic or id(columns) not in self._ahead:
+            self.look_ahead([(batch, topic)])
+            _, columns = batch.digests
+        return self._ahead.pop(id(columns))
+
     def _columns(self, batch: Batch, topic: int) -> Columns:
         """Make them once: a batch is judged and applied with the same ones."""
         made: Columns | None = None
@@ -120,10 +164,16 @@ class IdIndex:
             salt, made = batch.digests
             made = made if salt == topic else None
         if made is None:
-            high, low = self._hash.fingerprints(_ids_of(batch), topic)
-            made = Columns(high, low, self._hash.words(_bodies_of(batch)))
+            made = Columns(*self._hashed([(batch, topic)]), 0)
             batch.digests = (topic, made)
         return made
+
+    def _hashed(self, batches: Sequence[tuple[Batch, int]]) -> tuple[Words, Words, Words]:
+        topics = np.array([topic for _, topic in batches], np.uint64)
+        salts = np.repeat(topics, [batch.count for batch, _ in batches])
+        ids = Rows.joined([_ids_of(batch) for batch, _ in batches])
+        bodies = Rows.joined([_bodies_of(batch) for batch, _ in batches])
+        return *self._hash.fingerprints(ids, salts), self._hash.words(bodies)
 
     # --- outcome.Files ---------------------------------------------------------------------------
 
@@ -193,13 +243,12 @@ def _origins(high: Words, low: Words) -> NDArray[np.intp] | None:
     return np.array([first.setdefault(pair, place) for place, pair in enumerate(pairs)], np.intp)
 
 
-def _add_runs(runs: Runs, verdicts: NDArray[Any], offsets: NDArray[np.int64]) -> None:
+def _packed(verdicts: NDArray[Any], offsets: NDArray[np.int64]) -> Runs:
     """Pack neighbours with one verdict and adjacent offsets into one run each."""
     unknown = offsets == UNKNOWN_OFFSET
     adjacent = np.where(unknown[:-1], unknown[1:], offsets[1:] == offsets[:-1] + 1)
-    breaks = np.flatnonzero((verdicts[1:] != verdicts[:-1]) | ~adjacent) + 1
-    starts = np.concatenate((np.zeros(1, breaks.dtype), breaks))
-    ends = np.concatenate((breaks, np.array([len(verdicts)], breaks.dtype)))
-    columns = (ends - starts, verdicts[starts], offsets[starts])
-    for count, verdict, offset in zip(*(column.tolist() for column in columns), strict=True):
-        runs.add(count, verdict, offset)
+    starts = np.flatnonzero((verdicts[1:] != verdicts[:-1]) | ~adjacent) + 1
+    starts = np.concatenate((np.zeros(1, starts.dtype), starts))
+    counts = np.diff(starts, append=len(verdicts))
+    columns = (counts, verdicts[starts], offsets[starts])
+    return Runs(list(zip(*(column.tolist() for column in columns), strict=True)))

@@ -32,7 +32,7 @@ from ...errors import (
 )
 from ...ids import DEAD_SUFFIX, INTERNAL_MARK, sequence_id, untagged_id
 from ...limits import Limits
-from ...outcome import Outcome, Send
+from ...outcome import Outcome, Received, Send
 from ...protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET, Produce, Produced
 from ...records import BatchStored
 from .lookup import Lookup, Recent
@@ -78,6 +78,20 @@ class Judge:
 
     def __post_init__(self) -> None:
         self.sessions = SessionTable(self.limits.sessions_max)
+
+    def look_ahead(self, received: Sequence[Received]) -> None:
+        """Look up all explicit ids that the events of this turn bring. Raises CorruptLog."""
+        topics = self.state.topics.by_name
+        wanted = [
+            (event.batch, topic.number)
+            for event in received
+            if isinstance(event.message, Produce)
+            and event.batch is not None
+            and event.batch.has_ids
+            and (topic := topics.get(event.message.topic)) is not None
+        ]
+        if wanted and not self.disk_full and not self.state.ids.behind:
+            self.state.ids.look_ahead(wanted)
 
     def produce(
         self, peer: bytes, request: Produce, batch: Batch, broker_ms: int, out: Outcome

@@ -19,9 +19,10 @@ Run = tuple[int, int, int]  # count, verdict, first offset
 class Runs:
     """Collects verdicts in the order of the messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, runs: Sequence[Run] = ()) -> None:
+        """Begin with `runs`, of which no two neighbours could be one."""
         # Invariant: neighbours could not be one run.
-        self.runs: list[Run] = []
+        self.runs: list[Run] = list(runs)
 
     def add(self, count: int, verdict: int, offset: int) -> None:
         """Add the verdict of the next `count` messages; their offsets are adjacent."""

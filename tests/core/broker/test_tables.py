@@ -112,6 +112,42 @@ def test_verdicts_equal_those_of_a_dumb_judge(items, known):
     assert index.judge(batch, 1, 0, 0).kept == len({number for number, _ in items})
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.tuples(st.integers(0, 9), st.integers(0, 1)), min_size=1, max_size=6),
+            st.integers(0, 1),
+            st.booleans(),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_batches_of_a_turn_know_of_each_other(arrivals):
+    """Looked up together, they are judged as if each had been looked up when its turn came.
+
+    Some are not stored after all, and some were not looked up with the others.
+    """
+    index, alone = (IdIndex(b"S" * 32, Limits(id_table_ids=3)) for _ in range(2))
+    batches, copies = (
+        [batch_with_ids([(f"i{n}", f"v{v}") for n, v in items]) for items, *_ in arrivals]
+        for _ in range(2)
+    )
+    looked = [(batch, of[1]) for batch, of in zip(batches, arrivals, strict=True) if of[3]]
+    if looked:
+        index.look_ahead(looked)
+    end = 0
+    for batch, copy, (_, topic, stored, _) in zip(batches, copies, arrivals, strict=True):
+        verdicts, mask, kept = index.judge(batch, topic, 0, end)
+        expected = alone.judge(copy, topic, 0, end)
+        assert (verdicts.runs, mask, kept) == (expected.runs.runs, expected.mask, expected.kept)
+        if stored and kept:
+            for its, into in ((batch, index), (copy, alone)):
+                into.add(record_of(its, mask, kept, topic=topic, first_offset=end))
+            end += kept
+
+
 def test_runs_merge_neighbours_only():
     """Adjacent offsets under one verdict are one run; unknown offsets merge with each other."""
     runs = Runs()

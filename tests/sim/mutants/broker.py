@@ -149,6 +149,17 @@ mutant(
     (bloom, "put", lambda _original: lambda _table, _high, _low: None),
 )
 mutant(
+    "batches of a turn do not know of each other",
+    "one id, one offset",
+    (IdIndex, "_found", lambda original: lambda self, *of: _asked_once(original(self, *of))),
+)
+
+
+def _asked_once(found: Any) -> Any:
+    return found._replace(twice=found.twice[:0])
+
+
+mutant(
     "filed ids are forgotten",
     "a run stands for its sources",
     (Tree, "made", lambda _original: _forget_made),
