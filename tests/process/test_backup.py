@@ -120,7 +120,7 @@ def check_restored(shop: Shop, other: House, acknowledged: int) -> None:
         assert len(rows) == len(set(rows)) == accepted
 
 
-def load_and_back_up(house: House, rounds: int, *, sink: bool = False) -> None:
+def check_backups_under_load(house: House, rounds: int, *, sink: bool = False) -> None:
     """Back up under load, and restore and prove each backup after the system has ended."""
     shop = Shop(house, sink=sink)
     shop.send(LOADED).wait(START_S, 0)
@@ -150,7 +150,7 @@ def load_and_back_up(house: House, rounds: int, *, sink: bool = False) -> None:
 @pytest.mark.parametrize("sink", [False, True], ids=["files", "sqlite"])
 def test_a_backup_under_load_is_restored_and_proved(house: House, sink: bool) -> None:
     """Twice while producer and consumers work; each goes on as if nothing had been."""
-    load_and_back_up(house, 2, sink=sink)
+    check_backups_under_load(house, 2, sink=sink)
 
 
 @pytest.mark.chaos
@@ -160,7 +160,7 @@ def test_twenty_backups_under_load(tmp_path: Path, sink: bool) -> None:
     """As often as ONCEMQ_TEST_ROUNDS says."""
     house = House(tmp_path)
     try:
-        load_and_back_up(house, ROUNDS, sink=sink)
+        check_backups_under_load(house, ROUNDS, sink=sink)
     finally:
         house.close()
 
