@@ -33,10 +33,19 @@ from .outcome import (
     Synced,
     Tick,
 )
-from .ports import Background, Clock, Events, Frames, Job, Log, SnapshotMaking, Transport
+from .ports import (
+    Background,
+    Clock,
+    Events,
+    Frames,
+    Job,
+    Log,
+    SnapshotMaking,
+    Transport,
+)
 from .protocol import Failure
 from .records import BatchStored
-from .storage.log import FencedLog, Mapped, PartWriter
+from .storage.log import Discard, FencedLog, Mapped, PartWriter
 
 IDLE_MS = 1_000  # an idle actor still looks at its fence once a second
 DISK_FULL_RETRY_MS = 500
@@ -151,15 +160,17 @@ class Driver:
         compacts: bool = False,
         files: Files | None = None,
         background: Background | None = None,
+        needed_from: Callable[[], int] | None = None,
         look_ahead: Callable[[Sequence[Event]], None] | None = None,
         turn_read_bytes: int = LIMITS.turn_read_bytes_max,
     ) -> None:
         """`perform` does the work items of outcomes; `compacts` discards log below snapshots.
 
         `files` is the part of the core's state that lies in files; those and snapshots are written
-        in `background` (None: in the turn). `look_ahead` gets all events of a turn before the core
-        meets the first: what they have in common may be computed for all. One turn reads at most
-        `turn_read_bytes` of the log, besides what is in memory.
+        in `background` (None: in the turn). `needed_from` tells below which position the core will
+        read nothing of the log any more: that is discarded, beside the turn. `look_ahead` gets all
+        events of a turn before the core meets the first: what they have in common may be computed
+        for all. One turn reads at most `turn_read_bytes` of the log, besides what is in memory.
         """
         self.core = core
         self._transport = transport
@@ -172,6 +183,9 @@ class Driver:
         self._background: Background = background or InTheTurn()
         self._look_ahead = look_ahead
         self._snapshot_in_work = False
+        self._needed_from = needed_from
+        self._discarded_below = 0  # what was tried last; 0: a new snapshot may allow more
+        self._discard_in_work = False
         self._files_again_ms = 0  # before this time a full disk is not tried again
         self._log: Log | None = None
         self._posted: list[Event] = []  # events of this process for the next turn
@@ -416,6 +430,7 @@ class Driver:
         self._snapshot_when_due()  # before the work: a handler call may borrow what the log needs
         if log is not None and now >= self._files_again_ms:
             self._make_files(self._background)
+            self._discard_when_due(log)
         for done in self._background.finished():
             done()
         for item in held.work_after_sync:
@@ -477,6 +492,7 @@ class Driver:
         writer.finish()
         self._events.emit("snapshot.written", position=position, parts=parts)
         self.post(SnapshotWritten(position))
+        self._discarded_below = 0
         if self._compacts:
             try:
                 log.discard(position)
@@ -486,6 +502,43 @@ class Driver:
     def _snapshot_refused(self, need: int, error: DiskFull) -> None:
         self._snapshot_in_work = False
         self._events.emit("log.disk_full", need=need, for_=str(error))
+
+    def _discard_when_due(self, log: Log) -> None:
+        """All that is applied is durable here, so what is no longer needed never will be."""
+        below = 0 if self._needed_from is None else self._needed_from()
+        if self._discard_in_work or below in {0, self._discarded_below}:
+            return
+        self._discarded_below = below
+        assert isinstance(log, FencedLog), "only such a log discards beside the turn"
+        discard = log.discarding(below)
+        if discard is None:
+            return
+        self._discard_in_work = True
+
+        def write(stop: Callable[[], bool]) -> Callable[[], None]:
+            del stop
+            try:
+                discard.write()
+            except DiskFull as error:
+                return partial(self._not_discarded, str(error))
+            return partial(self._discarded, log, discard)
+
+        self._background.start(write)
+
+    def _discarded(self, log: Log, discard: Discard) -> None:
+        self._discard_in_work = False
+        discard.finish()
+        self._events.emit("log.discarded", start=log.start)
+
+    def _not_discarded(self, reason: str) -> None:
+        self._discard_in_work = False
+        self._discarded_below = 0
+        self._full_again(reason)
+
+    def _full_again(self, reason: str) -> None:
+        """Beside the log there was no room: wait before the next try."""
+        self._files_again_ms = self._clock.now_ms() + DISK_FULL_RETRY_MS
+        self._events.emit("log.disk_full", need=0, for_=reason)
 
     def _make_files(self, background: Background) -> None:
         """Begin the files that are due."""
@@ -516,8 +569,7 @@ class Driver:
 
     def _no_file(self, files: Files, new: NewFile, reason: str) -> None:
         files.failed(new.name)
-        self._files_again_ms = self._clock.now_ms() + DISK_FULL_RETRY_MS
-        self._events.emit("log.disk_full", need=0, for_=reason)
+        self._full_again(reason)
 
     def _send(self, send: Send) -> None:
         if not self._transport.send(send.peer, wire.encode(send.message, send.body)):

@@ -223,6 +223,16 @@ class OffsetOutOfRange(OnceMQError):
     code = "offset_out_of_range"
 
 
+class OffsetTrimmed(OnceMQError):
+    """Messages that the reader has not read are deleted: from its offset up to the topic's start.
+
+    It is not moved: an operator says where it goes on.
+    """
+
+    code = "offset_trimmed"
+    default_hint = "say where to go on: oncemq groups seek GROUP TOPIC --to earliest"
+
+
 class NotGranted(OnceMQError):
     """The consumer used a grant that is not the current one."""
 

@@ -159,3 +159,17 @@ def partition_of(key: bytes | None, explicit_id: bytes | None, count: int, parti
     if explicit_id is not None:
         return zlib.crc32(explicit_id[1:]) % partitions
     return count % partitions
+
+
+def utc_text(at_ms: int) -> str:
+    """Return a time in milliseconds since 1970 as people read it; modules here know no calendar."""
+    days, second = divmod(at_ms // 1000, 86_400)
+    era, day_of_era = divmod(days + 719_468, 146_097)  # 400 years that begin in March (Hinnant)
+    year = (day_of_era - day_of_era // 1460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
+    day_of_year = day_of_era - (365 * year + year // 4 - year // 100)
+    month = (5 * day_of_year + 2) // 153
+    day = day_of_year - (153 * month + 2) // 5 + 1
+    year += 400 * era + (month > 9)
+    month = (month + 2) % 12 + 1
+    clock = f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}"
+    return f"{year:04}-{month:02}-{day:02} {clock} UTC"

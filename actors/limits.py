@@ -51,6 +51,10 @@ SNAPSHOT_EVERY_BYTES = 64 * 1024 * 1024
 LEDGER_SNAPSHOT_EVERY_BYTES = 16 * 1024 * 1024
 SNAPSHOTS_KEPT = 2
 
+# --- retention ------------------------------------------------------------------------------------
+RETENTION_EVERY_MS = 1_000  # between two sweeps over all partitions
+TRIMS_WITHOUT_ROOM_MAX = 128  # records that delete messages while the disk is full
+
 # --- producer -------------------------------------------------------------------------------------
 IN_FLIGHT_BYTES_DEFAULT = 16 * 1024 * 1024
 FEED_BATCHES_MAX = 8  # of a topic, built between two turns: the first leaves while more are built
@@ -152,6 +156,8 @@ class Limits:
     id_table_ids: int = 128 * 1024  # newest ids in memory, about 50 bytes each, then a file
     id_tables_waiting_max: int = 8  # such tables that wait for their file: above it Busy
     offset_part_bytes: int = 1024 * 1024 * 1024  # log covered by one part of a snapshot
+
+    retention_partitions_per_turn: int = 256  # a sweep goes on in the next turn
 
     # --- fetch ------------------------------------------------------------------------------------
     fetch_bytes_default: int = 4 * 1024 * 1024

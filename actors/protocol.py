@@ -274,6 +274,7 @@ class TopicDescribed:
     # Version 4.
     dedup: str = FOREVER
     retain: str = FOREVER
+    start_offsets: tuple[int, ...] = ()  # one for each partition; (): 0 for all
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +359,7 @@ class Granted:
     # Version 3: the place of who relies on this answer.
     mark: bytes = b""
     durable: int = 0
+    start_offset: int = 0  # version 4: of the partition; a new group begins there
 
 
 @dataclass(frozen=True, slots=True)

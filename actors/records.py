@@ -14,6 +14,8 @@ from .batch import Batch
 from .history import NO_PLACE, Place
 from .topic_settings import TopicSettings
 
+_STORED_HEAD_BYTES = 80  # of a stored batch, rounded up
+
 # --- the broker's log ----------------------------------------------------------------------------
 
 
@@ -54,6 +56,25 @@ class TopicConfigured:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class TopicDeleted:
+    """A topic, its messages and its ids are gone, and the grants of its groups."""
+
+    topic_number: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """Messages below an offset are deleted: readers are refused there from here on."""
+
+    topic_number: int
+    partition: int
+    below: int  # the first offset of a batch, or the end
+    why: str  # age | size | processed
+    at_ms: int
+
+
 @dataclass(slots=True)
 class ProducerGranted:
     """A producer name got a new epoch: older incarnations are fenced from here on."""
@@ -83,6 +104,12 @@ class BatchStored:
     crc: int  # crc32 of `raw`
     count: int  # messages in the batch, kept or not
     batch: Batch | None = None  # parsed columns; None where a record is only passed on
+
+    @property
+    def size(self) -> int:
+        """An upper bound of its bytes, in the log or on the wire; a few dozen above them at most."""
+        around = _STORED_HEAD_BYTES + 4 * len(self.producer) + len(self.digest) + len(self.mask)
+        return around + len(self.raw)
 
 
 @dataclass(slots=True)
@@ -284,6 +311,8 @@ Record = (
     HistoryBegun
     | TopicCreated
     | TopicConfigured
+    | TopicDeleted
+    | Trimmed
     | ProducerGranted
     | BatchStored
     | GroupGranted

@@ -438,6 +438,11 @@ QUIET: dict[str, str] = {
     "first_read_extra_bytes": STEP,
     "id_table_ids": BROKER + "test_core.py::test_files_of_ids_are_written_once",
     "offset_part_bytes": SIMULATED,
+    "RETENTION_EVERY_MS": TIME,
+    "TRIMS_WITHOUT_ROOM_MAX": BROKER
+    + "test_retention.py::test_on_a_full_disk_messages_go_on_being_deleted_for_a_while",
+    "retention_partitions_per_turn": BROKER
+    + "test_retention.py::test_a_sweep_of_many_partitions_takes_several_turns",
     "fetch_bytes_default": SIMULATED,
     "in_flight_batches_max": "tests/core/client/test_send_window.py::"
     "test_the_window_bounds_batches_in_flight",

@@ -35,6 +35,8 @@ from ..records import (
     Skipped,
     TopicConfigured,
     TopicCreated,
+    TopicDeleted,
+    Trimmed,
 )
 from . import batch as batch_codec
 
@@ -56,6 +58,8 @@ ATTEMPT_MARKED = 13
 EFFECT_INTENDED = 14
 EFFECT_ENDED = 15
 LEDGER_ENDED = 16
+TRIMMED = 20
+TOPIC_DELETED = 21
 
 # topic number, partition, first offset, kept, count, at_ms, epoch, first sequence,
 # bytes of producer name, of digest, of mask; then those bytes
@@ -125,6 +129,8 @@ _SIMPLE: dict[int, tuple[type[Any], tuple[str, ...]]] = {
         ),
     ),
     LEDGER_ENDED: (LedgerEnded, ("epoch",)),
+    TRIMMED: (Trimmed, ("topic_number", "partition", "below", "why", "at_ms")),
+    TOPIC_DELETED: (TopicDeleted, ("topic_number", "at_ms")),
 }
 _NUMBER_OF = {kind: number for number, (kind, _) in _SIMPLE.items()}
 _FIELDS_OF = dict(_SIMPLE.values())

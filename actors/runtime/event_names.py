@@ -56,6 +56,7 @@ EVENTS: dict[str, EventKind] = {
     "log.disk_full": _info(
         "The disk has no room for the next turn: writes are refused", "need for"
     ),
+    "log.discarded": _info("Segments that nothing needs any more were deleted", "start"),
     "log.disk_ok": _info("The disk has room again: writes continue", ""),
     "snapshot.written": _info("A snapshot is durable", "position parts bytes"),
     "file.made": _debug("A file of a core's state was written beside the log", "name bytes"),
@@ -80,6 +81,10 @@ EVENTS: dict[str, EventKind] = {
     ),
     "topic.created": _info("A topic was created", "topic topic_id partitions position"),
     "topic.configured": _info("The settings of a topic changed", "topic dedup retain position"),
+    "topic.trimmed": _info(
+        "Messages were deleted by the retention of their topic",
+        "topic partition first_offset next_offset reason",
+    ),
     "producer.granted": _info("A producer name has a new owner", "producer epoch position"),
     "producer.fenced": _info(
         "A stale owner of a producer name was refused", "producer epoch current_epoch"

@@ -87,14 +87,18 @@ class BrokerShell:
             snapshot_every_bytes=snapshot_every_bytes,
             files=self.core.state,
             background=background,
+            needed_from=lambda: self.core.state.needed_from,
             look_ahead=self.core.look_ahead,
             turn_read_bytes=limits.turn_read_bytes_max,
         )
+        self._recover(directory)
+
+    def _recover(self, directory: str) -> None:
         try:
-            self._driver.open_log(log, directory)
+            self._driver.open_log(self.log, directory)
             self._driver.turn(0)  # the core learns its epoch: before that it cannot answer
         except Exception:
-            log.close(clean=False)
+            self.log.close(clean=False)
             raise
 
     def turn(self, timeout_ms: int | None = None) -> bool:

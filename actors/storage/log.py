@@ -7,7 +7,7 @@
         .reserve .append .sync .attest .check_fence              one turn of a writer
         .read .replay                                            records by position
         .snapshots .read_snapshot .write_snapshot .discard       compaction
-        .part_writer .snapshot_writer                            the same beside the turn
+        .part_writer .snapshot_writer .discarding                the same beside the turn
         .close
 
 A failed write, sync, rename or close is final. Whether those bytes are on disk is unknown (after a
@@ -36,6 +36,7 @@ from .view import View, chain_before, highest_complete, known_chain
 from .writing import SegmentWriter
 
 __all__ = [
+    "Discard",
     "FencedLog",
     "LogIdentity",
     "Mapped",
@@ -91,6 +92,22 @@ class PartWriter:
     def finish(self) -> Mapped | None:
         """Return the part, which the next snapshot may keep by its name; None: nothing was made."""
         return self._stand(self._written)
+
+
+class Discard:
+    """Segments that go. `write` may run in another thread, `finish` follows in the turn."""
+
+    def __init__(self, write: Callable[[], None], stand: Callable[[], None]) -> None:
+        self._write = write
+        self._stand = stand
+
+    def write(self) -> None:
+        """Note the new start and delete them. Raises DiskFull, having changed nothing, or is final."""
+        self._write()
+
+    def finish(self) -> None:
+        """Let the log know that they are gone."""
+        self._stand()
 
 
 class FencedLog:
@@ -431,29 +448,49 @@ class FencedLog:
 
     def discard(self, below: int) -> int:
         """Delete whole sealed segments below `below` that no kept snapshot needs; return `start`."""
+        discard = self.discarding(below)
+        if discard is not None:
+            discard.write()
+            discard.finish()
+        return self.start
+
+    def discarding(self, below: int) -> Discard | None:
+        """Begin what `discard` does, which may then be done beside the turn; one at a time.
+
+        Nothing below `below` may be read from here on. None: nothing can go.
+        """
         self._check_usable()
         known = self.snapshots() if self._snapshots is None else self._snapshots
         below = min([below, *(info.position for info in known)]) if known else 0
         firsts = self._view.firsts
         gone = [first for first, after in pairwise(firsts) if after <= below]
         if not gone:
-            return self.start
+            return None
         start = firsts[len(gone)]
         self.check_fence()
-        # The new start is durable before a segment goes: a missing segment at or above the start
-        # is damage.
-        try:
-            snapshots.write_start(self._disk, self._view.path, start)
+
+        def write() -> None:
+            # The new start is durable before a segment goes: a missing segment at or above the start
+            # is damage.
+            try:
+                self.look_at_fence()
+                snapshots.write_start(self._disk, self._view.path, start)
+                for first in gone:
+                    layout.remove(self._disk, self._view.segment(first))
+            except OSError as error:
+                if error.errno in layout.FULL:
+                    raise DiskFull(f"no room to note the new start of {self._directory}") from error
+                raise self._failed(error) from error
+            except Fenced as error:
+                raise self._failed(error) from error
+
+        def stand() -> None:
             for first in gone:
                 self._reader.forget(first)
-                layout.remove(self._disk, self._view.segment(first))
-        except OSError as error:
-            if error.errno in layout.FULL:
-                raise DiskFull(f"no room to note the new start of {self._directory}") from error
-            raise self._failed(error) from error
-        del firsts[: len(gone)]
-        self._view.start = start
-        return start
+            del firsts[: len(gone)]
+            self._view.start = start
+
+        return Discard(write, stand)
 
     # --- the end ---------------------------------------------------------------------------------
 

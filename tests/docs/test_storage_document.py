@@ -95,7 +95,9 @@ def test_the_parts_of_a_broker_are_those_of_the_page(broker_parts: dict[str, Any
     (topic,) = broker_parts["topics"]
     assert len(topic) == len(fields_of("`topics`"))
     assert topic[0] == "t"
-    assert topic[-2:] == [[[0, 4]], [None, None, None, False]]
+    assert topic[-2:] == [[None, None, None, False], [0, 2]]
+    (end,) = topic[-3]
+    assert dict(zip(fields_of("an entry of `ends`"), end, strict=True))["end_offset"] == 4
     names = fields_of("`producers`")
     by_name = {its[0]: its for its in broker_parts["producers"]}
     assert {len(its) for its in by_name.values()} == {len(names)}
@@ -108,6 +110,7 @@ def test_the_parts_of_a_broker_are_those_of_the_page(broker_parts: dict[str, Any
     words = struct.unpack("<8Q", ids["recent"])
     assert words[4:6] == (2, 3)  # the places of the two ids: partition 0, offsets 2 and 3
     (offsets,) = (part for name, part in broker_parts.items() if name.startswith("offsets-"))
+    assert all(len(entry) == 4 for _, _, entries in offsets for entry in entries)
     assert [len(its) for its in offsets] == [len(fields_of("`offsets-FROM-TO`"))]
 
 

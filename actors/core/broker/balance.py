@@ -144,6 +144,12 @@ class Balance:
         if shared is not None:
             self._drop(shared, member)
 
+    def forget_topic(self, topic: str) -> None:
+        for share in [share for share in self._shared if share[1] == topic]:
+            shared = self._shared.pop(share)
+            for member in list(shared.members):
+                self._drop(shared, member)
+
     def _drop(self, shared: Shared, member: bytes) -> None:
         seen = shared.members.pop(member, None)
         if seen is not None:

@@ -58,6 +58,7 @@ from ...protocol import (
     DescribeTopic,
     Fetch,
     Fetched,
+    Granted,
     Hello,
     InitProducer,
     Join,
@@ -91,6 +92,7 @@ from .lookup import Recent
 from .membership import Membership
 from .produce import NO_ROOM, Judge
 from .refusal import Refusal, failure
+from .retention import Retention
 from .sessions import Peer, PeerTable
 from .state import BrokerState, checked_place
 from .topics import Topic, check_topic, is_own
@@ -154,6 +156,7 @@ class BrokerCore:
         self._judge = Judge(self.state, self._recent, limits, verbose=message_events)
         self._fetches = FetchServer(self.state, log_id, limits)
         self._membership = Membership(self.state, log_id, lineage, limits)
+        self._retention = Retention(self.state, limits)
         # Broker time minus driver time. Not negative: time goes on from the last logged time, so
         # stored times never decrease, not even after a restart with a clock that was set back.
         self._ahead_ms = 0
@@ -186,7 +189,7 @@ class BrokerCore:
 
     @property
     def wake_at_ms(self) -> int | None:
-        wakes = (self._fetches.wake_at_ms, self._lookups_at_ms)
+        wakes = (self._fetches.wake_at_ms, self._lookups_at_ms, self._retention.wake_at_ms)
         return min((wake for wake in wakes if wake is not None), default=None)
 
     def step(self, event: Event, now_ms: int) -> Outcome:
@@ -206,6 +209,8 @@ class BrokerCore:
         elif isinstance(event, Tick):
             self._fetches.tick(now_ms, out)
             self._judge.tick(out)
+            full = self._judge.disk_full
+            self._retention.tick(now_ms, self._broker_ms(), out, disk_full=full)
         elif isinstance(event, Recovered):
             self._recovered(event, out)
         elif isinstance(event, SnapshotWritten):
@@ -270,8 +275,7 @@ class BrokerCore:
             message = send.message
             if not isinstance(message, Placed | Fetched):
                 continue
-            peer = self._peers.get(send.peer)
-            knows = peer is not None and peer.version >= _PLACES_VERSION
+            knows = self._version_of(send.peer) >= _PLACES_VERSION
             if isinstance(message, Fetched):
                 if not knows:
                     message = replace(message, positions=(), marks=())
@@ -279,6 +283,8 @@ class BrokerCore:
             elif knows:
                 mark, end = self.state.history.current, self.state.durable_end
                 message = replace(message, mark=mark, durable=end)
+                if isinstance(message, Granted) and not self._knows_settings(send.peer):
+                    message = replace(message, start_offset=0)
                 out.sends_after_sync[number] = replace(send, message=message, tells_end=True)
 
     def _synced(self, end: int, out: Outcome) -> None:
@@ -480,12 +486,20 @@ class BrokerCore:
     ) -> None:
         """`settings`: those that this step gives the topic."""
         settings = settings or topic.settings
-        texts = (settings.dedup, settings.retain) if self._knows_settings(peer) else ()
-        facts = (topic.name, topic.topic_id, topic.partitions, topic.end_offsets())
-        out.sends_after_sync.append(Send(peer, TopicDescribed(request, *facts, *texts)))
+        described = TopicDescribed(
+            request, topic.name, topic.topic_id, topic.partitions, topic.end_offsets()
+        )
+        if self._knows_settings(peer):
+            described = replace(
+                described,
+                dedup=settings.dedup,
+                retain=settings.retain,
+                start_offsets=topic.start_offsets(),
+            )
+        out.sends_after_sync.append(Send(peer, described))
 
     def _list_topics(self, peer: bytes, request: ListTopics, out: Outcome) -> None:
-        topics = self.state.topics.by_number
+        topics = list(self.state.topics.by_number.values())
         rows = tuple(
             (topic.name, topic.topic_id, topic.partitions, sum(topic.end_offsets()))
             for topic in topics
@@ -496,8 +510,11 @@ class BrokerCore:
         out.sends_after_sync.append(Send(peer, TopicsListed(request.request, rows, settings)))
 
     def _knows_settings(self, peer: bytes) -> bool:
+        return self._version_of(peer) >= SETTINGS_VERSION
+
+    def _version_of(self, peer: bytes) -> int:
         known = self._peers.get(peer)
-        return known is not None and known.version >= SETTINGS_VERSION
+        return 0 if known is None else known.version
 
     # --- producers -------------------------------------------------------------------------------
 

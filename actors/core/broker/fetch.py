@@ -32,16 +32,9 @@ from ...records import BatchStored
 from .groups import Key
 from .refusal import failure
 from .state import BrokerState, checked_place
-from .topics import Partition, Topic
+from .topics import Partition, Topic, deleted, trimmed
 
 WaitKey = tuple[bytes, str, int, int]  # peer, group, topic number, partition
-
-_HEAD_BYTES = 64  # of a stored batch on the wire, rounded up
-
-
-def _wire_overhead(record: BatchStored) -> int:
-    """Return an upper bound of the bytes that a stored batch needs in an answer, beside its own."""
-    return _HEAD_BYTES + 4 * len(record.producer) + len(record.digest) + len(record.mask)
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +70,7 @@ class FetchJob:
             return True
         if end > self.partition.durable_end_offset:
             return False
-        size = len(record.raw) + _wire_overhead(record)
+        size = record.size
         if self.found and self.found_bytes + size > self.max_bytes:
             return False
         self.found.append(record)
@@ -132,6 +125,8 @@ class FetchServer:
                 f"{request.topic} partition {request.partition} ends at {partition.end_offset}",
                 hint=LogRegressed.group_hint,
             )
+        if request.offset < partition.log_start_offset:
+            raise trimmed(topic, partition, request.offset, request.group)
         wait_ms = min(request.max_wait_ms, FETCH_WAIT_MS_MAX)
         max_bytes = min(request.max_bytes, FETCH_BYTES_MAX)
         if max_bytes == 0:
@@ -159,6 +154,13 @@ class FetchServer:
                 if job.wanted < job.partition.durable_end_offset:
                     self._serve(job, now_ms, out)
 
+    def forget_topic(self, topic: Topic, out: Outcome) -> None:
+        """Refuse the fetches that wait for a topic which is deleted."""
+        for job in [job for job in self.waiting.values() if job.topic is topic]:
+            self._forget(job)
+            refused = failure(job.request.request, deleted(topic))
+            out.sends_after_sync.append(Send(job.peer, refused))
+
     def tick(self, now_ms: int, out: Outcome) -> None:
         """Serve postponed fetches; answer fetches whose time is over."""
         for job in list(self.postponed.values()):
@@ -179,6 +181,8 @@ class FetchServer:
     ) -> None:
         """`stopped`: this turn may read no more of the log."""
         job = self.jobs.pop(token)
+        if self._is_gone(job, out):  # deleted earlier in this turn
+            return
         for position, record in found:
             if not job.take(record, position):
                 job.partition.remember(job.wanted, position)
@@ -213,6 +217,18 @@ class FetchServer:
             raise NotGranted(f"{request.topic} belongs to group {group}, not to {request.group}")
         return (request.group, topic, request.partition)
 
+    def _is_gone(self, job: FetchJob, out: Outcome) -> bool:
+        """End a fetch whose next message is deleted: it must not go on behind the gap."""
+        if job.wanted >= job.partition.log_start_offset:
+            return False
+        if job.found:
+            self._answer(job, out)
+        else:
+            self._forget(job)
+            error = trimmed(job.topic, job.partition, job.wanted, job.request.group)
+            out.sends_after_sync.append(Send(job.peer, failure(job.request.request, error)))
+        return True
+
     def _serve(self, job: FetchJob, now_ms: int, out: Outcome) -> None:
         """Begin to read, or postpone the job if the turn is full."""
         if now_ms != self._turn_ms:
@@ -228,6 +244,8 @@ class FetchServer:
             except NotGranted as error:
                 out.sends_after_sync.append(Send(job.peer, failure(job.request.request, error)))
                 return
+        if self._is_gone(job, out):  # deleted while the fetch waited
+            return
         position = job.partition.position_of(job.wanted)
         assert position is not None, "a durable offset has an entry at or before it"
         self._read(job, position, out)

@@ -58,6 +58,8 @@ class GroupTable:
         # The generation in which an operator went back to an earlier offset: a ledger without that
         # generation is an older copy at any offset. Only for keys where that happened.
         self.rewound: dict[Key, int] = {}
+        # The keys of `grants` by topic.
+        self.of_topic: dict[str, set[Key]] = {}
 
     def __len__(self) -> int:
         return len(self.grants)
@@ -68,7 +70,17 @@ class GroupTable:
         key = (record.group, record.topic, record.partition)
         last = self.grants.get(key)
         assert last is None or record.epoch > last.epoch, "epochs rise"
+        self._put(key, record)
+
+    def _put(self, key: Key, record: GroupGranted) -> None:
         self.grants[key] = record
+        self.of_topic.setdefault(key[1], set()).add(key)
+
+    def forget_topic(self, topic: str) -> None:
+        for key in self.of_topic.pop(topic, ()):
+            del self.grants[key]
+            self.leases.pop(key, None)
+            self.rewound.pop(key, None)
 
     def apply_rewound(self, record: GroupRewound) -> None:
         """Lower the offset that the ledger must have reached: an operator moves it back."""
@@ -109,7 +121,7 @@ class GroupTable:
             rewound, *seen = fields[_GRANT_FIELDS:] or [0]
             if rewound:
                 self.rewound[key] = rewound
-            self.grants[key] = replace(grant, seen=Place(*seen))
+            self._put(key, replace(grant, seen=Place(*seen)))
 
     # --- decisions -------------------------------------------------------------------------------
 
@@ -132,6 +144,12 @@ class GroupTable:
                 hint=LogRegressed.group_hint,
             )
         grant = self.grants.get(key)
+        if grant is None and sent and not join.replaces and not join.topic_id_seen:
+            raise LedgerNotHere(
+                f"group {join.group} has sent messages for an earlier topic {join.topic}, which was "
+                "deleted; a new ledger would number its own like those",
+                hint=f"let it go on behind them: {_new_ledger(join)}",
+            )
         if grant is None or join.replaces:
             return
         known = self.known_offset(key)
@@ -153,6 +171,23 @@ class GroupTable:
         lease = self.leases.get(key)
         reported = max(lease.next_offset, lease.committed) if lease else 0
         return max(grant.next_offset if grant else 0, reported)
+
+    def processed(self, topic: str, partition: int) -> int | None:
+        """Return the offset below which every group of the topic has committed; None: no group.
+
+        Only what a ledger reported as durable counts. A group that owned another partition and has
+        never reported of this one may still come for all of it.
+        """
+        keys = self.of_topic.get(topic)
+        if not keys:
+            return None
+        return min(self._committed((group, topic, partition)) for group in {key[0] for key in keys})
+
+    def _committed(self, key: Key) -> int:
+        lease, grant = self.leases.get(key), self.grants.get(key)
+        if lease is not None:
+            return lease.committed
+        return grant.next_offset if grant is not None else 0
 
     def same_again(self, key: Key, join: Join) -> bool:
         """Return whether the owner asks again for a grant that it has not used yet.
@@ -177,12 +212,11 @@ class GroupTable:
         lease = self.leases[key]
         return 0 if lease.released or lease.dead else max(0, lease.until_ms - now_ms)
 
-    def new_grant(self, join: Join, at_ms: int) -> GroupGranted:
-        """Raises ProtocolError."""
+    def new_grant(self, join: Join, at_ms: int, last_epoch: int) -> GroupGranted:
+        """`last_epoch`: of the output producer, also of an earlier topic. Raises ProtocolError."""
         key = (join.group, join.topic, join.partition)
         if join.highest_generation >= GENERATION_MAX:
             raise ProtocolError(f"a ledger generation of {join.highest_generation} is impossible")
-        grant = self.grants.get(key)
         next_offset = max(join.next_offset, self.known_offset(key))
         if self.rewound.get(key) == join.highest_generation:
             # The joiner looked while the operator was at work, perhaps before the ledger went back.
@@ -192,7 +226,7 @@ class GroupTable:
             join.group,
             join.topic,
             join.partition,
-            max(grant.epoch if grant else 0, join.highest_generation) + 1,
+            max(last_epoch, join.highest_generation) + 1,
             join.incarnation,
             join.ledger_id,
             next_offset,
@@ -286,6 +320,9 @@ def _way_back(join: Join, grant: GroupGranted) -> str:
         way = f"give the consumer that database: sink={grant.path.removesuffix(IN_DATABASE)!r}"
     else:
         way = f"start the consumer on {grant.host} with the --state directory that holds it"
+    return f"{way}; if it is lost for good, start over without it: {_new_ledger(join)}"
+
+
+def _new_ledger(join: Join) -> str:
     names = f"{shlex.quote(join.group)} {shlex.quote(join.topic)}"
-    again = f"oncemq groups reset {names} --to earliest --new-ledger"
-    return f"{way}; if it is lost for good, start over without it: {again}"
+    return f"oncemq groups reset {names} --to earliest --new-ledger"

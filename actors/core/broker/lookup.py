@@ -9,6 +9,9 @@ most `lookups_max` wait so; beyond that the resend is refused with Busy.
 
 The new rest of an overlapping batch is stored at once, when it arrives: the lookup cannot change
 that it is new. Only the answer waits.
+
+What was deleted is not read: it may be gone from the disk. Its numbers are known all the same, and
+the producer's row tells their offsets (producers.py).
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from ...limits import Limits
 from ...outcome import Outcome, Read, Send
 from ...protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET, Produce, Produced
 from ...records import BatchStored
+from .producers import Row
+from .topics import Partition
 from .verdicts import Runs, judge_bodies
 
 
@@ -55,17 +60,28 @@ class Lookup:
     request: Produce
     batch: Batch
     topic_number: int
+    partition: Partition
+    row: Row  # of the producer in that partition
     known: int  # messages of the batch, from the first on, that are stored already
-    position: int  # of the next read
     limits: Limits
     tail_at_ms: int = 0  # time and first offset of the new rest, if there is one
     tail_offset: int = UNKNOWN_OFFSET
     judged: int = 0  # Invariant: <= known; messages below it have their verdict
     runs: Runs = field(default_factory=Runs)
+    position: int = field(init=False)  # of the next read
     reads_left: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.position = self.row.floor(self.request.first_sequence)
         self.allow_reads()
+
+    def may_read(self) -> bool:
+        """Go on to what is there; return whether an original may lie there."""
+        start = self.partition.index.next_entry(0)
+        if start is None or self.row.positions[-1] < start:
+            return False
+        self.position = max(self.position, start)
+        return True
 
     def next_read(self, token: int) -> Read:
         """Return the next read; the first one is small, since it mostly suffices."""
@@ -89,23 +105,30 @@ class Lookup:
             or record.topic_number != self.topic_number
         ):
             return
-        wanted = request.first_sequence + self.judged
         first = record.first_sequence + record.count - record.kept
         end = record.first_sequence + record.count
+        self._pass(min(first, request.first_sequence + self.known))
+        wanted = request.first_sequence + self.judged
         if first <= wanted < end and self.judged < self.known:
             count = min(end - wanted, self.known - self.judged)
             at = wanted - record.first_sequence
             judge_bodies(self.runs, self.batch, self.judged, count, record, at)
             self.judged += count
 
+    def _pass(self, end: int) -> None:
+        """Judge the numbers below `end` that were not met: their messages are deleted."""
+        wanted = self.request.first_sequence + self.judged
+        if wanted < end:
+            self.row.add_known(self.runs, wanted, end - wanted)
+            self.judged += end - wanted
+
     @property
     def done(self) -> bool:
         return self.judged >= self.known
 
     def answer(self, out: Outcome, topic: str) -> None:
-        """Numbers that the log no longer holds have no offset."""
         request, runs = self.request, self.runs
-        runs.add(self.known - self.judged, DUPLICATE, UNKNOWN_OFFSET)
+        self._pass(request.first_sequence + self.known)
         place = {"topic": topic, "partition": request.partition}
         number = request.first_sequence
         for count, verdict, offset in runs.runs:

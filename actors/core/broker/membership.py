@@ -42,7 +42,7 @@ from .balance import Balance
 from .groups import Key
 from .produce import NO_ROOM
 from .state import BrokerState, checked_place
-from .topics import Topic
+from .topics import Topic, trimmed
 
 _IDENTITY_BYTES = 16
 _TEXT_BYTES_MAX = 4  # of a character in UTF-8
@@ -142,7 +142,7 @@ class Membership:
                     {**place, "consumer": grant.label, "epoch": grant.epoch},
                 )
             )
-        record = groups.new_grant(join, broker_ms)
+        record = groups.new_grant(join, broker_ms, self._last_epoch(key))
         if grant is not None and join.replaces:
             out.appends.append(LedgerReplaced(*key, record.epoch, grant.ledger_id, broker_ms))
             lost = {"host": grant.host, "path": grant.path, "next_offset": groups.known_offset(key)}
@@ -154,6 +154,10 @@ class Membership:
         granted = {"epoch": record.epoch, "next_offset": record.next_offset, "reason": reason}
         out.events.append(("group.granted", {**place, **granted}))
         self._granted(peer, join, record.epoch, topic, now_ms, out)
+
+    def _last_epoch(self, key: Key) -> int:
+        producer = self.state.producers.by_name.get(output_producer(*key))
+        return 0 if producer is None else producer.epoch
 
     def _has_sent(self, key: Key) -> bool:
         """Return whether outputs of the partition's ledger are stored."""
@@ -233,6 +237,7 @@ class Membership:
             topic.partition(join.partition).end_offset,
             LEASE_MS,
             self._shared((join.group, join.topic, join.partition), join.member, now_ms),
+            start_offset=topic.partition(join.partition).log_start_offset,
         )
         out.sends_after_sync.append(Send(peer, granted))
 
@@ -248,6 +253,7 @@ class Membership:
         """The answer says if another member should get the partition. Raises NotGranted."""
         key, member = _key(renew), renew.member
         groups = self.state.groups
+        self.state.topics.get(renew.topic)  # its grants went with a deleted topic
         lease = groups.renew(key, renew.epoch, now_ms)
         revoke, shared = False, False
         if member:
@@ -268,9 +274,13 @@ class Membership:
         out.sends_after_sync.append(Send(peer, renewed))
 
     def rewind(self, peer: bytes, rewind: Rewind, at_ms: int, out: Outcome) -> None:
-        """Raises NotGranted."""
+        """Raises NotGranted, OffsetTrimmed."""
         key, groups = _key(rewind), self.state.groups
         groups.check(key, rewind.epoch)
+        topic = self.state.topics.get(rewind.topic)
+        partition = topic.partition(rewind.partition)
+        if rewind.next_offset < partition.log_start_offset:
+            raise trimmed(topic, partition, rewind.next_offset, rewind.group)
         out.appends.append(groups.rewind(key, rewind.next_offset, at_ms))
         out.sends_after_sync.append(Send(peer, Rewound(rewind.request)))
         place = {"group": key[0], "topic": key[1], "partition": key[2]}

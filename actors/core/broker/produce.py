@@ -37,10 +37,10 @@ from ...protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET, Produce, Pr
 from ...records import BatchStored
 from .lookup import Lookup, Recent
 from .producers import Producer
-from .refusal import Refusal
+from .refusal import Refusal, failure
 from .sessions import SessionTable
 from .state import BrokerState
-from .topics import Partition, Topic
+from .topics import Partition, Topic, deleted
 from .verdicts import Runs, kept_of, mask_of
 
 _OWN_TOPIC = "send to a topic of your own: this one is made by OnceMQ"
@@ -165,8 +165,9 @@ class Judge:
             request,
             batch,
             arrival.topic.number,
+            arrival.partition,
+            row,
             known,
-            row.floor(request.first_sequence),
             self.limits,
         )
         if known < batch.count:
@@ -181,7 +182,9 @@ class Judge:
     def go_on(self, token: int, out: Outcome) -> None:
         """Read on for a lookup, as far as this turn allows."""
         lookup = self.lookups[token]
-        if lookup.reads_left > 0:
+        if not lookup.may_read():
+            self._finish(token, out)
+        elif lookup.reads_left > 0:
             out.reads.append(lookup.next_read(-token))
 
     def read_done(
@@ -202,6 +205,14 @@ class Judge:
         for record in self.recent.all():
             lookup.meet(record)
         lookup.answer(out, lookup.request.topic)
+
+    def forget_topic(self, topic: Topic, out: Outcome) -> None:
+        """Refuse the resends to a topic that is deleted."""
+        for token, lookup in list(self.lookups.items()):
+            if lookup.topic_number == topic.number:
+                del self.lookups[token]
+                refused = failure(lookup.request.request, deleted(topic))
+                out.sends_after_sync.append(Send(lookup.peer, refused))
 
     def tick(self, out: Outcome) -> None:
         for token, lookup in list(self.lookups.items()):

@@ -9,17 +9,24 @@ silently, and a resend of lost ones would look like duplicates.
 Each row has a short list of places, to find a stored number. A full list drops every second entry of
 its older half: the newest batches, which are the usual resends, stay exact, and older ones are found
 by reading on from the nearest entry.
+
+A number whose message was deleted is not found in the log. Its offset follows from the row's runs: in a
+run, offsets and numbers go up together. A producer that is alone in its partition has one run for
+ever; where several take turns, each turn begins a run, and a full list drops the oldest ones.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from ...errors import Fenced, UnknownProducer
 from ...ids import output_producer
 from ...limits import Limits
+from ...protocol import DUPLICATE, UNKNOWN_OFFSET
 from ...records import BatchStored, GroupGranted, Plain, ProducerGranted
+from .verdicts import Runs
 
 RowKey = tuple[int, int]  # topic number, partition
 
@@ -36,10 +43,14 @@ class Row:
     sequences: list[int] = field(default_factory=list)
     # Their positions in the log. Invariant: rising.
     positions: list[int] = field(default_factory=list)
+    # Runs: first number and first offset of each. Invariant: rising in both, bounded.
+    runs: list[tuple[int, int]] = field(default_factory=list)
 
     def apply(self, record: BatchStored, position: int) -> None:
         first_new = record.first_sequence + record.count - record.kept
         assert first_new == self.next_sequence, "sequence numbers are contiguous"
+        if self.offset_of(first_new) != record.first_offset:
+            self.runs.append((first_new, record.first_offset))
         self.next_sequence += record.kept
         self.digest = record.digest
         self.sequences.append(first_new)
@@ -50,6 +61,22 @@ class Row:
         half = len(self.sequences) // 2
         self.sequences[:half] = self.sequences[:half:2]
         self.positions[:half] = self.positions[:half:2]
+
+    def offset_of(self, sequence: int) -> int:
+        """Return the offset of a number, as far as it is still known; else UNKNOWN_OFFSET."""
+        place = bisect_right(self.runs, sequence, key=itemgetter(0)) - 1
+        if place < 0:
+            return UNKNOWN_OFFSET
+        first_sequence, first_offset = self.runs[place]
+        return first_offset + sequence - first_sequence
+
+    def add_known(self, runs: Runs, sequence: int, count: int) -> None:
+        """Add the verdict on numbers whose messages are deleted: known, each at its offset."""
+        end = sequence + count
+        following = (first for first, _ in self.runs if sequence < first < end)
+        for stop in [*following, end]:
+            runs.add(stop - sequence, DUPLICATE, self.offset_of(sequence))
+            sequence = stop
 
     def floor(self, sequence: int) -> int:
         """Return a position at or before the batch that holds `sequence`."""
@@ -138,6 +165,14 @@ class ProducerTable:
         if len(row.sequences) >= self._places_max:
             row.thin()
         row.apply(record, position)
+        if len(row.runs) > self._places_max:
+            del row.runs[0]
+
+    def forget_topic(self, topic_number: int) -> None:
+        """Numbers belong to a topic. Epochs stay, so that no owner of before ever counts again."""
+        for producer in self.by_name.values():
+            for key in [key for key in producer.rows if key[0] == topic_number]:
+                del producer.rows[key]
 
     def _get(self, name: str) -> Producer:
         producer = self.by_name.get(name)
@@ -153,7 +188,7 @@ class ProducerTable:
                 producer.label,
                 [[nonce, epoch] for nonce, epoch in producer.nonces.items()],
                 [
-                    [*key, row.next_sequence, row.digest, row.sequences, row.positions]
+                    [*key, row.next_sequence, row.digest, row.sequences, row.positions, row.runs]
                     for key, row in sorted(producer.rows.items())
                 ],
             ]
@@ -164,7 +199,11 @@ class ProducerTable:
         for name, epoch, label, nonces, rows in part:
             producer = self.by_name[name] = Producer(name, epoch, label)
             producer.nonces = dict(map(tuple, nonces))
-            for topic_number, partition, next_sequence, digest, sequences, positions in rows:
+            for topic_number, partition, next_sequence, digest, sequences, positions, runs in rows:
                 producer.rows[topic_number, partition] = Row(
-                    next_sequence, digest, list(sequences), list(positions)
+                    next_sequence,
+                    digest,
+                    list(sequences),
+                    list(positions),
+                    [(first, offset) for first, offset in runs],
                 )

@@ -29,6 +29,8 @@ from ...records import (
     Record,
     TopicConfigured,
     TopicCreated,
+    TopicDeleted,
+    Trimmed,
 )
 from .groups import GroupTable
 from .producers import ProducerTable
@@ -37,9 +39,9 @@ from .topics import Partition, Topic, TopicTable
 if TYPE_CHECKING:
     from .id_index import IdIndex
 
-# 3 had no settings of topics, and is read; 1 and 2 kept all ids of a topic in parts of their own.
+# 4 knows when and how much was stored, for retention; 1 and 2 kept all ids of a topic in parts of
+# their own. A log that starts above 0 cannot make the state anew: later versions must read 4.
 STATE_VERSION = 4
-_STATE_VERSION_MIN = 3
 
 
 class BrokerState:
@@ -62,6 +64,9 @@ class BrokerState:
         self.last_at_ms = 0
         # Position of the latest record, plus one: everything applied lies below.
         self.applied_end = 0
+        # Volatile: below it the log holds nothing that a partition still has, for all of this
+        # state. Only the sweeps of retention move it, up.
+        self.needed_from = 0
         # Names of parts of the newest written snapshot that stay true.
         self._frozen: frozenset[str] = frozenset()
         # The same for a snapshot that was handed out, which a full disk may prevent.
@@ -107,6 +112,10 @@ class BrokerState:
             self.topics.apply(record)
         elif isinstance(record, TopicConfigured):
             self.topics.apply_configured(record)
+        elif isinstance(record, Trimmed):
+            self.topics.apply_trimmed(record)
+        elif isinstance(record, TopicDeleted):
+            self._apply_deleted(record)
         elif isinstance(record, ProducerGranted):
             self.producers.apply_granted(record)
         elif isinstance(record, HistoryBegun):
@@ -123,19 +132,31 @@ class BrokerState:
         self.applied_end = position + 1
 
     def _apply_batch(self, record: BatchStored, position: int) -> None:
-        _, partition = self.partition_of(record)
+        topic, partition = self.partition_of(record)
         if record.first_sequence >= 0:
             self.producers.apply_batch(record, position)
         else:
             self.ids.add(record)
+            topic.ids += record.kept
         partition.apply(record, position)
+
+    def _apply_deleted(self, record: TopicDeleted) -> None:
+        """Ids of the topic may stay in the index: their hashes hold its number, which is not given again."""
+        topic = self.topics.apply_deleted(record)
+        self.groups.forget_topic(topic.name)
+        self.producers.forget_topic(topic.number)
 
     # --- snapshot --------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """New parts, and the names of unchanged parts of the last snapshot."""
         parts: dict[str, Plain] = {
-            "broker": [STATE_VERSION, self.last_at_ms, self.applied_end],
+            "broker": [
+                STATE_VERSION,
+                self.last_at_ms,
+                self.applied_end,
+                self.topics.next_number,
+            ],
             "topics": self.topics.freeze(),
             "producers": self.producers.freeze(),
             "groups": self.groups.freeze(),
@@ -145,7 +166,7 @@ class BrokerState:
         if self._ids is not None:
             parts["ids"], files = self._ids.freeze()
             keep.update(files)
-        for start in range(0, self.applied_end, self._offset_part_bytes):
+        for start in self._offset_parts():
             end = min(start + self._offset_part_bytes, self.applied_end)
             name = f"offsets-{start}-{end}"
             if name in self._frozen:
@@ -159,6 +180,16 @@ class BrokerState:
         """Allow the next snapshot to keep parts of the last one, which is durable now."""
         self._frozen = self._offered
 
+    def _offset_parts(self) -> list[int]:
+        """Return where the parts begin that hold an entry."""
+        size, starts = self._offset_part_bytes, set()
+        for _, partition in self.topics.partitions():
+            at = partition.index.next_entry(0)
+            while at is not None:
+                starts.add(at // size * size)
+                at = partition.index.next_entry((at // size + 1) * size)
+        return sorted(starts)
+
     def _freeze_offsets(self, start: int, end: int) -> Plain:
         return [
             [topic.number, partition.number, entries]
@@ -168,29 +199,35 @@ class BrokerState:
 
     def restore(self, parts: dict[str, Plain]) -> None:
         """Become the state that `snapshot` returned; all of it is durable."""
-        version, last_at_ms, applied_end = parts["broker"]
-        if not _STATE_VERSION_MIN <= version <= STATE_VERSION:
+        version, *broker = parts["broker"]
+        if version != STATE_VERSION:
             raise UnsupportedFormat(
                 f"a snapshot of version {version}: this OnceMQ makes the state of version "
                 f"{STATE_VERSION} from the log's records instead"
             )
         if "ids" in parts:
             self.ids.restore(parts["ids"], parts)
-        self.last_at_ms, self.applied_end = last_at_ms, applied_end
-        self.topics.restore(parts["topics"])
+        self.last_at_ms, self.applied_end, next_number = broker
+        self.topics.restore(parts["topics"], next_number)
         self.producers.restore(parts["producers"])
         self.groups.restore(parts["groups"])
         self.history = History((mark, at) for mark, at in parts["history"])
         names = [name for name in parts if name.startswith("offsets-")]
         for name in sorted(names, key=_place_of):
             self._restore_offsets(parts[name])
+        for _, partition in self.topics.partitions():
+            partition.forget_trimmed()
         self._frozen = frozenset(names)
 
     def _restore_offsets(self, part: Plain) -> None:
+        """A part that is full never changes: it has entries of what was deleted since."""
         for topic_number, partition_number, entries in part:
-            partition = self.topics.by_number[topic_number].partition(partition_number)
-            for first_offset, position in entries:
-                partition.index.restore_entry(first_offset, position)
+            topic = self.topics.by_number.get(topic_number)
+            if topic is None:
+                continue
+            partition = topic.partition(partition_number)
+            for entry in entries:
+                partition.index.restore_entry(*entry)
 
 
 def checked_place(mark: bytes, position: int) -> Place:

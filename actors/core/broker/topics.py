@@ -1,9 +1,11 @@
 """Topics and their partitions.
 
 Theory of operation. A record creates a topic, and its partition count never changes. Its number is
-the count of topics before it and stands for it in stored batches. Offsets of a partition are dense.
-`end_offset` moves when a record is applied, `durable_end_offset` only when a sync that covers it
-has returned: readers see what lies below the latter.
+the count of topics made before it and stands for it in stored batches. Offsets of a partition are
+dense. `end_offset` moves when a record is applied, `durable_end_offset` only when a sync that covers
+it has returned: readers see what lies below the latter, from `log_start_offset` on (retention.py).
+
+A record deletes a topic. A later topic of its name is another one, with another number and id.
 
 Users name topics freely within the rules of names. Two more shapes belong to OnceMQ itself:
 `T.dead` for the dead letters of T, and `T@G` for messages that group G alone handles again.
@@ -16,11 +18,18 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
 
-from ...errors import UnknownTopic
-from ...ids import DEAD_SUFFIX, INTERNAL_MARK, check_name, did_you_mean
+from ...errors import OffsetTrimmed, UnknownTopic
+from ...ids import DEAD_SUFFIX, INTERNAL_MARK, check_name, did_you_mean, utc_text
 from ...limits import Limits
-from ...records import BatchStored, Plain, TopicConfigured, TopicCreated
-from ...topic_settings import DEFAULTS, TopicSettings
+from ...records import (
+    BatchStored,
+    Plain,
+    TopicConfigured,
+    TopicCreated,
+    TopicDeleted,
+    Trimmed,
+)
+from ...topic_settings import DEFAULTS, FOREVER, TopicSettings
 from .offset_index import OffsetIndex
 
 _LIKE_TOPICS_MAX = 1_000  # that a mistyped name is compared with
@@ -40,6 +49,26 @@ def is_own(name: str) -> bool:
     return INTERNAL_MARK in name or name.endswith(DEAD_SUFFIX)
 
 
+def deleted(topic: Topic) -> UnknownTopic:
+    """Return the refusal of a request that waited when its topic was deleted."""
+    return UnknownTopic(f"topic {topic.name} was deleted")
+
+
+def trimmed(topic: Topic, partition: Partition, offset: int, group: str) -> OffsetTrimmed:
+    """Return the refusal of a group, or of a reader without one, at an offset below the start."""
+    start = partition.log_start_offset
+    hint = f"read on from offset {start}"
+    if group:
+        names = f"{shlex.quote(group)} {shlex.quote(topic.name.partition(INTERNAL_MARK)[0])}"
+        hint = f"say that the group passes them over: oncemq groups seek {names} --to earliest"
+    return OffsetTrimmed(
+        f"{topic.name} partition {partition.number} starts at offset {start}: the messages {offset} "
+        f"to {start - 1} were deleted by its retention, for their {partition.trimmed_why}, the last "
+        f"of them at {utc_text(partition.trimmed_at_ms)}",
+        hint=hint,
+    )
+
+
 @dataclass(slots=True)
 class Partition:
     """One partition. Hard state except where said."""
@@ -49,6 +78,17 @@ class Partition:
     cursors_max: int
     # The offset of the next message. Invariant: first_offset + kept of the last applied batch.
     end_offset: int = 0
+    # Messages below were deleted. Invariant: <= durable_end_offset, the first offset of a batch or
+    # the end; only a record moves it up.
+    log_start_offset: int = 0
+    # Bytes of all batches ever stored, and of those below the start.
+    bytes_stored: int = 0
+    bytes_trimmed: int = 0
+    # Time of the last batch; 0: there was none.
+    last_at_ms: int = 0
+    # Why and when the start was moved last.
+    trimmed_why: str = ""
+    trimmed_at_ms: int = 0
     # Readers see what lies below. Invariant: <= end_offset; only Synced and Recovered move it.
     durable_end_offset: int = 0
     # Volatile: from the offset of a next fetch to the position where its reading goes on.
@@ -58,8 +98,23 @@ class Partition:
     def apply(self, record: BatchStored, position: int) -> None:
         assert record.first_offset == self.end_offset, "offsets are dense"
         assert record.kept > 0, "a batch with nothing new is not stored"
-        self.index.add(record.first_offset, position)
+        self.index.add(record.first_offset, position, record.at_ms, self.bytes_stored)
         self.end_offset += record.kept
+        self.bytes_stored += record.size
+        self.last_at_ms = record.at_ms
+
+    def trim(self, record: Trimmed) -> None:
+        assert self.log_start_offset < record.below <= self.end_offset, "a start moves up"
+        self.log_start_offset = record.below
+        self.trimmed_why, self.trimmed_at_ms = record.why, record.at_ms
+        self.forget_trimmed()
+        self.cursors = {offset: at for offset, at in self.cursors.items() if offset >= record.below}
+
+    def forget_trimmed(self) -> None:
+        """Let the index begin with the first batch that is there."""
+        self.index.trim(self.log_start_offset)
+        first = self.index.first
+        self.bytes_trimmed = self.bytes_stored if first is None else first[3]
 
     def position_of(self, offset: int) -> int | None:
         """Return a position at or before the batch that contains `offset`."""
@@ -86,6 +141,8 @@ class Topic:
     # Partitions by number, made at first use: a topic may have many that are never used.
     # Invariant: numbers < `partitions`.
     by_number: dict[int, Partition] = field(default_factory=dict)
+    # Explicit ids ever stored: they are remembered when their messages are gone.
+    ids: int = 0
 
     def partition(self, number: int) -> Partition:
         found = self.by_number.get(number)
@@ -106,6 +163,13 @@ class Topic:
         self.by_number[number] = added
         return added
 
+    def start_offsets(self) -> tuple[int, ...]:
+        """(): no message was ever deleted."""
+        starts = [0] * self.partitions
+        for number, partition in self.by_number.items():
+            starts[number] = partition.log_start_offset
+        return tuple(starts) if any(starts) else ()
+
     def end_offsets(self) -> tuple[int, ...]:
         ends = [0] * self.partitions
         for number, partition in self.by_number.items():
@@ -118,10 +182,15 @@ class TopicTable:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        # By number. Invariant: the n-th topic has number n.
-        self.by_number: list[Topic] = []
+        # By number, rising. Invariant: no number is given twice, also not after a deletion.
+        self.by_number: dict[int, Topic] = {}
+        self.next_number = 0
         # By name. Invariant: the same topics.
         self.by_name: dict[str, Topic] = {}
+        # Numbers of those with a bound on what they retain.
+        self.bounded: set[int] = set()
+        # Volatile: whether messages were deleted since retention looked last, or may have been.
+        self.changed = False
 
     def __len__(self) -> int:
         return len(self.by_number)
@@ -152,20 +221,38 @@ class TopicTable:
 
     def partitions(self) -> Iterator[tuple[Topic, Partition]]:
         """Only partitions in use, in the order of numbers."""
-        for topic in self.by_number:
+        for topic in self.by_number.values():
             for number in sorted(topic.by_number):
                 yield topic, topic.by_number[number]
 
     def apply(self, record: TopicCreated) -> None:
         assert record.topic not in self.by_name, "a topic is made once"
-        self._add(record.topic, record.topic_id, record.partitions, record.at_ms)
+        self._add(self.next_number, record.topic, record.topic_id, record.partitions, record.at_ms)
+        self.next_number += 1
 
     def apply_configured(self, record: TopicConfigured) -> None:
-        self.by_number[record.topic_number].settings = record.settings
+        self._configure(self.by_number[record.topic_number], record.settings)
 
-    def _add(self, name: str, topic_id: bytes, partitions: int, at_ms: int) -> Topic:
-        topic = Topic(len(self), name, topic_id, partitions, at_ms, self._limits)
-        self.by_number.append(topic)
+    def _configure(self, topic: Topic, settings: TopicSettings) -> None:
+        topic.settings = settings
+        self.bounded.discard(topic.number)
+        if settings.retain != FOREVER:
+            self.bounded.add(topic.number)
+
+    def apply_trimmed(self, record: Trimmed) -> None:
+        self.by_number[record.topic_number].partition(record.partition).trim(record)
+        self.changed = True
+
+    def apply_deleted(self, record: TopicDeleted) -> Topic:
+        topic = self.by_number.pop(record.topic_number)
+        del self.by_name[topic.name]
+        self.bounded.discard(topic.number)
+        self.changed = True
+        return topic
+
+    def _add(self, number: int, name: str, topic_id: bytes, partitions: int, at_ms: int) -> Topic:
+        topic = Topic(number, name, topic_id, partitions, at_ms, self._limits)
+        self.by_number[number] = topic
         self.by_name[topic.name] = topic
         return topic
 
@@ -178,19 +265,34 @@ class TopicTable:
                 topic.partitions,
                 topic.at_ms,
                 [
-                    [number, partition.end_offset]
+                    [
+                        number,
+                        partition.end_offset,
+                        partition.log_start_offset,
+                        partition.bytes_stored,
+                        partition.last_at_ms,
+                        partition.trimmed_why,
+                        partition.trimmed_at_ms,
+                    ]
                     for number, partition in sorted(topic.by_number.items())
                     if partition.end_offset
                 ],
                 list(astuple(topic.settings)),
+                [topic.number, topic.ids],
             ]
-            for topic in self.by_number
+            for topic in self.by_number.values()
         ]
 
-    def restore(self, part: Plain) -> None:
-        for name, topic_id, count, at_ms, partitions, *later in part:
-            topic = self._add(name, topic_id, count, at_ms)
-            if later:  # snapshots of version 3 have no settings
-                topic.settings = TopicSettings(*later[0])
-            for number, end_offset in partitions:
-                topic.add_partition(number, end_offset)
+    def restore(self, part: Plain, next_number: int) -> None:
+        """Take what `freeze` returned; the entries of the indexes come later."""
+        self.next_number = next_number
+        self.changed = True
+        for name, topic_id, count, at_ms, partitions, settings, (number, ids) in part:
+            topic = self._add(number, name, topic_id, count, at_ms)
+            topic.ids = ids
+            self._configure(topic, TopicSettings(*settings))
+            for partition_number, end_offset, start, stored, last_at_ms, why, when in partitions:
+                partition = topic.add_partition(partition_number, end_offset)
+                partition.log_start_offset, partition.bytes_stored = start, stored
+                partition.last_at_ms = last_at_ms
+                partition.trimmed_why, partition.trimmed_at_ms = why, when

@@ -49,7 +49,7 @@ from .commits import Acked
 from .effect_work import STALE, EffectAnswer, EffectOrder, EffectTold, EffectWanted
 from .grant import JOINING, LEAVING, OPENING, RUNNING, STOPPED, GrantHolder, Member, check_follows
 from .ledger import Ledger
-from .running import START_OFFSET, Running
+from .running import Running
 from .topics import TopicLookups
 from .window import Fingerprint
 from .work import AnswerDropped, Drain, GiveUp, HandlerDone, LedgerPeeked, ResolveTopic
@@ -346,7 +346,7 @@ class ConsumerCore:
         )
         if ledger.started is None:
             log = (grant.topic_id, grant.log_id, grant.lineage)
-            out.appends.append(LedgerStarted(*self.member.place, *log, START_OFFSET))
+            out.appends.append(LedgerStarted(*self.member.place, *log, grant.start_offset))
         elif ledger.unmarked and grant.mark:
             # An older version wrote the ledger: it takes up the history that it meets, once.
             place = place_in(grant)

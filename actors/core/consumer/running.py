@@ -18,7 +18,6 @@ from .ledger import Ledger
 from .topics import DeadTopic, PrivateTopic
 from .window import Fingerprint, Window
 
-START_OFFSET = 0  # a new group starts at the earliest message
 _PRIVATE_MARK = b"@"  # prefix of tagged ids, so that a private id never equals an id of the topic
 
 
@@ -43,7 +42,7 @@ class Running:
         self._fingerprint = fingerprint
         place, epoch = member.place, grant.epoch
         log = (grant.log_id, grant.topic_id)
-        offset = ledger.next_offset if ledger.started else START_OFFSET
+        offset = ledger.next_offset if ledger.started else grant.start_offset
         credit = self._limits.fetch_bytes_default
         self.fetcher = Fetcher(
             connection, place, epoch, log, offset, ledger.seen, fingerprint, credit

@@ -37,7 +37,6 @@ from ...records import (
 )
 from .grant import check_follows
 from .ledger import Ledger, Target
-from .running import START_OFFSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ class SeekerCore:
         self._clean = self.ledger.started is None or self.ledger.ended
         if self.ledger.started is None:
             log = (grant.topic_id, grant.log_id, grant.lineage)
-            out.appends.append(LedgerStarted(*self._place, *log, START_OFFSET))
+            out.appends.append(LedgerStarted(*self._place, *log, grant.start_offset))
         else:
             check_follows(self.ledger, self._place, grant, accepts=self.accepts)
         renumbered = [] if self._replaces is None else self._renumbered(self._replaces)
@@ -116,10 +115,10 @@ class SeekerCore:
     def _move(self, move: MoveOffset, out: Outcome) -> None:
         ledger, grant = self.ledger, self._grant
         first = ledger.next_offset
-        if not 0 <= move.offset <= grant.end_offset:
+        if not grant.start_offset <= move.offset <= grant.end_offset:
             raise OffsetOutOfRange(
-                f"offset {move.offset} is not between 0 and {grant.end_offset}, the end of "
-                f"{self._place[1]}/{self._place[2]}"
+                f"offset {move.offset} is not between {grant.start_offset} and {grant.end_offset}, "
+                f"start and end of {self._place[1]}/{self._place[2]}"
             )
         most = ledger.limits.skips_max
         if len(ledger.skips) >= most and move.offset > first:

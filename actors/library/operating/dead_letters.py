@@ -239,11 +239,11 @@ class DeadLetters:
 def _stored(client: AdminClient, topic: str) -> Iterator[BatchStored]:
     """A topic that does not exist has none."""
     try:
-        partitions = client.describe_topic(topic).partitions
+        described = client.describe_topic(topic)
     except UnknownTopic:
         return
-    for partition in range(partitions):
-        offset = 0
+    starts = described.start_offsets or (0,) * described.partitions
+    for partition, offset in enumerate(starts):
         while True:
             fetched, stored = client.fetch(topic, partition, offset)
             yield from stored

@@ -112,12 +112,13 @@ class Seeker:
         Raises UnknownTopic, OffsetOutOfRange, NoAnswer.
         """
         chosen: dict[int, int] = {}
-        for number, end in self._ends(topic, partition):
-            offset = {EARLIEST: 0, LATEST: end}.get(to, to) if isinstance(to, str) else to
+        for number, start, end in self._bounds(topic, partition):
+            offset = {EARLIEST: start, LATEST: end}.get(to, to) if isinstance(to, str) else to
             assert isinstance(offset, int), f"{to!r} is no place"
-            if not 0 <= offset <= end:
+            if not start <= offset <= end:
+                why = "was deleted by retention" if 0 <= offset < start else "does not exist"
                 raise OffsetOutOfRange(
-                    f"{topic}/{number} has offsets 0 to {end}; offset {offset} does not exist"
+                    f"{topic}/{number} has offsets {start} to {end}; offset {offset} {why}"
                 )
             chosen[number] = offset
         return chosen
@@ -125,24 +126,27 @@ class Seeker:
     def at_time(self, topic: str, at_ms: int, partition: int | None = None) -> dict[int, int]:
         """Return for each partition the first offset that was appended at `at_ms` or later."""
         return {
-            number: self._first_since(topic, number, end, at_ms)
-            for number, end in self._ends(topic, partition)
+            number: self._first_since(topic, number, start, end, at_ms)
+            for number, start, end in self._bounds(topic, partition)
         }
 
-    def _ends(self, topic: str, partition: int | None) -> Iterator[tuple[int, int]]:
-        ends = self._client.describe_topic(topic).end_offsets
+    def _bounds(self, topic: str, partition: int | None) -> Iterator[tuple[int, int, int]]:
+        """Yield each partition with its first offset and its end."""
+        described = self._client.describe_topic(topic)
+        ends = described.end_offsets
+        starts = described.start_offsets or (0,) * len(ends)
         if partition is None:
-            yield from enumerate(ends)
+            yield from zip(range(len(ends)), starts, ends, strict=True)
         elif partition < len(ends):
-            yield partition, ends[partition]
+            yield partition, starts[partition], ends[partition]
         else:
             raise OffsetOutOfRange(
                 f"topic {topic} has {len(ends)} partitions; partition {partition} does not exist"
             )
 
-    def _first_since(self, topic: str, partition: int, end: int, at_ms: int) -> int:
+    def _first_since(self, topic: str, partition: int, start: int, end: int, at_ms: int) -> int:
         """Search by halves: times of stored batches never go back in a partition."""
-        low, high = 0, end
+        low, high = start, end
         while low < high:
             middle = (low + high) // 2
             _, stored = self._client.fetch(topic, partition, middle, max_bytes=1)

@@ -137,6 +137,14 @@ class Log(Generation):
                 return
         raise LogMoved(f"{self.directory} does not hold still")
 
+    def frames_before(self, position: int) -> Iterator[Frame]:
+        """Yield the records that are left below `position`, where a group ends.
+
+        Raises CorruptLog, LogMoved.
+        """
+        for group in self.groups(self.start, position):
+            yield from group.frames
+
     def frame(self, position: int) -> Frame:
         """Return the record at a position that is known to be one's beginning.
 

@@ -28,6 +28,8 @@
 15 effect ended       msgpack [epoch, topic_id, offset, name, number, how, policy, encoding,
                       value, at_ms]
 16 ledger ended       msgpack [epoch]
+20 trimmed            msgpack [topic number, partition, below, why, at_ms]
+21 topic deleted      msgpack [topic number, at_ms]
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from .frames import Frame
 TOPIC, PRODUCER, STORED, GROUP, REWOUND, STARTED, COMMITTED = 1, 2, 3, 4, 5, 10, 11
 HISTORY, GROUP_SEEN, REPLACED, CONFIGURED = 6, 7, 8, 9
 COMMITTED_MORE, MARKED, INTENDED, EFFECT_ENDED, ENDED = 12, 13, 14, 15, 16
+TRIMMED, DELETED = 20, 21
 FINGERPRINT_BYTES = 16
 
 _STORED = Struct("<IIQIIQIqHBH")
@@ -172,6 +175,25 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class Trim:
+    """Messages below an offset are deleted."""
+
+    topic_number: int
+    partition: int
+    below: int
+    why: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A topic is deleted."""
+
+    topic_number: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The first record of a ledger."""
 
@@ -272,6 +294,8 @@ Record = (
     | Replacement
     | Configuration
     | History
+    | Trim
+    | Deletion
     | Started
     | Committed
     | Marked
@@ -294,6 +318,8 @@ _ARRAYS: dict[int, Any] = {
     INTENDED: EffectIntended,
     EFFECT_ENDED: EffectEnded,
     ENDED: Ended,
+    TRIMMED: Trim,
+    DELETED: Deletion,
 }
 # How many fields an entry may have.
 _MORE = {"parked": {4, 5}, "skipped": {4}, "seen": {2}, "renumbered": {3}, "accepted": {2}}

@@ -33,6 +33,8 @@ class Ledger:
     reached: int = 0
     # What an operator had it pass over: ascending, nothing above `next_offset`.
     skips: Skips = field(default_factory=list)
+    # The log shows no message of the partition below this offset: they were deleted.
+    shown_from: int = 0
     # How many messages in `skips` were never processed: counted when ids are compared.
     skipped: int = 0
     # Offsets and commits below these come from a snapshot.

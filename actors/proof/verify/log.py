@@ -1,5 +1,9 @@
 """Reading the broker's log for a proof: offsets, numbers and epochs follow from each other.
 
+A log that retention has shortened begins with a snapshot: what that says is taken for the records below
+it, and every later snapshot is compared with the records up to its place. What messages are left of
+the time before that snapshot are read first: they must be whole up to it.
+
 Every stored batch is looked at once. Sequence ids are judged as ranges; explicit ids become rows
 (rows.py), once for the uniqueness in their topic and once for each ledger that has them
 behind it.
@@ -8,8 +12,9 @@ behind it.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ...errors import CorruptLog
@@ -18,10 +23,12 @@ from ..findings import Findings, shown_id
 from ..parse.batch import BadBatch, BatchView, body_hash
 from ..parse.batch import parse as parse_batch
 from ..parse.document import SnapshotHead
+from ..parse.frames import Frame
 from ..parse.log import Log
 from ..parse.records import (
     BadRecord,
     Configuration,
+    Deletion,
     GroupGrant,
     GroupRewind,
     History,
@@ -29,6 +36,7 @@ from ..parse.records import (
     Replacement,
     Stored,
     Topic,
+    Trim,
     parse,
     unpack,
 )
@@ -40,6 +48,7 @@ from .rows import IN_LOG, Rows, seed_of
 
 BEFORE_MARKS = bytes(16)  # stands for the history before the first mark
 _DEFAULTS = (None, None, None, False)  # settings of a topic that nobody has set
+_PROCESSED = "processed"  # why messages were deleted: every group had come so far
 Place = tuple[int, int]  # topic number, partition
 Row = tuple[str, int, int]  # producer, topic number, partition
 
@@ -50,6 +59,9 @@ class Partition:
 
     end_offset: int = 0
     last_at_ms: int = 0
+    start: int = 0  # messages below were deleted
+    processed: int = 0  # the highest start that was set because every group had come so far
+    shown_from: int = 0  # the first offset that the log still shows: at the start, or below it
 
 
 @dataclass(slots=True)
@@ -59,7 +71,9 @@ class BrokerLog:
     log_id: bytes = b""
     generation: int = 0
     end: int = 0
-    topics: list[Topic] = field(default_factory=list)
+    topics: dict[int, Topic] = field(default_factory=dict)  # by number, also deleted ones
+    topic_count: int = 0  # of all that were ever made
+    deleted: set[int] = field(default_factory=set)
     settings: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # by topic number
     partitions: dict[Place, Partition] = field(default_factory=dict)
     # Live epochs of producers, those of outputs included.
@@ -68,6 +82,10 @@ class BrokerLog:
     next_sequence: dict[Row, int] = field(default_factory=dict)
     # Grants of (group, topic, partition) by epoch.
     grants: dict[tuple[str, str, int], dict[int, GroupGrant]] = field(default_factory=dict)
+    # The first epoch by the same key of which the log still tells, where that is not the first.
+    grants_from: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    # The first number that the log still shows of each producer in each partition.
+    shown_sequence: dict[Row, int] = field(default_factory=dict)
     # Epochs under which an operator gave a partition another ledger, by the same key.
     replaced: dict[tuple[str, str, int], set[int]] = field(default_factory=dict)
     # Explicit ids by topic number: how many, and the sum of their body hashes.
@@ -85,6 +103,22 @@ class BrokerLog:
                 following = self.marks[number + 1 :]
                 return following[0][1] if following else self.end
         return -1
+
+    def shows_no(self, producer: str, topic: str, partition: int, sequence: int) -> bool:
+        """Return whether the message with a number may have been deleted."""
+        number = self.number_of(topic)
+        if number is None:
+            return any(self.topics[gone].topic == topic for gone in self.deleted & set(self.topics))
+        place = self.partitions.get((number, partition))
+        shown = self.shown_sequence.get((producer, number, partition), 0)
+        return place is not None and place.start > 0 and sequence < shown
+
+    def number_of(self, topic: str) -> int | None:
+        """Return the number of the topic that has this name now; None: there is none."""
+        for number, known in self.topics.items():
+            if known.topic == topic and number not in self.deleted:
+                return number
+        return None
 
 
 class LogReader:
@@ -114,20 +148,113 @@ class LogReader:
     def read(self, progress: Callable[[int, int], None]) -> BrokerLog:
         """`progress` gets (position, end). Raises CorruptLog, LogMoved."""
         log = self._log
-        if log.start:
-            raise CorruptLog(log.path, 0, f"a broker's log starts at 0, this one at {log.start}")
         later = list(log.snapshots)
         self._found.notes += [f"{log.directory}: {damage}" for damage in log.snapshot_damage]
-        for group in log.groups():
+        position = 0
+        if log.start:
+            later = [head for head in later if head.position >= log.start]
+            base = later.pop(0)
+            sensible(self._begin, base, log.path)
+            position = base.position
+            self._read_before(position)
+        for group in log.groups(position):
             for frame in group.frames:
-                try:
-                    self._take(parse(frame), frame.position)
-                except (BadRecord, BadBatch) as bad:
-                    raise CorruptLog(log.path, frame.position, str(bad)) from None
+                self._checked(self._take, frame)
             while later and later[0].position <= group.end:
                 sensible(self._compare, later.pop(0), log.path)
             progress(group.end, log.end)
+        self._check_starts()
         return self.facts
+
+    # --- a log without its beginning -------------------------------------------------------------
+
+    def _begin(self, head: SnapshotHead) -> None:
+        """Take what a snapshot says for the records below it."""
+        facts, log = self.facts, self._log
+        broker = unpack(log.snapshot_part(head, "broker"))
+        facts.topic_count = broker[3]
+        for row in unpack(log.snapshot_part(head, "topics")):
+            name, topic_id, count, at_ms, partitions, settings, (number, _) = row
+            facts.topics[number] = Topic(name, topic_id, count, at_ms)
+            self._numbers[name] = number
+            if tuple(settings) != _DEFAULTS:
+                facts.settings[number] = tuple(settings)
+            for partition, end, start, _, last_at_ms, why, _ in partitions:
+                processed = start if why == _PROCESSED else 0
+                facts.partitions[number, partition] = Partition(
+                    end, last_at_ms, start, processed, shown_from=end
+                )
+        facts.deleted = set(range(facts.topic_count)) - set(facts.topics)
+        for name, epoch, _, _, rows in unpack(log.snapshot_part(head, "producers")):
+            facts.epochs[name] = epoch
+            for number, partition, following, *_ in rows:
+                facts.next_sequence[name, number, partition] = following
+                facts.shown_sequence[name, number, partition] = following
+        for row in unpack(log.snapshot_part(head, "groups")):
+            grant = GroupGrant(*row[:11])
+            key = (grant.group, grant.topic, grant.partition)
+            facts.grants[key] = {grant.epoch: grant}
+            facts.grants_from[key] = grant.epoch
+            self._reported[key] = grant.next_offset
+        marks = unpack(log.snapshot_part(head, "history"))
+        facts.marks = [(mark, at) for mark, at in marks]
+        self._id_count, self._id_places = self._ids_in(head) or (0, 0)
+
+    def _read_before(self, position: int) -> None:
+        """Read what is left of the batches below the first snapshot: they end where it says."""
+        ends: dict[Place, int] = {}
+        for frame in self._log.frames_before(position):
+            self._checked(partial(self._take_before, ends), frame)
+        for place, end in ends.items():
+            said = self.facts.partitions[place].end_offset
+            if end != said:
+                text = f"its messages end at {end}, the snapshot at {position} says {said}"
+                self._found.add("I6-offsets", self._where(place), text)
+
+    def _checked(self, take: Callable[[Any, int], None], frame: Frame) -> None:
+        """Raises CorruptLog."""
+        try:
+            take(parse(frame), frame.position)
+        except (BadRecord, BadBatch) as bad:
+            raise CorruptLog(self._log.path, frame.position, str(bad)) from None
+
+    def _take_before(self, ends: dict[Place, int], record: Any, position: int) -> None:
+        if isinstance(record, Stored) and record.topic_number not in self.facts.deleted:
+            self._stored_before(record, position, ends)
+
+    def _stored_before(self, record: Stored, position: int, ends: dict[Place, int]) -> None:
+        facts, place = self.facts, (record.topic_number, record.partition)
+        partition = facts.partitions.get(place)
+        if partition is None:
+            where = f"position {position}"
+            self._found.add("log-shape", where, "a batch that the first snapshot does not know")
+            return
+        expected = ends.get(place)
+        if expected is None:
+            partition.shown_from = record.first_offset
+        elif record.first_offset != expected:
+            text = f"offset {record.first_offset} at position {position} follows {expected - 1}"
+            self._found.add("I6-offsets", self._where(place), text)
+        ends[place] = record.end_offset
+        topic, where = facts.topics[record.topic_number].topic, self._where(place)
+        batch = _batch_of(record)
+        self._keeper.stored(record, batch, topic)
+        if record.first_sequence >= 0:
+            self._sequence_rows(record, topic, place, position)
+        else:
+            self._explicit_rows(record, batch, topic, where, position)
+
+    def _check_starts(self) -> None:
+        """What was not deleted is there."""
+        for place, partition in self.facts.partitions.items():
+            if partition.shown_from > partition.start:
+                text = f"the messages {partition.start} to {partition.shown_from - 1} are missing"
+                self._found.add("retained", self._where(place), text)
+
+    def _where(self, place: Place) -> str:
+        return f"{self.facts.topics[place[0]].topic}/{place[1]}"
+
+    # --- records ---------------------------------------------------------------------------------
 
     def _take(self, record: Any, position: int) -> None:
         if isinstance(record, Stored):
@@ -135,8 +262,9 @@ class LogReader:
         elif isinstance(record, Topic):
             if record.topic in self._numbers:
                 self._found.add("log-shape", record.topic, "the topic is created a second time")
-            self._numbers[record.topic] = len(self.facts.topics)
-            self.facts.topics.append(record)
+            self._numbers[record.topic] = self.facts.topic_count
+            self.facts.topics[self.facts.topic_count] = record
+            self.facts.topic_count += 1
         elif isinstance(record, Configuration):
             if record.topic_number >= len(self.facts.topics):
                 self._found.add("log-shape", f"position {position}", "settings of no topic")
@@ -147,6 +275,10 @@ class LogReader:
             self._group_grant(record)
         elif isinstance(record, History):
             self._history(record, position)
+        elif isinstance(record, Trim):
+            self._trim(record, position)
+        elif isinstance(record, Deletion):
+            self._delete(record, position)
         elif isinstance(record, GroupRewind):
             self._reported[record.group, record.topic, record.partition] = record.next_offset
         elif isinstance(record, Replacement):
@@ -154,6 +286,32 @@ class LogReader:
             self.facts.replaced.setdefault(key, set()).add(record.epoch)
         else:
             self._found.add("log-shape", f"position {position}", "a record of a ledger")
+
+    def _trim(self, record: Trim, position: int) -> None:
+        partition = self.facts.partitions.get((record.topic_number, record.partition))
+        if partition is None or not partition.start < record.below <= partition.end_offset:
+            self._found.add("log-shape", f"position {position}", "a start that does not move up")
+            return
+        partition.start = record.below
+        if record.why == _PROCESSED:
+            partition.processed = record.below
+
+    def _delete(self, record: Deletion, position: int) -> None:
+        facts, number = self.facts, record.topic_number
+        if number not in facts.topics or number in facts.deleted:
+            self._found.add("log-shape", f"position {position}", "a topic that is not there goes")
+            return
+        name = facts.topics[number].topic
+        facts.deleted.add(number)
+        del self._numbers[name]
+        facts.settings.pop(number, None)
+        for table in (facts.grants, facts.grants_from, self._reported):
+            for key in [key for key in table if key[1] == name]:
+                del table[key]
+        for place in [place for place in facts.partitions if place[0] == number]:
+            del facts.partitions[place]
+        for row in [row for row in facts.next_sequence if row[1] == number]:
+            del facts.next_sequence[row]
 
     def _history(self, record: History, position: int) -> None:
         marks = self.facts.marks
@@ -196,7 +354,7 @@ class LogReader:
 
     def _stored(self, record: Stored, position: int) -> None:
         facts = self.facts
-        if record.topic_number >= len(facts.topics):
+        if record.topic_number not in facts.topics or record.topic_number in facts.deleted:
             self._found.add("log-shape", f"position {position}", "a batch of an unknown topic")
             return
         topic = facts.topics[record.topic_number]
@@ -218,9 +376,7 @@ class LogReader:
         partition.last_at_ms = record.at_ms
         facts.batches += 1
         facts.masked += bool(record.mask)
-        batch = parse_batch(record.raw)
-        if batch.count != record.count:
-            raise BadBatch("a batch with another number of messages than its record says")
+        batch = _batch_of(record)
         self._check_epoch(record, where)
         self._keeper.stored(record, batch, topic.topic)
         if record.first_sequence >= 0:
@@ -256,6 +412,13 @@ class LogReader:
                 [sequence_id(topic, record.producer, record.partition, first_new)],
             )
         self.facts.next_sequence[row] = first_new + record.kept
+        self._sequence_rows(record, topic, place, position)
+
+    def _sequence_rows(self, record: Stored, topic: str, place: Place, position: int) -> None:
+        first_new = record.first_sequence + record.count - record.kept
+        shown = self.facts.shown_sequence
+        row = (record.producer, *place)
+        shown[row] = min(shown.get(row, first_new), record.first_sequence)
         if record.producer.startswith("@"):
             self._rows.output(
                 (record.producer, topic, record.partition),
@@ -277,20 +440,33 @@ class LogReader:
         self, record: Stored, batch: BatchView, topic: str, where: str, position: int
     ) -> None:
         """A batch with explicit ids: each id once in its topic."""
-        if batch.ids is None or batch.hashes is None:
-            self._found.add("log-shape", where, f"no ids at offset {record.first_offset}")
+        ids = self._explicit_rows(record, batch, topic, where, position)
+        if ids is None:
             return
-        indices = record.kept_indices()
-        ids, hashes = batch.ids, batch.hashes
-        if record.mask:
-            ids = [ids[index] for index in indices]
-            hashes = array("Q", [hashes[index] for index in indices])
-        self._compare_hashes(batch, where, record.first_offset)
+        hashes = self._kept_hashes(record, batch)
         count, total = self.facts.ids.get(record.topic_number, (0, 0))
         self.facts.ids[record.topic_number] = (count + len(ids), total + sum(hashes))
         self._id_count += len(ids)
         place = record.partition << 48 | record.first_offset
         self._id_places += place * len(ids) + len(ids) * (len(ids) - 1) // 2
+
+    def _kept_hashes(self, record: Stored, batch: BatchView) -> Sequence[int]:
+        assert batch.hashes is not None, "a batch with ids has hashes"
+        if not record.mask:
+            return batch.hashes
+        return array("Q", [batch.hashes[index] for index in record.kept_indices()])
+
+    def _explicit_rows(
+        self, record: Stored, batch: BatchView, topic: str, where: str, position: int
+    ) -> list[bytes] | None:
+        """Return the ids that were kept; None: the batch has none."""
+        if batch.ids is None or batch.hashes is None:
+            self._found.add("log-shape", where, f"no ids at offset {record.first_offset}")
+            return None
+        indices, ids = record.kept_indices(), batch.ids
+        if record.mask:
+            ids = [ids[index] for index in indices]
+        self._compare_hashes(batch, where, record.first_offset)
         self._rows.unique_ids(record.topic_number, position, ids, indices)
         for ledger in self._ledgers.get((topic, record.partition), ()):
             low, high = self._clip(ledger, record)
@@ -301,6 +477,7 @@ class LogReader:
                     chosen = [PRIVATE_ID_MARK + tagged for tagged in chosen]
                 seed = seed_of(ledger.ledger_id)
                 self._rows.stored_ids(ledger.number, seed, chosen, low, position)
+        return list(ids)
 
     def _compare_hashes(self, batch: BatchView, where: str, first_offset: int) -> None:
         assert batch.ids is not None
@@ -328,21 +505,11 @@ class LogReader:
     def _same_ids(self, head: SnapshotHead) -> bool:
         """Return whether a snapshot holds the ids of the records below it, at their places.
 
-        Raises CorruptLog: a file of the index is not what an index may rest on.
+        Ids of deleted messages are among them. Raises CorruptLog: a file of the index is not what an
+        index may rest on.
         """
-        parts = {part.name: part for part in head.parts}
-        if "ids" in parts:
-            # numpy is loaded where there are explicit ids only
-            from ..parse.run import sum_of_places
-
-            mark, _, files, recent = unpack(self._log.snapshot_part(head, "ids"))
-            count, places = sum_of_places(recent)
-            for name in files:
-                run = self._log.run(parts[name])
-                if run.mark != mark:
-                    return False
-                count, places = count + run.entries, places + run.places
-            return (count, places % 2**64) == (self._id_count, self._id_places % 2**64)
+        if any(part.name == "ids" for part in head.parts):
+            return self._ids_in(head) == (self._id_count, self._id_places % 2**64)
         ids: dict[int, tuple[int, int]] = {}  # as snapshots of version 1 hold them
         for part in head.parts:
             kind, _, place = part.name.partition("-")
@@ -353,25 +520,56 @@ class LogReader:
                 ids[number] = (total[0] + len(names), total[1] + sum(hashes))
         return ids == self.facts.ids
 
+    def _ids_in(self, head: SnapshotHead) -> tuple[int, int] | None:
+        """Return how many ids a snapshot's index holds and the sum of their places.
+
+        None: it has none, or files of another secret. Raises CorruptLog.
+        """
+        parts = {part.name: part for part in head.parts}
+        if "ids" not in parts:
+            return None
+        # numpy is loaded where there are explicit ids only
+        from ..parse.run import sum_of_places
+
+        mark, _, files, recent = unpack(self._log.snapshot_part(head, "ids"))
+        count, places = sum_of_places(recent)
+        for name in files:
+            run = self._log.run(parts[name])
+            if run.mark != mark:
+                return None
+            count, places = count + run.entries, places + run.places
+        return count, places % 2**64
+
     def _compare(self, head: SnapshotHead) -> None:
         """A snapshot says the same as the records below it."""
         log, facts = self._log, self.facts
-        topics = unpack(log.snapshot_part(head, "topics"))
-        ends = {(number, row[0]): row[1] for number, topic in enumerate(topics) for row in topic[4]}
-        # Snapshots of version 3 have no settings.
-        settings = {number: tuple(topic[5]) for number, topic in enumerate(topics) if topic[5:]}
+        # Snapshots of version 3 have no settings, numbers and starts.
+        topics = {
+            topic[6][0] if topic[6:] else place: topic
+            for place, topic in enumerate(unpack(log.snapshot_part(head, "topics")))
+        }
+        ends = {(number, row[0]): row[1] for number, topic in topics.items() for row in topic[4]}
+        starts = {
+            (number, row[0]): row[2] if row[2:] else 0
+            for number, topic in topics.items()
+            for row in topic[4]
+        }
+        settings = {number: tuple(topic[5]) for number, topic in topics.items() if topic[5:]}
         expected = {number: facts.settings.get(number, _DEFAULTS) for number in settings}
         producers = unpack(log.snapshot_part(head, "producers"))
         rows = {(p[0], row[0], row[1]): row[2] for p in producers for row in p[4]}
         known = {place: its.end_offset for place, its in facts.partitions.items()}
+        known_starts = {place: its.start for place, its in facts.partitions.items()}
+        living = {n: topic.topic for n, topic in facts.topics.items() if n not in facts.deleted}
         groups = unpack(log.snapshot_part(head, "groups"))
         grants = {(g[0], g[1], g[2]): g[3] for g in groups}
         named = {part.name for part in head.parts}
         marks = unpack(log.snapshot_part(head, "history")) if "history" in named else []
         pairs = (
-            ("topics", [topic[0] for topic in topics] == [topic.topic for topic in facts.topics]),
+            ("topics", {number: topic[0] for number, topic in topics.items()} == living),
             ("settings", settings == expected),
             ("end offsets", ends == known),
+            ("start offsets", starts == known_starts),
             ("epochs", {p[0]: p[1] for p in producers} == facts.epochs),
             ("numbers", rows == facts.next_sequence),
             ("ids", self._same_ids(head)),
@@ -385,3 +583,11 @@ class LogReader:
                 log.directory,
                 f"the snapshot at {head.position} differs from the records in {', '.join(wrong)}",
             )
+
+
+def _batch_of(record: Stored) -> BatchView:
+    """Raises BadBatch."""
+    batch = parse_batch(record.raw)
+    if batch.count != record.count:
+        raise BadBatch("a batch with another number of messages than its record says")
+    return batch

@@ -56,6 +56,7 @@ PROVED = {
     "one-body": "A body is the one whose hash was judged when it came.",
     "one-ledger": "A partition of a group has one ledger.",
     "one-log": "A ledger follows the log that it was built on.",
+    "retained": "What was not deleted is there; what went as processed every group has passed.",
 }
 
 Tell = Callable[[str, int, int], None]  # (phase, done, all)
@@ -230,6 +231,7 @@ class _Proof:
         ledgers = list(self._ledgers.values())
         reader = LogReader(log, ledgers, self.rows, self._found, self._keeper)
         facts = reader.read(lambda done, end: self._tell("log", done, end))
+        ledgers = self._drop_deleted(facts, ledgers)
         owners = self._owners()
         self._read_later_outputs(facts, owners)
         for ledger in ledgers:
@@ -239,7 +241,7 @@ class _Proof:
         self._tell("ids", self.rows.unique.count, self.rows.unique.count + self.rows.ids.count)
         compare_ids(self.rows, self._ledgers, log.frame, self._found)
         compare_ranges(self.rows, self._ledgers, self._found)
-        pending = compare_outputs(self.rows, owners, self._found)
+        pending = compare_outputs(self.rows, owners, facts, self._found)
         kept = self._keeper.kept
         if kept is not None:
             kept.ledgers = [ledger.as_kept() for ledger in ledgers]
@@ -247,6 +249,23 @@ class _Proof:
         report.kept = kept
         report.topics = _topics(facts, ledgers, self._topic)
         return report
+
+    def _drop_deleted(self, facts: BrokerLog, ledgers: list[Ledger]) -> list[Ledger]:
+        """Leave out the ledgers of topics that were deleted: their messages are gone on purpose."""
+        living = {topic.topic_id for n, topic in facts.topics.items() if n not in facts.deleted}
+        for ledger in ledgers:
+            started = ledger.started
+            assert started is not None, "ledgers without a first record are left out"
+            same_log = started.log_id == facts.log_id
+            if facts.deleted and same_log and started.topic_id not in living:
+                self._found.notes.append(f"{ledger.where}: its topic was deleted")
+                del self._ledgers[ledger.number]
+                continue
+            number = facts.number_of(started.topic)
+            partition = facts.partitions.get((number or 0, started.partition))
+            if number is not None and partition is not None:
+                ledger.shown_from = partition.shown_from
+        return list(self._ledgers.values())
 
     def _read_ledger(self, directory: str) -> None:
         for _ in range(ATTEMPTS_MAX):
@@ -303,17 +322,20 @@ def _check_ledger(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
     """The ledger follows this log, does not go beyond it, and every epoch was granted."""
     started = ledger.started
     assert started is not None, "ledgers without a first record are left out"
-    numbers = [n for n, topic in enumerate(log.topics) if topic.topic == started.topic]
-    if started.log_id != log.log_id or not numbers:
+    number = log.number_of(started.topic)
+    if started.log_id != log.log_id or number is None:
         found.add("one-log", ledger.where, f"it follows log {started.log_id.hex()}")
         return
-    if log.topics[numbers[0]].topic_id != started.topic_id:
+    if log.topics[number].topic_id != started.topic_id:
         found.add("one-log", ledger.where, "it follows another topic of this name")
-    partition = log.partitions.get((numbers[0], started.partition))
+    partition = log.partitions.get((number, started.partition))
     end = 0 if partition is None else partition.end_offset
     if ledger.next_offset > end:
         explanation = f"it stands at offset {ledger.next_offset}, the log ends at {end}"
         found.add("I8-commit-monotone", ledger.where, explanation)
+    if partition is not None and ledger.next_offset < partition.processed:
+        text = f"messages below {partition.processed} were deleted as processed by every group, "
+        found.add("retained", ledger.where, f"{text}it stands at {ledger.next_offset}")
     mark, position = ledger.seen
     if mark and position > log.history_end(mark):
         explanation = f"it relies on position {position} of history {mark.hex()}, which the log "
@@ -324,6 +346,8 @@ def _check_ledger(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
     grants, replaced = log.grants.get(ledger.place, {}), log.replaced.get(ledger.place, ())
     for epoch, first in ledger.epochs.items():
         grant = grants.get(epoch)
+        if grant is None and epoch < log.grants_from.get(ledger.place, 0):
+            continue  # the log has been shortened since
         if grant is None:
             found.add("I10-zombie-fenced", ledger.where, f"epoch {epoch} was never granted")
         elif grant.ledger_id != ledger.ledger_id:
@@ -336,11 +360,11 @@ def _check_ledger(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
 def _check_private(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
     """Its other inputs are the private topic of its group, and it is not ahead of it."""
     for topic_id, offset in ledger.parked.offsets.items():
-        numbers = [n for n, topic in enumerate(log.topics) if topic.topic_id == topic_id]
-        if not numbers or log.topics[numbers[0]].topic != ledger.private_topic:
+        number = log.number_of(ledger.private_topic)
+        if number is None or log.topics[number].topic_id != topic_id:
             found.add("ledger-shape", ledger.where, f"it reads a topic {topic_id.hex()}")
             continue
-        partition = log.partitions.get((numbers[0], ledger.place[2]))
+        partition = log.partitions.get((number, ledger.place[2]))
         end = 0 if partition is None else partition.end_offset
         if offset > end:
             text = f"it stands at offset {offset} of {ledger.private_topic}, the log ends at {end}"
@@ -349,13 +373,14 @@ def _check_private(ledger: Ledger, log: BrokerLog, found: Findings) -> None:
 
 def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str, dict[str, Any]]:
     topics: dict[str, dict[str, Any]] = {}
-    for number, topic in enumerate(log.topics):
-        if only not in {None, topic.topic}:
+    for number, topic in log.topics.items():
+        if number in log.deleted or only not in {None, topic.topic}:
             continue
         ends = {
             place[1]: its.end_offset for place, its in log.partitions.items() if place[0] == number
         }
         accepted = sum(ends.values())
+        starts = (its.start for place, its in log.partitions.items() if place[0] == number)
         groups: dict[str, dict[str, int]] = {}
         for ledger in ledgers:
             group, name, _ = ledger.place
@@ -377,11 +402,12 @@ def _topics(log: BrokerLog, ledgers: list[Ledger], only: str | None) -> dict[str
             row["pending"] = accepted - done
         topics[topic.topic] = {
             "accepted": accepted,
+            "deleted": sum(starts),
             "partitions": topic.partitions,
             "groups": dict(sorted(groups.items())),
         }
     if only is not None and only not in topics:
-        near = did_you_mean(only, (topic.topic for topic in log.topics))
+        near = did_you_mean(only, (topic.topic for topic in log.topics.values()))
         raise UnknownTopic(
             f"the log holds no topic {only!r}{near}",
             hint="list topics: oncemq topics list",

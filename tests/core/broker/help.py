@@ -15,7 +15,7 @@ from oncemq.core.broker.core import BrokerCore
 from oncemq.driver import Driver
 from oncemq.errors import DiskFull
 from oncemq.ids import tagged_id
-from oncemq.limits import LIMITS, Limits
+from oncemq.limits import LIMITS, SEGMENT_BYTES, Limits
 from oncemq.protocol import Hello, Produce, Produced
 from oncemq.storage.log import FencedLog
 from oncemq.storage.memory import MemoryDisk
@@ -86,7 +86,9 @@ class World:
         message_events: bool = False,
         create_topics: bool = True,
         limits: Limits = LIMITS,
+        segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
+        self.segment_bytes = segment_bytes
         self.create_topics = create_topics
         self.disk = MemoryDisk() if disk is None else disk
         self.clock = Clock()
@@ -102,7 +104,12 @@ class World:
     def start(self) -> None:
         self.wire = Wire()
         self.log = FencedLog.open(
-            self.disk, "data", generation=None, owner={"pid": 1}, create_log_id=LOG_ID
+            self.disk,
+            "data",
+            generation=None,
+            owner={"pid": 1},
+            create_log_id=LOG_ID,
+            segment_bytes=self.segment_bytes,
         )
         self.core = BrokerCore(
             self.log.log_id,
@@ -121,6 +128,7 @@ class World:
             perform=self.work.append,
             snapshot_every_bytes=self.snapshot_every,
             files=self.core.state,
+            needed_from=lambda: self.core.state.needed_from,
             turn_read_bytes=self.limits.turn_read_bytes_max,
         )
         self.driver.open_log(self.log, "data")

@@ -23,7 +23,7 @@ def test_an_offset_is_found_within_one_step(gaps, data):
     index, positions, at = OffsetIndex(STEP), [], 0
     for number, gap in enumerate(gaps):
         positions.append(at)
-        index.add(10 * number, at)
+        index.add(10 * number, at, number, at)
         at += gap
     number = data.draw(st.integers(0, len(gaps) - 1))
     floor = index.floor(10 * number + data.draw(st.integers(0, 9)))
@@ -37,7 +37,7 @@ def test_reading_on_never_jumps_over_a_batch(gaps, data):
     index, positions, at = OffsetIndex(STEP), [], 0
     for number, gap in enumerate(gaps):
         positions.append(at)
-        index.add(number, at)
+        index.add(number, at, number, at)
         at += gap
     start = data.draw(st.integers(0, at + STEP))
     behind = [position for position in positions if position >= start]
@@ -59,12 +59,12 @@ def test_entries_come_back_from_any_cut(gaps, cut):
     """Parts of a snapshot, cut anywhere, give the same index."""
     index, at = OffsetIndex(STEP), 0
     for number, gap in enumerate(gaps):
-        index.add(number, at)
+        index.add(number, at, number, at)
         at += gap
     again = OffsetIndex(STEP)
     for start in range(0, at + 1, cut):
-        for first_offset, position in index.entries(start, start + cut):
-            again.restore_entry(first_offset, position)
+        for entry in index.entries(start, start + cut):
+            again.restore_entry(*entry)
     assert again.entries(0, at + 1) == index.entries(0, at + 1)
 
 

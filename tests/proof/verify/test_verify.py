@@ -22,7 +22,16 @@ from oncemq.limits import LIMITS, Limits
 from oncemq.proof.parse import log as log_module
 from oncemq.proof.parse.files import OsFiles
 from oncemq.proof.verify.verify import PROVED, find_ledgers, verify
-from oncemq.records import AttemptMarked, LedgerEnded, LedgerStarted, Parked, Skipped, TopicCreated
+from oncemq.records import (
+    AttemptMarked,
+    LedgerEnded,
+    LedgerStarted,
+    Parked,
+    Skipped,
+    TopicCreated,
+    TopicDeleted,
+    Trimmed,
+)
 from oncemq.runtime.os_disk import OsDisk
 from oncemq.storage.memory import MemoryDisk
 from tests.proof import forged_effects
@@ -331,6 +340,18 @@ def _unknown_partition(broker: Broker, consumer: Consumer) -> None:
     broker.store("orders", explicit("x"), partition=7)
 
 
+def _deleted_unprocessed(broker: Broker, consumer: Consumer) -> None:
+    put(broker.log, Trimmed(0, 0, 8, "processed", 1))
+
+
+def _start_goes_back(broker: Broker, consumer: Consumer) -> None:
+    put(broker.log, Trimmed(0, 0, 5, "age", 1), Trimmed(0, 0, 4, "age", 1))
+
+
+def _topic_deleted_twice(broker: Broker, consumer: Consumer) -> None:
+    put(broker.log, TopicDeleted(1, 1), TopicDeleted(1, 1))
+
+
 FORGED: list[tuple[Callable[[Broker, Consumer], None], str]] = [
     (_gap, "I6-offsets"),
     (_offset_again, "I6-offsets"),
@@ -375,6 +396,9 @@ FORGED: list[tuple[Callable[[Broker, Consumer], None], str]] = [
     (_wrong_commit_numbers, "I12-order"),
     (_not_granted, "I10-zombie-fenced"),
     (_another_log, "one-log"),
+    (_deleted_unprocessed, "retained"),
+    (_start_goes_back, "log-shape"),
+    (_topic_deleted_twice, "log-shape"),
     (_second_directory, "one-ledger"),
     *forged_effects.FORGED,
 ]
