@@ -92,6 +92,23 @@ class ConfigureTopic:
 
 
 @dataclass(frozen=True, slots=True)
+class ShowTopic:
+    """Version 4: asks for what one topic holds, and how far its groups are."""
+
+    request: int
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTopic:
+    """Version 4: deletes a topic with its dead letters. The same again is no error."""
+
+    request: int
+    topic: str
+    topic_id: bytes  # of the topic that is meant: another one of its name stays
+
+
+@dataclass(frozen=True, slots=True)
 class ListTopics:
     """Asks for all topics."""
 
@@ -278,6 +295,34 @@ class TopicDescribed:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicShown:
+    """What a topic holds. Times are 0 where there is no message."""
+
+    request: int
+    topic: str
+    topic_id: bytes
+    partitions: int
+    dedup: str
+    retain: str
+    at_ms: int  # when it was made
+    ids: int  # explicit ids ever stored
+    # Of each partition that was used: number, first offset, end, bytes, times of the oldest and the
+    # newest message.
+    rows: tuple[tuple[int, int, int, int, int, int], ...]
+    # Grants: group, partition, what is committed, whether the lease runs.
+    groups: tuple[tuple[str, int, int, bool], ...]
+    letters: int  # dead letters of the topic that are there
+
+
+@dataclass(frozen=True, slots=True)
+class TopicGone:
+    """There is no such topic any more."""
+
+    request: int
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
 class TopicsListed:
     """All topics: (topic, topic_id, partitions, messages)."""
 
@@ -428,6 +473,8 @@ Request = (
     | CreateTopic
     | ConfigureTopic
     | ListTopics
+    | ShowTopic
+    | DeleteTopic
     | ListGroups
     | InitProducer
     | Produce
@@ -443,6 +490,8 @@ Answer = (
     | Pong
     | TopicDescribed
     | TopicsListed
+    | TopicShown
+    | TopicGone
     | GroupsListed
     | ProducerReady
     | Produced
@@ -482,6 +531,8 @@ KINDS: dict[int, type[Message]] = {
     13: Rewind,
     14: DescribeGroup,
     15: ConfigureTopic,
+    20: ShowTopic,
+    21: DeleteTopic,
     33: Welcome,
     34: Pong,
     35: TopicDescribed,
@@ -497,4 +548,6 @@ KINDS: dict[int, type[Message]] = {
     45: Failure,
     46: Rewound,
     47: GroupDescribed,
+    50: TopicShown,
+    51: TopicGone,
 }

@@ -19,7 +19,7 @@ from ..library.operating.seek import EARLIEST, LATEST, LostLedger, Moved, Seeker
 from ..runtime.diagnostics import is_terminal, tell
 from ..runtime.settings import Settings
 from .config import setting_options
-from .output import ExitCode, operator_events, print_json, print_table, say
+from .output import confirm, operator_events, print_json, print_table, say, yes_or_no
 
 FIELDS = ("group", "topic", "partition", "epoch", "consumer", "host", "path", "live")
 _REASON_CHARS_MAX = 500
@@ -59,7 +59,9 @@ def list_groups(as_json: bool, broker: str | None) -> None:
     if as_json:
         print_json({"groups": [dict(zip(columns, row, strict=True)) for row in rows]})
     else:
-        print_table("groups", columns, [[_shown(value) for value in row] for row in rows], whole=2)
+        print_table(
+            "groups", columns, [[yes_or_no(value) for value in row] for row in rows], whole=2
+        )
 
 
 @groups.command("show")
@@ -91,7 +93,7 @@ def _print_state(state: GroupState) -> None:
             p.topic,
             p.partition,
             p.consumer,
-            _shown(p.live),
+            yes_or_no(p.live),
             p.epoch,
             p.committed,
             p.end,
@@ -110,12 +112,6 @@ def _print_state(state: GroupState) -> None:
     ]
     if skips:
         print_table("skipped by operators", ("topic", "partition", "from", "to", "reason"), skips)
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "" if value is None else value
 
 
 # --- moving --------------------------------------------------------------------------------------
@@ -208,12 +204,8 @@ class _Lost:
         )
         if self.yes:
             return
-        if is_terminal(sys.stdin):
-            if not click.confirm("start over?", err=True):
-                tell("nothing was changed")
-                raise click.exceptions.Exit(ExitCode.FAILED)
-        elif self.replace:
-            raise click.UsageError("there is no terminal to ask at: add --yes")
+        if self.replace or is_terminal(sys.stdin):
+            confirm("start over?")
 
 
 def _told(lost: LostLedger, offset: int) -> str:

@@ -52,6 +52,22 @@ class ExitCode(enum.IntEnum):
     INTERRUPTED = 130
 
 
+def confirm(question: str) -> None:
+    """Ask before what cannot be undone. Raises Exit where the answer is no, UsageError without a terminal."""
+    if not is_terminal(sys.stdin):
+        raise click.UsageError("there is no terminal to ask at: add --yes")
+    if not click.confirm(question, err=True):
+        tell("nothing was changed")
+        raise click.exceptions.Exit(ExitCode.FAILED)
+
+
+def yes_or_no(value: Any) -> Any:
+    """Return a cell of a table: a truth as a word, nothing for None."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else value
+
+
 def exit_code_of(error: BaseException) -> int:
     if isinstance(error, Fenced):
         return ExitCode.FENCED

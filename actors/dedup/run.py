@@ -37,6 +37,7 @@ _VERSION = 1
 _FOOTER = Struct("<8sHHQQ16sII")
 _CRC = Struct("<I")
 FOOTER_BYTES = _FOOTER.size + _CRC.size
+_PIECE_WORDS = 32 * 1024  # of a filter, written at once: nobody waits for longer copies
 _FILL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 
@@ -46,8 +47,8 @@ class Run:
     def __init__(self, buffer: Any, name: str, *, mark: bytes, own: bool = False) -> None:
         """`name` is the file, for errors; `mark` names the secret that made the fingerprints.
 
-        Blocks of a run that this process wrote itself (`own`) are not checked again. Raises
-        CorruptLog.
+        What this process wrote itself (`own`) is not checked again: a filter may be large, and the
+        turn that takes the run would wait for it. Raises CorruptLog.
         """
         self.name = name
         self._buffer = buffer
@@ -74,9 +75,9 @@ class Run:
         if filter_at + 8 * words + FOOTER_BYTES != size:
             raise CorruptLog(name, 0, "a run of another length than its footer says")
         view = memoryview(buffer)
-        if crc32(view[index_at:filter_at]) != index_crc:
+        if not own and crc32(view[index_at:filter_at]) != index_crc:
             raise CorruptLog(name, index_at, "wrong checksum of a run's fences")
-        if crc32(view[filter_at : filter_at + 8 * words]) != filter_crc:
+        if not own and crc32(view[filter_at : filter_at + 8 * words]) != filter_crc:
             raise CorruptLog(name, filter_at, "wrong checksum of a run's filter")
         self._data = np.frombuffer(view[:index_at], "<u8").reshape(blocks, width, self._each)
         self._fences = np.frombuffer(view[index_at:sums_at], "<u8")
@@ -156,7 +157,7 @@ class RunWriter:
         self._mark = mark
         self._rest = np.empty((width, 0), np.uint64)  # fewer than fill a block
         self._fences: list[Words] = []
-        self._sums: list[int] = []
+        self._sums: list[NDArray[np.uint32]] = []
         self._filter = np.zeros(bloom.word_count(entries_max), np.uint64)
         self.count = 0
 
@@ -173,25 +174,30 @@ class RunWriter:
         count = entries.shape[1] // self._each
         blocks = entries.reshape(self._width, count, self._each).transpose(1, 0, 2)
         data = blocks.astype("<u8").tobytes()
-        self._fences.append(entries[0, :: self._each])
+        # A copy: a view would keep all entries in memory until the run is written.
+        self._fences.append(entries[0, :: self._each].astype("<u8"))
         view = memoryview(data)
-        self._sums += [
-            crc32(view[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)
-        ]
+        sums = [crc32(view[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)]
+        self._sums.append(np.array(sums, "<u4"))
         return data
 
     def finish(self) -> Iterator[bytes]:
-        """Yield the last bytes."""
+        """Yield the last bytes, in pieces."""
         if self._rest.size:
             last = np.full((self._width, self._each), _FILL, np.uint64)
             last[:, : self._rest.shape[1]] = self._rest
             yield self._blocks(last)
-        sums = np.array(self._sums, "<u4").tobytes()
-        index = b"".join(np.ascontiguousarray(part, "<u8").tobytes() for part in self._fences)
-        index += sums + bytes(-len(sums) % 8)
-        yield index
-        table = self._filter.astype("<u8").tobytes()
-        yield table
+        index_crc = filter_crc = 0
+        padding = np.zeros(sum(map(len, self._sums)) % 2, "<u4")
+        columns: list[NDArray[Any]] = [*self._fences, *self._sums, padding]
+        for column in columns:
+            piece = column.tobytes()
+            index_crc = crc32(piece, index_crc)
+            yield piece
+        for start in range(0, len(self._filter), _PIECE_WORDS):
+            piece = self._filter[start : start + _PIECE_WORDS].astype("<u8").tobytes()
+            filter_crc = crc32(piece, filter_crc)
+            yield piece
         footer = _FOOTER.pack(
             _MAGIC,
             _VERSION,
@@ -199,7 +205,7 @@ class RunWriter:
             self.count,
             len(self._filter),
             self._mark,
-            crc32(index),
-            crc32(table),
+            index_crc,
+            filter_crc,
         )
         yield footer + _CRC.pack(crc32(footer))

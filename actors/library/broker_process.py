@@ -5,6 +5,7 @@ A broker that finds a live owner of the directory refuses to start.
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import os
 from collections.abc import Callable
@@ -89,6 +90,9 @@ class BrokerProcess:
         UnsupportedFormat, Fenced, OSError; nothing was changed then. Call `run` next.
         """
         keep_descriptors()
+        # Loads numpy, which takes a while: the first explicit id must not wait for it, and nobody
+        # else in its turn.
+        importlib.import_module("oncemq.core.broker.id_index")
         warning = filesystem_warning(self._data)
         if warning is not None:
             self._events.emit("log.filesystem", directory=self._data, reason=warning)

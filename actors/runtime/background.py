@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ..ports import Job
 
+# How long the turn waits for a thread that computes in Python, instead of 5 ms: it gives way at each
+# call of numpy, and takes its turn again after this.
+_SWITCH_S = 0.0005
 _THREADS = 2  # a large merge must not keep a small file waiting
 Done = Callable[[], None]
 
@@ -27,6 +31,7 @@ class BackgroundThreads:
     """`ports.Background` for a process. `close` it when the actor is closed."""
 
     def __init__(self) -> None:
+        sys.setswitchinterval(_SWITCH_S)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="oncemq-background")
         self._jobs: list[Future[Done]] = []
         self._stop = threading.Event()

@@ -81,6 +81,7 @@ EVENTS: dict[str, EventKind] = {
     ),
     "topic.created": _info("A topic was created", "topic topic_id partitions position"),
     "topic.configured": _info("The settings of a topic changed", "topic dedup retain position"),
+    "topic.deleted": _info("A topic was deleted", "topic topic_id messages"),
     "topic.trimmed": _info(
         "Messages were deleted by the retention of their topic",
         "topic partition first_offset next_offset reason",

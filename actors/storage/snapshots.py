@@ -19,6 +19,8 @@ from .document import Part, SnapshotInfo
 from .framing import BadFrame
 from .view import View, chain_before
 
+SYNC_BYTES = 2 * 1024 * 1024  # of a mapped part
+
 
 def read_head(disk: Disk, path: str, position: int, log_id: bytes | None) -> SnapshotInfo:
     """Return the head of the snapshot at `position`. Raises CorruptLog, FileNotFoundError.
@@ -194,10 +196,11 @@ def write_mapped(
 ) -> tuple[int, int] | None:
     """Write a part that is mapped later; return its length and CRC, None where `stop` said so.
 
+    It is synced in pieces: the log's own sync would wait for all that the system has put off.
     Its name becomes durable with the head that names it. Raises DiskFull, having cleaned up.
     """
     name = posixpath.join(path, file)
-    at = crc = 0
+    at = crc = synced = 0
     try:
         with contextlib.closing(disk.create(name)) as target:
             for piece in pieces:
@@ -206,6 +209,9 @@ def write_mapped(
                 target.write(piece, at)
                 crc = crc32(piece, crc)
                 at += len(piece)
+                if at - synced >= SYNC_BYTES:
+                    target.sync()
+                    synced = at
             else:
                 target.sync()
                 return at, crc

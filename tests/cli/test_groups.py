@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from oncemq.cli import groups
+from oncemq.cli import groups, output
 from oncemq.library.operating.seek import LostLedger
 
 
@@ -38,7 +38,8 @@ def test_a_lost_ledger_is_replaced_only_with_a_yes(
         asked.append(text)
         return answer
 
-    monkeypatch.setattr(groups, "is_terminal", lambda _stream: terminal)
+    for module in (groups, output):
+        monkeypatch.setattr(module, "is_terminal", lambda _stream: terminal)
     monkeypatch.setattr(click, "confirm", confirm)
     lost = LostLedger("t", 1, 1500, 2000, "host", "/gone", 0, 3, in_place=not replace)
     said = groups._Lost(replace, yes)

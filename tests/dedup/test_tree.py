@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from oncemq.dedup import bloom
 from oncemq.dedup.run import BLOCK_BYTES, Run, RunWriter
 from oncemq.dedup.table import Table
-from oncemq.dedup.tree import FANOUT, STEP_ENTRIES, Tree
+from oncemq.dedup.tree import FANOUT, STEP_ENTRIES, NewRun, Tree
 from oncemq.errors import CorruptLog
 
 MARK = b"m" * 16
@@ -214,3 +216,19 @@ def test_a_tree_comes_back_from_what_a_snapshot_holds():
     assert known.all()
     assert values[0].tolist() == list(range(500))
     assert again.count == tree.count == 500
+
+
+def test_a_merge_needs_its_filter_and_a_step_in_memory():
+    """What was written is let go: a large merge must not hold its entries until its end."""
+    each = 16 * STEP_ENTRIES
+    runs = [Run(run_of(entries_of(random_pairs(each, seed))), "run", mark=MARK) for seed in (1, 2)]
+    new = NewRun(1, runs)
+    tracemalloc.start()
+    try:
+        for _ in new.pieces(WIDTH, MARK):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    whole = 8 * WIDTH * new.count
+    assert peak < 8 * bloom.word_count(new.count) + whole / 2

@@ -23,6 +23,7 @@ from ...errors import (
     DiskFull,
     Fenced,
     HelloRequired,
+    InvalidName,
     InvalidSetting,
     LogRegressed,
     OnceMQError,
@@ -32,7 +33,7 @@ from ...errors import (
     UnknownProducer,
     VersionMismatch,
 )
-from ...ids import INTERNAL_MARK, check_name
+from ...ids import INTERNAL_MARK, check_name, dead_topic
 from ...limits import LABEL_CHARS_MAX, LIMITS, Limits
 from ...outcome import (
     DiskSpace,
@@ -54,6 +55,7 @@ from ...protocol import (
     VERSION_MIN,
     ConfigureTopic,
     CreateTopic,
+    DeleteTopic,
     DescribeGroup,
     DescribeTopic,
     Fetch,
@@ -72,7 +74,10 @@ from ...protocol import (
     ProducerReady,
     Renew,
     Rewind,
+    ShowTopic,
     TopicDescribed,
+    TopicGone,
+    TopicShown,
     TopicsListed,
     Welcome,
 )
@@ -84,6 +89,7 @@ from ...records import (
     Record,
     TopicConfigured,
     TopicCreated,
+    TopicDeleted,
 )
 from ...topic_settings import DEFAULTS, TopicSettings
 from .fetch import FetchServer
@@ -171,6 +177,8 @@ class BrokerCore:
             CreateTopic: self._create_topic,
             ConfigureTopic: self._configure_topic,
             ListTopics: self._list_topics,
+            ShowTopic: self._show_topic,
+            DeleteTopic: self._delete_topic,
             InitProducer: self._init_producer,
             Fetch: lambda peer, fetch, out: self._fetches.fetch(peer, fetch, self._now_ms, out),
             Join: self._join,
@@ -497,6 +505,65 @@ class BrokerCore:
                 start_offsets=topic.start_offsets(),
             )
         out.sends_after_sync.append(Send(peer, described))
+
+    def _show_topic(self, peer: bytes, request: ShowTopic, out: Outcome) -> None:
+        topics, groups = self.state.topics, self.state.groups
+        topic = topics.get(request.topic)
+        rows = []
+        for number, partition in sorted(topic.by_number.items()):
+            start, end = partition.log_start_offset, partition.durable_end_offset
+            first, held = partition.index.first, partition.bytes_stored - partition.bytes_trimmed
+            times = (first[2], partition.last_at_ms) if first else (0, 0)
+            rows.append((number, start, end, held, *times))
+        grants = tuple(
+            (key[0], key[2], groups.leases[key].committed, groups.live(key, self._now_ms))
+            for key in sorted(groups.of_topic.get(topic.name, ()))
+        )
+        dead = topics.by_name.get(dead_topic(topic.name))
+        letters = sum(dead.messages) if dead is not None and dead is not topic else 0
+        shown = TopicShown(
+            request.request,
+            topic.name,
+            topic.topic_id,
+            topic.partitions,
+            topic.settings.dedup,
+            topic.settings.retain,
+            topic.at_ms,
+            topic.ids,
+            tuple(rows),
+            grants,
+            letters,
+        )
+        out.sends_after_sync.append(Send(peer, shown))
+
+    def _delete_topic(self, peer: bytes, request: DeleteTopic, out: Outcome) -> None:
+        """What OnceMQ made for the topic goes with it: it names messages that are gone."""
+        topics = self.state.topics
+        topic = topics.by_name.get(request.topic)
+        if topic is not None and topic.topic_id != request.topic_id:
+            raise StoreMismatch(
+                f"topic {topic.name} is not the one that was to be deleted: it was made since",
+                hint="look at it first: oncemq topics show",
+            )
+        if topic is not None and is_own(topic.name):
+            raise InvalidName(
+                f"{topic.name} is made by OnceMQ and goes with its topic",
+                hint="to keep fewer dead letters: oncemq topics set --retain",
+            )
+        if topic is not None:
+            if self._judge.disk_full:
+                raise DiskFull(NO_ROOM)
+            for gone in [topic, *topics.own_of(topic.name)]:
+                self._forget_topic(gone, out)
+        out.sends_after_sync.append(Send(peer, TopicGone(request.request, request.topic)))
+
+    def _forget_topic(self, topic: Topic, out: Outcome) -> None:
+        out.appends.append(TopicDeleted(topic.number, self._broker_ms()))
+        self._fetches.forget_topic(topic, out)
+        self._judge.forget_topic(topic, out)
+        self._membership.balance.forget_topic(topic.name)
+        fields = {"topic": topic.name, "topic_id": topic.topic_id.hex()}
+        out.events.append(("topic.deleted", {**fields, "messages": sum(topic.messages)}))
 
     def _list_topics(self, peer: bytes, request: ListTopics, out: Outcome) -> None:
         topics = list(self.state.topics.by_number.values())

@@ -211,7 +211,9 @@ class Membership:
         topic = self.state.topics.get(join.topic)
         if join.topic_id_seen not in {b"", topic.topic_id}:
             raise StoreMismatch(
-                f"the ledger was built on another topic {join.topic} than the one of this log"
+                f"the ledger was built on another topic {join.topic} than the one of this log",
+                hint="if that was deleted on purpose, remove the ledger (it lies on "
+                f"{join.host[:LABEL_CHARS_MAX]} in {join.path}): a new one follows the new topic",
             )
         place = checked_place(join.mark, join.position)
         if not join.accepts:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
 
 from ...errors import OffsetTrimmed, UnknownTopic
-from ...ids import DEAD_SUFFIX, INTERNAL_MARK, check_name, did_you_mean, utc_text
+from ...ids import DEAD_SUFFIX, INTERNAL_MARK, check_name, dead_topic, did_you_mean, utc_text
 from ...limits import Limits
 from ...records import (
     BatchStored,
@@ -163,6 +163,12 @@ class Topic:
         self.by_number[number] = added
         return added
 
+    @property
+    def messages(self) -> list[int]:
+        """How many each used partition holds."""
+        used = self.by_number.values()
+        return [one.durable_end_offset - one.log_start_offset for one in used]
+
     def start_offsets(self) -> tuple[int, ...]:
         """(): no message was ever deleted."""
         starts = [0] * self.partitions
@@ -200,6 +206,15 @@ class TopicTable:
         if topic is None:
             raise self._unknown(name)
         return topic
+
+    def own_of(self, name: str) -> list[Topic]:
+        """Return the topics that OnceMQ itself made for a topic."""
+        return [
+            topic
+            for topic in self.by_number.values()
+            if topic.name == dead_topic(name)
+            or topic.name.partition(INTERNAL_MARK)[:2] == (name, INTERNAL_MARK)
+        ]
 
     def check_wanted(self, name: str) -> None:
         """Raise UnknownTopic for a topic of users that none of them has created.

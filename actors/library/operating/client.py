@@ -25,6 +25,7 @@ from ...protocol import (
     VERSION_MIN,
     ConfigureTopic,
     CreateTopic,
+    DeleteTopic,
     DescribeGroup,
     DescribeTopic,
     Failure,
@@ -46,8 +47,11 @@ from ...protocol import (
     ProducerReady,
     Rewind,
     Rewound,
+    ShowTopic,
     Standby,
     TopicDescribed,
+    TopicGone,
+    TopicShown,
     TopicsListed,
     Welcome,
     place_in,
@@ -129,6 +133,16 @@ class AdminClient:
     def describe_topic(self, topic: str) -> TopicDescribed:
         """Raises UnknownTopic, NoAnswer."""
         return self._ask(DescribeTopic(0, topic, create=False), TopicDescribed)
+
+    def show_topic(self, topic: str) -> TopicShown:
+        """Raises UnknownTopic, NotSupported, NoAnswer."""
+        self._check_settings()
+        return self._ask(ShowTopic(0, topic), TopicShown)
+
+    def delete_topic(self, topic: str, topic_id: bytes) -> TopicGone:
+        """The same again is no error. Raises StoreMismatch, InvalidName, DiskFull, NoAnswer."""
+        self._check_settings()
+        return self._ask(DeleteTopic(0, topic, topic_id), TopicGone)
 
     def topics(self) -> TopicsListed:
         """Raises NoAnswer."""

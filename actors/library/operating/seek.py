@@ -179,9 +179,10 @@ class Seeker:
             facts = door.peek()
         finally:
             door.close()
-        rows = self._client.group(group).partitions
-        [row] = [row for row in rows if row[:2] == (topic, partition)]
-        host, path, committed, end = row[4], row[5], row[8], row[9]
+        host, path, committed, end = facts.host, facts.path, 0, 0  # of an earlier topic of the name
+        for row in self._client.group(group).partitions:
+            if row[:2] == (topic, partition):
+                host, path, committed, end = row[4], row[5], row[8], row[9]
         try:
             ends = self._client.describe_topic(private_topic(topic, group)).end_offsets
         except UnknownTopic:

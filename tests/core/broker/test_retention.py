@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from oncemq import protocol
 from oncemq.errors import CorruptLog
 from oncemq.limits import LIMITS, RETENTION_EVERY_MS, TRIMS_WITHOUT_ROOM_MAX
 from oncemq.protocol import Failure, Fetch, Fetched, Leave, Rewind
@@ -242,3 +245,126 @@ def test_a_sweep_of_many_partitions_takes_several_turns():
         turns += 1
     assert turns >= 3
     assert LIMITS.retention_partitions_per_turn > 2
+
+
+# --- topics that are deleted ---------------------------------------------------------------------
+
+
+def deleted(world: Keeping, name: str = "t") -> Any:
+    topic_id = world.ask(protocol.DescribeTopic(world.n, name, create=False)).topic_id
+    return world.ask(protocol.DeleteTopic(world.n, name, topic_id))
+
+
+def test_a_deleted_topic_is_gone_with_all_that_was_made_for_it():
+    """Its dead letters and private topics name messages that are gone; other topics stay."""
+    world = Keeping("forever")
+    world.fill(2)
+    for name in ("t.dead", "t@g", "tt", "tt.dead"):
+        world.ask(protocol.DescribeTopic(world.n, name, create=True))
+    assert deleted(world) == protocol.TopicGone(next(world.numbers) - 1, "t")
+    for _ in range(2):
+        listed = world.ask(protocol.ListTopics(world.n))
+        assert [row[0] for row in listed.topics] == ["tt", "tt.dead"]
+        assert world.fetch(0).message.code == "unknown_topic"
+        world.crash(clean=True)
+
+
+def test_a_topic_is_deleted_once_and_by_its_id():
+    """A resent request is answered as before; a topic of that name that was made since stays."""
+    world = Keeping("forever")
+    old = world.ask(protocol.DescribeTopic(world.n, "t", create=False)).topic_id
+    deleted(world)
+    assert isinstance(world.ask(protocol.DeleteTopic(world.n, "t", old)), protocol.TopicGone)
+    world.topic()
+    assert world.ask(protocol.DeleteTopic(world.n, "t", old)).code == "store_mismatch"
+    assert len(world.ask(protocol.ListTopics(world.n)).topics) == 1
+
+
+def test_what_goes_with_a_topic_is_not_deleted_alone():
+    """Consumers have numbered what they sent there: it would begin again."""
+    world = Keeping("forever")
+    world.ask(protocol.DescribeTopic(world.n, "t.dead", create=True))
+    assert deleted(world, "t.dead").code == "invalid_name"
+
+
+def test_a_later_topic_of_the_name_is_another_one():
+    """Ids and numbers begin anew, and nothing of the first topic is mixed into it."""
+    world = Keeping("forever")
+    old = world.ask(protocol.DescribeTopic(world.n, "t", create=False)).topic_id
+    world.send_ids(0, {"x": "1"})
+    world.send(0, "numbered")
+    deleted(world)
+    assert world.send(1, "on").code == "unknown_topic"
+    new = world.topic().topic_id
+    assert new != old
+    assert world.send(1, "on").code == "gap"
+    for number in range(2):
+        session = bytes([65 + number]) * 16
+        verdict = ("stored", "duplicate")[number]
+        assert runs(world.send_ids(0, {"x": "2"}, session=session)) == [(1, verdict, 0)]
+        world.crash(clean=True)
+        world.producer()
+    assert stored_from(world, 0) == ["2"]
+
+
+def test_groups_of_a_deleted_topic_are_told():
+    """Its owners and readers get UnknownTopic, also those that wait; its ledgers StoreMismatch."""
+    world = Keeping("forever")
+    world.fill(1)
+    old = world.join().topic_id
+    world.put(Fetch(world.n, "g", "t", 0, 1, 1, 1000, 30_000), peer=OTHER)
+    world.settle()
+    deleted(world)
+    (told,) = world.take(OTHER)
+    assert told.code == "unknown_topic"
+    assert world.report(1).code == "unknown_topic"
+    world.topic()
+    assert world.join(topic_id_seen=old, next_offset=1).code == "store_mismatch"
+    assert world.join(next_offset=0).epoch == 2, "no epoch is given twice"
+
+
+def test_outputs_of_a_later_topic_do_not_begin_again_at_number_0():
+    """They would be duplicates of those of the first: an operator gives the group a new ledger."""
+    world = Keeping("forever")
+    world.topic("out")
+    world.fill(1)
+    world.join()
+    name = "@g/t/0"
+    world.ask(protocol.InitProducer(world.n, name, b"i" * 16, "me"))
+    world.send(0, "output", topic="out", producer=name, epoch=1)
+    deleted(world)
+    world.topic()
+    refused = world.join()
+    assert refused.code == "ledger_not_here"
+    assert "oncemq groups reset g t --to earliest --new-ledger" in refused.hint
+    assert world.join(replaces=True).epoch == 2
+    ready = world.ask(protocol.InitProducer(world.n, name, b"i" * 16, "me"))
+    assert ready.partitions == (("out", 0, 1, b""),)
+
+
+def test_a_deleted_topic_frees_its_segments():
+    """What it held is not needed any more, as soon as the next sweep is over."""
+    world = Keeping("forever")
+    world.churn()
+    held = len(world.segments())
+    deleted(world)
+    world.later()
+    assert len(world.segments()) < held / 2
+
+
+def test_a_topic_is_shown_with_what_it_holds():
+    """Offsets, bytes and times of its partitions, ids that outlive their messages, groups."""
+    world = Keeping("1m", partitions=2)
+    world.send_ids(0, {"x": "1", "y": "2"})
+    world.later(70_000)
+    world.fill(3)
+    world.join(next_offset=2)
+    world.report(4)
+    shown = world.ask(protocol.ShowTopic(world.n, "t"))
+    now = world.clock.ms
+    (row,) = shown.rows
+    assert row[:3] == (0, 2, 5)
+    assert 600 < row[3] < 1000
+    assert row[4] == row[5] == now
+    assert (shown.ids, shown.groups, shown.retain) == (2, (("g", 0, 4, True),), "1m")
+    assert world.ask(protocol.ShowTopic(world.n, "nope")).code == "unknown_topic"

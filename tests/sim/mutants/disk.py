@@ -47,6 +47,11 @@ mutant(
     "a snapshot's parts are durable before its head",
     (SimFile, "sync", _unless(lambda path: "snap" in path or "part" in path)),
 )
+mutant(
+    "a run counts before it is synced",
+    "what was made beside the turn is durable before a snapshot names it",
+    (SimFile, "sync", _unless(layout.is_mapped)),
+)
 
 
 def _as_known(original: Any) -> Any:
