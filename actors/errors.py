@@ -44,6 +44,7 @@ class CorruptLog(StorageError):
     def __init__(self, path: str, offset: int, reason: str, *, hint: str | None = None) -> None:
         self.path = path
         self.offset = offset
+        self.damage = reason
         super().__init__(f"{path} at byte {offset}: {reason}", hint=hint)
 
 
