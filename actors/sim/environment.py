@@ -23,7 +23,7 @@ from .disk.cuts import CutPolicy
 from .disk.disk import SimDisk
 from .network import Endpoint, Envelope, Faults, SimNetwork
 from .oracles.ledger import LedgerOracle
-from .oracles.log import BrokerOracle
+from .oracles.log import CREATED_AHEAD_MS, BrokerOracle
 from .plan import Plan
 from .trace import Trace
 
@@ -102,6 +102,7 @@ class Environment(ABC):
             LIMITS,
             solitary_messages_max=plan.solitary_max,
             id_table_ids=SMALL_TABLE_IDS,  # so that runs of ids are made and merged in every world
+            created_ahead_ms_max=CREATED_AHEAD_MS,
         )
         self.clock = SimClock()
         self.trace = Trace(self.clock, keep_all=trace)

@@ -49,6 +49,7 @@ FAULTS: dict[str, type[Fault]] = {
         operators.WrongDirectory,
         operators.CopiedLedger,
         operators.BackUp,
+        operators.Horizons,
         operators.Seek,
         relay.OutboxAway,
         relay.RelayStuck,

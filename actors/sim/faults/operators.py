@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import os
 
+from ...codec import wire
+from ...protocol import VERSION_MAX, VERSION_MIN, ConfigureTopic, Hello
 from ..disk.cuts import KeepEverything
 from ..processes.broker import SimBroker
 from ..processes.consumer import SimConsumer
+from ..processes.dated_user import TOPIC
 from ..processes.operator import SimOperator
 from ..processes.restored import Backup
 from .base import Fault
 
+CLOSE_MS = 2_000
 BACKUPS_MAX = 2  # of a run
 
 
@@ -110,6 +114,22 @@ class BackUp(Fault):
         live = broker.alive or self.people.spare_broker.alive
         backups.append(Backup(disk, live))
         self.world.trace.add("operator", "backup live" if live else "backup at rest")
+        return True
+
+
+class Horizons(Fault):
+    """Whoever cares for a topic changes its dedup horizon, shorter or longer, at any moment."""
+
+    name = "horizons"
+
+    def strike(self) -> bool:
+        world = self.world
+        dedup = self.rng.choice(("700ms", "2s", "5s", "1h", "forever"))
+        client = world.connect()
+        hello = Hello(1, VERSION_MIN, VERSION_MAX, "admin", world.draw(), b"", 0)
+        for message in (hello, ConfigureTopic(2, TOPIC, dedup, "")):
+            client.send(b"", wire.encode(message, None))
+        world.after(CLOSE_MS, client.endpoint.close)
         return True
 
 
