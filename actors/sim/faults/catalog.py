@@ -50,6 +50,7 @@ FAULTS: dict[str, type[Fault]] = {
         operators.CopiedLedger,
         operators.BackUp,
         operators.Horizons,
+        operators.Retirement,
         operators.Seek,
         relay.OutboxAway,
         relay.RelayStuck,

@@ -26,6 +26,7 @@ from ...records import (
     HorizonMarked,
     LedgerReplaced,
     ProducerGranted,
+    ProducerRetired,
     Record,
     TopicConfigured,
     TopicCreated,
@@ -108,6 +109,7 @@ class BrokerOracle(RecordOracle):
         self.messages: dict[Target, list[StoredMessage]] = {}
         self.by_identity: dict[bytes, tuple[int, StoredMessage]] = {}  # id to partition, message
         self.producer_epochs: dict[str, int] = {}
+        self.retired: set[str] = set()  # names that nobody has taken up again
         self.next_sequence: dict[tuple[str, str, int], int] = {}  # producer, topic, partition
         self.grants: dict[Place, GroupGranted] = {}
         self.replaced: dict[Place, GroupGranted] = {}  # the grant before that one
@@ -157,6 +159,10 @@ class BrokerOracle(RecordOracle):
             raise Violation("ledger replaced", f"no operator has asked for {record}")
         elif isinstance(record, GroupRewound):
             self._rewound(record)
+        elif isinstance(record, ProducerRetired):
+            if record.producer.startswith(INTERNAL_MARK) or record.producer in self.retired:
+                raise Violation("retired", f"{record.producer} may not be retired now")
+            self.retired.add(record.producer)
         elif isinstance(record, HistoryBegun):
             self._history(record, position)
         else:
@@ -213,6 +219,7 @@ class BrokerOracle(RecordOracle):
         if epoch <= self.producer_epochs.get(producer, 0):
             raise Violation("epoch", f"{producer} was granted {epoch} a second time")
         self.producer_epochs[producer] = epoch
+        self.retired.discard(producer)
 
     def _grant(self, record: GroupGranted) -> None:
         place = (record.group, record.topic, record.partition)
@@ -240,6 +247,8 @@ class BrokerOracle(RecordOracle):
         log = self.messages[topic, record.partition]
         if record.first_offset != len(log):
             raise Violation("offsets", f"{topic}/{record.partition} at {record.first_offset}")
+        if record.producer in self.retired:
+            raise Violation("retired stored", f"{record.producer} at {position}")
         if record.producer and record.epoch != self.producer_epochs.get(record.producer):
             raise Violation(
                 "zombie stored", f"{record.producer} under epoch {record.epoch} at {position}"
