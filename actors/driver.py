@@ -23,6 +23,7 @@ from .outcome import (
     DiskSpace,
     Event,
     Files,
+    Keep,
     NewFile,
     Outcome,
     Read,
@@ -45,7 +46,7 @@ from .ports import (
 )
 from .protocol import Failure
 from .records import BatchStored
-from .storage.log import Discard, FencedLog, Mapped, PartWriter
+from .storage.log import Discard, FencedLog, Mapped, PartWriter, StoredRecord
 
 IDLE_MS = 1_000  # an idle actor still looks at its fence once a second
 DISK_FULL_RETRY_MS = 500
@@ -385,7 +386,7 @@ class Driver:
         start = at = read.position
         if not read.columns:
             found, at = self._decoded.walk(start, read.max_bytes)
-        known_end = at
+        taken = 0
         want = start + read.max_bytes - at
         stopped = want > self._read_left and not read.columns
         if stopped:
@@ -397,6 +398,7 @@ class Driver:
             if not read.columns:
                 self._decoded.add(before, stored.position, batch)
             before, at, batch = stored.position, stored.end, None
+            taken += stored.end - stored.position  # kept parts leave out what lies between
             if stored.type == record_codec.BATCH_STORED:
                 record = record_codec.decode(
                     stored.type, stored.meta, stored.body, stored.body_crc, columns=read.columns
@@ -406,7 +408,7 @@ class Driver:
                 found.append((stored.position, record))
         if not read.columns:
             self._decoded.add(before, at, batch)
-            self._read_left = max(0, self._read_left - (at - known_end))
+            self._read_left = max(0, self._read_left - taken)
         return ReadDone(read.token, found, at, stopped)
 
     def _finish(self, now: int) -> None:
@@ -545,9 +547,18 @@ class Driver:
         if self._files is None:
             return
         assert isinstance(self._log, FencedLog), "only such a log has files beside it"
-        for new in self._files.due():
+        for due in self._files.due():
+            new = self._kept_file(self._log, due) if isinstance(due, Keep) else due
             writer = self._log.part_writer(new.name)
             background.start(partial(self._make_file, self._files, writer, new))
+
+    @staticmethod
+    def _kept_file(log: FencedLog, keep: Keep) -> NewFile:
+        def wanted(stored: StoredRecord) -> bool:
+            of_batch = stored.type == record_codec.BATCH_STORED
+            return of_batch and keep.wants(*record_codec.stored_place(stored.meta))
+
+        return NewFile(keep.name, log.kept_pieces(keep.start, keep.end, wanted))
 
     def _make_file(
         self, files: Files, writer: PartWriter, new: NewFile, stop: Callable[[], bool]

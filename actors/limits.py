@@ -157,6 +157,7 @@ class Limits:
     id_tables_waiting_max: int = 8  # such tables that wait for their file: above it Busy
     offset_part_bytes: int = 1024 * 1024 * 1024  # log covered by one part of a snapshot
 
+    keep_bytes_min: int = 64 * 1024 * 1024  # of log that a copy of what is left must free
     retention_partitions_per_turn: int = 256  # a sweep goes on in the next turn
 
     # --- fetch ------------------------------------------------------------------------------------

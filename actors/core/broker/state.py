@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import LogRegressed, ProtocolError, UnsupportedFormat
 from ...history import MARK_BYTES, History, Place
 from ...limits import LIMITS, Limits
-from ...outcome import NewFile, Snapshot
+from ...outcome import Keep, NewFile, Snapshot
 from ...records import (
     BatchStored,
     GroupGranted,
@@ -33,6 +33,7 @@ from ...records import (
     Trimmed,
 )
 from .groups import GroupTable
+from .kept import KeptParts, is_kept
 from .producers import ProducerTable
 from .topics import Partition, Topic, TopicTable
 
@@ -67,6 +68,7 @@ class BrokerState:
         # Volatile: below it the log holds nothing that a partition still has, for all of this
         # state. Only the sweeps of retention move it, up.
         self.needed_from = 0
+        self.kept = KeptParts()
         # Names of parts of the newest written snapshot that stay true.
         self._frozen: frozenset[str] = frozenset()
         # The same for a snapshot that was handed out, which a full disk may prevent.
@@ -81,15 +83,22 @@ class BrokerState:
             self._ids = IdIndex(self._secret, self._limits)
         return self._ids
 
-    def due(self) -> list[NewFile]:
-        return self._ids.due() if self._ids is not None else []
+    def due(self) -> list[NewFile | Keep]:
+        return [*(self._ids.due() if self._ids is not None else []), *self.kept.due()]
 
     def made(self, name: str, buffer: Any, path: str) -> None:
         """Raises CorruptLog."""
-        self.ids.made(name, buffer, path)
+        if self.kept.is_making(name):
+            self.kept.made(len(buffer))
+            self.topics.changed = True
+        else:
+            self.ids.made(name, buffer, path)
 
     def failed(self, name: str) -> None:
-        self.ids.failed(name)
+        if self.kept.is_making(name):
+            self.kept.failed()
+        else:
+            self.ids.failed(name)
 
     def partition_of(self, record: BatchStored) -> tuple[Topic, Partition]:
         topic = self.topics.by_number[record.topic_number]
@@ -166,6 +175,7 @@ class BrokerState:
         if self._ids is not None:
             parts["ids"], files = self._ids.freeze()
             keep.update(files)
+        keep.update(self.kept.offer())
         for start in self._offset_parts():
             end = min(start + self._offset_part_bytes, self.applied_end)
             name = f"offsets-{start}-{end}"
@@ -179,6 +189,8 @@ class BrokerState:
     def snapshot_written(self) -> None:
         """Allow the next snapshot to keep parts of the last one, which is durable now."""
         self._frozen = self._offered
+        self.kept.written()
+        self.topics.changed |= bool(self.kept.parts)
 
     def _offset_parts(self) -> list[int]:
         """Return where the parts begin that hold an entry."""
@@ -209,6 +221,7 @@ class BrokerState:
             self.ids.restore(parts["ids"], parts)
         self.last_at_ms, self.applied_end, next_number = broker
         self.topics.restore(parts["topics"], next_number)
+        self.kept.restore({name: len(part.buffer) for name, part in parts.items() if is_kept(name)})
         self.producers.restore(parts["producers"])
         self.groups.restore(parts["groups"])
         self.history = History((mark, at) for mark, at in parts["history"])

@@ -156,7 +156,7 @@ class LogReader:
             base = later.pop(0)
             sensible(self._begin, base, log.path)
             position = base.position
-            self._read_before(position)
+            self._read_before(base)
         for group in log.groups(position):
             for frame in group.frames:
                 self._checked(self._take, frame)
@@ -200,15 +200,15 @@ class LogReader:
         facts.marks = [(mark, at) for mark, at in marks]
         self._id_count, self._id_places = self._ids_in(head) or (0, 0)
 
-    def _read_before(self, position: int) -> None:
+    def _read_before(self, head: SnapshotHead) -> None:
         """Read what is left of the batches below the first snapshot: they end where it says."""
         ends: dict[Place, int] = {}
-        for frame in self._log.frames_before(position):
+        for frame in self._log.frames_before(head):
             self._checked(partial(self._take_before, ends), frame)
         for place, end in ends.items():
             said = self.facts.partitions[place].end_offset
             if end != said:
-                text = f"its messages end at {end}, the snapshot at {position} says {said}"
+                text = f"its messages end at {end}, the snapshot at {head.position} says {said}"
                 self._found.add("I6-offsets", self._where(place), text)
 
     def _checked(self, take: Callable[[Any, int], None], frame: Frame) -> None:
