@@ -319,15 +319,14 @@ class FencedLog:
     def read(self, position: int, max_bytes: int, *, end: int | None = None) -> list[StoredRecord]:
         """Return records from the record boundary `position` on, below `end` and the durable end.
 
-        As many as fit `max_bytes`, but at least one if there is one. Below the start of the log only
-        kept parts have records; what lies between them is passed over. Raises CorruptLog, Fenced,
-        OSError.
+        As many as fit `max_bytes`, but at least one if there is one. Where kept parts stand for the
+        beginning of the log, what lies between them is passed over. Raises CorruptLog, Fenced, OSError.
         """
         self._check_usable()
         try:
             records = self._read_kept(position, max_bytes) if position < self.kept_end else []
             if not records:
-                at = max(position, self.kept_end, self.start)
+                at = max(position, self.kept_end, self.start) if self._kept else position
                 records = self._reader.read(at, max_bytes, self._view.end, self._trusted_from)
         except OSError as error:  # a successor has taken a sealed segment away, most likely
             raise self._failed(error) from error

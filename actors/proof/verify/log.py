@@ -110,7 +110,8 @@ class BrokerLog:
         if number is None:
             return any(self.topics[gone].topic == topic for gone in self.deleted & set(self.topics))
         place = self.partitions.get((number, partition))
-        shown = self.shown_sequence.get((producer, number, partition), 0)
+        row = (producer, number, partition)
+        shown = self.shown_sequence.get(row, self.next_sequence.get(row, 0))
         return place is not None and place.start > 0 and sequence < shown
 
     def number_of(self, topic: str) -> int | None:
@@ -189,7 +190,6 @@ class LogReader:
             facts.epochs[name] = epoch
             for number, partition, following, *_ in rows:
                 facts.next_sequence[name, number, partition] = following
-                facts.shown_sequence[name, number, partition] = following
         for row in unpack(log.snapshot_part(head, "groups")):
             grant = GroupGrant(*row[:11])
             key = (grant.group, grant.topic, grant.partition)
@@ -206,10 +206,12 @@ class LogReader:
         for frame in self._log.frames_before(head):
             self._checked(partial(self._take_before, ends), frame)
         for place, end in ends.items():
-            said = self.facts.partitions[place].end_offset
-            if end != said:
-                text = f"its messages end at {end}, the snapshot at {head.position} says {said}"
-                self._found.add("I6-offsets", self._where(place), text)
+            partition = self.facts.partitions[place]
+            if end < partition.end_offset:  # the rest must be below the start in the end
+                self._shown_from(place, partition.end_offset)
+            elif end > partition.end_offset:
+                said = f"the snapshot at {head.position} says {partition.end_offset}"
+                self._found.add("I6-offsets", self._where(place), f"it ends at {end}, {said}")
 
     def _checked(self, take: Callable[[Any, int], None], frame: Frame) -> None:
         """Raises CorruptLog."""
@@ -229,10 +231,12 @@ class LogReader:
             where = f"position {position}"
             self._found.add("log-shape", where, "a batch that the first snapshot does not know")
             return
-        expected = ends.get(place)
-        if expected is None:
-            partition.shown_from = record.first_offset
-        elif record.first_offset != expected:
+        expected = ends.get(place, -1)
+        if record.first_offset > expected:
+            # What is missing must be below the start in the end: a part may keep what was deleted
+            # later, while the log behind it is gone.
+            self._shown_from(place, record.first_offset)
+        elif record.first_offset < expected:
             text = f"offset {record.first_offset} at position {position} follows {expected - 1}"
             self._found.add("I6-offsets", self._where(place), text)
         ends[place] = record.end_offset
@@ -243,6 +247,12 @@ class LogReader:
             self._sequence_rows(record, topic, place, position)
         else:
             self._explicit_rows(record, batch, topic, where, position)
+
+    def _shown_from(self, place: Place, offset: int) -> None:
+        """What the log shows of a partition without holes begins here."""
+        self.facts.partitions[place].shown_from = offset
+        for row in [row for row in self.facts.shown_sequence if row[1:] == place]:
+            del self.facts.shown_sequence[row]
 
     def _check_starts(self) -> None:
         """What was not deleted is there."""
