@@ -22,7 +22,7 @@ from ..errors import CorruptLog
 from .by_position import StoredRecord
 from .framing import HEADER, HEADER_BYTES, BadFrame, decode_header, encode_header, log_seed
 
-_MAGIC = b"OMQKEPT\n"
+MAGIC = b"OMQKEPT\n"
 _VERSION = 1
 # magic, version, log_id, start, end, entries of the index, bytes of frames, CRC of the index
 _FOOTER = Struct("<8sI16sQQQQI")
@@ -65,7 +65,7 @@ def pieces(records: Iterable[StoredRecord], start: int, end: int, log_id: bytes)
             yield bytes(piece)
             piece.clear()
     entries = len(index) // _ENTRY.size
-    footer = _FOOTER.pack(_MAGIC, _VERSION, log_id, start, end, entries, size, crc32(index))
+    footer = _FOOTER.pack(MAGIC, _VERSION, log_id, start, end, entries, size, crc32(index))
     yield bytes(piece + index) + footer + _CRC.pack(crc32(footer))
 
 
@@ -84,7 +84,7 @@ class KeptPart:
         magic, version, its_log, start, end, entries, size, index_crc = _FOOTER.unpack_from(footer)
         if _CRC.unpack_from(footer, _FOOTER.size)[0] != crc32(footer[: _FOOTER.size]):
             raise CorruptLog(path, at, "wrong checksum of the footer")
-        if magic != _MAGIC or version != _VERSION or its_log != log_id:
+        if magic != MAGIC or version != _VERSION or its_log != log_id:
             raise CorruptLog(path, at, "not a kept part of this log and of a known version")
         if size + entries * _ENTRY.size != at:
             raise CorruptLog(path, at, "a kept part of another length than its footer says")

@@ -30,6 +30,7 @@ from .kept import KeptRange
 from .state import BrokerState
 from .topics import Partition, Topic
 
+_PAUSES = 4  # a sweep of many partitions takes a fifth of the time at most
 _MARKS_MAX = 32  # beginnings of partitions up to which a copy may go
 AGE, SIZE, PROCESSED = "age", "size", "processed"
 
@@ -81,7 +82,7 @@ class Retention:
     def __init__(self, state: BrokerState, limits: Limits) -> None:
         self._state = state
         self._limits = limits
-        self._next_ms = 0
+        self._next_ms = self._began_ms = 0
         self._sweep: Sweep | None = None
         # Where the last sweep found the first message that is in no kept part.
         self._first = 0
@@ -103,7 +104,7 @@ class Retention:
             self._without_room = TRIMS_WITHOUT_ROOM_MAX
         if self._sweep is None:
             topics.changed = False
-            self._sweep = self._begin()
+            self._sweep, self._began_ms = self._begin(), now_ms
         left = self._limits.retention_partitions_per_turn
         for topic in self._sweep.topics:
             if topics.by_number.get(topic.number) is not topic:
@@ -121,7 +122,7 @@ class Retention:
         least = self._sweep.needed_from if making is None else making.start
         self._state.needed_from = min(self._sweep.needed_from, least)
         self._first, self._sweep = self._sweep.first, None
-        self._next_ms = now_ms + RETENTION_EVERY_MS
+        self._next_ms = now_ms + max(RETENTION_EVERY_MS, _PAUSES * (now_ms - self._began_ms))
 
     # --- what is kept of the log ------------------------------------------------------------------
 
