@@ -142,20 +142,24 @@ class System:
         self.ledger.discard(self.ledger.durable_end)
 
     def snapshot_broker(self) -> None:
-        """As a broker writes it, but for the ids."""
+        """As a broker writes it; a part that is mapped stands for the index of ids."""
         assert self.broker is not None
+        writer = self.broker.part_writer(f"run-{self.broker.durable_end}")
+        writer.write([b"mapped %d" % self.broker.durable_end * 20])
+        assert writer.finish() is not None
         state = BrokerState(bytes(32), LIMITS)
         for position, record in records_of(self.disk, DATA):
             if not isinstance(record, BatchStored):
                 state.apply(record, position)
         plain = state.snapshot().parts
         packed = {name: wire.pack_plain(part) for name, part in plain.items()}
-        self.broker.write_snapshot(self.broker.durable_end, packed)
+        end = self.broker.durable_end
+        self.broker.write_snapshot(end, packed, {f"run-{end}"})
 
     def step(self, rng: random.Random) -> None:
         """Go on by one thing that actors do; now and then an owner is replaced."""
         usual = [self.store, self.commit, self.send]
-        seldom = [self.grant, self.start_broker, self.snapshot_ledger]
+        seldom = [self.grant, self.start_broker, self.snapshot_ledger, self.snapshot_broker]
         rng.choice(usual * 4 + seldom)()
 
     def close(self) -> None:
