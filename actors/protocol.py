@@ -22,6 +22,10 @@ LINEAGE_VERSION = 4  # peers before it know no proof of a lineage
 STORED = 0
 DUPLICATE = 1
 CONFLICT = 2
+# Version 4, in topics with a dedup horizon: not stored, because the id is not known and the message was
+# created before the horizon, or in the future.
+TOO_OLD = 3
+AHEAD = 4
 
 UNKNOWN_OFFSET = -1
 

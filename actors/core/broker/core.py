@@ -313,11 +313,13 @@ class BrokerCore:
             if isinstance(message, Hello):
                 self._hello(peer, message, out)
                 return
-            if self._peers.get(peer) is None:
+            known = self._peers.get(peer)
+            if known is None:
                 raise HelloRequired("this broker does not know the connection: send hello first")
             if isinstance(message, Produce):
                 assert event.batch is not None, "the codec gives every Produce its batch"
-                self._judge.produce(peer, message, event.batch, self._broker_ms(), out)
+                sender = (peer, known.version)
+                self._judge.produce(sender, message, event.batch, self._broker_ms(), out)
                 return
             answer = self._answers.get(type(message))
             if answer is None:

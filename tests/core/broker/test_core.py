@@ -341,9 +341,9 @@ def state_of(world: World) -> dict[str, object]:
     parts = dict(state.snapshot().parts)
     state._frozen = frozen
     if "ids" in parts:  # the same ids lie in other files after a restart
-        tree = state.ids._tree
-        pieces = [run.entries(0, run.count) for run in tree.runs.values()]
-        rows = np.concatenate([*pieces, tree.recent()], axis=1)
+        trees = state.ids._trees.values()
+        pieces = [run.entries(0, run.count) for tree in trees for run in tree.runs.values()]
+        rows = np.concatenate([*pieces, *(tree.recent() for tree in trees)], axis=1)
         parts["ids"] = rows[:, np.argsort(rows[0])].tolist()
     return parts
 
@@ -393,8 +393,10 @@ def test_files_of_ids_are_written_once():
     snapshot = world.core.snapshot()
     names = {name for name in snapshot.keep if name.startswith("run-")}
     assert names
-    recent = snapshot.parts["ids"][3]
-    held = sum(run.count for run in world.core.state.ids._tree.runs.values())
+    _, [[kind, _, runs_named, recent, *_]] = snapshot.parts["ids"]
+    assert kind == 0
+    assert {name for name, *_ in runs_named} == names
+    held = sum(run.count for run in world.core.state.ids._trees[0].runs.values())
     assert held + len(recent) // 32 == 101
 
 
@@ -445,4 +447,5 @@ def test_parts_of_a_snapshot_that_was_not_written_are_not_kept(world, monkeypatc
     world.crash()
     world.hello()
     assert runs(world.send_ids(0, {"x": "1"})) == [(1, "duplicate", 0)]
-    assert len(world.core.snapshot().parts["ids"][-1]) == 32  # one entry of four words
+    _, [tree] = world.core.snapshot().parts["ids"]
+    assert len(tree[3]) == 32  # one entry of four words
