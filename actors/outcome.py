@@ -10,7 +10,7 @@ of validate, append, update.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -169,7 +169,7 @@ class Keep:
 class Files(Protocol):
     """What of a core's state lies in files of its own, which are made beside the turn."""
 
-    def due(self) -> list[NewFile | Keep]:
+    def due(self) -> Sequence[NewFile | Keep]:
         """Return the files that should be made now; each one is given once."""
 
     def made(self, name: str, buffer: Any, path: str) -> None:

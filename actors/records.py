@@ -58,6 +58,20 @@ class TopicConfigured:
 
 
 @dataclass(frozen=True, slots=True)
+class HorizonMarked:
+    """How much a topic with a dedup horizon has forgotten, and how far it reached at this moment.
+
+    Messages created before `floor_ms` are refused unless their ids are known; ids of messages that
+    were stored up to `forgotten_ms` are not known any more. Neither ever goes back.
+    """
+
+    topic_number: int
+    floor_ms: int
+    forgotten_ms: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class TopicDeleted:
     """A topic, its messages and its ids are gone, and the grants of its groups."""
 
@@ -239,8 +253,6 @@ class Committed:
     outputs: list[Output] = field(default_factory=list)
     # (topic, partition, next sequence): outputs below it are acknowledged and may be forgotten.
     acked: list[tuple[str, int, int]] = field(default_factory=list)
-    # `fingerprints` cut into its entries, where the caller has them anyway; not written.
-    split_fingerprints: list[bytes] | None = field(default=None, compare=False, repr=False)
     parked: list[Parked] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     # The furthest place of the broker's log that the ledger relies on from this commit on: inputs
@@ -312,6 +324,7 @@ Record = (
     HistoryBegun
     | TopicCreated
     | TopicConfigured
+    | HorizonMarked
     | TopicDeleted
     | Trimmed
     | ProducerGranted

@@ -104,7 +104,10 @@ class Environment(ABC):
             solitary_messages_max=plan.solitary_max,
             offset_index_step_bytes=plan.index_step_bytes,
             keep_bytes_min=plan.keep_bytes_min,
-            id_table_ids=SMALL_TABLE_IDS,  # so that runs of ids are made and merged in every world
+            # So that runs of ids are made and merged in every world.
+            id_table_ids=SMALL_TABLE_IDS,
+            ledger_table_ids=SMALL_TABLE_IDS,
+            ledger_table_ids_max=SMALL_TABLE_IDS,
         )
         self.clock = SimClock()
         self.trace = Trace(self.clock, keep_all=trace)

@@ -9,6 +9,7 @@ import contextlib
 import posixpath
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 from ..errors import CorruptLog, DiskFull
@@ -69,7 +70,7 @@ def read_part(disk: Disk, path: str, part: Part, *, keep: bool = True) -> bytes:
 class Mapped:
     """A part that was not read: its bytes never change, and carry checksums of their own."""
 
-    buffer: bytes | memoryview
+    buffer: Any  # bytes, a memoryview, or what reads them from somewhere else (shells/tables)
     path: str  # for errors
 
 
@@ -128,7 +129,7 @@ def usable(disk: Disk, view: View) -> tuple[list[SnapshotInfo], list[CorruptLog]
             continue
         try:
             info = read_head(disk, view.path, position, view.manifest.log_id)
-            _check_chain(disk, view, info)
+            check_chain(disk, view, info)
             check_parts(disk, view.path, info)
         except CorruptLog as error:
             damage.append(error)
@@ -141,7 +142,7 @@ def usable(disk: Disk, view: View) -> tuple[list[SnapshotInfo], list[CorruptLog]
     return found, damage
 
 
-def _check_chain(disk: Disk, view: View, info: SnapshotInfo) -> None:
+def check_chain(disk: Disk, view: View, info: SnapshotInfo) -> None:
     try:
         chain = chain_before(disk, view, info.position)
     except BadFrame as bad:

@@ -23,6 +23,7 @@ from ...records import (
     GroupGranted,
     GroupRewound,
     HistoryBegun,
+    HorizonMarked,
     LedgerReplaced,
     ProducerGranted,
     Record,
@@ -148,6 +149,8 @@ class BrokerOracle(RecordOracle):
                 raise Violation("topic configured", f"nobody has asked for {record}")
         elif isinstance(record, Trimmed):
             self._trimmed(record)
+        elif isinstance(record, HorizonMarked):
+            raise Violation("horizon", f"nobody has asked for {record}")
         elif isinstance(record, ProducerGranted):
             self._epoch(record.producer, record.epoch)
         elif isinstance(record, GroupGranted):
