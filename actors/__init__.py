@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import (
+        BadCreatedAt,
         BadInput,
         BadSink,
         BufferFull,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         NotGranted,
         NotSupported,
         OffsetOutOfRange,
+        OffsetTrimmed,
         OnceMQError,
         ParkLimitReached,
         PayloadInvalid,
@@ -88,6 +90,7 @@ __all__ = [
     "Ack",
     "AckMany",
     "App",
+    "BadCreatedAt",
     "BadInput",
     "BadSink",
     "BufferFull",
@@ -126,6 +129,7 @@ __all__ = [
     "NotGranted",
     "NotSupported",
     "OffsetOutOfRange",
+    "OffsetTrimmed",
     "OnceMQError",
     "ParkLimitReached",
     "PayloadInvalid",

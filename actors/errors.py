@@ -44,6 +44,7 @@ class CorruptLog(StorageError):
     def __init__(self, path: str, offset: int, reason: str, *, hint: str | None = None) -> None:
         self.path = path
         self.offset = offset
+        self.damage = reason
         super().__init__(f"{path} at byte {offset}: {reason}", hint=hint)
 
 
@@ -197,9 +198,28 @@ class IdConflict(OnceMQError):
 
 
 class TooOld(OnceMQError):
-    """The message is older than the dedup horizon that the user set; it was not stored."""
+    """The message was created before the topic's dedup horizon, and its id is not known any more.
+
+    It is not stored now. If it was stored in time, it is stored once; OnceMQ can no longer tell.
+    """
 
     code = "too_old"
+    default_hint = (
+        "if it was never stored and shall be, send it under a new id; "
+        "a longer horizon: oncemq topics set TOPIC --dedup"
+    )
+
+
+class BadCreatedAt(OnceMQError):
+    """A topic with a dedup horizon needs the time at which each message with an id was created.
+
+    It is missing, or lies in the future. Nothing of the batch was stored.
+    """
+
+    code = "bad_created_at"
+    default_hint = (
+        "pass created_at=: the time when the message came into being, the same in every resend"
+    )
 
 
 class Busy(OnceMQError):

@@ -16,11 +16,16 @@ from .topic_settings import FOREVER
 VERSION_MIN = 1
 VERSION_MAX = 4
 SETTINGS_VERSION = 4  # peers before it know no settings of topics
+LINEAGE_VERSION = 4  # peers before it know no proof of a lineage
 
 # Verdicts of messages in `Produced.runs`.
 STORED = 0
 DUPLICATE = 1
 CONFLICT = 2
+# Version 4, in topics with a dedup horizon: not stored, because the id is not known and the message was
+# created before the horizon, or in the future.
+TOO_OLD = 3
+AHEAD = 4
 
 UNKNOWN_OFFSET = -1
 
@@ -42,6 +47,9 @@ class Hello:
     # Version 3, once a Welcome has named it: the furthest place that the client relies on.
     mark: bytes = b""
     position: int = 0
+    # Version 4, once a Welcome with a proof was met: its lineage, and the proof, which is for `epoch_seen`.
+    lineage: bytes = b""
+    proof: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +271,8 @@ class Welcome:
     # Version 3: the mark of the log's history, and its durable end.
     mark: bytes = b""
     durable: int = 0
+    # Version 4, of a restored log: shows other copies of the log that this lineage has this epoch.
+    proof: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,20 @@ class TopicConfigured:
 
 
 @dataclass(frozen=True, slots=True)
+class HorizonMarked:
+    """How much a topic with a dedup horizon has forgotten, and how far it reached at this moment.
+
+    Messages created before `floor_ms` are refused unless their ids are known; ids of messages that
+    were stored up to `forgotten_ms` are not known any more. Neither ever goes back.
+    """
+
+    topic_number: int
+    floor_ms: int
+    forgotten_ms: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class TopicDeleted:
     """A topic, its messages and its ids are gone, and the grants of its groups."""
 
@@ -311,6 +325,7 @@ Record = (
     HistoryBegun
     | TopicCreated
     | TopicConfigured
+    | HorizonMarked
     | TopicDeleted
     | Trimmed
     | ProducerGranted

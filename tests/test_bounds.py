@@ -376,6 +376,8 @@ QUIET: dict[str, str] = {
     "test_when_the_reserve_is_taken_all_connections_are_closed_and_taken_again",
     "LABEL_CHARS_MAX": "tests/test_bounds.py::test_a_long_label_is_cut",
     "FETCH_BYTES_MAX": "tests/test_bounds.py::test_no_answer_is_longer_than_the_longest",
+    "created_ahead_ms_max": BROKER
+    + "test_horizon.py::test_a_message_without_a_time_or_from_the_future_is_refused",
     "FETCH_WAIT_MS_DEFAULT": TIME,
     "FETCH_WAIT_MS_MAX": BROKER + "test_fetch.py::test_waits_are_bounded",
     "SEGMENT_BYTES": STEP,

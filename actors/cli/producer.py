@@ -52,6 +52,12 @@ from .output import ExitCode, print_summary, process_events, progress_line
     help="Fields that form the message id; without them rows are numbered.",
 )
 @click.option("--key-field", metavar="F", help="Field that is the message key.")
+@click.option(
+    "--time-field",
+    metavar="F",
+    help="Field that tells when a row was created, as ISO 8601 or milliseconds since 1970; a topic with"
+    " a dedup horizon needs it beside --id-field.",
+)
 @click.option("--follow", is_flag=True, help="Wait for more lines at the end of the file.")
 @setting_options("log_dir", "log_level")
 @click.argument("file", metavar="FILE|-")
@@ -62,6 +68,7 @@ def producer(
     format_name: str,
     id_fields: str | None,
     key_field: str | None,
+    time_field: str | None,
     follow: bool,
     log_dir: str | None,
     log_level: str | None,
@@ -78,7 +85,7 @@ def producer(
         flags={"broker": broker, "log_dir": log_dir, "log_level": log_level},
     )
     csv.field_size_limit(MESSAGE_BYTES_MAX)  # of this process; the default is an eighth of it
-    job = _job(topic, file, format_name, id_fields, key_field, follow=follow)
+    job = _job(topic, file, format_name, id_fields, key_field, time_field, follow=follow)
     owner = _owner(job, name)
     with process_events("producer", settings) as events:
         engine = _engine(owner, settings, events)
@@ -94,6 +101,7 @@ def _job(
     format_name: str,
     id_fields: str | None,
     key_field: str | None,
+    time_field: str | None,
     *,
     follow: bool,
 ) -> FileJob:
@@ -101,7 +109,7 @@ def _job(
     fields = tuple(id_fields.split(",")) if id_fields is not None else ()
     if "" in fields or len(set(fields)) != len(fields):
         raise click.UsageError("--id-field takes field names separated by commas, each once")
-    if format_name == "lines" and (fields or key_field is not None):
+    if format_name == "lines" and (fields or key_field is not None or time_field is not None):
         raise click.UsageError("--format lines has no fields; use --format csv or jsonl")
     if follow and file.endswith(".gz"):
         raise click.UsageError("--follow does not work with a gzip file")
@@ -109,7 +117,7 @@ def _job(
         raise click.UsageError(f"no such file: {file}")
     if os.path.isdir(file):
         raise click.UsageError(f"{file} is a directory")
-    return FileJob(topic, file, format_name, fields, key_field)
+    return FileJob(topic, file, format_name, fields, key_field, time_field)
 
 
 def _owner(job: FileJob, name: str | None) -> str:

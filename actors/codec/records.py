@@ -24,6 +24,7 @@ from ..records import (
     GroupGranted,
     GroupRewound,
     HistoryBegun,
+    HorizonMarked,
     LedgerEnded,
     LedgerReplaced,
     LedgerStarted,
@@ -58,6 +59,7 @@ ATTEMPT_MARKED = 13
 EFFECT_INTENDED = 14
 EFFECT_ENDED = 15
 LEDGER_ENDED = 16
+HORIZON_MARKED = 17
 TRIMMED = 20
 TOPIC_DELETED = 21
 
@@ -129,6 +131,7 @@ _SIMPLE: dict[int, tuple[type[Any], tuple[str, ...]]] = {
         ),
     ),
     LEDGER_ENDED: (LedgerEnded, ("epoch",)),
+    HORIZON_MARKED: (HorizonMarked, ("topic_number", "floor_ms", "forgotten_ms", "at_ms")),
     TRIMMED: (Trimmed, ("topic_number", "partition", "below", "why", "at_ms")),
     TOPIC_DELETED: (TopicDeleted, ("topic_number", "at_ms")),
 }

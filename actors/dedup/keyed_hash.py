@@ -86,6 +86,7 @@ class KeyedHash:
         """`secret`: random bytes of the log, never shown to a client."""
         self._ids = _Lanes(secret, b"ids", _FINGERPRINT_LANES)
         self._bodies = _Lanes(secret, b"bodies", _WORD_LANES)
+        self._times = _Lanes(secret, b"times", _WORD_LANES)
         self._long_key = hashlib.blake2b(secret, person=b"oncemq.long").digest()[:32]
 
     def fingerprints(self, ids: Rows, salt: int | Words) -> tuple[Words, Words]:
@@ -113,6 +114,10 @@ class KeyedHash:
             some = Rows(rows.data, sizes[short], starts[short])
             result[short] = self._packed(self._bodies.of(some, 0))
         return result
+
+    def times(self, rows: Rows) -> Words:
+        """Return 64 bits for each row of 8 bytes, under keys of their own."""
+        return self._packed(self._times.of(rows, 0))
 
     @staticmethod
     def _packed(lanes: Words) -> Words:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from ..errors import CorruptLog
 from . import bloom
+from .origin import UNKNOWN
 
 Words = NDArray[np.uint64]
 Places = NDArray[np.intp]
@@ -66,6 +67,7 @@ class Run:
         if its_mark != mark:
             raise CorruptLog(name, 0, "the run was made under another secret")
         self.count: int = count
+        self.origin = UNKNOWN
         self.width: int = width
         self._each = BLOCK_BYTES // 8 // width
         blocks = -(-count // self._each)
@@ -103,9 +105,8 @@ class Run:
             found.append(which[left[row]])
             blocks.append(at[row])
             cells.append(cell)
-            # Entries that agree in 64 bits may begin in the block before: there is hardly one.
+            # Entries that agree may begin in the block before: there is hardly one.
             more = (self._fences[at] == high[left]) & (at > 0)
-            more[row] = False
             left = left[more]
             block[left] -= 1
         if not found:

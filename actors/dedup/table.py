@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .origin import NOWHERE
+
 Words = NDArray[np.uint64]
 Places = NDArray[np.intp]
 
@@ -24,6 +26,7 @@ class Table:
         self._slots = np.zeros(slots, np.uint32)
         self._mask = np.uint64(slots - 1)
         self.count = 0
+        self.origin = NOWHERE
 
     @property
     def room(self) -> int:
@@ -35,7 +38,10 @@ class Table:
         return self._columns[:, : self.count]
 
     def find(self, high: Words, low: Words) -> tuple[Places, Places]:
-        """Return which fingerprints are here, and the number of the entry of each of those."""
+        """Return which fingerprints are here, and the number of the entry of each of those.
+
+        A fingerprint that was added again is returned for each of its entries.
+        """
         at = (high & self._mask).view(np.intp)
         numbers = self._slots.take(at)
         which = np.flatnonzero(numbers)  # most are new, and most slots are free: few go on
@@ -47,7 +53,7 @@ class Table:
             same &= self._columns[1].take(entries) == low[which]
             found.append(which[same])
             places.append(entries[same])
-            which, at = which[~same], self._next(at[~same])
+            at = self._next(at)
             numbers = self._slots.take(at)
             used = np.flatnonzero(numbers)
             which, at, numbers = which[used], at[used], numbers[used]
@@ -56,7 +62,7 @@ class Table:
         return np.concatenate(found), np.concatenate(places)
 
     def add(self, entries: Words) -> None:
-        """Add entries whose fingerprints are new and differ from each other."""
+        """Add entries."""
         end = self.count + entries.shape[1]
         self._columns[:, self.count : end] = entries
         marks = np.arange(self.count + 1, end + 1, dtype=np.uint32)

@@ -1,9 +1,14 @@
 """A set of fingerprints with their values: the newest in tables, all others in sorted runs.
 
-Theory of operation. A log-structured merge tree (O'Neil et al. 1996) without deletions. New entries
-go into a hash table. A full table stands still and is written as a run; FANOUT runs of about one
-size are merged into one of the next. Every fingerprint is in exactly one place, so the order of
-asking does not matter, and a run is replaced by what was made of it at any moment.
+Theory of operation. A log-structured merge tree (O'Neil et al. 1996). New entries go into a hash table.
+A full table stands still and is written as a run; FANOUT runs of about one size are merged into one of
+the next. Every entry is in exactly one place, so the order of asking does not matter, and a run is
+replaced by what was made of it at any moment.
+
+Entries are not deleted one by one: who asks says which of them live, and at most one entry of a
+fingerprint does. A run goes as a whole once nothing in it can live any more (`forget`). With one
+horizon H for all, runs that hold more than about two H of entries do not come about: eight runs are
+merged only while the oldest is there, and a merged run goes one H after its newest entry came.
 
 The tree makes no file. `due` says what should be made; the owner lets somebody write its bytes
 beside the turn and gives the run to `made`. Until then the sources answer. Memory: two tables and
@@ -12,13 +17,15 @@ what waits to be written, plus the filters of the runs, which lie in the mapped 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import bloom
+from .origin import NOWHERE, UNKNOWN, Origin
 from .run import Run, RunWriter
 from .table import Table
 
@@ -27,6 +34,9 @@ Words = NDArray[np.uint64]
 FANOUT = 8
 _ADDED_MAX = 64  # batches that wait for being put into the table together
 STEP_ENTRIES = 16 * 1024  # of one step of a merge: bounds its memory, and how long it holds on
+
+
+Living = Callable[[NDArray[np.intp], Words], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +49,10 @@ class NewRun:
     @property
     def count(self) -> int:
         return sum(source.count for source in self.sources)
+
+    @property
+    def origin(self) -> Origin:
+        return reduce(Origin.with_, (source.origin for source in self.sources))
 
     def pieces(self, width: int, mark: bytes) -> Iterator[bytes]:
         """Yield its bytes, in steps of bounded size. Raises CorruptLog: a source is damaged.
@@ -84,38 +98,49 @@ class Tree:
         self._full: list[Table] = []
         # Added and not yet in the table: many small batches are put there together.
         self._added: list[Words] = []
-        # Runs by number. Invariant: no fingerprint is in two of runs, full tables, table and added.
+        self._added_origin = NOWHERE
+        # Runs by number. Invariant: no entry is in two of runs, full tables, table and added.
         self._runs: dict[int, Run] = {}
         self._next_number = 0
         # What is being made. Invariant: at most one of tables and one of runs.
         self._making: list[NewRun] = []
-        self.count = 0
+
+    @property
+    def count(self) -> int:
+        """How many entries there are, living or not."""
+        in_runs = sum(run.count for run in self._runs.values())
+        in_tables = sum(table.count for table in (*self._full, self._table))
+        in_added = sum(len(entries[0]) for entries in self._added)
+        return in_runs + in_tables + in_added
 
     # --- asking and adding -----------------------------------------------------------------------
 
-    def find(self, high: Words, low: Words) -> tuple[NDArray[np.bool_], Words]:
-        """Return which fingerprints are known, and the values of those. Raises CorruptLog."""
+    def find(
+        self, high: Words, low: Words, living: Living | None = None
+    ) -> tuple[NDArray[np.bool_], Words]:
+        """Return which fingerprints are known, and the values of those. Raises CorruptLog.
+
+        `living` tells of (places in `high`, first values of entries) which entries count; None: all.
+        """
         self._settle()
         known = np.zeros(len(high), np.bool_)
         values = np.zeros((self._width - 2, len(high)), np.uint64)
         for table in (self._table, *self._full):
             which, numbers = table.find(high, low)
             if which.size:
-                known[which] = True
-                values[:, which] = table.entries[2:, numbers]
+                _take(known, values, which, table.entries[2:, numbers], living)
         if self._runs:
             bits = bloom.bits_of(low)
             for run in self._runs.values():
                 which, entries = run.find(high, low, bits)
                 if which.size:
-                    known[which] = True
-                    values[:, which] = entries[2:]
+                    _take(known, values, which, entries[2:], living)
         return known, values
 
-    def add(self, entries: Words) -> None:
-        """Add entries whose fingerprints are new and differ from each other."""
-        self.count += entries.shape[1]
+    def add(self, entries: Words, origin: Origin = UNKNOWN) -> None:
+        """Add entries whose fingerprints differ from each other and from those of all living ones."""
         self._added.append(entries)
+        self._added_origin = self._added_origin.with_(origin)
         if len(self._added) == _ADDED_MAX:
             self._settle()
 
@@ -125,12 +150,20 @@ class Tree:
             return
         entries = np.concatenate(self._added, axis=1)
         self._added.clear()
+        origin, self._added_origin = self._added_origin, NOWHERE
         while entries.shape[1]:
             if self._table.room == 0:
                 self._full.append(self._table)
                 self._table = Table(self._width, self._table_entries)
             some, entries = np.split(entries, [self._table.room], axis=1)
             self._table.add(some)
+            self._table.origin = self._table.origin.with_(origin)
+
+    def forget(self, forgotten_ms: Mapping[int, int]) -> None:
+        """Drop the runs of which nothing lives: all their topics have forgotten what came so early."""
+        self._runs = {
+            number: run for number, run in self._runs.items() if not run.origin.gone(forgotten_ms)
+        }
 
     # --- what is made beside the turn -----------------------------------------------------------
 
@@ -174,6 +207,7 @@ class Tree:
         gone = set(map(id, new.sources))
         self._full = [table for table in self._full if id(table) not in gone]
         self._runs = {n: other for n, other in self._runs.items() if id(other) not in gone}
+        run.origin = new.origin
         self._runs[number] = run
 
     def failed(self, number: int) -> None:
@@ -195,9 +229,30 @@ class Tree:
         self._settle()
         return np.concatenate([table.entries for table in (*self._full, self._table)], axis=1)
 
-    def restore(self, next_number: int, runs: dict[int, Run], recent: Words) -> None:
+    @property
+    def recent_origin(self) -> Origin:
+        self._settle()
+        return reduce(Origin.with_, (table.origin for table in (*self._full, self._table)))
+
+    def restore(
+        self, next_number: int, runs: dict[int, Run], recent: Words, origin: Origin = UNKNOWN
+    ) -> None:
         """Become the set that `next_number`, `runs` and `recent` described; it was empty."""
         self._next_number = next_number
         self._runs = dict(runs)
-        self.count = sum(run.count for run in runs.values())
-        self.add(recent)
+        self.add(recent, origin)
+
+
+def _take(
+    known: NDArray[np.bool_],
+    values: Words,
+    which: NDArray[np.intp],
+    found: Words,
+    living: Living | None,
+) -> None:
+    """Take what one source has found into what is known."""
+    if living is not None:
+        lives = living(which, found[0])
+        which, found = which[lives], found[:, lives]
+    known[which] = True
+    values[:, which] = found

@@ -81,6 +81,18 @@ EVENTS: dict[str, EventKind] = {
     ),
     "topic.created": _info("A topic was created", "topic topic_id partitions position"),
     "topic.configured": _info("The settings of a topic changed", "topic dedup retain position"),
+    "horizon.moved": _info(
+        "A topic forgot: messages created before the floor are refused unless they are known",
+        "topic floor_ms forgotten_ms position",
+    ),
+    "messages.too_old": _info(
+        "Messages were created before the horizon of their topic and are not stored",
+        "topic partition count floor_ms",
+    ),
+    "messages.ahead": _info(
+        "Messages were created in the future by the clock of the broker, and are not stored",
+        "topic partition count",
+    ),
     "topic.deleted": _info("A topic was deleted", "topic topic_id messages"),
     "topic.trimmed": _info(
         "Messages were deleted by the retention of their topic",

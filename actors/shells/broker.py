@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..core.broker.core import BrokerCore, CheckFence
+from ..core.broker.core import BrokerCore, CheckFence, Superseded
 from ..driver import Driver
+from ..errors import Fenced
 from ..limits import LIMITS, SNAPSHOT_EVERY_BYTES, Limits
 from ..ports import Background, Clock, Events, Transport
 from ..storage.disk import Disk
 from ..storage.document import Owner
 from ..storage.log import FencedLog
 
+_ORIGINAL = "stop this broker for good, or, if the restore was a mistake, stop the copy and restart its clients"
 REPLAY_WORTH_A_SNAPSHOT_BYTES = 8 * 1024 * 1024  # at a clean stop; less is replayed in no time
 
 
@@ -118,5 +120,7 @@ class BrokerShell:
         self._driver.close(clean=clean)
 
     def _perform(self, item: Any) -> None:
+        if isinstance(item, Superseded):
+            raise Fenced(item.reason, hint=_ORIGINAL)
         assert isinstance(item, CheckFence), f"not work of a broker: {item!r}"
         self.log.check_fence()

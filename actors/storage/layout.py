@@ -3,7 +3,7 @@
 DIR/gen-<20 digits>/MANIFEST  LOCK  START  <20 digits>.log
                     snap-<20 digits>.snapshot  part-<20 digits>-<n>.part  map-<20 digits>-<n>.map
 DIR/CREATE.lock
-DIR/SECRET
+DIR/SECRET  RESTORING
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ LOCK = "LOCK"
 START = "START"
 SECRET = "SECRET"  # noqa: S105 - the name of a file
 CREATE_LOCK = "CREATE.lock"
+RESTORING = "RESTORING"  # a restore that has not finished: no log may begin here
 PROBE = "RESERVE.tmp"
 TEMPORARY = ".tmp"
 
@@ -147,19 +148,31 @@ def remove(disk: Disk, path: str) -> None:
         disk.unlink(path)
 
 
-def link_or_copy(disk: Disk, old: str, new: str) -> None:
-    """Give the bytes of an immutable file a second name; copy and sync where links fail."""
+def link(disk: Disk, old: str, new: str) -> bool:
+    """Give the bytes of an immutable file a second name; False where links fail."""
     try:
         disk.link(old, new)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        with (
-            contextlib.closing(disk.open(old)) as source,
-            contextlib.closing(disk.create(new)) as target,
-        ):
-            copy(source, target, source.length())
-            target.sync()
+        return False
+    return True
+
+
+def link_or_copy(disk: Disk, old: str, new: str) -> None:
+    """Give the bytes of an immutable file a second name; copy and sync where links fail."""
+    if not link(disk, old, new):
+        copy_new(disk, old, new)
+
+
+def copy_new(disk: Disk, old: str, new: str, length: int | None = None) -> None:
+    """Copy a file, or its first `length` bytes, and sync it; its name is not durable yet."""
+    with (
+        contextlib.closing(disk.open(old)) as source,
+        contextlib.closing(disk.create(new)) as target,
+    ):
+        copy(source, target, source.length() if length is None else length)
+        target.sync()
 
 
 def copy(source: File, target: File, length: int) -> None:

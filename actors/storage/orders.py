@@ -16,7 +16,7 @@ from collections.abc import Collection
 from . import layout
 from .disk import Disk
 
-_ORDERS = "orders"
+HOME = "orders"
 _SUFFIX = ".order"
 
 
@@ -25,7 +25,7 @@ def give(disk: Disk, directory: str, name: str, data: bytes) -> bytes:
 
     Raises LogInUse while another process writes an order, OSError.
     """
-    home = posixpath.join(directory, _ORDERS)
+    home = posixpath.join(directory, HOME)
     layout.make_directories(disk, home)
     path = posixpath.join(home, layout.LOCK)
     with layout.exclusively(disk, path, f"writing an order in {home}"):
@@ -39,13 +39,13 @@ def give(disk: Disk, directory: str, name: str, data: bytes) -> bytes:
 
 def read(disk: Disk, directory: str, name: str) -> bytes | None:
     try:
-        return layout.read_file(disk, posixpath.join(directory, _ORDERS, name + _SUFFIX))
+        return layout.read_file(disk, posixpath.join(directory, HOME, name + _SUFFIX))
     except FileNotFoundError:
         return None
 
 
 def keep(disk: Disk, directory: str, names: Collection[str]) -> None:
-    home = posixpath.join(directory, _ORDERS)
+    home = posixpath.join(directory, HOME)
     gone = [
         name
         for name in layout.names_in(disk, home)
@@ -55,3 +55,10 @@ def keep(disk: Disk, directory: str, names: Collection[str]) -> None:
         layout.remove(disk, posixpath.join(home, name))
     if gone:
         disk.sync_directory(home)
+
+
+def unfinished(disk: Disk, directory: str) -> list[str]:
+    """Return the paths of temporary files that a killed command left, or a live one is writing."""
+    home = posixpath.join(directory, HOME)
+    names = layout.names_in(disk, home)
+    return [posixpath.join(home, name) for name in names if name.endswith(layout.TEMPORARY)]

@@ -21,6 +21,32 @@ from .snapshots import Mapped
 from .view import LOOKS_MAX, View, highest_complete, known_chain, read_latest
 
 
+def latest_view(disk: Disk, directory: str, *, wait: Callable[[], None] | None = None) -> View:
+    """Return the highest complete generation up to its last whole group, which is synced.
+
+    While a live process makes a newer one, `wait` is called (it sleeps a little) and the look
+    starts over; without `wait` it raises LogInUse. Raises CorruptLog, and StorageError if there
+    is no log.
+    """
+    for _ in range(LOOKS_MAX):
+        view = read_latest(disk, directory)
+        if view is None:
+            raise StorageError(f"there is no log in {directory}")
+        number = view.manifest.generation
+        sync_end(disk, view)
+        complete, numbers = highest_complete(disk, directory)
+        if complete != number:
+            continue
+        if not any(being_made(disk, directory, n) for n in numbers if n > number):
+            if layout.generations(disk, directory)[-1:] == numbers[-1:]:
+                return view
+            continue
+        if wait is None:
+            raise LogInUse(f"a new generation of {directory} is being made", hint="try again")
+        wait()
+    raise LogInUse(f"{directory} is opened again and again by other processes", hint="try again")
+
+
 class LogReader:
     """One generation as it stood when it was opened. Nothing on disk is changed."""
 
@@ -41,31 +67,8 @@ class LogReader:
     def open(
         cls, disk: Disk, directory: str, *, wait: Callable[[], None] | None = None
     ) -> LogReader:
-        """Read the highest complete generation.
-
-        While a live process makes a newer one, `wait` is called (it sleeps a little) and the reader
-        starts over; without `wait` it raises LogInUse. Raises CorruptLog, and StorageError if there
-        is no log.
-        """
-        for _ in range(LOOKS_MAX):
-            view = read_latest(disk, directory)
-            if view is None:
-                raise StorageError(f"there is no log in {directory}")
-            number = view.manifest.generation
-            sync_end(disk, view)
-            complete, numbers = highest_complete(disk, directory)
-            if complete != number:
-                continue
-            if not any(being_made(disk, directory, n) for n in numbers if n > number):
-                if layout.generations(disk, directory)[-1:] == numbers[-1:]:
-                    return cls(disk, directory, view)
-                continue
-            if wait is None:
-                raise LogInUse(f"a new generation of {directory} is being made", hint="try again")
-            wait()
-        raise LogInUse(
-            f"{directory} is opened again and again by other processes", hint="try again"
-        )
+        """Read the highest complete generation: see `latest_view`."""
+        return cls(disk, directory, latest_view(disk, directory, wait=wait))
 
     def replay(self, position: int | None = None) -> Iterator[StoredRecord]:
         """`position` None: from the start. Raises CorruptLog."""

@@ -128,7 +128,7 @@ def usable(disk: Disk, view: View) -> tuple[list[SnapshotInfo], list[CorruptLog]
             continue
         try:
             info = read_head(disk, view.path, position, view.manifest.log_id)
-            _check_chain(disk, view, info)
+            check_chain(disk, view, info)
             check_parts(disk, view.path, info)
         except CorruptLog as error:
             damage.append(error)
@@ -141,7 +141,7 @@ def usable(disk: Disk, view: View) -> tuple[list[SnapshotInfo], list[CorruptLog]
     return found, damage
 
 
-def _check_chain(disk: Disk, view: View, info: SnapshotInfo) -> None:
+def check_chain(disk: Disk, view: View, info: SnapshotInfo) -> None:
     try:
         chain = chain_before(disk, view, info.position)
     except BadFrame as bad:

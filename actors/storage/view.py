@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from zlib import crc32
 
-from ..errors import CorruptLog
+from ..errors import CorruptLog, StorageError
 from . import document, layout
 from .disk import Disk, File
 from .document import Manifest
@@ -94,7 +94,13 @@ def _refuse_orphans(disk: Disk, directory: str, numbers: list[int]) -> None:
     """Raise CorruptLog if there are segments although no generation is complete.
 
     A first generation begins without segments, and a later one is made beside its complete parent.
+    Raises StorageError where a restore was cut short: what it has not copied yet must not begin anew.
     """
+    if disk.exists(posixpath.join(directory, layout.RESTORING)):
+        raise StorageError(
+            f"a restore into {directory} did not finish",
+            hint="delete the directory and restore again",
+        )
     for number in reversed(numbers):
         path = posixpath.join(directory, layout.generation_name(number))
         with contextlib.suppress(FileNotFoundError):

@@ -89,14 +89,16 @@ def test_the_parts_of_a_broker_are_those_of_the_page(broker_parts: dict[str, Any
     """Every part has a row, and as many fields as the row names."""
     told = {row[0].strip("`") for row in rows(section("3.6"), "part | value")}
     shapes = {re.sub(r"\d+", "*", name) for name in broker_parts}
-    shapes.add("run-*")  # there is one only once a table of ids was full
-    assert shapes == {re.sub(r"\b(N|FROM|TO)\b", "*", name) for name in told if " " not in name}
+    shapes |= {"run-*", "run-*-*"}  # there is one only once a table of ids was full
+    assert shapes == {
+        re.sub(r"\b(N|FROM|TO|KIND)\b", "*", name) for name in told if " " not in name
+    }
     assert len(broker_parts["broker"]) == len(fields_of("`broker`"))
     (topic,) = broker_parts["topics"]
     assert len(topic) == len(fields_of("`topics`"))
     assert topic[0] == "t"
-    assert topic[-2:] == [[None, None, None, False], [0, 2]]
-    (end,) = topic[-3]
+    assert topic[-3:] == [[None, None, None, False], [0, 2], [0, 0, 0, [], []]]
+    (end,) = topic[-4]
     assert dict(zip(fields_of("an entry of `ends`"), end, strict=True))["end_offset"] == 4
     names = fields_of("`producers`")
     by_name = {its[0]: its for its in broker_parts["producers"]}
@@ -105,8 +107,9 @@ def test_the_parts_of_a_broker_are_those_of_the_page(broker_parts: dict[str, Any
     assert dict(zip(fields_of("a row of `rows`"), row, strict=True))["next_sequence"] == 2
     (grant,) = broker_parts["groups"]
     assert len(grant) == len(record_codec._SIMPLE[record_codec.GROUP_GRANTED][1])
-    ids = dict(zip(fields_of("`ids`"), broker_parts["ids"], strict=True))
-    assert ids["runs"] == []
+    (its,) = dict(zip(fields_of("`ids`"), broker_parts["ids"], strict=True))["sets"]
+    ids = dict(zip(fields_of("a set of `sets`"), its, strict=True))
+    assert (ids["kind"], ids["runs"], ids["topics"]) == (0, [], [0])
     words = struct.unpack("<8Q", ids["recent"])
     assert words[4:6] == (2, 3)  # the places of the two ids: partition 0, offsets 2 and 3
     (offsets,) = (part for name, part in broker_parts.items() if name.startswith("offsets-"))

@@ -49,6 +49,7 @@ from ...outcome import (
     Tick,
 )
 from ...protocol import (
+    LINEAGE_VERSION,
     SETTINGS_VERSION,
     VERSION_MAX,
     VERSION_MIN,
@@ -92,6 +93,7 @@ from ...records import (
 )
 from ...topic_settings import DEFAULTS, TopicSettings
 from .fetch import FetchServer
+from .lineage import is_proof, lineage_proof
 from .lookup import Recent
 from .membership import Membership
 from .produce import NO_ROOM, Judge
@@ -118,6 +120,13 @@ class CheckFence:
     """
 
 
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """Work for the shell: end as Fenced. A restored copy of this log was proved to be its successor."""
+
+    reason: str
+
+
 class BrokerCore:
     """The broker as a pure state machine (outcome.Core)."""
 
@@ -138,6 +147,9 @@ class BrokerCore:
         """
         self.log_id = log_id
         self.lineage = lineage
+        self._secret = secret
+        # Of this lineage and epoch, where it is a restored one; b"" else, and before Recovered.
+        self._proof = b""
         self.limits = limits
         self.state = BrokerState(secret, limits)
         # Generation of the log, which is the broker epoch. 0 before Recovered.
@@ -241,6 +253,8 @@ class BrokerCore:
     def _recovered(self, event: Recovered, out: Outcome) -> None:
         """Begin to answer: all replayed records are durable, every grant has a full lease."""
         self.epoch = event.generation
+        if self.lineage != self.log_id:
+            self._proof = lineage_proof(self._secret, self.lineage, self.epoch)
         self._ahead_ms = max(0, self.state.last_at_ms - self._now_ms)
         self._membership.start(self._now_ms)
         for _, partition in self.state.topics.partitions():
@@ -299,11 +313,13 @@ class BrokerCore:
             if isinstance(message, Hello):
                 self._hello(peer, message, out)
                 return
-            if self._peers.get(peer) is None:
+            known = self._peers.get(peer)
+            if known is None:
                 raise HelloRequired("this broker does not know the connection: send hello first")
             if isinstance(message, Produce):
                 assert event.batch is not None, "the codec gives every Produce its batch"
-                self._judge.produce(peer, message, event.batch, self._broker_ms(), out)
+                sender = (peer, known.version)
+                self._judge.produce(sender, message, event.batch, self._broker_ms(), out)
                 return
             answer = self._answers.get(type(message))
             if answer is None:
@@ -360,6 +376,7 @@ class BrokerCore:
             raise StoreMismatch(
                 f"the client worked with log {hello.log_id_seen.hex()}, this is {self.log_id.hex()}"
             )
+        self._check_lineage(hello, out)
         if hello.log_id_seen and hello.epoch_seen > self.epoch:
             raise LogRegressed(
                 f"a broker of epoch {hello.epoch_seen} was met before, this one has epoch "
@@ -369,8 +386,22 @@ class BrokerCore:
         hint = LogRegressed.group_hint if hello.role == "consumer" else _START_ANEW
         self.state.check_place(place, f"this {hello.role[:LABEL_CHARS_MAX]}", hint)
         self._peers.put(peer, Peer(hello.role, hello.incarnation, high))
-        welcome = Welcome(hello.request, high, self.log_id, self.lineage, self.epoch)
+        proof = self._proof if high >= LINEAGE_VERSION else b""
+        welcome = Welcome(hello.request, high, self.log_id, self.lineage, self.epoch, proof=proof)
         out.sends_after_sync.append(Send(peer, welcome))
+
+    def _check_lineage(self, hello: Hello, out: Outcome) -> None:
+        """Raises Fenced: the client has met a copy of this log that was restored, and proves it."""
+        if hello.lineage in {b"", self.lineage} or hello.epoch_seen <= self.epoch:
+            return
+        if is_proof(hello.proof, self._secret, hello.lineage, hello.epoch_seen):
+            reason = (
+                f"this log was restored from a backup elsewhere, as lineage {hello.lineage.hex()}: "
+                f"a broker of epoch {hello.epoch_seen} has met this client, this one has epoch "
+                f"{self.epoch}"
+            )
+            out.work.append(Superseded(reason))
+            raise Fenced(reason)
 
     def _ping(self, peer: bytes, ping: Ping, out: Outcome) -> None:
         out.sends_after_sync.append(Send(peer, Pong(ping.request, self.epoch)))

@@ -21,6 +21,7 @@ from ...records import (
     GroupGranted,
     GroupRewound,
     HistoryBegun,
+    HorizonMarked,
     Plain,
     ProducerGranted,
     Record,
@@ -77,7 +78,7 @@ class Freezing:
         if isinstance(record, BatchStored):
             self._take("topics", record.topic_number)
             self._take("producers", record.producer)
-        elif isinstance(record, Trimmed | TopicConfigured):
+        elif isinstance(record, Trimmed | TopicConfigured | HorizonMarked):
             self._take("topics", record.topic_number)
         elif isinstance(record, ProducerGranted):
             self._take("producers", record.producer)

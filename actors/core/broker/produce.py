@@ -22,10 +22,12 @@ from typing import Any
 
 from ...batch import Batch
 from ...errors import (
+    BadCreatedAt,
     Busy,
     DiskFull,
     GapError,
     InvalidName,
+    NotSupported,
     OnceMQError,
     ProtocolError,
     UnknownSession,
@@ -33,7 +35,17 @@ from ...errors import (
 from ...ids import DEAD_SUFFIX, INTERNAL_MARK, sequence_id, untagged_id
 from ...limits import Limits
 from ...outcome import Outcome, Received, Send
-from ...protocol import CONFLICT, DUPLICATE, STORED, UNKNOWN_OFFSET, Produce, Produced
+from ...protocol import (
+    AHEAD,
+    CONFLICT,
+    DUPLICATE,
+    SETTINGS_VERSION,
+    STORED,
+    TOO_OLD,
+    UNKNOWN_OFFSET,
+    Produce,
+    Produced,
+)
 from ...records import BatchStored
 from .lookup import Lookup, Recent
 from .producers import Producer
@@ -57,6 +69,7 @@ class Arrival:
     topic: Topic
     partition: Partition
     at_ms: int  # broker time, which never goes back
+    version: int  # of the protocol, that the sender speaks
 
 
 @dataclass(slots=True)
@@ -83,7 +96,7 @@ class Judge:
         """Look up all explicit ids that the events of this turn bring. Raises CorruptLog."""
         topics = self.state.topics.by_name
         wanted = [
-            (event.batch, topic.number)
+            (event.batch, topic)
             for event in received
             if isinstance(event.message, Produce)
             and event.batch is not None
@@ -94,9 +107,17 @@ class Judge:
             self.state.ids.look_ahead(wanted)
 
     def produce(
-        self, peer: bytes, request: Produce, batch: Batch, broker_ms: int, out: Outcome
+        self,
+        peer: tuple[bytes, int],
+        request: Produce,
+        batch: Batch,
+        broker_ms: int,
+        out: Outcome,
     ) -> None:
-        """Judge a batch. Raises OnceMQError or Refusal: then nothing was decided."""
+        """Judge a batch; `peer` is (who, version of the protocol).
+
+        Raises OnceMQError or Refusal: then nothing was decided.
+        """
         if self.disk_full:
             raise DiskFull(NO_ROOM)
         explicit = batch.has_ids
@@ -121,11 +142,14 @@ class Judge:
             if request.counter == 0:
                 out.events.append(("session.opened", {"session": request.session.hex()}))
 
-    def _arrival(self, peer: bytes, request: Produce, batch: Batch, broker_ms: int) -> Arrival:
+    def _arrival(
+        self, peer: tuple[bytes, int], request: Produce, batch: Batch, broker_ms: int
+    ) -> Arrival:
         topic = self.state.topics.get(request.topic)
         _check_sender(topic.name, request)
         partition = topic.partition(request.partition)
-        return Arrival(peer, request, batch, topic, partition, broker_ms)
+        sender, version = peer
+        return Arrival(sender, request, batch, topic, partition, broker_ms, version)
 
     # --- sequence ids ----------------------------------------------------------------------------
 
@@ -230,8 +254,12 @@ class Judge:
                 "broker takes no more ids before that",
                 hint="the producer sends again by itself; a slow disk of the broker holds it up",
             )
-        topic, partition = arrival.topic.number, arrival.partition
-        runs, mask, kept = ids.judge(batch, topic, partition.number, partition.end_offset)
+        topic, partition = arrival.topic, arrival.partition
+        if topic.dated:
+            self._check_times(arrival)
+        latest_ms = arrival.at_ms + self.limits.created_ahead_ms_max
+        end = partition.end_offset
+        runs, mask, kept = ids.judge(batch, topic, partition.number, end, latest_ms)
         if kept and not may_store:
             raise UnknownSession(
                 f"batch {request.counter} of a session was answered before and now holds new ids"
@@ -253,9 +281,32 @@ class Judge:
                 )
             )
         self._report_verdicts(arrival, runs, out)
+        self._mark_horizon(arrival, out)
         at_ms = arrival.at_ms if kept else 0
         produced = Produced(request.request, at_ms, tuple(runs.runs))
         out.sends_after_sync.append(Send(arrival.peer, produced))
+
+    def _check_times(self, arrival: Arrival) -> None:
+        """Raises BadCreatedAt, NotSupported."""
+        topic = arrival.topic.name
+        if arrival.version < SETTINGS_VERSION:
+            raise NotSupported(f"{topic} has a dedup horizon", hint="upgrade the producer")
+        if arrival.batch.created_at_ms is None:
+            raise BadCreatedAt(f"{topic} has a dedup horizon, and a message has no created_at")
+
+    def _mark_horizon(self, arrival: Arrival, out: Outcome) -> None:
+        """Let the topic forget, behind the batch that was judged by what it knew before."""
+        topic = arrival.topic
+        length_ms = topic.settings.dedup_ms
+        if length_ms is None:
+            return
+        ahead_ms = self.limits.created_ahead_ms_max
+        mark = topic.horizon.due(topic.number, length_ms, ahead_ms, arrival.at_ms)
+        if mark is not None:
+            out.appends.append(mark)
+            if mark.floor_ms > topic.horizon.floor_ms:
+                fields = {"floor_ms": mark.floor_ms, "forgotten_ms": mark.forgotten_ms}
+                out.events.append(("horizon.moved", {"topic": topic.name, **fields}))
 
     def _report_verdicts(self, arrival: Arrival, runs: Runs, out: Outcome) -> None:
         number = 0
@@ -265,6 +316,12 @@ class Judge:
                 tagged = arrival.batch.ids[number]
                 fields = {"id": untagged_id(tagged), "offset": offset, "count": count}
                 out.events.append(("id.conflict", {**_place(arrival), **fields}))
+            elif verdict == TOO_OLD:
+                floor_ms = arrival.topic.horizon.floor_ms
+                told = {**_place(arrival), "count": count, "floor_ms": floor_ms}
+                out.events.append(("messages.too_old", told))
+            elif verdict == AHEAD:
+                out.events.append(("messages.ahead", {**_place(arrival), "count": count}))
             elif self.verbose and verdict == DUPLICATE:
                 _report_messages(
                     "message.duplicate", arrival, range(number, number + count), offset, out

@@ -24,6 +24,7 @@ from ...records import (
     GroupGranted,
     GroupRewound,
     HistoryBegun,
+    HorizonMarked,
     LedgerReplaced,
     Plain,
     ProducerGranted,
@@ -120,6 +121,9 @@ class BrokerState:
             self.topics.apply(record)
         elif isinstance(record, TopicConfigured):
             self.topics.apply_configured(record)
+        elif isinstance(record, HorizonMarked):
+            self.topics.apply_horizon(record)
+            self.ids.forget(self.topics.by_number.values())
         elif isinstance(record, Trimmed):
             self.topics.apply_trimmed(record)
         elif isinstance(record, TopicDeleted):
@@ -144,7 +148,7 @@ class BrokerState:
         if record.first_sequence >= 0:
             self.producers.apply_batch(record, position)
         else:
-            self.ids.add(record)
+            self.ids.add(record, topic)
             topic.ids += record.kept
         partition.apply(record, position)
 
@@ -153,6 +157,8 @@ class BrokerState:
         topic = self.topics.apply_deleted(record)
         self.groups.forget_topic(topic.name)
         self.producers.forget_topic(topic.number)
+        if self._ids is not None:
+            self._ids.forget(self.topics.by_number.values())
 
     # --- snapshot --------------------------------------------------------------------------------
 

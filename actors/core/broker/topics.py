@@ -23,6 +23,7 @@ from ...ids import DEAD_SUFFIX, INTERNAL_MARK, check_name, dead_topic, did_you_m
 from ...limits import Limits
 from ...records import (
     BatchStored,
+    HorizonMarked,
     Plain,
     TopicConfigured,
     TopicCreated,
@@ -30,6 +31,7 @@ from ...records import (
     Trimmed,
 )
 from ...topic_settings import DEFAULTS, FOREVER, TopicSettings
+from .horizon import Horizon
 from .offset_index import OffsetIndex
 
 _LIKE_TOPICS_MAX = 1_000  # that a mistyped name is compared with
@@ -138,11 +140,21 @@ class Topic:
     at_ms: int
     limits: Limits
     settings: TopicSettings = DEFAULTS
+    horizon: Horizon = field(default_factory=Horizon)
     # Partitions by number, made at first use: a topic may have many that are never used.
     # Invariant: numbers < `partitions`.
     by_number: dict[int, Partition] = field(default_factory=dict)
     # Explicit ids ever stored: they are remembered when their messages are gone.
     ids: int = 0
+
+    @property
+    def dated(self) -> bool:
+        """Whether each message with an id must tell when it was created.
+
+        Also where ids are remembered for ever again: only its time tells a resend of a message that
+        was forgotten before.
+        """
+        return self.settings.dedup_ms is not None or self.horizon.floor_ms > 0
 
     def partition(self, number: int) -> Partition:
         found = self.by_number.get(number)
@@ -246,7 +258,15 @@ class TopicTable:
         self.next_number += 1
 
     def apply_configured(self, record: TopicConfigured) -> None:
-        self._configure(self.by_number[record.topic_number], record.settings)
+        topic = self.by_number[record.topic_number]
+        if record.dedup_ms != topic.settings.dedup_ms:
+            topic.horizon.since_ms = record.at_ms
+        self._configure(topic, record.settings)
+
+    def apply_horizon(self, record: HorizonMarked) -> None:
+        topic = self.by_number[record.topic_number]
+        ends = {number: its.end_offset for number, its in topic.by_number.items()}
+        topic.horizon.apply(record, ends)
 
     def _configure(self, topic: Topic, settings: TopicSettings) -> None:
         topic.settings = settings
@@ -294,15 +314,17 @@ class TopicTable:
             ],
             list(astuple(topic.settings)),
             [topic.number, topic.ids],
+            topic.horizon.freeze(),
         ]
 
     def restore(self, part: Plain, next_number: int) -> None:
         """Take the rows that `freeze` returned; the entries of the indexes come later."""
         self.next_number = next_number
         self.changed = True
-        for name, topic_id, count, at_ms, partitions, settings, (number, ids) in part:
+        for name, topic_id, count, at_ms, partitions, settings, counts, horizon in part:
+            number, ids = counts
             topic = self._add(number, name, topic_id, count, at_ms)
-            topic.ids = ids
+            topic.ids, topic.horizon = ids, Horizon.restored(horizon)
             self._configure(topic, TopicSettings(*settings))
             for partition_number, end_offset, start, stored, last_at_ms, why, when in partitions:
                 partition = topic.add_partition(partition_number, end_offset)

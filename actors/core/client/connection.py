@@ -80,6 +80,8 @@ class Connection:
         # The log of this client. Invariant: once set it never changes; another log ends the client.
         self.log_id = log_id_seen
         self.lineage = b""
+        # That the log of `lineage` has `epoch`, for its original; b"" where it is no restored one.
+        self._proof = b""
         # Highest broker epoch met. Invariant: never falls.
         self.epoch = 0
         # The version of the protocol that the last Welcome named; 0 before the first.
@@ -193,6 +195,7 @@ class Connection:
             self.log_id,
             self.epoch,
             *(self.place if self.knows_places else NO_PLACE),
+            *((self.lineage, self._proof) if self._proof else (b"", b"")),
         )
         out.sends_after_sync.append(Send(BROKER, hello))
 
@@ -239,7 +242,7 @@ class Connection:
         self.ready = True
         self.sessions += 1
         self.log_id, self.lineage, self.epoch = welcome.log_id, welcome.lineage, welcome.epoch
-        self.version = welcome.version
+        self.version, self._proof = welcome.version, welcome.proof
         self._quiet_since_ms = self._reopened_at_ms = self._ping_at_ms = now_ms
         if first:
             self._warned = False

@@ -40,7 +40,9 @@ ATTEMPTS_KEPT = 8  # attempts of one batch whose late answers still count: bound
 _RESEND_MAX_MS = 8 * RESEND_MS
 REFUSALS_TOLD = 4  # so often refused, 1.5 s: people are told why they wait
 # Refusals of one explicit batch that are final for it and harmless for the others.
-_FINAL_CODES = frozenset({"too_old", "too_large", "invalid_name", "unknown_topic", "malformed"})
+_FINAL_CODES = frozenset(
+    {"bad_created_at", "too_large", "invalid_name", "unknown_topic", "malformed"}
+)
 EXPLICIT = -1  # the first_sequence of a batch with explicit ids
 
 Run = tuple[int, int, int]  # (count, verdict, first offset), as in Produced

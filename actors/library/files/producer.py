@@ -23,10 +23,11 @@ import xxhash
 from ...batch import Batch
 from ...core.client.producer import Submit
 from ...core.client.send_window import Settled
-from ...errors import BadInput, IdConflict, InputChanged, OnceMQError, Unacknowledged
+from ...errors import BadInput, InputChanged, OnceMQError, Unacknowledged
 from ...ids import untagged_id
-from ...protocol import CONFLICT, DUPLICATE, STORED
+from ...protocol import DUPLICATE, STORED
 from ...shells.producer import ProducerShell
+from ..producing.acks import refusal_of
 from ..producing.parcel import Cut, Parcel, build_batch, cut
 from .rows import FileJob, parcel_of
 from .sources import STDIN, ByteSource, Rows, RowSource
@@ -168,8 +169,8 @@ class FileProducer:
         progress = self.progress
         at = 0
         for count, verdict, _ in settled.runs:
-            if verdict == CONFLICT:
-                self._failure = self._failure or _conflict(token, at, self.job.topic)
+            if verdict not in {STORED, DUPLICATE}:
+                self._failure = self._failure or _refusal(verdict, token, at, self.job.topic)
             else:
                 progress.sent += count
                 progress.appended += count if verdict == STORED else 0
@@ -306,9 +307,7 @@ class FileProducer:
         )
 
 
-def _conflict(token: _Token, index: int, topic: str) -> IdConflict:
-    assert token.ids is not None, "only explicit ids conflict"
+def _refusal(verdict: int, token: _Token, index: int, topic: str) -> OnceMQError:
+    assert token.ids is not None, "only explicit ids conflict or are too old"
     name = untagged_id(token.ids[index])
-    return IdConflict(
-        f"line {token.numbers[index]}: id {name!r} is stored in {topic!r} with another body"
-    )
+    return refusal_of(verdict, f"line {token.numbers[index]}: id {name!r}", topic)

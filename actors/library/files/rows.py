@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from ...errors import BadInput, OnceMQError
@@ -24,6 +25,7 @@ class FileJob:
     format_name: str = "lines"
     id_fields: tuple[str, ...] = ()
     key_field: str | None = None
+    time_field: str | None = None
 
 
 def default_name(topic: str, path: str) -> str:
@@ -64,7 +66,11 @@ def _checked(job: FileJob, values: list[Any], numbers: list[int]) -> Parcel:
         if job.key_field is not None:
             key = job.key_field
             keys = [_text(row, key, n) for row, n in zip(values, numbers, strict=True)]
-        checked_many(parcel, values, ids, keys)
+        times = None
+        if job.time_field is not None:
+            name = job.time_field
+            times = [_time(row, name, n) for row, n in zip(values, numbers, strict=True)]
+        checked_many(parcel, values, ids, keys, created_at=times)
     return parcel
 
 
@@ -72,7 +78,8 @@ def _bad(job: FileJob, value: Any, number: int) -> OnceMQError | None:
     try:
         key = None if job.key_field is None else _text(value, job.key_field, number)
         id_text = _id(job, value, number) if job.id_fields else None
-        checked_message(value, id=id_text, key=key, headers=None)
+        time = None if job.time_field is None else _time(value, job.time_field, number)
+        checked_message(value, id=id_text, key=key, headers=None, created_at=time)
     except BadInput as error:
         return error
     except OnceMQError as error:
@@ -92,4 +99,26 @@ def _text(row: Any, name: str, number: int) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     what = "is missing" if value is None else f"is {type(value).__name__}, not text"
+    raise BadInput(f"line {number}: field {name!r} {what}")
+
+
+def _time(row: Any, name: str, number: int) -> datetime | int:
+    """Return the field that tells when a row was created: ISO 8601 with an offset, or milliseconds."""
+    value = row.get(name)
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise BadInput(f"line {number}: field {name!r} is no time: {value!r}") from None
+        if value.tzinfo is None:
+            raise BadInput(
+                f"line {number}: field {name!r} has no offset from UTC",
+                hint="write times like 2026-01-31T12:00:00+01:00 or 2026-01-31T11:00:00Z",
+            )
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    what = "is missing" if value is None else f"is {type(value).__name__}, not a time"
     raise BadInput(f"line {number}: field {name!r} {what}")

@@ -25,7 +25,7 @@ from ...backoff import backoff_ms
 from ...codec.values import check_value, decode_headers
 from ...core.client.producer import Submit
 from ...core.client.send_window import Settled
-from ...errors import DatabaseAway, IdConflict, Malformed, OnceMQError, TooLarge
+from ...errors import DatabaseAway, Malformed, OnceMQError, TooLarge
 from ...ids import BYTES_TAG, TEXT_TAG, check_name, untagged_id
 from ...limits import (
     HEADERS_BYTES_MAX,
@@ -35,11 +35,11 @@ from ...limits import (
     RELAY_POLL_S_DEFAULT,
 )
 from ...ports import Events
-from ...protocol import CONFLICT, DUPLICATE, STORED
+from ...protocol import DUPLICATE, STORED
 from ...runtime.crash_points import RELAY_AFTER_ACK, RELAY_AFTER_COMMIT, RELAY_AFTER_READ
 from ...shells.producer import ProducerShell
-from ..producing.acks import Verdicts
-from ..producing.parcel import MESSAGE_COST, Message, Parcel, cut
+from ..producing.acks import Verdicts, refusal_of
+from ..producing.parcel import MESSAGE_COST, Message, Parcel, cut, milliseconds_of
 from .database import OutboxDatabase, Visit
 from .table import Row
 
@@ -256,10 +256,12 @@ class Relay:
         at = 0
         for count, verdict, _ in settled.runs:
             named = places[at : at + count]
-            if verdict == CONFLICT:
-                current.errors.update((place, _conflict(current.rows[place])) for place in named)
+            if verdict not in {STORED, DUPLICATE}:
+                for place in named:
+                    row = current.rows[place]
+                    name = f"id {shown_id(row.message_id)!r}"
+                    current.errors[place] = refusal_of(verdict, name, row.topic)
             else:
-                assert verdict in {STORED, DUPLICATE}, verdict
                 current.acked += named
                 current.appended += count if verdict == STORED else 0
             at += count
@@ -342,12 +344,8 @@ def checked_row(row: Row) -> Message:
     check_value(row.encoding, row.value)  # a bad value must fail here, not at its consumers
     decode_headers(row.headers)
     size = len(row.value) + key_size + len(row.message_id) + len(row.headers) + MESSAGE_COST
-    return Message(row.encoding, row.value, row.key, row.message_id, row.headers, size)
-
-
-def _conflict(row: Row) -> IdConflict:
-    name = shown_id(row.message_id)
-    return IdConflict(f"id {name!r} is stored in {row.topic!r} with another body")
+    created = milliseconds_of(row.created_at_ms)
+    return Message(row.encoding, row.value, row.key, row.message_id, row.headers, size, created)
 
 
 def shown_id(tagged: Any) -> Any:

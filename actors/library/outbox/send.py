@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from ...errors import Busy, IdConflict, IdRequired
@@ -42,11 +43,15 @@ def send(
     key: str | bytes | None = None,
     headers: Mapping[str, bytes] | None = None,
     serializer: Serializer | None = None,
+    created_at: datetime | int | None = None,
 ) -> bool:
     """Put a message into the outbox, inside the transaction that `connection` is in.
 
     Commit it together with your own rows: then the message is sent exactly once. Roll back, and
     it never was. Return True if it is new, False if the same message is in the outbox already.
+
+    `created_at` is when the message came into being, by default now. Give it where the topic has a dedup
+    horizon and your program may put the same message there again (docs/IDS.md).
 
     Raises IdConflict if the outbox holds the id with another key or value, TransactionRequired if
     the connection commits every statement by itself, and whatever a producer's `send` refuses:
@@ -58,7 +63,10 @@ def send(
             "a message in the outbox needs an id, because the relay resends it after a crash"
         )
     topic = check_name(topic, "topic")
-    message = checked_message(value, id=id, key=key, headers=headers, serializer=serializer)
+    message = checked_message(
+        value, id=id, key=key, headers=headers, serializer=serializer, created_at=created_at
+    )
+    created_ms = message.created_at_ms
     door = door_of(connection)
     check_transaction(door)
     row = (
@@ -68,7 +76,7 @@ def send(
         message.encoding,
         message.value,
         message.headers,
-        time.time_ns() // 1_000_000,
+        time.time_ns() // 1_000_000 if created_ms is None else created_ms,
     )
     for _ in range(_ATTEMPTS):
         if door.run(INSERT, row):

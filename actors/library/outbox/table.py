@@ -68,13 +68,15 @@ FIND_BODY = (
 )
 
 READ = (
-    "SELECT place, topic, message_id, message_key, encoding, value, headers FROM oncemq_outbox"
+    "SELECT place, topic, message_id, message_key, encoding, value, headers, created_at_ms"
+    " FROM oncemq_outbox"
     " WHERE state = 'waiting' ORDER BY place LIMIT ?"
 )
 # For a driver that fetches a whole result: the server applies the bound on bytes, because it knows
 # the lengths of large values without reading them.
 READ_SIZED = (
-    "SELECT place, topic, message_id, message_key, encoding, value, headers FROM oncemq_outbox"
+    "SELECT place, topic, message_id, message_key, encoding, value, headers, created_at_ms"
+    " FROM oncemq_outbox"
     " JOIN (SELECT place, SUM(octet_length(value)) OVER (ORDER BY place) - octet_length(value)"
     " AS ahead FROM (SELECT place, value FROM oncemq_outbox WHERE state = 'waiting'"
     " ORDER BY place LIMIT ?) AS first_rows) AS sized USING (place)"
@@ -122,6 +124,7 @@ class Row(NamedTuple):
     encoding: int
     value: bytes
     headers: bytes
+    created_at_ms: int = 0
 
 
 class FailedRow(NamedTuple):

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from types import EllipsisType
 from typing import NamedTuple
 
-from ...errors import IdConflict, OnceMQError, ResultTimeout
+from ...errors import BadCreatedAt, IdConflict, OnceMQError, ResultTimeout, TooOld
 from ...ids import untagged_id
-from ...protocol import CONFLICT, DUPLICATE, UNKNOWN_OFFSET
+from ...protocol import AHEAD, DUPLICATE, STORED, TOO_OLD, UNKNOWN_OFFSET
 from ...runtime.diagnostics import log
 from ..raised import raised_by_code
 
@@ -27,6 +27,23 @@ class Ack(NamedTuple):
     offset: int | None  # None: a duplicate whose original was trimmed from the log
     duplicate: bool  # it was there before; `offset` is the original's
     durability: str = "fsync"
+
+
+_TAKEN = frozenset({STORED, DUPLICATE})
+
+
+def refusal_of(verdict: int, named: str, topic: str) -> OnceMQError:
+    """Return the error that tells of a message which was not taken; `named` says which."""
+    if verdict == TOO_OLD:
+        return TooOld(
+            f"{named} is not known in {topic!r}, and was created before its dedup horizon"
+        )
+    if verdict == AHEAD:
+        return BadCreatedAt(
+            f"{named} was created in the future by the clock of the broker",
+            hint="set the clocks right; created_at= counts milliseconds since 1970",
+        )
+    return IdConflict(f"{named} is stored in {topic!r} with another body")
 
 
 class _Part(NamedTuple):
@@ -123,7 +140,7 @@ class Verdicts:
         if error is not None:
             self._refused += len(members)
         else:
-            self._refused += sum(run[0] for run in runs if run[1] == CONFLICT)
+            self._refused += sum(run[0] for run in runs if run[1] not in _TAKEN)
         self._left -= len(members)
         if self._left == 0:
             self._settle()
@@ -248,16 +265,16 @@ class Verdicts:
     def _judge(
         self, partition: int, verdict: int, first_offset: int, step: int, index: int
     ) -> Ack | OnceMQError:
-        if verdict == CONFLICT:
+        if verdict not in _TAKEN:
             named = (
                 f"of message {index}" if self.ids is None else repr(untagged_id(self.ids[index]))
             )
-            return IdConflict(f"id {named} is stored in {self.topic!r} with another body")
+            return refusal_of(verdict, f"id {named}", self.topic)
         offset = None if first_offset == UNKNOWN_OFFSET else first_offset + step
         return Ack(self.topic, partition, offset, verdict == DUPLICATE)
 
     def counted(self, wanted: int) -> int:
-        """`wanted`: STORED, DUPLICATE or CONFLICT."""
+        """`wanted`: STORED, DUPLICATE, CONFLICT, TOO_OLD or AHEAD."""
         return sum(run[0] for part in self._parts for run in part.runs if run[1] == wanted)
 
     def first_error(self) -> OnceMQError | None:
@@ -267,7 +284,7 @@ class Verdicts:
         for part in self._parts:
             if part.error is not None:
                 return part.error
-        if self.counted(CONFLICT):
+        if any(run[1] not in _TAKEN for part in self._parts for run in part.runs):
             return next(v for v in self.all_verdicts() if isinstance(v, OnceMQError))
         return None
 

@@ -12,6 +12,7 @@ import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,6 +32,7 @@ BATCH_BYTES = 1024 * 1024
 GATHER_MESSAGES = 1000
 GATHER_BYTES = 256 * 1024
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MESSAGE_COST = 48  # memory of a message beside its bytes, so that the bound holds for tiny ones too
 
 Item = TypeVar("Item")
@@ -41,6 +43,7 @@ class Parcel:
 
     __slots__ = (
         "born_ms",
+        "created_at_ms",
         "encodings",
         "headers",
         "ids",
@@ -60,6 +63,7 @@ class Parcel:
         self.keys: list[bytes | None] | None = None
         self.ids: list[bytes] | None = [] if explicit else None
         self.headers: list[bytes] | None = None
+        self.created_at_ms: list[int] | None = None  # of all messages or of none
         self.size = 0  # bytes that count against the bound of the producer
         self.open = True  # more single messages may be added
         self.born_ms = born_ms
@@ -83,6 +87,11 @@ class Parcel:
         if self.ids is not None:
             assert message.id is not None
             self.ids.append(message.id)
+        if message.created_at_ms is not None:
+            if index == 0:
+                self.created_at_ms = []
+            assert self.created_at_ms is not None, "see takes"
+            self.created_at_ms.append(message.created_at_ms)
         self.size += message.size
         return index
 
@@ -91,9 +100,14 @@ class Parcel:
         return (
             self.open
             and (self.ids is not None) == (message.id is not None)
+            and (not self.values or self._dated == (message.created_at_ms is not None))
             and len(self.values) < GATHER_MESSAGES
             and self.size + message.size <= GATHER_BYTES
         )
+
+    @property
+    def _dated(self) -> bool:
+        return self.created_at_ms is not None
 
     @property
     def full(self) -> bool:
@@ -117,6 +131,7 @@ class Message(NamedTuple):
     id: bytes | None  # tagged
     headers: bytes
     size: int  # bytes that it takes, roughly, until it is acknowledged
+    created_at_ms: int | None = None
 
 
 def checked_message(
@@ -126,11 +141,13 @@ def checked_message(
     key: str | bytes | None,
     headers: Mapping[str, bytes] | None,
     serializer: Serializer | None = None,
+    created_at: datetime | int | None = None,
 ) -> Message:
     """Return a message ready to be sent.
 
     Raises ValueNotEncodable, TooLarge, InvalidName (an id that is empty or of a wrong type).
     """
+    created_at_ms = None if created_at is None else milliseconds_of(created_at)
     encoding, data = encode_payload(value, canonical=id is not None, serializer=serializer)
     key_bytes = None if key is None else value_codec.encode_key(key)
     tagged = None if id is None else tagged_id(id)
@@ -139,7 +156,20 @@ def checked_message(
     if length > MESSAGE_BYTES_MAX:
         raise TooLarge(f"a message is {length} bytes long, the limit is {MESSAGE_BYTES_MAX}")
     size = length + len(tagged or b"") + len(header_bytes) + MESSAGE_COST
-    return Message(encoding, data, key_bytes, tagged, header_bytes, size)
+    return Message(encoding, data, key_bytes, tagged, header_bytes, size, created_at_ms)
+
+
+def milliseconds_of(created_at: object) -> int:
+    """Return milliseconds since 1970. Raises ValueNotEncodable."""
+    found: object = created_at
+    if isinstance(created_at, datetime) and created_at.tzinfo is not None:
+        found = (created_at - _EPOCH) // timedelta(milliseconds=1)
+    if type(found) is not int or not 0 <= found < 1 << 63:
+        raise ValueNotEncodable(
+            f"created_at is {created_at!r}",
+            hint="pass an aware datetime, or whole milliseconds since 1970",
+        )
+    return found
 
 
 def checked_many(
@@ -148,9 +178,10 @@ def checked_many(
     ids: list[Any] | None,
     keys: list[Any] | None,
     serializer: Serializer | None = None,
+    created_at: list[Any] | None = None,
 ) -> None:
     """Raises what `checked_message` raises."""
-    for name, column in (("ids", ids), ("keys", keys)):
+    for name, column in (("ids", ids), ("keys", keys), ("created_at", created_at)):
         if column is not None and len(column) != len(values):
             raise ValueError(f"{len(values)} values but {len(column)} {name}")
     parcel.encodings, parcel.values = _encode_values(
@@ -170,6 +201,8 @@ def checked_many(
             parcel.size += sum(len(key) for key in parcel.keys if key)
     if longest > MESSAGE_BYTES_MAX:
         raise TooLarge(f"a message is {longest} bytes long, the limit is {MESSAGE_BYTES_MAX}")
+    if created_at is not None:
+        parcel.created_at_ms = list(map(milliseconds_of, created_at))
     parcel.seal()
 
 
@@ -325,4 +358,7 @@ def build_batch(parcel: Parcel, members: Sequence[int]) -> Batch:
         keys=None if parcel.keys is None else _pick(parcel.keys, members),
         ids=None if parcel.ids is None else _pick(parcel.ids, members),
         headers=None if parcel.headers is None else _pick(parcel.headers, members),
+        created_at_ms=None
+        if parcel.created_at_ms is None
+        else _pick(parcel.created_at_ms, members),
     )

@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from types import EllipsisType, TracebackType
 from typing import Any
 
@@ -108,6 +109,7 @@ class Producer:
         id: str | bytes | None = None,  # noqa: A002 - the field's word
         key: str | bytes | None = None,
         headers: Mapping[str, bytes] | None = None,
+        created_at: datetime | int | None = None,
         timeout: float | None = None,
     ) -> Pending[Ack]:
         """Take one message and return a handle on its acknowledgement.
@@ -117,14 +119,22 @@ class Producer:
 
         Raises ValueNotEncodable, TooLarge, InvalidName, IdRequired (anonymous producer without
         `id`), BufferFull (nothing was taken), ProducerClosed, or the error that ended this
-        producer, such as Fenced. IdConflict comes from the handle's `result()`.
+        producer, such as Fenced. IdConflict and TooOld come from the handle's `result()`.
+
+        `created_at` (an aware datetime, or milliseconds since 1970) is when the message came into being,
+        the same in every resend. A topic with a dedup horizon demands it beside `id` (docs/IDS.md).
         """
         if id is None and not self._name:
             raise IdRequired("an anonymous producer needs an id for each message")
         if type(topic) is not str:
             topic = check_name(topic, "topic")
         message = checked_message(
-            value, id=id, key=key, headers=headers, serializer=self._serializer
+            value,
+            id=id,
+            key=key,
+            headers=headers,
+            serializer=self._serializer,
+            created_at=created_at,
         )
         now_ms = monotonic_ms()
         deadline_ms = now_ms + _milliseconds(timeout)
@@ -153,13 +163,14 @@ class Producer:
         *,
         ids: Sequence[str | bytes] | None = None,
         keys: Sequence[str | bytes | None] | None = None,
+        created_at: Sequence[datetime | int] | None = None,
         timeout: float | None = None,
     ) -> PendingMany:
         """Take many messages of one topic, in order, and return one handle for all.
 
         Much cheaper a message than `send`, most of all with values that are all bytes. It is
-        taken as a whole or not at all. Blocks and raises as `send` does; ValueError if `ids` or
-        `keys` have another length.
+        taken as a whole or not at all. Blocks and raises as `send` does; ValueError if `ids`,
+        `keys` or `created_at` have another length.
         """
         if ids is None and not self._name:
             raise IdRequired("an anonymous producer needs an id for each message")
@@ -176,6 +187,7 @@ class Producer:
             None if ids is None else list(ids),
             None if keys is None else list(keys),
             self._serializer,
+            None if created_at is None else list(created_at),
         )
         deadline_ms = parcel.born_ms + _milliseconds(timeout)
         with self._lock as lock:

@@ -42,6 +42,7 @@ class BatchView:
     payload_start: int
     ids: list[bytes] | None = None  # tagged: s for text, b for bytes
     hashes: Sequence[int] | None = None
+    created_at_ms: Sequence[int] | None = None
     headers: list[bytes] | None = None
 
     def bodies(self) -> list[bytes]:
@@ -100,6 +101,7 @@ def parse(raw: bytes | memoryview) -> BatchView:
         batch.hashes = _numbers(raw, at, "Q", count)
         at += 8 * count
     if flags & _CREATED:
+        batch.created_at_ms = _numbers(raw, at, "q", count)
         at += 8 * count
     if flags & _HEADERS:
         header_sizes = _numbers(raw, at, "H", count)

@@ -28,6 +28,7 @@
 15 effect ended       msgpack [epoch, topic_id, offset, name, number, how, policy, encoding,
                       value, at_ms]
 16 ledger ended       msgpack [epoch]
+17 horizon marked     msgpack [topic number, floor_ms, forgotten_ms, at_ms]
 20 trimmed            msgpack [topic number, partition, below, why, at_ms]
 21 topic deleted      msgpack [topic number, at_ms]
 """
@@ -45,7 +46,7 @@ from .frames import Frame
 
 TOPIC, PRODUCER, STORED, GROUP, REWOUND, STARTED, COMMITTED = 1, 2, 3, 4, 5, 10, 11
 HISTORY, GROUP_SEEN, REPLACED, CONFIGURED = 6, 7, 8, 9
-COMMITTED_MORE, MARKED, INTENDED, EFFECT_ENDED, ENDED = 12, 13, 14, 15, 16
+COMMITTED_MORE, MARKED, INTENDED, EFFECT_ENDED, ENDED, HORIZON = 12, 13, 14, 15, 16, 17
 TRIMMED, DELETED = 20, 21
 FINGERPRINT_BYTES = 16
 
@@ -80,6 +81,16 @@ class Configuration:
     @property
     def settings(self) -> tuple[int | None, int | None, int | None, bool]:
         return self.dedup_ms, self.retain_ms, self.retain_bytes, self.retain_processed
+
+
+@dataclass(frozen=True, slots=True)
+class HorizonMark:
+    """A topic has forgotten the ids of what was stored up to `forgotten_ms`."""
+
+    topic_number: int
+    floor_ms: int
+    forgotten_ms: int
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +304,7 @@ Record = (
     | GroupRewind
     | Replacement
     | Configuration
+    | HorizonMark
     | History
     | Trim
     | Deletion
@@ -312,6 +324,7 @@ _ARRAYS: dict[int, Any] = {
     REWOUND: GroupRewind,
     REPLACED: Replacement,
     CONFIGURED: Configuration,
+    HORIZON: HorizonMark,
     HISTORY: History,
     STARTED: Started,
     MARKED: Marked,

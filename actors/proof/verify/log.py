@@ -19,8 +19,8 @@ from typing import Any
 
 from ...errors import CorruptLog
 from ...ids import output_producer, sequence_id
-from ..findings import Findings, shown_id
-from ..parse.batch import BadBatch, BatchView, body_hash
+from ..findings import Findings
+from ..parse.batch import BadBatch, BatchView
 from ..parse.batch import parse as parse_batch
 from ..parse.document import SnapshotHead
 from ..parse.frames import Frame
@@ -32,6 +32,7 @@ from ..parse.records import (
     GroupGrant,
     GroupRewind,
     History,
+    HorizonMark,
     ProducerGrant,
     Replacement,
     Stored,
@@ -65,6 +66,15 @@ class Partition:
 
 
 @dataclass(slots=True)
+class Horizon:
+    """What a topic with a dedup horizon has forgotten."""
+
+    floor_ms: int = 0
+    forgotten_ids: int = 0
+    ids_at: dict[int, int] = field(default_factory=lambda: {0: 0})  # ids stored, by time of marks
+
+
+@dataclass(slots=True)
 class BrokerLog:
     """What the records of the broker's log say, up to `end`."""
 
@@ -75,6 +85,7 @@ class BrokerLog:
     topic_count: int = 0  # of all that were ever made
     deleted: set[int] = field(default_factory=set)
     settings: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # by topic number
+    horizons: dict[int, Horizon] = field(default_factory=dict)  # of topics that had one
     partitions: dict[Place, Partition] = field(default_factory=dict)
     # Live epochs of producers, those of outputs included.
     epochs: dict[str, int] = field(default_factory=dict)
@@ -131,6 +142,7 @@ class LogReader:
         self.facts = BrokerLog(log.log_id, log.generation, log.end, torn_bytes=log.torn_bytes)
         # How many explicit ids there are, and the sum of their places as an index packs them.
         self._id_count = self._id_places = 0
+        self._ids_before = 0  # of the index where the log begins at a snapshot
         self._log = log
         self._rows = rows
         self._found = found
@@ -174,11 +186,15 @@ class LogReader:
         broker = unpack(log.snapshot_part(head, "broker"))
         facts.topic_count = broker[3]
         for row in unpack(log.snapshot_part(head, "topics")):
-            name, topic_id, count, at_ms, partitions, settings, (number, _) = row
+            name, topic_id, count, at_ms, partitions, settings, (number, _), horizon = row
             facts.topics[number] = Topic(name, topic_id, count, at_ms)
             self._numbers[name] = number
             if tuple(settings) != _DEFAULTS:
                 facts.settings[number] = tuple(settings)
+            floor_ms, _, forgotten_ms, _, marks = horizon
+            if floor_ms or marks:  # counts begin here: see _may_lack
+                ids_at = dict.fromkeys((forgotten_ms, *(at_ms for at_ms, _ in marks)), 0)
+                facts.horizons[number] = Horizon(floor_ms, 0, ids_at)
             for partition, end, start, _, last_at_ms, why, _ in partitions:
                 processed = start if why == _PROCESSED else 0
                 facts.partitions[number, partition] = Partition(
@@ -199,6 +215,7 @@ class LogReader:
         marks = unpack(log.snapshot_part(head, "history"))
         facts.marks = [(mark, at) for mark, at in marks]
         self._id_count, self._id_places = self._ids_in(head) or (0, 0)
+        self._ids_before = self._id_count
 
     def _read_before(self, position: int) -> None:
         """Read what is left of the batches below the first snapshot: they end where it says."""
@@ -269,6 +286,8 @@ class LogReader:
             if record.topic_number >= len(self.facts.topics):
                 self._found.add("log-shape", f"position {position}", "settings of no topic")
             self.facts.settings[record.topic_number] = record.settings
+        elif isinstance(record, HorizonMark):
+            self._horizon(record, position)
         elif isinstance(record, ProducerGrant):
             self._grant(record.producer, record.epoch)
         elif isinstance(record, GroupGrant):
@@ -320,6 +339,25 @@ class LogReader:
         if any(record.mark == mark for mark, _ in marks):
             self._found.add("log-shape", f"position {position}", "a mark comes a second time")
         marks.append((record.mark, position))
+
+    def _horizon(self, record: HorizonMark, position: int) -> None:
+        """A mark forgets what an earlier mark had seen, and nothing that is younger than the floor."""
+        horizon = self.facts.horizons.setdefault(record.topic_number, Horizon())
+        known = horizon.ids_at.get(record.forgotten_ms)
+        dedup_ms = self.facts.settings.get(record.topic_number, _DEFAULTS)[0]
+        if (
+            known is None
+            or record.floor_ms < horizon.floor_ms
+            or known < horizon.forgotten_ids
+            or 0 < record.floor_ms <= record.forgotten_ms
+            or dedup_ms is None
+            or (horizon.floor_ms < record.floor_ms > record.at_ms - dedup_ms)
+        ):
+            self._found.add("horizon", f"position {position}", "a horizon that forgets too much")
+            return
+        horizon.floor_ms, horizon.forgotten_ids = record.floor_ms, known
+        horizon.ids_at = {at: n for at, n in horizon.ids_at.items() if at >= record.forgotten_ms}
+        horizon.ids_at[record.at_ms] = self.facts.ids.get(record.topic_number, (0, 0))[0]
 
     # --- grants ----------------------------------------------------------------------------------
 
@@ -466,8 +504,7 @@ class LogReader:
         indices, ids = record.kept_indices(), batch.ids
         if record.mask:
             ids = [ids[index] for index in indices]
-        self._compare_hashes(batch, where, record.first_offset)
-        self._rows.unique_ids(record.topic_number, position, ids, indices)
+        self._rows.unique_ids(record.topic_number, position, self._named(record, batch), indices)
         for ledger in self._ledgers.get((topic, record.partition), ()):
             low, high = self._clip(ledger, record)
             if low < high:
@@ -479,16 +516,17 @@ class LogReader:
                 self._rows.stored_ids(ledger.number, seed, chosen, low, position)
         return list(ids)
 
-    def _compare_hashes(self, batch: BatchView, where: str, first_offset: int) -> None:
-        assert batch.ids is not None
-        made = array("Q", map(body_hash, batch.bodies()))
-        if made == batch.hashes:
-            return
-        assert batch.hashes is not None
-        pairs = zip(batch.ids, made, batch.hashes, strict=True)
-        wrong = [shown_id(tagged) for tagged, its, said in pairs if its != said]
-        explanation = f"bodies of the batch at offset {first_offset} do not match their hashes"
-        self._found.add("one-body", where, explanation, wrong)
+    def _named(self, record: Stored, batch: BatchView) -> list[bytes]:
+        """Return what no two messages of a topic have in common: ids, with a horizon also times."""
+        assert batch.ids is not None, "as in a batch with explicit ids"
+        indices = record.kept_indices()
+        number = record.topic_number
+        dedup_ms = self.facts.settings.get(number, _DEFAULTS)[0]
+        dated = dedup_ms is not None or number in self.facts.horizons
+        if not dated or batch.created_at_ms is None:
+            return [batch.ids[index] for index in indices]
+        times = batch.created_at_ms
+        return [b"%b, created at %d" % (batch.ids[index], times[index]) for index in indices]
 
     def _clip(self, ledger: Ledger, record: Stored) -> tuple[int, int]:
         assert ledger.started is not None, "ledgers without a first record are left out"
@@ -509,7 +547,11 @@ class LogReader:
         index may rest on.
         """
         if any(part.name == "ids" for part in head.parts):
-            return self._ids_in(head) == (self._id_count, self._id_places % 2**64)
+            held = self._ids_in(head)
+            lost = self._may_lack()
+            if lost and held is not None:
+                return self._id_count - lost <= held[0] <= self._id_count
+            return held == (self._id_count, self._id_places % 2**64)
         ids: dict[int, tuple[int, int]] = {}  # as snapshots of version 1 hold them
         for part in head.parts:
             kind, _, place = part.name.partition("-")
@@ -531,14 +573,32 @@ class LogReader:
         # numpy is loaded where there are explicit ids only
         from ..parse.run import sum_of_places
 
-        mark, _, files, recent = unpack(self._log.snapshot_part(head, "ids"))
-        count, places = sum_of_places(recent)
-        for name in files:
-            run = self._log.run(parts[name])
-            if run.mark != mark:
+        mark, *rest = unpack(self._log.snapshot_part(head, "ids"))
+        if len(rest) == 3:  # of version 3
+            sets = [(rest[1], rest[2])]
+        else:
+            sets = [([run[0] for run in its[2]], its[3]) for its in rest[0]]
+        count = places = 0
+        for names, recent in sets:
+            runs = [self._log.run(parts[name]) for name in names]
+            if any(run.mark != mark for run in runs):
                 return None
-            count, places = count + run.entries, places + run.places
+            sums = [sum_of_places(recent), *((run.entries, run.places) for run in runs)]
+            count += sum(entries for entries, _ in sums)
+            places += sum(its_places for _, its_places in sums)
         return count, places % 2**64
+
+    def _may_lack(self) -> int:
+        """Return how many ids an index may have let go: forgotten ones, and those of deleted topics."""
+        facts = self.facts
+        gone = sum(facts.ids.get(number, (0, 0))[0] for number in facts.deleted)
+        forgotten = sum(
+            horizon.forgotten_ids
+            for number, horizon in facts.horizons.items()
+            if number not in facts.deleted
+        )
+        before = self._ids_before if facts.deleted or facts.horizons else 0
+        return gone + forgotten + before
 
     def _compare(self, head: SnapshotHead) -> None:
         """A snapshot says the same as the records below it."""

@@ -19,7 +19,14 @@ from ...core.consumer.effect_work import EffectOrder
 from ...core.consumer.work import LedgerPeeked
 from ...errors import CorruptLog
 from ...history import NO_PLACE, Place
-from ...records import Committed, LedgerStarted
+from ...records import (
+    AttemptMarked,
+    Committed,
+    EffectEnded,
+    EffectIntended,
+    LedgerEnded,
+    LedgerStarted,
+)
 from ...storage import snapshots
 from ...storage.by_position import RecordReader
 from ...storage.creation import create, hold_lock, sync_end
@@ -34,6 +41,7 @@ from .file_names import file_name
 
 OpenLog = Callable[..., FencedLog]
 
+_OF_AN_OWNER = (Committed, AttemptMarked, EffectIntended, EffectEnded, LedgerEnded)
 _SAME_MACHINE = ("host", "boot_id")
 IMPORTED = "imported"  # key in the owner of an imported generation, which no process has opened
 
@@ -84,7 +92,7 @@ class LedgerFiles:
         # The last look at the ledger. Invariant: facts hold all records below `_read_to` of `_view`.
         self._view: View | None = None
         self._read_to = 0
-        self._facts = _Facts()
+        self._facts = LedgerFacts()
 
     def peek(self) -> LedgerPeeked:
         """Return the facts of the ledger; create it if there is none, change nothing else.
@@ -170,30 +178,32 @@ class LedgerFiles:
                 self._facts.take(record)
         self._view, self._read_to = view, view.end
 
-    def _from_snapshot(self, view: View) -> tuple[_Facts, int]:
+    def _from_snapshot(self, view: View) -> tuple[LedgerFacts, int]:
         for info in snapshots.usable(self._disk, view)[0]:
             for part in info.parts:
                 if part.name == "ledger":
                     data = snapshots.read_part(self._disk, view.path, part)
-                    return _Facts.of_snapshot(wire.unpack_plain(data)), info.position
-        return _Facts(), view.start
+                    return LedgerFacts.of_snapshot(wire.unpack_plain(data)), info.position
+        return LedgerFacts(), view.start
 
 
-class _Facts:
-    """What a join reports about the records of a ledger."""
+class LedgerFacts:
+    """What a join reports about the records of a ledger, and a backup looks at."""
 
     def __init__(self) -> None:
         self.topic_id = b""
         self.log_id = b""
         self.next_offset = 0
+        self.epoch = 0  # of the last record that has one
         self.seen = NO_PLACE
 
     @classmethod
-    def of_snapshot(cls, part: dict[str, Any]) -> _Facts:
+    def of_snapshot(cls, part: dict[str, Any]) -> LedgerFacts:
         facts = cls()
         if part["started"] is not None:
             facts.take(LedgerStarted(*part["started"]))
         facts.next_offset = part["next_offset"]
+        facts.epoch = part["epoch"]
         facts.seen = Place(*part.get("seen", ()))
         return facts
 
@@ -201,7 +211,9 @@ class _Facts:
         if isinstance(record, LedgerStarted):
             self.topic_id, self.log_id = record.topic_id, record.log_id
             self.next_offset = record.start_offset
-        elif isinstance(record, Committed):
+        elif isinstance(record, _OF_AN_OWNER):
+            self.epoch = record.epoch
+        if isinstance(record, Committed):
             if record.seen.mark:
                 self.seen = record.seen
             for topic_id, next_offset in record.inputs:

@@ -22,6 +22,7 @@ from ...records import (
     GroupGranted,
     GroupRewound,
     HistoryBegun,
+    HorizonMarked,
     LedgerReplaced,
     ProducerGranted,
     Record,
@@ -131,7 +132,7 @@ class BrokerOracle(RecordOracle):
             self.topics.append(record)
             for partition in range(record.partitions):
                 self.messages[record.topic, partition] = []
-        elif isinstance(record, TopicConfigured):
+        elif isinstance(record, TopicConfigured | HorizonMarked):
             raise Violation("topic configured", f"nobody has asked for {record}")
         elif isinstance(record, ProducerGranted):
             self._epoch(record.producer, record.epoch)

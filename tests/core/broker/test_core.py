@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from oncemq.core.broker.core import CheckFence
+from oncemq.core.broker.core import CheckFence, Superseded
+from oncemq.core.broker.lineage import lineage_proof
 from oncemq.errors import DiskFull
 from oncemq.limits import LIMITS, Limits
-from oncemq.outcome import Received
+from oncemq.outcome import Outcome, Received, Recovered
 from oncemq.protocol import (
     CreateTopic,
     DescribeTopic,
@@ -65,6 +66,55 @@ def test_a_higher_epoch_makes_the_broker_look_at_its_fence(world):
     assert world.work == [CheckFence()]
     assert isinstance(world.ask(Ping(world.n)), Pong)
     assert world.hello(log_id_seen=b"", epoch_seen=99).epoch == 2
+
+
+def restored_welcome(world: World, epoch: int = 99) -> dict[str, object]:
+    """What a client of a restored copy of the world's log says in its hello."""
+    lineage = b"another lineage."
+    proof = lineage_proof(b"S" * 32, lineage, epoch)
+    seen = {"log_id_seen": world.core.log_id, "epoch_seen": epoch}
+    return {**seen, "lineage": lineage, "proof": proof, "version_max": 4}
+
+
+def test_a_proved_restore_ends_the_original(world):
+    """The copy is the successor: the original answers nothing else and ends."""
+    refused = world.hello(**restored_welcome(world))
+    assert refused.code == "fenced"
+    [work] = world.work
+    assert isinstance(work, Superseded)
+    assert b"another lineage.".hex() in work.reason
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"proof": b"x" * 16},
+        {"proof": b""},
+        {"epoch_seen": 98},
+        {"lineage": b"a third lineage."},
+    ],
+)
+def test_a_lineage_without_a_true_proof_ends_nobody(world, change):
+    """A client may lie: each part of the claim is covered by the proof."""
+    refused = world.hello(**{**restored_welcome(world), **change})
+    assert refused.code == "log_regressed"
+    assert world.work == [CheckFence()]
+
+
+def test_a_lower_epoch_of_another_lineage_ends_nobody(world):
+    """The successor meets clients of the original, or of a copy that was restored before."""
+    assert world.hello(**restored_welcome(world, epoch=1)).epoch == 2
+    assert world.work == []
+
+
+def test_only_a_restored_log_gives_a_proof(world):
+    """Clients of all other logs have nothing to say, and those of earlier versions no field."""
+    assert world.hello(version_max=4).proof == b""
+    world.core.lineage = b"another lineage."
+    world.core._recovered(Recovered(2, 0), Outcome())
+    proof = lineage_proof(b"S" * 32, b"another lineage.", 2)
+    assert world.hello(version_max=4).proof == proof
+    assert world.hello(version_max=3).proof == b""
 
 
 def test_a_restarted_broker_knows_nobody(world):
@@ -291,9 +341,9 @@ def state_of(world: World) -> dict[str, object]:
     parts = dict(state.snapshot().whole())
     state._frozen = frozen
     if "ids" in parts:  # the same ids lie in other files after a restart
-        tree = state.ids._tree
-        pieces = [run.entries(0, run.count) for run in tree.runs.values()]
-        rows = np.concatenate([*pieces, tree.recent()], axis=1)
+        trees = state.ids._trees.values()
+        pieces = [run.entries(0, run.count) for tree in trees for run in tree.runs.values()]
+        rows = np.concatenate([*pieces, *(tree.recent() for tree in trees)], axis=1)
         parts["ids"] = rows[:, np.argsort(rows[0])].tolist()
     return parts
 
@@ -343,8 +393,10 @@ def test_files_of_ids_are_written_once():
     snapshot = world.core.snapshot()
     names = {name for name in snapshot.keep if name.startswith("run-")}
     assert names
-    recent = snapshot.parts["ids"][3]
-    held = sum(run.count for run in world.core.state.ids._tree.runs.values())
+    _, [[kind, _, runs_named, recent, *_]] = snapshot.parts["ids"]
+    assert kind == 0
+    assert {name for name, *_ in runs_named} == names
+    held = sum(run.count for run in world.core.state.ids._trees[0].runs.values())
     assert held + len(recent) // 32 == 101
 
 
@@ -395,4 +447,5 @@ def test_parts_of_a_snapshot_that_was_not_written_are_not_kept(world, monkeypatc
     world.crash()
     world.hello()
     assert runs(world.send_ids(0, {"x": "1"})) == [(1, "duplicate", 0)]
-    assert len(world.core.snapshot().whole()["ids"][-1]) == 32  # one entry of four words
+    _, [tree] = world.core.snapshot().whole()["ids"]
+    assert len(tree[3]) == 32  # one entry of four words

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
+from array import array
+
 import pytest
 
 from oncemq.codec import batch as batch_codec
@@ -169,7 +172,8 @@ def test_a_batch_of_new_ids_makes_no_object_an_id(world):
     items = {f"id{n}": str(n) for n in range(5000)}
     batch = batch_of(*items.values(), ids=[tagged_id(name) for name in items])
     parsed = batch_codec.parse(batch.raw, batch.crc, check=True)
-    assert world.core.state.ids.judge(parsed, 0, 0, 0).kept == 5000
+    topic = world.core.state.topics.by_name["t"]
+    assert world.core.state.ids.judge(parsed, topic, 0, 0, 0).kept == 5000
     assert parsed._ids is None
 
 
@@ -186,3 +190,38 @@ def test_message_events_name_each_message():
     assert named == [("a", 0), ("b", 1), ("c", 2), ("t/p:0:0", 3)]
     known = [(event["id"], event["offset"]) for event in world.events.named("message.duplicate")]
     assert known == [("b", 1)]
+
+
+def lying(*items: tuple[str, str], hashes: list[int]):
+    """A batch whose body hashes are those that the client claims."""
+    batch = batch_with_ids(list(items))
+    assert batch.hashes is not None
+    true, claimed = batch.hashes.tobytes(), array("Q", hashes).tobytes()
+    raw = bytes(batch.raw).replace(true, claimed)
+    assert raw != batch.raw
+    return batch_codec.parse(raw, zlib.crc32(raw), check=True)
+
+
+def test_a_client_that_lies_about_hashes_deceives_nobody(world):
+    """Another hash makes no conflict of the same body, and the same hash no duplicate of another."""
+    honest = batch_with_ids([("x", "1")])
+    world.ask(world.explicit(0, honest), honest.raw)
+    liar = lying(("x", "1"), hashes=[7])
+    assert runs(world.ask(world.explicit(1, liar), liar.raw)) == [(1, "duplicate", 0)]
+    collides = lying(("x", "2"), hashes=list(honest.hashes))
+    assert runs(world.ask(world.explicit(2, collides), collides.raw)) == [(1, "conflict", 0)]
+    first = lying(("y", "1"), hashes=[5])
+    assert runs(world.ask(world.explicit(3, first), first.raw)) == [(1, "stored", 1)]
+    world.crash()
+    world.hello()
+    again = batch_with_ids([("y", "1")])
+    assert runs(world.ask(world.explicit(0, again), again.raw)) == [(1, "duplicate", 1)]
+
+
+def test_bodies_that_collide_for_the_client_differ_for_the_broker(world):
+    """Who knows how clients hash can make two bodies alike; the broker's own hash is secret."""
+    bodies = [f"body-{number}" for number in range(300)]
+    for counter, body in enumerate(bodies):
+        batch = lying(("x", body), hashes=[1])
+        [(_, verdict, _)] = runs(world.ask(world.explicit(counter, batch), batch.raw))
+        assert verdict == ("conflict" if counter else "stored")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from oncemq.core.broker.id_index import IdIndex
 from oncemq.core.broker.offset_index import OffsetIndex
 from oncemq.core.broker.sessions import RecentTable
+from oncemq.core.broker.topics import Topic
 from oncemq.core.broker.verdicts import Runs, kept_of
 from oncemq.limits import LIMITS, Limits
 from oncemq.protocol import CONFLICT, DUPLICATE, STORED
@@ -68,6 +69,9 @@ def test_entries_come_back_from_any_cut(gaps, cut):
     assert again.entries(0, at + 1) == index.entries(0, at + 1)
 
 
+TOPICS = [Topic(number, f"t{number}", b"T" * 16, 1, 0, LIMITS) for number in range(2)]
+
+
 def record_of(batch, mask, kept, *, topic=0, partition=0, first_offset=0):
     return BatchStored(
         topic, partition, first_offset, kept, 0, "", 0, -1, mask, b"", batch.raw, batch.crc,
@@ -84,7 +88,7 @@ def test_verdicts_equal_those_of_a_dumb_judge(items, known):
     index = IdIndex(b"S" * 32, Limits(id_table_ids=3))
     if known:
         before = batch_with_ids([(f"i{number}", f"v{value}") for number, value in known.items()])
-        index.add(record_of(before, b"", len(known)))
+        index.add(record_of(before, b"", len(known)), TOPICS[0])
     batch = batch_with_ids([(f"i{number}", f"v{value}") for number, value in items])
     table = {number: (offset, value) for offset, (number, value) in enumerate(known.items())}
     expected, end = [], 500
@@ -96,20 +100,20 @@ def test_verdicts_equal_those_of_a_dumb_judge(items, known):
         else:
             offset, original = table[number]
             expected.append((DUPLICATE if original == value else CONFLICT, offset))
-    runs, mask, kept = index.judge(batch, 0, 0, 500)
+    runs, mask, kept = index.judge(batch, TOPICS[0], 0, 500, 0)
     flat = [(its, at + step) for count, its, at in runs.runs for step in range(count)]
     assert flat == expected
     new = [place for place, (its, _) in enumerate(expected) if its == STORED]
     assert kept == len(new)
     assert not mask or [n for n, on in enumerate(kept_of(mask, len(items))) if on] == new
     if kept:
-        index.add(record_of(batch, mask, kept, first_offset=500))
-    again = index.judge(batch, 0, 0, end)
+        index.add(record_of(batch, mask, kept, first_offset=500), TOPICS[0])
+    again = index.judge(batch, TOPICS[0], 0, end, 0)
     assert again.kept == 0
     assert [its for count, its, _ in again.runs.runs for _ in range(count)] == [
         CONFLICT if its == CONFLICT else DUPLICATE for its, _ in expected
     ]
-    assert index.judge(batch, 1, 0, 0).kept == len({number for number, _ in items})
+    assert index.judge(batch, TOPICS[1], 0, 0, 0).kept == len({number for number, _ in items})
 
 
 @given(
@@ -134,17 +138,17 @@ def test_batches_of_a_turn_know_of_each_other(arrivals):
         [batch_with_ids([(f"i{n}", f"v{v}") for n, v in items]) for items, *_ in arrivals]
         for _ in range(2)
     )
-    looked = [(batch, of[1]) for batch, of in zip(batches, arrivals, strict=True) if of[3]]
+    looked = [(batch, TOPICS[of[1]]) for batch, of in zip(batches, arrivals, strict=True) if of[3]]
     if looked:
         index.look_ahead(looked)
     end = 0
     for batch, copy, (_, topic, stored, _) in zip(batches, copies, arrivals, strict=True):
-        verdicts, mask, kept = index.judge(batch, topic, 0, end)
-        expected = alone.judge(copy, topic, 0, end)
+        verdicts, mask, kept = index.judge(batch, TOPICS[topic], 0, end, 0)
+        expected = alone.judge(copy, TOPICS[topic], 0, end, 0)
         assert (verdicts.runs, mask, kept) == (expected.runs.runs, expected.mask, expected.kept)
         if stored and kept:
             for its, into in ((batch, index), (copy, alone)):
-                into.add(record_of(its, mask, kept, topic=topic, first_offset=end))
+                into.add(record_of(its, mask, kept, topic=topic, first_offset=end), TOPICS[topic])
             end += kept
 
 

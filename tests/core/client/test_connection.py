@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from oncemq.core.client.connection import Connection, Reconnect
 from oncemq.errors import StoreMismatch, VersionMismatch
 from oncemq.limits import NO_BROKER_WARNING_MS, PING_MS, RESEND_MS, SILENCE_MS
@@ -70,6 +72,22 @@ def test_hello_opens_the_connection() -> None:
     assert (client.connection.sessions, client.connection.epoch) == (1, 4)
     assert client.connection.log_id == LOG
     assert client.events() == ["client.connected"]
+
+
+def test_a_hello_repeats_the_proof_of_a_restored_log() -> None:
+    """Of the last Welcome, with its epoch: whoever is the original of that log ends."""
+    client = Client()
+    restored = replace(
+        welcome(client.start().request, epoch=9), lineage=b"l" * 16, proof=b"p" * 16, version=4
+    )
+    client.receive(restored)
+    client.connection.reopened(1, client.out)
+    [hello] = client.sent(Hello)
+    assert (hello.epoch_seen, hello.lineage, hello.proof) == (9, b"l" * 16, b"p" * 16)
+    client.receive(welcome(hello.request, epoch=10))
+    client.connection.reopened(2, client.out)
+    [hello] = client.sent(Hello)
+    assert (hello.epoch_seen, hello.lineage, hello.proof) == (10, b"", b"")
 
 
 def test_hello_is_repeated_until_answered() -> None:

@@ -73,7 +73,8 @@ def test_a_committed_transaction_leaves_its_messages(user: User) -> None:
     assert first[1:4] == ("orders", b"so-1", b"alice")
     assert decode_value(first.encoding, first.value) == {"a": None, "b": 1}
     assert decode_headers(first.headers) == {"h": b"x"}
-    assert second[1:] == ("orders", b"b\xfe", None, 0, b"\0\xff", b"")
+    assert second[1:-1] == ("orders", b"b\xfe", None, 0, b"\0\xff", b"")
+    assert first.created_at_ms <= second.created_at_ms
     assert first.place < second.place
 
 

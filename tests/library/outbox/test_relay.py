@@ -241,6 +241,7 @@ GOOD = Row(1, "t", b"sid", b"key", 1, b"value", b"")
         {"value": b"x" * (1024 * 1024)},
         {"headers": b"no map"},
         {"headers": b"x" * 9000},
+        {"created_at_ms": "soon"},
     ],
 )
 def test_a_row_written_by_hand_cannot_hurt(user: User, bad: dict[str, Any]) -> None:
@@ -249,7 +250,7 @@ def test_a_row_written_by_hand_cannot_hurt(user: User, bad: dict[str, Any]) -> N
     row = GOOD._replace(**bad)
     user.connection.execute(
         "INSERT INTO oncemq_outbox (place, topic, message_id, message_key, encoding, value,"
-        " headers, created_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+        " headers, created_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         row,
     )
     send(user, "good")

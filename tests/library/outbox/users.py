@@ -125,7 +125,7 @@ ALL_KINDS = [
 def rows_of(url: str) -> list[Row]:
     """What is committed in an outbox and waits, read by somebody else."""
     sql = (
-        "SELECT place, topic, message_id, message_key, encoding, value, headers"
+        "SELECT place, topic, message_id, message_key, encoding, value, headers, created_at_ms"
         " FROM oncemq_outbox WHERE state = 'waiting' ORDER BY place"
     )
     connection: Any

@@ -47,9 +47,9 @@ def test_damage_below_the_oldest_snapshot_is_found() -> None:
 def test_an_index_that_forgot_deleted_ids_is_found() -> None:
     """The ids of messages that are gone belong to the index as all others."""
     world = churned()
-    index = world.core.state.ids
-    recent = index._tree.recent
-    index._tree.recent = lambda: recent()[:, 1:]  # type: ignore[method-assign]
+    tree = world.core.state.ids._trees[0]
+    recent = tree.recent
+    tree.recent = lambda: recent()[:, 1:]  # type: ignore[method-assign]
     world.driver.write_snapshot()
     report = proof(world)
     assert set(report.found.counts) == {"I13-atomicity"}

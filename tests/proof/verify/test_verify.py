@@ -24,10 +24,12 @@ from oncemq.proof.parse.files import OsFiles
 from oncemq.proof.verify.verify import PROVED, find_ledgers, verify
 from oncemq.records import (
     AttemptMarked,
+    HorizonMarked,
     LedgerEnded,
     LedgerStarted,
     Parked,
     Skipped,
+    TopicConfigured,
     TopicCreated,
     TopicDeleted,
     Trimmed,
@@ -153,11 +155,30 @@ def _old_output_epoch(broker: Broker, consumer: Consumer) -> None:
     broker.store("invoices", numbered(1), producer=SENDER, epoch=2)
 
 
-def _other_body(broker: Broker, consumer: Consumer) -> None:
-    batch = batch_codec.build([b"abc"], encodings=0, ids=[tagged_id("x")])
-    raw = bytes(batch.raw).replace(b"abc", b"abd")
-    batch = batch_codec.parse(raw, 0, check=False)
-    broker.store("orders", batch, crc=None)
+def _horizon_unset(broker: Broker, consumer: Consumer) -> None:
+    put(broker.log, HorizonMarked(0, 0, 0, 9_000))
+
+
+def _with_horizon(broker: Broker, *marks: tuple[int, int, int]) -> None:
+    put(broker.log, TopicConfigured(0, 1_000, None, None, False, 1))
+    for floor_ms, forgotten_ms, at_ms in marks:
+        put(broker.log, HorizonMarked(0, floor_ms, forgotten_ms, at_ms))
+
+
+def _horizon_back(broker: Broker, consumer: Consumer) -> None:
+    _with_horizon(broker, (3_000, 0, 4_000), (2_999, 0, 5_000))
+
+
+def _horizon_ahead(broker: Broker, consumer: Consumer) -> None:
+    _with_horizon(broker, (3_001, 0, 4_000))
+
+
+def _horizon_forgets_unseen(broker: Broker, consumer: Consumer) -> None:
+    _with_horizon(broker, (3_000, 0, 4_000), (6_000, 4_001, 7_000))
+
+
+def _horizon_forgets_young(broker: Broker, consumer: Consumer) -> None:
+    _with_horizon(broker, (3_000, 0, 4_000), (4_000, 4_000, 5_000))
 
 
 def _uncommitted_output(broker: Broker, consumer: Consumer) -> None:
@@ -359,7 +380,11 @@ FORGED: list[tuple[Callable[[Broker, Consumer], None], str]] = [
     (_number_gap, "I5-producer-order"),
     (_old_epoch, "I10-zombie-fenced"),
     (_old_output_epoch, "I10-zombie-fenced"),
-    (_other_body, "one-body"),
+    (_horizon_unset, "horizon"),
+    (_horizon_back, "horizon"),
+    (_horizon_ahead, "horizon"),
+    (_horizon_forgets_unseen, "horizon"),
+    (_horizon_forgets_young, "horizon"),
     (_uncommitted_output, "I11-outputs-once"),
     (_other_ledger, "one-ledger"),
     (_granted_below, "I8-commit-monotone"),
@@ -622,6 +647,44 @@ def test_a_true_snapshot_of_the_broker_passes() -> None:
     assert verify(disk, DATA, STATE).ok
 
 
+def test_an_id_may_come_again_once_it_is_forgotten() -> None:
+    """With another time; under one time it is one message for ever."""
+    disk = MemoryDisk()
+    broker = Broker(disk)
+    broker.topic("t")
+    _with_horizon(broker)
+    columns: dict[str, Any] = {"encodings": 0, "ids": [tagged_id("x")]}
+    for created in (500, 9_000):
+        broker.store(
+            "t", batch_codec.build([b"v"], **columns, created_at_ms=[created]), at_ms=created
+        )
+    assert verify(disk, DATA, None).ok
+    broker.store("t", batch_codec.build([b"v"], **columns, created_at_ms=[9_000]), at_ms=9_500)
+    assert set(verify(disk, DATA, None).found.counts) == {"I3-no-duplicate"}
+
+
+def test_hashes_of_a_client_that_lies_accuse_nobody() -> None:
+    """The column is the client's word: the broker makes its own, and the proof does not look."""
+    disk = MemoryDisk()
+    broker = Broker(disk)
+    broker.topic("t")
+    batch = batch_codec.build([b"abc"], encodings=0, ids=[tagged_id("x")])
+    raw = bytes(batch.raw).replace(b"abc", b"abd")
+    broker.store("t", batch_codec.parse(raw, 0, check=False), crc=None)
+    assert verify(disk, DATA, None).ok
+
+
+@pytest.mark.parametrize("settings", [[3_600_000, None, None, False], [None, None, None, True]])
+def test_a_snapshot_with_other_settings_than_the_log_is_found(settings: list[Any]) -> None:
+    """Whoever starts from it would forget, or delete, by a rule that nobody has set."""
+    disk = MemoryDisk()
+    broker, _ = shop(disk)
+    parts = broker_snapshot(broker)
+    parts["topics"][0][5] = settings
+    _write(broker, parts)
+    assert checks(disk) == {"I13-atomicity"}
+
+
 @pytest.mark.parametrize("part", ["topics", "producers", "groups", "ids"])
 def test_a_snapshot_of_the_broker_that_lacks_something_is_found(part: str) -> None:
     """A dedup state that forgot anything would store a message twice: it is named before that."""
@@ -631,8 +694,9 @@ def test_a_snapshot_of_the_broker_that_lacks_something_is_found(part: str) -> No
     name = next(name for name in parts if name.startswith(part))
     content = parts[name]
     if part == "ids":
-        columns = np.frombuffer(content[-1], np.uint64).reshape(4, -1)
-        parts[name] = [*content[:-1], columns[:, :-1].tobytes()]
+        mark, [[kind, number, runs, recent, *origin]] = content
+        less = np.frombuffer(recent, np.uint64).reshape(4, -1)[:, :-1].tobytes()
+        parts[name] = [mark, [[kind, number, runs, less, *origin]]]
     else:
         parts[name] = content[:-1]
     _write(broker, parts)
@@ -653,9 +717,9 @@ def test_runs_of_ids_count_as_what_they_hold(lost: bool) -> None:
             assert made is not None
             state.made(new.name, made.buffer, made.path)
     snapshot = state.snapshot()
-    mark, number, names, recent = snapshot.parts["ids"]
-    assert names
-    parts = {**snapshot.whole(), "ids": [mark, number, names[lost:], recent]}
+    mark, [[kind, number, held, *recent]] = snapshot.parts["ids"]
+    assert held
+    parts = {**snapshot.whole(), "ids": [mark, [[kind, number, held[lost:], *recent]]]}
     packed = {name: wire.pack_plain(content) for name, content in parts.items()}
     broker.log.write_snapshot(broker.log.durable_end, packed, snapshot.keep)
     assert checks(disk) == ({"I13-atomicity"} if lost else set())
