@@ -41,15 +41,17 @@ from .ports import (
     Frames,
     Job,
     Log,
+    PartMaking,
     SnapshotMaking,
     Transport,
 )
 from .protocol import Failure
 from .records import BatchStored
-from .storage.log import Discard, FencedLog, Mapped, PartWriter
+from .storage.log import Discard, FencedLog, Mapped
 
 IDLE_MS = 1_000  # an idle actor still looks at its fence once a second
 DISK_FULL_RETRY_MS = 500
+UNFINISHED_MS = 5  # until the next turn writes more of a file in a database
 WRITER_RETRY_MS = 50  # while another log of this thread writes to the same database
 _FILES_EVERY = 64  # records of a replay after which files that are due are made
 _EVENT_BYTES = 1024  # what a record adds to the bytes of the request that caused it
@@ -219,6 +221,7 @@ class Driver:
         self._needed_from = needed_from
         self._discarded_below = 0  # what was tried last; 0: a new snapshot may allow more
         self._discard_in_work = False
+        self._unfinished: set[str] = set()  # files of which the next turn writes more
         self._files_again_ms = 0  # before this time a full disk is not tried again
         self._log: Log | None = None
         self._posted: list[Event] = []  # events of this process for the next turn
@@ -315,6 +318,8 @@ class Driver:
             left = min(left, self._synced_at_ms + ATTEST_IDLE_MS - now)
         if self._short_of:
             left = min(left, DISK_FULL_RETRY_MS)
+        if self._unfinished:
+            left = min(left, UNFINISHED_MS)
         if self._log is not None and self._log.end > self._log.durable_end:
             left = min(left, WRITER_RETRY_MS)
         return max(0, left)
@@ -593,13 +598,13 @@ class Driver:
         """Begin the files that are due."""
         if self._files is None:
             return
-        assert isinstance(self._log, FencedLog), "only such a log has files beside it"
+        assert self._log is not None
         for new in self._files.due():
             writer = self._log.part_writer(new.name)
             background.start(partial(self._make_file, self._files, writer, new))
 
     def _make_file(
-        self, files: Files, writer: PartWriter, new: NewFile, stop: Callable[[], bool]
+        self, files: Files, writer: PartMaking, new: NewFile, stop: Callable[[], bool]
     ) -> Callable[[], None]:
         try:
             writer.write(new.pieces(), stop)
@@ -608,9 +613,13 @@ class Driver:
             return lambda: self._no_file(files, new, reason)
         return lambda: self._file_made(files, writer, new)
 
-    def _file_made(self, files: Files, writer: PartWriter, new: NewFile) -> None:
+    def _file_made(self, files: Files, writer: PartMaking, new: NewFile) -> None:
         made = writer.finish()
-        if made is None:
+        self._unfinished.discard(new.name)
+        if writer.unfinished:  # in a database: each turn writes some of it
+            self._unfinished.add(new.name)
+            self._background.start(lambda _: partial(self._file_made, files, writer, new))
+        elif made is None:
             files.failed(new.name)
         else:
             files.made(new.name, made.buffer, made.path)

@@ -103,6 +103,7 @@ EFFECT_RESULT_BYTES_MAX = 16 * 1024  # results, so each and all together are bou
 EFFECT_RESULTS_BYTES_MAX = 32 * 1024
 EFFECT_LOOK_MS = 500  # how often an effect that is held looks for an operator's word
 STANDBY_RETRY_MS = 1_000
+LEDGER_FILES_LOOK_MS = 5  # how often a consumer looks whether processed ids still wait for a file
 LEAVE_WAIT_MS = 500
 TOPIC_LOOKUP_MS = 10_000  # how long tx.send waits for the facts of a topic it meets first
 TOPICS_KNOWN_MAX = 10_000  # topics that one consumer process may send to (Busy)
@@ -182,7 +183,9 @@ class Limits:
     commit_bytes: int = 4 * 1024 * 1024  # state and outputs above it end the commit at that message
     commit_messages_max: int = 64 * 1024  # messages above it end the commit
     skips_max: int = 1_000  # ranges that operators had a ledger pass over (NotSupported)
-    ledger_parts_max: int = 64  # parts of a snapshot that hold processed ids; then they become one
+    ledger_table_ids: int = 16 * 1024  # newest explicit ids in memory, 32 bytes each, then a file;
+    ledger_table_ids_max: int = 128 * 1024  # an eighth of all ids, up to so many
+    ledger_tables_waiting_max: int = 8  # such tables that wait for their file: above it no call
 
     # --- main.py: JSON lines on stdin and stdout --------------------------------------------------
     node_line_bytes_max: int = 4 * 1024 * 1024  # a longer line is reported and passed over

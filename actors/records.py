@@ -252,8 +252,6 @@ class Committed:
     outputs: list[Output] = field(default_factory=list)
     # (topic, partition, next sequence): outputs below it are acknowledged and may be forgotten.
     acked: list[tuple[str, int, int]] = field(default_factory=list)
-    # `fingerprints` cut into its entries, where the caller has them anyway; not written.
-    split_fingerprints: list[bytes] | None = field(default=None, compare=False, repr=False)
     parked: list[Parked] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     # The furthest place of the broker's log that the ledger relies on from this commit on: inputs

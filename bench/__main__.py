@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.table import Table
 from bench import dedup as dedup_bench
 from bench import latency as latency_bench
 from bench import pipeline as pipeline_bench
+from bench import processed as processed_bench
 from bench import recover as recover_bench
 from bench.processes import Failed
 from bench.workload import KINDS
@@ -70,11 +72,23 @@ def latency(messages: int, size: int, directory: Path, as_json: bool) -> None:
 
 @main.command()
 @click.option("--ids", type=click.IntRange(10), default=2_000_000, show_default=True)
+@click.option(
+    "--actor",
+    type=click.Choice(["broker", "consumer", "sink"]),
+    default="broker",
+    show_default=True,
+)
 @where
 @as_json
-def dedup(ids: int, directory: Path, as_json: bool) -> None:
-    """Speed and memory of the broker as it remembers more and more ids."""
-    _show("dedup", as_json, directory, dedup_bench.measure, ids)
+def dedup(ids: int, actor: str, directory: Path, as_json: bool) -> None:
+    """Speed and memory of the broker, or of a consumer, as it remembers more and more ids.
+
+    A consumer has its ledger in files, or in a SQLite database (sink).
+    """
+    measure: Callable[..., Figures] = dedup_bench.measure
+    if actor != "broker":
+        measure = partial(processed_bench.measure, sink=actor == "sink")
+    _show("dedup", as_json, directory, measure, ids)
 
 
 @main.command()

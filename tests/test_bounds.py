@@ -461,7 +461,12 @@ QUIET: dict[str, str] = {
     "commit_every_ms": SIMULATED,
     "commit_bytes": "tests/library/handling/test_tx.py::"
     "test_a_commit_is_cut_before_it_grows_too_large",
-    "ledger_parts_max": CORE + "test_ledger.py::test_parts_of_processed_ids_stay_few",
+    "ledger_table_ids": CORE + "test_ledger.py::test_files_of_processed_ids_are_written_once",
+    "ledger_table_ids_max": CORE + "test_ledger.py::test_tables_of_a_ledger_grow_with_it",
+    "ledger_tables_waiting_max": CORE
+    + "test_core.py::test_calls_wait_while_too_many_ids_wait_for_a_file",
+    "LEDGER_FILES_LOOK_MS": CORE
+    + "test_core.py::test_calls_wait_while_too_many_ids_wait_for_a_file",
     "node_replies_kept_max": NODE + "test_remembered_requests_are_bounded",
     "node_replies_kept_bytes_max": STEP,
 }

@@ -101,7 +101,10 @@ class Environment(ABC):
         self.limits: Limits = replace(
             LIMITS,
             solitary_messages_max=plan.solitary_max,
-            id_table_ids=SMALL_TABLE_IDS,  # so that runs of ids are made and merged in every world
+            # So that runs of ids are made and merged in every world.
+            id_table_ids=SMALL_TABLE_IDS,
+            ledger_table_ids=SMALL_TABLE_IDS,
+            ledger_table_ids_max=SMALL_TABLE_IDS,
         )
         self.clock = SimClock()
         self.trace = Trace(self.clock, keep_all=trace)

@@ -76,6 +76,8 @@ class SnapshotWriter:
 class PartWriter:
     """A mapped part in the making. `write` may run in another thread, `finish` in the turn."""
 
+    unfinished = False
+
     def __init__(
         self,
         write: Callable[[Iterable[bytes], Callable[[], bool]], tuple[int, int] | None],

@@ -33,7 +33,8 @@ from .frames import Frame, Group
 from .generation import Generation, holds_own_group, numbers_in
 
 if TYPE_CHECKING:
-    from .run import RunFacts
+    import numpy as np
+    from numpy.typing import NDArray
 
 LOOKS_MAX = 100  # how often a look starts over while others replace what it reads
 SUCCESSOR_WAIT_S = 5.0  # for a live process that makes a successor
@@ -166,13 +167,14 @@ class Log(Generation):
         except FileNotFoundError:
             raise LogMoved(f"{self.path}/{part.file} is gone") from None
 
-    def run(self, part: documents.Part) -> RunFacts:
-        """Return what a file of the index says. Raises CorruptLog, LogMoved."""
+    def run(self, part: documents.Part, width: int, mark: bytes) -> Iterator[NDArray[np.uint64]]:
+        """Yield what a file of explicit ids holds (run.py). Raises CorruptLog, LogMoved."""
+        # numpy is loaded where there are explicit ids only
         from .run import read_run
 
         path = f"{self.path}/{part.file}"
         try:
-            return read_run(self._files, path)
+            yield from read_run(self._files, path, width, mark)
         except FileNotFoundError:
             raise LogMoved(f"{path} is gone") from None
 

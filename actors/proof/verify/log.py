@@ -565,7 +565,7 @@ class LogReader:
     def _ids_in(self, head: SnapshotHead) -> tuple[int, int] | None:
         """Return how many ids a snapshot's index holds and the sum of their places.
 
-        None: it has none, or files of another secret. Raises CorruptLog.
+        None: it has none. Raises CorruptLog.
         """
         parts = {part.name: part for part in head.parts}
         if "ids" not in parts:
@@ -580,12 +580,12 @@ class LogReader:
             sets = [([run[0] for run in its[2]], its[3]) for its in rest[0]]
         count = places = 0
         for names, recent in sets:
-            runs = [self._log.run(parts[name]) for name in names]
-            if any(run.mark != mark for run in runs):
-                return None
-            sums = [sum_of_places(recent), *((run.entries, run.places) for run in runs)]
-            count += sum(entries for entries, _ in sums)
-            places += sum(its_places for _, its_places in sums)
+            entries, sum_ = sum_of_places(recent)
+            count, places = count + entries, places + sum_
+            for name in names:
+                for columns in self._log.run(parts[name], 4, mark):
+                    count += columns.shape[1]
+                    places += int(columns[2].sum())
         return count, places % 2**64
 
     def _may_lack(self) -> int:

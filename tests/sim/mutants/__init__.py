@@ -1,6 +1,7 @@
 """Seeded bugs and who catches them: `python -m tests.sim.mutants`."""
 
 from tests.sim.mutants import (
+    backups,
     broker,
     clients,
     consumer_shell,
@@ -11,6 +12,7 @@ from tests.sim.mutants import (
     keyed,
     outbox,
     poison,
+    processed,
     shells,
     sinks,
     turn,
@@ -21,6 +23,7 @@ __all__ = [
     "MUTANTS",
     "Mutant",
     "applied",
+    "backups",
     "broker",
     "clients",
     "consumer_shell",
@@ -31,6 +34,7 @@ __all__ = [
     "keyed",
     "outbox",
     "poison",
+    "processed",
     "shells",
     "sinks",
     "turn",
