@@ -40,6 +40,7 @@ class Sweep:
     """One visit of all partitions, and what it has found so far."""
 
     topics: Iterator[Topic]
+    end: int  # of the log at its beginning
     safe_end: int  # what lies below needs no log (KeptParts.durable_end)
     kept_end: int  # what lies below is in parts, or about to be
     needed_from: int  # the least position at or above `safe_end` with a message
@@ -49,6 +50,7 @@ class Sweep:
     parts: list[KeptRange]
     below: list[int] = field(init=False)
     entries: list[int] = field(init=False)
+    offset_parts: set[int] = field(default_factory=set)  # of snapshots, by their beginnings
     used: set[KeptRange] = field(default_factory=set)  # parts in which a message may be left
 
     def __post_init__(self) -> None:
@@ -112,6 +114,7 @@ class Retention:
             self._trim(topic, broker_ms, out, disk_full=disk_full)
             for partition in topic.by_number.values():
                 self._sweep.visit(partition)
+                self._sweep.offset_parts.update(self._state.offset_parts_of(partition))
             left -= len(topic.by_number)
             if left <= 0:
                 self._next_ms = now_ms + 1
@@ -120,7 +123,8 @@ class Retention:
         self._keep(self._sweep)
         making = self._state.kept.making
         least = self._sweep.needed_from if making is None else making.start
-        self._state.needed_from = min(self._sweep.needed_from, least)
+        needed_from = min(self._sweep.needed_from, least)
+        self._state.swept(needed_from, frozenset(self._sweep.offset_parts), self._sweep.end)
         self._first, self._sweep = self._sweep.first, None
         self._next_ms = now_ms + max(RETENTION_EVERY_MS, _PAUSES * (now_ms - self._began_ms))
 
@@ -145,7 +149,7 @@ class Retention:
                 step *= 2
         ends = (kept.durable_end, kept.end)
         topics = iter(list(state.topics.by_number.values()))
-        return Sweep(topics, *ends, end, end, sorted(marks), list(kept.parts))
+        return Sweep(topics, end, *ends, end, end, sorted(marks), list(kept.parts))
 
     def _keep(self, sweep: Sweep) -> None:
         """Begin a copy if it frees enough."""
