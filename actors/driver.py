@@ -23,12 +23,14 @@ from .outcome import (
     DiskSpace,
     Event,
     Files,
+    Keep,
     NewFile,
     Outcome,
     Read,
     ReadDone,
     Recovered,
     Send,
+    Snapshot,
     SnapshotWritten,
     Synced,
     Tick,
@@ -40,15 +42,17 @@ from .ports import (
     Frames,
     Job,
     Log,
+    PartMaking,
     SnapshotMaking,
     Transport,
 )
 from .protocol import Failure
 from .records import BatchStored
-from .storage.log import Discard, FencedLog, Mapped, PartWriter
+from .storage.log import Discard, FencedLog, Mapped, StoredRecord
 
 IDLE_MS = 1_000  # an idle actor still looks at its fence once a second
 DISK_FULL_RETRY_MS = 500
+UNFINISHED_MS = 5  # until the next turn writes more of a file in a database
 WRITER_RETRY_MS = 50  # while another log of this thread writes to the same database
 _FILES_EVERY = 64  # records of a replay after which files that are due are made
 _EVENT_BYTES = 1024  # what a record adds to the bytes of the request that caused it
@@ -145,6 +149,34 @@ class _Decoded:
             self._bytes -= self._at.pop(oldest)[0] - oldest
 
 
+class _Freezing:
+    """A snapshot on its way from the core to the log."""
+
+    def __init__(self, snapshot: Snapshot, writer: SnapshotMaking, position: int) -> None:
+        self.writer = writer
+        self.position = position
+        self._snapshot = snapshot
+        # Packed in the turn, since large values packed in a thread would hold the turn up as long.
+        self._rows: dict[str, list[bytes]] = {name: [] for name in snapshot.lists}
+
+    def take(self, most_bytes: int | None) -> bool:
+        """Take rows of about `most_bytes`, or all; return whether there are no more."""
+        for part, row in self._snapshot.rows:
+            packed = wire.pack_plain(row)
+            self._rows[part].append(packed)
+            if most_bytes is not None:
+                most_bytes -= len(packed)
+                if most_bytes <= 0:
+                    return False
+        return True
+
+    def parts(self) -> dict[str, bytes]:
+        """Return all parts. Another thread may do it."""
+        parts = {name: wire.pack_plain(part) for name, part in self._snapshot.parts.items()}
+        parts.update((name, wire.pack_list(rows)) for name, rows in self._rows.items())
+        return parts
+
+
 class Driver:
     """Drives one core. Not thread-safe: one thread calls `turn`."""
 
@@ -163,6 +195,7 @@ class Driver:
         needed_from: Callable[[], int] | None = None,
         look_ahead: Callable[[Sequence[Event]], None] | None = None,
         turn_read_bytes: int = LIMITS.turn_read_bytes_max,
+        turn_freeze_bytes: int = LIMITS.turn_freeze_bytes,
     ) -> None:
         """`perform` does the work items of outcomes; `compacts` discards log below snapshots.
 
@@ -170,7 +203,8 @@ class Driver:
         in `background` (None: in the turn). `needed_from` tells below which position the core will
         read nothing of the log any more: that is discarded, beside the turn. `look_ahead` gets all
         events of a turn before the core meets the first: what they have in common may be computed
-        for all. One turn reads at most `turn_read_bytes` of the log, besides what is in memory.
+        for all. One turn reads at most `turn_read_bytes` of the log, besides what is in memory, and
+        freezes about `turn_freeze_bytes` of a snapshot's rows.
         """
         self.core = core
         self._transport = transport
@@ -183,9 +217,12 @@ class Driver:
         self._background: Background = background or InTheTurn()
         self._look_ahead = look_ahead
         self._snapshot_in_work = False
+        # The snapshot whose rows are being frozen, a few in each turn.
+        self._freezing: _Freezing | None = None
         self._needed_from = needed_from
         self._discarded_below = 0  # what was tried last; 0: a new snapshot may allow more
         self._discard_in_work = False
+        self._unfinished: set[str] = set()  # files of which the next turn writes more
         self._files_again_ms = 0  # before this time a full disk is not tried again
         self._log: Log | None = None
         self._posted: list[Event] = []  # events of this process for the next turn
@@ -199,6 +236,7 @@ class Driver:
         self._short_of = 0  # bytes that could not be reserved; 0: the disk is not full
         self._decoded = _Decoded()
         self._turn_read_bytes = turn_read_bytes
+        self._turn_freeze_bytes = turn_freeze_bytes
         self._read_left = turn_read_bytes  # of the log in this turn
 
     @property
@@ -271,7 +309,7 @@ class Driver:
 
     def time_left_ms(self) -> int:
         """Return how long the next poll may wait: the nearest of all deadlines."""
-        if self._posted:
+        if self._posted or self._freezing is not None:
             return 0
         now = self._clock.now_ms()
         left = IDLE_MS
@@ -281,6 +319,8 @@ class Driver:
             left = min(left, self._synced_at_ms + ATTEST_IDLE_MS - now)
         if self._short_of:
             left = min(left, DISK_FULL_RETRY_MS)
+        if self._unfinished:
+            left = min(left, UNFINISHED_MS)
         if self._log is not None and self._log.end > self._log.durable_end:
             left = min(left, WRITER_RETRY_MS)
         return max(0, left)
@@ -385,7 +425,7 @@ class Driver:
         start = at = read.position
         if not read.columns:
             found, at = self._decoded.walk(start, read.max_bytes)
-        known_end = at
+        taken = 0
         want = start + read.max_bytes - at
         stopped = want > self._read_left and not read.columns
         if stopped:
@@ -397,6 +437,7 @@ class Driver:
             if not read.columns:
                 self._decoded.add(before, stored.position, batch)
             before, at, batch = stored.position, stored.end, None
+            taken += stored.end - stored.position  # kept parts leave out what lies between
             if stored.type == record_codec.BATCH_STORED:
                 record = record_codec.decode(
                     stored.type, stored.meta, stored.body, stored.body_crc, columns=read.columns
@@ -406,7 +447,7 @@ class Driver:
                 found.append((stored.position, record))
         if not read.columns:
             self._decoded.add(before, at, batch)
-            self._read_left = max(0, self._read_left - (at - known_end))
+            self._read_left = max(0, self._read_left - taken)
         return ReadDone(read.token, found, at, stopped)
 
     def _finish(self, now: int) -> None:
@@ -450,11 +491,15 @@ class Driver:
             self._fence_seen_ms = now
 
     def _snapshot_when_due(self) -> None:
+        if self._freezing is not None:
+            self._freeze_on(self._background, self._turn_freeze_bytes)
+            return
         if self._log is None or self._snapshot_every is None or self._snapshot_in_work:
             return
         due = self._log.durable_end - self._snapshot_at >= self._snapshot_every
         if due and not self._log.must_wait():
-            self._start_snapshot(self._log, self._background)
+            self._start_snapshot(self._log)
+            self._freeze_on(self._background, self._turn_freeze_bytes)
 
     def write_snapshot(self) -> None:
         """Write a snapshot of the state at the durable end; a full disk only postpones it."""
@@ -462,21 +507,32 @@ class Driver:
         for done in self._background.settle():
             done()
         now = InTheTurn()
-        self._start_snapshot(self._log, now)
+        self._start_snapshot(self._log)
+        self._freeze_on(now, None)
         for done in now.finished():
             done()
 
-    def _start_snapshot(self, log: Log, background: Background) -> None:
+    def _start_snapshot(self, log: Log) -> None:
         assert log.end == log.durable_end
         snapshot = self.core.snapshot()
         position = log.durable_end
-        writer = log.snapshot_writer(position, snapshot.keep)
+        self._freezing = _Freezing(snapshot, log.snapshot_writer(position, snapshot.keep), position)
         self._snapshot_at = position  # before the attempt: a full disk is not tried every turn
         self._snapshot_in_work = True
 
+    def _freeze_on(self, background: Background, most_bytes: int | None) -> None:
+        """Freeze so much more of the snapshot (None: all), and let it be written when it is whole."""
+        frozen = self._freezing
+        assert frozen is not None
+        if not frozen.take(most_bytes):
+            return
+        self._freezing = None
+        assert self._log is not None
+        log, writer, position = self._log, frozen.writer, frozen.position
+
         def write(stop: Callable[[], bool]) -> Callable[[], None]:
             del stop  # a snapshot is short, and worth its end
-            parts = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}
+            parts = frozen.parts()
             try:
                 writer.write(parts)
             except DiskFull as error:
@@ -544,13 +600,25 @@ class Driver:
         """Begin the files that are due."""
         if self._files is None:
             return
-        assert isinstance(self._log, FencedLog), "only such a log has files beside it"
-        for new in self._files.due():
-            writer = self._log.part_writer(new.name)
+        log = self._log
+        assert log is not None
+        for due in self._files.due():
+            new = self._kept_file(log, due) if isinstance(due, Keep) else due
+            writer = log.part_writer(new.name)
             background.start(partial(self._make_file, self._files, writer, new))
 
+    @staticmethod
+    def _kept_file(log: Log, keep: Keep) -> NewFile:
+        assert isinstance(log, FencedLog), "only such a log is kept in parts"
+
+        def wanted(stored: StoredRecord) -> bool:
+            of_batch = stored.type == record_codec.BATCH_STORED
+            return of_batch and keep.wants(*record_codec.stored_place(stored.meta))
+
+        return NewFile(keep.name, log.kept_pieces(keep.start, keep.end, wanted))
+
     def _make_file(
-        self, files: Files, writer: PartWriter, new: NewFile, stop: Callable[[], bool]
+        self, files: Files, writer: PartMaking, new: NewFile, stop: Callable[[], bool]
     ) -> Callable[[], None]:
         try:
             writer.write(new.pieces(), stop)
@@ -559,9 +627,13 @@ class Driver:
             return lambda: self._no_file(files, new, reason)
         return lambda: self._file_made(files, writer, new)
 
-    def _file_made(self, files: Files, writer: PartWriter, new: NewFile) -> None:
+    def _file_made(self, files: Files, writer: PartMaking, new: NewFile) -> None:
         made = writer.finish()
-        if made is None:
+        self._unfinished.discard(new.name)
+        if writer.unfinished:  # in a database: each turn writes some of it
+            self._unfinished.add(new.name)
+            self._background.start(lambda _: partial(self._file_made, files, writer, new))
+        elif made is None:
             files.failed(new.name)
         else:
             files.made(new.name, made.buffer, made.path)
@@ -581,6 +653,8 @@ class Driver:
     def close(self, *, clean: bool = True) -> None:
         """Close the log. A clean close attests what was synced."""
         if clean:
+            if self._freezing is not None:
+                self._freeze_on(self._background, None)
             for done in self._background.settle():
                 done()
         if self._log is not None:

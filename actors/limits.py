@@ -54,7 +54,7 @@ LEDGER_SNAPSHOT_EVERY_BYTES = 16 * 1024 * 1024
 SNAPSHOTS_KEPT = 2
 
 # --- retention ------------------------------------------------------------------------------------
-RETENTION_EVERY_MS = 1_000  # between two sweeps over all partitions
+RETENTION_EVERY_MS = 250  # between two sweeps over all partitions, or four times what one took
 TRIMS_WITHOUT_ROOM_MAX = 128  # records that delete messages while the disk is full
 
 # --- producer -------------------------------------------------------------------------------------
@@ -105,6 +105,7 @@ EFFECT_RESULT_BYTES_MAX = 16 * 1024  # results, so each and all together are bou
 EFFECT_RESULTS_BYTES_MAX = 32 * 1024
 EFFECT_LOOK_MS = 500  # how often an effect that is held looks for an operator's word
 STANDBY_RETRY_MS = 1_000
+LEDGER_FILES_LOOK_MS = 5  # how often a consumer looks whether processed ids still wait for a file
 LEAVE_WAIT_MS = 500
 TOPIC_LOOKUP_MS = 10_000  # how long tx.send waits for the facts of a topic it meets first
 TOPICS_KNOWN_MAX = 10_000  # topics that one consumer process may send to (Busy)
@@ -147,6 +148,7 @@ class Limits:
     turn_events_max: int = 512  # what one turn takes from the transport
     turn_bytes_max: int = 2 * 1024 * 1024  # a longer turn would keep fetches waiting for its fsync
     turn_read_bytes_max: int = 4 * 1024 * 1024  # of the log, for fetches; the others wait a turn
+    turn_freeze_bytes: int = 32 * 1024  # of rows of a snapshot: one or two milliseconds
 
     # --- broker: places in the log ----------------------------------------------------------------
     offset_index_step_bytes: int = 64 * 1024  # one entry for so much log, for each partition
@@ -161,6 +163,7 @@ class Limits:
     id_tables_waiting_max: int = 8  # such tables that wait for their file: above it Busy
     offset_part_bytes: int = 1024 * 1024 * 1024  # log covered by one part of a snapshot
 
+    keep_bytes_min: int = 64 * 1024 * 1024  # of log that a copy of what is left must free
     retention_partitions_per_turn: int = 256  # a sweep goes on in the next turn
 
     # --- fetch ------------------------------------------------------------------------------------
@@ -184,7 +187,9 @@ class Limits:
     commit_bytes: int = 4 * 1024 * 1024  # state and outputs above it end the commit at that message
     commit_messages_max: int = 64 * 1024  # messages above it end the commit
     skips_max: int = 1_000  # ranges that operators had a ledger pass over (NotSupported)
-    ledger_parts_max: int = 64  # parts of a snapshot that hold processed ids; then they become one
+    ledger_table_ids: int = 16 * 1024  # newest explicit ids in memory, 32 bytes each, then a file;
+    ledger_table_ids_max: int = 128 * 1024  # an eighth of all ids, up to so many
+    ledger_tables_waiting_max: int = 8  # such tables that wait for their file: above it no call
 
     # --- main.py: JSON lines on stdin and stdout --------------------------------------------------
     node_line_bytes_max: int = 4 * 1024 * 1024  # a longer line is reported and passed over

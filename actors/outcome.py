@@ -10,9 +10,9 @@ of validate, append, update.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .batch import Batch
 from .protocol import Message
@@ -130,12 +130,31 @@ class Stop:
     error: Exception | None = None
 
 
+class FrozenRow(NamedTuple):
+    """A row of a part of a snapshot that is a list."""
+
+    part: str
+    row: Plain
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The state of a core: new parts, and names of unchanged parts of its last durable snapshot."""
 
+    # Parts that are small, or whose values never change again: packed beside the turn.
     parts: dict[str, Plain]
     keep: frozenset[str] = frozenset()
+    # Parts that may be large lists. The core freezes a row when it is asked for the next one, or
+    # before it changes it; it makes one snapshot at a time.
+    lists: frozenset[str] = frozenset()
+    rows: Iterator[FrozenRow] = field(default_factory=lambda: iter(()))
+
+    def whole(self) -> dict[str, Plain]:
+        """Return all parts, for who can wait: takes the rows that are left."""
+        lists: dict[str, list[Plain]] = {name: [] for name in self.lists}
+        for part, row in self.rows:
+            lists[part].append(row)
+        return {**self.parts, **lists}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +166,29 @@ class NewFile:
     pieces: Callable[[], Iterator[bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """A file wanted of what is left of the log in [start, end), so that its segments may go.
+
+    It is a `NewFile` whose bytes the log makes.
+    """
+
+    name: str
+    start: int
+    end: int
+    # The least offset that is left of each partition, by topic number and partition.
+    starts: Mapping[tuple[int, int], int]
+
+    def wants(self, partition: tuple[int, int], end_offset: int) -> bool:
+        """Return whether a batch that ends at `end_offset` is left."""
+        start = self.starts.get(partition)
+        return start is not None and end_offset > start
+
+
 class Files(Protocol):
     """What of a core's state lies in files of its own, which are made beside the turn."""
 
-    def due(self) -> list[NewFile]:
+    def due(self) -> Sequence[NewFile | Keep]:
         """Return the files that should be made now; each one is given once."""
 
     def made(self, name: str, buffer: Any, path: str) -> None:

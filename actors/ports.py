@@ -5,7 +5,7 @@ Runtime, simulator and tests implement them. A real and a simulated process diff
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from .errors import CorruptLog
@@ -52,6 +52,18 @@ class SnapshotMaking(Protocol):
 
     def finish(self) -> Any:
         """Let it stand, in the turn; return what it is."""
+
+
+class PartMaking(Protocol):
+    """A part of snapshots to come that was begun."""
+
+    unfinished: bool  # whether `finish` is to be called again, in a later turn
+
+    def write(self, pieces: Iterable[bytes], stop: Callable[[], bool], /) -> None:
+        """Write it, beside the turn or in it. Raises DiskFull; all else is final."""
+
+    def finish(self) -> Mapped | None:
+        """Let it stand, in the turn; return it. None: it is unfinished, or was stopped."""
 
 
 class Background(Protocol):
@@ -125,6 +137,9 @@ class Log(Protocol):
 
     def snapshot_writer(self, position: int, keep: Collection[str] = ()) -> SnapshotMaking:
         """Begin a snapshot of the state at `position`; `keep` names parts that are there."""
+
+    def part_writer(self, name: str) -> PartMaking:
+        """Begin a part that later snapshots keep by its name."""
 
     @property
     def start(self) -> int:

@@ -14,7 +14,8 @@ from .batch import Batch
 from .history import NO_PLACE, Place
 from .topic_settings import TopicSettings
 
-_STORED_HEAD_BYTES = 80  # of a stored batch, rounded up
+# Around a stored batch: its head, and the frame that closes its group; rounded up.
+_STORED_HEAD_BYTES = 160
 
 # --- the broker's log ----------------------------------------------------------------------------
 
@@ -129,7 +130,7 @@ class BatchStored:
 
     @property
     def size(self) -> int:
-        """An upper bound of its bytes, in the log or on the wire; a few dozen above them at most."""
+        """An upper bound of what it adds to the log, or to an answer."""
         around = _STORED_HEAD_BYTES + 4 * len(self.producer) + len(self.digest) + len(self.mask)
         return around + len(self.raw)
 
@@ -260,8 +261,6 @@ class Committed:
     outputs: list[Output] = field(default_factory=list)
     # (topic, partition, next sequence): outputs below it are acknowledged and may be forgotten.
     acked: list[tuple[str, int, int]] = field(default_factory=list)
-    # `fingerprints` cut into its entries, where the caller has them anyway; not written.
-    split_fingerprints: list[bytes] | None = field(default=None, compare=False, repr=False)
     parked: list[Parked] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     # The furthest place of the broker's log that the ledger relies on from this commit on: inputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from rich.table import Table
 from bench import dedup as dedup_bench
 from bench import latency as latency_bench
 from bench import pipeline as pipeline_bench
+from bench import processed as processed_bench
 from bench import recover as recover_bench
+from bench import retain as retain_bench
 from bench.processes import Failed
 from bench.workload import KINDS
 
@@ -70,11 +73,23 @@ def latency(messages: int, size: int, directory: Path, as_json: bool) -> None:
 
 @main.command()
 @click.option("--ids", type=click.IntRange(10), default=2_000_000, show_default=True)
+@click.option(
+    "--actor",
+    type=click.Choice(["broker", "consumer", "sink"]),
+    default="broker",
+    show_default=True,
+)
 @where
 @as_json
-def dedup(ids: int, directory: Path, as_json: bool) -> None:
-    """Speed and memory of the broker as it remembers more and more ids."""
-    _show("dedup", as_json, directory, dedup_bench.measure, ids)
+def dedup(ids: int, actor: str, directory: Path, as_json: bool) -> None:
+    """Speed and memory of the broker, or of a consumer, as it remembers more and more ids.
+
+    A consumer has its ledger in files, or in a SQLite database (sink).
+    """
+    measure: Callable[..., Figures] = dedup_bench.measure
+    if actor != "broker":
+        measure = partial(processed_bench.measure, sink=actor == "sink")
+    _show("dedup", as_json, directory, measure, ids)
 
 
 @main.command()
@@ -87,6 +102,19 @@ def dedup(ids: int, directory: Path, as_json: bool) -> None:
 def recover(messages: int, ids: str, directory: Path, as_json: bool) -> None:
     """Time until a killed broker answers again."""
     _show("recover", as_json, directory, recover_bench.measure, messages, ids)
+
+
+@main.command()
+@click.option("--gigabytes", type=click.FloatRange(0.01), default=20.0, show_default=True)
+@click.option("--bound-gb", type=click.FloatRange(0.001), default=1.0, show_default=True)
+@click.option("--slow-every", type=click.IntRange(1), default=50, show_default=True)
+@where
+@as_json
+def retain(
+    gigabytes: float, bound_gb: float, slow_every: int, directory: Path, as_json: bool
+) -> None:
+    """Disk, answers and pauses of a bounded topic beside one that keeps all."""
+    _show("retain", as_json, directory, retain_bench.measure, gigabytes, bound_gb, slow_every)
 
 
 def _show(

@@ -97,18 +97,11 @@ def measure(directory: Path, ids: int) -> dict[str, Any]:
         broker = open_broker(f"{place}/broker", background=BackgroundThreads())
         opening = time.perf_counter() - started
         broker.close()
-    part = max(1, len(turns) // 10)
-    ordered = sorted(seconds for _, seconds in turns)
     return {
         "ids": stored,
         "resent": resent,
-        "ids_per_s": _rate(turns),
-        "ids_per_s_start": _rate(turns[:part]),
-        "ids_per_s_end": _rate(turns[-part:]),
+        **rates(turns),
         "anon_bytes_per_id": round(grown / stored, 1),
-        "turn_p50_ms": round(ordered[len(ordered) // 2] * 1e3, 2),
-        "turn_p99_9_ms": round(ordered[len(ordered) * 999 // 1000] * 1e3, 2),
-        "longest_turn_ms": round(ordered[-1] * 1e3, 2),
         "close_s": round(closing, 2),
         "open_s": round(opening, 2),
     }
@@ -133,6 +126,20 @@ def _check(produced: say.Produced, again: list[int], stored: int, fresh: int) ->
         assert verdict == (say.DUPLICATE if len(offsets) < len(again) else say.STORED)
         offsets += range(offset, offset + count)
     assert offsets == [*again, *range(stored, stored + fresh)], "a resend got a wrong offset"
+
+
+def rates(turns: list[tuple[int, float]]) -> dict[str, float]:
+    """Return speed and times of turns, each with its ids and seconds."""
+    part = max(1, len(turns) // 10)
+    ordered = sorted(seconds for _, seconds in turns)
+    return {
+        "ids_per_s": _rate(turns),
+        "ids_per_s_start": _rate(turns[:part]),
+        "ids_per_s_end": _rate(turns[-part:]),
+        "turn_p50_ms": round(ordered[len(ordered) // 2] * 1e3, 2),
+        "turn_p99_9_ms": round(ordered[len(ordered) * 999 // 1000] * 1e3, 2),
+        "longest_turn_ms": round(ordered[-1] * 1e3, 2),
+    }
 
 
 def _rate(turns: list[tuple[int, float]]) -> int:

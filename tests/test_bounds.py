@@ -431,6 +431,7 @@ QUIET: dict[str, str] = {
     "turn_bytes_max": BROKER + "test_fetch.py::test_one_turn_serves_a_bounded_number_of_bytes",
     "turn_read_bytes_max": BROKER
     + "test_fetch.py::test_readers_of_many_partitions_share_what_is_read",
+    "turn_freeze_bytes": BROKER + "test_freezing.py::test_a_snapshot_of_many_rows_takes_many_turns",
     "offset_index_step_bytes": BROKER + "test_tables.py::test_an_offset_is_found_within_one_step",
     "producer_index_entries_max": BROKER
     + "test_sequences.py::test_old_numbers_are_found_although_places_are_thinned",
@@ -443,6 +444,7 @@ QUIET: dict[str, str] = {
     "RETENTION_EVERY_MS": TIME,
     "TRIMS_WITHOUT_ROOM_MAX": BROKER
     + "test_retention.py::test_on_a_full_disk_messages_go_on_being_deleted_for_a_while",
+    "keep_bytes_min": SIMULATED,
     "retention_partitions_per_turn": BROKER
     + "test_retention.py::test_a_sweep_of_many_partitions_takes_several_turns",
     "fetch_bytes_default": SIMULATED,
@@ -460,7 +462,12 @@ QUIET: dict[str, str] = {
     "commit_every_ms": SIMULATED,
     "commit_bytes": "tests/library/handling/test_tx.py::"
     "test_a_commit_is_cut_before_it_grows_too_large",
-    "ledger_parts_max": CORE + "test_ledger.py::test_parts_of_processed_ids_stay_few",
+    "ledger_table_ids": CORE + "test_ledger.py::test_files_of_processed_ids_are_written_once",
+    "ledger_table_ids_max": CORE + "test_ledger.py::test_tables_of_a_ledger_grow_with_it",
+    "ledger_tables_waiting_max": CORE
+    + "test_core.py::test_calls_wait_while_too_many_ids_wait_for_a_file",
+    "LEDGER_FILES_LOOK_MS": CORE
+    + "test_core.py::test_calls_wait_while_too_many_ids_wait_for_a_file",
     "node_replies_kept_max": NODE + "test_remembered_requests_are_bounded",
     "node_replies_kept_bytes_max": STEP,
 }

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from struct import Struct
-from typing import Any
+from typing import Any, Protocol
 from zlib import crc32
 
 import numpy as np
@@ -42,21 +42,34 @@ _PIECE_WORDS = 32 * 1024  # of a filter, written at once: nobody waits for longe
 _FILL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 
-class Run:
-    """A run in an immutable buffer, most often a mapped file."""
+class Paged(Protocol):
+    """Immutable bytes that are somewhere else, in rows of a database for example."""
 
-    def __init__(self, buffer: Any, name: str, *, mark: bytes, own: bool = False) -> None:
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, end: int) -> bytes:
+        """Raises CorruptLog."""
+
+
+class Run:
+    """A run in an immutable buffer, most often a mapped file.
+
+    Of a Paged one all but the blocks is in memory, and blocks are read when they are asked for.
+    """
+
+    def __init__(
+        self, source: bytes | memoryview | Paged, name: str, *, mark: bytes, own: bool = False
+    ) -> None:
         """`name` is the file, for errors; `mark` names the secret that made the fingerprints.
 
         What this process wrote itself (`own`) is not checked again: a filter may be large, and the
         turn that takes the run would wait for it. Raises CorruptLog.
         """
         self.name = name
-        self._buffer = buffer
-        size = len(buffer)
+        size = len(source)
         if size < FOOTER_BYTES:
             raise CorruptLog(name, size, "too short for a run")
-        footer = bytes(memoryview(buffer)[size - FOOTER_BYTES :])
+        footer = bytes(_part(source, size - FOOTER_BYTES, size))
         if _CRC.unpack_from(footer, _FOOTER.size)[0] != crc32(footer[: _FOOTER.size]):
             raise CorruptLog(name, size - FOOTER_BYTES, "wrong checksum of a run's footer")
         magic, version, width, count, words, its_mark, index_crc, filter_crc = _FOOTER.unpack_from(
@@ -72,20 +85,24 @@ class Run:
         self._each = BLOCK_BYTES // 8 // width
         blocks = -(-count // self._each)
         index_at = blocks * BLOCK_BYTES
-        sums_at = index_at + 8 * blocks
-        filter_at = sums_at + -(-4 * blocks // 8) * 8
+        filter_at = index_at + 8 * blocks + -(-4 * blocks // 8) * 8
         if filter_at + 8 * words + FOOTER_BYTES != size:
             raise CorruptLog(name, 0, "a run of another length than its footer says")
-        view = memoryview(buffer)
-        if not own and crc32(view[index_at:filter_at]) != index_crc:
+        index = memoryview(_part(source, index_at, filter_at))
+        table = _part(source, filter_at, filter_at + 8 * words)
+        if not own and crc32(index) != index_crc:
             raise CorruptLog(name, index_at, "wrong checksum of a run's fences")
-        if not own and crc32(view[filter_at : filter_at + 8 * words]) != filter_crc:
+        if not own and crc32(table) != filter_crc:
             raise CorruptLog(name, filter_at, "wrong checksum of a run's filter")
-        self._data = np.frombuffer(view[:index_at], "<u8").reshape(blocks, width, self._each)
-        self._fences = np.frombuffer(view[index_at:sums_at], "<u8")
-        self._sums = np.frombuffer(view[sums_at : sums_at + 4 * blocks], "<u4")
-        self._filter = np.frombuffer(view[filter_at : filter_at + 8 * words], "<u8")
-        self._checked = np.full(blocks, own)
+        self._fences = np.frombuffer(index[: 8 * blocks], "<u8")
+        self._sums = np.frombuffer(index[8 * blocks : 12 * blocks], "<u4")
+        self._filter = np.frombuffer(table, "<u8")
+        self._paged: Paged | None = None
+        if isinstance(source, bytes | memoryview):
+            self._data = self._as_blocks(memoryview(source)[:index_at])
+            self._checked = np.full(blocks, own)
+        else:
+            self._paged = source
 
     def find(self, high: Words, low: Words, bits: Words) -> tuple[Places, Words]:
         """Return which fingerprints are here, and their entries. Raises CorruptLog."""
@@ -94,46 +111,58 @@ class Run:
             return which, np.empty((self.width, 0), np.uint64)
         high, low = high[which], low[which]
         block = self._fences.searchsorted(high, "right") - 1
-        found, blocks, cells = [], [], []
+        found, entries = [], []
         left = np.flatnonzero(block >= 0)
         while left.size:
             at = block[left]
-            self._check(at)
-            row, cell = (self._data[at, 0] == high[left, None]).nonzero()
-            same = self._data[at[row], 1, cell] == low[left[row]]
+            data, places = self._blocks(at)
+            row, cell = (data[places, 0] == high[left, None]).nonzero()
+            same = data[places[row], 1, cell] == low[left[row]]
             row, cell = row[same], cell[same]
             found.append(which[left[row]])
-            blocks.append(at[row])
-            cells.append(cell)
+            entries.append(data[places[row], :, cell])
             # Entries that agree may begin in the block before: there is hardly one.
             more = (self._fences[at] == high[left]) & (at > 0)
             left = left[more]
             block[left] -= 1
         if not found:
             return which[:0], np.empty((self.width, 0), np.uint64)
-        entries: Words = self._data[np.concatenate(blocks), :, np.concatenate(cells)].T
-        return np.concatenate(found), entries
+        return np.concatenate(found), np.concatenate(entries).T
 
-    def _check(self, blocks: Places) -> None:
-        """Check the blocks that were not read before."""
-        if self._checked[blocks].all():
-            return
-        for block in set(blocks[~self._checked[blocks]].tolist()):
-            if crc32(self._data[block]) != self._sums[block]:
-                raise CorruptLog(self.name, block * BLOCK_BYTES, "wrong checksum of a run's block")
-            self._checked[block] = True
+    def _blocks(self, blocks: Places) -> tuple[Words, Places]:
+        """Return checked blocks, and where among them each one of `blocks` is. Raises CorruptLog."""
+        if self._paged is None:
+            if not self._checked[blocks].all():
+                for block in set(blocks[~self._checked[blocks]].tolist()):
+                    self._check(block, self._data[block])
+                    self._checked[block] = True
+            return self._data, blocks
+        wanted, places = np.unique(blocks, return_inverse=True)
+        starts = (wanted * BLOCK_BYTES).tolist()
+        data = b"".join(self._paged.read(start, start + BLOCK_BYTES) for start in starts)
+        read = self._as_blocks(data)
+        for block, content in zip(wanted.tolist(), read, strict=True):
+            self._check(block, content)
+        return read, places
+
+    def _check(self, block: int, content: Words) -> None:
+        if crc32(content.data) != self._sums[block]:
+            raise CorruptLog(self.name, block * BLOCK_BYTES, "wrong checksum of a run's block")
+
+    def _as_blocks(self, data: bytes | memoryview) -> Words:
+        return np.frombuffer(data, "<u8").reshape(-1, self.width, self._each)
 
     def check_all(self) -> None:
         """Check every block. Raises CorruptLog."""
-        self._check(np.arange(len(self._checked)))
+        self._blocks(np.arange(len(self._sums)))
 
     def entries(self, start: int, end: int) -> Words:
         """Return the entries at the places [start, end), a column for each word of an entry."""
         if start >= end:
             return np.empty((self.width, 0), np.uint64)
         first, last = start // self._each, -(-end // self._each)
-        self._check(np.arange(first, last))
-        rows = self._data[first:last].transpose(1, 0, 2).reshape(self.width, -1)
+        data, at = self._blocks(np.arange(first, last))
+        rows = data[at[0] : at[-1] + 1].transpose(1, 0, 2).reshape(self.width, -1)
         return rows[:, start - first * self._each : end - first * self._each]
 
     def below(self, high: int) -> int:
@@ -143,9 +172,15 @@ class Run:
         block = int(np.searchsorted(self._fences, np.uint64(high), "left")) - 1
         if block < 0:
             return 0
-        self._check(np.array([block]))
-        inside = int(np.searchsorted(self._data[block, 0], np.uint64(high), "left"))
+        data, at = self._blocks(np.array([block]))
+        inside = int(np.searchsorted(data[at[0], 0], np.uint64(high), "left"))
         return min(self.count, int(block * self._each + inside))
+
+
+def _part(source: bytes | memoryview | Paged, start: int, end: int) -> bytes | memoryview:
+    if isinstance(source, bytes | memoryview):
+        return memoryview(source)[start:end]
+    return source.read(start, end)
 
 
 class RunWriter:

@@ -89,10 +89,15 @@ def _merged(runs: Sequence[Run]) -> Iterator[Words]:
 class Tree:
     """The set. Not thread-safe."""
 
-    def __init__(self, width: int, table_entries: int) -> None:
-        """`width`: words of an entry, of which the first two are the fingerprint."""
+    def __init__(self, width: int, table_entries: int, table_entries_max: int = 0) -> None:
+        """`width`: words of an entry, of which the first two are the fingerprint.
+
+        A table has `table_entries`, and up to `table_entries_max`, if that is more, as the set
+        grows: larger tables make fewer runs to ask.
+        """
         self._width = width
         self._table_entries = table_entries
+        self._table_entries_max = max(table_entries, table_entries_max)
         self._table = Table(width, table_entries)
         # Full tables, oldest first, until they are written.
         self._full: list[Table] = []
@@ -154,7 +159,9 @@ class Tree:
         while entries.shape[1]:
             if self._table.room == 0:
                 self._full.append(self._table)
-                self._table = Table(self._width, self._table_entries)
+                share = self.count // FANOUT
+                size = min(max(share, self._table_entries), self._table_entries_max)
+                self._table = Table(self._width, size)
             some, entries = np.split(entries, [self._table.room], axis=1)
             self._table.add(some)
             self._table.origin = self._table.origin.with_(origin)
@@ -214,6 +221,15 @@ class Tree:
         """What was due could not be made: it becomes due again, under another number."""
         self._making = [one for one in self._making if one.number != number]
 
+    def entries(self) -> Iterator[Words]:
+        """Yield all entries, in steps of bounded size. Raises CorruptLog."""
+        self._settle()
+        for table in (*self._full, self._table):
+            yield table.entries
+        for run in self._runs.values():
+            for start in range(0, run.count, STEP_ENTRIES):
+                yield run.entries(start, min(start + STEP_ENTRIES, run.count))
+
     # --- snapshot --------------------------------------------------------------------------------
 
     @property
@@ -241,6 +257,16 @@ class Tree:
         self._next_number = next_number
         self._runs = dict(runs)
         self.add(recent, origin)
+
+
+def first_places(high: Words, low: Words) -> NDArray[np.intp] | None:
+    """Return where each fingerprint stands for the first time; None: every one stands once."""
+    ordered = np.sort(high)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return None
+    first: dict[tuple[int, int], int] = {}
+    pairs = zip(high.tolist(), low.tolist(), strict=True)
+    return np.array([first.setdefault(pair, place) for place, pair in enumerate(pairs)], np.intp)
 
 
 def _take(

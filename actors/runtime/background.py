@@ -6,7 +6,7 @@ import ctypes
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from ..ports import Job
 
@@ -27,12 +27,19 @@ def _give_back() -> None:
         trim(0)
 
 
-class BackgroundThreads:
-    """`ports.Background` for a process. `close` it when the actor is closed."""
+def background_pool() -> ThreadPoolExecutor:
+    """Its threads start with the first work."""
+    sys.setswitchinterval(_SWITCH_S)
+    return ThreadPoolExecutor(_THREADS, thread_name_prefix="oncemq-background")
 
-    def __init__(self) -> None:
-        sys.setswitchinterval(_SWITCH_S)
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="oncemq-background")
+
+class BackgroundThreads:
+    """`ports.Background` for one actor of a process. `close` it when the actor is closed."""
+
+    def __init__(self, pool: ThreadPoolExecutor | None = None) -> None:
+        """`pool`: threads that several actors share; its owner shuts it down."""
+        self._owns_pool = pool is None
+        self._pool = background_pool() if pool is None else pool
         self._jobs: list[Future[Done]] = []
         self._stop = threading.Event()
 
@@ -64,4 +71,6 @@ class BackgroundThreads:
     def close(self) -> None:
         """Let jobs stop early and wait for them; what they made or raised is dropped."""
         self._stop.set()
-        self._pool.shutdown(cancel_futures=True)
+        if self._owns_pool:
+            self._pool.shutdown(cancel_futures=True)
+        wait([job for job in self._jobs if not job.cancel()])

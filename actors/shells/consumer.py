@@ -49,18 +49,18 @@ from ..limits import (
     Limits,
 )
 from ..outcome import Event, Stop
-from ..ports import Clock, Events, Log, Transport
+from ..ports import Background, Clock, Events, Log, Transport
 
 Place = tuple[str, str, int]  # group, topic, partition
 
 
-def fingerprints(ledger_id: bytes, ids: list[bytes]) -> list[bytes]:
+def fingerprints(ledger_id: bytes, ids: list[bytes]) -> bytes:
     """Return 16 bytes for each tagged id, keyed by the random id of the ledger.
 
     The key keeps out ids that were chosen to collide.
     """
     seed, digest = int.from_bytes(ledger_id[:8], "little"), xxhash.xxh3_128_digest
-    return [digest(tagged, seed) for tagged in ids]
+    return b"".join([digest(tagged, seed) for tagged in ids])
 
 
 class ReopenedTransport(Transport, Protocol):
@@ -172,13 +172,15 @@ class ConsumerShell:
         first_request: int = 1,
         snapshot_every_bytes: int = LEDGER_SNAPSHOT_EVERY_BYTES,
         limits: Limits = LIMITS,
+        background: Background | None = None,
     ) -> None:
         """`endpoint` and `label` tell people where the broker is and who this is.
 
         `entropy` draws 16 random bytes. `process` is the id of the member that this consumer works
         for: 16 random bytes, the same for all partitions of one process, which then shares them
         with other members. `outlived` is `last_epoch` of the consumer before this one, if its
-        database failed under it. Requests are numbered from `first_request` on.
+        database failed under it. Requests are numbered from `first_request` on. Parts of a ledger in
+        files are written in `background` (None: in the turn); the caller closes it.
         """
         self._transport = transport
         self._clock = clock
@@ -205,6 +207,8 @@ class ConsumerShell:
             perform=self._perform,
             snapshot_every_bytes=snapshot_every_bytes,
             compacts=True,
+            files=self.core.ledger.processed,
+            background=background if ledger.session is None else None,
         )
         # Work that could not be done, and when it is due again; None: there is none.
         self._again: PeekLedger | OpenLedger | None = None
@@ -312,7 +316,7 @@ class ConsumerShell:
         self.error = self.error or OnceMQError("killed")
         self.close()
 
-    def fingerprints(self, ids: list[bytes]) -> list[bytes]:
+    def fingerprints(self, ids: list[bytes]) -> bytes:
         """Return 16 bytes for each tagged id, as the ledger keeps them."""
         return fingerprints(self._ledger_id, ids)
 

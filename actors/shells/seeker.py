@@ -48,6 +48,7 @@ class SeekerShell:
             perform=self._perform,
             snapshot_every_bytes=snapshot_every_bytes,
             compacts=True,
+            files=self.core.ledger.processed,
         )
 
     @property

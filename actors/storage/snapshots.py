@@ -9,6 +9,7 @@ import contextlib
 import posixpath
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 from ..errors import CorruptLog, DiskFull
@@ -69,7 +70,7 @@ def read_part(disk: Disk, path: str, part: Part, *, keep: bool = True) -> bytes:
 class Mapped:
     """A part that was not read: its bytes never change, and carry checksums of their own."""
 
-    buffer: bytes | memoryview
+    buffer: Any  # bytes, a memoryview, or what reads them from somewhere else (shells/tables)
     path: str  # for errors
 
 

@@ -13,6 +13,7 @@ from oncemq.codec import records as record_codec
 from oncemq.codec import wire
 from oncemq.core.consumer.ledger import Ledger
 from oncemq.ids import output_producer, tagged_id
+from oncemq.limits import LIMITS, Limits
 from oncemq.records import (
     BatchStored,
     Committed,
@@ -210,14 +211,32 @@ def shop(disk: MemoryDisk) -> tuple[Broker, Consumer]:
     return broker, consumer
 
 
-def compacted(broker: Broker, *, discard: bool = True, stored: int = 60) -> Consumer:
+def _make_runs(consumer: Consumer, core: Ledger) -> None:
+    while due := core.processed.due():
+        for new in due:
+            writer = consumer.log.part_writer(new.name)
+            writer.write(new.pieces())
+            made = writer.finish()
+            assert made is not None
+            core.processed.made(new.name, made.buffer, made.path)
+
+
+def compacted(
+    broker: Broker,
+    *,
+    discard: bool = True,
+    stored: int = 60,
+    limits: Limits = LIMITS,
+    harm: str = "",
+) -> Consumer:
     """A ledger of topic orders as a core has written it, with snapshots and without its start.
 
-    Of its 60 outputs the broker has stored and acknowledged the first `stored`.
+    Of its 60 outputs the broker has stored and acknowledged the first `stored`. Small `limits` let it
+    make runs, to which `harm` is done in the last snapshot.
     """
     consumer = Consumer(broker.disk, "billing", "orders", segment_bytes=4096)
     consumer.start()
-    core = Ledger()
+    core = Ledger(limits)
     started = LedgerStarted("billing", "orders", 0, topic_id("orders"), LOG_ID, LOG_ID, 0)
     core.apply(started, 0)
     sender = output_producer("billing", "orders", 0)
@@ -232,10 +251,23 @@ def compacted(broker: Broker, *, discard: bool = True, stored: int = 60) -> Cons
         if number < stored:
             broker.store("out", batch, producer=sender)
         if number in {20, 40}:
+            _make_runs(consumer, core)
             snapshot = core.snapshot()
-            packed = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}
+            parts = dict(snapshot.parts)
+            mark, *rest = parts["processed"]
+            if harm == "a run less":
+                parts["processed"] = [mark, rest[0], rest[1][1:], rest[2]]
+            elif harm == "another ledger":
+                parts["processed"] = [mark[::-1], *rest]
+            packed = {name: wire.pack_plain(part) for name, part in parts.items()}
             consumer.log.write_snapshot(consumer.log.durable_end, packed, snapshot.keep)
-            core.snapshot_written()
+    if harm == "a changed bit":
+        path = consumer.log._view.path
+        for name in broker.disk.list(path):
+            if name.endswith(".map"):
+                file = broker.disk.open(f"{path}/{name}", write=True)
+                file.write(bytes([file.read(30, 1)[0] ^ 1]), 30)
+                file.close()
     if discard:
         consumer.log.discard(consumer.log.durable_end)
         assert consumer.log.start > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from oncemq.library.sinks.opening import open_sink
 from oncemq.records import Committed, LedgerStarted
 from oncemq.shells.tables.ledger import SqlLedger
 from oncemq.shells.tables.log import SqlLog
+from oncemq.storage.log import Mapped
 from tests.sql.client import mark, rows, run
 
 PLACE = ("g", "orders", 3)
@@ -39,12 +42,12 @@ class Owners:
 
     def __init__(self, sink: str) -> None:
         self.sink = sink
-        self._made: list[SqlLedger] = []
+        self.made: list[SqlLedger] = []
         self.at: Callable[[str], None] = lambda _step: None
 
     def ledger(self, *, lost: str = "") -> SqlLedger:
         ledger = open_sink(self.sink, PLACE, lost=lost, at=lambda step: self.at(step))
-        self._made.append(ledger)
+        self.made.append(ledger)
         return ledger
 
     def log(self, epoch: int) -> SqlLog:
@@ -53,7 +56,7 @@ class Owners:
         return ledger.open(epoch)
 
     def close(self) -> None:
-        for ledger in self._made:
+        for ledger in self.made:
             ledger.close()
 
 
@@ -275,23 +278,141 @@ def test_a_crash_at_each_step_of_the_commit(owners: Owners, step: str) -> None:
 
 
 def test_a_snapshot_takes_the_place_of_the_records_below(owners: Owners) -> None:
-    """Parts are kept by name, large ones whole, and the records are gone; the next owner has it."""
+    """It comes back whole, the one before is gone with its records, and the next owner has it."""
     log = owners.log(1)
     end = put(log, STARTED, commit(1, 1, 1))
     big = bytes(range(256)) * 40_000
-    log.write_snapshot(end, {"ledger": b"one", "ids-1": big, "old": b"o"}, frozenset())
+    log.write_snapshot(end, {"ledger": b"one", "old": b"o"}, frozenset())
     end = put(log, commit(2, 1, 2))
-    log.write_snapshot(end, {"ledger": b"two", "ids-2": b""}, frozenset({"ids-1"}))
+    log.write_snapshot(end, {"ledger": b"two", "state": big, "empty": b""}, frozenset())
     after = put(log, commit(3, 1, 3))
     again = owners.log(2)
     (info,) = again.snapshots()
     assert info.position == end
-    assert again.read_snapshot(info) == {"ledger": b"two", "ids-1": big, "ids-2": b""}
+    assert again.read_snapshot(info) == {"ledger": b"two", "state": big, "empty": b""}
     assert kinds(again, end) == [11]
     assert again.durable_end == after
     assert rows(owners.sink, "SELECT count(*) FROM oncemq_record") == [(1,)]
     with pytest.raises(ValueError, match="no part named"):
         again.write_snapshot(after, {}, frozenset({"missing"}))
+
+
+def whole_part(log: SqlLog, name: str, content: bytes) -> tuple[Mapped, int]:
+    """Write a part ahead, as the driver does: a piece in each turn. Return it and the turns."""
+    writer = log.part_writer(name)
+    writer.write([content[at : at + 70_001] for at in range(0, len(content), 70_001)])
+    for turns in itertools.count(1):
+        made = writer.finish()
+        if not writer.unfinished:
+            assert made is not None
+            return made, turns
+    raise AssertionError
+
+
+def rows_of_parts(owners: Owners) -> dict[str, int]:
+    query = "SELECT part, count(*) FROM oncemq_snapshot GROUP BY part ORDER BY part"
+    return dict(rows(owners.sink, query))
+
+
+def test_a_large_part_is_written_a_piece_a_turn_and_read_by_rows(owners: Owners) -> None:
+    """Each turn writes at most 1 MB; the next owner reads any bytes of it; no snapshot reads all."""
+    log = owners.log(1)
+    end = put(log, STARTED, commit(1, 1, 1))
+    content = random.Random(7).randbytes(3_000_001)
+    made, turns = whole_part(log, "run-0", content)
+    assert turns >= len(content) // 2**20
+    assert rows_of_parts(owners) == {"run-0.map": -(-len(content) // 2**16)}
+    log.write_snapshot(end, {"ledger": b"l"}, {"run-0"})
+
+    def check(part: object) -> None:
+        assert isinstance(part, Mapped)
+        assert len(part.buffer) == len(content)
+        for start, end in ((0, 1), (65_530, 65_540), (3_000_000, 3_000_001), (5, 200_000)):
+            assert part.buffer.read(start, end) == content[start:end]
+
+    check(made)
+    again = owners.log(2)
+    (info,) = again.snapshots()
+    parts = again.read_snapshot(info)
+    assert (parts.keys(), parts["ledger"]) == ({"ledger", "run-0"}, b"l")
+    check(parts["run-0"])
+
+
+def test_parts_that_no_snapshot_names_are_deleted_in_later_turns(owners: Owners) -> None:
+    """Merged ones, and what a killed owner left; one in the making stays, and a name is used again."""
+    log = owners.log(1)
+    end = put(log, STARTED, commit(1, 1, 1))
+    whole_part(log, "run-0", b"a" * 2_000_000)
+    log.write_snapshot(end, {"ledger": b"1"}, {"run-0"})
+    dying = log.part_writer("run-1")
+    dying.write([b"x" * 1_500_000])
+    dying.finish()
+    log = owners.log(2)
+    assert set(rows_of_parts(owners)) == {"ledger", "run-0.map", "run-1.map"}
+    made, _ = whole_part(log, "run-1", b"b" * 100)
+    assert made.buffer.read(0, 100) == b"b" * 100
+    running = log.part_writer("run-2")
+    running.write([b"c" * 1_500_000])
+    running.finish()
+    end = put(log, commit(2, 2, 2))
+    log.write_snapshot(end, {"ledger": b"2"}, {"run-1"})
+    while running.unfinished:
+        running.finish()
+    end = put(log, commit(3, 2, 3))
+    log.write_snapshot(end, {"ledger": b"3"}, {"run-1", "run-2"})
+    whole_part(log, "run-3", b"d" * 100)
+    assert rows_of_parts(owners) == {"ledger": 1, "run-1.map": 1, "run-2.map": 23, "run-3.map": 1}
+
+
+def test_a_replaced_owner_writes_no_more_of_a_part(owners: Owners) -> None:
+    """Else it could write into a part of the same name that its successor makes."""
+    log = owners.log(1)
+    put(log, STARTED, commit(1, 1, 1))
+    writer = log.part_writer("run-0")
+    writer.write([b"x" * 3_000_000])
+    writer.finish()
+    before = rows_of_parts(owners)
+    owners.log(2)
+    with pytest.raises(OnceMQError) as caught:
+        writer.finish()
+    if owners.sink.startswith("sqlite"):
+        assert isinstance(caught.value, Fenced)
+    assert rows_of_parts(owners) == before
+
+
+def test_a_part_waits_while_a_handler_has_the_connection(owners: Owners) -> None:
+    """Its rows are never in the transaction of a call."""
+    log = owners.log(1)
+    put(log, STARTED, commit(1, 1, 1))
+    session = owners.made[-1].session
+    writer = log.part_writer("run-0")
+    writer.write([b"x" * 100])
+    session.expect_call()
+    assert (writer.finish(), writer.unfinished) == (None, True)
+    session.start_call((1, False, 1))
+    assert (writer.finish(), writer.unfinished) == (None, True)
+    session.end_call(keep=False)
+    session.answered()
+    writer.finish()
+    assert writer.finish() is not None
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "DELETE FROM oncemq_snapshot WHERE part = 'run-0.map' AND chunk = 1",
+        "DELETE FROM oncemq_snapshot WHERE part = 'run-0.map'",
+        "UPDATE oncemq_snapshot SET crc = 7 WHERE part = 'run-0.map' AND chunk = 1",
+    ],
+)
+def test_a_lost_or_changed_row_of_a_part_is_damage(owners: Owners, harm: str) -> None:
+    """It never reads as fewer bytes."""
+    log = owners.log(1)
+    put(log, STARTED, commit(1, 1, 1))
+    made, _ = whole_part(log, "run-0", b"x" * 200_000)
+    run(owners.sink, harm)
+    with pytest.raises(CorruptLog, match="missing or damaged"):
+        made.buffer.read(100_000, 100_001)
 
 
 def test_a_crash_inside_a_snapshot_leaves_the_old_one(owners: Owners) -> None:

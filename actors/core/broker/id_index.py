@@ -26,7 +26,7 @@ from ...batch import BODY_PREFIX_BYTES, Batch, one_size
 from ...dedup.keyed_hash import KeyedHash, Rows, Words
 from ...dedup.origin import Origin
 from ...dedup.run import Run
-from ...dedup.tree import Living, NewRun, Tree
+from ...dedup.tree import Living, NewRun, Tree, first_places
 from ...errors import CorruptLog
 from ...limits import Limits
 from ...outcome import NewFile
@@ -106,7 +106,7 @@ class IdIndex:
         if twice.size:  # of a message that was judged since, or of this batch
             living = _living([(len(twice), topic)])
             known[twice], values[:, twice] = self._find(high[twice], low[twice], living)
-            origin = _origins(high, low)
+            origin = first_places(high, low)
         horizon = topic.horizon
         fresh = ~known if origin is None else ~known & (origin == np.arange(batch.count))
         refused = None
@@ -335,16 +335,6 @@ def _numbers(name: str) -> tuple[int, int]:
     """Return kind and number."""
     kind, _, number = name.removeprefix(_PREFIX).rpartition("-")
     return int(kind or 0), int(number)
-
-
-def _origins(high: Words, low: Words) -> NDArray[np.intp] | None:
-    """Return the first message with the id of each one; None: every id comes once."""
-    ordered = np.sort(high)
-    if not (ordered[1:] == ordered[:-1]).any():
-        return None
-    first: dict[tuple[int, int], int] = {}
-    pairs = zip(high.tolist(), low.tolist(), strict=True)
-    return np.array([first.setdefault(pair, place) for place, pair in enumerate(pairs)], np.intp)
 
 
 def _packed(verdicts: NDArray[Any], offsets: NDArray[np.int64]) -> Runs:

@@ -232,25 +232,31 @@ class ProducerTable:
             producer = self.by_name[name] = Producer(name)
         return producer
 
-    def freeze(self) -> Plain:
+    def freeze(self, name: str) -> Plain:
+        """Return a producer as a row of a snapshot. The row shares nothing with it."""
+        producer = self.by_name[name]
         return [
+            producer.name,
+            producer.epoch,
+            producer.label,
+            [[nonce, epoch] for nonce, epoch in producer.nonces.items()],
             [
-                producer.name,
-                producer.epoch,
-                producer.label,
-                [[nonce, epoch] for nonce, epoch in producer.nonces.items()],
                 [
-                    [*key, row.next_sequence, row.digest, row.sequences, row.positions, row.runs]
-                    for key, row in sorted(producer.rows.items())
+                    *key,
+                    row.next_sequence,
+                    row.digest,
+                    [*row.sequences],
+                    [*row.positions],
+                    [*row.runs],
                 ]
-                or [
-                    [*key, number, digest, [], [], []]
-                    for key, (number, digest) in sorted((producer.kept or {}).items())
-                ],
-                producer.last_at_ms,
-                producer.kept is not None,
+                for key, row in sorted(producer.rows.items())
             ]
-            for producer in self.by_name.values()
+            or [
+                [*key, number, digest, [], [], []]
+                for key, (number, digest) in sorted((producer.kept or {}).items())
+            ],
+            producer.last_at_ms,
+            producer.kept is not None,
         ]
 
     def restore(self, part: Plain) -> None:

@@ -29,7 +29,6 @@ from ...outcome import (
     Received,
     Recovered,
     Snapshot,
-    SnapshotWritten,
     Stop,
     Synced,
 )
@@ -197,8 +196,6 @@ class ConsumerCore:
                     self._running.handling.disk_space(now_ms, out, full=event.full)
             case Synced():
                 self._holder.committed = self.ledger.next_offset
-            case SnapshotWritten():
-                self.ledger.snapshot_written()
             case ResolveTopic():
                 self._lookups.want(event.topic)
             case Drain():

@@ -13,18 +13,19 @@ the attempt ended. Intents and outcomes of effects (open_effects.py) do not say 
 The ledger numbers outputs, by target partition and without holes, and keeps them until a later
 commit records the broker's acknowledgement: the next process sends the rest under the same numbers.
 
-Snapshots. State, ranges and unacknowledged outputs are written whole. Fingerprints only ever grow,
-so each snapshot adds one immutable part with the new ones and keeps the older parts by name; many
-parts are written again as one. The list of new fingerprints is cleared only when the snapshot is
-known to be durable (`snapshot_written`).
+Snapshots. State, ranges and unacknowledged outputs are written whole. Explicit ids only ever grow:
+most lie in files that never change (explicit_ids.py), which a snapshot names, and it holds the
+newest.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from dataclasses import replace
 from typing import Any
 
+from ...errors import UnsupportedFormat
 from ...history import NO_PLACE, Place
 from ...limits import LIMITS, Limits
 from ...outcome import Snapshot
@@ -42,11 +43,11 @@ from ...records import (
     Skipped,
 )
 from .open_effects import OpenEffects
-from .processed import Processed, fingerprints_of, split_fingerprints
+from .processed import MARK_BYTES, Processed
 
 Target = tuple[str, int]  # (topic, partition) of an output
 
-_IDS = "ids-"
+FORMAT = 2  # of a snapshot; 1 had the explicit ids in parts `ids-NO`, and no field for this
 _OWN = Committed | AttemptMarked | EffectIntended | EffectEnded | LedgerEnded
 
 
@@ -78,7 +79,7 @@ class Ledger:
         self.state: dict[str, bytes] = {}
         self.state_bytes = 0
         # Messages that were handled. Invariant: only grows.
-        self.processed = Processed()
+        self.processed = Processed(limits)
         # The next number of an output to each target. Invariant: decreases only by an order.
         self.next_sequence: dict[Target, int] = {}
         # Outputs without a recorded acknowledgement. Invariant: contiguous numbers that end at
@@ -100,12 +101,6 @@ class Ledger:
         self.effects = OpenEffects()
         # Whether the last record is the end of its generation on purpose.
         self.ended = False
-        # Fingerprints that no durable snapshot holds, one entry for each commit.
-        self._fresh: list[bytes] = []
-        # Names of the id parts of the last durable snapshot. For the snapshot being written: its
-        # names, and how many entries of `_fresh` it holds.
-        self._parts: list[str] = []
-        self._writing: tuple[list[str], int] | None = None
 
     @property
     def unacked_count(self) -> int:
@@ -122,7 +117,7 @@ class Ledger:
         del position
         if isinstance(record, LedgerStarted):
             assert self.started is None, "a ledger starts once"
-            self.started = record
+            self._start(record)
             self.next_offset = self.reached = record.start_offset
             return
         assert self.started is not None, "a ledger starts with its first record"
@@ -144,6 +139,12 @@ class Ledger:
             deaths = record.deaths if record.returned else record.deaths + 1
             self._set_deaths(record.topic_id, record.offset, deaths)
             self.open_attempt = None if record.returned else record
+
+    def _start(self, record: LedgerStarted) -> None:
+        self.started = record
+        place = f"{record.group}\0{record.topic}\0{record.partition}\0".encode()
+        named = place + record.topic_id + record.log_id
+        self.processed.mark = hashlib.blake2b(named, digest_size=MARK_BYTES).digest()
 
     def next_offset_of(self, topic_id: bytes) -> int:
         if self.started is None or topic_id == self.started.topic_id:
@@ -171,8 +172,7 @@ class Ledger:
         for producer, first, count in record.ranges:
             self.processed.add_numbers(producer, first, count)
         if record.fingerprints:
-            self.processed.add_fingerprints(fingerprints_of(record))
-            self._fresh.append(record.fingerprints)
+            self.processed.explicit.add(record.fingerprints)
         self._change_state(record.state)
         for topic, partition, next_sequence in record.acked:
             self._forget_acked((topic, partition), next_sequence)
@@ -268,10 +268,11 @@ class Ledger:
     # --- snapshots -------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Call `snapshot_written` once the snapshot is on disk."""
         started = self.started
+        ids, files = self.processed.freeze()
         parts: dict[str, Plain] = {
             "ledger": {
+                "format": FORMAT,
                 "started": None if started is None else _start_fields(started),
                 "next_offset": self.next_offset,
                 "commit_no": self.commit_no,
@@ -287,20 +288,7 @@ class Ledger:
                 for o in outputs
             ],
         }
-        kept = list(self._parts)
-        if len(kept) >= self.limits.ledger_parts_max:
-            kept = []
-            fresh = b"".join(sorted(self.processed.fingerprints))
-        else:
-            fresh = b"".join(self._fresh)
-        names = list(kept)
-        if fresh:
-            # A name stands for one content for ever: ids are fresh only after a commit, and each
-            # commit has its own number.
-            names.append(f"{_IDS}{self.commit_no:020d}")
-            parts[names[-1]] = fresh
-        self._writing = (names, len(self._fresh))
-        return Snapshot(parts, frozenset(kept))
+        return Snapshot({**parts, **ids}, frozenset(files))
 
     def _rarely(self) -> dict[str, Plain]:
         """Fields that are empty in most ledgers, without the empty ones."""
@@ -321,19 +309,17 @@ class Ledger:
         }
         return {name: value for name, value in fields.items() if value}
 
-    def snapshot_written(self) -> None:
-        """Allow the next snapshot to keep parts of the last one, which is durable now."""
-        assert self._writing is not None, "no snapshot was asked for"
-        self._parts, written = self._writing
-        del self._fresh[:written]
-        self._writing = None
-
     def restore(self, parts: dict[str, Plain]) -> None:
-        """The ledger must be fresh."""
+        """The ledger must be fresh. Raises CorruptLog, UnsupportedFormat: then another one may be."""
         assert self.started is None and self.commit_no == 0, "restore into a fresh ledger"  # noqa: PT018
         fields: dict[str, Any] = parts["ledger"]
+        if fields.get("format", 1) > FORMAT:
+            raise UnsupportedFormat(
+                f"a snapshot of format {fields['format']}: this OnceMQ reads {FORMAT}"
+            )
         if fields["started"] is not None:
-            self.started = LedgerStarted(*fields["started"])
+            self._start(LedgerStarted(*fields["started"]))
+        self.processed.restore(parts)
         self.next_offset = fields["next_offset"]
         self.reached = fields.get("reached", self.next_offset)
         self.skips = [(low, high, why) for low, high, why in fields.get("skips", ())]
@@ -356,9 +342,6 @@ class Ledger:
         for output in parts["outputs"]:
             kept = Output(*output)
             self.unacked.setdefault((kept.topic, kept.partition), deque()).append(kept)
-        self._parts = sorted(name for name in parts if name.startswith(_IDS))
-        for name in self._parts:
-            self.processed.add_fingerprints(split_fingerprints(parts[name]))
 
 
 def _start_fields(started: LedgerStarted) -> list[Plain]:

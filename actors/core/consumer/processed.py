@@ -4,35 +4,30 @@ Theory of operation. A message below the committed offset is passed over by its 
 processed set is for what offsets cannot tell: a log that was fed again, rewound or restored shows
 known ids at new offsets. Sequence ids of a producer are contiguous in a partition, so they are kept
 as ranges, usually one range for a producer. Explicit ids are kept as 16-byte fingerprints, keyed by
-the ledger's own random id so that no sender can construct a collision.
+the ledger's own random id so that no sender can construct a collision. The newest are in memory,
+all others in sorted files beside the ledger (explicit_ids.py).
 
-Each question is about a whole batch and takes a few set operations; a batch without known ids costs
-no Python statement for each message.
+Each question is about a whole batch; a batch without known ids costs no Python statement for each
+message.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
-from struct import Struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from ...records import Committed
+from ...limits import LIMITS, Limits
+from ...outcome import NewFile
+from ...records import Plain
+
+if TYPE_CHECKING:
+    from .explicit_ids import ExplicitIds
 
 FINGERPRINT_BYTES = 16
-_FINGERPRINT = Struct(f"{FINGERPRINT_BYTES}s")
-
-
-def split_fingerprints(blob: bytes) -> list[bytes]:
-    assert len(blob) % FINGERPRINT_BYTES == 0, "a blob of fingerprints holds whole ones"
-    return list(chain.from_iterable(_FINGERPRINT.iter_unpack(blob)))
-
-
-def fingerprints_of(record: Committed) -> list[bytes]:
-    """Return the fingerprints of a commit as a list, which a live commit has already."""
-    if record.split_fingerprints is not None:
-        return record.split_fingerprints
-    return split_fingerprints(record.fingerprints)
+MARK_BYTES = 16
+IDS_PART = "processed"  # of a snapshot: the newest explicit ids, and the names of files of others
+OLD_IDS_PART = "ids-"  # so began the names of parts with fingerprints alone, of earlier versions
 
 
 class Ranges:
@@ -72,20 +67,19 @@ class Ranges:
 
 
 class Processed:
-    """The processed set of one ledger."""
+    """The processed set of one ledger. Its `due`, `made` and `failed` are those of outcome.Files."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self._limits = limits
+        # Names the ledger in the files of the set. Invariant: set before the first explicit id.
+        self.mark = bytes(MARK_BYTES)
         # Numbers of sequence ids by producer. Invariant: no producer with an empty set.
         self.numbers: dict[str, Ranges] = {}
-        # Fingerprints of explicit ids; about 110 bytes of memory for each.
-        self.fingerprints: set[bytes] = set()
+        self._explicit: ExplicitIds | None = None
 
     def add_numbers(self, producer: str, first: int, count: int) -> None:
         if count > 0:
             self.numbers.setdefault(producer, Ranges()).add(first, first + count)
-
-    def add_fingerprints(self, fingerprints: Iterable[bytes]) -> None:
-        self.fingerprints.update(fingerprints)
 
     def knows_numbers(self, producer: str, first: int, count: int) -> bool:
         ranges = self.numbers.get(producer)
@@ -94,9 +88,6 @@ class Processed:
     def knows_number(self, producer: str, number: int) -> bool:
         return self.knows_numbers(producer, number, 1)
 
-    def knows_fingerprints(self, fingerprints: Sequence[bytes]) -> bool:
-        return not self.fingerprints.isdisjoint(fingerprints)
-
     def ranges(self) -> list[list[str | int]]:
         """Return all sequence ids as [producer, first, count], in a defined order."""
         return [
@@ -104,3 +95,53 @@ class Processed:
             for producer in sorted(self.numbers)
             for start, end in self.numbers[producer]
         ]
+
+    # --- explicit ids ----------------------------------------------------------------------------
+
+    @property
+    def explicit(self) -> ExplicitIds:
+        """The explicit ids. With the first one numpy is loaded, which takes a while."""
+        if self._explicit is None:
+            from .explicit_ids import ExplicitIds
+
+            self._explicit = ExplicitIds(self.mark, self._limits)
+        return self._explicit
+
+    @property
+    def explicit_count(self) -> int:
+        return 0 if self._explicit is None else len(self._explicit)
+
+    def all(self) -> Iterator[bytes]:
+        """Yield all fingerprints, in steps of bounded size. Raises CorruptLog."""
+        if self._explicit is not None:
+            yield from self._explicit.all()
+
+    @property
+    def behind(self) -> bool:
+        """Whether no more explicit ids may come until those that wait are in files."""
+        return self._explicit is not None and self._explicit.behind
+
+    def due(self) -> list[NewFile]:
+        return [] if self._explicit is None else self._explicit.due()
+
+    def made(self, name: str, buffer: Any, path: str) -> None:
+        """Raises CorruptLog."""
+        self.explicit.made(name, buffer, path)
+
+    def failed(self, name: str) -> None:
+        self.explicit.failed(name)
+
+    def freeze(self) -> tuple[dict[str, Plain], list[str]]:
+        """Return the part of a snapshot for explicit ids, if there are any, and names of files."""
+        if self._explicit is None:
+            return {}, []
+        part, files = self._explicit.freeze()
+        return {IDS_PART: part}, files
+
+    def restore(self, parts: dict[str, Plain]) -> None:
+        """Take the explicit ids of a snapshot. Raises CorruptLog, having changed nothing."""
+        if IDS_PART in parts:
+            self.explicit.restore(parts[IDS_PART], parts)
+        for name in sorted(parts):
+            if name.startswith(OLD_IDS_PART):
+                self.explicit.add(parts[name])

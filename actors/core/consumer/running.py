@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...errors import ProtocolError
 from ...ids import dead_topic, output_producer
+from ...limits import LEDGER_FILES_LOOK_MS
 from ...outcome import Outcome
 from ...protocol import Failure, Granted, TopicDescribed
 from ...records import Committed, Output
@@ -60,6 +61,8 @@ class Running:
         self.private_topic = PrivateTopic(connection, member.private_topic)
         # Bytes of the outputs in the send window.
         self.output_bytes = 0
+        # When to look whether ids that wait for a file hold up calls no more; None: they do not.
+        self._look_again_ms: int | None = None
         # The last commit whose outputs the send window has.
         self._queued = ledger.commit_no
         self.send_window = SendWindow(
@@ -95,7 +98,7 @@ class Running:
         times = [self.send_window.wake_at_ms, self.dead_topic.wake_at_ms]
         if draining:
             return times
-        times.append(self.private_topic.wake_at_ms)
+        times += [self.private_topic.wake_at_ms, self._look_again_ms]
         if self.may_advance():
             times.append(self.handling.wake_at_ms)
         times += [fetcher.wake_at_ms for fetcher in self.fetchers if self._may_hold(fetcher)]
@@ -109,10 +112,11 @@ class Running:
         self.private_topic.lost()
 
     def may_call(self) -> bool:
-        """Return whether unacknowledged outputs leave room for those of another call."""
+        """Return whether there is room for the outputs and ids of another call."""
         return (
             self.send_window.messages < self._limits.outputs_unacked_max
             and self.output_bytes < self._limits.outputs_unacked_bytes_max
+            and not self._ledger.processed.behind
         )
 
     def may_advance(self) -> bool:
@@ -126,7 +130,9 @@ class Running:
         return len(fetcher.windows) + mine < self._limits.fetches_held_max
 
     def advance(self, now_ms: int, out: Outcome, acked: Acked) -> None:
-        """Let handling go on, unless unacknowledged outputs are at their bound."""
+        """Let handling go on, unless unacknowledged outputs or ids without a file are at their bound."""
+        behind = self._ledger.processed.behind
+        self._look_again_ms = now_ms + LEDGER_FILES_LOOK_MS if behind else None
         if self.may_advance():
             self.handling.advance(now_ms, out, acked)
 
@@ -174,7 +180,7 @@ class Running:
             alone_max=alone_max,
         )
 
-    def _private_fingerprint(self, ids: list[bytes]) -> list[bytes]:
+    def _private_fingerprint(self, ids: list[bytes]) -> bytes:
         return self._fingerprint([_PRIVATE_MARK + tagged for tagged in ids])
 
     def queue_outputs(self, out: Outcome) -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from ...errors import NotSupported, OffsetOutOfRange
 from ...history import UNMARKED, Place
 from ...limits import LIMITS, Limits
-from ...outcome import Event, Outcome, Recovered, Snapshot, SnapshotWritten
+from ...outcome import Event, Outcome, Recovered, Snapshot
 from ...protocol import Granted, place_in
 from ...records import (
     Committed,
@@ -92,8 +92,6 @@ class SeekerCore:
                 self._begin(out)
             case MoveOffset():
                 self._move(event, out)
-            case SnapshotWritten():
-                self.ledger.snapshot_written()
         return out
 
     def _begin(self, out: Outcome) -> None:

@@ -6,8 +6,9 @@ offset and refuses a reply that starts above it: messages in between would be lo
 then removes messages that the processed set knows, and later copies of an id inside the same window.
 It runs right before the handler, when all earlier windows are committed.
 
-A piece is a part of one stored batch; its columns are `range`s unless a message was left out, so a
-usual batch costs a few calls and no Python statement for each message.
+A piece is a part of one stored batch; its columns are `range`s unless a message was left out, and
+fingerprints lie one behind the other in one piece of memory, so a usual batch costs a few calls and
+no Python statement for each message.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from dataclasses import dataclass, replace
 from itertools import compress
 
 from ...records import BatchStored, Committed
-from .processed import Processed, fingerprints_of
+from .processed import FINGERPRINT_BYTES, Processed
 
-Fingerprint = Callable[[list[bytes]], list[bytes]]
+Fingerprint = Callable[[list[bytes]], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +30,35 @@ class Piece:
     stored: BatchStored
     indices: Sequence[int]
     offsets: Sequence[int]
-    fingerprints: list[bytes] | None = None  # of explicit ids, beside `indices`
+    fingerprints: bytes | None = None  # of explicit ids, beside `indices`
 
-    def part(self, start: int, end: int | None = None) -> Piece:
+    def part(self, start: int, end: int) -> Piece:
         return Piece(
             self.stored,
             self.indices[start:end],
             self.offsets[start:end],
-            None if self.fingerprints is None else self.fingerprints[start:end],
+            self._fingerprints(start, end),
         )
 
-    def only(self, keep: list[bool]) -> Piece:
+    def only(self, keep: Sequence[int]) -> Piece:
+        """Return the messages for which `keep` has no 0."""
+        if all(keep):
+            return self
+        prints = None
+        if self.fingerprints is not None:
+            chosen = compress(range(len(self.indices)), keep)
+            prints = b"".join(self._fingerprints(at, at + 1) or b"" for at in chosen)
         return Piece(
             self.stored,
             list(compress(self.indices, keep)),
             list(compress(self.offsets, keep)),
-            None if self.fingerprints is None else list(compress(self.fingerprints, keep)),
+            prints,
         )
+
+    def _fingerprints(self, start: int, end: int) -> bytes | None:
+        if self.fingerprints is None:
+            return None
+        return self.fingerprints[start * FINGERPRINT_BYTES : end * FINGERPRINT_BYTES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +95,7 @@ class Window:
             if taken:
                 head.append(piece if taken == size else piece.part(0, taken))
             if taken < size:
-                tail.append(piece if taken == 0 else piece.part(taken))
+                tail.append(piece if taken == 0 else piece.part(taken, size))
             number -= size
         return Window(self.first_offset, middle, head), Window(middle, self.next_offset, tail)
 
@@ -142,65 +155,41 @@ def leave_out_known(
 
     `appended` is a commit that is not applied yet, so `processed` does not hold it.
     """
-    if _all_new(window, processed, appended):
+    prints = b"".join(piece.fingerprints or b"" for piece in window.pieces)
+    before = b"" if appended is None else appended.fingerprints
+    fresh = processed.explicit.fresh(prints, before) if prints else None
+    if fresh is None and _numbers_are_new(window, processed, appended):
         return window
-    seen = Processed()  # ids of the appended commit and of earlier pieces of this window
-    if appended is not None:
-        seen.add_fingerprints(fingerprints_of(appended))
-        for producer, first, count in appended.ranges:
-            seen.add_numbers(producer, first, count)
+    seen = Processed()  # numbers of the appended commit and of earlier pieces of this window
+    for producer, first, count in () if appended is None else appended.ranges:
+        seen.add_numbers(producer, first, count)
     pieces: list[Piece] = []
+    at = 0  # in `fresh`
     for piece in window.pieces:
+        kept = piece
         if piece.fingerprints is not None:
-            kept = _unknown_fingerprints(piece, piece.fingerprints, processed, seen)
+            if fresh is not None:
+                kept = piece.only(fresh[at : at + len(piece.indices)])
+            at += len(piece.indices)
         elif piece.stored.first_sequence >= 0:
             kept = _unknown_numbers(piece, processed, seen)
-        else:
-            kept = piece
         if kept.indices:
             pieces.append(kept)
     return Window(window.first_offset, window.next_offset, pieces)
 
 
-def _all_new(window: Window, processed: Processed, appended: Committed | None) -> bool:
-    """Return whether no id is known and none comes twice: the usual case, by a few set operations."""
-    ranges, fingerprints = identities(window)
-    numbers = Processed()
-    for producer, first, count in [] if appended is None else appended.ranges:
-        numbers.add_numbers(producer, first, count)
-    for producer, first, count in ranges:
+def _numbers_are_new(window: Window, processed: Processed, appended: Committed | None) -> bool:
+    """Return whether no sequence id is known or comes twice: the usual case, by a few questions."""
+    seen = Processed()
+    for producer, first, count in () if appended is None else appended.ranges:
+        seen.add_numbers(producer, first, count)
+    for producer, first, count in identities(window)[0]:
         if processed.knows_numbers(producer, first, count):
             return False
-        if numbers.knows_numbers(producer, first, count):
+        if seen.knows_numbers(producer, first, count):
             return False
-        numbers.add_numbers(producer, first, count)
-    if not fingerprints:
-        return True
-    fresh = set(fingerprints)
-    if len(fresh) < len(fingerprints) or not processed.fingerprints.isdisjoint(fresh):
-        return False
-    return appended is None or fresh.isdisjoint(fingerprints_of(appended))
-
-
-def _unknown_fingerprints(
-    piece: Piece, fingerprints: list[bytes], processed: Processed, seen: Processed
-) -> Piece:
-    fresh = set(fingerprints)
-    clean = len(fresh) == len(fingerprints) and seen.fingerprints.isdisjoint(fresh)
-    if not clean or processed.knows_fingerprints(fingerprints):
-        keep = []
-        fresh = set()
-        for fingerprint in fingerprints:
-            known = (
-                fingerprint in fresh
-                or fingerprint in seen.fingerprints
-                or fingerprint in processed.fingerprints
-            )
-            keep.append(not known)
-            fresh.add(fingerprint)
-        piece = piece.only(keep)
-    seen.fingerprints |= fresh
-    return piece
+        seen.add_numbers(producer, first, count)
+    return True
 
 
 def _unknown_numbers(piece: Piece, processed: Processed, seen: Processed) -> Piece:
@@ -240,13 +229,13 @@ def runs(indices: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-def identities(window: Window) -> tuple[list[tuple[str, int, int]], list[bytes]]:
+def identities(window: Window) -> tuple[list[tuple[str, int, int]], bytes]:
     """Return the ids of a window for a commit: ranges and fingerprints."""
     ranges: list[tuple[str, int, int]] = []
     fingerprints: list[bytes] = []
     for piece in window.pieces:
         if piece.fingerprints is not None:
-            fingerprints += piece.fingerprints
+            fingerprints.append(piece.fingerprints)
         elif piece.stored.first_sequence >= 0:
             producer, base = piece.stored.producer, piece.stored.first_sequence
             for start, count in runs(piece.indices):
@@ -255,4 +244,4 @@ def identities(window: Window) -> tuple[list[tuple[str, int, int]], list[bytes]]
                     ranges[-1] = (producer, previous[1], previous[2] + count)
                 else:
                     ranges.append((producer, base + start, count))
-    return ranges, fingerprints
+    return ranges, b"".join(fingerprints)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...ports import Clock, Events
+from ...runtime.background import BackgroundThreads
 from ...shells.consumer import ConsumerShell, Host, ReopenedTransport
 from ...shells.ledger.files import LedgerFiles
 from ...shells.tables.ledger import SqlLedger
@@ -34,7 +35,9 @@ class ConsumerActor(ConsumerShell):
         process: bytes = b"",
         outlived: int = 0,
         first_request: int = 1,
+        background: BackgroundThreads | None = None,
     ) -> None:
+        """`background` is closed with this actor."""
         super().__init__(
             (consumer.group, consumer.topic, partition),
             endpoint=endpoint,
@@ -51,7 +54,9 @@ class ConsumerActor(ConsumerShell):
             process=process,
             outlived=outlived,
             first_request=first_request,
+            background=background,
         )
+        self._files = background
         self.consumer = consumer
         self.partition = partition
         # The connection that handlers write to; None: they have none.
@@ -64,4 +69,6 @@ class ConsumerActor(ConsumerShell):
     def close(self) -> None:
         """Handlers that wait in tx.effect learn that no answer will come."""
         super().close()
+        if self._files is not None:
+            self._files.close()
         self.effect_answers.end()

@@ -40,6 +40,7 @@ from ...errors import OnceMQError, SinkConflict, SinkUnavailable
 from ...limits import DRAIN_S_DEFAULT, HANDLER_DESCRIPTORS, TOPIC_LOOKUP_MS
 from ...outcome import Event
 from ...ports import Events
+from ...runtime.background import BackgroundThreads, background_pool
 from ...runtime.clock import SystemClock
 from ...runtime.descriptors import allow_descriptors, descriptors_in_use
 from ...runtime.process import draw, own_label, stop_signals
@@ -100,6 +101,7 @@ class ConsumerProcess:
         self._descriptors = descriptors_in_use()  # besides those of ledgers
         # Of the I/O thread alone from here on, unless said otherwise.
         self._channels = Channels(self._transport, events)
+        self._pool = background_pool()  # for the work beside the turns of all actors
         self._actors: dict[tuple[str, str, int], ConsumerActor] = {}
         # Each actor that has not ended: its channel, and when its next turn is due.
         self._channel_of: dict[ConsumerActor, Channel] = {}
@@ -197,6 +199,7 @@ class ConsumerProcess:
             for actor in self._actors.values():
                 actor.close()
                 self._note_end(actor)
+            self._pool.shutdown()
             self._transport.close()
             self._main.end()
 
@@ -430,6 +433,7 @@ class ConsumerProcess:
             process=self._member,
             outlived=outlived,
             first_request=channel.first_request,
+            background=BackgroundThreads(self._pool),
         )
         self._actors[place] = actor
         self._channel_of[actor], self._owner_of[channel] = channel, actor

@@ -13,7 +13,7 @@ from ...core.consumer.ledger import Ledger
 from ...driver import Driver, Silence
 from ...errors import DiskFull
 from ...limits import LEDGER_SNAPSHOT_EVERY_BYTES
-from ...outcome import Event, Outcome, Recovered, Snapshot, SnapshotWritten
+from ...outcome import Event, Outcome, Recovered, Snapshot
 from ...records import Committed, LedgerStarted, Record
 from ...runtime.clock import SystemClock
 from ...runtime.events import NullEvents
@@ -51,8 +51,6 @@ class _LedgerCore(PeerlessCore):
         if isinstance(event, Recovered) and self.ledger.started is None:
             started = LedgerStarted("seed", "queue", 0, _NO_ID, _NO_ID, _NO_ID, 0)
             outcome.appends.append(started)
-        elif isinstance(event, SnapshotWritten):
-            self.ledger.snapshot_written()
         elif isinstance(event, Keep) and not self._full:
             number = self.ledger.commit_no + 1
             outcome.appends.append(Committed(self._epoch, number, [], [], event.fingerprint, {}))
@@ -91,6 +89,7 @@ class LedgerStore:
             perform=self._done.append,
             snapshot_every_bytes=LEDGER_SNAPSHOT_EVERY_BYTES,
             compacts=True,
+            files=self._core.ledger.processed,
         )
         self._driver.open_log(log, directory)
         self._driver.turn(0)
@@ -106,9 +105,8 @@ class LedgerStore:
         return cls(MemoryDisk(), "ledger")
 
     def knows(self, _message_id: object, tagged: bytes) -> bool:
-        return self._core.ledger.processed.knows_fingerprints(
-            fingerprints(self._ledger_id, [tagged])
-        )
+        fingerprint = fingerprints(self._ledger_id, [tagged])
+        return self._core.ledger.processed.explicit.fresh(fingerprint, b"") is not None
 
     def prepare(self) -> None:
         """Make sure that the next `add` finds room. Raises DiskFull: do not call the handler."""
@@ -121,8 +119,7 @@ class LedgerStore:
 
         Call `prepare` before the handler. Raises Fenced, OSError: never call again.
         """
-        (fingerprint,) = fingerprints(self._ledger_id, [tagged])
-        self._driver.post(Keep(fingerprint))
+        self._driver.post(Keep(fingerprints(self._ledger_id, [tagged])))
         self._driver.turn(0)
         if not self._done:  # the disk ran full while the handler ran, in spite of `prepare`
             raise DiskFull("the ledger has no room to remember a message that was handled")

@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 from zlib import crc32
 
 from ...codec import wire
 from ...core.consumer.ledger import Ledger
+from ...core.consumer.processed import IDS_PART, OLD_IDS_PART
 from ...errors import BadInput, CorruptLog, UnsupportedFormat
 from ...shells.ledger.files import ledger_directory
 from ...storage import layout
@@ -31,7 +32,7 @@ FORMAT = 1
 _SECTION = struct.Struct("<HQI")  # bytes of the name, of the data, crc32 of name and data
 _NAME_BYTES_MAX = 256
 _ABOUT, _END = "about", "end"
-_IDS = "ids-"
+_IDS_BYTES = 4 * 1024 * 1024  # of fingerprints in one section
 _UNFINISHED = ".unfinished"
 
 
@@ -101,7 +102,7 @@ def _about(ledger: Ledger, ledger_id: bytes, directory: str) -> About:
         ledger.epoch,
         len(ledger.state),
         ledger.state_bytes,
-        len(ledger.processed.fingerprints),
+        ledger.processed.explicit_count,
         ledger.unacked_count,
     )
 
@@ -123,13 +124,27 @@ def _write(file: File, about: About, ledger: Ledger) -> None:
 
     put(MAGIC)
     section(_ABOUT, wire.pack_plain(about.as_dict()))
-    # A snapshot only names the parts with ids that lie on disk already; the file must hold them all.
+    # A snapshot only names the files in which most ids lie; this file must hold them all.
     for name, part in sorted(ledger.snapshot().parts.items()):
-        if not name.startswith(_IDS):
+        if name != IDS_PART:
             section(name, wire.pack_plain(part))
-    ids = b"".join(sorted(ledger.processed.fingerprints))
-    section(f"{_IDS}{ledger.commit_no:020d}", wire.pack_plain(ids))
+    for number, ids in enumerate(_joined(ledger.processed.all())):
+        section(f"{OLD_IDS_PART}{ledger.commit_no:020d}-{number:06d}", wire.pack_plain(ids))
     section(_END, digest.digest())
+
+
+def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in pieces of about _IDS_BYTES: each becomes a file where it is imported."""
+    some: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        some.append(piece)
+        size += len(piece)
+        if size >= _IDS_BYTES:
+            yield b"".join(some)
+            some, size = [], 0
+    if some:
+        yield b"".join(some)
 
 
 def check_export(disk: Disk, path: str) -> tuple[About, Ledger]:

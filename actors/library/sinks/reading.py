@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ...codec import records as record_codec
-from ...codec import wire
 from ...core.consumer.ledger import Ledger
+from ...driver import unpacked
 from ...errors import BadSink, SinkUnavailable
 from ...shells.tables import statements
 from ...shells.tables.ledger import row_of
@@ -112,8 +112,7 @@ def ledgers_in(rows: Rows, shown: str, group: str) -> dict[tuple[str, int], Ledg
         tables = RecordTables(rows, row.ledger_id, f"{shown} group {group} {topic}/{partition}")
         ledger = Ledger()
         if row.snapshot_position:
-            parts = {name: tables.part(name) for name in tables.parts()}
-            ledger.restore({name: wire.unpack_plain(part) for name, part in parts.items()})
+            ledger.restore(unpacked(tables.parts_by_name()))
         for stored in tables.replay(row.snapshot_position, row.position):
             record = record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)
             ledger.apply(record, stored.position)

@@ -54,9 +54,8 @@ def _of_input(
         if stored.partition != partition or batch is None:
             continue
         if batch.ids is not None:
-            done = all(
-                print_ in processed.fingerprints for print_ in actor.fingerprints(list(batch.ids))
-            )
+            fresh = processed.explicit.fresh(actor.fingerprints(list(batch.ids)), b"")
+            done = fresh is not None and not any(fresh)
         else:
             first = stored.first_sequence
             done = all(

@@ -7,14 +7,18 @@ import os
 from typing import Protocol
 
 
-class OpenFile(Protocol):
-    """A file open for reading."""
+class Content(Protocol):
+    """Bytes that are read in pieces."""
 
     def read(self, offset: int, length: int, /) -> bytes:
-        """Return up to `length` bytes from `offset`; shorter only at the end of the file."""
+        """Return up to `length` bytes from `offset`; shorter only at the end."""
 
     def length(self) -> int:
         """Return the length in bytes."""
+
+
+class OpenFile(Content, Protocol):
+    """A file open for reading."""
 
     def sync(self) -> None:
         """Make what others wrote durable, so that a verdict on it stays true after a power cut."""

@@ -1,4 +1,4 @@
-"""A file of the index of ids (docs/STORAGE.md, "Runs"): every byte of it, checked in bounded memory.
+"""A file of explicit ids (docs/STORAGE.md, "Runs"): every byte of it, checked in bounded memory.
 
 What an index answers rests on more than checksums: entries that are not sorted, a fence that names
 another block or a filter that lacks a bit would answer "new" for an id that is there.
@@ -7,15 +7,16 @@ another block or a filter that lacks a bit would answer "new" for an id that is 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import CorruptLog
-from .files import Files, OpenFile
+from .files import Content, Files
 
 _BLOCK_BYTES = 4096
 _BLOCKS_AT_ONCE = 256
@@ -24,28 +25,28 @@ _FOOTER = Struct("<8sHHQQ16sIII")
 _SIX_BITS = (0, 6, 12, 18)
 
 
-class RunFacts(NamedTuple):
-    """What a run says in sum."""
+def read_run(files: Files, path: str, width: int, mark: bytes) -> Iterator[NDArray[np.uint64]]:
+    """Yield all entries in order, in pieces: a column for each of the `width` words of an entry.
 
-    entries: int
-    places: int  # sum of the third words, modulo 2^64
-    mark: bytes  # of the secret under which it was made
-
-
-def read_run(files: Files, path: str) -> RunFacts:
-    """Raises CorruptLog, FileNotFoundError."""
+    `mark` names the key under which it must have been made. Raises CorruptLog, FileNotFoundError.
+    """
     with contextlib.closing(files.open(path)) as file:
-        return _read(file, path)
+        yield from entries_of(file, path, width, mark)
 
 
-def _read(file: OpenFile, path: str) -> RunFacts:
+def entries_of(file: Content, path: str, width: int, mark: bytes) -> Iterator[NDArray[np.uint64]]:
+    """As `read_run`, of any bytes."""
     end = file.length() - _FOOTER.size
     if end < 0:
         raise CorruptLog(path, 0, "too short for a run")
     footer = file.read(end, _FOOTER.size)
-    magic, version, width, entries, words, mark, index_crc, filter_crc, own = _FOOTER.unpack(footer)
-    if own != crc32(footer[:-4]) or magic != b"OMQRUN\r\n" or version != 1 or width != 4:
+    magic, version, its, entries, words, made_for, index_crc, filter_crc, own = _FOOTER.unpack(
+        footer
+    )
+    if own != crc32(footer[:-4]) or magic != b"OMQRUN\r\n" or version != 1 or its != width:
         raise CorruptLog(path, end, "not the footer of a run of version 1")
+    if made_for != mark:
+        raise CorruptLog(path, end, "the run was made under another secret")
     each = _BLOCK_BYTES // 8 // width
     blocks = -(-entries // each)
     index_at = blocks * _BLOCK_BYTES
@@ -59,7 +60,7 @@ def _read(file: OpenFile, path: str) -> RunFacts:
         raise CorruptLog(path, index_at, "wrong checksum of fences or filter")
     fences = np.frombuffer(index, "<u8", blocks)
     sums = np.frombuffer(index, "<u4", blocks, 8 * blocks)
-    places, last = 0, 0
+    last = 0
     for first in range(0, blocks, _BLOCKS_AT_ONCE):
         count = min(_BLOCKS_AT_ONCE, blocks - first)
         data = file.read(first * _BLOCK_BYTES, count * _BLOCK_BYTES)
@@ -76,8 +77,7 @@ def _read(file: OpenFile, path: str) -> RunFacts:
         last = int(high[-1])
         if not _in_filter(table, high, columns[1]):
             raise CorruptLog(path, first * _BLOCK_BYTES, "an entry that the filter lacks")
-        places += int(columns[2].sum(dtype=np.uint64))
-    return RunFacts(entries, places % 2**64, mark)
+        yield columns
 
 
 def _in_filter(table: NDArray[Any], high: NDArray[Any], low: NDArray[Any]) -> bool:

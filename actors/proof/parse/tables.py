@@ -14,18 +14,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from ...errors import CorruptLog, UnsupportedFormat
 from .document import Part, SnapshotHead
 from .frames import Frame, Group
+from .log import LogMoved
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FORMAT = 1
 _OVERHEAD = 32
+_PAGED = ".map"  # how the name of a part ends that is too large to be read at once
 
+Rows = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
 # Opens a look: all that its function reads is of one moment. Values stand for `?`.
-Look = Callable[[], AbstractContextManager[Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]]]
+Look = Callable[[], AbstractContextManager[Rows]]
 Place = tuple[str, str, int]
 
 
@@ -63,15 +70,32 @@ class TableLog:
                 " WHERE ledger_id = ? ORDER BY position",
                 (head[1],),
             )
-            chunks = rows(
-                "SELECT part, chunk, crc, data FROM oncemq_snapshot"
-                " WHERE ledger_id = ? ORDER BY part, chunk",
+            names = rows(
+                "SELECT part, COUNT(*), SUM(LENGTH(data)) FROM oncemq_snapshot"
+                " WHERE ledger_id = ? GROUP BY part ORDER BY part",
                 (head[1],),
             )
+            chunks = [
+                (part, *chunk)
+                for part, _, _ in names
+                if not str(part).endswith(_PAGED)
+                for chunk in rows(
+                    "SELECT chunk, crc, data FROM oncemq_snapshot"
+                    " WHERE ledger_id = ? AND part = ? ORDER BY chunk",
+                    (head[1], part),
+                )
+            ]
+        self._look = look
         self._parts = self._joined(chunks)
+        paged = [
+            Part(str(part).removesuffix(_PAGED), str(part), int(size), 0)
+            for part, _, size in names
+            if str(part).endswith(_PAGED)
+        ]
         self.snapshots: list[SnapshotHead] = []
         if self.start:
             parts = [Part(name, "", len(data), crc32(data)) for name, data in self._parts.items()]
+            parts += paged
             self.snapshots = [SnapshotHead(self.log_id, self.generation, self.start, 0, parts)]
 
     def _joined(self, chunks: list[tuple[Any, ...]]) -> dict[str, bytes]:
@@ -103,3 +127,47 @@ class TableLog:
         """Raises KeyError."""
         del head
         return self._parts[name]
+
+    def run(self, part: Part, width: int, mark: bytes) -> Iterator[NDArray[np.uint64]]:
+        """Yield what a run of explicit ids holds (run.py). Raises CorruptLog, LogMoved.
+
+        By another look than that of all else: a run is much larger, and never changes.
+        """
+        from .run import entries_of
+
+        path = f"{self.directory} part {part.file}"
+        with self._look() as rows:
+            stands = "SELECT snapshot_position FROM oncemq_ledger WHERE ledger_id = ?"
+            if rows(stands, (self.log_id,)) != [(self.start,)]:
+                raise LogMoved(f"{path} may be gone")
+            yield from entries_of(_Rows(rows, self.log_id, part, path), path, width, mark)
+
+
+class _Rows:
+    """A part in rows, read like a file."""
+
+    def __init__(self, rows: Rows, ledger_id: bytes, part: Part, path: str) -> None:
+        self._rows = rows
+        self._place = (ledger_id, part.file)
+        self._length = part.length
+        self._path = path
+        self._row_bytes = max(1, len(self._row(0)))
+
+    def length(self) -> int:
+        return self._length
+
+    def read(self, offset: int, length: int) -> bytes:
+        first, last = offset // self._row_bytes, -(-(offset + length) // self._row_bytes)
+        whole = b"".join(map(self._row, range(first, last)))
+        start = offset - first * self._row_bytes
+        return whole[start : start + length]
+
+    def _row(self, number: int) -> bytes:
+        """Raises CorruptLog."""
+        found = self._rows(
+            "SELECT crc, data FROM oncemq_snapshot WHERE ledger_id = ? AND part = ? AND chunk = ?",
+            (*self._place, number),
+        )
+        if not found or crc32(bytes(found[0][1])) != found[0][0]:
+            raise CorruptLog(self._path, 0, f"row {number} is missing or damaged")
+        return bytes(found[0][1])

@@ -9,6 +9,7 @@ files do not hold: attempts, errors, and why a duplicate was refused.
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import msgpack
@@ -19,6 +20,7 @@ from ...ids import did_you_mean, output_producer, sequence_id
 from ..checks.evidence import History
 from ..parse.batch import parse as parse_batch
 from ..parse.batch import split_body
+from ..parse.explicit_ids import ids_of_snapshot
 from ..parse.files import Files
 from ..parse.log import LogMoved
 from ..parse.records import (
@@ -193,12 +195,8 @@ def _read_ledger(look: Look, wanted: Wanted, story: Story) -> None:
         position = head.position
         skips = [(low, high, why) for low, high, why in fields.get("skips", ())]
         effects.restore(fields)
-        blob = b"".join(
-            unpack(log.snapshot_part(head, part.name))
-            for part in head.parts
-            if part.name.startswith("ids-")
-        )
-        if _holds(fields["ranges"], blob, prints, wanted):
+        blobs = chain([b""], ids_of_snapshot(log, head, started))
+        if any(_holds(fields["ranges"], blob, prints, wanted) for blob in blobs):
             row = {"status": "processed", "commit_no": None, "up_to_commit": fields["commit_no"]}
             if fields.get("parked"):
                 story.notes.append(

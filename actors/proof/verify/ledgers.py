@@ -7,7 +7,7 @@ below it, and every later snapshot is compared with the records up to its place.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from zlib import crc32
 
@@ -17,6 +17,7 @@ from ..findings import Findings
 from ..parse.batch import BadBatch
 from ..parse.batch import parse as parse_batch
 from ..parse.document import SnapshotHead
+from ..parse.explicit_ids import ids_of_snapshot
 from ..parse.frames import Group
 from ..parse.log import Log
 from ..parse.records import (
@@ -326,6 +327,11 @@ class LedgerReader:
         assert self.log is not None, "read first"
         return unpack(self.log.snapshot_part(head, name))
 
+    def _explicit_ids(self, head: SnapshotHead) -> Iterator[bytes]:
+        assert self.log is not None, "read first"
+        started = self.ledger.started
+        return iter(()) if started is None else ids_of_snapshot(self.log, head, started)
+
     def _restore(self, head: SnapshotHead) -> None:
         ledger = self.ledger
         fields = self._part(head, "ledger")
@@ -346,16 +352,18 @@ class LedgerReader:
         for producer, first, count in fields["ranges"]:
             self._range(producer, first, count, start, ledger.reached)
             ledger.processed += count
-        blobs = [self._part(head, its.name) for its in head.parts if its.name.startswith("ids-")]
-        for blob in blobs:
+        kept: list[bytes] = []
+        for blob in self._explicit_ids(head):
             self._rows.committed_ids(ledger.number, blob, start, end)
             self._count_fingerprints(blob)
             ledger.processed += len(blob) // 16
+            if ledger.kept is not None:
+                kept.append(blob)
         ledger.processed -= ledger.parked.answered  # ids of the private input
         if ledger.kept is not None:
             ranges = tuple((producer, first, count) for producer, first, count in fields["ranges"])
             base = KeptCommit(
-                ledger.commit_no, ledger.next_offset, ranges, b"".join(blobs), parked=False
+                ledger.commit_no, ledger.next_offset, ranges, b"".join(kept), parked=False
             )
             ledger.kept.append(base)
         self._change_state(self._part(head, "state"))
@@ -385,11 +393,9 @@ class LedgerReader:
         for producer, _, count in fields["ranges"]:
             numbers[producer] = numbers.get(producer, 0) + count
         fingerprints = words = 0
-        for part in head.parts:
-            if part.name.startswith("ids-"):
-                blob = self._part(head, part.name)
-                fingerprints += len(blob) // 16
-                words += sum(array("Q", blob))
+        for blob in self._explicit_ids(head):
+            fingerprints += len(blob) // 16
+            words += sum(array("Q", blob))
         wrong = [
             what
             for what, same in (

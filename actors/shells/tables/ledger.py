@@ -69,10 +69,12 @@ class SqlLedger:
         at: At = nowhere,
         draw: Callable[[], bytes] = lambda: secrets.token_bytes(16),
         marks: Mapping[str, str] = NO_MARKS,
+        row_bytes: int = statements.ROW_BYTES,
     ) -> None:
         """`lost` is the `name` of the ledger object before this one, whose session failed.
 
         `marks` stand in the row of this owner. `at` is called between the steps of a commit (crash tests).
+        `row_bytes` is the size of a row of a part that is read by rows.
         """
         self.session = session
         self.directory = session.shown + IN_DATABASE
@@ -84,6 +86,7 @@ class SqlLedger:
         self._at = at
         self._draw = draw
         self._marks = marks
+        self._row_bytes = row_bytes
         self._ledger_id = b""  # known once it is open
 
     def peek(self) -> LedgerPeeked:
@@ -133,7 +136,14 @@ class SqlLedger:
         if row.epoch != epoch or row.owner.get("name") != self.name:
             raise Fenced(f"{_told(row.owner)} owns the ledger under epoch {row.epoch}")
         self._ledger_id = row.ledger_id
-        return SqlLog(session, self._place, row, proof=self._proof, at=self._at)
+        return SqlLog(
+            session,
+            self._place,
+            row,
+            proof=self._proof,
+            at=self._at,
+            row_bytes=self._row_bytes,
+        )
 
     def _claim(self, row: Row, epoch: int) -> None:
         """An unknown outcome is seen when the row is read again."""

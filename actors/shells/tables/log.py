@@ -19,8 +19,9 @@ from ...errors import CorruptLog, Fenced, OnceMQError, SinkUnavailable, StorageE
 from ...ids import effect_id, private_topic
 from ...records import Committed, EffectEnded, EffectIntended, LedgerStarted
 from ...storage.document import Part, SnapshotInfo
-from ...storage.log import StoredRecord, TailCut
+from ...storage.log import Mapped, StoredRecord, TailCut
 from . import statements
+from .parts import Changes, PagedPartWriter
 from .records import RecordTables, Row, crc_of, length_of
 from .session import CallId, Session
 
@@ -67,6 +68,7 @@ class SqlLog:
         *,
         proof: _Closes,
         at: At = nowhere,
+        row_bytes: int = statements.ROW_BYTES,
     ) -> None:
         """For SqlLedger.open, which has just claimed `row`."""
         self.log_id = self.lineage = row.ledger_id
@@ -85,6 +87,10 @@ class SqlLog:
         self._seen = row.seen
         where = f"{session.shown} group {place[0]} {place[1]}/{place[2]}"
         self._tables = RecordTables(session.rows, row.ledger_id, where)
+        self._row_bytes = row_bytes
+        # Parts that are read by rows: those in the making, and those that no snapshot needs.
+        self._unfinished: set[str] = set()
+        self.spent_parts: set[str] = set()
         self._pending: list[tuple[int, int, bytes, bytes]] = []
         self._facts = _Facts(self)  # what the pending records change
         self._failure: OnceMQError | None = None
@@ -243,9 +249,10 @@ class SqlLog:
     def pass_over(self, info: SnapshotInfo) -> None:
         """There is no older one, and the records below it are gone: the opening fails."""
 
-    def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes]:
+    def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes | Mapped]:
         """Raises CorruptLog."""
-        return {part.name: self._tables.part(part.name) for part in info.parts}
+        del info  # there is one
+        return self._tables.parts_by_name()
 
     @property
     def start(self) -> int:
@@ -268,14 +275,16 @@ class SqlLog:
         assert position == self._durable == self._end, "a snapshot is made between two groups"
         session = self._session
         known = set(self._tables.parts())
-        if not set(keep) <= known:
-            raise ValueError(f"the snapshot has no part named {sorted(set(keep) - known)}")
+        paged = {name for name in known if name.endswith(statements.PAGED)}
+        kept = {name + statements.PAGED for name in keep}
+        if not kept <= paged:
+            raise ValueError(f"the snapshot has no part named {sorted(kept - paged)}")
         try:
             session.join(None)
             values = (position, *self._place, self.generation, position)
             if session.change(statements.PLACE_SNAPSHOT, values) != 1:
                 raise self._superseded()
-            for name in sorted((known - set(keep)) | (known & set(parts))):
+            for name in sorted(known - paged):
                 session.change(statements.FORGET_PART, (self.log_id, name))
             for name, data in parts.items():
                 self._add_part(name, data)
@@ -287,8 +296,45 @@ class SqlLog:
             self._failure = error
             raise
         self._snapshot_position = position
+        self.spent_parts = paged - kept - self._unfinished
         names = [Part(name, "", 0, 0) for name in sorted({*parts, *keep})]
         return SnapshotInfo(self.log_id, self.generation, position, 0, names)
+
+    def part_writer(self, name: str) -> PagedPartWriter:
+        """Begin a part that is read by rows, and is written ahead of its snapshot."""
+        self._check_usable()
+        part = name + statements.PAGED
+        self._unfinished.add(part)
+        self.spent_parts.discard(part)
+        return PagedPartWriter(self, part, self._row_bytes)
+
+    def take_part(self, part: str) -> Mapped:
+        """For a PagedPartWriter."""
+        self._session.forget_wish()  # to write once more: others of the process may go on
+        self._unfinished.discard(part)
+        return self._tables.mapped(part)
+
+    def rows_of_part(self, part: str) -> int:
+        """For a PagedPartWriter."""
+        last = self._session.rows(statements.ROW_COUNT, (self.log_id, part))[0][1]
+        return 0 if last is None else int(last) + 1
+
+    def change_beside(self, changes: Changes) -> None:
+        """For a PagedPartWriter. Raises what `sync` raises."""
+        self._check_usable()
+        session = self._session
+        try:
+            session.join(None)
+            if session.change(statements.STILL_OWNS, (*self._place, self.generation)) != 1:
+                raise self._superseded()
+            for statement, values in changes:
+                session.change(statement, values)
+            self._at("part")
+            session.commit()
+        except OnceMQError as error:
+            session.give_up()
+            self._failure = error
+            raise
 
     def _add_part(self, name: str, data: bytes) -> None:
         for number, start in enumerate(range(0, max(len(data), 1), statements.CHUNK_BYTES)):

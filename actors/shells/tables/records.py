@@ -8,7 +8,7 @@ from zlib import crc32
 
 from ...errors import CorruptLog
 from ...history import NO_PLACE, Place
-from ...storage.log import StoredRecord
+from ...storage.log import Mapped, StoredRecord
 from . import statements
 
 # Return the rows of a statement with `?` for its values.
@@ -39,6 +39,42 @@ class Row(NamedTuple):
     inputs: dict[str, int]  # next offset by topic_id in hexadecimal
     owner: dict[str, Any]
     seen: Place = NO_PLACE  # in the broker's log: what the ledger relies on
+
+
+class PartInRows:
+    """The bytes of a part in rows of one size, of which the last one may be shorter."""
+
+    def __init__(self, rows: Rows, place: tuple[bytes, str], where: str) -> None:
+        """Raises CorruptLog."""
+        self._rows = rows
+        self._place = place
+        self._where = where
+        # The row that was read last: neighbours are asked for one after the other.
+        self._number, self._row = -1, b""
+        count, last = rows(statements.ROW_COUNT, place)[0]
+        if not count or last != count - 1:
+            raise CorruptLog(where, 0, "rows of a part are missing")
+        self._size = self._row_bytes = len(self._at(0))
+        if last:
+            self._size = last * self._row_bytes + len(self._at(last))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, start: int, end: int) -> bytes:
+        """Raises CorruptLog."""
+        first = start // self._row_bytes
+        rows = [self._at(number) for number in range(first, -(-end // self._row_bytes))]
+        base = first * self._row_bytes
+        return b"".join(rows)[start - base : end - base]
+
+    def _at(self, number: int) -> bytes:
+        if number != self._number:
+            found = self._rows(statements.PART_ROW, (*self._place, number))
+            if not found or crc32(bytes(found[0][1])) != found[0][0]:
+                raise CorruptLog(self._where, 0, f"row {number} of a part is missing or damaged")
+            self._number, self._row = number, bytes(found[0][1])
+        return self._row
 
 
 class RecordTables:
@@ -76,6 +112,21 @@ class RecordTables:
                 raise self._corrupt(0, f"chunk {number} of part {name} of the snapshot is damaged")
             pieces.append(piece)
         return b"".join(pieces)
+
+    def parts_by_name(self) -> dict[str, bytes | Mapped]:
+        """Return all parts of the snapshot; those in rows are read when they are asked. Raises CorruptLog."""
+        found: dict[str, bytes | Mapped] = {}
+        for name in self.parts():
+            if name.endswith(statements.PAGED):
+                found[name.removesuffix(statements.PAGED)] = self.mapped(name)
+            else:
+                found[name] = self.part(name)
+        return found
+
+    def mapped(self, part: str) -> Mapped:
+        """Return a part that is read by rows. Raises CorruptLog."""
+        where = f"{self._where} (oncemq_snapshot, {part})"
+        return Mapped(PartInRows(self._rows, (self._ledger_id, part), where), where)
 
     def _corrupt(self, position: int, reason: str) -> CorruptLog:
         return CorruptLog(f"{self._where} (oncemq_record)", position, reason)

@@ -14,6 +14,10 @@ from __future__ import annotations
 # ruff: noqa: S608 - put together from the texts of this page alone
 FORMAT = 1
 CHUNK_BYTES = 4 * 1024 * 1024  # of a snapshot's part in one row
+# Of a part that is read by rows, in one row: 4,096 explicit ids.
+ROW_BYTES = 64 * 1024
+# The name of such a part ends so.
+PAGED = ".map"
 RECORD_OVERHEAD = 32  # what a record adds to the position besides its own bytes
 
 TABLES = (
@@ -112,6 +116,12 @@ PLACE_SNAPSHOT = (
 FORGET_RECORDS = "DELETE FROM oncemq_record WHERE ledger_id = ? AND position < ?"
 SNAPSHOT_PARTS = "SELECT DISTINCT part FROM oncemq_snapshot WHERE ledger_id = ? ORDER BY part"
 FORGET_PART = "DELETE FROM oncemq_snapshot WHERE ledger_id = ? AND part = ?"
+# Of a part that is read by rows.
+ROW_COUNT = "SELECT COUNT(*), MAX(chunk) FROM oncemq_snapshot WHERE ledger_id = ? AND part = ?"
+PART_ROW = "SELECT crc, data FROM oncemq_snapshot WHERE ledger_id = ? AND part = ? AND chunk = ?"
+FORGET_ROWS = "DELETE FROM oncemq_snapshot WHERE ledger_id = ? AND part = ? AND chunk >= ?"
+# An owner writes beside its commits. No row: a newer owner was here.
+STILL_OWNS = "UPDATE oncemq_ledger SET epoch = epoch" + _OF_PLACE + " AND epoch = ?"
 ADD_CHUNK = "INSERT INTO oncemq_snapshot (ledger_id, part, chunk, crc, data) VALUES (?, ?, ?, ?, ?)"
 PART = (
     "SELECT chunk, crc, data FROM oncemq_snapshot WHERE ledger_id = ? AND part = ? ORDER BY chunk"

@@ -19,6 +19,8 @@ from ..processes.handler import REFUSED
 from .client import Client
 from .database import Conflict, Full, Locked, Lost, Rows, Waits
 
+SMALL_ROW_BYTES = 200  # of a part that is read by rows: a run of few ids takes more than one turn
+
 
 class SimulatedSession(Session):
     """A consumer's connection to a simulated database."""
@@ -168,4 +170,6 @@ def open_tables(
     """Return the ledger of a place in a simulated database; connect to nothing."""
     session = SimulatedSession(client, shown)
     owners = SimulatedOwners(session, client)
-    return SqlLedger(session, owners, place, host=host, lost=lost, draw=draw)
+    return SqlLedger(
+        session, owners, place, host=host, lost=lost, draw=draw, row_bytes=SMALL_ROW_BYTES
+    )

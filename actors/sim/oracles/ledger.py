@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ...codec import batch as batch_codec
-from ...core.consumer.processed import FINGERPRINT_BYTES
+from ...core.consumer.processed import FINGERPRINT_BYTES, Processed
 from ...core.consumer.work import CRASHED, RAISED, REJECTED, UNKNOWN_EFFECT
 from ...history import NO_PLACE
 from ...ids import dead_topic, output_producer, private_topic, sequence_id
@@ -127,6 +127,7 @@ class LedgerOracle(RecordOracle):
         self.relied = -1
         self.state: dict[str, bytes] = {}
         self.ids: set[bytes] = set()
+        self.fingerprints = b""  # of explicit ids, as commits have them
         self.next_sequence: dict[Target, int] = {}
         self.healthy: list[bytes] = []  # messages that handlers have handled, in order
         self.producer = output_producer(group.name, group.topic, partition)
@@ -177,6 +178,7 @@ class LedgerOracle(RecordOracle):
             raise Violation("commit number", f"{self.name}: {record.commit_no}")
         self._epoch(record.epoch)
         self.commit_no = record.commit_no
+        self.fingerprints += record.fingerprints
         self._compare_seen(record)
         if self._moved(record):
             return
@@ -257,6 +259,14 @@ class LedgerOracle(RecordOracle):
         if epoch < self.epoch:
             raise Violation("zombie commit", f"{self.name}: {epoch} after {self.epoch}")
         self.epoch = epoch
+
+    def knows_the_ids_of(self, processed: Processed) -> bool:
+        """Return whether a processed set has exactly the explicit ids of all commits."""
+        prints = self.fingerprints
+        if processed.explicit_count != len(prints) // FINGERPRINT_BYTES:
+            return False
+        fresh = processed.explicit.fresh(prints, b"") if prints else b""
+        return fresh is not None and not any(fresh)
 
     def fence(self, epoch: int) -> None:
         """From now on no record of an older epoch may come."""

@@ -8,6 +8,7 @@ so the checks cost little; what is compared again at each recovery are bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import compress
 from math import inf
@@ -30,7 +31,9 @@ from ...records import (
     Record,
     TopicConfigured,
     TopicCreated,
+    Trimmed,
 )
+from ...topic_settings import FOREVER
 from ..disk.disk import SimDisk
 from ..processes.handler import Target, encoded_body, identity_of, original_of
 from ..trace import Violation
@@ -103,8 +106,17 @@ class StoredMessage:
 class BrokerOracle(RecordOracle):
     """The log as a plain list of messages for each partition."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        retain: Mapping[str, str] | None = None,
+        committed: Callable[[GroupGranted], int | None] = lambda _grant: None,
+    ) -> None:
+        """`retain`: the bounds of topics. `committed` tells where the ledger of a grant stands."""
         super().__init__("broker log")
+        self.retain = retain or {}
+        self._committed = committed
+        # The first offset of each partition from which messages were deleted.
+        self.starts: dict[Target, int] = {}
         self.topics: list[TopicCreated] = []
         self.messages: dict[Target, list[StoredMessage]] = {}
         self.by_identity: dict[bytes, tuple[int, StoredMessage]] = {}  # id to partition, message
@@ -145,10 +157,11 @@ class BrokerOracle(RecordOracle):
                 self.messages[record.topic, partition] = []
         elif isinstance(record, TopicConfigured):
             topic = self.topics[record.topic_number].topic
-            known = self.settings.get(topic)
-            if known is None or known.dedup_ms != record.dedup_ms:
-                self._since_ms[topic] = record.at_ms
-            self.settings[topic] = record
+            if record.settings.retain != self.retain.get(topic, FOREVER):
+                raise Violation("topic configured", f"nobody has asked for {record}")
+            self._dedup(topic, record)
+        elif isinstance(record, Trimmed):
+            self._trimmed(record)
         elif isinstance(record, HorizonMarked):
             self._horizon(record)
         elif isinstance(record, ProducerGranted):
@@ -170,6 +183,14 @@ class BrokerOracle(RecordOracle):
         if record.at_ms < self.last_at_ms:
             raise Violation("time goes back", f"{record.at_ms} after {self.last_at_ms}")
         self.last_at_ms = record.at_ms
+
+    def _dedup(self, topic: str, record: TopicConfigured) -> None:
+        known = self.settings.get(topic)
+        if known is None and record.dedup_ms is None:
+            return
+        if known is None or known.dedup_ms != record.dedup_ms:
+            self._since_ms[topic] = record.at_ms
+        self.settings[topic] = record
 
     def _horizon(self, record: HorizonMarked) -> None:
         """A horizon moves up only, by what is set for so long, and forgets what is older than it."""
@@ -200,6 +221,26 @@ class BrokerOracle(RecordOracle):
             raise Violation("stored twice", f"{batch.ids[index]!r} of {created_ms} beside {times}")
         times[created_ms] = at_ms
         return b"@%d" % created_ms
+
+    def _trimmed(self, record: Trimmed) -> None:
+        """Only durable messages of a bounded topic go, and none before a group has passed it."""
+        topic = self.topics[record.topic_number].topic
+        place = (topic, record.partition)
+        if not self.starts.get(place, 0) < record.below <= len(self.messages[place]):
+            raise Violation("trimmed", f"{place} from {self.starts.get(place, 0)} by {record}")
+        if topic not in self.retain or (record.why == "processed") != (
+            self.retain[topic] == "processed"
+        ):
+            raise Violation("trimmed", f"nobody has asked for {record}")
+        self.starts[place] = record.below
+        if record.why != "processed":
+            return
+        groups = {group for group, of_topic, _ in self.grants if of_topic == topic}
+        for group in sorted(groups):
+            grant = self.grants.get((group, topic, record.partition))
+            committed = 0 if grant is None else self._committed(grant)
+            if committed is not None and committed < record.below:
+                raise Violation("trimmed below a group", f"{group} is at {committed}: {record}")
 
     def _history(self, record: HistoryBegun, position: int) -> None:
         """Each generation begins one history, under a mark of its own."""
@@ -339,3 +380,6 @@ def read_back(disk: SimDisk, directory: str, oracle: RecordOracle) -> None:
         for frame in group.frames
     ]
     oracle.recovered(log.start, found)
+    bases = [head for head in log.snapshots if head.position >= log.start]
+    for frame in log.frames_before(bases[0]) if log.start else ():
+        oracle.same(frame.position, (frame.kind, frame.meta, bytes(frame.body)))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import posixpath
-import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...core.broker.core import BrokerCore
 from ...errors import LogInUse
-from ...ports import Job
 from ...shells.broker import BrokerShell
 from ...storage import layout
 from ...storage.document import Owner
@@ -18,34 +16,11 @@ from ...storage.view import highest_complete
 from ..environment import Environment, Host, SimTransport
 from ..trace import Violation
 from .consumer import SimConsumer
+from .late import Late
 from .role import ProcessClock, SimEvents, SimRole
 from .watched import opener
 
 DATA = "data"
-AT_ONCE = 0.4  # share of the work beside the turn that is done by its end
-
-
-class Late:
-    """`ports.Background` of a simulated process: work is done in the turns that follow, or never."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        self._jobs: list[Job] = []
-
-    def start(self, job: Job) -> None:
-        self._jobs.append(job)
-
-    def finished(self) -> list[Callable[[], None]]:
-        """Any job may overtake any other, as threads do."""
-        due = [job for job in self._jobs if self._rng.random() < AT_ONCE]
-        self._jobs = [job for job in self._jobs if job not in due]
-        self._rng.shuffle(due)
-        return [job(lambda: False) for job in due]
-
-    def settle(self, *, stop: bool = True) -> list[Callable[[], None]]:
-        jobs, self._jobs = self._jobs, []
-        early = stop and self._rng.random() < AT_ONCE
-        return [job(lambda: early) for job in jobs]
 
 
 class BrokerEvents(SimEvents):
@@ -98,7 +73,7 @@ class SimBroker(SimRole):
             snapshot_every_bytes=every,
             snapshot_at_close_bytes=every // 8,  # as far below it as in production
             limits=world.limits,
-            background=Late(random.Random(f"{world.plan.seed} {self.name} {self.incarnation}")),
+            background=Late(f"{world.plan.seed} {self.name} {self.incarnation}"),
         )
         self._check_recovered(broker.core)
         world.broker_opened(self.name, self.endpoint_name())
@@ -160,6 +135,12 @@ class SimBroker(SimRole):
                 raise Violation(
                     "recovered state",
                     f"{topic.name}/{partition.number} ends at {partition.end_offset}, not {stored}",
+                )
+            start = self.world.oracle.starts.get((topic.name, partition.number), 0)
+            if partition.log_start_offset != start:
+                raise Violation(
+                    "recovered state",
+                    f"{topic.name}/{partition.number} starts at {partition.log_start_offset}",
                 )
         for name, producer in core.state.producers.by_name.items():
             if producer.epoch != self.world.oracle.producer_epochs[name]:

@@ -23,6 +23,7 @@ from ..trace import Violation
 from .handler import Group
 from .handler_run import Blocked, HandlerRun
 from .keyed import Kept, KeyedRun
+from .late import Late
 from .pauses import Pauses
 from .role import NEVER_MS, ProcessClock, SimEvents, SimRole
 from .watched import opener
@@ -151,6 +152,7 @@ class SimConsumer(SimRole):
             outlived=outlived,
             snapshot_every_bytes=world.plan.ledger_snapshot_every_bytes,
             limits=world.limits,
+            background=Late(f"{world.plan.seed} {self.name} {self.incarnation}"),
         )
         self._call = self._running = None
         self._call_ms = NEVER_MS
@@ -252,6 +254,8 @@ class SimConsumer(SimRole):
             }
             if model.effects.differs(effects):
                 raise Violation("recovered effects", f"{self.name}: {effects}")
+        if not model.knows_the_ids_of(ledger.processed):
+            raise Violation("recovered ids", f"{self.name}: {ledger.processed.explicit_count}")
         if found != expected:
             raise Violation("recovered state", f"{self.name}: {found}, not {expected}")
 

@@ -37,8 +37,10 @@ from oncemq.limits import (
     JOIN_RETRY_MS,
     LEASE_RENEW_MS,
     LEAVE_WAIT_MS,
+    LEDGER_FILES_LOOK_MS,
     LIMITS,
     RESEND_MS,
+    Limits,
 )
 from oncemq.outcome import DiskSpace, Outcome, Received, Recovered, Stop, Synced, Tick
 from oncemq.protocol import (
@@ -67,9 +69,14 @@ LOG, TOPIC_ID = b"l" * 16, b"t" * 16
 class Scripted:
     """A core, its clock, and the turn without a disk: appends are applied, nothing is lost."""
 
-    def __init__(self, *, retries: int = 5) -> None:
+    def __init__(self, *, retries: int = 5, limits: Limits = LIMITS) -> None:
         member = Member("g", "t", 0, b"i" * 16, "me", retries)
-        self.core = ConsumerCore(member, "here", fingerprint=lambda ids: [i.ljust(16) for i in ids])
+        self.core = ConsumerCore(
+            member,
+            "here",
+            fingerprint=lambda ids: b"".join(i.ljust(16) for i in ids),
+            limits=limits,
+        )
         self.now = 1_000
         self.position = 0
         self.records: list[Any] = []
@@ -151,10 +158,11 @@ class Scripted:
         return sum(isinstance(message, Fetch) for message in self.said)
 
 
-def batch(first: int, count: int) -> BatchStored:
-    made = batch_codec.build([b"v"] * count, encodings=0)
+def batch(first: int, count: int, ids: list[bytes] | None = None) -> BatchStored:
+    made = batch_codec.build([b"v"] * count, encodings=0, ids=ids)
+    sequence = first if ids is None else -1
     return BatchStored(
-        0, 0, first, count, 1, "p", 1, first, b"", b"", made.raw, made.crc, count, made
+        0, 0, first, count, 1, "p", 1, sequence, b"", b"", made.raw, made.crc, count, made
     )
 
 
@@ -514,6 +522,28 @@ def test_calls_wait_while_too_many_bytes_are_unacknowledged() -> None:
     assert scripted.take_all(RunHandler) == []
     (first, *_) = [m for m in scripted.said if isinstance(m, Produce)]
     scripted.hear(Produced(first.request, 1, ((3, 0, 0),)))
+    assert len(scripted.take_all(RunHandler)) == 1
+
+
+def test_calls_wait_while_too_many_ids_wait_for_a_file() -> None:
+    """Back-pressure: memory for processed ids is bounded when the disk is slower than the handlers."""
+    scripted = Scripted(limits=Limits(ledger_table_ids=1, ledger_tables_waiting_max=2))
+    scripted.run()
+    scripted.fetched([batch(0, 4, ids=[b"a", b"b", b"c", b"d"])], 4)
+    scripted.fetched([batch(4, 1, ids=[b"e"])], 5)
+    scripted.step(HandlerDone(5, 0, 4))
+    scripted.fetched([batch(5, 1, ids=[b"f"])], 6)
+    scripted.work.clear()
+    processed = scripted.core.ledger.processed
+    (new,) = processed.due()  # as the driver asks in each turn
+    scripted.step(HandlerDone(5, 4, 1))
+    assert processed.behind
+    assert scripted.take_all(RunHandler) == []
+    wake = scripted.core.wake_at_ms
+    assert wake == scripted.now + LEDGER_FILES_LOOK_MS
+    processed.made(new.name, b"".join(new.pieces()), new.name)
+    scripted.now = wake
+    scripted.step(Tick())
     assert len(scripted.take_all(RunHandler)) == 1
 
 

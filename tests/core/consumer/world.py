@@ -362,7 +362,7 @@ class World:
         assert state.get("count", 0) == len(done)
         processed = ledger.processed
         numbers = sum(end - start for r in processed.numbers.values() for start, end in r)
-        assert numbers + len(processed.fingerprints) == len(done)
+        assert numbers + processed.explicit_count == len(done)
         assert (
             self.outputs()
             == [[one, offset] for offset, one in enumerate(ids)][: len(self.outputs())]

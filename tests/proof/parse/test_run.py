@@ -34,26 +34,34 @@ def written(made: Any, monkeypatch: pytest.MonkeyPatch | None = None) -> MemoryD
 
 
 @pytest.mark.parametrize("count", [1, 128, 129, 40_000])
-def test_a_run_is_read_in_sum(count: int) -> None:
-    """How many entries, the sum of their places, and whose secret made them."""
-    facts = read_run(written(entries(count)), "run")
-    assert facts == (count, count * (count - 1) // 2, MARK)
+def test_all_of_a_run_is_read(count: int) -> None:
+    """Every entry comes once, in its order."""
+    pieces = list(read_run(written(entries(count)), "run", 4, MARK))
+    assert (np.concatenate(pieces, axis=1) == entries(count)).all()
+
+
+def test_a_run_of_another_key_or_kind_is_found() -> None:
+    """It would know no id that is asked for."""
+    with pytest.raises(CorruptLog, match="another secret"):
+        list(read_run(written(entries(9)), "run", 4, b"n" * 16))
+    with pytest.raises(CorruptLog, match="not the footer"):
+        list(read_run(written(entries(9)), "run", 2, MARK))
 
 
 def test_entries_that_are_not_sorted_are_found() -> None:
     """A search between fences would pass over them."""
     made = entries(300)
     with pytest.raises(CorruptLog, match="not sorted"):
-        read_run(written(made[:, ::-1]), "run")
+        list(read_run(written(made[:, ::-1]), "run", 4, MARK))
     made[:, [5, 6]] = made[:, [6, 5]]
     with pytest.raises(CorruptLog, match="not sorted"):
-        read_run(written(made), "run")
+        list(read_run(written(made), "run", 4, MARK))
 
 
 def test_an_entry_that_the_filter_lacks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The filter would say "new" for an id that is there."""
     with pytest.raises(CorruptLog, match="filter lacks"):
-        read_run(written(entries(300), monkeypatch), "run")
+        list(read_run(written(entries(300), monkeypatch), "run", 4, MARK))
 
 
 @pytest.mark.parametrize("at", [10, 3 * 4096 + 3, 3 * 4096 + 30, 3 * 4096 + 60, -70, -3])
@@ -63,7 +71,7 @@ def test_damage_is_found_wherever_it_is(at: int) -> None:
     node = disk._node("run").data
     node[at] ^= 1
     with pytest.raises(CorruptLog):
-        read_run(disk, "run")
+        list(read_run(disk, "run", 4, MARK))
 
 
 def test_the_newest_ids_are_counted_too() -> None:

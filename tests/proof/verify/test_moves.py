@@ -62,7 +62,6 @@ class Moved:
         snapshot = self.core.snapshot()
         packed = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}
         self.consumer.log.write_snapshot(self.consumer.log.durable_end, packed, snapshot.keep)
-        self.core.snapshot_written()
 
     def report(self) -> Report:
         return verify(self.disk, DATA, STATE)

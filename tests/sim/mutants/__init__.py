@@ -1,6 +1,7 @@
 """Seeded bugs and who catches them: `python -m tests.sim.mutants`."""
 
 from tests.sim.mutants import (
+    backups,
     broker,
     clients,
     consumer_shell,
@@ -12,6 +13,7 @@ from tests.sim.mutants import (
     keyed,
     outbox,
     poison,
+    processed,
     shells,
     sinks,
     turn,
@@ -22,6 +24,7 @@ __all__ = [
     "MUTANTS",
     "Mutant",
     "applied",
+    "backups",
     "broker",
     "clients",
     "consumer_shell",
@@ -33,6 +36,7 @@ __all__ = [
     "keyed",
     "outbox",
     "poison",
+    "processed",
     "shells",
     "sinks",
     "turn",
