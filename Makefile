@@ -46,8 +46,8 @@ format: $(STAMP) ## format the code and mend what ruff can mend
 chaos: $(STAMP) ## long runs that kill, freeze and cut real and simulated processes
 	@$(PYTEST) -n 2 --dist worksteal -m chaos --timeout=1800 $(ARGS)
 
-restores: $(STAMP) ## every way in which a backup comes back, twenty times each: an hour
-	@ONCEMQ_TEST_ROUNDS=20 $(PYTEST) -n 4 --dist worksteal -m chaos --timeout=1800 tests/process/test_same_log.py $(ARGS)
+restores: $(STAMP) ## every way in which a backup comes back, twenty times each: over an hour
+	@ONCEMQ_TEST_ROUNDS=20 $(PYTEST) -n 4 --dist worksteal -m chaos --timeout=3600 tests/process/test_same_log.py tests/process/test_backup.py $(ARGS)
 
 crash: $(STAMP) ## a power cut at every disk call, all variants
 	@ONCEMQ_TEST_CRASH_ALL=1 $(PYTEST) -s --timeout=3600 tests/storage/test_crash_every_call.py $(ARGS)

@@ -29,6 +29,7 @@ from .outcome import (
     ReadDone,
     Recovered,
     Send,
+    Snapshot,
     SnapshotWritten,
     Synced,
     Tick,
@@ -147,6 +148,34 @@ class _Decoded:
             self._bytes -= self._at.pop(oldest)[0] - oldest
 
 
+class _Freezing:
+    """A snapshot on its way from the core to the log."""
+
+    def __init__(self, snapshot: Snapshot, writer: SnapshotMaking, position: int) -> None:
+        self.writer = writer
+        self.position = position
+        self._snapshot = snapshot
+        # Packed in the turn, since large values packed in a thread would hold the turn up as long.
+        self._rows: dict[str, list[bytes]] = {name: [] for name in snapshot.lists}
+
+    def take(self, most_bytes: int | None) -> bool:
+        """Take rows of about `most_bytes`, or all; return whether there are no more."""
+        for part, row in self._snapshot.rows:
+            packed = wire.pack_plain(row)
+            self._rows[part].append(packed)
+            if most_bytes is not None:
+                most_bytes -= len(packed)
+                if most_bytes <= 0:
+                    return False
+        return True
+
+    def parts(self) -> dict[str, bytes]:
+        """Return all parts. Another thread may do it."""
+        parts = {name: wire.pack_plain(part) for name, part in self._snapshot.parts.items()}
+        parts.update((name, wire.pack_list(rows)) for name, rows in self._rows.items())
+        return parts
+
+
 class Driver:
     """Drives one core. Not thread-safe: one thread calls `turn`."""
 
@@ -165,6 +194,7 @@ class Driver:
         needed_from: Callable[[], int] | None = None,
         look_ahead: Callable[[Sequence[Event]], None] | None = None,
         turn_read_bytes: int = LIMITS.turn_read_bytes_max,
+        turn_freeze_bytes: int = LIMITS.turn_freeze_bytes,
     ) -> None:
         """`perform` does the work items of outcomes; `compacts` discards log below snapshots.
 
@@ -172,7 +202,8 @@ class Driver:
         in `background` (None: in the turn). `needed_from` tells below which position the core will
         read nothing of the log any more: that is discarded, beside the turn. `look_ahead` gets all
         events of a turn before the core meets the first: what they have in common may be computed
-        for all. One turn reads at most `turn_read_bytes` of the log, besides what is in memory.
+        for all. One turn reads at most `turn_read_bytes` of the log, besides what is in memory, and
+        freezes about `turn_freeze_bytes` of a snapshot's rows.
         """
         self.core = core
         self._transport = transport
@@ -185,6 +216,8 @@ class Driver:
         self._background: Background = background or InTheTurn()
         self._look_ahead = look_ahead
         self._snapshot_in_work = False
+        # The snapshot whose rows are being frozen, a few in each turn.
+        self._freezing: _Freezing | None = None
         self._needed_from = needed_from
         self._discarded_below = 0  # what was tried last; 0: a new snapshot may allow more
         self._discard_in_work = False
@@ -202,6 +235,7 @@ class Driver:
         self._short_of = 0  # bytes that could not be reserved; 0: the disk is not full
         self._decoded = _Decoded()
         self._turn_read_bytes = turn_read_bytes
+        self._turn_freeze_bytes = turn_freeze_bytes
         self._read_left = turn_read_bytes  # of the log in this turn
 
     @property
@@ -274,7 +308,7 @@ class Driver:
 
     def time_left_ms(self) -> int:
         """Return how long the next poll may wait: the nearest of all deadlines."""
-        if self._posted:
+        if self._posted or self._freezing is not None:
             return 0
         now = self._clock.now_ms()
         left = IDLE_MS
@@ -455,11 +489,15 @@ class Driver:
             self._fence_seen_ms = now
 
     def _snapshot_when_due(self) -> None:
+        if self._freezing is not None:
+            self._freeze_on(self._background, self._turn_freeze_bytes)
+            return
         if self._log is None or self._snapshot_every is None or self._snapshot_in_work:
             return
         due = self._log.durable_end - self._snapshot_at >= self._snapshot_every
         if due and not self._log.must_wait():
-            self._start_snapshot(self._log, self._background)
+            self._start_snapshot(self._log)
+            self._freeze_on(self._background, self._turn_freeze_bytes)
 
     def write_snapshot(self) -> None:
         """Write a snapshot of the state at the durable end; a full disk only postpones it."""
@@ -467,21 +505,32 @@ class Driver:
         for done in self._background.settle():
             done()
         now = InTheTurn()
-        self._start_snapshot(self._log, now)
+        self._start_snapshot(self._log)
+        self._freeze_on(now, None)
         for done in now.finished():
             done()
 
-    def _start_snapshot(self, log: Log, background: Background) -> None:
+    def _start_snapshot(self, log: Log) -> None:
         assert log.end == log.durable_end
         snapshot = self.core.snapshot()
         position = log.durable_end
-        writer = log.snapshot_writer(position, snapshot.keep)
+        self._freezing = _Freezing(snapshot, log.snapshot_writer(position, snapshot.keep), position)
         self._snapshot_at = position  # before the attempt: a full disk is not tried every turn
         self._snapshot_in_work = True
 
+    def _freeze_on(self, background: Background, most_bytes: int | None) -> None:
+        """Freeze so much more of the snapshot (None: all), and let it be written when it is whole."""
+        frozen = self._freezing
+        assert frozen is not None
+        if not frozen.take(most_bytes):
+            return
+        self._freezing = None
+        assert self._log is not None
+        log, writer, position = self._log, frozen.writer, frozen.position
+
         def write(stop: Callable[[], bool]) -> Callable[[], None]:
             del stop  # a snapshot is short, and worth its end
-            parts = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}
+            parts = frozen.parts()
             try:
                 writer.write(parts)
             except DiskFull as error:
@@ -590,6 +639,8 @@ class Driver:
     def close(self, *, clean: bool = True) -> None:
         """Close the log. A clean close attests what was synced."""
         if clean:
+            if self._freezing is not None:
+                self._freeze_on(self._background, None)
             for done in self._background.settle():
                 done()
         if self._log is not None:

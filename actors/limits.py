@@ -145,6 +145,7 @@ class Limits:
     turn_events_max: int = 512  # what one turn takes from the transport
     turn_bytes_max: int = 2 * 1024 * 1024  # a longer turn would keep fetches waiting for its fsync
     turn_read_bytes_max: int = 4 * 1024 * 1024  # of the log, for fetches; the others wait a turn
+    turn_freeze_bytes: int = 32 * 1024  # of rows of a snapshot: one or two milliseconds
 
     # --- broker: places in the log ----------------------------------------------------------------
     offset_index_step_bytes: int = 64 * 1024  # one entry for so much log, for each partition

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .batch import Batch
 from .protocol import Message
@@ -130,12 +130,31 @@ class Stop:
     error: Exception | None = None
 
 
+class FrozenRow(NamedTuple):
+    """A row of a part of a snapshot that is a list."""
+
+    part: str
+    row: Plain
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The state of a core: new parts, and names of unchanged parts of its last durable snapshot."""
 
+    # Parts that are small, or whose values never change again: packed beside the turn.
     parts: dict[str, Plain]
     keep: frozenset[str] = frozenset()
+    # Parts that may be large lists. The core freezes a row when it is asked for the next one, or
+    # before it changes it; it makes one snapshot at a time.
+    lists: frozenset[str] = frozenset()
+    rows: Iterator[FrozenRow] = field(default_factory=lambda: iter(()))
+
+    def whole(self) -> dict[str, Plain]:
+        """Return all parts, for who can wait: takes the rows that are left."""
+        lists: dict[str, list[Plain]] = {name: [] for name in self.lists}
+        for part, row in self.rows:
+            lists[part].append(row)
+        return {**self.parts, **lists}
 
 
 @dataclass(frozen=True, slots=True)

@@ -431,6 +431,7 @@ QUIET: dict[str, str] = {
     "turn_bytes_max": BROKER + "test_fetch.py::test_one_turn_serves_a_bounded_number_of_bytes",
     "turn_read_bytes_max": BROKER
     + "test_fetch.py::test_readers_of_many_partitions_share_what_is_read",
+    "turn_freeze_bytes": BROKER + "test_freezing.py::test_a_snapshot_of_many_rows_takes_many_turns",
     "offset_index_step_bytes": BROKER + "test_tables.py::test_an_offset_is_found_within_one_step",
     "producer_index_entries_max": BROKER
     + "test_sequences.py::test_old_numbers_are_found_although_places_are_thinned",

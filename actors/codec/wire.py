@@ -215,6 +215,12 @@ def pack_plain(value: Any) -> bytes:
     return packed
 
 
+def pack_list(rows: Sequence[bytes]) -> bytes:
+    """Return what `pack_plain` returns of a list, from its packed items."""
+    header: bytes = msgpack.Packer().pack_array_header(len(rows))
+    return b"".join((header, *rows))
+
+
 def unpack_plain(data: bytes) -> Any:
     """Lists stand for arrays. Raises Malformed."""
     try:

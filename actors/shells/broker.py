@@ -90,6 +90,7 @@ class BrokerShell:
             needed_from=lambda: self.core.state.needed_from,
             look_ahead=self.core.look_ahead,
             turn_read_bytes=limits.turn_read_bytes_max,
+            turn_freeze_bytes=limits.turn_freeze_bytes,
         )
         self._recover(directory)
 

@@ -166,14 +166,12 @@ def _leftovers(disk: Disk, directory: str, view: View) -> Iterator[Finding]:
             known |= {part.file for part in info.parts}
     except (StorageError, FileNotFoundError):
         return  # told before, or it moved on: which parts are named nobody can say
-    live = being_made(disk, directory, mine)  # its lock is held
-    for name in layout.names_in(disk, view.path):
-        if name not in known:
-            what = (
-                "work of the live owner, or a leftover" if live else "a leftover: no head names it"
-            )
-            path = posixpath.join(view.path, name)
-            yield Finding(path, 0, what, _NOTHING, damage=False)
+    spare = [name for name in layout.names_in(disk, view.path) if name not in known]
+    # The lock is asked for only where it matters: an owner that starts now must find it free.
+    live = bool(spare) and being_made(disk, directory, mine)
+    what = "work of the live owner, or a leftover" if live else "a leftover: no head names it"
+    for name in spare:
+        yield Finding(posixpath.join(view.path, name), 0, what, _NOTHING, damage=False)
 
 
 def _document(disk: Disk, path: str, kind: str, advice: str) -> Iterator[Finding]:

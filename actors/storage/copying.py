@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Protocol
 
 from ..errors import CorruptLog
 from . import layout, snapshots
 from .by_position import RecordReader, StoredRecord
-from .disk import Disk
-from .document import Manifest, Owner, Part, SnapshotInfo
+from .disk import Disk, File
+from .document import Manifest, Owner, Part
 from .framing import COMMIT_BYTES, SEGMENT_HEADER_BYTES, BadFrame, decode_commit
 from .scan import Tail, commit_or_none, walk
 from .view import View, chain_before, known_chain, locate, read_header
@@ -31,9 +32,10 @@ from .view import View, chain_before, known_chain, locate, read_header
 
 @dataclass(frozen=True, slots=True)
 class Immutable:
-    """A file that never changes again, as it lies in its source."""
+    """A file that never changes again, open: its owner may delete its name meanwhile."""
 
-    path: str
+    path: str  # in its source
+    file: File
     length: int  # bytes that count; a segment may have reserved zeros behind them
     tag: str  # equal tags are equal bytes, in whichever copy of the log
 
@@ -46,6 +48,9 @@ class Target(Protocol):
 
         Return the path where they lie then, to be checked; "" if they were checked before.
         """
+
+    def checked(self, source: Immutable, name: str) -> None:
+        """What was kept under `name` is what its log promises."""
 
     def write(self, name: str, data: bytes) -> None:
         """Write a new file."""
@@ -127,29 +132,42 @@ def copy_generation(
 ) -> Manifest:
     """Copy all that a view of `cut_at` holds; return the manifest, which is for the caller to write.
 
-    `number` is above the generation of the view. Raises CorruptLog, and FileNotFoundError where the
-    owner took a file away: look again.
+    `number` is above the generation of the view. All files are taken before the first is checked: checks
+    may take long, and the owner deletes snapshots meanwhile. Raises CorruptLog, and FileNotFoundError where it
+    was quicker: look again.
     """
     old = view.manifest
-    for first, end in pairwise(view.firsts):
-        name = layout.segment_name(first)
-        tag = f"{old.log_id.hex()} {name} {view.sealed[first]:08x}"
-        length = SEGMENT_HEADER_BYTES + end - first
-        there = target.keep(Immutable(view.segment(first), length, tag), name)
-        if there:
-            sealed_data(disk, view, first, end, there)
-    if view.tail is not None:
-        target.write(layout.segment_name(view.tail.first), view.tail.data)
-    kept: set[str] = set()
     heads, damage = snapshots.usable(disk, view)
     if damage:  # or its owner has just deleted it: then the next look does not find it
         raise damage[0]
-    for info in heads:
-        for part in info.parts:
-            if part.file not in kept:
-                kept.add(part.file)
-                _keep_part(disk, view, part, info, target)
-        target.write(layout.snapshot_name(info.position), info.encode())
+    parts = {part.file: part for info in heads for part in info.parts}
+    log = old.log_id.hex()
+    checks: list[Callable[[], object]] = []
+
+    def keep(source: Immutable, check: Callable[[str], object]) -> None:
+        name = posixpath.basename(source.path)
+        there = target.keep(source, name)
+        if there:
+            checks.append(partial(check, there))
+            checks.append(partial(target.checked, source, name))
+
+    with contextlib.ExitStack() as opened:  # all parts at once: their names may go any time
+        files = {name: opened.enter_context(_opened(disk, view, name)) for name in parts}
+        for name, part in parts.items():
+            tag = f"{log} {name} {part.crc:08x}"
+            source = Immutable(posixpath.join(view.path, name), files[name], part.length, tag)
+            keep(source, partial(_check_part, disk, view.path, part))
+        for info in heads:
+            target.write(layout.snapshot_name(info.position), info.encode())
+    for first, end in pairwise(view.firsts):
+        with _opened(disk, view, layout.segment_name(first)) as file:
+            tag = f"{log} {first} {view.sealed[first]:08x}"
+            source = Immutable(view.segment(first), file, SEGMENT_HEADER_BYTES + end - first, tag)
+            keep(source, partial(sealed_data, disk, view, first, end))
+    if view.tail is not None:
+        target.write(layout.segment_name(view.tail.first), view.tail.data)
+    for check in checks:
+        check()
     ends = [*view.firsts[1:], view.end]
     return replace(
         old,
@@ -164,13 +182,14 @@ def copy_generation(
     )
 
 
-def _keep_part(disk: Disk, view: View, part: Part, info: SnapshotInfo, target: Target) -> None:
-    tag = f"{info.log_id.hex()} {part.file} {part.crc:08x}"
-    source = Immutable(posixpath.join(view.path, part.file), part.length, tag)
-    there = target.keep(source, part.file)
-    if there:
-        home, file = posixpath.split(there)
-        try:
-            snapshots.read_part(disk, home, replace(part, file=file), keep=False)
-        except CorruptLog as error:
-            raise CorruptLog(source.path, error.offset, error.damage) from None
+def _opened(disk: Disk, view: View, name: str) -> contextlib.closing[File]:
+    return contextlib.closing(disk.open(posixpath.join(view.path, name)))
+
+
+def _check_part(disk: Disk, home: str, part: Part, there: str) -> None:
+    """Raises CorruptLog, which names the part in its log."""
+    copied, file = posixpath.split(there)
+    try:
+        snapshots.read_part(disk, copied, replace(part, file=file), keep=False)
+    except CorruptLog as error:
+        raise CorruptLog(posixpath.join(home, part.file), error.offset, error.damage) from None

@@ -162,16 +162,14 @@ def link(disk: Disk, old: str, new: str) -> bool:
 def link_or_copy(disk: Disk, old: str, new: str) -> None:
     """Give the bytes of an immutable file a second name; copy and sync where links fail."""
     if not link(disk, old, new):
-        copy_new(disk, old, new)
+        with contextlib.closing(disk.open(old)) as source:
+            copy_new(disk, source, new, source.length())
 
 
-def copy_new(disk: Disk, old: str, new: str, length: int | None = None) -> None:
-    """Copy a file, or its first `length` bytes, and sync it; its name is not durable yet."""
-    with (
-        contextlib.closing(disk.open(old)) as source,
-        contextlib.closing(disk.create(new)) as target,
-    ):
-        copy(source, target, source.length() if length is None else length)
+def copy_new(disk: Disk, source: File, new: str, length: int) -> None:
+    """Write the first `length` bytes to a new file and sync it; its name is not durable yet."""
+    with contextlib.closing(disk.create(new)) as target:
+        copy(source, target, length)
         target.sync()
 
 

@@ -81,7 +81,7 @@ def broker_parts() -> dict[str, Any]:
         world.n, "g", "t", 0, b"i" * 16, b"l" * 16, b"", b"", 0, 0, False, "host", "/path", "label"
     )  # fmt: skip
     world.ask(join)
-    parts = world.core.snapshot().parts
+    parts = world.core.snapshot().whole()
     return {name: wire.unpack_plain(wire.pack_plain(part)) for name, part in parts.items()}
 
 

@@ -13,7 +13,7 @@ from tests.process.house import START_S, House
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
-ROUNDS = int(os.environ.get("ONCEMQ_TEST_ROUNDS", "20"))  # of the chaos test
+ROUNDS = int(os.environ.get("ONCEMQ_TEST_ROUNDS", "5"))  # of the chaos test
 LOADED = 100  # messages in the log before the first backup
 
 APP = """

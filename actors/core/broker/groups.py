@@ -90,22 +90,20 @@ class GroupTable:
         self.grants[key] = replace(grant, next_offset=min(grant.next_offset, record.next_offset))
         self.rewound[key] = record.epoch
 
-    def freeze(self) -> Plain:
-        """Return all grants as a part of a snapshot; what most lack stands at the end."""
+    def freeze(self, key: Key) -> Plain:
+        """Return a grant as a row of a snapshot; what most lack stands at the end."""
+        grant = self.grants[key]
         return [
-            [
-                *key,
-                grant.epoch,
-                grant.incarnation,
-                grant.ledger_id,
-                grant.next_offset,
-                grant.host,
-                grant.path,
-                grant.label,
-                grant.at_ms,
-                *self._rarely(key, grant),
-            ]
-            for key, grant in self.grants.items()
+            *key,
+            grant.epoch,
+            grant.incarnation,
+            grant.ledger_id,
+            grant.next_offset,
+            grant.host,
+            grant.path,
+            grant.label,
+            grant.at_ms,
+            *self._rarely(key, grant),
         ]
 
     def _rarely(self, key: Key, grant: GroupGranted) -> list[Plain]:

@@ -180,19 +180,25 @@ class ProducerTable:
             producer = self.by_name[name] = Producer(name)
         return producer
 
-    def freeze(self) -> Plain:
+    def freeze(self, name: str) -> Plain:
+        """Return a producer as a row of a snapshot. The row shares nothing with it."""
+        producer = self.by_name[name]
         return [
+            producer.name,
+            producer.epoch,
+            producer.label,
+            [[nonce, epoch] for nonce, epoch in producer.nonces.items()],
             [
-                producer.name,
-                producer.epoch,
-                producer.label,
-                [[nonce, epoch] for nonce, epoch in producer.nonces.items()],
                 [
-                    [*key, row.next_sequence, row.digest, row.sequences, row.positions, row.runs]
-                    for key, row in sorted(producer.rows.items())
-                ],
-            ]
-            for producer in self.by_name.values()
+                    *key,
+                    row.next_sequence,
+                    row.digest,
+                    [*row.sequences],
+                    [*row.positions],
+                    [*row.runs],
+                ]
+                for key, row in sorted(producer.rows.items())
+            ],
         ]
 
     def restore(self, part: Plain) -> None:

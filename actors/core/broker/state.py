@@ -4,20 +4,21 @@ Theory of operation. The driver calls `apply` with each record right after it wa
 the same records when it replays the log, so both ways lead to the same state. No other function of
 the broker changes this state; decisions (core.py and its parts) only read it.
 
-A snapshot has three kinds of parts. Topics, producers and groups are small and written whole. The
-offset index grows for ever and only at its end: it is cut at fixed places into parts that never
-change once they are full. Most ids lie in files of their own. A snapshot keeps full parts and files
-by name; a name stands for the same content for ever.
+A snapshot has three kinds of parts. Topics, producers and groups are written whole, and frozen row
+by row over many turns (freezing.py). The offset index grows for ever and only at its end: it is cut
+at fixed places into parts that never change once they are full. Most ids lie in files of their own.
+A snapshot keeps full parts and files by name; a name stands for the same content for ever.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ...errors import LogRegressed, ProtocolError, UnsupportedFormat
 from ...history import MARK_BYTES, History, Place
 from ...limits import LIMITS, Limits
-from ...outcome import NewFile, Snapshot
+from ...outcome import FrozenRow, NewFile, Snapshot
 from ...records import (
     BatchStored,
     GroupGranted,
@@ -33,6 +34,7 @@ from ...records import (
     TopicDeleted,
     Trimmed,
 )
+from .freezing import Freezing
 from .groups import GroupTable
 from .producers import ProducerTable
 from .topics import Partition, Topic, TopicTable
@@ -72,6 +74,10 @@ class BrokerState:
         self._frozen: frozenset[str] = frozenset()
         # The same for a snapshot that was handed out, which a full disk may prevent.
         self._offered: frozenset[str] = frozenset()
+        # Where the first part begins that the restored snapshot had: no entry lies below.
+        self._offsets_from = 0
+        # The snapshot whose rows are being frozen; None: all were.
+        self._freezing: Freezing | None = None
 
     @property
     def ids(self) -> IdIndex:
@@ -107,6 +113,8 @@ class BrokerState:
 
     def apply(self, record: Record, position: int) -> None:
         """Apply a record: live right after its append, and on replay."""
+        if self._freezing is not None:
+            self._freezing.before(record)
         if isinstance(record, BatchStored):
             self._apply_batch(record, position)
         elif isinstance(record, TopicCreated):
@@ -163,45 +171,42 @@ class BrokerState:
                 self.applied_end,
                 self.topics.next_number,
             ],
-            "topics": self.topics.freeze(),
-            "producers": self.producers.freeze(),
-            "groups": self.groups.freeze(),
             "history": [list(begin) for begin in self.history.begins],
         }
         keep = set()
         if self._ids is not None:
             parts["ids"], files = self._ids.freeze()
             keep.update(files)
+        made: dict[str, tuple[int, int]] = {}
         for start in self._offset_parts():
             end = min(start + self._offset_part_bytes, self.applied_end)
             name = f"offsets-{start}-{end}"
             if name in self._frozen:
                 keep.add(name)
             else:
-                parts[name] = self._freeze_offsets(start, end)
-        self._offered = frozenset(name for name in (*keep, *parts) if name.startswith("offsets-"))
-        return Snapshot(parts, frozenset(keep))
+                made[name] = (start, end)
+        names = (*keep, *made)
+        self._offered = frozenset(name for name in names if name.startswith("offsets-"))
+        self._freezing = Freezing(self.topics, self.producers, self.groups, made)
+        return Snapshot(parts, frozenset(keep), self._freezing.lists, self._rows(self._freezing))
+
+    def _rows(self, freezing: Freezing) -> Iterator[FrozenRow]:
+        yield from freezing.rows()
+        if self._freezing is freezing:
+            self._freezing = None
 
     def snapshot_written(self) -> None:
         """Allow the next snapshot to keep parts of the last one, which is durable now."""
         self._frozen = self._offered
 
-    def _offset_parts(self) -> list[int]:
-        """Return where the parts begin that hold an entry."""
-        size, starts = self._offset_part_bytes, set()
-        for _, partition in self.topics.partitions():
-            at = partition.index.next_entry(0)
-            while at is not None:
-                starts.add(at // size * size)
-                at = partition.index.next_entry((at // size + 1) * size)
-        return sorted(starts)
+    def _offset_parts(self) -> range:
+        """Return where the parts begin that may hold an entry.
 
-    def _freeze_offsets(self, start: int, end: int) -> Plain:
-        return [
-            [topic.number, partition.number, entries]
-            for topic, partition in self.topics.partitions()
-            if (entries := partition.index.entries(start, end))
-        ]
+        Some may be empty, which costs little; to look at every partition would hold up the turn.
+        """
+        size = self._offset_part_bytes
+        first = max(self.needed_from // size * size, self._offsets_from)
+        return range(first, self.applied_end, size)
 
     def restore(self, parts: dict[str, Plain]) -> None:
         """Become the state that `snapshot` returned; all of it is durable."""
@@ -224,6 +229,7 @@ class BrokerState:
         for _, partition in self.topics.partitions():
             partition.forget_trimmed()
         self._frozen = frozenset(names)
+        self._offsets_from = min((_place_of(name)[0] for name in names), default=0)
 
     def _restore_offsets(self, part: Plain) -> None:
         """A part that is full never changes: it has entries of what was deleted since."""

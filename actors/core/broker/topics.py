@@ -291,36 +291,34 @@ class TopicTable:
         self.by_name[topic.name] = topic
         return topic
 
-    def freeze(self) -> Plain:
-        """All but the indexes, as a part of a snapshot."""
+    def freeze(self, number: int) -> Plain:
+        """Return all of a topic but its indexes, as a row of a snapshot."""
+        topic = self.by_number[number]
         return [
+            topic.name,
+            topic.topic_id,
+            topic.partitions,
+            topic.at_ms,
             [
-                topic.name,
-                topic.topic_id,
-                topic.partitions,
-                topic.at_ms,
                 [
-                    [
-                        number,
-                        partition.end_offset,
-                        partition.log_start_offset,
-                        partition.bytes_stored,
-                        partition.last_at_ms,
-                        partition.trimmed_why,
-                        partition.trimmed_at_ms,
-                    ]
-                    for number, partition in sorted(topic.by_number.items())
-                    if partition.end_offset
-                ],
-                list(astuple(topic.settings)),
-                [topic.number, topic.ids],
-                topic.horizon.freeze(),
-            ]
-            for topic in self.by_number.values()
+                    partition.number,
+                    partition.end_offset,
+                    partition.log_start_offset,
+                    partition.bytes_stored,
+                    partition.last_at_ms,
+                    partition.trimmed_why,
+                    partition.trimmed_at_ms,
+                ]
+                for _, partition in sorted(topic.by_number.items())
+                if partition.end_offset
+            ],
+            list(astuple(topic.settings)),
+            [topic.number, topic.ids],
+            topic.horizon.freeze(),
         ]
 
     def restore(self, part: Plain, next_number: int) -> None:
-        """Take what `freeze` returned; the entries of the indexes come later."""
+        """Take the rows that `freeze` returned; the entries of the indexes come later."""
         self.next_number = next_number
         self.changed = True
         for name, topic_id, count, at_ms, partitions, settings, counts, horizon in part:

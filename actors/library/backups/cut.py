@@ -24,21 +24,26 @@ so its outputs lie above all that the copy relies on, and above F; so does a gra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from ...codec import records as record_codec
 from ...codec import wire
-from ...core.broker.groups import GroupTable, Key
-from ...errors import LogRegressed, StorageError
+from ...core.broker.groups import Key
+from ...core.broker.state import BrokerState
+from ...errors import LogRegressed, StorageError, UnsupportedFormat
 from ...history import History, Place
-from ...records import GroupGranted, GroupRewound, HistoryBegun, TopicCreated
+from ...limits import LIMITS
+from ...records import GroupGranted, Record, Trimmed
 from ...shells.ledger.files import LedgerFacts
 from ...shells.tables.records import Row
 from ...storage import snapshots
 from ...storage.by_position import StoredRecord
 from ...storage.copying import group_end, groups
+from ...storage.creation import SECRET_BYTES
 from ...storage.disk import Disk
 from ...storage.view import View
+
+# Parts of a snapshot that hold the state but for messages and ids.
+_STATE = frozenset({"broker", "topics", "producers", "groups", "history"})
 
 
 class Moved(StorageError):
@@ -47,72 +52,63 @@ class Moved(StorageError):
     code = "moved"
 
 
-class Relying(Protocol):
-    """What a ledger says of the log that it follows: `LedgerFacts`, or its row in a database."""
-
-    @property
-    def topic_id(self) -> bytes: ...
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def seen(self) -> Place: ...
-
-
 class BrokerCut:
-    """What the broker's log says up to its cut."""
+    """What the broker's log says up to its cut. Messages are passed over."""
 
     def __init__(self, log_id: bytes, end: int) -> None:
         self.log_id = log_id
         self.end = end
-        self.history = History()
-        self.topic_ids: set[bytes] = set()
-        self.groups = GroupTable()
-        self.epochs: dict[bytes, int] = {}  # the highest that was granted, by ledger_id
+        self.state = BrokerState(bytes(SECRET_BYTES), LIMITS)
 
     @classmethod
     def read(cls, disk: Disk, view: View) -> BrokerCut:
-        """Read a view that ends at the cut. Raises CorruptLog, FileNotFoundError."""
+        """Read a view that ends at the cut. Raises CorruptLog, UnsupportedFormat, FileNotFoundError."""
         cut = cls(view.manifest.log_id, view.end)
-        start = view.start
-        for info in snapshots.usable(disk, view)[0]:
-            parts = {part.name: part for part in info.parts}
-            if "history" not in parts:
-                continue  # of an early version, which a broker does not use either
-            plain = {
-                name: wire.unpack_plain(snapshots.read_part(disk, view.path, parts[name]))
-                for name in ("history", "topics", "groups")
-            }
-            cut.history = History((bytes(mark), at) for mark, at in plain["history"])
-            cut.topic_ids = {bytes(row[1]) for row in plain["topics"]}
-            cut.groups.restore(plain["groups"])
-            cut.epochs = {g.ledger_id: g.epoch for g in cut.groups.grants.values()}
-            start = info.position
-            break
+        start = cut._restore(disk, view)
         for records, _end in groups(disk, view, start):
             for stored in records:
                 if stored.type != record_codec.BATCH_STORED:
-                    cut._take(
-                        record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc),
-                        stored.position,
-                    )
+                    record = decoded(stored)
+                    if not isinstance(record, Trimmed):
+                        cut.state.apply(record, stored.position)
         return cut
 
-    def _take(self, record: object, position: int) -> None:
-        if isinstance(record, HistoryBegun):
-            self.history.begin(record.mark, position)
-        elif isinstance(record, TopicCreated):
-            self.topic_ids.add(record.topic_id)
-        elif isinstance(record, GroupGranted):
-            self.groups.apply(record)
-            self.epochs[record.ledger_id] = record.epoch
-        elif isinstance(record, GroupRewound):
-            self.groups.apply_rewound(record)
+    def _restore(self, disk: Disk, view: View) -> int:
+        """Take the newest snapshot that this version understands; return where the rest begins."""
+        unknown: UnsupportedFormat | None = None
+        for info in snapshots.usable(disk, view)[0]:
+            plain = {
+                part.name: wire.unpack_plain(snapshots.read_part(disk, view.path, part))
+                for part in info.parts
+                if part.name in _STATE
+            }
+            try:
+                self.state.restore(plain)
+            except UnsupportedFormat as error:
+                unknown = error
+            else:
+                return info.position
+        if unknown is not None and view.start > 0:
+            raise unknown
+        return view.start
 
-    def covers(self, ledger_id: bytes, facts: Relying) -> bool:
+    @property
+    def history(self) -> History:
+        return self.state.history
+
+    def knows_topic(self, topic_id: bytes) -> bool:
+        return any(topic.topic_id == topic_id for topic in self.state.topics.by_number.values())
+
+    def covers(self, facts: LedgerFacts) -> bool:
         """Return whether all that a ledger relies on lies below the cut."""
-        if facts.topic_id and facts.topic_id not in self.topic_ids:
+        if not self._holds(facts.seen):
             return False
-        return facts.epoch <= self.epochs.get(ledger_id, 0) and self._holds(facts.seen)
+        if facts.topic_id and not self.knows_topic(facts.topic_id):
+            return bool(
+                facts.seen.mark
+            )  # deleted: what relied on it came before, and is all the past
+        grant = self.state.groups.grants.get(facts.key)
+        return facts.epoch <= (grant.epoch if grant else 0)
 
     def _holds(self, place: Place) -> bool:
         return not place.mark or self.history.holds(place, self.end)
@@ -142,7 +138,7 @@ def end_for(disk: Disk, view: View, floor: int, rows: Sequence[Row]) -> int:
     found = end = floor
     for records, after in groups(disk, view, floor):
         for record in filter(_is_grant, records):
-            grant = record_codec.decode(record.type, record.meta, record.body, record.body_crc)
+            grant = decoded(record)
             assert isinstance(grant, GroupGranted)
             if grant.epoch <= claimed.get(grant.ledger_id, 0):
                 wanted = max(wanted, after)
@@ -154,6 +150,11 @@ def end_for(disk: Disk, view: View, floor: int, rows: Sequence[Row]) -> int:
     return found
 
 
+def decoded(stored: StoredRecord) -> Record:
+    """Raises UnsupportedFormat."""
+    return record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)
+
+
 def _is_grant(record: StoredRecord) -> bool:
     return record.type in {record_codec.GROUP_GRANTED, record_codec.GROUP_GRANTED_SEEN}
 
@@ -163,7 +164,7 @@ def ledger_cut(disk: Disk, view: View, who: str, broker: BrokerCut) -> tuple[int
 
     A ledger of another log fits as it stands; one that follows none yet names b"". Raises Moved, LogRegressed, CorruptLog, FileNotFoundError.
     """
-    ledger_id, log_id = view.manifest.log_id, b""
+    log_id = b""
     starts: list[tuple[LedgerFacts, int]] = []
     for info in snapshots.usable(disk, view)[0]:
         part = next(part for part in info.parts if part.name == "ledger")
@@ -172,20 +173,18 @@ def ledger_cut(disk: Disk, view: View, who: str, broker: BrokerCut) -> tuple[int
     if view.start == 0:
         starts.append((LedgerFacts(), 0))
     for number, (facts, start) in enumerate(starts):
-        end = start if broker.covers(ledger_id, facts) else -1
+        end = start if broker.covers(facts) else -1
         for records, after in groups(disk, view, start):
             for stored in records:
-                facts.take(
-                    record_codec.decode(stored.type, stored.meta, stored.body, stored.body_crc)
-                )
-            if broker.covers(ledger_id, facts):
+                facts.take(decoded(stored))
+            if broker.covers(facts):
                 end = after
         if number == 0:
             log_id = facts.log_id
             if log_id not in {b"", broker.log_id}:
                 return view.end, log_id
             broker.check_same_past(who, facts.seen)
-            if broker.covers(ledger_id, facts):
+            if broker.covers(facts):
                 return view.end, log_id
         if end >= 0:
             return end, log_id
@@ -194,5 +193,5 @@ def ledger_cut(disk: Disk, view: View, who: str, broker: BrokerCut) -> tuple[int
 
 def elsewhere(broker: BrokerCut, ledger_ids: set[bytes]) -> dict[Key, GroupGranted]:
     """Return the grants whose ledgers are not among `ledger_ids`: they lie in another place."""
-    grants = broker.groups.grants.items()
+    grants = broker.state.groups.grants.items()
     return {key: grant for key, grant in grants if grant.ledger_id not in ledger_ids}

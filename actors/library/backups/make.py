@@ -150,6 +150,7 @@ class Attempt:
     # Immutable files of the backup before, by what they hold; each with its path.
     earlier: dict[tuple[str, int], tuple[str, Entry]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)  # of the ledgers in the sink
+    own: set[str] = field(default_factory=set)  # immutable files that were copied, not linked
     copied_bytes: int = 0
     linked_bytes: int = 0
     shared_bytes: int = 0
@@ -212,14 +213,14 @@ class Attempt:
             mine = [row for row in self.rows if row.log_id == view.manifest.log_id]
             end = end_for(disk, view, end, mine)
         view = cut_at(disk, view, end)
-        self._copy(view, BROKER, job.data)
+        copy = self._copy(view, BROKER, job.data)
         secret = posixpath.join(job.data, layout.SECRET)
         if disk.exists(secret):
             data = layout.read_file(disk, secret)
             document.decode("secret", data, secret)
             self.write(posixpath.join(BROKER, layout.SECRET), data)
             disk.sync_directory(posixpath.join(self.home, BROKER))
-        cut = BrokerCut.read(disk, view)
+        cut = BrokerCut.read(disk, copy)
         for row in self.rows:
             if row.log_id == cut.log_id:
                 cut.check_same_past(f"a ledger in {SINK}", row.seen)
@@ -238,8 +239,8 @@ class Attempt:
         self._copy(cut_at(self.disk, view, end), posixpath.join(LEDGERS, place), directory)
         return view.manifest.log_id
 
-    def _copy(self, view: View, name: str, directory: str) -> None:
-        """Make the copy of a log; what was written is checked from its manifest on."""
+    def _copy(self, view: View, name: str, directory: str) -> View:
+        """Make the copy of a log and return it, read back."""
         old = view.manifest
         number = old.generation + 1
         generation = posixpath.join(name, layout.generation_name(number))
@@ -251,8 +252,10 @@ class Attempt:
         layout.replace(self.disk, path, layout.MANIFEST, manifest.encode())
         self._add(posixpath.join(generation, layout.MANIFEST), manifest.encode())
         self.logs.append(Log(name, old.log_id.hex(), old.lineage.hex(), old.generation, view.end))
-        if read_view(self.disk, path, number).end != view.end:
+        copy = read_view(self.disk, path, number)
+        if copy.end != view.end:
             raise CorruptLog(path, 0, "the copy reads back changed")
+        return copy
 
     # --- files ----------------------------------------------------------------------------------
 
@@ -279,16 +282,28 @@ class Attempt:
         path = posixpath.join(self.home, name)
         if self._share(source, name, path):
             return ""
-        linked = not self.job.independent and layout.link(self.disk, source.path, path)
-        if linked:
-            self.linked_bytes += source.length
-        else:
-            layout.copy_new(self.disk, source.path, path, source.length)
-            self.copied_bytes += source.length
-        digest = digest_of(self.disk, path, source.length)
-        self.entries.append(Entry(name, source.length, digest, source.tag, own=not linked))
-        self.job.tell(name, source.length)
+        if not self._link(source, path):
+            layout.copy_new(self.disk, source.file, path, source.length)
+            self.own.add(name)
         return path
+
+    def _link(self, source: Immutable, path: str) -> bool:
+        if self.job.independent:
+            return False
+        try:
+            return layout.link(self.disk, source.path, path)
+        except FileNotFoundError:  # its owner has deleted the name, and it is open here
+            return False
+
+    def checked(self, source: Immutable, name: str) -> None:
+        digest = digest_of(self.disk, posixpath.join(self.home, name), source.length)
+        own = name in self.own
+        self.entries.append(Entry(name, source.length, digest, source.tag, own))
+        if own:
+            self.copied_bytes += source.length
+        else:
+            self.linked_bytes += source.length
+        self.job.tell(name, source.length)
 
     def _share(self, source: Immutable, name: str, path: str) -> bool:
         known = self.earlier.get((source.tag, source.length))
@@ -315,6 +330,9 @@ class LogFiles:
 
     def keep(self, source: Immutable, name: str) -> str:
         return self.attempt.keep(source, posixpath.join(self.generation, name))
+
+    def checked(self, source: Immutable, name: str) -> None:
+        self.attempt.checked(source, posixpath.join(self.generation, name))
 
     def write(self, name: str, data: bytes) -> None:
         self.attempt.write(posixpath.join(self.generation, name), data)

@@ -173,15 +173,17 @@ class _Files:
     digests: dict[str, str]
 
     def keep(self, source: Immutable, name: str) -> str:
-        """Copy the bytes, and look whether they are still those that the catalog names."""
         path = posixpath.join(self.path, name)
-        disk = self.restore.disk
-        layout.copy_new(disk, source.path, path, source.length)
-        if digest_of(disk, path, source.length) != self.digests.get(source.path):
+        layout.copy_new(self.restore.disk, source.file, path, source.length)
+        return path
+
+    def checked(self, source: Immutable, name: str) -> None:
+        """Look whether the bytes are still those that the catalog names."""
+        path = posixpath.join(self.path, name)
+        if digest_of(self.restore.disk, path, source.length) != self.digests.get(source.path):
             raise CorruptLog(source.path, 0, "other bytes than when the backup was made")
         self.restore.nbytes += source.length
         self.restore.tell(name, source.length)
-        return path
 
     def write(self, name: str, data: bytes) -> None:
         layout.write_new(self.restore.disk, posixpath.join(self.path, name), data)

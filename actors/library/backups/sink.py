@@ -80,7 +80,8 @@ class SqliteCopies:
         home = os.path.dirname(self.path)
         layout.make_directories(disk, home)
         layout.remove(disk, unfinished)
-        layout.copy_new(disk, copy, unfinished)
+        with contextlib.closing(disk.open(copy)) as source:
+            layout.copy_new(disk, source, unfinished, source.length())
         try:
             with contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as target:
                 target.execute("PRAGMA synchronous = FULL")

@@ -191,6 +191,7 @@ class LedgerFacts:
     """What a join reports about the records of a ledger, and a backup looks at."""
 
     def __init__(self) -> None:
+        self.key = ("", "", 0)  # group, topic, partition
         self.topic_id = b""
         self.log_id = b""
         self.next_offset = 0
@@ -209,6 +210,7 @@ class LedgerFacts:
 
     def take(self, record: object) -> None:
         if isinstance(record, LedgerStarted):
+            self.key = (record.group, record.topic, record.partition)
             self.topic_id, self.log_id = record.topic_id, record.log_id
             self.next_offset = record.start_offset
         elif isinstance(record, _OF_AN_OWNER):

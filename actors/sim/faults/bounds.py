@@ -20,6 +20,7 @@ SMALL: dict[str, tuple[int, ...]] = {
     "waiting_fetches_max": (8,),
     "turn_bytes_max": (300, 2_000),
     "turn_read_bytes_max": (300, 5_000),
+    "turn_freeze_bytes": (1, 100),
     "id_table_ids": (2, 16),
     "offset_part_bytes": (1_000, 10_000),
     "ledger_table_ids": (2, 16),

@@ -130,6 +130,7 @@ class World:
             files=self.core.state,
             needed_from=lambda: self.core.state.needed_from,
             turn_read_bytes=self.limits.turn_read_bytes_max,
+            turn_freeze_bytes=self.limits.turn_freeze_bytes,
         )
         self.driver.open_log(self.log, "data")
         self.turn()

@@ -262,7 +262,7 @@ def test_a_full_disk_refuses_writes_and_applies_nothing(world):
     world.producer()
     world.send(0, "a")
     world.send_ids(0, {"x": "1"})
-    before = (world.log.end, world.core.snapshot().parts)
+    before = (world.log.end, world.core.snapshot().whole())
     world.log.reserve = refuse
     assert world.send(1, "b").code == "disk_full"
     assert world.send_ids(1, {"y": "2"}).code == "disk_full"
@@ -273,7 +273,7 @@ def test_a_full_disk_refuses_writes_and_applies_nothing(world):
     assert world.producer().epoch == 1  # granted before: nothing to write
     assert isinstance(world.topic(), TopicDescribed)
     assert world.stored() == ["a", "1"]
-    assert (world.log.end, world.core.snapshot().parts) == before
+    assert (world.log.end, world.core.snapshot().whole()) == before
     del world.log.reserve
     world.clock.ms += 1000
     world.turn()
@@ -338,7 +338,7 @@ def state_of(world: World) -> dict[str, object]:
     """All hard state: every part of a fresh snapshot."""
     state = world.core.state
     frozen, state._frozen = state._frozen, frozenset()
-    parts = dict(state.snapshot().parts)
+    parts = dict(state.snapshot().whole())
     state._frozen = frozen
     if "ids" in parts:  # the same ids lie in other files after a restart
         trees = state.ids._trees.values()
@@ -447,5 +447,5 @@ def test_parts_of_a_snapshot_that_was_not_written_are_not_kept(world, monkeypatc
     world.crash()
     world.hello()
     assert runs(world.send_ids(0, {"x": "1"})) == [(1, "duplicate", 0)]
-    _, [tree] = world.core.snapshot().parts["ids"]
+    _, [tree] = world.core.snapshot().whole()["ids"]
     assert len(tree[3]) == 32  # one entry of four words

@@ -290,10 +290,10 @@ def test_the_digest_of_the_last_batch_is_kept(world):
 )
 def test_impossible_requests_are_refused_and_change_nothing(world, changes, code):
     """A well-formed request with impossible content gets a typed error; the state stays."""
-    before = (world.log.end, world.core.snapshot().parts)
+    before = (world.log.end, world.core.snapshot().whole())
     first = changes.pop("first_sequence", 0)
     assert world.send(first, "a", **changes).code == code
-    assert (world.log.end, world.core.snapshot().parts) == before
+    assert (world.log.end, world.core.snapshot().whole()) == before
 
 
 def test_who_did_not_say_hello_is_refused(world):

@@ -121,7 +121,7 @@ def test_clients_of_earlier_versions_meet_no_field_that_they_do_not_know(world):
 def test_a_snapshot_keeps_settings(world):
     """After a restart a topic has the settings that it had."""
     world.ask(CreateTopic(world.n, "t", 1, "7d", ""))
-    parts = dict(world.core.state.snapshot().parts)
+    parts = dict(world.core.state.snapshot().whole())
     again = state.BrokerState(b"S" * 32)
     again.restore(parts)
     assert again.topics.by_name["t"].settings == TopicSettings(7 * DAY)

@@ -12,10 +12,11 @@ from typing import Any
 from oncemq.codec import batch as batch_codec
 from oncemq.codec import records as record_codec
 from oncemq.codec import wire
-from oncemq.core.broker.groups import GroupTable
+from oncemq.core.broker.state import BrokerState
 from oncemq.history import Place
 from oncemq.library.backups.catalog import BROKER
 from oncemq.library.backups.make import Job, Made
+from oncemq.limits import LIMITS
 from oncemq.records import (
     BatchStored,
     Committed,
@@ -46,7 +47,6 @@ class System:
         self.committed = 0
         self.commits = 0
         self.history: list[tuple[bytes, int]] = []  # marks, and the records of topics before them
-        self.grants = GroupTable()
         self.broker: FencedLog | None = None
         self.ledger: FencedLog | None = None
         self.seen = Place()
@@ -101,7 +101,6 @@ class System:
             self.seen,
         )
         self.put_broker(grant)
-        self.grants.apply(grant)
         first = self.ledger is None
         self.ledger = open_log(self.disk, LEDGER, epoch, LEDGER_ID)
         if first:
@@ -143,16 +142,24 @@ class System:
         self.ledger.discard(self.ledger.durable_end)
 
     def snapshot_broker(self) -> None:
+        """As a broker writes it; a part that is mapped stands for the index of ids."""
         assert self.broker is not None
-        topics = [["orders", TOPIC_ID, 1, 1, []], ["out", OUT_ID, 1, 1, []]]
-        parts = {"history": self.history, "topics": topics, "groups": self.grants.freeze()}
-        packed = {name: wire.pack_plain(part) for name, part in parts.items()}
-        self.broker.write_snapshot(self.broker.durable_end, packed)
+        writer = self.broker.part_writer(f"run-{self.broker.durable_end}")
+        writer.write([b"mapped %d" % self.broker.durable_end * 20])
+        assert writer.finish() is not None
+        state = BrokerState(bytes(32), LIMITS)
+        for position, record in records_of(self.disk, DATA):
+            if not isinstance(record, BatchStored):
+                state.apply(record, position)
+        plain = state.snapshot().parts
+        packed = {name: wire.pack_plain(part) for name, part in plain.items()}
+        end = self.broker.durable_end
+        self.broker.write_snapshot(end, packed, {f"run-{end}"})
 
     def step(self, rng: random.Random) -> None:
         """Go on by one thing that actors do; now and then an owner is replaced."""
         usual = [self.store, self.commit, self.send]
-        seldom = [self.grant, self.start_broker, self.snapshot_ledger]
+        seldom = [self.grant, self.start_broker, self.snapshot_ledger, self.snapshot_broker]
         rng.choice(usual * 4 + seldom)()
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from oncemq.library.backups.catalog import (
     read_catalog,
 )
 from oncemq.library.backups.make import ATTEMPTS_MAX, check_apart
-from oncemq.records import BatchStored
+from oncemq.records import BatchStored, TopicDeleted
 from oncemq.storage import layout
 from oncemq.storage.memory import MemoryDisk
 from oncemq.storage.outside_reader import LogReader
@@ -180,6 +180,43 @@ def test_a_ledger_of_another_past_is_no_backup() -> None:
         job(disk).run()
 
 
+def test_a_ledger_of_a_deleted_topic_stands_as_it_is() -> None:
+    """The broker has forgotten its grants and the topic: nothing can be wrong with it."""
+    disk = MemoryDisk()
+    system = worked(disk, 10)
+    system.snapshot_ledger()
+    system.put_broker(TopicDeleted(0, 2))
+    for number in range(2):
+        made = job(disk).run()
+        [ledger] = made.catalog.ledgers
+        assert system.ledger is not None
+        assert ledger.end == system.ledger.end
+        if number == 0:
+            system.snapshot_broker()
+
+
+def test_snapshots_that_go_while_they_are_copied_are_no_reason_to_begin_again() -> None:
+    """Their files are open: checking them may take longer than two snapshots of the owner live."""
+    disk = HookedDisk()
+    system = worked(disk, 10)
+    system.snapshot_ledger()
+    home = f"{LEDGER}/{layout.generation_name(2)}"
+    [part] = [name for name in disk.list(home) if name.startswith("part")]
+    seen: list[str] = []
+
+    def hook(call: str, path: str) -> None:
+        if call == "link" and path.endswith(part) and not seen:
+            seen.append(path)
+            disk.unlink(f"{home}/{part}")
+
+    disk.hook = hook
+    made = job(disk, wait=lambda: seen.append("again")).run()
+    assert len(seen) == 1
+    [entry] = [entry for entry in made.catalog.files if entry.name.endswith(part)]
+    assert entry.own
+    assert problems(disk, made.path) == []
+
+
 # --- sharing -------------------------------------------------------------------------------------
 
 
@@ -249,8 +286,8 @@ def test_a_segment_whose_successor_holds_nothing_is_copied() -> None:
         system.store()
     broker.reserve(GROUP_BYTES)
     made = job(disk).run()
-    last = max(e.name for e in made.catalog.files if "broker/gen" in e.name and ".log" in e.name)
-    [entry] = [e for e in made.catalog.files if e.name == last]
+    before = layout.segment_name(broker._view.firsts[-2])
+    [entry] = [e for e in made.catalog.files if e.name.endswith(before) and "broker" in e.name]
     assert (entry.tag, entry.own) == ("", True)
 
 
@@ -344,3 +381,20 @@ def test_the_catalog_is_read_as_it_was_written() -> None:
     made = job(disk).run()
     assert isinstance(made.catalog, Catalog)
     assert read_catalog(disk, made.path) == made.catalog
+
+
+def test_the_catalog_comes_last() -> None:
+    """All other bytes and names are durable before it has its name; nothing follows but its own sync."""
+    disk = HookedDisk()
+    worked(disk).close()
+    calls: list[tuple[str, str]] = []
+    disk.hook = lambda call, path: calls.append((call, path))
+    made = job(disk).run()
+    named = calls.index(("rename", f"{made.path}/{CATALOG}"))
+    assert [call for call, _ in calls[named + 1 :] if call in {"create", "write", "link"}] == []
+    assert ("sync_directory", made.path) in calls[named:]
+    made_names = [(n, path) for n, (call, path) in enumerate(calls) if call in {"create", "link"}]
+    for number, path in made_names:
+        home = posixpath.dirname(path)
+        if made.path in path and home != made.path:
+            assert ("sync_directory", home) in calls[number:named]

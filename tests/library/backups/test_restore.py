@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -169,19 +170,27 @@ def test_a_file_of_another_length_is_found(end: str) -> None:
     check_restored(disk, restore(disk).run())
 
 
-def test_a_byte_that_changes_after_the_check_is_found() -> None:
-    """The copy is compared with the catalog again as it is made."""
+# The polynomial of CRC-32 as bytes: what is changed by it keeps its checksum.
+UNSEEN = (0xEDB88320 << 1 | 1).to_bytes(5, "little")
+
+
+@pytest.mark.parametrize(("end", "change"), [("0.log", b"\1"), (".map", UNSEEN)])
+def test_what_changes_after_the_check_is_found(end: str, change: bytes) -> None:
+    """The copy is compared with the catalog again as it is made, also where no checksum tells."""
     disk = HookedDisk()
     backup = backed_up(disk)
-    path = next(f for f in files(disk, backup) if "broker/gen" in f and f.endswith("0.log"))
+    path = next(f for f in files(disk, backup) if "broker/gen" in f and f.endswith(end))
+    before = crc32(content(disk, path))
 
     def hook(call: str, name: str) -> None:
         if call == "make_directory" and name == "new":
-            flip(disk, path, 100)
+            for number, mask in enumerate(change):
+                flip(disk, path, 100 + number, mask)
 
     disk.hook = hook
     with pytest.raises(CorruptLog, match=path):
         restore(disk).run()
+    assert (crc32(content(disk, path)) == before) == (change == UNSEEN)
     with pytest.raises(StorageError, match="did not finish"):
         identity(disk, "new/data")
 
@@ -207,3 +216,23 @@ def test_a_newer_format_of_the_catalog_is_named() -> None:
     overwrite(disk, path, content(disk, path).replace(b"backup 1", b"backup 2"))
     with pytest.raises(StorageError, match="has format 2"):
         restore(disk).run()
+
+
+def test_the_brokers_manifest_comes_last() -> None:
+    """RESTORING is durable before anything else is there, and goes after that manifest."""
+    disk = HookedDisk()
+    backed_up(disk)
+    calls: list[tuple[str, str]] = []
+    disk.hook = lambda call, path: calls.append((call, path))
+    restore(disk).run()
+    began = calls.index(("create", f"new/data/{layout.RESTORING}"))
+    durable = calls.index(("sync_directory", "new/data"), began)
+    ended = calls.index(("unlink", f"new/data/{layout.RESTORING}"))
+    manifests = [
+        n for n, (call, path) in enumerate(calls) if call == "rename" and "MANIFEST" in path
+    ]
+    files = [n for n, (call, path) in enumerate(calls) if call == "create" and "gen-" in path]
+    assert durable < min(files)
+    assert max(manifests) < ended
+    assert calls[max(manifests)][1].startswith("new/data/gen-")
+    assert max(files) < max(manifests)

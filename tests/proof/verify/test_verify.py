@@ -647,7 +647,7 @@ def core_of(consumer: Consumer) -> Ledger:
 
 def broker_snapshot(broker: Broker) -> dict[str, Any]:
     """The parts of a snapshot of what a broker's log says."""
-    return dict(_state_of(broker, LIMITS).snapshot().parts)
+    return dict(_state_of(broker, LIMITS).snapshot().whole())
 
 
 def _state_of(broker: Broker, limits: Limits) -> BrokerState:
@@ -745,7 +745,7 @@ def test_runs_of_ids_count_as_what_they_hold(lost: bool) -> None:
     snapshot = state.snapshot()
     mark, [[kind, number, held, *recent]] = snapshot.parts["ids"]
     assert held
-    parts = {**snapshot.parts, "ids": [mark, [[kind, number, held[lost:], *recent]]]}
+    parts = {**snapshot.whole(), "ids": [mark, [[kind, number, held[lost:], *recent]]]}
     packed = {name: wire.pack_plain(content) for name, content in parts.items()}
     broker.log.write_snapshot(broker.log.durable_end, packed, snapshot.keep)
     assert checks(disk) == ({"I13-atomicity"} if lost else set())

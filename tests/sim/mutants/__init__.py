@@ -1,6 +1,7 @@
 """Seeded bugs and who catches them: `python -m tests.sim.mutants`."""
 
 from tests.sim.mutants import (
+    backups,
     broker,
     clients,
     consumer_shell,
@@ -22,6 +23,7 @@ __all__ = [
     "MUTANTS",
     "Mutant",
     "applied",
+    "backups",
     "broker",
     "clients",
     "consumer_shell",

@@ -6,6 +6,7 @@ from typing import Any
 
 from oncemq.core.broker import produce, producers, verdicts
 from oncemq.core.broker.core import BrokerCore
+from oncemq.core.broker.freezing import Freezing
 from oncemq.core.broker.groups import GroupTable
 from oncemq.core.broker.id_index import IdIndex
 from oncemq.core.broker.producers import Producer, ProducerTable, Row
@@ -174,10 +175,21 @@ mutant(
     "only the ledger of the last grant may go on",
     (GroupTable, "check_ledger", nothing),
 )
+
+
+def _without_groups(rows: Any) -> Any:
+    return (row for row in rows if row.part != "groups")
+
+
+mutant(
+    "a row is frozen after its change",
+    "a snapshot shows the state of one moment",
+    (Freezing, "before", nothing),
+)
 mutant(
     "grants missing from snapshots",
     "an epoch is granted once",
-    (GroupTable, "freeze", lambda _original: lambda _self: []),
+    (Freezing, "rows", lambda original: lambda self: _without_groups(original(self))),
 )
 mutant(
     "output producer not fenced with the grant",

@@ -156,7 +156,7 @@ def _early_snapshot(original: Any) -> Any:
             from oncemq.codec import wire
 
             snapshot = self.core.snapshot()
-            parts = {name: wire.pack_plain(part) for name, part in snapshot.parts.items()}
+            parts = {name: wire.pack_plain(part) for name, part in snapshot.whole().items()}
             self._snapshot_at = self._log.durable_end
             writer = self._log.snapshot_writer(self._snapshot_at, snapshot.keep)
             writer.write(parts)
