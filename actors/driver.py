@@ -23,6 +23,7 @@ from .outcome import (
     DiskSpace,
     Event,
     Files,
+    Keep,
     NewFile,
     Outcome,
     Read,
@@ -47,7 +48,7 @@ from .ports import (
 )
 from .protocol import Failure
 from .records import BatchStored
-from .storage.log import Discard, FencedLog, Mapped
+from .storage.log import Discard, FencedLog, Mapped, StoredRecord
 
 IDLE_MS = 1_000  # an idle actor still looks at its fence once a second
 DISK_FULL_RETRY_MS = 500
@@ -424,7 +425,7 @@ class Driver:
         start = at = read.position
         if not read.columns:
             found, at = self._decoded.walk(start, read.max_bytes)
-        known_end = at
+        taken = 0
         want = start + read.max_bytes - at
         stopped = want > self._read_left and not read.columns
         if stopped:
@@ -436,6 +437,7 @@ class Driver:
             if not read.columns:
                 self._decoded.add(before, stored.position, batch)
             before, at, batch = stored.position, stored.end, None
+            taken += stored.end - stored.position  # kept parts leave out what lies between
             if stored.type == record_codec.BATCH_STORED:
                 record = record_codec.decode(
                     stored.type, stored.meta, stored.body, stored.body_crc, columns=read.columns
@@ -445,7 +447,7 @@ class Driver:
                 found.append((stored.position, record))
         if not read.columns:
             self._decoded.add(before, at, batch)
-            self._read_left = max(0, self._read_left - (at - known_end))
+            self._read_left = max(0, self._read_left - taken)
         return ReadDone(read.token, found, at, stopped)
 
     def _finish(self, now: int) -> None:
@@ -598,10 +600,22 @@ class Driver:
         """Begin the files that are due."""
         if self._files is None:
             return
-        assert self._log is not None
-        for new in self._files.due():
-            writer = self._log.part_writer(new.name)
+        log = self._log
+        assert log is not None
+        for due in self._files.due():
+            new = self._kept_file(log, due) if isinstance(due, Keep) else due
+            writer = log.part_writer(new.name)
             background.start(partial(self._make_file, self._files, writer, new))
+
+    @staticmethod
+    def _kept_file(log: Log, keep: Keep) -> NewFile:
+        assert isinstance(log, FencedLog), "only such a log is kept in parts"
+
+        def wanted(stored: StoredRecord) -> bool:
+            of_batch = stored.type == record_codec.BATCH_STORED
+            return of_batch and keep.wants(*record_codec.stored_place(stored.meta))
+
+        return NewFile(keep.name, log.kept_pieces(keep.start, keep.end, wanted))
 
     def _make_file(
         self, files: Files, writer: PartMaking, new: NewFile, stop: Callable[[], bool]

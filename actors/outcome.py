@@ -10,7 +10,7 @@ of validate, append, update.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -166,10 +166,29 @@ class NewFile:
     pieces: Callable[[], Iterator[bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """A file wanted of what is left of the log in [start, end), so that its segments may go.
+
+    It is a `NewFile` whose bytes the log makes.
+    """
+
+    name: str
+    start: int
+    end: int
+    # The least offset that is left of each partition, by topic number and partition.
+    starts: Mapping[tuple[int, int], int]
+
+    def wants(self, partition: tuple[int, int], end_offset: int) -> bool:
+        """Return whether a batch that ends at `end_offset` is left."""
+        start = self.starts.get(partition)
+        return start is not None and end_offset > start
+
+
 class Files(Protocol):
     """What of a core's state lies in files of its own, which are made beside the turn."""
 
-    def due(self) -> list[NewFile]:
+    def due(self) -> Sequence[NewFile | Keep]:
         """Return the files that should be made now; each one is given once."""
 
     def made(self, name: str, buffer: Any, path: str) -> None:

@@ -14,7 +14,8 @@ from .batch import Batch
 from .history import NO_PLACE, Place
 from .topic_settings import TopicSettings
 
-_STORED_HEAD_BYTES = 80  # of a stored batch, rounded up
+# Around a stored batch: its head, and the frame that closes its group; rounded up.
+_STORED_HEAD_BYTES = 160
 
 # --- the broker's log ----------------------------------------------------------------------------
 
@@ -121,7 +122,7 @@ class BatchStored:
 
     @property
     def size(self) -> int:
-        """An upper bound of its bytes, in the log or on the wire; a few dozen above them at most."""
+        """An upper bound of what it adds to the log, or to an answer."""
         around = _STORED_HEAD_BYTES + 4 * len(self.producer) + len(self.digest) + len(self.mask)
         return around + len(self.raw)
 

@@ -20,6 +20,7 @@ from bench import latency as latency_bench
 from bench import pipeline as pipeline_bench
 from bench import processed as processed_bench
 from bench import recover as recover_bench
+from bench import retain as retain_bench
 from bench.processes import Failed
 from bench.workload import KINDS
 
@@ -137,6 +138,19 @@ def recover(messages: int, ids: str, damaged: bool, directory: Path, as_json: bo
     """Time until a killed broker answers again."""
     measure = partial(recover_bench.measure, damaged=damaged)
     _show("recover", as_json, directory, measure, messages, ids)
+
+
+@main.command()
+@click.option("--gigabytes", type=click.FloatRange(0.01), default=20.0, show_default=True)
+@click.option("--bound-gb", type=click.FloatRange(0.001), default=1.0, show_default=True)
+@click.option("--slow-every", type=click.IntRange(1), default=50, show_default=True)
+@where
+@as_json
+def retain(
+    gigabytes: float, bound_gb: float, slow_every: int, directory: Path, as_json: bool
+) -> None:
+    """Disk, answers and pauses of a bounded topic beside one that keeps all."""
+    _show("retain", as_json, directory, retain_bench.measure, gigabytes, bound_gb, slow_every)
 
 
 def _show(

@@ -444,6 +444,7 @@ QUIET: dict[str, str] = {
     "RETENTION_EVERY_MS": TIME,
     "TRIMS_WITHOUT_ROOM_MAX": BROKER
     + "test_retention.py::test_on_a_full_disk_messages_go_on_being_deleted_for_a_while",
+    "keep_bytes_min": SIMULATED,
     "retention_partitions_per_turn": BROKER
     + "test_retention.py::test_a_sweep_of_many_partitions_takes_several_turns",
     "fetch_bytes_default": SIMULATED,

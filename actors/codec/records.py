@@ -287,6 +287,12 @@ def encode_stored_meta(record: BatchStored) -> bytes:
     )
 
 
+def stored_place(meta: bytes | memoryview) -> tuple[tuple[int, int], int]:
+    """Return (topic number, partition) and end offset of a stored batch, without decoding the rest."""
+    topic_number, partition, first_offset, kept = _STORED.unpack_from(meta)[:4]
+    return (topic_number, partition), first_offset + kept
+
+
 def decode_stored(meta: bytes | memoryview, body: bytes | memoryview, crc: int) -> BatchStored:
     """The columns are not parsed. Raises Malformed."""
     meta = bytes(meta)

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from ..limits import LIMITS, Limits
 from ..ports import Frames
+from ..records import GroupGranted
 from .clock import SimClock
 from .disk.cuts import CutPolicy
 from .disk.disk import SimDisk
@@ -101,6 +102,8 @@ class Environment(ABC):
         self.limits: Limits = replace(
             LIMITS,
             solitary_messages_max=plan.solitary_max,
+            offset_index_step_bytes=plan.index_step_bytes,
+            keep_bytes_min=plan.keep_bytes_min,
             # So that runs of ids are made and merged in every world.
             id_table_ids=SMALL_TABLE_IDS,
             ledger_table_ids=SMALL_TABLE_IDS,
@@ -116,7 +119,7 @@ class Environment(ABC):
             Host(name, SimDisk(sector_bytes=plan.sector_bytes)) for name in (*names, "elsewhere")
         ]
         # What was promised: by the broker's log, and by each ledger (host, directory).
-        self.oracle = BrokerOracle()
+        self.oracle = BrokerOracle(plan.retain, self._committed)
         self.ledgers: dict[tuple[str, str], LedgerOracle] = {}
         # Whether all is mended, and whether nothing follows from faults any more.
         self.healing = False
@@ -129,6 +132,11 @@ class Environment(ABC):
         self._entropy = random.Random(f"{plan.seed} entropy")
         self._timers: list[tuple[int, int, Callable[[], None]]] = []
         self._timer_count = 0
+
+    def _committed(self, grant: GroupGranted) -> int | None:
+        """Return where the ledger of a grant stands for good; None: it is no file."""
+        model = self.ledgers.get((grant.host, grant.path))
+        return None if model is None else model.next_offset
 
     def draw(self) -> bytes:
         return self._entropy.randbytes(16)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..limits import CRASH_RETRIES_DEFAULT, LIMITS
 from .faults.kinds import FAULT_KINDS
@@ -22,6 +23,7 @@ DATABASE_KINDS = (FILE, SERVER, GUARDED)
 
 TABLE_ODDS = 0.35
 ALONE_ODDS = 0.3  # that nothing goes wrong but what has to do with databases
+RETENTION_ODDS = 0.4
 KEYED_ODDS = 0.3  # of a seed that has a group with state by key
 CONCURRENCIES = (2, 3, 8)
 SOLITARIES = (3, 5, 8)  # messages
@@ -58,6 +60,10 @@ class Plan:
     tables: dict[str, str] = field(default_factory=dict)
     relays: int = 0  # processes that relay the outbox of one more user; 0: there is none
     solitary_max: int = LIMITS.solitary_messages_max
+    # What topics retain, where that is bounded: what groups read goes once all have processed it.
+    retain: dict[str, str] = field(default_factory=dict)
+    index_step_bytes: int = LIMITS.offset_index_step_bytes
+    keep_bytes_min: int = LIMITS.keep_bytes_min
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -121,6 +127,7 @@ class Plan:
             tables=tables,
             relays=relays,
             solitary_max=_solitary_of(seed, groups),
+            **_retention_of(seed, groups),
         )
 
     @property
@@ -167,6 +174,22 @@ def _with_keyed(seed: int, groups: list[Group]) -> list[Group]:
     chosen = rng.randrange(len(groups))
     changed = replace(groups[chosen], concurrency=rng.choice(CONCURRENCIES))
     return [changed if number == chosen else one for number, one in enumerate(groups)]
+
+
+def _retention_of(seed: int, groups: list[Group]) -> dict[str, Any]:
+    """Return which topics of a seed are bounded, and how small the pieces are in which they go."""
+    rng = random.Random(f"plan {seed} retention")
+    if rng.random() >= RETENTION_ODDS:
+        return {}
+    read = {group.topic for group in groups}
+    retain = {topic: "processed" for topic in sorted(read) if rng.random() < 0.7}
+    for topic in sorted({group.output for group in groups} - read - {""}):
+        retain[topic] = rng.choice(("500B", "2KB"))
+    return {
+        "retain": retain,
+        "index_step_bytes": rng.choice((1, 1, 800)),
+        "keep_bytes_min": rng.choice((600, 3_000)),
+    }
 
 
 def _solitary_of(seed: int, groups: list[Group]) -> int:

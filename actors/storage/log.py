@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import count, pairwise
+from operator import attrgetter
 
 from ..errors import CorruptLog, DiskFull, Fenced, OnceMQError, StorageError
 from ..limits import SEGMENT_BYTES
@@ -29,6 +30,7 @@ from .creation import LogIdentity, create, hold_lock, identity, read_or_make_sec
 from .disk import Disk
 from .document import Owner, Part, SnapshotInfo
 from .framing import BadFrame
+from .kept import KeptPart, kept_name, kept_range, pieces
 from .recovery import Opened, Opening, check_fence, superseded
 from .scan import TailCut
 from .snapshots import Mapped
@@ -142,6 +144,8 @@ class FencedLog:
         # Parts that were written ahead and that no snapshot has named yet, by name.
         self._ahead: dict[str, Part] = {}
         self._unfinished: set[str] = set()  # files of parts that are being written ahead
+        # Where records below the end of the last one are read. Invariant: rising, apart.
+        self._kept: list[KeptPart] = []
         self._failure: BaseException | None = None  # final: every later call raises it
         self._closed = False
         self._names_seen: list[str] = []  # in the directory, when the last look found no successor
@@ -317,15 +321,53 @@ class FencedLog:
     def read(self, position: int, max_bytes: int, *, end: int | None = None) -> list[StoredRecord]:
         """Return records from the record boundary `position` on, below `end` and the durable end.
 
-        As many as fit `max_bytes`, but at least one if there is one. Raises CorruptLog, Fenced,
-        OSError.
+        As many as fit `max_bytes`, but at least one if there is one. Where kept parts stand for the
+        beginning of the log, what lies between them is passed over. Raises CorruptLog, Fenced, OSError.
         """
         self._check_usable()
         try:
-            records = self._reader.read(position, max_bytes, self._view.end, self._trusted_from)
+            records = self._read_kept(position, max_bytes) if position < self.kept_end else []
+            if not records:
+                at = max(position, self.kept_end, self.start) if self._kept else position
+                records = self._reader.read(at, max_bytes, self._view.end, self._trusted_from)
         except OSError as error:  # a successor has taken a sealed segment away, most likely
             raise self._failed(error) from error
         return records if end is None else [record for record in records if record.end <= end]
+
+    def _read_kept(self, position: int, max_bytes: int) -> list[StoredRecord]:
+        """Return records of the first part that has one from `position` on."""
+        behind = (part for part in self._kept if part.end > position)
+        return next(filter(None, (list(part.read(position, max_bytes)) for part in behind)), [])
+
+    @property
+    def kept_end(self) -> int:
+        """Below it records are read from kept parts; 0: there is none."""
+        return self._kept[-1].end if self._kept else 0
+
+    def kept_pieces(
+        self, start: int, end: int, wanted: Callable[[StoredRecord], bool]
+    ) -> Callable[[], Iterator[bytes]]:
+        """Return what makes a part of the records in [start, end) that are `wanted`.
+
+        Another thread may run it. All bodies are checked: the originals go. Until the part is there, or given up, nothing of the stretch may be
+        discarded. Raises CorruptLog.
+        """
+        sources = [part for part in self._kept if start <= part.start < end]
+        at = max(start, sources[-1].end if sources else 0, self.start)
+        firsts, limit = list(self._view.firsts), min(end, self._view.end)
+
+        def records() -> Iterator[StoredRecord]:
+            for part in sources:
+                yield from filter(wanted, part.read(part.start, part.end - part.start))
+            reader = RecordReader(self._disk, self._view.path, firsts, self._view.place.seed)
+            try:
+                yield from filter(wanted, reader.replay(at, limit, limit, None))
+            except OSError as error:
+                raise self._failed(error) from error
+            finally:
+                reader.close()
+
+        return lambda: pieces(records(), start, end, self.log_id)
 
     def replay(self, position: int) -> Iterator[StoredRecord]:
         """Yield all records from the boundary `position` to the durable end. Raises CorruptLog."""
@@ -350,11 +392,20 @@ class FencedLog:
     def pass_over(self, info: SnapshotInfo) -> None:
         """Count `info` as damaged: no later snapshot keeps a part of it by name, and it is deleted."""
         self._snapshots = [other for other in self.snapshots() if other.position != info.position]
+        self._kept = []
 
     def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes | Mapped]:
         """Raises CorruptLog."""
         self._check_usable()
-        return snapshots.load(self._disk, self._view.path, info)
+        parts = snapshots.load(self._disk, self._view.path, info)
+        kept = [self._kept_part(part) for name, part in parts.items() if kept_range(name)]
+        self._kept = sorted(kept, key=attrgetter("start"))
+        return parts
+
+    def _kept_part(self, part: bytes | Mapped) -> KeptPart:
+        """Raises CorruptLog."""
+        assert isinstance(part, Mapped), "kept parts lie in mapped files"
+        return KeptPart(part.buffer, part.path, self.log_id)
 
     def write_snapshot(
         self, position: int, parts: Mapping[str, bytes], keep: Collection[str] = ()
@@ -386,6 +437,7 @@ class FencedLog:
         # A part ahead that this snapshot does not name will not be named by a later one.
         spare = {part.file for part in self._ahead.values() if part.name in keep}
         self._ahead = {part.name: part for part in self._ahead.values() if part.name in keep}
+        self._kept = [part for part in self._kept if kept_name(part.start, part.end) in keep]
         # What is there now and no snapshot needs may go; what is made from now on may not.
         spent = set(self._parts_there()) - spare - self._unfinished
 
@@ -435,11 +487,19 @@ class FencedLog:
                 return None
             self._ahead[name] = Part(name, file, *written)
             try:
-                return snapshots.map_part(self._disk, self._view.path, file)
+                mapped = snapshots.map_part(self._disk, self._view.path, file)
             except OSError as error:
                 raise self._failed(error) from error
+            if kept_range(name):
+                self._take_kept(self._kept_part(mapped))
+            return mapped
 
         return PartWriter(write, stand)
+
+    def _take_kept(self, made: KeptPart) -> None:
+        """Read from a part that was made, in place of those that it was made of."""
+        others = [one for one in self._kept if not made.start <= one.start < made.end]
+        self._kept = sorted([*others, made], key=attrgetter("start"))
 
     def _parts_there(self) -> dict[str, int]:
         """Raises Fenced: a successor deletes this generation."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import LogRegressed, ProtocolError, UnsupportedFormat
 from ...history import MARK_BYTES, History, Place
 from ...limits import LIMITS, Limits
-from ...outcome import FrozenRow, NewFile, Snapshot
+from ...outcome import FrozenRow, Keep, NewFile, Snapshot
 from ...records import (
     BatchStored,
     GroupGranted,
@@ -36,6 +36,7 @@ from ...records import (
 )
 from .freezing import Freezing
 from .groups import GroupTable
+from .kept import KeptParts, is_kept
 from .producers import ProducerTable
 from .topics import Partition, Topic, TopicTable
 
@@ -70,12 +71,15 @@ class BrokerState:
         # Volatile: below it the log holds nothing that a partition still has, for all of this
         # state. Only the sweeps of retention move it, up.
         self.needed_from = 0
+        self.kept = KeptParts()
         # Names of parts of the newest written snapshot that stay true.
         self._frozen: frozenset[str] = frozenset()
         # The same for a snapshot that was handed out, which a full disk may prevent.
         self._offered: frozenset[str] = frozenset()
         # Where the first part begins that the restored snapshot had: no entry lies below.
         self._offsets_from = 0
+        # Beginnings of the parts that held an entry at the last sweep, and the end of what it saw.
+        self._swept: tuple[frozenset[int], int] = (frozenset(), 0)
         # The snapshot whose rows are being frozen; None: all were.
         self._freezing: Freezing | None = None
 
@@ -88,15 +92,22 @@ class BrokerState:
             self._ids = IdIndex(self._secret, self._limits)
         return self._ids
 
-    def due(self) -> list[NewFile]:
-        return self._ids.due() if self._ids is not None else []
+    def due(self) -> list[NewFile | Keep]:
+        return [*(self._ids.due() if self._ids is not None else []), *self.kept.due()]
 
     def made(self, name: str, buffer: Any, path: str) -> None:
         """Raises CorruptLog."""
-        self.ids.made(name, buffer, path)
+        if self.kept.is_making(name):
+            self.kept.made(len(buffer))
+            self.topics.changed = True
+        else:
+            self.ids.made(name, buffer, path)
 
     def failed(self, name: str) -> None:
-        self.ids.failed(name)
+        if self.kept.is_making(name):
+            self.kept.failed()
+        else:
+            self.ids.failed(name)
 
     def partition_of(self, record: BatchStored) -> tuple[Topic, Partition]:
         topic = self.topics.by_number[record.topic_number]
@@ -177,6 +188,7 @@ class BrokerState:
         if self._ids is not None:
             parts["ids"], files = self._ids.freeze()
             keep.update(files)
+        keep.update(self.kept.offer())
         made: dict[str, tuple[int, int]] = {}
         for start in self._offset_parts():
             end = min(start + self._offset_part_bytes, self.applied_end)
@@ -198,15 +210,29 @@ class BrokerState:
     def snapshot_written(self) -> None:
         """Allow the next snapshot to keep parts of the last one, which is durable now."""
         self._frozen = self._offered
+        self.kept.written()
+        self.topics.changed |= bool(self.kept.parts)
 
-    def _offset_parts(self) -> range:
+    def _offset_parts(self) -> list[int]:
         """Return where the parts begin that may hold an entry.
 
         Some may be empty, which costs little; to look at every partition would hold up the turn.
         """
-        size = self._offset_part_bytes
-        first = max(self.needed_from // size * size, self._offsets_from)
-        return range(first, self.applied_end, size)
+        size, (used, end) = self._offset_part_bytes, self._swept
+        since = range(max(end // size * size, self._offsets_from), self.applied_end, size)
+        return sorted({*used, *since})
+
+    def offset_parts_of(self, partition: Partition) -> Iterator[int]:
+        """Yield where the parts begin that hold an entry of a partition."""
+        size, at = self._offset_part_bytes, partition.index.next_entry(0)
+        while at is not None:
+            start = at // size * size
+            yield start
+            at = partition.index.next_entry(start + size)
+
+    def swept(self, needed_from: int, used: frozenset[int], end: int) -> None:
+        """Take what a sweep found: what it says of parts holds for entries below `end`."""
+        self.needed_from, self._swept = needed_from, (used, end)
 
     def restore(self, parts: dict[str, Plain]) -> None:
         """Become the state that `snapshot` returned; all of it is durable."""
@@ -220,6 +246,7 @@ class BrokerState:
             self.ids.restore(parts["ids"], parts)
         self.last_at_ms, self.applied_end, next_number = broker
         self.topics.restore(parts["topics"], next_number)
+        self.kept.restore({name: len(part.buffer) for name, part in parts.items() if is_kept(name)})
         self.producers.restore(parts["producers"])
         self.groups.restore(parts["groups"])
         self.history = History((mark, at) for mark, at in parts["history"])

@@ -120,8 +120,9 @@ class Partition:
 
     def position_of(self, offset: int) -> int | None:
         """Return a position at or before the batch that contains `offset`."""
-        cursor = self.cursors.get(offset)
-        return self.index.floor(offset) if cursor is None else cursor
+        floor, cursor = self.index.floor(offset), self.cursors.get(offset)
+        # A cursor may have stayed behind, where the log is gone.
+        return floor if floor is None or cursor is None else max(floor, cursor)
 
     def remember(self, offset: int, position: int) -> None:
         """Remember the position where a fetch from `offset` goes on reading."""

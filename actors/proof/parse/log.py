@@ -31,6 +31,7 @@ from .document import SnapshotHead
 from .files import Files
 from .frames import Frame, Group
 from .generation import Generation, holds_own_group, numbers_in
+from .kept import kept_frames, kept_range
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,13 +139,28 @@ class Log(Generation):
                 return
         raise LogMoved(f"{self.directory} does not hold still")
 
-    def frames_before(self, position: int) -> Iterator[Frame]:
-        """Yield the records that are left below `position`, where a group ends.
+    def frames_before(self, head: SnapshotHead) -> Iterator[Frame]:
+        """Yield the records that are left below a snapshot: in its kept parts, then in the log.
 
         Raises CorruptLog, LogMoved.
         """
-        for group in self.groups(self.start, position):
-            yield from group.frames
+        kept_end = 0
+        for start, end, part in self._kept(head):
+            path = f"{self.path}/{part.file}"
+            try:
+                yield from kept_frames(self._files, path, self.log_id)
+            except FileNotFoundError:
+                raise LogMoved(f"{path} is gone") from None
+            if start < kept_end:
+                raise CorruptLog(path, 0, "a kept part that overlaps the one before it")
+            kept_end = end
+        for group in self.groups(self.start, head.position):
+            yield from (frame for frame in group.frames if frame.position >= kept_end)
+
+    @staticmethod
+    def _kept(head: SnapshotHead) -> list[tuple[int, int, documents.Part]]:
+        found = ((kept_range(part.name), part) for part in head.parts)
+        return sorted((*stretch, part) for stretch, part in found if stretch is not None)
 
     def frame(self, position: int) -> Frame:
         """Return the record at a position that is known to be one's beginning.
@@ -154,10 +170,21 @@ class Log(Generation):
         generation: Generation = self
         for _ in range(LOOKS_MAX):
             try:
+                if position < generation.start:
+                    return self._kept_frame(position)
                 return generation.frame_at(position)
             except FileNotFoundError:
                 generation = self._newer(position, self.end, None)
         raise LogMoved(f"{self.directory} does not hold still")
+
+    def _kept_frame(self, position: int) -> Frame:
+        """Raises CorruptLog, LogMoved."""
+        head = next(head for head in self.snapshots if head.position >= self.start)
+        frames = (frame for frame in self.frames_before(head) if frame.position == position)
+        found = next(frames, None)
+        if found is None:
+            raise LogMoved(f"no kept part has the record at {position}")
+        return found
 
     def snapshot_part(self, head: SnapshotHead, name: str) -> bytes:
         """Raises CorruptLog, LogMoved, KeyError."""

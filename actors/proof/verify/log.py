@@ -121,7 +121,8 @@ class BrokerLog:
         if number is None:
             return any(self.topics[gone].topic == topic for gone in self.deleted & set(self.topics))
         place = self.partitions.get((number, partition))
-        shown = self.shown_sequence.get((producer, number, partition), 0)
+        row = (producer, number, partition)
+        shown = self.shown_sequence.get(row, self.next_sequence.get(row, 0))
         return place is not None and place.start > 0 and sequence < shown
 
     def number_of(self, topic: str) -> int | None:
@@ -168,7 +169,7 @@ class LogReader:
             base = later.pop(0)
             sensible(self._begin, base, log.path)
             position = base.position
-            self._read_before(position)
+            self._read_before(base)
         for group in log.groups(position):
             for frame in group.frames:
                 self._checked(self._take, frame)
@@ -205,7 +206,6 @@ class LogReader:
             facts.epochs[name] = epoch
             for number, partition, following, *_ in rows:
                 facts.next_sequence[name, number, partition] = following
-                facts.shown_sequence[name, number, partition] = following
         for row in unpack(log.snapshot_part(head, "groups")):
             grant = GroupGrant(*row[:11])
             key = (grant.group, grant.topic, grant.partition)
@@ -217,16 +217,18 @@ class LogReader:
         self._id_count, self._id_places = self._ids_in(head) or (0, 0)
         self._ids_before = self._id_count
 
-    def _read_before(self, position: int) -> None:
+    def _read_before(self, head: SnapshotHead) -> None:
         """Read what is left of the batches below the first snapshot: they end where it says."""
         ends: dict[Place, int] = {}
-        for frame in self._log.frames_before(position):
+        for frame in self._log.frames_before(head):
             self._checked(partial(self._take_before, ends), frame)
         for place, end in ends.items():
-            said = self.facts.partitions[place].end_offset
-            if end != said:
-                text = f"its messages end at {end}, the snapshot at {position} says {said}"
-                self._found.add("I6-offsets", self._where(place), text)
+            partition = self.facts.partitions[place]
+            if end < partition.end_offset:  # the rest must be below the start in the end
+                self._shown_from(place, partition.end_offset)
+            elif end > partition.end_offset:
+                said = f"the snapshot at {head.position} says {partition.end_offset}"
+                self._found.add("I6-offsets", self._where(place), f"it ends at {end}, {said}")
 
     def _checked(self, take: Callable[[Any, int], None], frame: Frame) -> None:
         """Raises CorruptLog."""
@@ -246,10 +248,12 @@ class LogReader:
             where = f"position {position}"
             self._found.add("log-shape", where, "a batch that the first snapshot does not know")
             return
-        expected = ends.get(place)
-        if expected is None:
-            partition.shown_from = record.first_offset
-        elif record.first_offset != expected:
+        expected = ends.get(place, -1)
+        if record.first_offset > expected:
+            # What is missing must be below the start in the end: a part may keep what was deleted
+            # later, while the log behind it is gone.
+            self._shown_from(place, record.first_offset)
+        elif record.first_offset < expected:
             text = f"offset {record.first_offset} at position {position} follows {expected - 1}"
             self._found.add("I6-offsets", self._where(place), text)
         ends[place] = record.end_offset
@@ -260,6 +264,12 @@ class LogReader:
             self._sequence_rows(record, topic, place, position)
         else:
             self._explicit_rows(record, batch, topic, where, position)
+
+    def _shown_from(self, place: Place, offset: int) -> None:
+        """What the log shows of a partition without holes begins here."""
+        self.facts.partitions[place].shown_from = offset
+        for row in [row for row in self.facts.shown_sequence if row[1:] == place]:
+            del self.facts.shown_sequence[row]
 
     def _check_starts(self) -> None:
         """What was not deleted is there."""

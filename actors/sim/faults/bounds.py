@@ -23,6 +23,7 @@ SMALL: dict[str, tuple[int, ...]] = {
     "turn_freeze_bytes": (1, 100),
     "id_table_ids": (2, 16),
     "offset_part_bytes": (1_000, 10_000),
+    "keep_bytes_min": (600, 3_000),
     "ledger_table_ids": (2, 16),
     "fetch_bytes_default": (200, 1_500),
     "in_flight_batches_max": (1, 3),

@@ -8,6 +8,7 @@ so the checks cost little; what is compared again at each recovery are bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import compress
 from math import inf
@@ -28,6 +29,7 @@ from ...records import (
     Record,
     TopicConfigured,
     TopicCreated,
+    Trimmed,
 )
 from ..disk.disk import SimDisk
 from ..processes.handler import Target, encoded_body, identity_of, original_of
@@ -100,8 +102,17 @@ class StoredMessage:
 class BrokerOracle(RecordOracle):
     """The log as a plain list of messages for each partition."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        retain: Mapping[str, str] | None = None,
+        committed: Callable[[GroupGranted], int | None] = lambda _grant: None,
+    ) -> None:
+        """`retain`: the bounds of topics. `committed` tells where the ledger of a grant stands."""
         super().__init__("broker log")
+        self.retain = retain or {}
+        self._committed = committed
+        # The first offset of each partition from which messages were deleted.
+        self.starts: dict[Target, int] = {}
         self.topics: list[TopicCreated] = []
         self.messages: dict[Target, list[StoredMessage]] = {}
         self.by_identity: dict[bytes, tuple[int, StoredMessage]] = {}  # id to partition, message
@@ -132,8 +143,14 @@ class BrokerOracle(RecordOracle):
             self.topics.append(record)
             for partition in range(record.partitions):
                 self.messages[record.topic, partition] = []
-        elif isinstance(record, TopicConfigured | HorizonMarked):
-            raise Violation("topic configured", f"nobody has asked for {record}")
+        elif isinstance(record, TopicConfigured):
+            topic = self.topics[record.topic_number].topic
+            if record.settings.retain != self.retain.get(topic):
+                raise Violation("topic configured", f"nobody has asked for {record}")
+        elif isinstance(record, Trimmed):
+            self._trimmed(record)
+        elif isinstance(record, HorizonMarked):
+            raise Violation("horizon", f"nobody has asked for {record}")
         elif isinstance(record, ProducerGranted):
             self._epoch(record.producer, record.epoch)
         elif isinstance(record, GroupGranted):
@@ -149,6 +166,26 @@ class BrokerOracle(RecordOracle):
         if record.at_ms < self._last_at_ms:
             raise Violation("time goes back", f"{record.at_ms} after {self._last_at_ms}")
         self._last_at_ms = record.at_ms
+
+    def _trimmed(self, record: Trimmed) -> None:
+        """Only durable messages of a bounded topic go, and none before a group has passed it."""
+        topic = self.topics[record.topic_number].topic
+        place = (topic, record.partition)
+        if not self.starts.get(place, 0) < record.below <= len(self.messages[place]):
+            raise Violation("trimmed", f"{place} from {self.starts.get(place, 0)} by {record}")
+        if topic not in self.retain or (record.why == "processed") != (
+            self.retain[topic] == "processed"
+        ):
+            raise Violation("trimmed", f"nobody has asked for {record}")
+        self.starts[place] = record.below
+        if record.why != "processed":
+            return
+        groups = {group for group, of_topic, _ in self.grants if of_topic == topic}
+        for group in sorted(groups):
+            grant = self.grants.get((group, topic, record.partition))
+            committed = 0 if grant is None else self._committed(grant)
+            if committed is not None and committed < record.below:
+                raise Violation("trimmed below a group", f"{group} is at {committed}: {record}")
 
     def _history(self, record: HistoryBegun, position: int) -> None:
         """Each generation begins one history, under a mark of its own."""
@@ -284,3 +321,6 @@ def read_back(disk: SimDisk, directory: str, oracle: RecordOracle) -> None:
         for frame in group.frames
     ]
     oracle.recovered(log.start, found)
+    bases = [head for head in log.snapshots if head.position >= log.start]
+    for frame in log.frames_before(bases[0]) if log.start else ():
+        oracle.same(frame.position, (frame.kind, frame.meta, bytes(frame.body)))

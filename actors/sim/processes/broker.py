@@ -136,6 +136,12 @@ class SimBroker(SimRole):
                     "recovered state",
                     f"{topic.name}/{partition.number} ends at {partition.end_offset}, not {stored}",
                 )
+            start = self.world.oracle.starts.get((topic.name, partition.number), 0)
+            if partition.log_start_offset != start:
+                raise Violation(
+                    "recovered state",
+                    f"{topic.name}/{partition.number} starts at {partition.log_start_offset}",
+                )
         for name, producer in core.state.producers.by_name.items():
             if producer.epoch != self.world.oracle.producer_epochs[name]:
                 raise Violation("recovered state", f"{name} has epoch {producer.epoch}")

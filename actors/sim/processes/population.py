@@ -115,7 +115,8 @@ class Population:
         hello = Hello(1, VERSION_MIN, VERSION_MAX, "admin", world.draw(), b"", 0)
         requests: list[Frames] = [wire.encode(hello, None)]
         for number, (topic, partitions) in enumerate(sorted(world.plan.partitions.items()), 2):
-            requests.append(wire.encode(CreateTopic(number, topic, partitions), None))
+            retain = world.plan.retain.get(topic, "")
+            requests.append(wire.encode(CreateTopic(number, topic, partitions, "", retain), None))
         return requests
 
     def start_elsewhere(self, member: SimConsumer, *, copy: bool) -> bool:

@@ -38,8 +38,8 @@ def test_the_oldest_messages_go_when_there_are_too_many_bytes():
     world.later()
     topic = world.core.state.topics.get("t")
     held = sum(one.bytes_stored - one.bytes_trimmed for one in topic.by_number.values())
-    assert 900 < held <= 1500
-    assert (world.start_of(0), world.start_of(1)) in {(4, 4), (4, 3)}
+    assert 700 < held <= 1500
+    assert world.start_of(0) - world.start_of(1) in {0, 1}
 
 
 def test_messages_go_when_every_group_has_committed_them():
@@ -364,7 +364,7 @@ def test_a_topic_is_shown_with_what_it_holds():
     now = world.clock.ms
     (row,) = shown.rows
     assert row[:3] == (0, 2, 5)
-    assert 600 < row[3] < 1000
+    assert 600 < row[3] < 1300
     assert row[4] == row[5] == now
     assert (shown.ids, shown.groups, shown.retain) == (2, (("g", 0, 4, True),), "1m")
     assert world.ask(protocol.ShowTopic(world.n, "nope")).code == "unknown_topic"
