@@ -8,6 +8,7 @@ kit calls them between two turns, the simulator draws what they do. Nothing here
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any, Protocol, Self, TypeVar
 
 import xxhash
@@ -60,7 +61,7 @@ def fingerprints(ledger_id: bytes, ids: list[bytes]) -> bytes:
     The key keeps out ids that were chosen to collide.
     """
     seed, digest = int.from_bytes(ledger_id[:8], "little"), xxhash.xxh3_128_digest
-    return b"".join([digest(tagged, seed) for tagged in ids])
+    return b"".join(map(digest, ids, repeat(seed)))
 
 
 class ReopenedTransport(Transport, Protocol):

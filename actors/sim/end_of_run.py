@@ -166,6 +166,7 @@ def restore(people: Population, backup: Backup, number: int, disks: dict[str, Si
             broker.meet_ledger(role, disk)
         for producer in people.producers:
             broker.meet_producer(producer)
+        broker.meet_original(disks[people.broker.host.name].copy())
     finally:
         broker.close()
 

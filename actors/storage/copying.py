@@ -29,6 +29,10 @@ from .framing import COMMIT_BYTES, SEGMENT_HEADER_BYTES, BadFrame, decode_commit
 from .scan import Tail, commit_or_none, walk
 from .view import View, chain_before, known_chain, locate, read_header
 
+# Far more than an original will ever be opened, or granted, after its backup; 4,000 restores of restores fit
+# the 32 bits of a producer's epoch.
+JUMP = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Immutable:
@@ -54,6 +58,30 @@ class Target(Protocol):
 
     def write(self, name: str, data: bytes) -> None:
         """Write a new file."""
+
+
+@dataclass(slots=True)
+class Copies:
+    """A target that shares no block with its source: each file is copied into a directory."""
+
+    disk: Disk
+    path: str
+
+    def keep(self, source: Immutable, name: str) -> str:
+        path = posixpath.join(self.path, name)
+        layout.copy_new(self.disk, source.file, path, source.length)
+        return path
+
+    def checked(self, source: Immutable, name: str) -> None:
+        """The checks of the log are all there is."""
+
+    def write(self, name: str, data: bytes) -> None:
+        layout.write_new(self.disk, posixpath.join(self.path, name), data)
+
+
+def restored_number(manifest: Manifest, least: int) -> int:
+    """Return the generation of a restored log, far above what its original will ever reach."""
+    return max(manifest.generation + JUMP, least)
 
 
 def sealed_data(disk: Disk, view: View, first: int, end: int, path: str) -> bytes:

@@ -209,6 +209,8 @@ class Opening:
             file.reserve(len(data), RESERVE_MARGIN_BYTES)
             file.sync()
             kept, damage = snapshots.carry(self.disk, parent, path)
+            if parent.start and damage and all(position < parent.start for position in kept):
+                raise damage[0]  # the parent stays as it is, for who has the lost file
         except BaseException:
             file.close()
             raise

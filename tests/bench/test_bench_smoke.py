@@ -76,6 +76,18 @@ def test_dedup(tmp_path: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.parametrize("actor", ["consumer", "sink"])
+def test_dedup_of_a_consumer(tmp_path: Path, actor: str) -> None:
+    """Each message is handled once; those that come again are left out, before and after a restart."""
+    figures = run(tmp_path, "dedup", "--ids=40000", f"--actor={actor}")
+    check_positive(figures, "ids_per_s_start", "ids_per_s_end", "longest_turn_ms")
+    assert figures["ids"] >= 40_000
+    assert figures["known"] > 1_000
+    assert figures["disk_bytes_per_id"] > 16
+
+
+@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", ["sequence", "explicit"])
 def test_recover(tmp_path: Path, ids: str) -> None:
     """A broker that finds the log of a killed one is ready, and the log holds the messages."""

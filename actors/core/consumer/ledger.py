@@ -117,7 +117,8 @@ class Ledger:
         del position
         if isinstance(record, LedgerStarted):
             assert self.started is None, "a ledger starts once"
-            self._start(record)
+            self.started = record
+            self.processed.mark = _mark_of(record)
             self.next_offset = self.reached = record.start_offset
             return
         assert self.started is not None, "a ledger starts with its first record"
@@ -139,12 +140,6 @@ class Ledger:
             deaths = record.deaths if record.returned else record.deaths + 1
             self._set_deaths(record.topic_id, record.offset, deaths)
             self.open_attempt = None if record.returned else record
-
-    def _start(self, record: LedgerStarted) -> None:
-        self.started = record
-        place = f"{record.group}\0{record.topic}\0{record.partition}\0".encode()
-        named = place + record.topic_id + record.log_id
-        self.processed.mark = hashlib.blake2b(named, digest_size=MARK_BYTES).digest()
 
     def next_offset_of(self, topic_id: bytes) -> int:
         if self.started is None or topic_id == self.started.topic_id:
@@ -310,16 +305,18 @@ class Ledger:
         return {name: value for name, value in fields.items() if value}
 
     def restore(self, parts: dict[str, Plain]) -> None:
-        """The ledger must be fresh. Raises CorruptLog, UnsupportedFormat: then another one may be."""
+        """The ledger must be fresh. Raises CorruptLog, UnsupportedFormat, unchanged."""
         assert self.started is None and self.commit_no == 0, "restore into a fresh ledger"  # noqa: PT018
         fields: dict[str, Any] = parts["ledger"]
         if fields.get("format", 1) > FORMAT:
             raise UnsupportedFormat(
                 f"a snapshot of format {fields['format']}: this OnceMQ reads {FORMAT}"
             )
-        if fields["started"] is not None:
-            self._start(LedgerStarted(*fields["started"]))
-        self.processed.restore(parts)
+        started = None if fields["started"] is None else LedgerStarted(*fields["started"])
+        if started is not None:
+            self.processed.mark = _mark_of(started)
+        self.processed.restore(parts)  # before all else, which then another snapshot may still set
+        self.started = started
         self.next_offset = fields["next_offset"]
         self.reached = fields.get("reached", self.next_offset)
         self.skips = [(low, high, why) for low, high, why in fields.get("skips", ())]
@@ -342,6 +339,12 @@ class Ledger:
         for output in parts["outputs"]:
             kept = Output(*output)
             self.unacked.setdefault((kept.topic, kept.partition), deque()).append(kept)
+
+
+def _mark_of(started: LedgerStarted) -> bytes:
+    place = f"{started.group}\0{started.topic}\0{started.partition}\0".encode()
+    named = place + started.topic_id + started.log_id
+    return hashlib.blake2b(named, digest_size=MARK_BYTES).digest()
 
 
 def _start_fields(started: LedgerStarted) -> list[Plain]:

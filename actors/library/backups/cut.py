@@ -32,7 +32,14 @@ from ...core.broker.state import BrokerState
 from ...errors import LogRegressed, StorageError, UnsupportedFormat
 from ...history import History, Place
 from ...limits import LIMITS
-from ...records import GroupGranted, Record, Trimmed
+from ...records import (
+    GroupGranted,
+    GroupRewound,
+    HistoryBegun,
+    Record,
+    TopicCreated,
+    TopicDeleted,
+)
 from ...shells.ledger.files import LedgerFacts
 from ...shells.tables.records import Row
 from ...storage import snapshots
@@ -42,6 +49,8 @@ from ...storage.creation import SECRET_BYTES
 from ...storage.disk import Disk
 from ...storage.view import View
 
+# What says who owns what. Whatever else a record says is of messages, ids and producers.
+_OWNERS = (HistoryBegun, TopicCreated, TopicDeleted, GroupGranted, GroupRewound)
 # Parts of a snapshot that hold the state but for messages and ids.
 _STATE = frozenset({"broker", "topics", "producers", "groups", "history"})
 
@@ -69,7 +78,7 @@ class BrokerCut:
             for stored in records:
                 if stored.type != record_codec.BATCH_STORED:
                     record = decoded(stored)
-                    if not isinstance(record, Trimmed):
+                    if isinstance(record, _OWNERS):
                         cut.state.apply(record, stored.position)
         return cut
 

@@ -18,7 +18,14 @@ from dataclasses import dataclass, field
 from ...errors import BadInput, CorruptLog, DiskFull
 from ...storage import layout
 from ...storage.check import Tell
-from ...storage.copying import Immutable, copy_generation, cut_at
+from ...storage.copying import (
+    JUMP,
+    Copies,
+    Immutable,
+    copy_generation,
+    cut_at,
+    restored_number,
+)
 from ...storage.disk import Disk
 from ...storage.document import Manifest
 from ...storage.outside_reader import latest_view
@@ -36,10 +43,6 @@ from .catalog import (
     remove_tree,
 )
 from .sink import SqliteCopies
-
-# Far more than an original will ever be opened, or granted, after its backup; 4,000 restores of restores fit
-# the 32 bits of a producer's epoch.
-JUMP = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +135,11 @@ class Restore:
     ) -> tuple[str, Manifest]:
         """Copy all of a log but its manifest; return the directory and that manifest."""
         view = latest_view(self.disk, source)
-        number = max(view.manifest.generation + JUMP, least)
+        number = restored_number(view.manifest, least)
         path = posixpath.join(target, layout.generation_name(number))
         layout.make_directories(self.disk, path)
         owner = {"restored_from": source, "host": self.host}
-        files = _Files(self, path, digests)
+        files = _Files(self.disk, path, self, digests)
         view = cut_at(self.disk, view, view.end)
         manifest = copy_generation(self.disk, view, files, number, self.lineage, owner)
         self.disk.sync_directory(path)
@@ -165,27 +168,23 @@ class Restore:
 
 
 @dataclass(slots=True)
-class _Files:
+class _Files(Copies):
     """The directory of a generation that is restored."""
 
     restore: Restore
-    path: str
     digests: dict[str, str]
-
-    def keep(self, source: Immutable, name: str) -> str:
-        path = posixpath.join(self.path, name)
-        layout.copy_new(self.restore.disk, source.file, path, source.length)
-        return path
 
     def checked(self, source: Immutable, name: str) -> None:
         """Look whether the bytes are still those that the catalog names."""
         path = posixpath.join(self.path, name)
-        if digest_of(self.restore.disk, path, source.length) != self.digests.get(source.path):
+        if digest_of(self.disk, path, source.length) != self.digests.get(source.path):
             raise CorruptLog(source.path, 0, "other bytes than when the backup was made")
-        self.restore.nbytes += source.length
-        self.restore.tell(name, source.length)
+        self._done(name, source.length)
 
     def write(self, name: str, data: bytes) -> None:
-        layout.write_new(self.restore.disk, posixpath.join(self.path, name), data)
-        self.restore.nbytes += len(data)
-        self.restore.tell(name, len(data))
+        Copies.write(self, name, data)
+        self._done(name, len(data))
+
+    def _done(self, name: str, nbytes: int) -> None:
+        self.restore.nbytes += nbytes
+        self.restore.tell(name, nbytes)

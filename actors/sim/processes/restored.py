@@ -5,10 +5,14 @@ is started as a broker of its own, which begins its own history and grows: less 
 stand, exactly as far, or past them. Then every ledger asks to join it, readers ask it for what comes next,
 and producers say hello. Who relies on a record behind the backup must be refused, whatever the numbers
 are; who relies on nothing behind it must not.
+
+Half of the copies are restored as `oncemq restore` does it, as a lineage of their own. Then a client of such
+a copy goes to the original, which must end.
 """
 
 from __future__ import annotations
 
+import posixpath
 import random
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,13 +21,18 @@ from typing import Any
 from ...codec import batch as batch_codec
 from ...codec import wire
 from ...core.consumer.grant import join_with
-from ...history import Place
+from ...errors import Fenced
+from ...history import NO_PLACE, Place
 from ...ids import tagged_id
 from ...ports import Frames
 from ...protocol import VERSION_MAX, VERSION_MIN, Failure, Fetch, Hello, Produce
 from ...shells.broker import BrokerShell
+from ...storage.copying import Copies, copy_generation, cut_at, restored_number
+from ...storage.layout import MANIFEST, SECRET, generation_name, make_directories, read_file
+from ...storage.layout import replace as replace_file
 from ...storage.log import FencedLog
-from ..disk.disk import SimDisk
+from ...storage.outside_reader import latest_view
+from ..disk.disk import SimDisk, SimProcess
 from ..environment import Environment
 from ..trace import Violation
 from .broker import DATA
@@ -31,6 +40,7 @@ from .consumer import SimConsumer
 from .producer import SimProducer
 from .role import ProcessClock, SimEvents
 
+_RESTORED = "restored"
 _PEER = b"operator".ljust(16, b".")
 _GROWN = (-2, -1, 0, 1, 3)  # where the partition ends, counted from where a ledger stands
 _TURNS_MAX = 50
@@ -73,31 +83,27 @@ class _Clock:
         return self._clock.now_ms() + self.ahead_ms
 
 
-class RestoredBroker:
-    """The broker that was started from a backup."""
+class AskedBroker:
+    """A broker with one peer, which asks one question after the other."""
 
-    def __init__(self, world: Environment, backup: Backup, number: int) -> None:
-        """Begin a history of its own where the backup ends: at `begin`."""
+    def __init__(self, world: Environment, disk: SimProcess, directory: str, name: str) -> None:
         self._world = world
-        self._rng = random.Random(f"{world.plan.seed} restored {number}")
         self._wire = _Wire()
         self._clock = _Clock(ProcessClock(world.clock))
         self._requests = 0
-        self.name = f"restored-{number}"
+        self.name = name
         self._shell = BrokerShell(
-            backup.disk.process(self.name),
-            DATA,
-            owner={"shell": self.name},
+            disk,
+            directory,
+            owner={"shell": name},
             bind=lambda: self._wire,
             clock=self._clock,
-            events=SimEvents(world, self.name),
+            events=SimEvents(world, name),
             entropy=world.draw,
             open_log=partial(FencedLog.open, segment_bytes=world.plan.segment_bytes),
             snapshot_every_bytes=None,
             limits=world.limits,
         )
-        self.begin = self._shell.core.state.history.begins[-1][1]
-        self._hello(Place())
 
     def ask(self, message: Any, body: Any = None) -> Any:
         """Return the answer to a message, which gets a number of its own."""
@@ -112,9 +118,50 @@ class RestoredBroker:
                 return self._wire.answers.pop()
         raise Violation("restored", f"{self.name} does not answer")
 
-    def _hello(self, place: Place) -> Any:
+    def say_hello(self, place: Place, *seen: Any) -> Any:
+        """`seen` is what a client brings from another broker: log_id and epoch, lineage and proof."""
         role, nobody = "restored", self._world.draw()
-        return self.ask(Hello(0, VERSION_MIN, VERSION_MAX, role, nobody, b"", 0, *place))
+        log_id, epoch, *proof = seen or (b"", 0)
+        return self.ask(
+            Hello(0, VERSION_MIN, VERSION_MAX, role, nobody, log_id, epoch, *place, *proof)
+        )
+
+    def close(self) -> None:
+        self._shell.close(clean=False)
+
+
+class RestoredBroker(AskedBroker):
+    """The broker that was started from a backup."""
+
+    def __init__(self, world: Environment, backup: Backup, number: int) -> None:
+        """Begin a history of its own where the backup ends: at `begin`."""
+        self._rng = random.Random(f"{world.plan.seed} restored {number}")
+        name = f"restored-{number}"
+        disk = backup.disk.process(name)
+        lineage = self._rng.random() < 0.5
+        if lineage:
+            _restore(disk, world.draw())
+        super().__init__(world, disk, _RESTORED if lineage else DATA, name)
+        self.begin = self._shell.core.state.history.begins[-1][1]
+        self._is_lineage = lineage
+        self._welcome = self.say_hello(NO_PLACE)
+
+    def meet_original(self, disk: SimDisk) -> None:
+        """A client that has met this broker goes to the original, which ends if this is another lineage."""
+        if not self._is_lineage:
+            return
+        name = f"original of {self.name}"
+        original = AskedBroker(self._world, disk.process("original"), DATA, name)
+        welcome = self._welcome
+        seen = (welcome.log_id, welcome.epoch, welcome.lineage, welcome.proof)
+        try:
+            answer = original.say_hello(NO_PLACE, *seen)
+        except Fenced:
+            self._world.trace.add(original.name, "fenced")
+        else:
+            raise Violation("original not fenced", f"{original.name} answers {answer}")
+        finally:
+            original.close()
 
     def grow(self, topic: str, partition: int, stands: int) -> None:
         """Store messages until the partition ends near where a ledger stands."""
@@ -171,8 +218,17 @@ class RestoredBroker:
     def meet_producer(self, role: SimProducer) -> None:
         """A producer that lives on says hello."""
         if role.place is not None:
-            self.judge(role.name, self._hello(role.place), role.relied, role.place)
-            self._hello(Place())
+            self.judge(role.name, self.say_hello(role.place), role.relied, role.place)
+            self.say_hello(NO_PLACE)
 
-    def close(self) -> None:
-        self._shell.close(clean=False)
+
+def _restore(disk: SimProcess, lineage: bytes) -> None:
+    """As `oncemq restore`, from the copied disk instead of a directory of backups."""
+    view = latest_view(disk, DATA)
+    number = restored_number(view.manifest, 0)
+    path = posixpath.join(_RESTORED, generation_name(number))
+    make_directories(disk, path)
+    cut = cut_at(disk, view, view.end)
+    manifest = copy_generation(disk, cut, Copies(disk, path), number, lineage, {})
+    replace_file(disk, _RESTORED, SECRET, read_file(disk, posixpath.join(DATA, SECRET)))
+    replace_file(disk, path, MANIFEST, manifest.encode())

@@ -151,7 +151,7 @@ class System:
         for position, record in records_of(self.disk, DATA):
             if not isinstance(record, BatchStored):
                 state.apply(record, position)
-        plain = state.snapshot().parts
+        plain = state.snapshot().whole()
         packed = {name: wire.pack_plain(part) for name, part in plain.items()}
         end = self.broker.durable_end
         self.broker.write_snapshot(end, packed, {f"run-{end}"})

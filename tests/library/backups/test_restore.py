@@ -10,9 +10,10 @@ import pytest
 
 from oncemq.errors import BadInput, CorruptLog, DiskFull, StorageError
 from oncemq.library.backups.catalog import CATALOG, NoBackup, check_backup
-from oncemq.library.backups.restore import JUMP, Restore, Restored
+from oncemq.library.backups.restore import Restore, Restored
 from oncemq.storage import layout
 from oncemq.storage.check import check_log
+from oncemq.storage.copying import JUMP
 from oncemq.storage.log import identity
 from oncemq.storage.memory import MemoryDisk
 from oncemq.storage.view import read_latest

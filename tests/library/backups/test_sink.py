@@ -11,10 +11,10 @@ import pytest
 from oncemq.errors import BadInput, BadSink, NotSupported
 from oncemq.history import Place
 from oncemq.library.backups.cut import Moved, end_for
-from oncemq.library.backups.restore import JUMP
 from oncemq.library.backups.sink import SqliteCopies
 from oncemq.runtime.os_disk import OsDisk
 from oncemq.shells.tables.records import Row
+from oncemq.storage.copying import JUMP
 from oncemq.storage.memory import MemoryDisk
 from oncemq.storage.view import read_latest
 from tests.library.backups.small import DATA, LEDGER_ID, LOG_ID, TOPIC_ID, records_of

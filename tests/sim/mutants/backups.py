@@ -11,7 +11,8 @@ from oncemq.library.backups.catalog import BROKER, CATALOG, Catalog, Log
 from oncemq.library.backups.cut import BrokerCut
 from oncemq.library.backups.fsck import ledgers_in
 from oncemq.library.backups.make import Attempt
-from oncemq.library.backups.restore import Restore, _Files
+from oncemq.library.backups.restore import _Files
+from oncemq.sim.processes import restored
 from oncemq.storage import check, copying, layout
 from tests.sim.mutants.table import mutant, nothing
 
@@ -108,13 +109,10 @@ mutant(
 mutant(
     "restore with the old epoch",
     "a restored log is above all that its original will reach",
-    (restore, "JUMP", lambda _original: 1),
     (
-        Restore,
-        "_log",
-        lambda original: (
-            lambda self, source, target, _least, digests: original(self, source, target, 0, digests)
-        ),
+        restore,
+        "restored_number",
+        lambda _original: lambda manifest, _least: manifest.generation + 1,
     ),
     tests=RESTORE,
 )
@@ -154,7 +152,17 @@ mutant(
     "the original not told of its copy",
     "an original that learns of a restored copy ends",
     (BrokerCore, "_check_lineage", nothing),
-    tests=CORE,
+    faults=("backup", "kill"),
+)
+mutant(
+    "the original goes on under higher epochs",
+    "a restored log is above all that its original will reach",
+    (
+        restored,
+        "restored_number",
+        lambda _original: lambda manifest, _least: manifest.generation + 1,
+    ),
+    faults=("backup", "kill"),
 )
 mutant(
     "fsck looks at both ends only",

@@ -8,7 +8,10 @@ import numpy as np
 
 from oncemq.core.consumer import handling
 from oncemq.core.consumer.explicit_ids import ExplicitIds
+from oncemq.core.consumer.ledger import Ledger
 from oncemq.core.consumer.processed import Processed
+from oncemq.errors import CorruptLog
+from oncemq.records import LedgerStarted
 from oncemq.shells.tables import parts, statements
 from oncemq.shells.tables.log import SqlLog
 from tests.sim.mutants.table import mutant
@@ -88,6 +91,43 @@ mutant(
     ),
     tests=("tests/core/consumer/test_ledger.py", "tests/library/ledgers/test_export.py"),
 )
+
+
+def _smaller(original: Any) -> Any:
+    def broken(self: Any, part: Any, given: Any) -> None:
+        try:
+            original(self, part, given)
+        except CorruptLog:
+            original(self, [*part[:2], [], part[3]], given)
+
+    return broken
+
+
+mutant(
+    "a damaged run is left out of a ledger",
+    "damage never makes a smaller set",
+    (ExplicitIds, "restore", _smaller),
+    tests=("tests/shells/ledger/test_runs.py",),
+)
+mutant(
+    "a ledger that could not be restored keeps what it took",
+    "another snapshot is restored into a fresh ledger",
+    (
+        Ledger,
+        "restore",
+        lambda original: lambda self, given: _start_first(original, self, given),
+    ),
+    tests=("tests/shells/ledger/test_runs.py",),
+)
+
+
+def _start_first(original: Any, self: Any, given: Any) -> None:
+    try:
+        original(self, given)
+    except CorruptLog:
+        self.started = LedgerStarted(*given["ledger"]["started"])
+        raise
+
 
 # --- in tables -----------------------------------------------------------------------------------
 
