@@ -190,6 +190,22 @@ class UnknownProducer(OnceMQError):
     default_hint = "check --data and --broker: the log of this broker does not know the producer"
 
 
+class RetiredProducer(OnceMQError):
+    """The producer name was idle for long and is retired. Nothing was stored."""
+
+    code = "retired_producer"
+    default_hint = "start the program again: its numbers go on where they were"
+
+
+class ProducerInUse(OnceMQError):
+    """The producer was seen lately, so an operator may not retire it without a word. Nothing was changed."""
+
+    code = "producer_in_use"
+    default_hint = (
+        "stop it first, wait, or retire it with --force: its program must be started again"
+    )
+
+
 class IdConflict(OnceMQError):
     """One id, two bodies: the id is stored with another key, value or encoding."""
 

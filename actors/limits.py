@@ -33,6 +33,8 @@ HANDLER_DESCRIPTORS = 64  # of a consumer, for handlers and for what is open for
 # --- broker ---------------------------------------------------------------------------------------
 LABEL_CHARS_MAX = 256  # of who somebody is, for people; the rest is cut off
 
+PRODUCERS_LISTED_MAX = 1_000  # of one answer; the client asks on behind the last name
+
 # --- fetch ----------------------------------------------------------------------------------------
 FETCH_BYTES_MAX = 4 * 1024 * 1024
 FETCH_WAIT_MS_DEFAULT = 500
@@ -137,6 +139,7 @@ class Limits:
     topics_max: int = 10_000
     partitions_max: int = 1_000
     producers_max: int = 100_000
+    producers_retired_max: int = 1_000_000  # names of which only epoch and numbers are kept
     producer_nonces_kept: int = 16
     sessions_max: int = 10_000  # least recently used is forgotten: its client gets UnknownSession
     peers_max: int = 10_000  # least recently used is forgotten: its client gets HelloRequired
@@ -148,7 +151,7 @@ class Limits:
     turn_freeze_bytes: int = 32 * 1024  # of rows of a snapshot: one or two milliseconds
 
     # --- broker: places in the log ----------------------------------------------------------------
-    offset_index_step_bytes: int = 64 * 1024  # one entry for so much log, for each partition
+    offset_index_step_bytes: int = 256 * 1024  # one entry of 33 bytes for so much log, at most
     producer_index_entries_max: int = 128  # of a producer and partition; the older half is thinned
     cursors_per_partition: int = 16  # where fetches that go on will read; the oldest is forgotten
     reads_per_request_max: int = 16  # one fetch or lookup in one turn; it goes on in the next

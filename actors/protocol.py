@@ -256,6 +256,23 @@ class DescribeGroup:
     group: str
 
 
+@dataclass(frozen=True, slots=True)
+class ListProducers:
+    """Version 4: asks for the producer names behind `after`, in the order of names."""
+
+    request: int
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetireProducer:
+    """Version 4: retires a name that has stored nothing for `idle_ms`; again is no error."""
+
+    request: int
+    producer: str
+    idle_ms: int
+
+
 # --- answers -------------------------------------------------------------------------------------
 
 
@@ -460,6 +477,30 @@ class GroupDescribed:
 
 
 @dataclass(frozen=True, slots=True)
+class ProducersListed:
+    """Producer names in order, at most PRODUCERS_LISTED_MAX; `more`: others follow.
+
+    A row: (name, epoch, label, time of the last record, bytes in memory, retired, numbers, partitions
+    it has written to). A number: (topic, partition, next sequence), of the first ten partitions.
+    """
+
+    request: int
+    producers: tuple[
+        tuple[str, int, str, int, int, bool, tuple[tuple[str, int, int], ...], int], ...
+    ]
+    more: bool
+    at_ms: int  # broker time
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """Only epoch and next numbers of the name are kept."""
+
+    request: int
+    producer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The broker refused a request."""
 
@@ -479,6 +520,8 @@ Request = (
     | ListTopics
     | ShowTopic
     | DeleteTopic
+    | ListProducers
+    | RetireProducer
     | ListGroups
     | InitProducer
     | Produce
@@ -496,6 +539,8 @@ Answer = (
     | TopicsListed
     | TopicShown
     | TopicGone
+    | ProducersListed
+    | Retired
     | GroupsListed
     | ProducerReady
     | Produced
@@ -537,6 +582,8 @@ KINDS: dict[int, type[Message]] = {
     15: ConfigureTopic,
     20: ShowTopic,
     21: DeleteTopic,
+    22: ListProducers,
+    23: RetireProducer,
     33: Welcome,
     34: Pong,
     35: TopicDescribed,
@@ -554,4 +601,6 @@ KINDS: dict[int, type[Message]] = {
     47: GroupDescribed,
     50: TopicShown,
     51: TopicGone,
+    52: ProducersListed,
+    53: Retired,
 }

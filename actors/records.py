@@ -101,6 +101,14 @@ class ProducerGranted:
     at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class ProducerRetired:
+    """Of an idle producer name only its epoch and its next numbers are kept from here on."""
+
+    producer: str
+    at_ms: int
+
+
 @dataclass(slots=True)
 class BatchStored:
     """The messages of one batch that were new, at dense offsets of one partition."""
@@ -328,6 +336,7 @@ Record = (
     | TopicDeleted
     | Trimmed
     | ProducerGranted
+    | ProducerRetired
     | BatchStored
     | GroupGranted
     | GroupRewound

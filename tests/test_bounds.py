@@ -33,7 +33,7 @@ from oncemq.library.producing.parcel import checked_message
 from oncemq.limits import LIMITS, Limits
 from oncemq.maelstrom import messages as node_messages
 from oncemq.maelstrom.lines import LineCutter
-from oncemq.protocol import Failure, Fetch, Join, Ping
+from oncemq.protocol import Failure, Fetch, Join, Ping, RetireProducer
 from oncemq.records import GroupGranted
 from oncemq.runtime.descriptors import allow_descriptors
 from oncemq.sim.faults.bounds import SMALL
@@ -74,6 +74,14 @@ def producers(_: Patch) -> OnceMQError:
     world = broker(producers_max=1)
     world.producer()
     return refused(world.producer("q"))
+
+
+def retired_producers(_: Patch) -> OnceMQError:
+    world = broker(producers_retired_max=1)
+    for number, name in enumerate("pq"):
+        world.producer(name, nonce=bytes([number]) * 16)
+        answer = world.ask(RetireProducer(world.n, name, 0))
+    return refused(answer)
 
 
 def grants(_: Patch) -> OnceMQError:
@@ -318,6 +326,7 @@ SPEAKS: dict[str, tuple[float, Callable[[Patch], Any]]] = {
     "topics_max": (1, topics),
     "partitions_max": (1000, partitions),
     "producers_max": (1, producers),
+    "producers_retired_max": (1, retired_producers),
     "groups_max": (1, grants),
     "waiting_fetches_max": (1, fetches),
     "lookups_max": (1, lookups),
@@ -376,6 +385,7 @@ QUIET: dict[str, str] = {
     "test_when_the_reserve_is_taken_all_connections_are_closed_and_taken_again",
     "LABEL_CHARS_MAX": "tests/test_bounds.py::test_a_long_label_is_cut",
     "FETCH_BYTES_MAX": "tests/test_bounds.py::test_no_answer_is_longer_than_the_longest",
+    "PRODUCERS_LISTED_MAX": BROKER + "test_retired_producers.py::test_a_list_has_a_bound",
     "created_ahead_ms_max": BROKER
     + "test_horizon.py::test_a_message_without_a_time_or_from_the_future_is_refused",
     "FETCH_WAIT_MS_DEFAULT": TIME,

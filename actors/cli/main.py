@@ -46,6 +46,7 @@ COMMANDS: dict[str, Entry] = {
     "supervise": Entry("supervise:supervise", "Restart a command with back-off when it crashes."),
     "state": Entry("state:state", "Print the committed state of a group."),
     "ledger": Entry("ledger:ledger", "Export, check or import one ledger as a file."),
+    "producers": Entry("producers:producers", "List producer names, or retire idle ones."),
     "topics": Entry("topics:topics", "List or create topics."),
     "groups": Entry("groups:groups", "Show groups and their lag; move a group's offset."),
     "verify": Entry("verify:verify", "Prove from the files: each id processed once."),

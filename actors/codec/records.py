@@ -31,6 +31,7 @@ from ..records import (
     Output,
     Parked,
     ProducerGranted,
+    ProducerRetired,
     Record,
     Renumbered,
     Skipped,
@@ -60,6 +61,7 @@ EFFECT_INTENDED = 14
 EFFECT_ENDED = 15
 LEDGER_ENDED = 16
 HORIZON_MARKED = 17
+PRODUCER_RETIRED = 18
 TRIMMED = 20
 TOPIC_DELETED = 21
 
@@ -131,6 +133,7 @@ _SIMPLE: dict[int, tuple[type[Any], tuple[str, ...]]] = {
         ),
     ),
     LEDGER_ENDED: (LedgerEnded, ("epoch",)),
+    PRODUCER_RETIRED: (ProducerRetired, ("producer", "at_ms")),
     HORIZON_MARKED: (HorizonMarked, ("topic_number", "floor_ms", "forgotten_ms", "at_ms")),
     TRIMMED: (Trimmed, ("topic_number", "partition", "below", "why", "at_ms")),
     TOPIC_DELETED: (TopicDeleted, ("topic_number", "at_ms")),

@@ -99,6 +99,10 @@ EVENTS: dict[str, EventKind] = {
         "topic partition first_offset next_offset reason",
     ),
     "producer.granted": _info("A producer name has a new owner", "producer epoch position"),
+    "producer.retired": _info(
+        "Of an idle producer name only its epoch and next numbers are kept",
+        "producer epoch idle_ms position",
+    ),
     "producer.fenced": _info(
         "A stale owner of a producer name was refused", "producer epoch current_epoch"
     ),

@@ -24,7 +24,7 @@ from .disk.cuts import CutPolicy
 from .disk.disk import SimDisk
 from .network import Endpoint, Envelope, Faults, SimNetwork
 from .oracles.ledger import LedgerOracle
-from .oracles.log import BrokerOracle
+from .oracles.log import CREATED_AHEAD_MS, BrokerOracle
 from .plan import Plan
 from .trace import Trace
 
@@ -102,6 +102,7 @@ class Environment(ABC):
         self.limits: Limits = replace(
             LIMITS,
             solitary_messages_max=plan.solitary_max,
+            created_ahead_ms_max=CREATED_AHEAD_MS,
             offset_index_step_bytes=plan.index_step_bytes,
             keep_bytes_min=plan.keep_bytes_min,
             # So that runs of ids are made and merged in every world.

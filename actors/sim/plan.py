@@ -138,6 +138,11 @@ class Plan:
         """
         return "effect orders" in self.faults and "copied ledger" not in self.faults
 
+    @property
+    def with_horizons(self) -> bool:
+        """Whether one more topic forgets ids."""
+        return "horizons" in self.faults
+
     def without(self, fault: str) -> Plan:
         return replace(self, faults={n: m for n, m in self.faults.items() if n != fault})
 

@@ -19,7 +19,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import DiskFull, Fenced, LedgerNotHere, LogInUse, SinkUnavailable, StorageError
+from ..errors import (
+    DiskFull,
+    Fenced,
+    LedgerNotHere,
+    LogInUse,
+    RetiredProducer,
+    SinkUnavailable,
+    StorageError,
+)
 from . import end_of_run
 from .clock import SimClock
 from .disk.cuts import CutPolicy
@@ -29,7 +37,9 @@ from .faults.catalog import FAULTS
 from .plan import Plan
 from .processes.consumer import SimConsumer
 from .processes.consumer_table import SimTableConsumer
+from .processes.dated_user import TOPIC
 from .processes.population import Population
+from .processes.producer import SimProducer
 from .processes.relay import MakeRelay
 from .processes.role import NEVER_MS
 from .trace import Violation
@@ -156,7 +166,7 @@ class World(Environment):
         client = self.connect()
         for frames in self.people.topic_requests():
             client.send(b"", frames)
-        wanted = set(self.plan.partitions)
+        wanted = {*self.plan.partitions, *([TOPIC] if self.plan.with_horizons else [])}
         while {created.topic for created in self.oracle.topics} != wanted:
             self._step()
         client.close()
@@ -221,6 +231,8 @@ class World(Environment):
     def _expected(self, role: Role, error: BaseException | None, *, serving: bool) -> bool:
         if error is None or isinstance(error, Fenced | LogInUse):
             return True
+        if isinstance(error, RetiredProducer):
+            return isinstance(role, SimProducer) and "retirement" in self.plan.faults
         if isinstance(error, SinkUnavailable):
             return isinstance(role, SimTableConsumer) and not (self.at_rest and role.alone)
         if isinstance(error, DiskFull):

@@ -22,6 +22,7 @@ from oncemq.records import (
     Output,
     Parked,
     ProducerGranted,
+    ProducerRetired,
     Renumbered,
     Skipped,
     TopicConfigured,
@@ -64,6 +65,7 @@ EVERY_KIND = [
     GroupRewound("g", "t", 0, 4, 3, 9),
     LedgerReplaced("g", "t", 0, 5, b"l" * 16, 10),
     HorizonMarked(1, 5, 3, 13),
+    ProducerRetired("p", 14),
     TopicConfigured(1, 86_400_000, None, 10**9, True, 12),
     Committed(5, 2, [(b"1" * 16, 3)], [], b"", {}, skipped=[Skipped(b"1" * 16, 11, 3, "by order")]),
     HistoryBegun(b"m" * 16, 7, 11),
@@ -96,7 +98,7 @@ def test_every_record_comes_back_as_it_was_written(record):
 def test_types_have_the_numbers_that_are_on_disk():
     """A record type's number never changes: old logs name it."""
     assert [records.encode(record)[0] for record in EVERY_KIND] == [
-        1, 2, 3, 4, 10, 11, 12, 13, 16, 5, 8, 17, 9, 12, 6, 7, 12, 12,
+        1, 2, 3, 4, 10, 11, 12, 13, 16, 5, 8, 17, 18, 9, 12, 6, 7, 12, 12,
     ]  # fmt: skip
 
 

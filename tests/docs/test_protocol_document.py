@@ -52,4 +52,4 @@ def test_failures_are_retriable_as_the_page_says():
     """A client written from the page retries what may be retried."""
     told = {row[0].strip("`"): row[1] == "yes" for row in rows("code | retriable")}
     assert told == {code: errors.BY_CODE[code].retriable for code in told}
-    assert len(told) == 22
+    assert len(told) == 24

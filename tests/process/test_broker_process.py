@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,52 @@ def test_settings_of_topics_are_set_shown_and_proved(house):
     ):
         assert said in house.command("topics", *wrong, code=1)["error"]
     assert "--dedup or --retain" in house.command("topics", "set", "orders", code=2)["error"]
+
+
+def test_a_topic_with_a_horizon_takes_rows_with_times(house):
+    """From a file, by --time-field; without it, and from before the horizon, the line is named."""
+    house.broker()
+    house.command("topics", "create", "orders", "--dedup=1d")
+    now = int(time.time() * 1000)
+    rows = "".join(f'{{"id": "o-{n}", "at": {now - n}}}\n' for n in range(3))
+    path = house.directory / "orders.jsonl"
+    path.write_text(rows)
+    argv = ("--topic=orders", "--format=jsonl", "--id-field=id")
+    for appended in (3, 0):
+        sender = house.producer(*argv, "--time-field=at", str(path))
+        sender.wait(START_S, 0)
+        assert sender.summary() == {"sent": 3, "appended": appended, "duplicates": 3 - appended}
+    bare = house.producer(*argv, str(path))
+    bare.wait(START_S, 1)
+    assert "created_at" in bare.stderr()
+    path.write_text('{"id": "o-9", "at": "2026-01-31 12:00"}\n')
+    naive = house.producer(*argv, "--time-field=at", str(path))
+    naive.wait(START_S, 1)
+    assert "line 1: field 'at' has no offset" in naive.stderr()
+
+
+def test_idle_producers_are_listed_and_retired(house):
+    """Asked for and by name; the next run of the file goes on with its numbers."""
+    house.broker()
+    path = house.directory / "lines"
+    path.write_text("a\nb\n")
+    house.producer("--topic=t", "--name=p", str(path)).wait(START_S, 0)
+    [row] = house.command("producers", "list")["producers"]
+    assert (row["producer"], row["retired"]) == ("p", False)
+    assert row["numbers"] == [{"topic": "t", "partition": 0, "next": 2}]
+    assert "stored something" in house.command("producers", "retire", "p", "--yes", code=1)["error"]
+    assert house.command("producers", "retire", "--idle=1h", "--yes")["retired"] == []
+    assert "--force" in house.command("producers", "retire", "--idle=1s", code=2)["error"]
+    forced = house.command("producers", "retire", "p", "--force", "--yes")
+    assert forced["retired"] == ["p"]
+    [row] = house.command("producers", "list")["producers"]
+    assert row["retired"]
+    path.write_text("a\nb\nc\n")
+    again = house.producer("--topic=t", "--name=p", str(path))
+    again.wait(START_S, 0)
+    assert again.summary() == {"sent": 3, "appended": 1, "duplicates": 0}
+    assert [message.value for message in read_topic(house.endpoint, "t")] == ["a", "b", "c"]
+    assert house.command("verify", f"--data={house.data}")["ok"]
 
 
 @needs_ipv6

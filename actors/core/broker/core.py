@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from heapq import nsmallest
 from typing import Any
 
 from ...errors import (
@@ -27,6 +28,7 @@ from ...errors import (
     InvalidSetting,
     LogRegressed,
     OnceMQError,
+    ProducerInUse,
     ProtocolError,
     StoreMismatch,
     TopicExists,
@@ -34,7 +36,7 @@ from ...errors import (
     VersionMismatch,
 )
 from ...ids import INTERNAL_MARK, check_name, dead_topic
-from ...limits import LABEL_CHARS_MAX, LIMITS, Limits
+from ...limits import LABEL_CHARS_MAX, LIMITS, PRODUCERS_LISTED_MAX, Limits
 from ...outcome import (
     DiskSpace,
     Event,
@@ -66,13 +68,17 @@ from ...protocol import (
     Join,
     Leave,
     ListGroups,
+    ListProducers,
     ListTopics,
     Ping,
     Placed,
     Pong,
     Produce,
     ProducerReady,
+    ProducersListed,
     Renew,
+    Retired,
+    RetireProducer,
     Rewind,
     ShowTopic,
     TopicDescribed,
@@ -86,12 +92,13 @@ from ...records import (
     HistoryBegun,
     Plain,
     ProducerGranted,
+    ProducerRetired,
     Record,
     TopicConfigured,
     TopicCreated,
     TopicDeleted,
 )
-from ...topic_settings import DEFAULTS, TopicSettings
+from ...topic_settings import DEFAULTS, TopicSettings, duration_text
 from .fetch import FetchServer
 from .lineage import is_proof, lineage_proof
 from .lookup import Recent
@@ -104,6 +111,7 @@ from .state import BrokerState, checked_place
 from .topics import Topic, check_topic, is_own
 
 _NONCE_BYTES = 16
+_NUMBERS_LISTED = 10  # partitions of a producer that a list names
 _PLACES_VERSION = 3  # of the protocol: clients before it know no marks
 _START_ANEW = (
     "find out which messages are missing, send them again under their ids, "
@@ -180,6 +188,8 @@ class BrokerCore:
             ShowTopic: self._show_topic,
             DeleteTopic: self._delete_topic,
             InitProducer: self._init_producer,
+            ListProducers: self._list_producers,
+            RetireProducer: self._retire_producer,
             Fetch: lambda peer, fetch, out: self._fetches.fetch(peer, fetch, self._now_ms, out),
             Join: self._join,
             Renew: lambda peer, renew, out: self._membership.renew(peer, renew, self._now_ms, out),
@@ -610,14 +620,10 @@ class BrokerCore:
                 raise DiskFull(NO_ROOM)
             epoch = self._grant_producer(request, out)
         known = producers.by_name.get(name)
+        its = {} if known is None else known.numbers_and_digests()
         rows = tuple(
-            (
-                self.state.topics.by_number[topic_number].name,
-                partition,
-                row.next_sequence,
-                row.digest,
-            )
-            for (topic_number, partition), row in sorted(known.rows.items() if known else ())
+            (self.state.topics.by_number[topic_number].name, partition, number, digest)
+            for (topic_number, partition), (number, digest) in sorted(its.items())
         )
         out.sends_after_sync.append(Send(peer, ProducerReady(request.request, epoch, rows)))
 
@@ -625,17 +631,62 @@ class BrokerCore:
         name = request.producer
         known = self.state.producers.by_name.get(name)
         most = self.limits.producers_max
-        if known is None and len(self.state.producers) >= most:
+        is_more = known is None or known.kept is not None
+        if is_more and len(self.state.producers) >= most:
             raise Busy(
                 f"the broker holds {most} producer names and takes no more",
                 hint="use a name again (a name is a role, not a run), or send without a name, "
-                "each message with its id",
+                "each message with its id; retire idle names: oncemq producers retire --idle 30d",
             )
         epoch = 1 + (known.epoch if known else 0)
         label = request.label[:LABEL_CHARS_MAX]
         out.appends.append(ProducerGranted(name, epoch, request.nonce, label, self._broker_ms()))
         out.events.append(("producer.granted", {"producer": name, "epoch": epoch}))
         return epoch
+
+    def _list_producers(self, peer: bytes, request: ListProducers, out: Outcome) -> None:
+        by_name, topics = self.state.producers.by_name, self.state.topics.by_number
+        behind = (name for name in by_name if name > request.after)
+        names = nsmallest(PRODUCERS_LISTED_MAX + 1, behind)
+        rows = []
+        for name in names[:PRODUCERS_LISTED_MAX]:
+            its = by_name[name]
+            numbers = its.numbers_and_digests()
+            first = tuple(
+                (topics[topic].name, partition, numbers[topic, partition][0])
+                for topic, partition in nsmallest(_NUMBERS_LISTED, numbers)
+            )
+            facts = (its.label, its.last_at_ms, its.memory_bytes(), its.kept is not None)
+            rows.append((name, its.epoch, *facts, first, len(numbers)))
+        more = len(names) > PRODUCERS_LISTED_MAX
+        listed = ProducersListed(request.request, tuple(rows), more, self._broker_ms())
+        out.sends_after_sync.append(Send(peer, listed))
+
+    def _retire_producer(self, peer: bytes, request: RetireProducer, out: Outcome) -> None:
+        """Raises UnknownProducer, InvalidName, ProducerInUse, Busy, DiskFull."""
+        name, table = request.producer, self.state.producers
+        known = table.by_name.get(name)
+        if known is None:
+            raise UnknownProducer(f"no producer is named {name!r}", hint="oncemq producers list")
+        if name.startswith(INTERNAL_MARK):
+            raise InvalidName(f"{name} belongs to a group, which relies on its numbers", hint="")
+        if known.kept is None:
+            idle_ms = self._broker_ms() - known.last_at_ms
+            if idle_ms < request.idle_ms:
+                raise ProducerInUse(
+                    f"{name}, of {known.label}, stored something {duration_text(idle_ms)} ago"
+                )
+            if table.retired >= self.limits.producers_retired_max:
+                raise Busy(
+                    f"the broker holds {table.retired} retired names and takes no more",
+                    hint="use names again: a name is a role, not a run",
+                )
+            if self._judge.disk_full:
+                raise DiskFull(NO_ROOM)
+            out.appends.append(ProducerRetired(name, self._broker_ms()))
+            fields = {"producer": name, "epoch": known.epoch, "idle_ms": idle_ms}
+            out.events.append(("producer.retired", fields))
+        out.sends_after_sync.append(Send(peer, Retired(request.request, name)))
 
 
 def _changed(settings: TopicSettings, topic: str, dedup: str, retain: str) -> TopicSettings:

@@ -24,6 +24,7 @@ from ...records import (
     HorizonMarked,
     Plain,
     ProducerGranted,
+    ProducerRetired,
     Record,
     TopicConfigured,
     TopicCreated,
@@ -80,7 +81,7 @@ class Freezing:
             self._take("producers", record.producer)
         elif isinstance(record, Trimmed | TopicConfigured | HorizonMarked):
             self._take("topics", record.topic_number)
-        elif isinstance(record, ProducerGranted):
+        elif isinstance(record, ProducerGranted | ProducerRetired):
             self._take("producers", record.producer)
         elif isinstance(record, GroupGranted | GroupRewound):
             key = (record.group, record.topic, record.partition)

@@ -78,7 +78,7 @@ class Lookup:
     def may_read(self) -> bool:
         """Go on to what is there; return whether an original may lie there."""
         start = self.partition.index.next_entry(0)
-        if start is None or self.row.positions[-1] < start:
+        if start is None or not self.row.positions or self.row.positions[-1] < start:
             return False
         self.position = max(self.position, start)
         return True

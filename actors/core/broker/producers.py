@@ -10,6 +10,9 @@ Each row has a short list of places, to find a stored number. A full list drops 
 its older half: the newest batches, which are the usual resends, stay exact, and older ones are found
 by reading on from the nearest entry.
 
+An idle name may be retired: of its rows only the next numbers and digests stay. The incarnation that had it is
+refused; the next one goes on. A number from before is known and has no offset any more.
+
 A number whose message was deleted is not found in the log. Its offset follows from the row's runs: in a
 run, offsets and numbers go up together. A producer that is alone in its partition has one run for
 ever; where several take turns, each turn begins a run, and a full list drops the oldest ones.
@@ -21,14 +24,16 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from operator import itemgetter
 
-from ...errors import Fenced, UnknownProducer
+from ...errors import Fenced, RetiredProducer, UnknownProducer
 from ...ids import output_producer
 from ...limits import Limits
 from ...protocol import DUPLICATE, UNKNOWN_OFFSET
-from ...records import BatchStored, GroupGranted, Plain, ProducerGranted
+from ...records import BatchStored, GroupGranted, Plain, ProducerGranted, ProducerRetired
 from .verdicts import Runs
 
 RowKey = tuple[int, int]  # topic number, partition
+# About how much memory these take, for people.
+_NAME_BYTES, _NONCE_BYTES, _ROW_BYTES, _PLACE_BYTES, _KEPT_BYTES = 600, 150, 500, 150, 200
 
 
 @dataclass(slots=True)
@@ -79,9 +84,11 @@ class Row:
             sequence = stop
 
     def floor(self, sequence: int) -> int:
-        """Return a position at or before the batch that holds `sequence`."""
+        """Return a position at or before the batch that holds `sequence`, if it is known at all."""
         assert 0 <= sequence < self.next_sequence
-        return self.positions[bisect_right(self.sequences, sequence) - 1]
+        if not self.positions:
+            return 0  # of a time before the name was retired
+        return self.positions[max(0, bisect_right(self.sequences, sequence) - 1)]
 
 
 @dataclass(slots=True)
@@ -94,10 +101,39 @@ class Producer:
     # Nonces of the last grants and their epochs. Invariant: bounded, epochs rising.
     nonces: dict[bytes, int] = field(default_factory=dict)
     rows: dict[RowKey, Row] = field(default_factory=dict)
+    # Time of the latest record that names it.
+    last_at_ms: int = 0
+    # Next number and digest of each row of a retired name, whose `rows` are empty; None: not retired.
+    kept: dict[RowKey, tuple[int, bytes]] | None = None
+
+    def retire(self) -> None:
+        self.kept = self.numbers_and_digests()
+        self.rows = {}
+
+    def unretire(self) -> None:
+        if self.kept is not None:
+            self.rows = {key: Row(number, digest) for key, (number, digest) in self.kept.items()}
+            self.kept = None
+
+    def numbers_and_digests(self) -> dict[RowKey, tuple[int, bytes]]:
+        """Return the next number and the digest of each row."""
+        if self.kept is not None:
+            return self.kept
+        return {key: (row.next_sequence, row.digest) for key, row in self.rows.items()}
+
+    def memory_bytes(self) -> int:
+        """Return about how many bytes of memory it takes."""
+        places = sum(
+            _PLACE_BYTES * (len(row.positions) + len(row.runs)) for row in self.rows.values()
+        )
+        rows = len(self.rows) * _ROW_BYTES + len(self.kept or ()) * _KEPT_BYTES
+        return _NAME_BYTES + len(self.nonces) * _NONCE_BYTES + rows + places
 
     def check(self, epoch: int) -> None:
-        """Raises Fenced, UnknownProducer unless `epoch` is the live one."""
+        """Raises Fenced, UnknownProducer, RetiredProducer unless `epoch` is the live one."""
         if epoch == self.epoch:
+            if self.kept is not None:
+                raise RetiredProducer(f"producer {self.name} was idle for long and is retired")
             return
         if epoch > self.epoch:
             raise UnknownProducer(f"producer {self.name} never had epoch {epoch}")
@@ -119,12 +155,14 @@ class ProducerTable:
         self._nonces_kept = limits.producer_nonces_kept
         self._places_max = limits.producer_index_entries_max
         self.by_name: dict[str, Producer] = {}
+        self.retired = 0  # how many of them are
 
     def __len__(self) -> int:
-        return len(self.by_name)
+        """How many names are not retired: those have a bound of their own."""
+        return len(self.by_name) - self.retired
 
     def checked(self, name: str, epoch: int) -> Producer:
-        """Return the producer if `epoch` is its live one. Raises Fenced, UnknownProducer."""
+        """Return the producer if `epoch` is its live one. Raises what its `check` raises."""
         producer = self.by_name.get(name)
         if producer is None:
             raise UnknownProducer(f"producer {name} was never granted")
@@ -132,7 +170,10 @@ class ProducerTable:
         return producer
 
     def granted_epoch(self, name: str, nonce: bytes) -> int | None:
-        """Return the live epoch if `nonce` holds it, None if it never held one. Raises Fenced."""
+        """Return the live epoch if `nonce` holds it, None if it never held one.
+
+        Raises Fenced, RetiredProducer.
+        """
         producer = self.by_name.get(name)
         epoch = None if producer is None else producer.nonces.get(nonce)
         if producer is not None and epoch is not None:
@@ -142,11 +183,18 @@ class ProducerTable:
     def apply_granted(self, record: ProducerGranted) -> None:
         producer = self._get(record.producer)
         assert record.epoch > producer.epoch, "epochs rise"
+        self.retired -= producer.kept is not None
+        producer.unretire()
+        producer.last_at_ms = record.at_ms
         producer.epoch = record.epoch
         producer.label = record.label
         producer.nonces[record.nonce] = record.epoch
         while len(producer.nonces) > self._nonces_kept:
             del producer.nonces[next(iter(producer.nonces))]
+
+    def apply_retired(self, record: ProducerRetired) -> None:
+        self.by_name[record.producer].retire()
+        self.retired += 1
 
     def apply_group(self, record: GroupGranted) -> None:
         """Give the output producer of a grant the grant's epoch: they are fenced as one."""
@@ -155,9 +203,12 @@ class ProducerTable:
         producer.epoch = record.epoch
         producer.label = record.label
         producer.nonces = {record.incarnation: record.epoch}
+        producer.last_at_ms = record.at_ms
 
     def apply_batch(self, record: BatchStored, position: int) -> None:
-        rows = self.by_name[record.producer].rows
+        producer = self.by_name[record.producer]
+        producer.last_at_ms = record.at_ms
+        rows = producer.rows
         key = (record.topic_number, record.partition)
         row = rows.get(key)
         if row is None:
@@ -171,8 +222,9 @@ class ProducerTable:
     def forget_topic(self, topic_number: int) -> None:
         """Numbers belong to a topic. Epochs stay, so that no owner of before ever counts again."""
         for producer in self.by_name.values():
-            for key in [key for key in producer.rows if key[0] == topic_number]:
-                del producer.rows[key]
+            for rows in (producer.rows, producer.kept or {}):
+                for key in [key for key in rows if key[0] == topic_number]:
+                    del rows[key]
 
     def _get(self, name: str) -> Producer:
         producer = self.by_name.get(name)
@@ -198,13 +250,19 @@ class ProducerTable:
                     [*row.runs],
                 ]
                 for key, row in sorted(producer.rows.items())
+            ]
+            or [
+                [*key, number, digest, [], [], []]
+                for key, (number, digest) in sorted((producer.kept or {}).items())
             ],
+            producer.last_at_ms,
+            producer.kept is not None,
         ]
 
     def restore(self, part: Plain) -> None:
-        for name, epoch, label, nonces, rows in part:
+        for name, epoch, label, nonces, rows, last_at_ms, retired in part:
             producer = self.by_name[name] = Producer(name, epoch, label)
-            producer.nonces = dict(map(tuple, nonces))
+            producer.nonces, producer.last_at_ms = dict(map(tuple, nonces)), last_at_ms
             for topic_number, partition, next_sequence, digest, sequences, positions, runs in rows:
                 producer.rows[topic_number, partition] = Row(
                     next_sequence,
@@ -213,3 +271,6 @@ class ProducerTable:
                     list(positions),
                     [(first, offset) for first, offset in runs],
                 )
+            if retired:
+                producer.retire()
+                self.retired += 1

@@ -28,6 +28,7 @@ from ...records import (
     LedgerReplaced,
     Plain,
     ProducerGranted,
+    ProducerRetired,
     Record,
     TopicConfigured,
     TopicCreated,
@@ -141,6 +142,8 @@ class BrokerState:
             self._apply_deleted(record)
         elif isinstance(record, ProducerGranted):
             self.producers.apply_granted(record)
+        elif isinstance(record, ProducerRetired):
+            self.producers.apply_retired(record)
         elif isinstance(record, HistoryBegun):
             self.history.begin(record.mark, position)
         elif isinstance(record, GroupRewound):

@@ -40,11 +40,15 @@ from ...protocol import (
     Leave,
     Left,
     ListGroups,
+    ListProducers,
     ListTopics,
     Message,
     Produce,
     Produced,
     ProducerReady,
+    ProducersListed,
+    Retired,
+    RetireProducer,
     Rewind,
     Rewound,
     ShowTopic,
@@ -128,7 +132,25 @@ class AdminClient:
 
     def _check_settings(self) -> None:
         if self.welcome().version < SETTINGS_VERSION:
-            raise NotSupported("the broker knows no settings of topics", hint="upgrade the broker")
+            raise NotSupported(
+                "the broker speaks an earlier version of the protocol", hint="upgrade the broker"
+            )
+
+    def producers(self) -> tuple[list[tuple[Any, ...]], int]:
+        """Return rows of ProducersListed for all names, and broker time. Raises NotSupported, NoAnswer."""
+        self._check_settings()
+        rows: list[tuple[Any, ...]] = []
+        while True:
+            after = rows[-1][0] if rows else ""
+            listed = self._ask(ListProducers(0, after), ProducersListed)
+            rows += listed.producers
+            if not listed.more:
+                return rows, listed.at_ms
+
+    def retire_producer(self, producer: str, idle_ms: int) -> Retired:
+        """The same again is no error. Raises UnknownProducer, ProducerInUse, NoAnswer, ..."""
+        self._check_settings()
+        return self._ask(RetireProducer(0, producer, idle_ms), Retired)
 
     def describe_topic(self, topic: str) -> TopicDescribed:
         """Raises UnknownTopic, NoAnswer."""

@@ -28,6 +28,7 @@
 15 effect ended       msgpack [epoch, topic_id, offset, name, number, how, policy, encoding,
                       value, at_ms]
 16 ledger ended       msgpack [epoch]
+18 producer retired   msgpack [producer, at_ms]
 17 horizon marked     msgpack [topic number, floor_ms, forgotten_ms, at_ms]
 20 trimmed            msgpack [topic number, partition, below, why, at_ms]
 21 topic deleted      msgpack [topic number, at_ms]
@@ -46,7 +47,7 @@ from .frames import Frame
 
 TOPIC, PRODUCER, STORED, GROUP, REWOUND, STARTED, COMMITTED = 1, 2, 3, 4, 5, 10, 11
 HISTORY, GROUP_SEEN, REPLACED, CONFIGURED = 6, 7, 8, 9
-COMMITTED_MORE, MARKED, INTENDED, EFFECT_ENDED, ENDED, HORIZON = 12, 13, 14, 15, 16, 17
+COMMITTED_MORE, MARKED, INTENDED, EFFECT_ENDED, ENDED, HORIZON, RETIRED = 12, 13, 14, 15, 16, 17, 18
 TRIMMED, DELETED = 20, 21
 FINGERPRINT_BYTES = 16
 
@@ -101,6 +102,14 @@ class ProducerGrant:
     epoch: int
     nonce: bytes
     label: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retirement:
+    """Of a producer name only its epoch and its numbers are kept."""
+
+    producer: str
     at_ms: int
 
 
@@ -305,6 +314,7 @@ Record = (
     | Replacement
     | Configuration
     | HorizonMark
+    | Retirement
     | History
     | Trim
     | Deletion
@@ -325,6 +335,7 @@ _ARRAYS: dict[int, Any] = {
     REPLACED: Replacement,
     CONFIGURED: Configuration,
     HORIZON: HorizonMark,
+    RETIRED: Retirement,
     HISTORY: History,
     STARTED: Started,
     MARKED: Marked,

@@ -35,6 +35,7 @@ from ..parse.records import (
     HorizonMark,
     ProducerGrant,
     Replacement,
+    Retirement,
     Stored,
     Topic,
     Trim,
@@ -202,7 +203,7 @@ class LogReader:
                     end, last_at_ms, start, processed, shown_from=end
                 )
         facts.deleted = set(range(facts.topic_count)) - set(facts.topics)
-        for name, epoch, _, _, rows in unpack(log.snapshot_part(head, "producers")):
+        for name, epoch, _, _, rows, *_ in unpack(log.snapshot_part(head, "producers")):
             facts.epochs[name] = epoch
             for number, partition, following, *_ in rows:
                 facts.next_sequence[name, number, partition] = following
@@ -296,6 +297,9 @@ class LogReader:
             if record.topic_number >= len(self.facts.topics):
                 self._found.add("log-shape", f"position {position}", "settings of no topic")
             self.facts.settings[record.topic_number] = record.settings
+        elif isinstance(record, Retirement):
+            if record.producer not in self.facts.epochs:
+                self._found.add("log-shape", f"position {position}", "nobody has this name")
         elif isinstance(record, HorizonMark):
             self._horizon(record, position)
         elif isinstance(record, ProducerGrant):

@@ -49,6 +49,8 @@ FAULTS: dict[str, type[Fault]] = {
         operators.WrongDirectory,
         operators.CopiedLedger,
         operators.BackUp,
+        operators.Horizons,
+        operators.Retirement,
         operators.Seek,
         relay.OutboxAway,
         relay.RelayStuck,

@@ -46,6 +46,8 @@ _KINDS = (
     FaultKind("wrong directory", odds=0.3, mean_ms=(4_000, 20_000)),
     FaultKind("copied ledger", odds=0.2, mean_ms=(5_000, 20_000)),
     FaultKind("backup", odds=0.5, mean_ms=(3_000, 15_000)),
+    FaultKind("horizons", odds=0.4, mean_ms=(1_500, 8_000)),
+    FaultKind("retirement", odds=0.4, mean_ms=(1_000, 10_000)),
     FaultKind("seek", odds=0.4, mean_ms=(2_000, 15_000)),
     FaultKind("outbox away", odds=0.6, mean_ms=(300, 4_000), of_outbox=True),
     FaultKind("relay stuck", odds=0.6, mean_ms=(200, 3_000), of_outbox=True),

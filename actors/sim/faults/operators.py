@@ -5,14 +5,35 @@ from __future__ import annotations
 import errno
 import os
 
+from ...codec import wire
+from ...protocol import (
+    VERSION_MAX,
+    VERSION_MIN,
+    ConfigureTopic,
+    Hello,
+    Message,
+    RetireProducer,
+)
 from ..disk.cuts import KeepEverything
+from ..environment import Environment
 from ..processes.broker import SimBroker
 from ..processes.consumer import SimConsumer
+from ..processes.dated_user import TOPIC
 from ..processes.operator import SimOperator
 from ..processes.restored import Backup
 from .base import Fault
 
+CLOSE_MS = 2_000
 BACKUPS_MAX = 2  # of a run
+
+
+def _tell(world: Environment, request: Message) -> None:
+    """Send a request as an operator's command; whether it arrives is up to the network."""
+    client = world.connect()
+    hello = Hello(1, VERSION_MIN, VERSION_MAX, "admin", world.draw(), b"", 0)
+    for message in (hello, request):
+        client.send(b"", wire.encode(message, None))
+    world.after(CLOSE_MS, client.endpoint.close)
 
 
 class Takeover(Fault):
@@ -110,6 +131,31 @@ class BackUp(Fault):
         live = broker.alive or self.people.spare_broker.alive
         backups.append(Backup(disk, live))
         self.world.trace.add("operator", "backup live" if live else "backup at rest")
+        return True
+
+
+class Horizons(Fault):
+    """Whoever cares for a topic changes its dedup horizon, shorter or longer, at any moment."""
+
+    name = "horizons"
+
+    def strike(self) -> bool:
+        world = self.world
+        dedup = self.rng.choice(("700ms", "2s", "5s", "1h", "forever"))
+        _tell(world, ConfigureTopic(2, TOPIC, dedup, ""))
+        return True
+
+
+class Retirement(Fault):
+    """A producer name is retired while its program runs, or is away; the program is started again."""
+
+    name = "retirement"
+
+    def strike(self) -> bool:
+        names = sorted({user.name for user in self.people.users if user.name})
+        if not names:
+            return False
+        _tell(self.world, RetireProducer(2, self.rng.choice(names), 0))
         return True
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import compress
 from math import inf
 
+from ...batch import Batch
 from ...codec import records as record_codec
 from ...core.broker.verdicts import kept_of
 from ...core.consumer.inputs import DROPPED_HEADERS
@@ -26,16 +27,19 @@ from ...records import (
     HorizonMarked,
     LedgerReplaced,
     ProducerGranted,
+    ProducerRetired,
     Record,
     TopicConfigured,
     TopicCreated,
     Trimmed,
 )
+from ...topic_settings import FOREVER
 from ..disk.disk import SimDisk
 from ..processes.handler import Target, encoded_body, identity_of, original_of
 from ..trace import Violation
 
 Place = tuple[str, str, int]  # group, topic, partition
+CREATED_AHEAD_MS = 500  # Limits.created_ahead_ms_max of a simulated world
 Raw = tuple[int, bytes, bytes]  # type, meta, body
 
 
@@ -117,6 +121,7 @@ class BrokerOracle(RecordOracle):
         self.messages: dict[Target, list[StoredMessage]] = {}
         self.by_identity: dict[bytes, tuple[int, StoredMessage]] = {}  # id to partition, message
         self.producer_epochs: dict[str, int] = {}
+        self.retired: set[str] = set()  # names that nobody has taken up again
         self.next_sequence: dict[tuple[str, str, int], int] = {}  # producer, topic, partition
         self.grants: dict[Place, GroupGranted] = {}
         self.replaced: dict[Place, GroupGranted] = {}  # the grant before that one
@@ -127,7 +132,14 @@ class BrokerOracle(RecordOracle):
         # Batches that processes have sent: raw bytes to (process, number, rising).
         self.submitted: dict[bytes, tuple[str, int]] = {}
         self._last_number: dict[tuple[str, str, int], int] = {}
-        self._last_at_ms = 0
+        self.last_at_ms = 0
+        # Of topics that have, or had, a dedup horizon.
+        self.settings: dict[str, TopicConfigured] = {}
+        self._since_ms: dict[str, int] = {}  # when the horizon was set last
+        self.floors: dict[str, int] = {}
+        self.forgotten_ms: dict[str, int] = {}
+        # When each message of an id was stored, by topic and id, then by the time of the message.
+        self.times_of: dict[tuple[str, bytes], dict[int, int]] = {}
         self.marks: dict[bytes, int] = {}  # with the position where each begins
         self._generation = 0  # of the last mark
 
@@ -145,12 +157,13 @@ class BrokerOracle(RecordOracle):
                 self.messages[record.topic, partition] = []
         elif isinstance(record, TopicConfigured):
             topic = self.topics[record.topic_number].topic
-            if record.settings.retain != self.retain.get(topic):
+            if record.settings.retain != self.retain.get(topic, FOREVER):
                 raise Violation("topic configured", f"nobody has asked for {record}")
+            self._dedup(topic, record)
         elif isinstance(record, Trimmed):
             self._trimmed(record)
         elif isinstance(record, HorizonMarked):
-            raise Violation("horizon", f"nobody has asked for {record}")
+            self._horizon(record)
         elif isinstance(record, ProducerGranted):
             self._epoch(record.producer, record.epoch)
         elif isinstance(record, GroupGranted):
@@ -159,13 +172,55 @@ class BrokerOracle(RecordOracle):
             raise Violation("ledger replaced", f"no operator has asked for {record}")
         elif isinstance(record, GroupRewound):
             self._rewound(record)
+        elif isinstance(record, ProducerRetired):
+            if record.producer.startswith(INTERNAL_MARK) or record.producer in self.retired:
+                raise Violation("retired", f"{record.producer} may not be retired now")
+            self.retired.add(record.producer)
         elif isinstance(record, HistoryBegun):
             self._history(record, position)
         else:
             raise Violation("foreign record", f"{record} in the broker's log")
-        if record.at_ms < self._last_at_ms:
-            raise Violation("time goes back", f"{record.at_ms} after {self._last_at_ms}")
-        self._last_at_ms = record.at_ms
+        if record.at_ms < self.last_at_ms:
+            raise Violation("time goes back", f"{record.at_ms} after {self.last_at_ms}")
+        self.last_at_ms = record.at_ms
+
+    def _dedup(self, topic: str, record: TopicConfigured) -> None:
+        known = self.settings.get(topic)
+        if known is None and record.dedup_ms is None:
+            return
+        if known is None or known.dedup_ms != record.dedup_ms:
+            self._since_ms[topic] = record.at_ms
+        self.settings[topic] = record
+
+    def _horizon(self, record: HorizonMarked) -> None:
+        """A horizon moves up only, by what is set for so long, and forgets what is older than it."""
+        topic = self.topics[record.topic_number].topic
+        dedup_ms, floor_ms = self.settings[topic].dedup_ms, self.floors.get(topic, 0)
+        if record.floor_ms < floor_ms or record.forgotten_ms < self.forgotten_ms.get(topic, 0):
+            raise Violation("horizon goes back", f"{topic}: {record} after {floor_ms}")
+        moved = record.floor_ms > floor_ms
+        if dedup_ms is None or (moved and record.floor_ms > record.at_ms - dedup_ms):
+            raise Violation("horizon ahead", f"{topic}: {record} with {dedup_ms}")
+        if moved and record.at_ms - self._since_ms[topic] < dedup_ms:
+            raise Violation("forgotten at once", f"{topic}: {record}, set {self._since_ms[topic]}")
+        if record.forgotten_ms and record.forgotten_ms + CREATED_AHEAD_MS >= record.floor_ms:
+            raise Violation("forgotten too early", f"{topic}: {record}")
+        self.floors[topic], self.forgotten_ms[topic] = record.floor_ms, record.forgotten_ms
+
+    def _dated(self, topic: str, batch: Batch, index: int, at_ms: int) -> bytes:
+        """Return what a message of a topic with a horizon is known by besides its id: its time."""
+        if topic not in self.settings:
+            return b""
+        assert batch.ids is not None
+        assert batch.created_at_ms is not None
+        created_ms, floor_ms = batch.created_at_ms[index], self.floors.get(topic, 0)
+        if not floor_ms <= created_ms <= at_ms + CREATED_AHEAD_MS:
+            raise Violation("stored out of time", f"{topic}: {created_ms}, floor {floor_ms}")
+        times = self.times_of.setdefault((topic, batch.ids[index]), {})
+        if max(times.values(), default=-1) > self.forgotten_ms.get(topic, 0):
+            raise Violation("stored twice", f"{batch.ids[index]!r} of {created_ms} beside {times}")
+        times[created_ms] = at_ms
+        return b"@%d" % created_ms
 
     def _trimmed(self, record: Trimmed) -> None:
         """Only durable messages of a bounded topic go, and none before a group has passed it."""
@@ -205,6 +260,7 @@ class BrokerOracle(RecordOracle):
         if epoch <= self.producer_epochs.get(producer, 0):
             raise Violation("epoch", f"{producer} was granted {epoch} a second time")
         self.producer_epochs[producer] = epoch
+        self.retired.discard(producer)
 
     def _grant(self, record: GroupGranted) -> None:
         place = (record.group, record.topic, record.partition)
@@ -232,6 +288,8 @@ class BrokerOracle(RecordOracle):
         log = self.messages[topic, record.partition]
         if record.first_offset != len(log):
             raise Violation("offsets", f"{topic}/{record.partition} at {record.first_offset}")
+        if record.producer in self.retired:
+            raise Violation("retired stored", f"{record.producer} at {position}")
         if record.producer and record.epoch != self.producer_epochs.get(record.producer):
             raise Violation(
                 "zombie stored", f"{record.producer} under epoch {record.epoch} at {position}"
@@ -245,6 +303,7 @@ class BrokerOracle(RecordOracle):
         for index in kept:
             sequence = record.first_sequence + index if record.first_sequence >= 0 else -1
             identity = identity_of(topic, record, batch, index)
+            identity += self._dated(topic, batch, index, record.at_ms)
             original = b""
             internal = INTERNAL_MARK in topic or topic.endswith(DEAD_SUFFIX)
             if internal and batch.headers is not None:

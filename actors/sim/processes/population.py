@@ -18,6 +18,7 @@ from ..environment import Environment, Host
 from .broker import SimBroker
 from .consumer import SimConsumer
 from .consumer_table import SimTableConsumer
+from .dated_user import FIRST_DEDUP, PARTITIONS, TOPIC, DatedUser
 from .handler import Group
 from .outbox import Outbox, OutboxUser
 from .producer import SimProducer
@@ -49,6 +50,8 @@ class Population:
             kinds.append((WebUser("", topic, plan.quota, oracle), plan.webs))
         if plan.named_web:
             kinds.append((WebUser("named", topic, plan.quota, oracle), 2))
+        if plan.with_horizons:
+            kinds.append((DatedUser(plan.quota, oracle), 2))
         for user, count in kinds:
             self.users.append(user)
             for number in range(count):
@@ -117,6 +120,9 @@ class Population:
         for number, (topic, partitions) in enumerate(sorted(world.plan.partitions.items()), 2):
             retain = world.plan.retain.get(topic, "")
             requests.append(wire.encode(CreateTopic(number, topic, partitions, "", retain), None))
+        if world.plan.with_horizons:
+            create = CreateTopic(2 + len(world.plan.partitions), TOPIC, PARTITIONS, FIRST_DEDUP)
+            requests.append(wire.encode(create, None))
         return requests
 
     def start_elsewhere(self, member: SimConsumer, *, copy: bool) -> bool:

@@ -98,6 +98,7 @@ class User:
         process: str,
         messages: list[tuple[bytes | None, bytes]],
         ids: list[bytes] | None = None,
+        created_at_ms: list[int] | None = None,
     ) -> Batch:
         """Make a batch of what `process` sends; a header makes it unlike any other."""
         self._batches += 1
@@ -108,6 +109,7 @@ class User:
             keys=[key for key, _ in messages],
             ids=ids,
             headers=[header] + [b""] * (len(messages) - 1),
+            created_at_ms=created_at_ms,
         )
         self.oracle.sent.update(batch.body(index) for index in range(batch.count))
         self.oracle.submitted[bytes(batch.raw)] = (process, self._batches)
