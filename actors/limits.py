@@ -151,7 +151,7 @@ class Limits:
     turn_freeze_bytes: int = 32 * 1024  # of rows of a snapshot: one or two milliseconds
 
     # --- broker: places in the log ----------------------------------------------------------------
-    offset_index_step_bytes: int = 64 * 1024  # one entry for so much log, for each partition
+    offset_index_step_bytes: int = 256 * 1024  # one entry of 33 bytes for so much log, at most
     producer_index_entries_max: int = 128  # of a producer and partition; the older half is thinned
     cursors_per_partition: int = 16  # where fetches that go on will read; the oldest is forgotten
     reads_per_request_max: int = 16  # one fetch or lookup in one turn; it goes on in the next

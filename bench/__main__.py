@@ -13,6 +13,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from bench import acks as acks_bench
+from bench import backlog as backlog_bench
 from bench import dedup as dedup_bench
 from bench import latency as latency_bench
 from bench import pipeline as pipeline_bench
@@ -74,6 +76,13 @@ def latency(messages: int, size: int, directory: Path, as_json: bool) -> None:
 @main.command()
 @click.option("--ids", type=click.IntRange(10), default=2_000_000, show_default=True)
 @click.option(
+    "--batches",
+    type=click.IntRange(1, 100),
+    default=8,
+    show_default=True,
+    help="Batches of 1,000 ids in each turn of the broker.",
+)
+@click.option(
     "--actor",
     type=click.Choice(["broker", "consumer", "sink"]),
     default="broker",
@@ -81,15 +90,36 @@ def latency(messages: int, size: int, directory: Path, as_json: bool) -> None:
 )
 @where
 @as_json
-def dedup(ids: int, actor: str, directory: Path, as_json: bool) -> None:
+def dedup(ids: int, batches: int, actor: str, directory: Path, as_json: bool) -> None:
     """Speed and memory of the broker, or of a consumer, as it remembers more and more ids.
 
     A consumer has its ledger in files, or in a SQLite database (sink).
     """
-    measure: Callable[..., Figures] = dedup_bench.measure
+    measure: Callable[..., Figures] = partial(dedup_bench.measure, batches=batches)
     if actor != "broker":
         measure = partial(processed_bench.measure, sink=actor == "sink")
     _show("dedup", as_json, directory, measure, ids)
+
+
+@main.command()
+@click.option("--ids", type=click.IntRange(1_000), default=2_000_000, show_default=True)
+@size_option
+@where
+@as_json
+def acks(ids: int, size: int, directory: Path, as_json: bool) -> None:
+    """Waits of a producer for acknowledgements while another stores ids at full speed."""
+    _show("acks", as_json, directory, acks_bench.measure, ids, size)
+
+
+@main.command()
+@click.option("--seconds", type=click.IntRange(2), default=30, show_default=True)
+@size_option
+@click.option("--ids", type=click.Choice(KINDS), default="uuid", show_default=True)
+@where
+@as_json
+def backlog(seconds: int, size: int, ids: str, directory: Path, as_json: bool) -> None:
+    """Memory of a broker while producers send at full speed and nobody consumes."""
+    _show("backlog", as_json, directory, backlog_bench.measure, seconds, size, ids)
 
 
 @main.command()
@@ -97,11 +127,17 @@ def dedup(ids: int, actor: str, directory: Path, as_json: bool) -> None:
 @click.option(
     "--ids", type=click.Choice(["sequence", "explicit"]), default="sequence", show_default=True
 )
+@click.option(
+    "--damaged",
+    is_flag=True,
+    help="Start once more, with the newest snapshot and the largest file of ids damaged.",
+)
 @where
 @as_json
-def recover(messages: int, ids: str, directory: Path, as_json: bool) -> None:
+def recover(messages: int, ids: str, damaged: bool, directory: Path, as_json: bool) -> None:
     """Time until a killed broker answers again."""
-    _show("recover", as_json, directory, recover_bench.measure, messages, ids)
+    measure = partial(recover_bench.measure, damaged=damaged)
+    _show("recover", as_json, directory, measure, messages, ids)
 
 
 @main.command()

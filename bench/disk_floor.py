@@ -34,3 +34,28 @@ def fdatasync_p50_ms(directory: Path, times: int = 50, size: int = 4096) -> floa
             os.fdatasync(descriptor)
             taken.append(time.perf_counter() - start)
     return statistics.median(taken) * 1e3
+
+
+class Floor:
+    """What a turn that only wrote its bytes and made them durable would take, meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
+        self._seconds: list[float] = []
+
+    def write(self, size: int) -> None:
+        """Append so many bytes, and sync."""
+        data = os.urandom(size)
+        start = time.perf_counter()
+        os.write(self._descriptor, data)
+        os.fdatasync(self._descriptor)
+        self._seconds.append(time.perf_counter() - start)
+
+    def figures(self) -> dict[str, float]:
+        """Close it; return the median and the longest of its writes."""
+        os.close(self._descriptor)
+        taken = sorted(self._seconds) or [0.0]
+        return {
+            "floor_p50_ms": round(statistics.median(taken) * 1e3, 2),
+            "floor_longest_ms": round(taken[-1] * 1e3, 2),
+        }

@@ -67,7 +67,7 @@ def test_latency(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_dedup(tmp_path: Path) -> None:
     """All ids are stored, and each resend is answered with its first offset."""
-    figures = run(tmp_path, "dedup", "--ids=5500")
+    figures = run(tmp_path, "dedup", "--ids=5500", "--batches=2")
     check_positive(figures, "ids_per_s_start", "ids_per_s_end", "longest_turn_ms")
     assert figures["ids"] >= 5_500
     assert figures["resent"] > 100
@@ -92,8 +92,33 @@ def test_dedup_of_a_consumer(tmp_path: Path, actor: str) -> None:
 def test_recover(tmp_path: Path, ids: str) -> None:
     """A broker that finds the log of a killed one is ready, and the log holds the messages."""
     figures = run(tmp_path, "recover", "--messages=5500", f"--ids={ids}")
-    check_positive(figures, "ready_s")
+    check_positive(figures, "ready_s", "stopped_s")
     assert figures["log_bytes"] > 5_500 * 100
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_recover_with_damage(tmp_path: Path) -> None:
+    """A damaged snapshot is passed over, and the broker says so."""
+    figures = run(tmp_path, "recover", "--messages=150000", "--ids=explicit", "--damaged")
+    check_positive(figures, "ready_s", "damaged_ready_s", "damaged_snapshots_passed_over")
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_acks(tmp_path: Path) -> None:
+    """Single sends are acknowledged while many ids are stored."""
+    figures = run(tmp_path, "acks", "--ids=200000")
+    check_positive(figures, "ids_per_s", "acks", "ack_p50_ms", "ack_p99_9_ms", "floor_p50_ms")
+    assert figures["ack_p50_ms"] <= figures["ack_p99_9_ms"] <= figures["ack_longest_ms"]
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_backlog(tmp_path: Path) -> None:
+    """A broker without consumers stores on, and its memory is told."""
+    figures = run(tmp_path, "backlog", "--seconds=3")
+    check_positive(figures, "log_bytes", "anon_early_mb", "anon_late_mb", "stopped_s")
 
 
 @pytest.mark.parametrize("kind", ["explicit", "uuid"])

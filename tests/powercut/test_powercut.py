@@ -163,6 +163,20 @@ def test_a_full_disk_refuses_and_recovers() -> None:
     assert report["acked"] > report["before"] >= 20
 
 
+def test_a_ledger_without_room_waits_and_goes_on() -> None:
+    """A small disk runs full under a ledger: nothing is committed, then each message counts once."""
+    report = run("full_disk", "ledger")
+    show("full disk of a ledger", report)
+    assert report["told"] > report["before"] + 20
+
+
+def test_files_of_ids_are_made_when_there_is_room_again() -> None:
+    """A small disk runs full under files of ids, then under the log: every id keeps its offset."""
+    report = run("full_disk", "index")
+    show("full disk of files of ids", report)
+    assert report["stored"] > report["before"] > 6
+
+
 def test_a_short_write_on_a_full_disk_tears_nothing() -> None:
     """The group that a full disk cut in two is gone; all before it is there and work goes on."""
     report = run("short_write")

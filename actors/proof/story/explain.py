@@ -8,6 +8,7 @@ files do not hold: attempts, errors, and why a duplicate was refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -22,10 +23,12 @@ from ..parse.batch import parse as parse_batch
 from ..parse.batch import split_body
 from ..parse.explicit_ids import ids_of_snapshot
 from ..parse.files import Files
-from ..parse.log import LogMoved
+from ..parse.frames import Frame
+from ..parse.log import Log, LogMoved
 from ..parse.records import (
     BadRecord,
     Committed,
+    Deletion,
     EffectEnded,
     EffectIntended,
     Output,
@@ -34,6 +37,7 @@ from ..parse.records import (
     Started,
     Stored,
     Topic,
+    Trim,
     after_skip,
     parse,
     unpack,
@@ -92,33 +96,72 @@ def _again(read: Any) -> None:
 # --- the log -------------------------------------------------------------------------------------
 
 
+class _Walk:
+    """All records of the broker's log in order, and the names of topics where the walk stands."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.topics: dict[int, str] = {}  # by number
+        self.shortened = log.start > 0
+        self._count = 0
+
+    def __iter__(self) -> Iterator[tuple[Any, int, int]]:
+        """Yield record, position and generation. Raises CorruptLog, LogMoved."""
+        log, position = self._log, 0
+        if log.start:
+            base = next(head for head in log.snapshots if head.position >= log.start)
+            position, self._count = base.position, unpack(log.snapshot_part(base, "broker"))[3]
+            for row in unpack(log.snapshot_part(base, "topics")):
+                self.topics[row[6][0]] = row[0]
+            for frame in log.frames_before(base):
+                yield self._parsed(frame), frame.position, base.generation
+        for group in log.groups(position):
+            for frame in group.frames:
+                record = self._parsed(frame)
+                if isinstance(record, Topic):
+                    self.topics[self._count] = record.topic
+                    self._count += 1
+                yield record, frame.position, group.generation
+                if isinstance(record, Deletion):
+                    del self.topics[record.topic_number]
+
+    def _parsed(self, frame: Frame) -> Any:
+        try:
+            return parse(frame)
+        except BadRecord as bad:
+            raise CorruptLog(self._log.path, frame.position, str(bad)) from None
+
+
 def _read_log(files: Files, data: str, wanted: Wanted, story: Story) -> None:
-    log = broker_log(files, data)
-    topics: list[str] = []
+    walk = _Walk(broker_log(files, data))
     labels: dict[tuple[str, int], str] = {}
-    for group in log.groups():
-        for frame in group.frames:
-            try:
-                record = parse(frame)
-            except BadRecord as bad:
-                raise CorruptLog(log.path, frame.position, str(bad)) from None
-            if isinstance(record, Topic):
-                topics.append(record.topic)
-            elif isinstance(record, ProducerGrant):
-                labels[record.producer, record.epoch] = record.label
-            elif isinstance(record, Stored) and topics[record.topic_number] == wanted.topic:
-                index = _find(record, wanted)
-                if index is not None:
-                    label = labels.get((record.producer, record.epoch), "")
-                    story.accepted = _accepted(record, index, frame.position, label)
-                    story.accepted["generation"] = group.generation
-                    return
-    if wanted.topic not in topics:
+    story.accepted, trimmed = None, False
+    for record, position, generation in walk:
+        if isinstance(record, ProducerGrant):
+            labels[record.producer, record.epoch] = record.label
+            continue
+        if not isinstance(record, Stored | Trim | Deletion):
+            continue
+        if walk.topics.get(record.topic_number) != wanted.topic:
+            continue
+        if isinstance(record, Deletion):
+            story.accepted, trimmed = None, False
+            story.notes.append(f"a topic {wanted.topic} was deleted with its messages")
+        elif isinstance(record, Trim):
+            trimmed = True
+        elif (index := _find(record, wanted)) is not None:
+            label = labels.get((record.producer, record.epoch), "")
+            story.accepted = _accepted(record, index, position, label)
+            story.accepted["generation"] = generation
+    if wanted.topic not in walk.topics.values():
+        near = did_you_mean(wanted.topic, walk.topics.values())
         raise UnknownTopic(
-            f"the log holds no topic {wanted.topic!r}{did_you_mean(wanted.topic, topics)}",
-            hint="list topics: oncemq topics list",
+            f"the log holds no topic {wanted.topic!r}{near}", hint="list topics: oncemq topics list"
         )
-    story.notes.append(f"the log holds no message {story.message_id} in topic {wanted.topic}")
+    if story.accepted is None:
+        story.notes.append(f"the log holds no message {story.message_id} in topic {wanted.topic}")
+        if trimmed or walk.shortened:
+            story.notes.append("messages were deleted by retention: it may have been one of them")
 
 
 def _find(record: Stored, wanted: Wanted) -> int | None:
@@ -325,15 +368,10 @@ def _settle_outputs(files: Files, data: str, story: Story) -> None:
     }
     if not wanted:
         return
-    log = broker_log(files, data)
-    topics: list[str] = []
-    for group in log.groups():
-        for frame in group.frames:
-            record = parse(frame)
-            if isinstance(record, Topic):
-                topics.append(record.topic)
-            elif isinstance(record, Stored) and record.producer.startswith("@"):
-                key = (record.producer, topics[record.topic_number], record.partition)
-                output = wanted.get(key)
-                if output is not None and record.first_sequence == output["first_sequence"]:
-                    output["offset"] = record.first_offset
+    walk = _Walk(broker_log(files, data))
+    for record, _, _ in walk:
+        if isinstance(record, Stored) and record.producer.startswith("@"):
+            key = (record.producer, walk.topics.get(record.topic_number), record.partition)
+            output = wanted.get(key)
+            if output is not None and record.first_sequence == output["first_sequence"]:
+                output["offset"] = record.first_offset

@@ -18,9 +18,11 @@ MEMBER = b"m" * 16
 class Keeping(World):
     """A broker whose topic `t` has a bound on what it retains."""
 
-    def __init__(self, retain: str, *, partitions: int = 1, **bounds: int) -> None:
+    def __init__(
+        self, retain: str, *, partitions: int = 1, disk: Any = None, **bounds: int
+    ) -> None:
         limits = Limits(**{**SMALL, **bounds})
-        super().__init__(limits=limits, snapshot_every=4096, segment_bytes=8192)
+        super().__init__(disk=disk, limits=limits, snapshot_every=4096, segment_bytes=8192)
         self.open_peers()
         self.topic(partitions=partitions, retain=retain)
         self.producer()
