@@ -128,6 +128,7 @@ class App:
             _check_count("park_limit", park_limit, least=1)
         final = no_retry if isinstance(no_retry, tuple) else (no_retry,)
         _check_exceptions(final)
+        tries = (retries, crash_retries, final)
         wishes = Wishes(batch, batch_size, typed, state_by, concurrency, self.serializer)
 
         if sink is not None:
@@ -142,17 +143,7 @@ class App:
             if (topic, group) in self._consumers:
                 raise ValueError(f"group {group!r} already has a handler of topic {topic!r}")
             self._consumers[topic, group] = Consumer(
-                topic,
-                group,
-                function,
-                retries,
-                crash_retries,
-                final,
-                park,
-                shape,
-                sink,
-                park_limit,
-                self._topics,
+                topic, group, function, *tries, park, shape, sink, park_limit, self._topics
             )
             return function
 
