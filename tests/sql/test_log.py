@@ -25,6 +25,7 @@ from oncemq.library.sinks.opening import open_sink
 from oncemq.records import Committed, LedgerStarted
 from oncemq.shells.tables.ledger import SqlLedger
 from oncemq.shells.tables.log import SqlLog
+from oncemq.shells.tables.statements import FORMAT
 from oncemq.storage.log import Mapped
 from tests.sql.client import mark, rows, run
 
@@ -458,9 +459,19 @@ def test_what_was_changed_by_hand_is_damage(owners: Owners, harm: str) -> None:
 def test_a_newer_format_is_refused(owners: Owners) -> None:
     """Tables of a newer OnceMQ are not guessed at."""
     owners.log(1).close()
-    run(owners.sink, "UPDATE oncemq_ledger SET format = 2")
+    run(owners.sink, f"UPDATE oncemq_ledger SET format = {FORMAT + 1}")
     with pytest.raises(UnsupportedFormat):
         owners.ledger().peek()
+
+
+def test_a_snapshot_tells_earlier_versions_that_they_cannot_read_it(owners: Owners) -> None:
+    """They would not see the ids in its runs, and handle those messages again."""
+    log = owners.log(1)
+    run(owners.sink, "UPDATE oncemq_ledger SET format = 1")
+    end = put(log, STARTED, commit(1, 1, 1))
+    assert rows(owners.sink, "SELECT format FROM oncemq_ledger") == [(1,)]
+    log.write_snapshot(end, {"ledger": b"l"}, frozenset())
+    assert rows(owners.sink, "SELECT format FROM oncemq_ledger") == [(FORMAT,)]
 
 
 def test_a_closed_log_refuses_every_call(owners: Owners) -> None:

@@ -114,6 +114,9 @@ def _catalog(content: dict[str, Any]) -> Catalog:
     ]
     if not logs or logs[0].name != BROKER:
         raise ValueError("the broker is missing")
+    for name in [*(log.name for log in logs), *(entry.name for entry in files)]:
+        if posixpath.isabs(name) or ".." in name.split("/"):
+            raise ValueError(f"{name!r} lies outside of the backup")
     return Catalog(
         int(content["made_at_ms"]),
         str(content["host"]),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = 1
+FORMAT = 2
 _OVERHEAD = 32
 _PAGED = ".map"  # how the name of a part ends that is too large to be read at once
 

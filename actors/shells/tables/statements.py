@@ -12,7 +12,7 @@ with another style replaces them.
 from __future__ import annotations
 
 # ruff: noqa: S608 - put together from the texts of this page alone
-FORMAT = 1
+FORMAT = 2  # 1 had no parts that are read by rows: a reader of 1 would not know their ids
 CHUNK_BYTES = 4 * 1024 * 1024  # of a snapshot's part in one row
 # Of a part that is read by rows, in one row: 4,096 explicit ids.
 ROW_BYTES = 64 * 1024
@@ -111,7 +111,9 @@ RECORDS = (
     " WHERE ledger_id = ? AND position >= ? ORDER BY position LIMIT ?"
 )
 PLACE_SNAPSHOT = (
-    "UPDATE oncemq_ledger SET snapshot_position = ?" + _OF_PLACE + " AND epoch = ? AND position = ?"
+    f"UPDATE oncemq_ledger SET snapshot_position = ?, format = {FORMAT}"
+    + _OF_PLACE
+    + " AND epoch = ? AND position = ?"
 )
 FORGET_RECORDS = "DELETE FROM oncemq_record WHERE ledger_id = ? AND position < ?"
 SNAPSHOT_PARTS = "SELECT DISTINCT part FROM oncemq_snapshot WHERE ledger_id = ? ORDER BY part"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
 import pytest
 
 from oncemq.errors import BadInput, CorruptLog, DiskFull, StorageError
-from oncemq.library.backups.catalog import CATALOG, NoBackup, check_backup
+from oncemq.library.backups.catalog import CATALOG, NoBackup, check_backup, read_catalog
 from oncemq.library.backups.restore import Restore, Restored
 from oncemq.storage import layout
 from oncemq.storage.check import check_log
@@ -237,3 +238,19 @@ def test_the_brokers_manifest_comes_last() -> None:
     assert max(manifests) < ended
     assert calls[max(manifests)][1].startswith("new/data/gen-")
     assert max(files) < max(manifests)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "ledgers/../../x", ".."])
+def test_names_that_lead_out_of_a_backup_are_refused(name: str) -> None:
+    """A catalog may come from anywhere: what it names lies in the backup and in the new directories."""
+    disk = MemoryDisk()
+    backup = backed_up(disk)
+    catalog = read_catalog(disk, backup)
+    for change in (
+        {"logs": (catalog.broker, replace(catalog.ledgers[0], name=name))},
+        {"files": (replace(catalog.files[0], name=name),)},
+    ):
+        overwrite(disk, f"{backup}/{CATALOG}", replace(catalog, **change).encode())
+        with pytest.raises(CorruptLog, match="lies outside"):
+            restore(disk).run()
+        assert not disk.exists("new")
