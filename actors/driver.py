@@ -52,7 +52,8 @@ from .storage.log import Discard, FencedLog, Mapped, StoredRecord
 
 IDLE_MS = 1_000  # an idle actor still looks at its fence once a second
 DISK_FULL_RETRY_MS = 500
-UNFINISHED_MS = 5  # until the next turn writes more of a file in a database
+# Until the next turn writes more of a file in a database. A call may hold that back for long.
+UNFINISHED_MS = 20
 WRITER_RETRY_MS = 50  # while another log of this thread writes to the same database
 _FILES_EVERY = 64  # records of a replay after which files that are due are made
 _EVENT_BYTES = 1024  # what a record adds to the bytes of the request that caused it

@@ -66,6 +66,33 @@ class TopicSettings:
 DEFAULTS = TopicSettings()
 
 
+@dataclass(frozen=True, slots=True)
+class TopicWish:
+    """What a program wants a topic to be: so it is made; None and "" say nothing.
+
+    A topic that exists stays as it is, and the difference is reported.
+    """
+
+    partitions: int | None = None
+    dedup: str = ""
+    retain: str = ""
+
+    def __str__(self) -> str:
+        count = "" if self.partitions is None else f"{self.partitions} partition(s)"
+        parts = (
+            count,
+            self.dedup and f"dedup {self.dedup}",
+            self.retain and f"retain {self.retain}",
+        )
+        return ", ".join(part for part in parts if part)
+
+    def fits(self, partitions: int, dedup: str, retain: str) -> bool:
+        """Return whether a topic with these is as wanted. Raises InvalidSetting."""
+        there = DEFAULTS.changed(dedup, retain)
+        same = there.changed(self.dedup, self.retain) == there
+        return same and self.partitions in {None, partitions}
+
+
 def parse_duration(text: str) -> int:
     """Return milliseconds. Raises InvalidSetting."""
     found = _quantity(text, _MS_IN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oncemq.errors import InvalidSetting
-from oncemq.topic_settings import DEFAULTS, TopicSettings
+from oncemq.topic_settings import DEFAULTS, TopicSettings, TopicWish
 
 DAY = 86_400_000
 
@@ -81,3 +81,25 @@ def test_retention_that_says_nothing_is_refused(text):
     """Nor does a typing error delete messages."""
     with pytest.raises(InvalidSetting):
         DEFAULTS.changed(retain=text)
+
+
+@pytest.mark.parametrize(
+    ("wish", "fits"),
+    [
+        (TopicWish(), True),
+        (TopicWish(3, "7d", "1GB"), True),
+        (TopicWish(dedup="168h"), True),
+        (TopicWish(2), False),
+        (TopicWish(dedup="forever"), False),
+        (TopicWish(retain="1GB,processed"), False),
+    ],
+)
+def test_a_declared_topic_is_compared_by_what_was_said(wish, fits):
+    """By meaning and not by spelling; what was not said fits anything."""
+    assert wish.fits(3, "1w", "1GB") == fits
+
+
+def test_a_declaration_reads_as_a_sentence_part():
+    """For the warning that names both."""
+    assert str(TopicWish(3, "7d", "1GB")) == "3 partition(s), dedup 7d, retain 1GB"
+    assert str(TopicWish(dedup="7d")) == "dedup 7d"

@@ -11,10 +11,12 @@ from ..limits import (
     ACK_TIMEOUT_S,
     CRASH_RETRIES_DEFAULT,
     IN_FLIGHT_BYTES_DEFAULT,
+    LIMITS,
     PARK_LIMIT_DEFAULT,
     RETRIES_DEFAULT,
     SEND_TIMEOUT_MS,
 )
+from ..topic_settings import DEFAULTS, TopicWish
 from .handling.call import Consumer
 from .handling.shapes import Wishes, shape_of
 from .messages.payloads import Serializer, check_serializer
@@ -50,11 +52,32 @@ class App:
         self.broker = broker
         self.serializer = check_serializer(serializer)
         self._consumers: dict[tuple[str, str], Consumer] = {}
+        self._topics: dict[str, TopicWish] = {}
 
     @property
     def consumers(self) -> list[Consumer]:
         """All consumers in the order of their decoration."""
         return list(self._consumers.values())
+
+    def topic(
+        self, name: str, *, partitions: int | None = None, dedup: str = "", retain: str = ""
+    ) -> None:
+        """Declare what topic `name` shall be: so its first producer or consumer of this App makes it.
+
+        `dedup` says how long ids are remembered ("forever", "30d"), `retain` how long messages are
+        kept ("forever", "7d", "1GB", "processed", several with commas). A topic that exists is never
+        changed: where it differs, a warning says so, and `oncemq topics set` changes it. Raises
+        InvalidName, InvalidSetting, ValueError for impossible partitions or a second declaration.
+        """
+        check_name(name, "topic")
+        if partitions is not None and not (
+            type(partitions) is int and 1 <= partitions <= LIMITS.partitions_max
+        ):
+            raise ValueError(f"a topic has 1 to {LIMITS.partitions_max} partitions")
+        DEFAULTS.changed(dedup, retain)
+        if name in self._topics:
+            raise ValueError(f"topic {name!r} is declared already")
+        self._topics[name] = TopicWish(partitions, dedup, retain)
 
     def consumer(
         self,
@@ -105,6 +128,7 @@ class App:
             _check_count("park_limit", park_limit, least=1)
         final = no_retry if isinstance(no_retry, tuple) else (no_retry,)
         _check_exceptions(final)
+        tries = (retries, crash_retries, final)
         wishes = Wishes(batch, batch_size, typed, state_by, concurrency, self.serializer)
 
         if sink is not None:
@@ -119,7 +143,7 @@ class App:
             if (topic, group) in self._consumers:
                 raise ValueError(f"group {group!r} already has a handler of topic {topic!r}")
             self._consumers[topic, group] = Consumer(
-                topic, group, function, retries, crash_retries, final, park, shape, sink, park_limit
+                topic, group, function, *tries, park, shape, sink, park_limit, self._topics
             )
             return function
 
@@ -151,6 +175,7 @@ class App:
             ack_timeout=ack_timeout,
             close_timeout=close_timeout,
             serializer=self.serializer,
+            topics=self._topics,
         )
 
     def __repr__(self) -> str:

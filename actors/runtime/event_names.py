@@ -164,6 +164,10 @@ EVENTS: dict[str, EventKind] = {
     # --- clients ---------------------------------------------------------------------------------
     "client.connected": _info("The broker answered the hello", "endpoint epoch log_id"),
     "client.waiting": _info("No broker answers; the client keeps retrying", "endpoint waited_ms"),
+    "topic.differs": _info(
+        "A topic exists with other settings than the program declares; it stays as it is",
+        "topic declared there",
+    ),
     "client.reconnected": _info("The broker answers again", "endpoint epoch log_id"),
     "client.refused_broker": _info(
         "A stale broker answered; its answer is ignored", "endpoint epoch epoch_seen"

@@ -65,6 +65,15 @@ def test_latency(tmp_path: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.slow
+def test_retain(tmp_path: Path) -> None:
+    """No answer is wrong, and nothing that is retained is lost."""
+    figures = run(tmp_path, "retain", "--gigabytes=0.05", "--bound-gb=0.01")
+    check_positive(figures, "sent_bytes", "disk_over_bound", "longest_turn_ms", "resent")
+    assert figures["wrong_answers"] == figures["lost"] == 0
+
+
+@pytest.mark.process
+@pytest.mark.slow
 def test_dedup(tmp_path: Path) -> None:
     """All ids are stored, and each resend is answered with its first offset."""
     figures = run(tmp_path, "dedup", "--ids=5500", "--batches=2")

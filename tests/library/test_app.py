@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oncemq import App, Message, Tx
-from oncemq.errors import InvalidName, NotSupported
+from oncemq.errors import InvalidName, InvalidSetting, NotSupported
 
 
 def test_the_function_stays_as_it_is() -> None:
@@ -151,3 +151,22 @@ def test_every_public_name_can_be_loaded() -> None:
         assert getattr(oncemq, name).__name__.rpartition(".")[2] == name
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         print(oncemq.Nothing)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"name": "a/b"}, InvalidName),
+        ({"name": "t", "dedup": "soon"}, InvalidSetting),
+        ({"name": "t", "retain": "1gb"}, InvalidSetting),
+        ({"name": "t", "partitions": 0}, ValueError),
+        ({"name": "t", "partitions": True}, ValueError),
+        ({"name": "twice"}, ValueError),
+    ],
+)
+def test_a_declaration_that_cannot_be_is_refused_at_once(arguments, error):
+    """In the user's module, and not when the first message is sent."""
+    app = App()
+    app.topic("twice", partitions=2, dedup="7d", retain="1GB")
+    with pytest.raises(error):
+        app.topic(**arguments)

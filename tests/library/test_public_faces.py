@@ -10,7 +10,7 @@ from oncemq import App, Harness, OnceMQError, errors
 FACES = {
     "Ack": "count duplicate durability index offset partition topic",
     "AckMany": "appended count duplicates index",
-    "App": "consumer consumers producer",
+    "App": "consumer consumers producer topic",
     "ExactlyOnceConsumer": "close poll_and_process",
     "ExactlyOnceQueue": "send",
     "Harness": "assert_exactly_once close crash crash_at crashes drain outside_effects send sent state",
@@ -36,7 +36,7 @@ def test_only_documented_names_show(name: str) -> None:
 def test_instances_show_no_more_than_their_fields() -> None:
     """What `__init__` sets shows too."""
     app = App()
-    assert shown(app) == f"broker {FACES['App']} serializer"
+    assert shown(app) == "broker consumer consumers producer serializer topic"
     with Harness(app) as harness:
         assert shown(harness) == FACES["Harness"].replace("drain", "drain effects")
         assert shown(harness.effects) == "done held retry"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from oncemq import PendingMany, Producer
+from oncemq import App, PendingMany, Producer
 from oncemq.chaos import read_topic
 from oncemq.chaos.programs import CRASHED, FENCED
 from oncemq.codec import batch as batch_codec
@@ -271,6 +272,44 @@ def test_idle_producers_are_listed_and_retired(house):
     assert again.summary() == {"sent": 3, "appended": 1, "duplicates": 0}
     assert [message.value for message in read_topic(house.endpoint, "t")] == ["a", "b", "c"]
     assert house.command("verify", f"--data={house.data}")["ok"]
+
+
+def test_topics_declared_in_code_are_made_so_and_never_changed(house, caplog):
+    """By producer and consumer, also for targets of handlers; another topic is a warning."""
+    (house.directory / "declared.py").write_text(
+        "from oncemq import App\napp = App()\n"
+        "app.topic('orders', partitions=2, retain='30d')\n"
+        "app.topic('out', partitions=3, dedup='7d')\n"
+        "@app.consumer('orders', group='g')\n"
+        "def take(message, tx): tx.send('out', message.value)\n"
+    )
+    house.broker()
+    app = App(house.endpoint)
+    app.topic("sent", partitions=2, dedup="1d")
+    app.topic("there", dedup="1d")
+    house.command("topics", "create", "there", "--partitions=2")
+    with app.producer("p") as producer:
+        producer.send("sent", "1").result()
+        with caplog.at_level(logging.WARNING, "oncemq"):
+            producer.send("there", "1").result()
+    assert "topic there has 2 partition(s), dedup forever" in caplog.text
+    assert "declares dedup 1d" in caplog.text
+    house.consumer("declared:app", "--until-idle=0.5").wait(START_S, 0)
+    (house.directory / "lines").write_text("1\n")
+    house.producer("--topic=orders", "--name=f", str(house.directory / "lines")).wait(START_S, 0)
+    house.command("topics", "set", "orders", "--retain=1h")
+    consumer = house.consumer("declared:app", "--until-idle=0.5")
+    consumer.wait(START_S, 0)
+    rows = {row["topic"]: row for row in house.command("topics", "list")["topics"]}
+    shown = {name: (row["partitions"], row["dedup"], row["retain"]) for name, row in rows.items()}
+    assert shown == {
+        "sent": (2, "1d", "forever"),
+        "there": (2, "forever", "forever"),
+        "orders": (2, "forever", "1h"),
+        "out": (3, "1w", "forever"),
+    }
+    house.refresh()
+    assert house.history.events["topic.differs"] == 1  # orders, once for both partitions
 
 
 @needs_ipv6

@@ -98,7 +98,7 @@ from ...records import (
     TopicCreated,
     TopicDeleted,
 )
-from ...topic_settings import DEFAULTS, TopicSettings, duration_text
+from ...topic_settings import DEFAULTS, FOREVER, TopicSettings, duration_text
 from .fetch import FetchServer
 from .lineage import is_proof, lineage_proof
 from .lookup import Recent
@@ -696,5 +696,10 @@ def _changed(settings: TopicSettings, topic: str, dedup: str, retain: str) -> To
         raise InvalidSetting(
             f"{topic} is made by OnceMQ, which relies on its ids: it has no dedup horizon",
             hint="set only how long its messages are kept: --retain",
+        )
+    if changed.retain != FOREVER and INTERNAL_MARK in topic:
+        raise InvalidSetting(
+            f"{topic} holds replays that its group has yet to handle: it retains all of them",
+            hint="they go with their topic",
         )
     return changed

@@ -20,13 +20,27 @@ The owner calls `start` once, `received` with every message (any message is a si
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...errors import Busy, OnceMQError, StoreMismatch, from_code
 from ...history import NO_PLACE, Place, highest
 from ...limits import NO_BROKER_WARNING_MS, PING_MS, RESEND_MS, SILENCE_MS
 from ...outcome import Outcome, Send, Stop
-from ...protocol import VERSION_MAX, VERSION_MIN, Failure, Hello, Message, Ping, Pong, Welcome
+from ...protocol import (
+    SETTINGS_VERSION,
+    VERSION_MAX,
+    VERSION_MIN,
+    DescribeTopic,
+    Failure,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    TopicDescribed,
+    Welcome,
+)
+from ...topic_settings import TopicWish
 
 BROKER = b""  # the peer of every client
 PLACES_VERSION = 3  # of the protocol: brokers before it know no marks
@@ -86,6 +100,8 @@ class Connection:
         self.epoch = 0
         # The version of the protocol that the last Welcome named; 0 before the first.
         self.version = 0
+        # Topics that the program has declared. The owner sets it before it asks for topics.
+        self.wishes: Mapping[str, TopicWish] = {}
         # The furthest place that the owner relies on. Invariant: never falls.
         self.place = NO_PLACE
         # When a Tick is wanted; None: never. Set by `tick`.
@@ -114,6 +130,22 @@ class Connection:
         number = self._next_request
         self._next_request = number + 1
         return number
+
+    def ask_for_topic(self, request: int, topic: str) -> DescribeTopic:
+        """Return the question for a topic, which makes it as the program has declared it."""
+        wish = self.wishes.get(topic)
+        if wish is None or self.version < SETTINGS_VERSION:
+            return DescribeTopic(request, topic, create=True)
+        count = 1 if wish.partitions is None else wish.partitions
+        return DescribeTopic(request, topic, True, count, wish.dedup, wish.retain)
+
+    def topic_described(self, topic: TopicDescribed, out: Outcome) -> None:
+        """Report a topic that is another one than the program has declared."""
+        wish = self.wishes.get(topic.topic)
+        if wish is not None and not wish.fits(topic.partitions, topic.dedup, topic.retain):
+            there = TopicWish(topic.partitions, topic.dedup, topic.retain)
+            fields = {"topic": topic.topic, "declared": str(wish), "there": str(there)}
+            out.events.append(("topic.differs", fields))
 
     @property
     def knows_places(self) -> bool:

@@ -29,7 +29,6 @@ from ...limits import LIMITS, RESEND_MS, Limits
 from ...outcome import Event, Outcome, Received, Send, Snapshot, Stop, Tick
 from ...protocol import (
     DUPLICATE,
-    DescribeTopic,
     Failure,
     InitProducer,
     Message,
@@ -230,6 +229,7 @@ class ProducerCore:
             self._open(message, out)
         elif isinstance(message, TopicDescribed):
             if self._questions.pop(message.topic, None) is not None:
+                self.connection.topic_described(message, out)
                 out.work.append(TopicKnown(message.topic, message.topic_id, message.partitions))
         elif isinstance(message, Failure) and self._refused(message, now_ms, out):
             return
@@ -284,7 +284,7 @@ class ProducerCore:
 
     def _message(self, question: _Question) -> Message:
         if question.topic:
-            return DescribeTopic(question.request, question.topic, create=True)
+            return self.connection.ask_for_topic(question.request, question.topic)
         return InitProducer(question.request, self.name, self._incarnation, self._label)
 
     # --- the end ---------------------------------------------------------------------------------

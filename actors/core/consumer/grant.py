@@ -35,7 +35,6 @@ from ...limits import (
 )
 from ...outcome import Outcome, Send
 from ...protocol import (
-    DescribeTopic,
     Failure,
     Granted,
     Join,
@@ -167,7 +166,7 @@ class GrantHolder:
         if self.phase == DESCRIBING and now_ms >= self._again_at_ms:
             self._request = self._connection.next_request()
             self._again_at_ms = now_ms + RESEND_MS
-            question = DescribeTopic(self._request, self.member.topic, create=True)
+            question = self._connection.ask_for_topic(self._request, self.member.topic)
             out.sends_after_sync.append(Send(BROKER, question))
         elif self.phase == JOINING and now_ms >= self._again_at_ms:
             self._again_at_ms = now_ms + RESEND_MS
@@ -221,6 +220,8 @@ class GrantHolder:
                     f"no partition {self.member.partition}"
                 )
             self.partitions = message.partitions
+            if self.member.partition == 0:  # one of the partitions tells
+                self._connection.topic_described(message, out)
             out.work.append(TopicFound(message.topic, message.partitions))
             self.phase = JOINING
             self._request = self._again_at_ms = 0

@@ -157,7 +157,8 @@ class TopicLookups:
         self._again_at_ms = now_ms + RESEND_MS
         for topic in self._wanted:
             number = self._wanted[topic] = self._connection.next_request()
-            out.sends_after_sync.append(Send(BROKER, DescribeTopic(number, topic, create=True)))
+            question = self._connection.ask_for_topic(number, topic)
+            out.sends_after_sync.append(Send(BROKER, question))
 
     def received(self, message: TopicDescribed | Failure, now_ms: int, out: Outcome) -> None:
         """Other messages are ignored."""
@@ -166,6 +167,7 @@ class TopicLookups:
             return
         if isinstance(message, TopicDescribed):
             del self._wanted[topic]
+            self._connection.topic_described(message, out)
             out.work.append(TopicResolved(topic, message.partitions))
             return
         error = from_code(message.code, message.reason, message.hint)

@@ -56,6 +56,7 @@ class ConsumerActor(ConsumerShell):
             first_request=first_request,
             background=background,
         )
+        self.core.connection.wishes = consumer.topics
         self._files = background
         self.consumer = consumer
         self.partition = partition

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from ...core.consumer.work import FailedMessage, HandlerDone, RunHandler
 from ...limits import CRASH_RETRIES_DEFAULT, PARK_LIMIT_DEFAULT, RETRIES_DEFAULT
 from ...records import Output
+from ...topic_settings import TopicWish
 from ..coroutines import run_without_loop
 from .incoming import Place, place_of
 from .shapes import PLAIN, Shape
@@ -43,6 +44,7 @@ class Consumer:
     shape: Shape = PLAIN
     sink: str | None = None  # address of the database that keeps the ledger and what tx.sql writes
     park_limit: int | None = PARK_LIMIT_DEFAULT  # parked in a row with one type of error; None: any
+    topics: Mapping[str, TopicWish] = field(default_factory=dict)  # that the App has declared
 
 
 @dataclass(slots=True)

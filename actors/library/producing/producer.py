@@ -24,6 +24,7 @@ from ...limits import ACK_TIMEOUT_S, IN_FLIGHT_BYTES_DEFAULT, LIMITS, SEND_TIMEO
 from ...runtime import settings
 from ...runtime.diagnostics import log
 from ...shells.producer import ProducerShell
+from ...topic_settings import TopicWish
 from ..messages.payloads import Serializer, check_serializer
 from ..raised import end_fenced_programs_with_their_status
 from .accumulator import Accumulator
@@ -59,6 +60,7 @@ class Producer:
         close_timeout: float = SEND_TIMEOUT_MS / 1000,
         serializer: Serializer | None = None,
         connect: Connect | None = None,
+        topics: Mapping[str, TopicWish] | None = None,
     ) -> None:
         """`broker` is an endpoint; the environment's ONCEMQ_BROKER goes before it.
 
@@ -66,7 +68,7 @@ class Producer:
         `flush()`) raises ResultTimeout, if the broker has acknowledged nothing of this producer in
         that time; None: never. The message stays, is sent until it has its acknowledgement, and can
         be awaited again. `close_timeout`: seconds that leaving `with` waits for acknowledgements.
-        `connect` makes the engine, for tests. Raises InvalidName, ValueError.
+        `topics` are those that the App has declared. `connect` makes the engine, for tests. Raises InvalidName, ValueError.
         """
         if ack_timeout is not None and not ack_timeout > 0:
             raise ValueError(f"ack_timeout is {ack_timeout!r}; expected seconds above 0, or None")
@@ -77,6 +79,7 @@ class Producer:
         self._close_timeout = close_timeout
         self._serializer = check_serializer(serializer)
         self._connect = connect or _connect
+        self._topics = topics
         self._closed = False
         self._begin()
         _LIVE.add(self)
@@ -255,7 +258,7 @@ class Producer:
         if self._thread is None:
             endpoint = settings.resolve("broker", argument=self._broker).value
             self._thread = ProducerThread(
-                lambda: self._connect(self._name, str(endpoint)),
+                lambda: self._engine(str(endpoint)),
                 self._gathered,
                 self._lock,
                 freed=self._freed,
@@ -267,6 +270,12 @@ class Producer:
             if self._name:
                 end_fenced_programs_with_their_status()
         return self._thread
+
+    def _engine(self, endpoint: str) -> ProducerShell:
+        engine = self._connect(self._name, endpoint)
+        if self._topics:
+            engine.core.connection.wishes = self._topics
+        return engine
 
     # --- what the I/O thread reports -------------------------------------------------------------
 

@@ -89,6 +89,7 @@ class World:
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         self.segment_bytes = segment_bytes
+        self.directory = "data"
         self.create_topics = create_topics
         self.disk = MemoryDisk() if disk is None else disk
         self.clock = Clock()
@@ -105,7 +106,7 @@ class World:
         self.wire = Wire()
         self.log = FencedLog.open(
             self.disk,
-            "data",
+            self.directory,
             generation=None,
             owner={"pid": 1},
             create_log_id=LOG_ID,
@@ -132,7 +133,7 @@ class World:
             turn_read_bytes=self.limits.turn_read_bytes_max,
             turn_freeze_bytes=self.limits.turn_freeze_bytes,
         )
-        self.driver.open_log(self.log, "data")
+        self.driver.open_log(self.log, self.directory)
         self.turn()
 
     def crash(self, *, clean: bool = False) -> None:

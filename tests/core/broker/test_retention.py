@@ -247,6 +247,14 @@ def test_a_sweep_of_many_partitions_takes_several_turns():
     assert LIMITS.retention_partitions_per_turn > 2
 
 
+def test_replays_of_a_group_are_retained():
+    """No report tells how far a group is in its private topic."""
+    world = Keeping("1m")
+    world.ask(protocol.DescribeTopic(world.n, "t@g", create=True))
+    refused = world.ask(protocol.ConfigureTopic(world.n, "t@g", "", "1m"))
+    assert refused.code == "invalid_setting"
+
+
 # --- topics that are deleted ---------------------------------------------------------------------
 
 

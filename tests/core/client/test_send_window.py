@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from oncemq.codec import batch as batch_codec
 from oncemq.core.client.connection import Connection
 from oncemq.core.client.send_window import ATTEMPTS_KEPT, EXPLICIT, SendWindow, Settled
-from oncemq.errors import Fenced, LogRegressed, OnceMQError, TooOld
+from oncemq.errors import BadCreatedAt, Fenced, LogRegressed, OnceMQError
 from oncemq.limits import BACKOFF_FIRST_MS, LIMITS, RESEND_MS
 from oncemq.outcome import Outcome, Send
 from oncemq.protocol import DUPLICATE, STORED, Failure, Produce, Produced
@@ -410,11 +410,11 @@ def test_an_unknown_session_is_replaced() -> None:
 def test_a_refused_explicit_batch_does_not_stop_the_others() -> None:
     """A batch that is refused for good gets its error; those behind it are stored in order."""
     sender = ready()
-    sender.broker.refusals = ["too_old"]
+    sender.broker.refusals = ["bad_created_at"]
     sender.add(b"a", ids=[b"sa"])
     sender.add(b"b", ids=[b"sb"])
     sender.run_until_settled()
-    assert isinstance(sender.settled[0].error, TooOld)
+    assert isinstance(sender.settled[0].error, BadCreatedAt)
     assert sender.settled[0].runs == ()
     assert sender.settled[1].error is None
     assert sender.broker.bodies("t") == [b"b"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from oncemq.errors import (
+    BadCreatedAt,
     BufferFull,
     Fenced,
     IdConflict,
@@ -20,7 +21,6 @@ from oncemq.errors import (
     ProducerClosed,
     ResultTimeout,
     TooLarge,
-    TooOld,
     TopicExists,
     Unacknowledged,
     ValueNotEncodable,
@@ -659,20 +659,20 @@ def test_a_refused_topic_fails_only_its_messages() -> None:
         assert producer.send("bad", b"z").result(SOON).offset == 0
 
 
-def test_messages_that_are_too_old_are_refused_one_batch_at_a_time() -> None:
+def test_messages_are_refused_one_batch_at_a_time() -> None:
     """A batch refused for good raises from its own handles only."""
     wire = Wire()
     with wire.producer() as producer:
         producer.send("t", b"x", id="a").result(SOON)
-        wire.broker.refusals = ["too_old"]
+        wire.broker.refusals = ["bad_created_at"]
         single = producer.send("t", b"x", id="b")
-        with pytest.raises(TooOld):
+        with pytest.raises(BadCreatedAt):
             single.result(SOON)
-        wire.broker.refusals = ["too_old"]
+        wire.broker.refusals = ["bad_created_at"]
         many = producer.send_many("t", [b"x", b"y"], ids=["c", "d"])
-        with pytest.raises(TooOld):
+        with pytest.raises(BadCreatedAt):
             many.result(SOON)
-        with pytest.raises(TooOld):
+        with pytest.raises(BadCreatedAt):
             list(many.acks())  # type: ignore[attr-defined]
         assert producer.send("t", b"x", id="e").result(SOON).offset == 1
 
