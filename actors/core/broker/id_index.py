@@ -230,11 +230,13 @@ class IdIndex:
         return bodies ^ self._hash.times(Rows(batch.created_at_ms, 8, batch.count))
 
     def _hashed(self, batches: Sequence[tuple[Batch, int]]) -> tuple[Words, Words, Words]:
-        topics = np.array([topic for _, topic in batches], np.uint64)
-        salts = np.repeat(topics, [batch.count for batch, _ in batches])
+        topics = [topic for _, topic in batches]
+        salt: int | Words = topics[0]
+        if len(set(topics)) > 1:
+            salt = np.repeat(np.array(topics, np.uint64), [batch.count for batch, _ in batches])
         ids = Rows.joined([_ids_of(batch) for batch, _ in batches])
         bodies = Rows.joined([_bodies_of(batch) for batch, _ in batches])
-        return *self._hash.fingerprints(ids, salts), self._hash.words(bodies)
+        return *self._hash.fingerprints(ids, salt), self._hash.words(bodies)
 
     # --- outcome.Files ---------------------------------------------------------------------------
 
