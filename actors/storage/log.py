@@ -395,10 +395,14 @@ class FencedLog:
         self._kept = []
 
     def read_snapshot(self, info: SnapshotInfo) -> dict[str, bytes | Mapped]:
-        """Raises CorruptLog."""
+        """Raises CorruptLog, Fenced."""
         self._check_usable()
-        parts = snapshots.load(self._disk, self._view.path, info)
-        kept = [self._kept_part(part) for name, part in parts.items() if kept_range(name)]
+        try:
+            parts = snapshots.load(self._disk, self._view.path, info)
+            kept = [self._kept_part(part) for name, part in parts.items() if kept_range(name)]
+        except CorruptLog:
+            self.look_at_fence()  # a successor deletes the files of this generation
+            raise
         self._kept = sorted(kept, key=attrgetter("start"))
         return parts
 
@@ -488,10 +492,13 @@ class FencedLog:
             self._ahead[name] = Part(name, file, *written)
             try:
                 mapped = snapshots.map_part(self._disk, self._view.path, file)
-            except OSError as error:
+                if kept_range(name):
+                    self._take_kept(self._kept_part(mapped))
+            except (
+                OSError,
+                CorruptLog,
+            ) as error:  # a successor has taken the file away, most likely
                 raise self._failed(error) from error
-            if kept_range(name):
-                self._take_kept(self._kept_part(mapped))
             return mapped
 
         return PartWriter(write, stand)

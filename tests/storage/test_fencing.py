@@ -326,3 +326,20 @@ def test_a_clean_close_of_a_zombie_tells_it_and_lets_go() -> None:
         old.close()
     assert disk.lock(path) is not None
     old.close()
+
+
+def test_a_part_that_a_successor_deleted_is_no_damage() -> None:
+    """Neither one that was just written nor one of a snapshot: their writer is fenced."""
+    disk = MemoryDisk()
+    old = open_log(disk)
+    end = put(old, b"one")
+    snapshot = old.write_snapshot(end, {"whole": b"part"})
+    writer = old.part_writer("ahead")
+    writer.write([b"written"])
+    put(open_log(disk, generation=9), b"two")
+    with pytest.raises(Fenced):
+        old.read_snapshot(snapshot)
+    with pytest.raises(Fenced):
+        writer.finish()
+    with pytest.raises(Fenced):
+        old.sync()
