@@ -57,6 +57,11 @@ class Peer:
 class PeerTable(RecentTable[Peer]):
     """The connections that said hello. Volatile."""
 
+    def version_of(self, key: bytes) -> int:
+        """Return 0 for one that is not known."""
+        known = self.get(key)
+        return 0 if known is None else known.version
+
 
 class SessionTable:
     """The next counter of each session. Volatile."""

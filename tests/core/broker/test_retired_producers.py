@@ -49,7 +49,7 @@ def test_producers_are_listed_with_what_they_hold(world):
 
 def test_a_list_has_a_bound(monkeypatch):
     """The next question begins behind the last name."""
-    monkeypatch.setattr("oncemq.core.broker.core.PRODUCERS_LISTED_MAX", 2)
+    monkeypatch.setattr("oncemq.core.broker.producer_requests.PRODUCERS_LISTED_MAX", 2)
     world = opened()
     for number in range(5):
         world.producer(f"p{number}", nonce=bytes([number]) * 16)
