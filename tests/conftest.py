@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +17,10 @@ OURS = "ONCEMQ_TEST_"  # settings of the tests themselves
 ASKED = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(OURS)}
 for _name in [name for name in os.environ if name.startswith("ONCEMQ_") and name not in ASKED]:
     del os.environ[_name]  # no setting of the developer's shell reaches a test
+
+# A background job of a script ignores Ctrl-C, and so would every process that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SEED = int(os.environ.get("ONCEMQ_TEST_SEED", "1"))
 
