@@ -427,12 +427,12 @@ def test_a_full_disk_refuses_definitely_and_work_goes_on_after_it(cluster: Clust
 def test_too_many_keys_are_refused_and_nothing_is_left_behind(cluster: Cluster) -> None:
     """At the bound of topics a send is refused definitely; a later one is judged afresh."""
     cluster.send("n1", "k", 1)
-    broker = cluster.stations["n1"].store._broker._shell.core
-    broker.limits = Limits(topics_max=1)
+    topics = cluster.stations["n1"].store._broker._shell.core._topics
+    topics._limits = Limits(topics_max=1)
     assert cluster.send("n1", "new", 1)["code"] == 11
     assert cluster.send("n1", "other", 1, "m")["code"] == 11
     assert cluster.send("n1", "k", 2)["offset"] == 1
-    broker.limits = LIMITS
+    topics._limits = LIMITS
     assert cluster.send("n1", "new", 1)["offset"] == 0
     reply = cluster.send("n1", "other", 1, "m")
     assert (reply.get("offset"), reply.get("duplicate")) == (0, False)

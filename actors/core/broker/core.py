@@ -137,7 +137,6 @@ class BrokerCore:
         self._secret = secret
         # Of this lineage and epoch, where it is a restored one; b"" else, and before Recovered.
         self._proof = b""
-        self.limits = limits
         self.state = BrokerState(secret, limits)
         # Generation of the log, which is the broker epoch. 0 before Recovered.
         self.epoch = 0
@@ -157,7 +156,7 @@ class BrokerCore:
         self._now_ms = 0
         # Whether this generation has written its mark: before that it writes nothing.
         self._history_begun = False
-        topics = TopicRequests(
+        self._topics = TopicRequests(
             self.state,
             self._peers,
             (self._judge, self._fetches, self._membership),
@@ -166,13 +165,12 @@ class BrokerCore:
             entropy=entropy,
             may_create=create_topics,
         )
-        producers = ProducerRequests(self.state, self._judge, limits, self._broker_ms)
-        self._answers = self._answers_of(topics, producers)
+        self._producers = ProducerRequests(self.state, self._judge, limits, self._broker_ms)
+        self._answers = self._answers_of()
 
-    def _answers_of(
-        self, topics: TopicRequests, producers: ProducerRequests
-    ) -> dict[type[Any], Callable[[bytes, Any, Outcome], None]]:
+    def _answers_of(self) -> dict[type[Any], Callable[[bytes, Any, Outcome], None]]:
         """Return who answers which request."""
+        topics, producers = self._topics, self._producers
         return {
             Ping: self._ping,
             DescribeTopic: topics.describe,

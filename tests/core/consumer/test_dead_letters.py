@@ -146,7 +146,7 @@ def test_no_room_for_the_dead_topic_ends_the_consumer(world: World) -> None:
     """It says which table is full and what to do; it does not hold the partition for ever."""
     world.send("x", id="poison")
     topics = len(world.broker.core.state.topics)
-    world.broker.core.limits = replace(LIMITS, topics_max=topics)
+    world.broker.core._topics._limits = replace(LIMITS, topics_max=topics)
     member = with_poison(world, Reject("no"), "poison")
     world.run(lambda: member.actor.ended, member)
     assert isinstance(member.error, Busy)
