@@ -152,7 +152,8 @@ def cuts(kind: str, count: int, seed: int) -> dict[str, Any]:
         assert _state(tale.house, "totals") == totals
         outputs = list(read_topic(tale.house.endpoint, "cancelled"))
         assert [message.sequence for message in outputs] == list(range(len(outputs)))
-        assert _state(tale.house, "cancelled") == expected.cancelled_of(totals)
+        if outputs:  # without any, a consumer may end before it has begun that ledger
+            assert _state(tale.house, "cancelled") == expected.cancelled_of(totals)
         assert len(outputs) == sum(expected.cancelled_of(totals).values())
         assert kills > 0, "nobody was killed"
         return {"cuts": tale.mounted.power_cuts, "kills": kills, "acked": len(tale.told),
