@@ -95,10 +95,16 @@ class Sweep:
     def _live(self, directory: Path, told: Path, inject: str, call: str) -> bool:
         """Live the story in a child that strace watches; say whether it was killed."""
         go_read, go_write = os.pipe()
+        # Emptied here: a child that is killed at its first call must not leave what the last one told.
+        tells, errors = (
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            for path in (told, self.outside / "child")
+        )
         pid = os.fork()
         if pid == 0:
-            self._child(directory, told, go_read)
-        os.close(go_read)
+            self._child(directory, tells, errors, go_read)
+        for descriptor in (go_read, tells, errors):
+            os.close(descriptor)
         try:
             with Strace(pid, call, inject, self.outside / "calls") as strace:
                 os.write(go_write, b"g")
@@ -115,16 +121,14 @@ class Sweep:
         assert os.WEXITSTATUS(status) == 0, (self.outside / "child").read_text()
         return False
 
-    def _child(self, directory: Path, told: Path, go: int) -> None:
+    def _child(self, directory: Path, tells: int, errors: int, go: int) -> None:
         """Never returns."""
         code = 1
         try:
-            descriptor = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            errors = os.open(self.outside / "child", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.chdir(directory)
             os.read(go, 1)
             try:
-                self.case.run(OsWorld(self.forget), teller(descriptor))  # type: ignore[arg-type]
+                self.case.run(OsWorld(self.forget), teller(tells))  # type: ignore[arg-type]
                 code = 0
             except Exception:
                 os.write(errors, traceback.format_exc().encode())

@@ -82,7 +82,8 @@ def test_a_quiet_world_does_its_work() -> None:
 
 def test_the_end_of_a_world_is_proved_as_verify_proves_files() -> None:
     """A record that was stored a second time behind the oracles' back ends the run."""
-    plan = replace(Plan.of(1), faults={}, rivals=0, webs=1, files=1, quota=5, safety_ms=500)
+    plan = replace(Plan.of(1), faults={}, retain={}, rivals=0, webs=1, files=1)
+    plan = replace(plan, quota=5, safety_ms=500)
     world = World(plan, make_relay)
     try:
         world.run()
