@@ -35,10 +35,10 @@ _MODULUS = 2**128 - 159  # a prime: different numbers give different ids
 _SPREAD = 0x9E3779B97F4A7C15F39CC0605CEDC835
 
 
-def open_broker(directory: str, background: BackgroundThreads) -> InlineBroker:
-    """Return a broker inside this process whose topic exists. A broker process loads numpy first."""
+def inline_broker(directory: str, background: BackgroundThreads) -> InlineBroker:
+    """Return a broker inside this process. Numpy is loaded first, as a broker process does."""
     importlib.import_module("oncemq.core.broker.id_index")
-    broker = InlineBroker(
+    return InlineBroker(
         OsDisk(),
         directory,
         owner=owner_facts(),
@@ -47,6 +47,11 @@ def open_broker(directory: str, background: BackgroundThreads) -> InlineBroker:
         entropy=draw,
         background=background,
     )
+
+
+def open_broker(directory: str, background: BackgroundThreads) -> InlineBroker:
+    """Return such a broker whose topic exists."""
+    broker = inline_broker(directory, background)
     broker.ask_one(say.CreateTopic(broker.number(), TOPIC, 1))
     return broker
 

@@ -13,17 +13,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.dedup import names
+from bench.dedup import inline_broker, names
 from bench.workload import values
 from oncemq import protocol as say
 from oncemq.codec import batch as batch_codec
 from oncemq.codec import values as value_codec
 from oncemq.library.embedded.broker import InlineBroker
 from oncemq.runtime.background import BackgroundThreads
-from oncemq.runtime.clock import SystemClock
-from oncemq.runtime.events import NullEvents
-from oncemq.runtime.os_disk import OsDisk
-from oncemq.runtime.process import draw, owner_facts
+from oncemq.runtime.process import draw
 from oncemq.storage.kept import FOOTER_BYTES, MAGIC
 
 BUSY, SLOW = "busy", "slow"
@@ -85,7 +82,7 @@ def measure(directory: Path, gigabytes: float, bound_gb: float, slow_every: int)
     chance, bound = random.Random(1), round(bound_gb * 1e9)
     with tempfile.TemporaryDirectory(dir=directory) as place:
         background = BackgroundThreads()
-        broker = _open(f"{place}/broker", background)
+        broker = inline_broker(f"{place}/broker", background)
         for topic, retain in ((BUSY, f"{bound}B"), (SLOW, "forever")):
             broker.ask_one(say.CreateTopic(broker.number(), topic, 1, "", retain))
         busy, slow = Traffic(broker, BUSY, 0), Traffic(broker, SLOW, 1 << 40)
@@ -126,18 +123,6 @@ def measure(directory: Path, gigabytes: float, bound_gb: float, slow_every: int)
         "turn_p99_9_ms": round(ordered[len(ordered) * 999 // 1000] * 1e3, 2),
         "longest_turn_ms": round(ordered[-1] * 1e3, 2),
     }
-
-
-def _open(directory: str, background: BackgroundThreads) -> InlineBroker:
-    return InlineBroker(
-        OsDisk(),
-        directory,
-        owner=owner_facts(),
-        clock=SystemClock(),
-        events=NullEvents(),
-        entropy=draw,
-        background=background,
-    )
 
 
 def _used(place: Path) -> tuple[int, int]:

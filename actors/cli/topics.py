@@ -185,7 +185,7 @@ def _groups(topic: TopicShown) -> list[tuple[str, int, int, int, bool]]:
 
 
 def _lost_with(topic: TopicShown) -> Iterator[str]:
-    """Yield what goes with a topic, for whoever is to confirm it."""
+    """Yield what goes with a topic, for the user to confirm."""
     held = sum(row[2] - row[1] for row in topic.rows)
     yield f"topic {topic.topic} holds {held} message(s) and remembers {topic.ids} explicit id(s)"
     if topic.letters:

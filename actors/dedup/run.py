@@ -38,7 +38,7 @@ _VERSION = 1
 _FOOTER = Struct("<8sHHQQ16sII")
 _CRC = Struct("<I")
 FOOTER_BYTES = _FOOTER.size + _CRC.size
-_PIECE_WORDS = 32 * 1024  # of a filter, written at once: nobody waits for longer copies
+_PIECE_WORDS = 32 * 1024  # of a filter, written at once, so that no turn waits for a longer copy
 _FILL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 

@@ -165,7 +165,7 @@ def _leftovers(disk: Disk, directory: str, view: View) -> Iterator[Finding]:
             info = snapshots.read_head(disk, view.path, position, view.manifest.log_id)
             known |= {part.file for part in info.parts}
     except (StorageError, FileNotFoundError):
-        return  # told before, or it moved on: which parts are named nobody can say
+        return  # told before, or it moved on: no parts can be named
     spare = [name for name in layout.names_in(disk, view.path) if name not in known]
     # The lock is asked for only where it matters: an owner that starts now must find it free.
     live = bool(spare) and being_made(disk, directory, mine)

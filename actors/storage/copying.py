@@ -4,7 +4,7 @@ Backups and restores copy a log as an opening continues it: immutable files are 
 segment is copied up to the end of a group, and a manifest of a higher generation attests it all. So every
 reader of logs reads a copy, and an owner who opens one finds a log like any other.
 
-What may be a link. Nobody writes to a segment once its successor holds a group, nor to a part that a
+What may be a link. No process writes to a segment once its successor holds a group, nor to a part that a
 snapshot names. Until then the successor of a segment may be taken back (a full disk) and the segment grows
 again; and reserved zeros behind its end may still be cut off. So a segment without a used successor is
 copied, and the length of a file is what its successor says.

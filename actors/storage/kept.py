@@ -7,7 +7,7 @@
 All numbers are little-endian. Theory of operation. The log holds the batches of all topics one behind
 the other; a stretch of it that is mostly deleted is pinned by the few that are not. Those are copied
 into a file beside the log, once a snapshot names it they are read from there. A record keeps its
-position: whoever knows one reads on as before, and finds the next record that is left. A frame has
+position: a reader that knows one reads on as before, and finds the next record that is left. A frame has
 the checksums that it had in the log; they are checked whenever it is read.
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import shutil
 import time
 from pathlib import Path
@@ -15,43 +14,13 @@ from oncemq.chaos import read_topic
 from oncemq.chaos.programs import wait_until
 from oncemq.library.operating.client import AdminClient
 from tests.process.house import START_S, House
+from tests.process.shop import APP, Shop
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
-APP = """
-from oncemq import App
-app = App()
 
-@app.consumer("orders", group="g")
-def handler(message, tx):
-    tx.state.setdefault("log", []).append(message.value)
-    tx.send("out", message.value)
-"""
-
-
-class Shop:
-    """A broker, an application, and the command."""
-
-    def __init__(self, house: House) -> None:
-        self.house = house
-        (house.directory / "seekapp.py").write_text(APP)
-        house.broker()
-
-    def send(self, *values: str) -> None:
-        path = self.house.directory / "lines.txt"
-        with path.open("a") as file:
-            file.writelines(f"{value}\n" for value in values)
-        self.house.producer("--topic=orders", "--name=p", str(path)).wait(START_S, 0)
-
-    def consume(self, *more: str) -> dict[str, Any]:
-        running = self.house.consumer("seekapp:app", "--until-idle=0.5", *more)
-        running.wait(START_S, 0)
-        return dict(running.summary())
-
-    def command(self, *arguments: str, code: int = 0) -> Any:
-        running = self.house.start("command", "-m", "oncemq", *arguments)
-        running.wait(START_S, code)
-        return json.loads(running.stdout()) if code == 0 else running.stderr()
+class GroupShop(Shop):
+    """Its group is moved by commands."""
 
     def seek(self, *arguments: str, code: int = 0) -> Any:
         state = f"--state={self.house.state}"
@@ -65,20 +34,16 @@ class Shop:
             "verify", f"--data={self.house.data}", f"--state={self.house.state}", "--json"
         )
 
-    def log(self, group: str = "g") -> list[str]:
-        state = self.command("state", f"--state={self.house.state}", f"--group={group}", "--json")
-        return list(state.get("log", []))
-
     def out(self) -> list[str]:
         return [message.value for message in read_topic(self.house.endpoint, "out")]
 
 
 @pytest.fixture
-def shop(house: House) -> Shop:
-    return Shop(house)
+def shop(house: House) -> GroupShop:
+    return GroupShop(house)
 
 
-def test_seeking_forward_skips_and_says_so(shop: Shop) -> None:
+def test_seeking_forward_skips_and_says_so(shop: GroupShop) -> None:
     """What is jumped over is recorded, with the reason; `verify` and `explain` account for it."""
     shop.send("a", "b", "c", "d")
     assert shop.consume()["processed"] == 4
@@ -104,7 +69,7 @@ def test_seeking_forward_skips_and_says_so(shop: Shop) -> None:
     assert told["groups"][0]["reason"] == "bad batch (to 6)"
 
 
-def test_going_back_handles_what_was_skipped_and_nothing_twice(shop: Shop) -> None:
+def test_going_back_handles_what_was_skipped_and_nothing_twice(shop: GroupShop) -> None:
     """The processed set stays: only the skipped messages are new; a broker restart changes nothing."""
     shop.send("a", "b", "c", "d")
     shop.seek("--to=2")
@@ -125,11 +90,11 @@ def test_going_back_handles_what_was_skipped_and_nothing_twice(shop: Shop) -> No
     assert "skipped_by_operator" not in row
 
 
-def test_a_group_in_use_is_not_moved(shop: Shop) -> None:
+def test_a_group_in_use_is_not_moved(shop: GroupShop) -> None:
     """While a consumer owns one partition none is moved, and the command says who it is."""
     with AdminClient(shop.house.endpoint) as client:
         client.create_topic("orders", 3)
-    consumer = shop.house.consumer("seekapp:app")
+    consumer = shop.house.consumer("shopapp:app")
     shop.house.wait_for(consumer, "consumer.granted", times=3)
     told = shop.seek("--to=latest", code=1)
     assert "is held by" in told
@@ -138,7 +103,7 @@ def test_a_group_in_use_is_not_moved(shop: Shop) -> None:
     assert len(shop.seek("--to=latest")["moved"]) == 3
 
 
-def test_operators_read_results_and_no_events(shop: Shop) -> None:
+def test_operators_read_results_and_no_events(shop: GroupShop) -> None:
     """A group that is not there is an error that names its like; a move prints no JSON lines."""
     shop.send("a")
     shop.consume()
@@ -153,7 +118,7 @@ def test_operators_read_results_and_no_events(shop: Shop) -> None:
     assert (moved.stdout(), moved.stderr()) == ("PARTITION\tFROM\tTO\n0\t1\t0\n", "")
 
 
-def test_a_seek_in_the_wrong_directory_changes_nothing(shop: Shop) -> None:
+def test_a_seek_in_the_wrong_directory_changes_nothing(shop: GroupShop) -> None:
     """The ledger is known: another one is refused, and the right place is named."""
     shop.send("a")
     shop.consume()
@@ -163,7 +128,7 @@ def test_a_seek_in_the_wrong_directory_changes_nothing(shop: Shop) -> None:
     assert shop.show()["partitions"][0]["committed"] == 1
 
 
-def test_seeking_to_a_time(shop: Shop) -> None:
+def test_seeking_to_a_time(shop: GroupShop) -> None:
     """The first message that was appended then or later; behind the last one it is the end."""
     shop.send("a", "b")
     times = [m.appended_at_ms for m in read_topic(shop.house.endpoint, "orders")]
@@ -178,14 +143,14 @@ def test_seeking_to_a_time(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("to", ["5", "-1", "yesterday"])
-def test_impossible_places_are_refused(shop: Shop, to: str) -> None:
+def test_impossible_places_are_refused(shop: GroupShop, to: str) -> None:
     """An offset beyond the end, and what is neither offset nor time."""
     shop.send("a")
     told = shop.seek(f"--to={to}", code=1 if to == "5" else 2)
     assert to in told
 
 
-def test_reset_moves_every_partition(shop: Shop) -> None:
+def test_reset_moves_every_partition(shop: GroupShop) -> None:
     """All partitions to an end, in one command."""
     with AdminClient(shop.house.endpoint) as client:
         client.create_topic("orders", 3)
@@ -202,7 +167,7 @@ def test_reset_moves_every_partition(shop: Shop) -> None:
 class Loss:
     """A group that has handled a, b and c, and lost its ledger."""
 
-    def __init__(self, shop: Shop) -> None:
+    def __init__(self, shop: GroupShop) -> None:
         self.shop = shop
         shop.send("a", "b")
         shop.consume()
@@ -211,7 +176,7 @@ class Loss:
         shop.send("c")
         shop.consume()
         self.lost = shop.house.state.rename(shop.house.directory / "lost")
-        refused = shop.house.consumer("seekapp:app", "--until-idle=0.5")
+        refused = shop.house.consumer("shopapp:app", "--until-idle=0.5")
         refused.wait(START_S, 1)
         assert "oncemq groups reset g orders --to earliest --new-ledger" in refused.stderr()
 
@@ -225,11 +190,11 @@ class Loss:
 
 
 @pytest.fixture
-def loss(shop: Shop) -> Loss:
+def loss(shop: GroupShop) -> Loss:
     return Loss(shop)
 
 
-def test_a_group_whose_ledger_was_deleted_starts_over(shop: Shop, loss: Loss) -> None:
+def test_a_group_whose_ledger_was_deleted_starts_over(shop: GroupShop, loss: Loss) -> None:
     """In its own place no more is asked for: it says what is gone and what is handled again."""
     told = loss.reset("--to=earliest")
     assert "at offset 3 or above, is lost" in told
@@ -243,12 +208,14 @@ def test_a_group_whose_ledger_was_deleted_starts_over(shop: Shop, loss: Loss) ->
     assert shop.verify()["ok"]
     shutil.rmtree(shop.house.state)
     loss.lost.rename(shop.house.state)
-    back = shop.house.consumer("seekapp:app", "--until-idle=0.5")
+    back = shop.house.consumer("shopapp:app", "--until-idle=0.5")
     back.wait(START_S, 1)
     assert "this is another ledger" in back.stderr()
 
 
-def test_a_group_may_go_on_behind_what_its_lost_ledger_had_handled(shop: Shop, loss: Loss) -> None:
+def test_a_group_may_go_on_behind_what_its_lost_ledger_had_handled(
+    shop: GroupShop, loss: Loss
+) -> None:
     """--to latest handles nothing again; the ledger says what it skipped."""
     assert "0 messages may be handled again" in loss.reset("--to=latest")
     shop.send("d")
@@ -258,7 +225,7 @@ def test_a_group_may_go_on_behind_what_its_lost_ledger_had_handled(shop: Shop, l
     assert shop.verify()["ok"]
 
 
-def test_a_ledger_elsewhere_is_replaced_on_request_only(shop: Shop, loss: Loss) -> None:
+def test_a_ledger_elsewhere_is_replaced_on_request_only(shop: GroupShop, loss: Loss) -> None:
     """The directory may be the wrong one: the option, and a yes, are needed."""
     elsewhere = shop.house.directory / "elsewhere"
     assert str(shop.house.state) in loss.reset("--to=earliest", state=elsewhere, code=1)
@@ -270,7 +237,7 @@ def test_a_ledger_elsewhere_is_replaced_on_request_only(shop: Shop, loss: Loss) 
     assert "is lost: leave out --new-ledger" in loss.reset(*more, "--yes", code=2)
 
 
-def test_a_backup_of_a_lost_ledger_goes_on(shop: Shop, loss: Loss) -> None:
+def test_a_backup_of_a_lost_ledger_goes_on(shop: GroupShop, loss: Loss) -> None:
     """What it has processed is not handled again; only what the lost one did since."""
     shutil.rmtree(shop.house.state)
     loss.backup.rename(shop.house.state)
@@ -283,7 +250,7 @@ def test_a_backup_of_a_lost_ledger_goes_on(shop: Shop, loss: Loss) -> None:
     assert shop.verify()["ok"]
 
 
-def test_a_lost_database_is_started_over_too(shop: Shop) -> None:
+def test_a_lost_database_is_started_over_too(shop: GroupShop) -> None:
     """The ledger went with the database of the sink."""
     database = shop.house.directory / "shop.db"
     sink = f"sqlite:///{database}"
@@ -309,10 +276,10 @@ def test_a_lost_database_is_started_over_too(shop: Shop) -> None:
     assert shop.out() == [*"ab", *"ab", "c"]
 
 
-def test_a_live_group_is_not_replaced(shop: Shop) -> None:
+def test_a_live_group_is_not_replaced(shop: GroupShop) -> None:
     """The ledger is not lost: a consumer has it, in another directory."""
     shop.send("a")
-    living = shop.house.consumer("seekapp:app")
+    living = shop.house.consumer("shopapp:app")
     shop.house.wait_for(living, "commit.synced")
     elsewhere = f"--state={shop.house.directory / 'elsewhere'}"
     told = shop.command(
@@ -324,7 +291,7 @@ def test_a_live_group_is_not_replaced(shop: Shop) -> None:
     assert shop.log() == ["a"]
 
 
-def test_a_rerun_has_state_and_outputs_of_its_own(shop: Shop) -> None:
+def test_a_rerun_has_state_and_outputs_of_its_own(shop: GroupShop) -> None:
     """The history once more: the group itself is as it was, downstream gets new messages."""
     shop.send("a", "b", "c")
     shop.consume()

@@ -2,56 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any
 
 import pytest
 
-from tests.process.house import START_S, House
+from tests.process.house import House
+from tests.process.shop import Shop
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
-
-APP = """
-from oncemq import App
-app = App()
-
-@app.consumer("orders", group="g")
-def handler(message, tx):
-    tx.state.setdefault("log", []).append(message.value)
-    tx.send("out", message.value)
-"""
-
-
-class Shop:
-    """A broker, an application, and the command."""
-
-    def __init__(self, house: House) -> None:
-        self.house = house
-        (house.directory / "shopapp.py").write_text(APP)
-        house.broker()
-
-    def send(self, *values: str, topic: str = "orders") -> dict[str, Any]:
-        path = self.house.directory / f"{topic}.txt"
-        with path.open("a") as file:
-            file.writelines(f"{value}\n" for value in values)
-        running = self.house.producer(f"--topic={topic}", "--name=p", str(path))
-        running.wait(START_S, 0)
-        return dict(running.summary())
-
-    def consume(self, code: int = 0) -> Any:
-        running = self.house.consumer("shopapp:app", "--until-idle=0.5")
-        running.wait(START_S, code)
-        return running.summary() if code == 0 else running.stderr()
-
-    def command(self, *arguments: str, code: int = 0) -> Any:
-        running = self.house.start("command", "-m", "oncemq", *arguments)
-        running.wait(START_S, code)
-        return json.loads(running.stdout()) if code == 0 else running.stderr()
-
-    def log(self) -> list[str]:
-        state = self.command("state", f"--state={self.house.state}", "--group=g", "--json")
-        return list(state.get("log", []))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ what the live run forgot, and only upwards:
 - Marks: how far each partition reached at some moments, by which `forgotten` follows the floor.
 
 A new duration counts from its setting on. Until it has been in force for its own length the floor
-stands still: whoever sets it too short loses nothing at once. A longer one brings nothing back.
+stands still: a duration that is too short loses nothing at once. A longer one brings nothing back.
 """
 
 from __future__ import annotations

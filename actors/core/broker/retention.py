@@ -121,9 +121,9 @@ class Retention:
                 return
         topics.changed |= self._sweep.first != self._first  # the next one has better marks
         self._keep(self._sweep)
-        making = self._state.kept.making
-        least = self._sweep.needed_from if making is None else making.start
-        needed_from = min(self._sweep.needed_from, least)
+        needed_from, making = self._sweep.needed_from, self._state.kept.making
+        if making is not None:
+            needed_from = min(needed_from, making.start)
         self._state.swept(needed_from, frozenset(self._sweep.offset_parts), self._sweep.end)
         self._first, self._sweep = self._sweep.first, None
         self._next_ms = now_ms + max(RETENTION_EVERY_MS, _PAUSES * (now_ms - self._began_ms))

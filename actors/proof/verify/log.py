@@ -49,7 +49,7 @@ from .parked import PRIVATE_ID_MARK
 from .rows import IN_LOG, Rows, seed_of
 
 BEFORE_MARKS = bytes(16)  # stands for the history before the first mark
-_DEFAULTS = (None, None, None, False)  # settings of a topic that nobody has set
+_DEFAULTS = (None, None, None, False)  # settings of a topic that was never configured
 _PROCESSED = "processed"  # why messages were deleted: every group had come so far
 Place = tuple[int, int]  # topic number, partition
 Row = tuple[str, int, int]  # producer, topic number, partition

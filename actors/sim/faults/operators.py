@@ -135,7 +135,7 @@ class BackUp(Fault):
 
 
 class Horizons(Fault):
-    """Whoever cares for a topic changes its dedup horizon, shorter or longer, at any moment."""
+    """An operator changes the dedup horizon of a topic, shorter or longer, at any moment."""
 
     name = "horizons"
 
