@@ -159,7 +159,8 @@ class Limits:
     first_read_extra_bytes: int = 64 * 1024  # of a lookup's first read, behind what was resent
     lookups_max: int = 64  # resends whose original is looked for over several turns (Busy)
     created_ahead_ms_max: int = 300_000  # of a message's own time before broker time (BadCreatedAt)
-    id_table_ids: int = 128 * 1024  # newest ids in memory, about 50 bytes each, then a file
+    id_table_ids: int = 128 * 1024  # newest ids in memory, about 50 bytes each, then a file;
+    id_table_ids_max: int = 256 * 1024  # an eighth of all ids, up to so many
     id_tables_waiting_max: int = 8  # such tables that wait for their file: above it Busy
     offset_part_bytes: int = 1024 * 1024 * 1024  # log covered by one part of a snapshot
 

@@ -450,6 +450,7 @@ QUIET: dict[str, str] = {
     "read_bytes": SIMULATED,
     "first_read_extra_bytes": STEP,
     "id_table_ids": BROKER + "test_core.py::test_files_of_ids_are_written_once",
+    "id_table_ids_max": BROKER + "test_core.py::test_tables_grow_with_the_number_of_ids",
     "offset_part_bytes": SIMULATED,
     "RETENTION_EVERY_MS": TIME,
     "TRIMS_WITHOUT_ROOM_MAX": BROKER

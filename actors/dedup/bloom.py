@@ -38,11 +38,13 @@ def word_of(high: Words, words: int) -> NDArray[np.intp]:
 
 
 def put(table: Words, high: Words, low: Words) -> None:
+    """Put in fingerprints, which are sorted."""
+    if not high.size:
+        return
     places, bits = word_of(high, len(table)), bits_of(low)
-    while places.size:  # of several for one word the last one is written: the others come again
-        table[places] |= bits
-        lost = table[places] & bits != bits
-        places, bits = places[lost], bits[lost]
+    # Several for one word stand side by side: their bits come together before they go in.
+    first = np.flatnonzero(np.concatenate(([True], places[1:] != places[:-1])))
+    table[places.take(first)] |= np.bitwise_or.reduceat(bits, first)
 
 
 def may_hold(table: Words, high: Words, bits: Words) -> NDArray[np.bool_]:

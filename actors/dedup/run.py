@@ -116,7 +116,9 @@ class Run:
         while left.size:
             at = block[left]
             data, places = self._blocks(at)
-            row, cell = (data[places, 0] == high[left, None]).nonzero()
+            # Hundreds of columns are compared: `nonzero` of a table is five times slower than this.
+            agree = np.flatnonzero(data[places, 0] == high[left, None])
+            row, cell = np.divmod(agree, self._each)
             same = data[places[row], 1, cell] == low[left[row]]
             row, cell = row[same], cell[same]
             found.append(which[left[row]])

@@ -65,12 +65,15 @@ class NewRun:
             joined = np.concatenate([table.entries for table in tables], axis=1)
             order = np.argsort(joined[0], kind="stable")
             for start in range(0, len(order), STEP_ENTRIES):
-                yield writer.add(joined[:, order[start : start + STEP_ENTRIES]])
+                yield writer.add(joined.take(order[start : start + STEP_ENTRIES], axis=1))
         else:
-            runs = [source for source in self.sources if isinstance(source, Run)]
-            for entries in _merged(runs):
+            for entries in _merged(_runs_of(self)):
                 yield writer.add(entries)
         yield from writer.finish()
+
+
+def _runs_of(new: NewRun) -> list[Run]:
+    return [source for source in new.sources if isinstance(source, Run)]
 
 
 def _merged(runs: Sequence[Run]) -> Iterator[Words]:
@@ -82,7 +85,7 @@ def _merged(runs: Sequence[Run]) -> Iterator[Words]:
         joined = np.concatenate(
             [run.entries(*span) for run, *span in zip(runs, starts, ends, strict=True)], axis=1
         )
-        yield joined[:, np.argsort(joined[0], kind="stable")]
+        yield joined.take(np.argsort(joined[0], kind="stable"), axis=1)
         starts = ends
 
 
@@ -107,7 +110,7 @@ class Tree:
         # Runs by number. Invariant: no entry is in two of runs, full tables, table and added.
         self._runs: dict[int, Run] = {}
         self._next_number = 0
-        # What is being made. Invariant: at most one of tables and one of runs.
+        # What is being made. Invariant: at most one of tables, and one of the runs of each level.
         self._making: list[NewRun] = []
 
     @property
@@ -185,13 +188,14 @@ class Tree:
         new: list[NewRun] = []
         if self._full and not any(isinstance(one.sources[0], Table) for one in self._making):
             new.append(self._start(list(self._full)))
-        if not any(isinstance(one.sources[0], Run) for one in self._making):
-            levels: dict[int, list[Run]] = {}
-            for run in self._runs.values():
-                levels.setdefault(self._level(run), []).append(run)
-            ready = [level for level, runs in levels.items() if len(runs) >= FANOUT]
-            if ready:
-                new.append(self._start(levels[min(ready)]))
+        # A large merge must not keep small ones waiting: what is not merged is asked run by run.
+        busy = {self._level(run) for one in self._making for run in _runs_of(one)}
+        levels: dict[int, list[Run]] = {}
+        for run in self._runs.values():
+            levels.setdefault(self._level(run), []).append(run)
+        for level, runs in sorted(levels.items()):
+            if len(runs) >= FANOUT and level not in busy:
+                new.append(self._start(runs))
         return new
 
     def _start(self, sources: list[Table] | list[Run]) -> NewRun:

@@ -107,6 +107,7 @@ class Environment(ABC):
             keep_bytes_min=plan.keep_bytes_min,
             # So that runs of ids are made and merged in every world.
             id_table_ids=SMALL_TABLE_IDS,
+            id_table_ids_max=SMALL_TABLE_IDS,
             ledger_table_ids=SMALL_TABLE_IDS,
             ledger_table_ids_max=SMALL_TABLE_IDS,
         )

@@ -75,7 +75,7 @@ class IdIndex:
         # Names the secret without telling it.
         self._mark = hashlib.blake2b(secret, digest_size=16, person=b"oncemq.mark").digest()
         self._waiting_max = limits.id_tables_waiting_max
-        self._table_ids = limits.id_table_ids
+        self._table_ids = (limits.id_table_ids, limits.id_table_ids_max)
         # Ids of topics with alike horizons stand together, since they go together: by the number of
         # bits of the horizon's length; 0: never forgotten. Invariant: an id lives in one of them.
         self._trees: dict[int, Tree] = {}
@@ -170,7 +170,7 @@ class IdIndex:
     def _tree(self, kind: int) -> Tree:
         tree = self._trees.get(kind)
         if tree is None:
-            tree = self._trees[kind] = Tree(_WIDTH, self._table_ids)
+            tree = self._trees[kind] = Tree(_WIDTH, *self._table_ids)
         return tree
 
     def _find(
@@ -194,7 +194,9 @@ class IdIndex:
         known, values = self._find(high, low, living)
         ordered = np.sort(high)
         again = ordered[1:][ordered[1:] == ordered[:-1]]
-        twice = np.flatnonzero(np.isin(high, again)) if again.size else again.astype(np.intp)
+        twice = again.astype(np.intp)
+        if again.size:
+            twice = np.flatnonzero(again.take(again.searchsorted(high), mode="clip") == high)
         end = 0
         for batch, topic in batches:
             start, end = end, end + batch.count

@@ -400,6 +400,20 @@ def test_files_of_ids_are_written_once():
     assert held + len(recent) // 32 == 101
 
 
+def test_tables_grow_with_the_number_of_ids():
+    """Among many ids there are fewer runs to ask, and a bounded table."""
+    world = opened(id_table_ids=4, id_table_ids_max=50)
+    world.topic()
+    sizes = []
+    for counter in range(100):
+        world.send_ids(counter, {f"{counter}-{place}": "x" for place in range(10)})
+        world.settle()
+        table = world.core.state.ids._trees[0]._table
+        sizes.append(table.room + table.count)
+    assert (sizes[0], sizes[-1]) == (4, 50)
+    assert sizes == sorted(sizes)
+
+
 def test_a_damaged_run_is_passed_over_with_its_snapshot():
     """The snapshot before it stands, and the next one keeps the runs of that one: no other's."""
     world = opened(id_table_ids=1)
