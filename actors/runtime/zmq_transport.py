@@ -41,6 +41,7 @@ HEARTBEAT_TIMEOUT_MS = 5_000
 HANDSHAKE_MS = 5_000  # a peer that connects and sends nothing is disconnected after it
 RECONNECT_FIRST_MS = 50
 RECONNECT_MAX_MS = 1_000
+TURN_BUSY_S = 0.008  # processor time after which a full turn was too long
 LISTEN_AGAIN_S = 1.0  # after all connections had to be closed
 
 
@@ -211,6 +212,10 @@ class RouterTransport(_Socket):
         # does not become a flood of events.
         self.dropped = 0
         self.refused = 0  # sends to peers that are gone or do not read
+        # What the next turn takes at most, and the processor time when the last poll returned.
+        self._bytes_now = self._turn_bytes
+        self._was_full = False
+        self._busy_since_s = 0.0
         self._endpoint = ""  # with the real port; "" before `bind`
         self._listening = False  # False also while descriptors are short
         self._closed_s = 0.0  # when listening stopped, or was last tried again
@@ -260,11 +265,12 @@ class RouterTransport(_Socket):
 
     def poll(self, timeout_ms: int) -> list[tuple[bytes, list[bytes]]]:
         """Wait up to `timeout_ms`; return waiting messages as (peer, frames), one turn at most."""
+        self._fit_to_work()
         if timeout_ms > 0:
             self._wait(timeout_ms)
         self._mind_descriptors()
         messages: list[tuple[bytes, list[bytes]]] = []
-        left = self._turn_bytes
+        left = self._bytes_now
         for _ in range(self._turn_events):
             received = self._receive(REQUEST_FRAMES_MAX, REQUEST_BYTES_MAX)
             if received is None:
@@ -281,7 +287,23 @@ class RouterTransport(_Socket):
                 messages.append((frames[0], frames[1:]))
             if left <= 0:
                 break
+        self._was_full = left <= 0
+        self._busy_since_s = time.thread_time()
         return messages
+
+    def _fit_to_work(self) -> None:
+        """Let a full turn take fewer bytes if the last one computed for long, else more again.
+
+        The same bytes are ten times the work as small messages with ids of their own, and who sends
+        a single message waits for two turns. Processor time: a slow disk wants large turns.
+        """
+        if not self._was_full:
+            return
+        busy_s = time.thread_time() - self._busy_since_s
+        if busy_s > TURN_BUSY_S:
+            self._bytes_now = max(self._bytes_now // 2, self._turn_bytes // 16)
+        elif busy_s < TURN_BUSY_S / 4:
+            self._bytes_now = min(self._bytes_now * 2, self._turn_bytes)
 
     def send(self, peer: bytes, frames: Frames) -> bool:
         """Hand over a message; False if the peer is gone or does not read."""

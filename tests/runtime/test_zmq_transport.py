@@ -14,7 +14,7 @@ import pytest
 import zmq
 
 from oncemq.limits import LIMITS, REQUEST_FRAMES_MAX, ROUTING_ID_BYTES, Limits
-from oncemq.runtime.zmq_transport import CannotBind, DealerTransport, RouterTransport
+from oncemq.runtime.zmq_transport import TURN_BUSY_S, CannotBind, DealerTransport, RouterTransport
 
 WAIT_MS = 60_000
 
@@ -117,6 +117,26 @@ def test_a_turn_is_bounded_in_bytes(bound):
         got += polled
     dealer.close()
     assert got == 20
+
+
+def test_a_full_turn_that_computed_long_is_followed_by_smaller_ones(bound):
+    """And by larger ones again, once the same bytes are little work."""
+    router = bound(Limits(turn_bytes_max=4000))
+    dealer = DealerTransport(router.endpoint)
+    for _ in range(200):
+        dealer.send(b"", [bytes(400)])
+    time.sleep(0.1)  # all have arrived
+    sizes = []
+    for busy in [True] * 6 + [False] * 6:
+        sizes.append(len(router.poll(100)))
+        until = time.thread_time() + TURN_BUSY_S * 1.5
+        while busy and time.thread_time() < until:
+            pass
+    dealer.close()
+    assert sizes[:2] == [10, 5]
+    assert sizes[5] == 1
+    assert sizes[6:] == sorted(sizes[6:])
+    assert sizes[-1] == 10
 
 
 @pytest.mark.parametrize(
