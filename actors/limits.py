@@ -54,7 +54,7 @@ LEDGER_SNAPSHOT_EVERY_BYTES = 16 * 1024 * 1024
 SNAPSHOTS_KEPT = 2
 
 # --- retention ------------------------------------------------------------------------------------
-RETENTION_EVERY_MS = 250  # between two sweeps over all partitions, or four times what one took
+RETENTION_EVERY_MS = 100  # between two sweeps over all partitions, or four times what one took
 TRIMS_WITHOUT_ROOM_MAX = 128  # records that delete messages while the disk is full
 
 # --- producer -------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class Limits:
     id_tables_waiting_max: int = 8  # such tables that wait for their file: above it Busy
     offset_part_bytes: int = 1024 * 1024 * 1024  # log covered by one part of a snapshot
 
-    keep_bytes_min: int = 64 * 1024 * 1024  # of log that a copy of what is left must free
+    keep_bytes_min: int = 32 * 1024 * 1024  # of log that a copy of what is left must free
     retention_partitions_per_turn: int = 256  # a sweep goes on in the next turn
 
     # --- fetch ------------------------------------------------------------------------------------

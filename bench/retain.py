@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.dedup import inline_broker, names
+from bench.disk_floor import Floor
 from bench.workload import values
 from oncemq import protocol as say
 from oncemq.codec import batch as batch_codec
@@ -87,6 +88,7 @@ def measure(directory: Path, gigabytes: float, bound_gb: float, slow_every: int)
             broker.ask_one(say.CreateTopic(broker.number(), topic, 1, "", retain))
         busy, slow = Traffic(broker, BUSY, 0), Traffic(broker, SLOW, 1 << 40)
         turns: list[float] = []
+        floor = Floor(Path(place) / "floor")
         disk = index = 0
         started, number = time.perf_counter(), 0
         while busy.stored * _SIZE < gigabytes * 1e9:
@@ -97,6 +99,7 @@ def measure(directory: Path, gigabytes: float, bound_gb: float, slow_every: int)
                 turns.append(slow.send(10, again))
             if number % _LOOK_EVERY == 0:
                 log, runs = _used(Path(place))
+                floor.write(_BATCH * _SIZE)
                 disk, index = max(disk, log - slow.stored * _SIZE), max(index, runs)
             number += 1
         seconds = time.perf_counter() - started
@@ -122,6 +125,7 @@ def measure(directory: Path, gigabytes: float, bound_gb: float, slow_every: int)
         "turn_p50_ms": round(ordered[len(ordered) // 2] * 1e3, 2),
         "turn_p99_9_ms": round(ordered[len(ordered) * 999 // 1000] * 1e3, 2),
         "longest_turn_ms": round(ordered[-1] * 1e3, 2),
+        **floor.figures(),
     }
 
 
