@@ -34,6 +34,7 @@ HANDLER_DESCRIPTORS = 64  # of a consumer, for handlers and for what is open for
 LABEL_CHARS_MAX = 256  # of who somebody is, for people; the rest is cut off
 
 PRODUCERS_LISTED_MAX = 1_000  # of one answer; the client asks on behind the last name
+SURVEY_ROWS_MAX = 1_000  # topics and grants of one answer; the client asks on behind the last
 
 # --- fetch ----------------------------------------------------------------------------------------
 FETCH_BYTES_MAX = 4 * 1024 * 1024
@@ -157,6 +158,7 @@ class Limits:
     reads_per_request_max: int = 16  # one fetch or lookup in one turn; it goes on in the next
     read_bytes: int = 1024 * 1024  # of one read while a stored batch is looked for
     first_read_extra_bytes: int = 64 * 1024  # of a lookup's first read, behind what was resent
+    survey_reads_max: int = 8  # of batches whose time a page tells; the others later
     lookups_max: int = 64  # resends whose original is looked for over several turns (Busy)
     created_ahead_ms_max: int = 300_000  # of a message's own time before broker time (BadCreatedAt)
     id_table_ids: int = 128 * 1024  # newest ids in memory, about 50 bytes each, then a file;

@@ -273,6 +273,16 @@ class RetireProducer:
     idle_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Version 4: asks for the rows of topics and grants behind a place: ("", "", 0) is the first."""
+
+    request: int
+    topic: str
+    group: str
+    partition: int
+
+
 # --- answers -------------------------------------------------------------------------------------
 
 
@@ -501,6 +511,26 @@ class Retired:
 
 
 @dataclass(frozen=True, slots=True)
+class Surveyed:
+    """Topics and grants in the order (topic, group, partition), at most SURVEY_ROWS_MAX rows.
+
+    A topic stands before its grants. `more`: other rows follow the last one.
+    """
+
+    request: int
+    at_ms: int  # broker time
+    durable: int  # end of the log
+    disk_full: bool  # writes are refused
+    # Name, partitions, messages ever stored and still there, bytes of both, explicit ids ever
+    # stored; since the broker started: duplicates, conflicts, messages refused.
+    topics: tuple[tuple[str, int, int, int, int, int, int, int, int, int], ...]
+    # Group, topic, partition, epoch, label, whether the lease runs, what is committed, end of the
+    # partition, age in ms of the first message that is not committed (0: there is none).
+    grants: tuple[tuple[str, str, int, int, str, bool, int, int, int], ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The broker refused a request."""
 
@@ -531,6 +561,7 @@ Request = (
     | Leave
     | Rewind
     | DescribeGroup
+    | Survey
 )
 Answer = (
     Welcome
@@ -551,6 +582,7 @@ Answer = (
     | Left
     | Rewound
     | GroupDescribed
+    | Surveyed
     | Failure
 )
 Message = Request | Answer
@@ -584,6 +616,7 @@ KINDS: dict[int, type[Message]] = {
     21: DeleteTopic,
     22: ListProducers,
     23: RetireProducer,
+    24: Survey,
     33: Welcome,
     34: Pong,
     35: TopicDescribed,
@@ -603,4 +636,5 @@ KINDS: dict[int, type[Message]] = {
     51: TopicGone,
     52: ProducersListed,
     53: Retired,
+    54: Surveyed,
 }

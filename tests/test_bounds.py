@@ -386,6 +386,8 @@ QUIET: dict[str, str] = {
     "LABEL_CHARS_MAX": "tests/test_bounds.py::test_a_long_label_is_cut",
     "FETCH_BYTES_MAX": "tests/test_bounds.py::test_no_answer_is_longer_than_the_longest",
     "PRODUCERS_LISTED_MAX": BROKER + "test_retired_producers.py::test_a_list_has_a_bound",
+    "SURVEY_ROWS_MAX": BROKER + "test_survey.py::test_pages_are_bounded_and_bring_every_row_once",
+    "survey_reads_max": BROKER + "test_survey.py::test_a_page_reads_a_bounded_number_of_batches",
     "created_ahead_ms_max": BROKER
     + "test_horizon.py::test_a_message_without_a_time_or_from_the_future_is_refused",
     "FETCH_WAIT_MS_DEFAULT": TIME,

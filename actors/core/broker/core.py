@@ -70,6 +70,7 @@ from ...protocol import (
     RetireProducer,
     Rewind,
     ShowTopic,
+    Survey,
     Welcome,
 )
 from ...records import (
@@ -88,6 +89,7 @@ from .refusal import Refusal, failure
 from .retention import Retention
 from .sessions import Peer, PeerTable
 from .state import BrokerState, checked_place
+from .survey import READ_TOKENS, Surveyor, SurveyWanted
 from .topic_requests import TopicRequests
 
 _PLACES_VERSION = 3  # of the protocol: clients before it know no marks
@@ -148,6 +150,7 @@ class BrokerCore:
         self._fetches = FetchServer(self.state, log_id, limits)
         self._membership = Membership(self.state, log_id, lineage, limits)
         self._retention = Retention(self.state, limits)
+        self._surveyor = Surveyor(self.state, self._judge, limits, self._broker_ms)
         # Broker time minus driver time. Not negative: time goes on from the last logged time, so
         # stored times never decrease, not even after a restart with a clock that was set back.
         self._ahead_ms = 0
@@ -187,6 +190,7 @@ class BrokerCore:
             Renew: lambda peer, renew, out: self._membership.renew(peer, renew, self._now_ms, out),
             Leave: self._membership.leave,
             Rewind: self._rewind,
+            Survey: lambda peer, asked, out: self._surveyor.ask(peer, asked, self._now_ms, out),
             ListGroups: lambda peer, asked, out: self._membership.list(
                 peer, asked, self._now_ms, out
             ),
@@ -210,7 +214,9 @@ class BrokerCore:
         elif isinstance(event, Synced):
             self._synced(event.end, out)
         elif isinstance(event, ReadDone):
-            if event.token in self._fetches.jobs:  # positive tokens; those of lookups are negative
+            if event.token >= READ_TOKENS:
+                self._surveyor.read_done(event.token, event.found, out)
+            elif event.token in self._fetches.jobs:  # positive; tokens of lookups are negative
                 self._fetches.read_done(
                     event.token, event.found, event.next_position, out, stopped=event.stopped
                 )
@@ -223,6 +229,8 @@ class BrokerCore:
             self._retention.tick(now_ms, self._broker_ms(), out, disk_full=full)
         elif isinstance(event, Recovered):
             self._recovered(event, out)
+        elif isinstance(event, SurveyWanted):
+            self._surveyor.ask(None, event.request, now_ms, out)
         elif isinstance(event, SnapshotWritten):
             self.state.snapshot_written()
         else:
@@ -342,6 +350,9 @@ class BrokerCore:
         message = event.message
         cause = error.error if isinstance(error, Refusal) else error
         if isinstance(message, Produce) and not isinstance(cause, HelloRequired):
+            topic = self.state.topics.by_name.get(message.topic)
+            if topic is not None and event.batch is not None and not cause.retriable:
+                topic.refused += event.batch.count
             out.events.append(
                 (
                     "batch.refused",

@@ -59,6 +59,17 @@ class OffsetIndex:
         place = bisect_right(self._offsets, offset) - 1
         return self._positions[place] if place >= 0 else None
 
+    def times_around(self, offset: int) -> tuple[int, int | None]:
+        """Return bounds of the time at which `offset` was stored; None: no entry lies above it.
+
+        The offset must have an entry at or before it.
+        """
+        place = bisect_right(self._offsets, offset) - 1
+        low_ms = self._times[place]
+        if self._offsets[place] == offset:
+            return low_ms, low_ms
+        return low_ms, self._times[place + 1] if place + 1 < len(self._times) else None
+
     def read_on(self, position: int) -> int | None:
         """Return where the next batch at or behind `position` may lie; None: there is none."""
         place = bisect_right(self._positions, position) - 1

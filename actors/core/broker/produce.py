@@ -229,6 +229,7 @@ class Judge:
         for record in self.recent.all():
             lookup.meet(record)
         lookup.answer(out, lookup.request.topic)
+        _count(self.state.topics.by_number[lookup.topic_number], lookup.runs)
 
     def forget_topic(self, topic: Topic, out: Outcome) -> None:
         """Refuse the resends to a topic that is deleted."""
@@ -265,6 +266,8 @@ class Judge:
                 f"batch {request.counter} of a session was answered before and now holds new ids"
             )
         duplicates = runs.count(DUPLICATE)
+        if kept < batch.count:
+            _count(topic, runs)
         if kept:
             self._store(arrival, mask, kept, out, duplicates=duplicates)
         elif duplicates:
@@ -381,6 +384,13 @@ def _check_sender(topic: str, request: Produce) -> None:
         raise InvalidName(
             f"{topic} accepts messages with explicit ids only from operators", hint=_OWN_TOPIC
         )
+
+
+def _count(topic: Topic, runs: Runs) -> None:
+    """Count what a batch brought that was not stored."""
+    topic.duplicates += runs.count(DUPLICATE)
+    topic.conflicts += runs.count(CONFLICT)
+    topic.refused += runs.count(TOO_OLD) + runs.count(AHEAD)
 
 
 def _first(runs: Runs, verdict: int) -> int:

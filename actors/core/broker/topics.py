@@ -147,6 +147,10 @@ class Topic:
     by_number: dict[int, Partition] = field(default_factory=dict)
     # Explicit ids ever stored: they are remembered when their messages are gone.
     ids: int = 0
+    # Messages since this broker started that were duplicates, conflicts, or refused. Volatile.
+    duplicates: int = 0
+    conflicts: int = 0
+    refused: int = 0
 
     @property
     def dated(self) -> bool:

@@ -53,6 +53,8 @@ from ...protocol import (
     Rewound,
     ShowTopic,
     Standby,
+    Survey,
+    Surveyed,
     TopicDescribed,
     TopicGone,
     TopicShown,
@@ -177,6 +179,11 @@ class AdminClient:
     def group(self, group: str) -> GroupDescribed:
         """Raises NoAnswer, InvalidName."""
         return self._ask(DescribeGroup(0, group), GroupDescribed)
+
+    def survey(self, after: tuple[str, str, int]) -> Surveyed:
+        """Return one page; `overview` asks for all. Raises NotSupported, NoAnswer."""
+        self._check_settings()
+        return self._ask(Survey(0, *after), Surveyed)
 
     def join(self, join: Join) -> Granted | Standby:
         """Raises LedgerNotHere, LogRegressed, StoreMismatch, NoAnswer, ..."""
