@@ -616,7 +616,7 @@ class Driver:
             of_batch = stored.type == record_codec.BATCH_STORED
             return of_batch and keep.wants(*record_codec.stored_place(stored.meta))
 
-        return NewFile(keep.name, log.kept_pieces(keep.start, keep.end, wanted))
+        return NewFile(keep.name, log.kept_pieces(keep.start, keep.log_start, keep.end, wanted))
 
     def _make_file(
         self, files: Files, writer: PartMaking, new: NewFile, stop: Callable[[], bool]

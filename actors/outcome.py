@@ -175,6 +175,9 @@ class Keep:
 
     name: str
     start: int
+    # From here on it is made of the log, before of kept parts. Between the last of those and here
+    # nothing is left, and the log may go meanwhile.
+    log_start: int
     end: int
     # The least offset that is left of each partition, by topic number and partition.
     starts: Mapping[tuple[int, int], int]

@@ -37,14 +37,19 @@ def word_of(high: Words, words: int) -> NDArray[np.intp]:
     return ((high >> _HALF) * np.uint64(words) >> _HALF).view(np.intp)
 
 
-def put(table: Words, high: Words, low: Words) -> None:
-    """Put in fingerprints, which are sorted."""
+def word_below(bound: int, words: int) -> int:
+    """Return the number of words that no high half from `bound` on follows; `bound` may be 2^64."""
+    return (bound >> 32) * words >> 32
+
+
+def put(window: Words, first: int, words: int, high: Words, low: Words) -> None:
+    """Put sorted fingerprints into a window of a filter of so many words, from its word `first` on."""
     if not high.size:
         return
-    places, bits = word_of(high, len(table)), bits_of(low)
+    places, bits = word_of(high, words) - first, bits_of(low)
     # Several for one word stand side by side: their bits come together before they go in.
-    first = np.flatnonzero(np.concatenate(([True], places[1:] != places[:-1])))
-    table[places.take(first)] |= np.bitwise_or.reduceat(bits, first)
+    starts = np.flatnonzero(np.concatenate(([True], places[1:] != places[:-1])))
+    window[places.take(starts)] |= np.bitwise_or.reduceat(bits, starts)
 
 
 def may_hold(table: Words, high: Words, bits: Words) -> NDArray[np.bool_]:

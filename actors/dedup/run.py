@@ -16,7 +16,7 @@ was not checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
 from typing import Any, Protocol
 from zlib import crc32
@@ -30,6 +30,8 @@ from .origin import UNKNOWN
 
 Words = NDArray[np.uint64]
 Places = NDArray[np.intp]
+# Sorted columns whose high halves are all below a bound, and at or above that of the step before.
+Step = tuple[int, Sequence[Words]]
 
 BLOCK_BYTES = 4096
 _MAGIC = b"OMQRUN\r\n"
@@ -38,7 +40,6 @@ _VERSION = 1
 _FOOTER = Struct("<8sHHQQ16sII")
 _CRC = Struct("<I")
 FOOTER_BYTES = _FOOTER.size + _CRC.size
-_PIECE_WORDS = 32 * 1024  # of a filter, written at once, so that no turn waits for a longer copy
 _FILL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 
@@ -196,12 +197,11 @@ class RunWriter:
         self._rest = np.empty((width, 0), np.uint64)  # fewer than fill a block
         self._fences: list[Words] = []
         self._sums: list[NDArray[np.uint32]] = []
-        self._filter = np.zeros(bloom.word_count(entries_max), np.uint64)
+        self._filter_words = bloom.word_count(entries_max)
         self.count = 0
 
     def add(self, entries: Words) -> bytes:
         """Return the bytes that follow; `entries` are sorted, and behind those that came before."""
-        bloom.put(self._filter, entries[0], entries[1])
         self.count += entries.shape[1]
         both = np.concatenate((self._rest, entries), axis=1) if self._rest.size else entries
         whole = both.shape[1] // self._each * self._each
@@ -219,8 +219,11 @@ class RunWriter:
         self._sums.append(np.array(sums, "<u4"))
         return data
 
-    def finish(self) -> Iterator[bytes]:
-        """Yield the last bytes, in pieces."""
+    def finish(self, again: Iterable[Step]) -> Iterator[bytes]:
+        """Yield the last bytes, in pieces: `again` brings all entries once more, for the filter.
+
+        A filter is two bytes an entry: it is made step by step, not held until all blocks are there.
+        """
         if self._rest.size:
             last = np.full((self._width, self._each), _FILL, np.uint64)
             last[:, : self._rest.shape[1]] = self._rest
@@ -232,8 +235,7 @@ class RunWriter:
             piece = column.tobytes()
             index_crc = crc32(piece, index_crc)
             yield piece
-        for start in range(0, len(self._filter), _PIECE_WORDS):
-            piece = self._filter[start : start + _PIECE_WORDS].astype("<u8").tobytes()
+        for piece in self._filter(again):
             filter_crc = crc32(piece, filter_crc)
             yield piece
         footer = _FOOTER.pack(
@@ -241,9 +243,21 @@ class RunWriter:
             _VERSION,
             self._width,
             self.count,
-            len(self._filter),
+            self._filter_words,
             self._mark,
             index_crc,
             filter_crc,
         )
         yield footer + _CRC.pack(crc32(footer))
+
+    def _filter(self, steps: Iterable[Step]) -> Iterator[bytes]:
+        words, first = self._filter_words, 0
+        window = np.zeros(0, np.uint64)  # from word `first` on: the last one is not full yet
+        for bound, columns in steps:
+            end = bloom.word_below(bound, words)
+            grown = np.zeros(min(end + 1, words) - first, np.uint64)
+            grown[: len(window)] = window
+            for entries in columns:
+                bloom.put(grown, first, words, entries[0], entries[1])
+            yield grown[: end - first].astype("<u8").tobytes()
+            first, window = end, grown[end - first :]

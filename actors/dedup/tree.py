@@ -19,20 +19,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import bloom
 from .origin import NOWHERE, UNKNOWN, Origin
-from .run import Run, RunWriter
+from .run import Run, RunWriter, Step
 from .table import Table
 
 Words = NDArray[np.uint64]
 
 FANOUT = 8
 _ADDED_MAX = 64  # batches that wait for being put into the table together
+_FILTER_STEPS = 4  # a step for the filter is as much work as one of a merge
 STEP_ENTRIES = 16 * 1024  # of one step of a merge: bounds its memory, and how long it holds on
 
 
@@ -60,33 +61,44 @@ class NewRun:
         Reads only what never changes, so another thread may do it.
         """
         writer = RunWriter(width, self.count, mark=mark)
-        tables = [source for source in self.sources if isinstance(source, Table)]
-        if tables:
+        steps = partial(_of_runs, _runs_of(self))
+        if tables := [source for source in self.sources if isinstance(source, Table)]:
             joined = np.concatenate([table.entries for table in tables], axis=1)
-            order = np.argsort(joined[0], kind="stable")
-            for start in range(0, len(order), STEP_ENTRIES):
-                yield writer.add(joined.take(order[start : start + STEP_ENTRIES], axis=1))
-        else:
-            for entries in _merged(_runs_of(self)):
-                yield writer.add(entries)
-        yield from writer.finish()
+            ordered = joined.take(np.argsort(joined[0], kind="stable"), axis=1)
+            steps = partial(_of_columns, ordered)
+        for _, columns in steps(STEP_ENTRIES):
+            yield writer.add(_merged(columns))
+        yield from writer.finish(steps(_FILTER_STEPS * STEP_ENTRIES))
 
 
 def _runs_of(new: NewRun) -> list[Run]:
     return [source for source in new.sources if isinstance(source, Run)]
 
 
-def _merged(runs: Sequence[Run]) -> Iterator[Words]:
-    """Yield all entries in their order. Fingerprints are uniform, so equal ranges are equal work."""
-    steps = max(1, -(-sum(run.count for run in runs) // STEP_ENTRIES))
+def _of_runs(runs: Sequence[Run], size: int) -> Iterator[Step]:
+    """Yield all entries. Fingerprints are uniform, so equal ranges are equal work."""
+    steps = max(1, -(-sum(run.count for run in runs) // size))
     starts = [0] * len(runs)
     for step in range(1, steps + 1):
-        ends = [run.below((step << 64) // steps) for run in runs]
-        joined = np.concatenate(
-            [run.entries(*span) for run, *span in zip(runs, starts, ends, strict=True)], axis=1
-        )
-        yield joined.take(np.argsort(joined[0], kind="stable"), axis=1)
+        bound = (step << 64) // steps
+        ends = [run.below(bound) for run in runs]
+        yield bound, [run.entries(*span) for run, *span in zip(runs, starts, ends, strict=True)]
         starts = ends
+
+
+def _of_columns(ordered: Words, size: int) -> Iterator[Step]:
+    count = ordered.shape[1]
+    for start in range(0, max(count, 1), size):
+        end = min(start + size, count)
+        bound = int(ordered[0, end]) if end < count else 1 << 64
+        yield bound, [ordered[:, start:end]]
+
+
+def _merged(columns: Sequence[Words]) -> Words:
+    if len(columns) == 1:
+        return columns[0]
+    joined = np.concatenate(columns, axis=1)
+    return joined.take(np.argsort(joined[0], kind="stable"), axis=1)
 
 
 class Tree:

@@ -345,15 +345,16 @@ class FencedLog:
         return self._kept[-1].end if self._kept else 0
 
     def kept_pieces(
-        self, start: int, end: int, wanted: Callable[[StoredRecord], bool]
+        self, start: int, log_start: int, end: int, wanted: Callable[[StoredRecord], bool]
     ) -> Callable[[], Iterator[bytes]]:
         """Return what makes a part of the records in [start, end) that are `wanted`.
 
-        Another thread may run it. All bodies are checked: the originals go. Until the part is there, or given up, nothing of the stretch may be
-        discarded. Raises CorruptLog.
+        Below `log_start` they are read from kept parts. Another thread may run it. All bodies are
+        checked: the originals go. Until the part is there, or given up, nothing of the log from
+        `log_start` on may be discarded. Raises CorruptLog.
         """
         sources = [part for part in self._kept if start <= part.start < end]
-        at = max(start, sources[-1].end if sources else 0, self.start)
+        at = max(log_start, sources[-1].end if sources else 0)
         firsts, limit = list(self._view.firsts), min(end, self._view.end)
 
         def records() -> Iterator[StoredRecord]:

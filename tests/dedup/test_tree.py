@@ -45,7 +45,7 @@ def make(tree: Tree) -> int:
 def run_of(entries: np.ndarray) -> bytes:
     writer = RunWriter(WIDTH, entries.shape[1], mark=MARK)
     ordered = entries[:, np.argsort(entries[0], kind="stable")]
-    return b"".join([writer.add(ordered), *writer.finish()])
+    return b"".join([writer.add(ordered), *writer.finish([(1 << 64, [ordered])])])
 
 
 # Few values for each half, so that fingerprints agree in one half, and slots and words collide.
@@ -130,8 +130,9 @@ def test_the_filter_lets_few_strangers_through():
     """One in two hundred, as its theory says; without it every question would read a block."""
     pairs = random_pairs(50_000)
     entries = entries_of(sorted(pairs))
-    table = np.zeros(bloom.word_count(len(pairs)), np.uint64)
-    bloom.put(table, entries[0], entries[1])
+    words = bloom.word_count(len(pairs))
+    table = np.zeros(words, np.uint64)
+    bloom.put(table, 0, words, entries[0], entries[1])
     assert bloom.may_hold(table, entries[0], bloom.bits_of(entries[1])).all()
     others = entries_of(random_pairs(50_000, seed=2))
     through = bloom.may_hold(table, others[0], bloom.bits_of(others[1])).mean()
@@ -218,8 +219,10 @@ def test_a_tree_comes_back_from_what_a_snapshot_holds():
     assert again.count == tree.count == 500
 
 
-def test_a_merge_needs_its_filter_and_a_step_in_memory():
-    """What was written is let go: a large merge must not hold its entries until its end."""
+def test_a_merge_needs_a_step_in_memory(monkeypatch: pytest.MonkeyPatch):
+    """What was written is let go, and no filter is held: both grow with the largest run."""
+    small = STEP_ENTRIES // 16
+    monkeypatch.setattr("oncemq.dedup.tree.STEP_ENTRIES", small)
     each = 16 * STEP_ENTRIES
     runs = [Run(run_of(entries_of(random_pairs(each, seed))), "run", mark=MARK) for seed in (1, 2)]
     new = NewRun(1, runs)
@@ -230,5 +233,6 @@ def test_a_merge_needs_its_filter_and_a_step_in_memory():
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    whole = 8 * WIDTH * new.count
-    assert peak < 8 * bloom.word_count(new.count) + whole / 2
+    step = 8 * WIDTH * small
+    fences_and_sums = new.count // (BLOCK_BYTES // 8 // WIDTH) * 12
+    assert peak < 16 * step + 3 * fences_and_sums < 8 * bloom.word_count(new.count)

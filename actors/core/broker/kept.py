@@ -69,13 +69,14 @@ class KeptParts:
     def want(self, start: int, end: int, size: int, starts: Mapping[tuple[int, int], int]) -> None:
         """Copy what is left of [start, end), about `size` bytes, with the smaller parts before it."""
         assert self.making is None, "one copy is made at a time"
+        log_start = start
         for part in reversed(self.parts):
             if part.start >= start:
                 continue
             if part.size > size:
                 break
             start, size = part.start, size + part.size
-        self.making = Keep(f"{_PREFIX}{start}-{end}", start, end, starts)
+        self.making = Keep(f"{_PREFIX}{start}-{end}", start, log_start, end, starts)
         self._due.append(self.making)
 
     def due(self) -> list[Keep]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
+from oncemq.core.broker.kept import KeptParts
 from oncemq.errors import CorruptLog
+from oncemq.outcome import Keep
 from oncemq.proof.verify.verify import verify
 from oncemq.protocol import DeleteTopic, DescribeTopic
 from oncemq.storage import layout
@@ -47,6 +50,23 @@ class Pinned(Keeping):
 
     def parts(self) -> list[str]:
         return [part.name for part in self.core.state.kept.parts]
+
+
+def test_a_copy_reads_no_log_that_may_be_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the parts that it takes in and its own stretch the log goes at any moment."""
+    world = Pinned()
+    wanted: list[tuple[Keep, int]] = []
+    original = KeptParts.want
+
+    def want(self: KeptParts, *args: Any) -> None:
+        original(self, *args)
+        assert self.making is not None
+        wanted.append((self.making, world.core.state.needed_from))
+
+    monkeypatch.setattr(KeptParts, "want", want)
+    world.churn(800)
+    assert any(keep.start < needed_from for keep, needed_from in wanted), "some take in parts"
+    assert all(keep.log_start >= needed_from for keep, needed_from in wanted)
 
 
 def test_the_log_of_a_busy_topic_goes_although_a_slow_one_keeps_all() -> None:

@@ -118,3 +118,20 @@ mutant(
     (Membership, "_last_epoch", lambda _original: lambda _self, _key: 0),
     tests=_RETENTION,
 )
+
+
+def _reads_from_the_beginning(original: Any) -> Any:
+    def broken(self: KeptParts, *args: Any) -> None:
+        original(self, *args)
+        assert self.making is not None
+        self.making = self._due[-1] = replace(self.making, log_start=self.making.start)
+
+    return broken
+
+
+mutant(
+    "a copy reads log that may have gone",
+    "between the parts that a copy takes in and its own stretch nothing is left",
+    (KeptParts, "want", _reads_from_the_beginning),
+    tests=_KEPT,
+)
