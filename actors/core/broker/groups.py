@@ -45,6 +45,9 @@ class Lease:
     next_offset: int = 0  # the highest that the owner reported under this grant
     member: bytes = b""  # the process of the owner, once heard
     committed: int = 0  # durably, by the last renewal: a ledger below it is an older copy
+    # Below it messages may be deleted. Not where a joiner says that its ledger stands: what it saw
+    # there may have been written by a process that was killed before its sync.
+    processed: int = 0
 
 
 class GroupTable:
@@ -173,19 +176,14 @@ class GroupTable:
     def processed(self, topic: str, partition: int) -> int | None:
         """Return the offset below which every group of the topic has committed; None: no group.
 
-        Only what a ledger reported as durable counts. A group that owned another partition and has
-        never reported of this one may still come for all of it.
+        Only what a ledger reported as durable since the broker started counts. A group that owned
+        another partition and has never reported of this one may still come for all of it.
         """
         keys = self.of_topic.get(topic)
         if not keys:
             return None
-        return min(self._committed((group, topic, partition)) for group in {key[0] for key in keys})
-
-    def _committed(self, key: Key) -> int:
-        lease, grant = self.leases.get(key), self.grants.get(key)
-        if lease is not None:
-            return lease.committed
-        return grant.next_offset if grant is not None else 0
+        leases = (self.leases.get((group, topic, partition)) for group in {key[0] for key in keys})
+        return min(0 if lease is None else lease.processed for lease in leases)
 
     def same_again(self, key: Key, join: Join) -> bool:
         """Return whether the owner asks again for a grant that it has not used yet.
@@ -238,11 +236,13 @@ class GroupTable:
     def start_lease(self, record: GroupGranted, now_ms: int) -> Lease:
         """The grant of `record` is being appended."""
         key = (record.group, record.topic, record.partition)
+        before = self.leases.get(key)
         self.leases[key] = Lease(
             record.epoch,
             now_ms + LEASE_MS,
             next_offset=record.next_offset,
             committed=record.next_offset,
+            processed=0 if before is None else min(before.processed, record.next_offset),
         )
         return self.leases[key]
 
@@ -257,7 +257,7 @@ class GroupTable:
         lease = self.leases[key]
         if self.rewound.get(key) == lease.epoch:  # the renewal may have left before the rewind
             committed = min(committed, self.grants[key].next_offset)
-        lease.committed = committed
+        lease.committed = lease.processed = committed
 
     def leave(self, key: Key, epoch: int, next_offset: int) -> None:
         """Raises NotGranted."""
@@ -265,13 +265,14 @@ class GroupTable:
         lease = self.leases[key]
         lease.released = True
         lease.next_offset = max(lease.next_offset, next_offset)
-        lease.committed = next_offset
+        lease.committed = lease.processed = next_offset
 
     def rewind(self, key: Key, next_offset: int, at_ms: int) -> GroupRewound:
         """Return the record that allows the ledger a lower offset from here on."""
         lease = self.leases[key]
         lease.next_offset = 0  # the offset of the grant counts from now on
         lease.committed = min(lease.committed, next_offset)
+        lease.processed = min(lease.processed, next_offset)
         return GroupRewound(*key, self.grants[key].epoch, next_offset, at_ms)
 
     def check(self, key: Key, epoch: int) -> None:

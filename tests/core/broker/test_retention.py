@@ -64,14 +64,33 @@ def test_messages_go_when_every_group_has_committed_them():
     assert {e["reason"] for e in world.events.named("topic.trimmed")} == {"processed"}
 
 
-def test_after_a_restart_only_what_was_recorded_counts_as_processed():
-    """Reports of leases are lost with the process; the grant's offset is not."""
+def test_what_a_joiner_saw_in_its_ledger_does_not_count_as_processed():
+    """A killed process may have written it and not synced it: a power cut takes it back."""
     world = Keeping("processed")
     world.fill(4)
-    world.join(next_offset=1)
+    world.join(next_offset=3)
+    world.later()
+    assert world.start_of() == 0
+    world.report(2)
+    world.later()
+    assert world.start_of() == 2
+    granted = world.join(next_offset=4, incarnation=b"2" * 16, lock_held=True, highest_generation=1)
+    assert granted.epoch == 2
+    world.later()
+    assert world.start_of() == 2
+
+
+def test_after_a_restart_a_group_must_report_again():
+    """Reports are lost with the process, and the offset of a grant is what a joiner saw."""
+    world = Keeping("processed")
+    world.fill(4)
+    world.join(next_offset=3)
     world.crash()
     world.later()
-    assert world.start_of() == 1
+    assert world.start_of() == 0
+    world.report(3)
+    world.later()
+    assert world.start_of() == 3
 
 
 def test_a_reader_below_the_start_is_told_what_it_lost():

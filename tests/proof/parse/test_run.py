@@ -29,7 +29,7 @@ def written(made: Any, monkeypatch: pytest.MonkeyPatch | None = None) -> MemoryD
     writer = RunWriter(4, made.shape[1], mark=MARK)
     disk = MemoryDisk()
     file = disk.create("run")
-    file.write(b"".join([writer.add(made), *writer.finish()]), 0)
+    file.write(b"".join([writer.add(made), *writer.finish([(1 << 64, [made])])]), 0)
     return disk
 
 

@@ -40,7 +40,8 @@ mutant(
 def _fastest_group(_original: Any) -> Any:
     def broken(self: Any, topic: str, partition: int) -> int | None:
         keys = self.of_topic.get(topic, ())
-        return max((self._committed((key[0], topic, partition)) for key in keys), default=None)
+        leases = (self.leases.get((key[0], topic, partition)) for key in keys)
+        return max((lease.processed for lease in leases if lease is not None), default=None)
 
     return broken
 
@@ -49,6 +50,23 @@ mutant(
     "trim below a group",
     "what goes as processed every group has passed",
     (GroupTable, "processed", _fastest_group),
+    tests=_RETENTION,
+)
+
+
+def _believes_the_joiner(original: Any) -> Any:
+    def broken(self: GroupTable, record: Any, now_ms: int) -> Any:
+        lease = original(self, record, now_ms)
+        lease.processed = record.next_offset
+        return lease
+
+    return broken
+
+
+mutant(
+    "what a joiner saw counts as processed",
+    "what goes as processed is durable in every ledger",
+    (GroupTable, "start_lease", _believes_the_joiner),
     tests=_RETENTION,
 )
 mutant(
