@@ -81,11 +81,13 @@ class Opening:
                     view = read_latest(self.disk, self.directory)
                     assert view is not None, "a complete generation is never taken away"
                     snapshots.check_reachable(self.disk, view)
+                    return guard, view
+                except FileNotFoundError:
+                    pass  # another process went on with the log and deleted it: look again
                 except BaseException:
                     for lock in guard:
                         lock.release()
                     raise
-                return guard, view
             for lock in guard:
                 lock.release()
         raise StorageError(f"too many openings of {self.directory} at once")
